@@ -1,0 +1,7 @@
+"""From the collective variable to forces that drive OpenMM: metadynamics, umbrella and flow bias."""
+
+from latf_sampling.bias.flow_bias import FlowBias
+from latf_sampling.bias.metadynamics import Metadynamics
+from latf_sampling.bias.umbrella import Umbrella
+
+__all__ = ["FlowBias", "Metadynamics", "Umbrella"]

@@ -1,0 +1,233 @@
+"""From a bias shape in latent space to an OpenMM force, in whichever lane is installed.
+
+A shape is a function (u, table) -> (energy, dE/du) of plain torch operations. Together with the collective variable and
+the pull-back of dE/du to the atoms it is traced once into a graph without autograd (one network pass forward, one
+back, whatever the latent dimension), which either lane evaluates:
+
+- torchforce (OpenMM 8.4): a `TorchForce` around the graph. The table is read from a small file whenever a global
+  parameter, its version, changes: a module is copied when a context is made and cannot be reached from Python later.
+- pythonforce (OpenMM 8.5 and later): a `PythonForce` that calls the graph on the atoms that matter.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+import uuid
+import weakref
+from collections.abc import Callable
+
+import numpy as np
+import openmm
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from latf_sampling import runtime
+from latf_sampling.cv import LatentCV
+from latf_sampling.errors import SimulationError
+
+Shape = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class BiasForce:
+    """A force of the latent variables with a table that can be changed while simulations run.
+
+    Parameters
+    ----------
+    cv
+        The collective variable.
+    shape
+        Function of u (d,) and the table (m,), both double, giving the energy, kJ/mol, and its gradient in u (d,).
+    table
+        Initial values (m,).
+
+    Attributes
+    ----------
+    force : openmm.Force
+        To be added to a system.
+    version : int
+        How often the table was changed.
+    """
+
+    def __init__(self, cv: LatentCV, shape: Shape, table: np.ndarray) -> None:
+        self._table = np.ascontiguousarray(table, dtype=np.float64)
+        self._parameter = f"latf_version_{uuid.uuid4().hex[:8]}"
+        self.version = 0
+        self._directory = None
+        graph = _trace(cv, shape, len(self._table))
+        if runtime.lane() == "torchforce":
+            self._directory = tempfile.mkdtemp(prefix="latf-bias-")
+            weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
+            wrapper = (_PeriodicModule if cv.periodic else _Module)(graph, cv.atoms, f"{self._directory}/table-", self._table)
+            self.force = runtime.torchforce()(torch.jit.script(wrapper))
+            self.force.setOutputsForces(True)
+            self.force.addGlobalParameter(self._parameter, 0.0)
+        else:
+            self._compute = _Compute(graph, torch.from_numpy(self._table), cv.periodic)
+            self.force = openmm.PythonForce(self._compute, {self._parameter: 0.0})
+            self.force.setParticles([int(atom) for atom in cv.atoms])
+        self.force.setUsesPeriodicBoundaryConditions(cv.periodic)
+
+    def set_table(self, context: openmm.Context, table: np.ndarray) -> None:
+        """Give the force new values, in this context and in those made from now on."""
+        self._table[:] = table
+        self.version += 1
+        if self._directory is not None:
+            self._table.tofile(f"{self._directory}/table-{self.version}")
+            self.force.setGlobalParameterDefaultValue(0, self.version)
+        context.setParameter(self._parameter, self.version)
+        if self._directory is not None and self.version > 2:
+            os.remove(f"{self._directory}/table-{self.version - 2}")
+
+
+def add_force(system: openmm.System, cv: LatentCV, force: openmm.Force) -> int:
+    """Add a force in a force group of its own, so that its energy can be told from the others'; returns the group."""
+    cv.check_system(system)
+    if cv.periodic != system.usesPeriodicBoundaryConditions():
+        raise SimulationError(
+            f"bias: the collective variable was made {'with' if cv.periodic else 'without'} a periodic box, the system is "
+            f"{'not periodic' if cv.periodic else 'periodic'}; make Features(..., periodic={not cv.periodic}) and train again."
+        )
+    free = set(range(32)) - {entry.getForceGroup() for entry in system.getForces()}
+    if not free:
+        raise SimulationError("bias: all 32 force groups of the system are taken; free one with Force.setForceGroup.")
+    group = max(free)
+    force.setForceGroup(group)
+    system.addForce(force)
+    return group
+
+
+def component_force(cv: LatentCV, component: int) -> openmm.Force:
+    """A force whose energy is one component of the variable, for OpenMM's own biases."""
+    unit = torch.eye(cv.dim, dtype=torch.float64)[component]
+
+    def shape(u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        return u[component], unit
+
+    graph = _trace(cv, shape, 1)
+    if runtime.lane() == "torchforce":
+        wrapper = (_PeriodicComponent if cv.periodic else _Component)(graph, cv.atoms)
+        force = runtime.torchforce()(torch.jit.script(wrapper))
+        force.setOutputsForces(True)
+    else:
+        force = openmm.PythonForce(_Compute(graph, torch.zeros(1, dtype=torch.float64), cv.periodic), {})
+        force.setParticles([int(atom) for atom in cv.atoms])
+    force.setUsesPeriodicBoundaryConditions(cv.periodic)
+    return force
+
+
+def _trace(cv: LatentCV, shape: Shape, length: int) -> torch.jit.ScriptModule:
+    """Energy and forces on the CV's atoms as one plain graph: (positions (n, 3), box (3, 3), table (m,)) -> energy, forces."""
+
+    def energy_and_forces(positions: Tensor, box: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        positions = positions.detach().requires_grad_(True)
+        u = cv.module.compact(positions, box if cv.periodic else None)
+        with torch.no_grad():
+            energy, slope = shape(u, table)
+        (gradient,) = torch.autograd.grad(u, positions, slope)
+        return energy, -gradient
+
+    example = (
+        torch.from_numpy(0.2 * np.random.default_rng(0).normal(size=(len(cv.atoms), 3))),
+        10 * torch.eye(3, dtype=torch.float64),
+        torch.zeros(length, dtype=torch.float64),
+    )
+    # The profiling executor would record its own guards and fused kernels instead of plain operations.
+    with torch.jit.optimized_execution(False):
+        graph = make_fx(energy_and_forces)(*example)
+    for node in graph.graph.nodes:
+        if node.op == "call_function":
+            # A device written into the graph would tie it to the machine that traced it.
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key not in ("device", "pin_memory")}
+            if node.target is torch.ops.aten.detach.default:
+                node.replace_all_uses_with(node.args[0])
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    with torch.no_grad():
+        return torch.jit.trace(graph, example, check_trace=False)
+
+
+class _Module(nn.Module):
+    """What a TorchForce evaluates on all positions of a system without a box."""
+
+    def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, path: str, table: np.ndarray) -> None:
+        super().__init__()
+        self.graph = graph
+        self.register_buffer("atoms", torch.from_numpy(atoms))
+        self.register_buffer("box", torch.eye(3, dtype=torch.float64))
+        self.path, self.length, self.version = path, len(table), 0.0
+        self.table = torch.from_numpy(table.copy())
+
+    def forward(self, positions: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
+        if float(version) != self.version:
+            self.version = float(version)
+            # Freezing would fold a file of constant name into a constant.
+            path = self.path + str(int(version))
+            self.table = torch.from_file(path, False, self.length, dtype=torch.float64).clone().to(positions.device)
+        x = positions.index_select(0, self.atoms).to(torch.float64)
+        energy, forces = self.graph(x, self.box, self.table.to(positions.device))
+        return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
+
+
+class _PeriodicModule(_Module):
+    """The same with box vectors."""
+
+    def forward(self, positions: Tensor, box: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
+        if float(version) != self.version:
+            self.version = float(version)
+            # Freezing would fold a file of constant name into a constant.
+            path = self.path + str(int(version))
+            self.table = torch.from_file(path, False, self.length, dtype=torch.float64).clone().to(positions.device)
+        x = positions.index_select(0, self.atoms).to(torch.float64)
+        energy, forces = self.graph(x, box.to(torch.float64), self.table.to(positions.device))
+        return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
+
+
+class _Component(nn.Module):
+    """One component of the variable, for a system without a box."""
+
+    def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray) -> None:
+        super().__init__()
+        self.graph = graph
+        self.register_buffer("atoms", torch.from_numpy(atoms))
+        self.register_buffer("box", torch.eye(3, dtype=torch.float64))
+        self.register_buffer("table", torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        energy, forces = self.graph(positions.index_select(0, self.atoms).to(torch.float64), self.box, self.table)
+        return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
+
+
+class _PeriodicComponent(_Component):
+    """The same with box vectors."""
+
+    def forward(self, positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+        energy, forces = self.graph(positions.index_select(0, self.atoms).to(torch.float64), box.to(torch.float64), self.table)
+        return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
+
+
+class _Compute:
+    """What a PythonForce calls; picklable, since OpenMM copies forces by serializing them."""
+
+    def __init__(self, graph: torch.jit.ScriptModule, table: Tensor, periodic: bool) -> None:
+        self.graph, self.table, self.periodic = torch.jit.freeze(graph.eval()), table, periodic
+        self.box = torch.eye(3, dtype=torch.float64)
+        self._source = graph
+
+    def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
+        positions = torch.from_numpy(np.asarray(state.getPositions(asNumpy=True)._value, dtype=np.float64))
+        box = torch.from_numpy(np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value)) if self.periodic else self.box
+        energy, forces = self.graph(positions, box, self.table)
+        return float(energy), forces.numpy()
+
+    def __reduce__(self):
+        buffer = io.BytesIO()
+        torch.jit.save(self._source, buffer)
+        return _restore_compute, (buffer.getvalue(), self.table.numpy(), self.periodic)
+
+
+def _restore_compute(graph: bytes, table: np.ndarray, periodic: bool) -> _Compute:
+    return _Compute(torch.jit.load(io.BytesIO(graph)), torch.from_numpy(table), periodic)

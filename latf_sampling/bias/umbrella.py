@@ -1,0 +1,94 @@
+"""A harmonic bias in the latent space."""
+
+from __future__ import annotations
+
+import numpy as np
+import openmm
+import torch
+from torch import Tensor
+
+from latf_sampling.bias.force import BiasForce, add_force
+from latf_sampling.cv import LatentCV
+from latf_sampling.errors import SettingsError
+from latf_sampling.units import KB, to_float
+
+
+class Umbrella:
+    """V(u) = 1/2 sum_k stiffness_k (u_k - center_k)^2, with centres that can be moved.
+
+    Parameters
+    ----------
+    system
+        Gets the force, in a force group of its own.
+    cv
+        The collective variable.
+    centers
+        (d,) values.
+    stiffness
+        One value or (d,), kJ/mol (the variable has no unit).
+
+    Examples
+    --------
+    >>> umbrella = Umbrella(system, cv, centers=[0.0, 1.0], stiffness=100.0)  # doctest: +SKIP
+    >>> umbrella.move_to(simulation.context, [0.1, 1.0])  # doctest: +SKIP
+    """
+
+    def __init__(self, system: openmm.System, cv: LatentCV, centers, stiffness) -> None:
+        self.cv, d = cv, cv.dim
+        self.centers = self._vector(centers, "centers")
+        self.stiffness = self._vector(np.broadcast_to(_plain(stiffness), (d,)), "stiffness")
+        if (self.stiffness < 0).any():
+            raise SettingsError(f"Umbrella: stiffness must not be negative; got {self.stiffness}.")
+
+        def shape(u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+            away = u - table[:d]
+            slope = table[d:] * away
+            return 0.5 * torch.dot(slope, away), slope
+
+        self._force = BiasForce(cv, shape, self._table())
+        self.group = add_force(system, cv, self._force.force)
+
+    def move_to(self, context: openmm.Context, centers) -> None:
+        """Put the centres (d,) elsewhere, in a context and in those made later."""
+        self.centers = self._vector(centers, "centers")
+        self._force.set_table(context, self._table())
+
+    def stiffen(self, context: openmm.Context, stiffness) -> None:
+        """Change the stiffness, one value or (d,), kJ/mol."""
+        self.stiffness = self._vector(np.broadcast_to(_plain(stiffness), (self.cv.dim,)), "stiffness")
+        self._force.set_table(context, self._table())
+
+    def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
+        """Simulate so many steps."""
+        simulation.step(steps)
+
+    def values(self, context: openmm.Context) -> np.ndarray:
+        """Present value (d,) of the collective variable."""
+        return self.cv.of_context(context)
+
+    def energy(self, u: np.ndarray) -> np.ndarray:
+        """Bias at latent points (n, d), kJ/mol; returns (n,)."""
+        return 0.5 * (self.stiffness * (np.asarray(u).reshape(-1, self.cv.dim) - self.centers) ** 2).sum(1)
+
+    def weights(self, u: np.ndarray, temperature) -> np.ndarray:
+        """Weights (n,) of mean 1 that undo the bias on frames at latent points (n, d)."""
+        return boltzmann_weights(self.energy(u), to_float(temperature, "temperature", "temperature"))
+
+    def _table(self) -> np.ndarray:
+        return np.concatenate([self.centers, self.stiffness])
+
+    def _vector(self, values, name: str) -> np.ndarray:
+        array = np.asarray(_plain(values), dtype=np.float64).reshape(-1)
+        if array.shape != (self.cv.dim,) or not np.isfinite(array).all():
+            raise SettingsError(f"Umbrella: {name} must be {self.cv.dim} finite numbers; got {values}.")
+        return array.copy()
+
+
+def boltzmann_weights(bias: np.ndarray, temperature: float) -> np.ndarray:
+    """exp(V/kT) with mean 1, without overflow."""
+    weights = np.exp((bias - np.max(bias)) / (KB * temperature))
+    return weights / weights.mean()
+
+
+def _plain(values):
+    return to_float(values, "energy", "stiffness") if hasattr(values, "value_in_unit") else values

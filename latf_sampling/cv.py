@@ -1,0 +1,231 @@
+"""The collective variable: descriptors, scaling and the encoder's mean, frozen into one TorchScript file.
+
+The file holds everything: no Python code of this package is needed to evaluate it. It computes in double precision,
+as OpenMM's Reference and CPU platforms do, since its cost is the number of operations, not their size.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latf_sampling import runtime, store
+from latf_sampling.errors import CVError
+from latf_sampling.features import Features, fingerprint
+from latf_sampling.model import LaTF
+
+FORMAT = 1
+TOLERANCE = 1e-5
+"""Largest difference between the exported and the eager variable, relative to the variable's spread."""
+
+
+class _Module(nn.Module):
+    def __init__(self, features: nn.Module, atoms: Tensor, encoder: nn.Module) -> None:
+        super().__init__()
+        self.features, self.encoder = features, encoder
+        self.register_buffer("atoms", atoms)
+
+    @torch.jit.export
+    def compact(self, positions: Tensor, box: Tensor | None) -> Tensor:
+        """From the atoms that matter alone, (..., n, 3) in double precision."""
+        return self.encoder(self.features(positions, box))
+
+    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
+        if box is not None:
+            box = box.to(torch.float64)
+        return self.compact(positions.index_select(-2, self.atoms).to(torch.float64), box)
+
+
+class LatentCV:
+    """A learned collective variable of all atoms' positions.
+
+    Made by `from_model` or `load`.
+
+    Attributes
+    ----------
+    dim : int
+        Number of components d.
+    atoms : numpy.ndarray
+        Indices of the atoms it depends on.
+    bounds : numpy.ndarray (d, 2)
+        Range over the training data.
+    sigma : numpy.ndarray (d,)
+        Suggested hill width: the spread within a state, but not below half the encoder's own uncertainty.
+    metadata : dict
+        Names and units of descriptors, atoms, bounds, widths, topology fingerprint, versions, provenance.
+
+    Examples
+    --------
+    >>> cv = LatentCV.load("cv.pt", topology)  # doctest: +SKIP
+    >>> cv(positions).shape  # doctest: +SKIP
+    (2,)
+    """
+
+    def __init__(self, module: torch.jit.ScriptModule, metadata: dict[str, Any]) -> None:
+        self.module, self.metadata = module, metadata
+        self.atoms = np.array(metadata["atoms"], dtype=np.int64)
+        self.bounds = np.array(metadata["bounds"])
+        self.sigma = np.array(metadata["sigma"])
+        self.noise = float(metadata["noise"])
+        self.dim, self.n_atoms, self.periodic = len(self.sigma), int(metadata["n_atoms"]), bool(metadata["periodic"])
+
+    @classmethod
+    def from_model(cls, model: LaTF, features: Features, positions: np.ndarray | None = None) -> LatentCV:
+        """Freeze the mean of a trained encoder together with its descriptors.
+
+        Parameters
+        ----------
+        model, features
+            The trained model, and the descriptors it was trained on.
+        positions
+            Frames (n, N, 3) in nm on which the export is checked; none takes random ones.
+
+        Raises
+        ------
+        CVError
+            The model expects other descriptors, or the export differs from the eager model.
+        """
+        if not model.trained:
+            raise CVError("LatentCV: the model is not trained yet.")
+        if model.n_features != len(features.names):
+            raise CVError(f"LatentCV: the model was trained on {model.n_features} descriptors; these features give {len(features.names)}.")
+        module = _Module(_double(features.module), torch.from_numpy(np.asarray(features.atoms)), _folded_encoder(model))
+        module.requires_grad_(False)
+        noise = float(torch.exp(0.5 * model.log_variance.detach()))
+        sigma = np.maximum(model.latent_spread.double().numpy(), 0.5 * noise)
+        metadata = {
+            "format": FORMAT, "names": list(features.names), "atoms": [int(a) for a in features.atoms],
+            "n_atoms": features.n_atoms, "periodic": features.periodic, "features": features.spec,
+            "topology": features.topology_fingerprint, "units": {"positions": "nm", "cv": "dimensionless"},
+            "bounds": model.latent_bounds.double().tolist(), "sigma": sigma.tolist(), "noise": noise,
+            "versions": {name: version for name, version in runtime.installed().items() if version},
+            "provenance": {**model.provenance, "model": model.settings.model_dump(mode="json"),
+                           "exported": datetime.now(timezone.utc).isoformat(timespec="seconds")},
+        }
+        cv = cls(_round_trip(torch.jit.script(module)), metadata)
+        cv._check(model, features, positions)
+        return cv
+
+    def __call__(self, positions, box=None):
+        """Evaluate on positions (..., N, 3) in nm, with box vectors (..., 3, 3) where the system has a box; returns (..., d).
+
+        Raises
+        ------
+        CVError
+            Wrong number of atoms, or a box missing or given against `periodic`.
+        """
+        is_tensor = isinstance(positions, Tensor)
+        tensor = torch.as_tensor(np.asarray(positions) if not is_tensor else positions)
+        if tensor.ndim < 2 or tensor.shape[-2:] != (self.n_atoms, 3):
+            raise CVError(f"LatentCV: expected positions (..., {self.n_atoms}, 3); got {tuple(tensor.shape)}.")
+        if self.periodic and box is None:
+            raise CVError("LatentCV: the variable was made for a periodic system; give the box vectors.")
+        vectors = torch.as_tensor(np.asarray(box) if not isinstance(box, Tensor) else box) if self.periodic else None
+        u = self.module(tensor, vectors)
+        return u if is_tensor else u.detach().numpy()
+
+    def of_context(self, context) -> np.ndarray:
+        """Value (d,) at the present positions of an `openmm.Context`."""
+        state = context.getState(getPositions=True)
+        box = state.getPeriodicBoxVectors(asNumpy=True)._value if self.periodic else None
+        return self(state.getPositions(asNumpy=True)._value, box)
+
+    def bias_variables(self) -> list:
+        """One `openmm.app.BiasVariable` per component, for the stock `openmm.app.Metadynamics`.
+
+        Stock metadynamics evaluates the network once for each of them; `latf_sampling.Metadynamics` once in all.
+        """
+        from openmm import app
+
+        from latf_sampling.bias.force import component_force
+
+        margin = 3 * self.sigma
+        return [
+            app.BiasVariable(component_force(self, k), float(self.bounds[k, 0] - margin[k]),
+                             float(self.bounds[k, 1] + margin[k]), float(self.sigma[k]), False)
+            for k in range(self.dim)
+        ]
+
+    def check_topology(self, topology) -> None:
+        """Refuse a topology (OpenMM's or MDTraj's) other than the one that the variable was made for."""
+        if fingerprint(topology) != self.metadata["topology"]:
+            raise CVError("LatentCV: the variable was made for another topology (other atoms, names or residues); "
+                          "train and export it for this one.")
+
+    def check_system(self, system) -> None:
+        """Refuse an OpenMM system with another number of particles."""
+        if system.getNumParticles() != self.n_atoms:
+            raise CVError(f"LatentCV: the variable was made for {self.n_atoms} atoms; the system has {system.getNumParticles()}.")
+
+    def save(self, path: str | Path) -> None:
+        """Write the TorchScript file, at once or not at all."""
+        with store.replacing(path) as temporary:
+            torch.jit.save(self.module, str(temporary), _extra_files={"metadata.json": json.dumps(self.metadata)})
+
+    @classmethod
+    def load(cls, path: str | Path, topology=None) -> LatentCV:
+        """Read a file written by `save`.
+
+        Raises
+        ------
+        CVError
+            The file is missing or damaged, of another format, or made for another topology than the one given.
+        """
+        extra = {"metadata.json": ""}
+        try:
+            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+            metadata = json.loads(extra["metadata.json"])
+        except (RuntimeError, ValueError, OSError) as error:
+            raise CVError(f"{path}: cannot be read as a CV file ({str(error).splitlines()[0][:200]}).") from error
+        if metadata.get("format") != FORMAT:
+            raise CVError(f"{path}: is a CV file of format {metadata.get('format')}; this version reads {FORMAT}.")
+        cv = cls(module, metadata)
+        if topology is not None:
+            cv.check_topology(topology)
+        return cv
+
+    def _check(self, model: LaTF, features: Features, positions: np.ndarray | None) -> None:
+        """The exported variable and its gradient must be those of the eager descriptors and encoder."""
+        if positions is None:
+            positions = 0.3 * np.random.default_rng(0).normal(size=(4, self.n_atoms, 3))
+        x = torch.as_tensor(np.asarray(positions, dtype=np.float64)[:16]).requires_grad_(True)
+        box = 10.0 * torch.eye(3, dtype=torch.float64).expand(len(x), 3, 3) if self.periodic else None
+        eager = (features(x, box) - model.feature_mean.double()) * model.feature_scale.double()
+        eager = _double(model.encoder)(eager)
+        exported = self.module(x, box)
+        gradients = [torch.autograd.grad(u.square().sum(), x)[0] for u in (eager, exported)]
+        for what, a, b in (("value", eager, exported), ("gradient", *gradients)):
+            difference = float((a - b).detach().abs().max() / (1 + a.detach().abs().max()))
+            if not difference <= TOLERANCE:
+                raise CVError(f"LatentCV: the exported {what} differs from the eager one by {difference:.2g}; not exported.")
+
+
+def _double(module: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(module).double()
+
+
+def _folded_encoder(model: LaTF) -> nn.Module:
+    """The encoder in double precision with the scaling of descriptors folded into its first layer."""
+    encoder = _double(model.encoder)
+    first, scale = encoder[0], model.feature_scale.double()
+    with torch.no_grad():
+        first.bias -= first.weight @ (model.feature_mean.double() * scale)
+        first.weight *= scale
+    return encoder
+
+
+def _round_trip(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """Through bytes and back, so that what is checked is what a file would give."""
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)
+    buffer.seek(0)
+    return torch.jit.load(buffer)

@@ -1,0 +1,45 @@
+"""Every error this package raises on purpose.
+
+LatfError
+├── InstallationError   the installed OpenMM, torch and openmm-torch do not work together, or a part is missing
+├── SettingsError       a protocol or an argument is wrong; names the key
+├── DataError           a trajectory, an array or a descriptor is wrong; names the file, frame, column or atom
+├── TrainingError       training produced NaN or cannot start; names the epoch or the setting
+├── CVError             a CV file does not fit the system, or does not reproduce its own values
+├── SimulationError     a simulation exploded or a bias left its domain; names the step
+└── StoreError          a campaign directory is locked, damaged or belongs to another protocol
+
+Each is caught by the command line, printed as one sentence, and ends it with exit code 2.
+"""
+
+
+class LatfError(Exception):
+    """Base of all errors raised on purpose by latf_sampling."""
+
+
+class InstallationError(LatfError, RuntimeError):
+    """The installed packages do not work together, or an optional one is missing."""
+
+
+class SettingsError(LatfError, ValueError):
+    """A protocol key or an argument has a value that cannot work."""
+
+
+class DataError(LatfError, ValueError):
+    """A trajectory, an array or a descriptor is not what it has to be."""
+
+
+class TrainingError(LatfError, RuntimeError):
+    """Training cannot start or has diverged."""
+
+
+class CVError(LatfError, ValueError):
+    """A collective-variable file does not fit the system it is used with."""
+
+
+class SimulationError(LatfError, RuntimeError):
+    """A simulation cannot go on."""
+
+
+class StoreError(LatfError, RuntimeError):
+    """A campaign directory is locked, damaged or made by another protocol."""

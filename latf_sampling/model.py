@@ -1,0 +1,234 @@
+"""The Latent Thermodynamic Flow: encoder, state decoder, prior and flow.
+
+x are descriptors at time t, simulated at temperature T; y the metastable state at t + lag; u the latent variable.
+The encoder q(u|x) is a normal distribution around mu(x) with one learned variance; mu(x) is the collective variable.
+The decoder p(y|u) predicts the state; the flow gives p(u|T). Source: Qiu, John, Herron, Tiwary, arXiv:2507.03174.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latf_sampling import store
+from latf_sampling.errors import DataError, TrainingError
+from latf_sampling.flow import LatentFlow, MixturePrior
+from latf_sampling.settings import ModelSettings
+from latf_sampling.units import KB, to_float
+
+FORMAT = 1
+
+
+def mlp(widths: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers with tanh between them: smooth, so that forces are, and cheap to differentiate."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths[:-2], widths[1:-1], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+
+
+class LaTF(nn.Module):
+    """A model to be trained with `latf_sampling.train`, saved, loaded, asked and exported.
+
+    Parameters
+    ----------
+    settings
+        Fields of `ModelSettings` as keyword arguments, or one such object.
+
+    Attributes
+    ----------
+    n_states : int
+        Number of metastable states, found by training.
+    latent_bounds : Tensor (d, 2)
+        Range of the collective variable over the training data.
+    latent_spread : Tensor (d,)
+        Standard deviation of the collective variable within a state.
+
+    Examples
+    --------
+    >>> model = LaTF(latent_dim=2, reference_temperature=300.0)
+    >>> model.encode(np.zeros((5, 3)))
+    Traceback (most recent call last):
+    ...
+    latf_sampling.errors.TrainingError: LaTF: the model is not trained yet; call latf_sampling.train first.
+    """
+
+    def __init__(self, settings: ModelSettings | None = None, **kwargs) -> None:
+        super().__init__()
+        self.settings = settings if settings is not None else ModelSettings(**kwargs)
+        self.n_features = self.n_states = 0
+        self.boltzmann = KB
+        self.provenance: dict = {}
+
+    @property
+    def latent_dim(self) -> int:
+        return self.settings.latent_dim
+
+    @property
+    def trained(self) -> bool:
+        return self.n_features > 0
+
+    def build(self, n_features: int, n_states: int) -> None:
+        """Make the networks for so many descriptors and states, with random weights."""
+        s = self.settings
+        self.n_features, self.n_states = n_features, n_states
+        self.register_buffer("feature_mean", torch.zeros(n_features))
+        self.register_buffer("feature_scale", torch.ones(n_features))
+        self.register_buffer("latent_bounds", torch.zeros(s.latent_dim, 2))
+        self.register_buffer("latent_spread", torch.ones(s.latent_dim))
+        self.register_buffer("representatives", torch.zeros(n_states, n_features))
+        self.encoder = mlp((n_features, *s.encoder_hidden, s.latent_dim))
+        self.log_variance = nn.Parameter(torch.tensor(-2.0))
+        self.decoder = mlp((s.latent_dim, *s.decoder_hidden, n_states))
+        self.mixture = MixturePrior(n_states)
+        self.flow = LatentFlow(s.latent_dim, s.tau, s.flow, s.flow_transforms, s.flow_hidden, s.flow_bins)
+
+    def keep_states(self, kept: Tensor) -> None:
+        """Drop all states but those with the indices `kept`; the decoder's rows of the others stay as they are."""
+        last = self.decoder[-1]
+        smaller = nn.Linear(last.in_features, len(kept), device=last.weight.device)
+        with torch.no_grad():
+            smaller.weight.copy_(last.weight[kept])
+            smaller.bias.copy_(last.bias[kept])
+            logits = self.mixture.logits[kept]
+        self.decoder[-1] = smaller
+        self.mixture.logits = nn.Parameter(logits.clone())
+        self.representatives = self.representatives[kept]
+        self.n_states = len(kept)
+
+    # What training needs: tensors on the model's device.
+
+    def mean(self, x: Tensor) -> Tensor:
+        """mu(x): (n, F) -> (n, d)."""
+        return self.encoder((x - self.feature_mean) * self.feature_scale)
+
+    def loss_terms(self, x: Tensor, y: Tensor, weights: Tensor, scale: Tensor, noise: Tensor, prior: str) -> dict[str, Tensor]:
+        """Weighted means of the two terms of the loss, and their sum.
+
+        Parameters
+        ----------
+        x, y, weights, scale
+            Descriptors (n, F), future states (n,), frame weights (n,), T / T0 of the frames (n,).
+        noise
+            Standard normal (n, d), which makes u out of mu.
+        prior
+            "mixture" in the first stage, "flow" in the second.
+
+        Returns
+        -------
+        dict
+            "prediction" = -log p(y|u), "regularisation" = log q(u|x) - log p(u|T), "loss" = prediction + beta * regularisation.
+        """
+        mu = self.mean(x)
+        u = mu + torch.exp(0.5 * self.log_variance) * noise
+        log_q = -0.5 * (noise.square() + self.log_variance + np.log(2 * np.pi)).sum(-1)
+        if prior == "mixture":
+            log_p = self.mixture.log_prob(u, self.mean(self.representatives), self.log_variance)
+        else:
+            log_p = self.flow.log_prob(u, scale)
+        share = weights / weights.sum()
+        prediction = torch.dot(share, nn.functional.cross_entropy(self.decoder(u), y, reduction="none"))
+        regularisation = torch.dot(share, log_q - log_p)
+        return {"loss": prediction + self.settings.beta * regularisation,
+                "prediction": prediction, "regularisation": regularisation}
+
+    # What users ask: arrays in, arrays out.
+
+    def encode(self, x) -> np.ndarray | Tensor:
+        """Collective variable mu(x) of descriptors (frames, F); returns (frames, d)."""
+        return self._ask(self.mean, x, self.n_features, "descriptors")
+
+    def assign(self, x) -> np.ndarray | Tensor:
+        """Most likely metastable state after one lag, of descriptors (frames, F); returns (frames,) integers."""
+        return self._ask(lambda t: self.decoder(self.mean(t)).argmax(-1), x, self.n_features, "descriptors")
+
+    def log_prob(self, u, temperature=None) -> np.ndarray | Tensor:
+        """Normalised log density of latent points (n, d) at a temperature (default: the reference); returns (n,)."""
+        scale = self._scale(temperature)
+        return self._ask(lambda t: self.flow.log_prob(t, torch.tensor(scale, device=t.device)), u, self.latent_dim, "latent dimensions")
+
+    def free_energy(self, u, temperature=None) -> np.ndarray | Tensor:
+        """Latent free energy -kB T ln p(u|T) of latent points (n, d), kJ/mol; returns (n,)."""
+        return -self.boltzmann * self._temperature(temperature) * self.log_prob(u, temperature)
+
+    def sample(self, n: int, temperature=None, seed: int | None = None) -> np.ndarray:
+        """Draw n latent samples at a temperature (default: the reference).
+
+        Parameters
+        ----------
+        n
+            Number of samples.
+        temperature
+            K, or an `openmm.unit.Quantity`.
+        seed
+            The same seed gives the same samples; none draws afresh.
+
+        Returns
+        -------
+        numpy.ndarray (n, d) float32
+        """
+        scale = self._scale(temperature)
+        generator = torch.Generator(device=self.feature_mean.device)
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        with torch.no_grad():
+            return self.flow.sample(n, scale, generator).cpu().numpy()
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to one file, at once or not at all."""
+        self._require_training()
+        with store.replacing(path) as temporary:
+            torch.save({"format": FORMAT, "settings": self.settings.model_dump(mode="json"), "n_features": self.n_features,
+                        "n_states": self.n_states, "boltzmann": self.boltzmann, "provenance": self.provenance,
+                        "state": self.state_dict()}, temporary)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LaTF:
+        """Read a model written by `save`.
+
+        Raises
+        ------
+        DataError
+            The file is missing, damaged or not of this format.
+        """
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many types for a damaged file
+            raise DataError(f"{path}: cannot be read as a LaTF model ({' '.join(str(error).split())[:200]}).") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise DataError(f"{path}: is not a LaTF model of format {FORMAT}.")
+        model = cls(**content["settings"])
+        model.build(content["n_features"], content["n_states"])
+        model.boltzmann, model.provenance = content["boltzmann"], content["provenance"]
+        model.load_state_dict(content["state"])
+        return model
+
+    def _require_training(self) -> None:
+        if not self.trained:
+            raise TrainingError("LaTF: the model is not trained yet; call latf_sampling.train first.")
+
+    def _temperature(self, temperature) -> float:
+        value = self.settings.reference_temperature if temperature is None else to_float(temperature, "temperature", "temperature")
+        if value <= 0:
+            raise DataError(f"LaTF: temperature must be positive; got {value}.")
+        return value
+
+    def _scale(self, temperature) -> float:
+        self._require_training()
+        return self._temperature(temperature) / self.settings.reference_temperature
+
+    def _ask(self, function, values, width: int, what: str):
+        self._require_training()
+        is_tensor = isinstance(values, Tensor)
+        tensor = torch.as_tensor(values).to(self.feature_mean)
+        if tensor.ndim != 2 or tensor.shape[1] != width:
+            raise DataError(f"LaTF: expected an array (n, {width}) of {what}; got {tuple(tensor.shape)}.")
+        if is_tensor:
+            return function(tensor)
+        with torch.no_grad():
+            return function(tensor).cpu().numpy()

@@ -1,0 +1,217 @@
+"""The only owner of paths and writes: nothing is ever half-written, and a finished file stays what it was.
+
+A campaign's directory::
+
+    protocol.json                 the settings that made it; another protocol is refused
+    lock                          held while a process works here
+    rounds/00/walker-00/          segment-000.dcd, .npz (per-frame numbers), .xml (state), .json (finished, with checksums)
+    rounds/00/walker-00/hills.npz the walker's hills so far
+    rounds/00/learning/           model.pt, cv.pt, history.json
+    starts/                       structures at the new temperature
+    report.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from latf_sampling.errors import StoreError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Write a file under a temporary name, and give it its own once it is whole and on the disk.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "note.txt"
+    >>> with replacing(target) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> target.read_text()
+    'whole'
+
+    Raises
+    ------
+    StoreError
+        The file cannot be written, for example on a full disk; an earlier file of this name is untouched.
+    """
+    path = Path(path)
+    # The suffix stays last, since writers of trajectories choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file at once or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: str | Path, content) -> None:
+    """Write a JSON file at once or not at all."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True))
+
+
+def read_json(path: str | Path):
+    """Read a JSON file.
+
+    Raises
+    ------
+    StoreError
+        The file is missing or damaged.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}).") from error
+
+
+def checksum(path: str | Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Store:
+    """The files of one campaign.
+
+    Parameters
+    ----------
+    directory
+        Where the campaign lives; made by `claim`.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory).absolute()
+
+    @contextmanager
+    def claim(self, protocol: str) -> Iterator[None]:
+        """Hold the directory for one process and one protocol (its canonical text).
+
+        Raises
+        ------
+        StoreError
+            Another process works here, or another protocol made what is here.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = open(self.directory / "lock", "a+")  # noqa: SIM115 - held open as long as the lock is
+        except OSError as error:
+            raise StoreError(f"{self.directory}: cannot be used as a campaign directory ({error.strerror}).") from error
+        with lock:
+            try:
+                # The kernel drops this lock with the process, however it ends, so that a kill leaves nothing behind.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StoreError(f"{self.directory}: another process is running this campaign.") from error
+            mark = self.directory / "protocol.json"
+            if not mark.exists():
+                others = [entry.name for entry in self.directory.iterdir() if entry.name != "lock" and entry.name[0] != "."]
+                if others:
+                    raise StoreError(f"{self.directory}: holds other files ({', '.join(sorted(others)[:3])}); give an empty directory.")
+                write_text(mark, protocol)
+            elif mark.read_text() != protocol:
+                keys = _different(json.loads(mark.read_text()), json.loads(protocol))
+                raise StoreError(
+                    f"{self.directory}: was made with other settings ({', '.join(keys)}); "
+                    "go on with those, or give another directory."
+                )
+            self._sweep()
+            yield
+
+    def protocol(self) -> dict:
+        """The settings that this directory was made with."""
+        return read_json(self.directory / "protocol.json")
+
+    def walker(self, round_index: int, walker: int) -> Path:
+        return self.directory / "rounds" / f"{round_index:02d}" / f"walker-{walker:02d}"
+
+    def learning(self, round_index: int) -> Path:
+        return self.directory / "rounds" / f"{round_index:02d}" / "learning"
+
+    def round_starts(self, round_index: int) -> Path:
+        return self.directory / "rounds" / f"{round_index:02d}" / "starts"
+
+    @property
+    def starts(self) -> Path:
+        return self.directory / "starts"
+
+    @property
+    def report(self) -> Path:
+        return self.directory / "report.html"
+
+    def _sweep(self) -> None:
+        """Remove temporary files of processes that were killed while writing."""
+        for leftover in self.directory.rglob(".*"):
+            if re.fullmatch(r"\..+\.\d+(\.\w+)?", leftover.name) and leftover.is_file():
+                leftover.unlink(missing_ok=True)
+
+
+def segment_files(walker: Path, index: int) -> dict[str, Path]:
+    """The files of one segment, by what they hold."""
+    stem = walker / f"segment-{index:03d}"
+    return {"trajectory": stem.with_suffix(".dcd"), "frames": stem.with_suffix(".npz"), "state": stem.with_suffix(".xml")}
+
+
+def finish_segment(walker: Path, index: int, summary: dict) -> None:
+    """Mark a segment as finished, once its files are whole, with their checksums."""
+    sums = {name: checksum(path) for name, path in segment_files(walker, index).items()}
+    write_json(walker / f"segment-{index:03d}.json", {**summary, "checksums": sums})
+
+
+def finished_segments(walker: Path) -> list[dict]:
+    """Summaries of a walker's finished segments, in order, up to the first one that is missing.
+
+    Raises
+    ------
+    StoreError
+        A finished segment's file has changed since; names it.
+    """
+    summaries: list[dict] = []
+    while (mark := walker / f"segment-{len(summaries):03d}.json").exists():
+        summary = read_json(mark)
+        for name, path in segment_files(walker, len(summaries)).items():
+            if not path.exists() or checksum(path) != summary["checksums"][name]:
+                raise StoreError(f"{path}: is missing or was changed after it was finished; delete {mark} to simulate it again.")
+        summaries.append(summary)
+    return summaries
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _different(old: dict, new: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
+                keys += _different(old[key], new[key], f"{prefix}{key}.")
+            else:
+                keys.append(prefix + key)
+    return keys

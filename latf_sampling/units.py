@@ -1,0 +1,136 @@
+"""The one place that converts quantities.
+
+Inside the package every number is a plain float in nanometre, picosecond, kJ/mol, kelvin, radian and
+atomic mass unit. Quantities enter here, as text ("300 K"), as ``openmm.unit.Quantity`` or as floats
+that are already in these units, and leave towards OpenMM as plain floats, since these are OpenMM's own.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import pint
+
+from latf_sampling.errors import SettingsError
+
+KB = 8.31446261815324e-3
+"""Boltzmann constant, kJ/mol/K (CODATA 2018: the product of two exact constants, k and N_A)."""
+
+UNITS = {
+    "length": "nanometer",
+    "time": "picosecond",
+    "energy": "kilojoule / mole",
+    "temperature": "kelvin",
+    "angle": "radian",
+    "mass": "dalton",
+    "friction": "1 / picosecond",
+    "pressure": "bar",
+}
+"""The internal unit of each dimension, in pint's words."""
+
+EXAMPLES = {
+    "length": "0.5 nm",
+    "time": "2 fs",
+    "energy": "1.2 kJ/mol",
+    "temperature": "300 K",
+    "angle": "30 degree",
+    "mass": "3 amu",
+    "friction": "1 / ps",
+    "pressure": "1 bar",
+}
+
+
+@lru_cache(maxsize=1)
+def _registry() -> pint.UnitRegistry:
+    registry = pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
+    registry.define("kilocalorie = 4.184 kilojoule = kcal")
+    return registry
+
+
+def to_float(value: Any, dimension: str, name: str = "value") -> float:
+    """Convert a quantity to a float in the package's unit of its dimension.
+
+    Parameters
+    ----------
+    value
+        An ``openmm.unit.Quantity``, or a number already in the internal unit.
+    dimension
+        A key of `UNITS`: "length", "time", "energy", "temperature", "angle", "mass", "friction" or "pressure".
+    name
+        What to call the value in an error.
+
+    Raises
+    ------
+    SettingsError
+        The quantity has another dimension, or is no finite number.
+
+    Examples
+    --------
+    >>> import openmm.unit as unit
+    >>> to_float(2 * unit.femtosecond, "time")
+    0.002
+    >>> to_float(300, "temperature")
+    300.0
+    """
+    if hasattr(value, "value_in_unit"):
+        from openmm import unit
+
+        target = {
+            "length": unit.nanometer,
+            "time": unit.picosecond,
+            "energy": unit.kilojoule_per_mole,
+            "temperature": unit.kelvin,
+            "angle": unit.radian,
+            "mass": unit.dalton,
+            "friction": unit.picosecond**-1,
+            "pressure": unit.bar,
+        }[dimension]
+        if not value.unit.is_compatible(target):
+            raise SettingsError(f"{name}: {value} is not a {dimension}; give one, like '{EXAMPLES[dimension]}'.")
+        value = value.value_in_unit(target)
+    return _finite(value, dimension, name)
+
+
+def parse(text: Any, dimension: str, name: str = "value") -> float:
+    """Convert text with a unit, as it stands in a protocol, to a float in the internal unit.
+
+    Examples
+    --------
+    >>> parse("2 fs", "time")
+    0.002
+    >>> parse("1 kcal/mol", "energy")
+    4.184
+
+    Raises
+    ------
+    SettingsError
+        The unit is missing, unknown or of another dimension.
+    """
+    if hasattr(text, "value_in_unit"):
+        return to_float(text, dimension, name)
+    example = EXAMPLES[dimension]
+    if not isinstance(text, str):
+        raise SettingsError(f"{name}: {text!r} has no unit; write a {dimension} with its unit, like '{example}'.")
+    try:
+        quantity = _registry().Quantity(text)
+    except Exception as error:  # pint raises many types for what it cannot read
+        raise SettingsError(f"{name}: '{text}' is not a quantity ({error}); write it like '{example}'.") from error
+    if quantity.unitless:
+        raise SettingsError(f"{name}: '{text}' has no unit; write a {dimension} with its unit, like '{example}'.")
+    try:
+        value = quantity.to(UNITS[dimension]).magnitude
+    except pint.DimensionalityError as error:
+        raise SettingsError(f"{name}: '{text}' is not a {dimension}; write it like '{example}'.") from error
+    # Powers of ten in a conversion leave a stray last digit (2 fs -> 0.0020000000000000005 ps).
+    return float(f"{_finite(value, dimension, name):.12g}")
+
+
+def _finite(value: Any, dimension: str, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{name}: {value!r} is not a number; give a {dimension} like '{EXAMPLES[dimension]}'.") from error
+    if number != number or number in (float("inf"), float("-inf")):
+        raise SettingsError(f"{name}: {value!r} is not finite; give a {dimension} like '{EXAMPLES[dimension]}'.")
+    return number
