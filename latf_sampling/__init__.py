@@ -1,0 +1,54 @@
+"""Latent Thermodynamic Flows that drive OpenMM: learn collective variables, bias along them, start anew, at any temperature.
+
+The names below are the public ones. Each is loaded when it is first used, so that ``import latf_sampling`` costs nothing
+and ``latf doctor`` can examine an installation that crashes when it is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "KB": "units",
+    "Campaign": "campaign",
+    "Dataset": "dataset",
+    "Features": "features",
+    "FlowBias": "bias",
+    "LaTF": "model",
+    "LatentCV": "cv",
+    "Metadynamics": "bias",
+    "ModelSettings": "settings",
+    "Protocol": "settings",
+    "Series": "dataset",
+    "TrainingSettings": "settings",
+    "Umbrella": "bias",
+    "generate_starts": "starts",
+    "train": "trainer",
+}
+
+__all__ = list(_ROOMS)
+
+if TYPE_CHECKING:
+    from latf_sampling.bias import FlowBias, Metadynamics, Umbrella
+    from latf_sampling.campaign import Campaign
+    from latf_sampling.cv import LatentCV
+    from latf_sampling.dataset import Dataset, Series
+    from latf_sampling.features import Features
+    from latf_sampling.model import LaTF
+    from latf_sampling.settings import ModelSettings, Protocol, TrainingSettings
+    from latf_sampling.starts import generate_starts
+    from latf_sampling.trainer import train
+    from latf_sampling.units import KB
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'latf_sampling' has no attribute {name!r}")
+    value = getattr(import_module(f"latf_sampling.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

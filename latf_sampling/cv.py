@@ -26,6 +26,19 @@ TOLERANCE = 1e-5
 """Largest difference between the exported and the eager variable, relative to the variable's spread."""
 
 
+class _Linear(nn.Module):
+    """A linear layer that takes one sample as a vector, without the reshaping that `nn.Linear` needs for it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 1:
+            return torch.addmv(self.bias, self.weight, x)
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
 class _Module(nn.Module):
     def __init__(self, features: nn.Module, atoms: Tensor, encoder: nn.Module) -> None:
         super().__init__()
@@ -220,7 +233,8 @@ def _folded_encoder(model: LaTF) -> nn.Module:
     with torch.no_grad():
         first.bias -= first.weight @ (model.feature_mean.double() * scale)
         first.weight *= scale
-    return encoder
+    layers = [_Linear(layer.weight, layer.bias) if isinstance(layer, nn.Linear) else layer for layer in encoder]
+    return nn.Sequential(*layers)
 
 
 def _round_trip(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:

@@ -167,9 +167,10 @@ class _Module(nn.Module):
             # Freezing would fold a file of constant name into a constant.
             path = self.path + str(int(version))
             self.table = torch.from_file(path, False, self.length, dtype=torch.float64).clone().to(positions.device)
-        x = positions.index_select(0, self.atoms).to(torch.float64)
-        energy, forces = self.graph(x, self.box, self.table.to(positions.device))
-        return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
+        with torch.no_grad():
+            x = positions.index_select(0, self.atoms).to(torch.float64)
+            energy, forces = self.graph(x, self.box, self.table.to(positions.device))
+            return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
 
 
 class _PeriodicModule(_Module):
