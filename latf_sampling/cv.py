@@ -108,19 +108,31 @@ class LatentCV:
         if not model.trained:
             raise CVError("LatentCV: the model is not trained yet.")
         if model.n_features != len(features.names):
-            raise CVError(f"LatentCV: the model was trained on {model.n_features} descriptors; these features give {len(features.names)}.")
+            raise CVError(
+                f"LatentCV: the model was trained on {model.n_features} descriptors; these features give {len(features.names)}."
+            )
         module = _Module(_double(features.module), torch.from_numpy(np.asarray(features.atoms)), _folded_encoder(model))
         module.requires_grad_(False)
         noise = float(torch.exp(0.5 * model.log_variance.detach()))
         sigma = np.maximum(model.latent_spread.double().numpy(), 0.5 * noise)
         metadata = {
-            "format": FORMAT, "names": list(features.names), "atoms": [int(a) for a in features.atoms],
-            "n_atoms": features.n_atoms, "periodic": features.periodic, "features": features.spec,
-            "topology": features.topology_fingerprint, "units": {"positions": "nm", "cv": "dimensionless"},
-            "bounds": model.latent_bounds.double().tolist(), "sigma": sigma.tolist(), "noise": noise,
+            "format": FORMAT,
+            "names": list(features.names),
+            "atoms": [int(a) for a in features.atoms],
+            "n_atoms": features.n_atoms,
+            "periodic": features.periodic,
+            "features": features.spec,
+            "topology": features.topology_fingerprint,
+            "units": {"positions": "nm", "cv": "dimensionless"},
+            "bounds": model.latent_bounds.double().tolist(),
+            "sigma": sigma.tolist(),
+            "noise": noise,
             "versions": {name: version for name, version in runtime.installed().items() if version},
-            "provenance": {**model.provenance, "model": model.settings.model_dump(mode="json"),
-                           "exported": datetime.now(timezone.utc).isoformat(timespec="seconds")},
+            "provenance": {
+                **model.provenance,
+                "model": model.settings.model_dump(mode="json"),
+                "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            },
         }
         cv = cls(_round_trip(torch.jit.script(module)), metadata)
         cv._check(model, features, positions)
@@ -161,21 +173,30 @@ class LatentCV:
 
         margin = 3 * self.sigma
         return [
-            app.BiasVariable(component_force(self, k), float(self.bounds[k, 0] - margin[k]),
-                             float(self.bounds[k, 1] + margin[k]), float(self.sigma[k]), False)
+            app.BiasVariable(
+                component_force(self, k),
+                float(self.bounds[k, 0] - margin[k]),
+                float(self.bounds[k, 1] + margin[k]),
+                float(self.sigma[k]),
+                False,
+            )
             for k in range(self.dim)
         ]
 
     def check_topology(self, topology) -> None:
         """Refuse a topology (OpenMM's or MDTraj's) other than the one that the variable was made for."""
         if fingerprint(topology) != self.metadata["topology"]:
-            raise CVError("LatentCV: the variable was made for another topology (other atoms, names or residues); "
-                          "train and export it for this one.")
+            raise CVError(
+                "LatentCV: the variable was made for another topology (other atoms, names or residues); "
+                "train and export it for this one."
+            )
 
     def check_system(self, system) -> None:
         """Refuse an OpenMM system with another number of particles."""
         if system.getNumParticles() != self.n_atoms:
-            raise CVError(f"LatentCV: the variable was made for {self.n_atoms} atoms; the system has {system.getNumParticles()}.")
+            raise CVError(
+                f"LatentCV: the variable was made for {self.n_atoms} atoms; the system has {system.getNumParticles()}."
+            )
 
     def save(self, path: str | Path) -> None:
         """Write the TorchScript file, at once or not at all."""
@@ -217,7 +238,9 @@ class LatentCV:
         for what, a, b in (("value", eager, exported), ("gradient", *gradients)):
             difference = float((a - b).detach().abs().max() / (1 + a.detach().abs().max()))
             if not difference <= TOLERANCE:
-                raise CVError(f"LatentCV: the exported {what} differs from the eager one by {difference:.2g}; not exported.")
+                raise CVError(
+                    f"LatentCV: the exported {what} differs from the eager one by {difference:.2g}; not exported."
+                )
 
 
 def _double(module: nn.Module) -> nn.Module:

@@ -48,7 +48,9 @@ class Series:
             raise DataError(f"Series: x must have the shape (frames, descriptors); got {self.x.shape}.")
         bad = np.argwhere(~np.isfinite(self.x))
         if len(bad):
-            raise DataError(f"Series: x is not finite in frame {bad[0][0]}, column {bad[0][1]} ({len(bad)} such values).")
+            raise DataError(
+                f"Series: x is not finite in frame {bad[0][0]}, column {bad[0][1]} ({len(bad)} such values)."
+            )
         if not (np.isfinite(temperature) and temperature > 0):
             raise DataError(f"Series: temperature must be positive; got {temperature}.")
         self.temperature = float(temperature)
@@ -57,7 +59,9 @@ class Series:
             raise DataError("Series: weights must not be negative, and some must be positive.")
         self.labels = None if labels is None else self._per_frame(labels, "labels", np.int64, 0)
         if self.labels is not None and self.labels.min() < 0:
-            raise DataError(f"Series: labels must be state indices from 0; frame {self.labels.argmin()} has {self.labels.min()}.")
+            raise DataError(
+                f"Series: labels must be state indices from 0; frame {self.labels.argmin()} has {self.labels.min()}."
+            )
         self.energies = None if energies is None else self._per_frame(energies, "energies", np.float64, 0.0)
 
     def __len__(self) -> int:
@@ -68,7 +72,9 @@ class Series:
             return np.full(len(self.x), default, dtype)
         values = _array(values)
         if values.shape != (len(self.x),):
-            raise DataError(f"Series: {name} must have one value for each of the {len(self.x)} frames; got {values.shape}.")
+            raise DataError(
+                f"Series: {name} must have one value for each of the {len(self.x)} frames; got {values.shape}."
+            )
         if not np.isfinite(values).all():
             raise DataError(f"Series: {name} is not finite in frame {np.argmin(np.isfinite(values))}.")
         return values.astype(dtype)
@@ -126,10 +132,14 @@ class Dataset:
         self.x = torch.from_numpy(np.concatenate([entry.x for entry in series]))
         weights = np.concatenate([entry.weights for entry in series])
         self.weights = torch.from_numpy(weights / weights.mean())
-        self.temperatures = torch.from_numpy(np.repeat([entry.temperature for entry in series], lengths).astype(np.float32))
+        self.temperatures = torch.from_numpy(
+            np.repeat([entry.temperature for entry in series], lengths).astype(np.float32)
+        )
         labelled = series[0].labels is not None
         self.labels = torch.from_numpy(np.concatenate([entry.labels for entry in series])) if labelled else None
-        starts = [offset + np.arange(max(length - self.lag, 0)) for offset, length in zip(offsets, lengths, strict=True)]
+        starts = [
+            offset + np.arange(max(length - self.lag, 0)) for offset, length in zip(offsets, lengths, strict=True)
+        ]
         self.first = torch.from_numpy(np.concatenate(starts))
         within = np.concatenate([np.arange(length) * BLOCKS // length for length in lengths])
         self._block = np.repeat(np.arange(len(series)) * BLOCKS, lengths) + within

@@ -77,7 +77,9 @@ class TiltedGaussian:
         kept: list[Tensor] = []
         missing = n
         while missing > 0:
-            r = mode + torch.sqrt(s) * torch.randn(2 * missing + 16, generator=generator, device=device, dtype=torch.float64)
+            r = mode + torch.sqrt(s) * torch.randn(
+                2 * missing + 16, generator=generator, device=device, dtype=torch.float64
+            )
             log_accept = log_density(r.clamp(min=0)) - log_density(mode) + (r - mode) ** 2 / (2 * s)
             coin = torch.rand(r.shape, generator=generator, device=device, dtype=torch.float64)
             kept.append(r[(r > 0) & (torch.log(coin) < log_accept)][:missing])
@@ -146,8 +148,13 @@ class LatentFlow(nn.Module):
             self.layers = zuko.lazy.LazyComposedTransform(*layers)
         else:
             self.layers = zuko.flows.MAF(
-                dim, transforms=transforms, randperm=False, passes=2,
-                univariate=univariate, shapes=shapes, hidden_features=hidden,
+                dim,
+                transforms=transforms,
+                randperm=False,
+                passes=2,
+                univariate=univariate,
+                shapes=shapes,
+                hidden_features=hidden,
             ).transform
 
     @torch.no_grad()

@@ -105,7 +105,9 @@ class LaTF(nn.Module):
         """mu(x): (n, F) -> (n, d)."""
         return self.encoder((x - self.feature_mean) * self.feature_scale)
 
-    def loss_terms(self, x: Tensor, y: Tensor, weights: Tensor, scale: Tensor, noise: Tensor, prior: str) -> dict[str, Tensor]:
+    def loss_terms(
+        self, x: Tensor, y: Tensor, weights: Tensor, scale: Tensor, noise: Tensor, prior: str
+    ) -> dict[str, Tensor]:
         """Weighted means of the two terms of the loss, and their sum.
 
         Parameters
@@ -132,8 +134,11 @@ class LaTF(nn.Module):
         share = weights / weights.sum()
         prediction = torch.dot(share, nn.functional.cross_entropy(self.decoder(u), y, reduction="none"))
         regularisation = torch.dot(share, log_q - log_p)
-        return {"loss": prediction + self.settings.beta * regularisation,
-                "prediction": prediction, "regularisation": regularisation}
+        return {
+            "loss": prediction + self.settings.beta * regularisation,
+            "prediction": prediction,
+            "regularisation": regularisation,
+        }
 
     # What users ask: arrays in, arrays out.
 
@@ -148,7 +153,12 @@ class LaTF(nn.Module):
     def log_prob(self, u, temperature=None) -> np.ndarray | Tensor:
         """Normalised log density of latent points (n, d) at a temperature (default: the reference); returns (n,)."""
         scale = self._scale(temperature)
-        return self._ask(lambda t: self.flow.log_prob(t, torch.tensor(scale, device=t.device)), u, self.latent_dim, "latent dimensions")
+        return self._ask(
+            lambda t: self.flow.log_prob(t, torch.tensor(scale, device=t.device)),
+            u,
+            self.latent_dim,
+            "latent dimensions",
+        )
 
     def free_energy(self, u, temperature=None) -> np.ndarray | Tensor:
         """Latent free energy -kB T ln p(u|T) of latent points (n, d), kJ/mol; returns (n,)."""
@@ -183,9 +193,18 @@ class LaTF(nn.Module):
         """Write the model to one file, at once or not at all."""
         self._require_training()
         with store.replacing(path) as temporary:
-            torch.save({"format": FORMAT, "settings": self.settings.model_dump(mode="json"), "n_features": self.n_features,
-                        "n_states": self.n_states, "boltzmann": self.boltzmann, "provenance": self.provenance,
-                        "state": self.state_dict()}, temporary)
+            torch.save(
+                {
+                    "format": FORMAT,
+                    "settings": self.settings.model_dump(mode="json"),
+                    "n_features": self.n_features,
+                    "n_states": self.n_states,
+                    "boltzmann": self.boltzmann,
+                    "provenance": self.provenance,
+                    "state": self.state_dict(),
+                },
+                temporary,
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> LaTF:
@@ -199,7 +218,9 @@ class LaTF(nn.Module):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many types for a damaged file
-            raise DataError(f"{path}: cannot be read as a LaTF model ({' '.join(str(error).split())[:200]}).") from error
+            raise DataError(
+                f"{path}: cannot be read as a LaTF model ({' '.join(str(error).split())[:200]})."
+            ) from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise DataError(f"{path}: is not a LaTF model of format {FORMAT}.")
         model = cls(**content["settings"])
@@ -213,7 +234,11 @@ class LaTF(nn.Module):
             raise TrainingError("LaTF: the model is not trained yet; call latf_sampling.train first.")
 
     def _temperature(self, temperature) -> float:
-        value = self.settings.reference_temperature if temperature is None else to_float(temperature, "temperature", "temperature")
+        value = (
+            self.settings.reference_temperature
+            if temperature is None
+            else to_float(temperature, "temperature", "temperature")
+        )
         if value <= 0:
             raise DataError(f"LaTF: temperature must be positive; got {value}.")
         return value

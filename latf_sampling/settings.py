@@ -27,7 +27,9 @@ def _quantity(dimension: str, minimum: float | None = None, exclusive: bool = Fa
         read = units.parse if from_file or isinstance(value, str) else units.to_float
         number = read(value, dimension, info.field_name or dimension)
         if minimum is not None and (number < minimum or (exclusive and number == minimum)):
-            raise SettingsError(f"{value!r} is too small; it must be {'more than' if exclusive else 'at least'} {minimum:g}.")
+            raise SettingsError(
+                f"{value!r} is too small; it must be {'more than' if exclusive else 'at least'} {minimum:g}."
+            )
         return number
 
     return Annotated[float, BeforeValidator(convert)]
@@ -203,21 +205,27 @@ class Protocol(Settings):
         step = self.integrator.timestep
         if self.rounds[0].bias is not None:
             raise SettingsError("rounds[0].bias: the first round has no learned variable to bias; remove the key.")
-        intervals = {"frame_interval": (self.frame_interval, step, "integrator.timestep"),
-                     "segment": (self.segment, self.frame_interval, "frame_interval"),
-                     "learning.lag": (self.learning.lag, self.frame_interval, "frame_interval")}
+        intervals = {
+            "frame_interval": (self.frame_interval, step, "integrator.timestep"),
+            "segment": (self.segment, self.frame_interval, "frame_interval"),
+            "learning.lag": (self.learning.lag, self.frame_interval, "frame_interval"),
+        }
         for number, entry in enumerate(self.rounds):
             intervals[f"rounds[{number}].length"] = (entry.length, self.segment, "segment")
             if entry.bias is not None:
                 intervals[f"rounds[{number}].bias.interval"] = (entry.bias.interval, step, "integrator.timestep")
                 if len(set(entry.walkers)) > 1:
-                    raise SettingsError(f"rounds[{number}].walkers: walkers that share a bias must share a temperature; "
-                                        f"got {sorted(set(entry.walkers))} K.")
+                    raise SettingsError(
+                        f"rounds[{number}].walkers: walkers that share a bias must share a temperature; "
+                        f"got {sorted(set(entry.walkers))} K."
+                    )
         for key, (value, base, what) in intervals.items():
             if steps(value, base) is None:
                 raise SettingsError(f"{key}: {value:g} ps is not a multiple of {what} ({base:g} ps).")
         if self.learning.lag >= self.segment and self.learning.lag >= min(entry.length for entry in self.rounds):
-            raise SettingsError("learning.lag: longer than a walker's whole trajectory; no pair of frames would be left.")
+            raise SettingsError(
+                "learning.lag: longer than a walker's whole trajectory; no pair of frames would be left."
+            )
         return self
 
     @classmethod
@@ -242,7 +250,9 @@ class Protocol(Settings):
             protocol = cls.model_validate(data, context={"from_file": True})
         except ValidationError as error:
             raise SettingsError(_explain(error, str(path))) from error
-        system = protocol.system.model_copy(update={"structure": _existing(path, protocol.system.structure, "system.structure")})
+        system = protocol.system.model_copy(
+            update={"structure": _existing(path, protocol.system.structure, "system.structure")}
+        )
         update: dict[str, Any] = {"system": system}
         if protocol.observe is not None and protocol.observe.reference is not None:
             reference = _existing(path, protocol.observe.reference, "observe.reference")

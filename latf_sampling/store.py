@@ -127,9 +127,13 @@ class Store:
                 raise StoreError(f"{self.directory}: another process is running this campaign.") from error
             mark = self.directory / "protocol.json"
             if not mark.exists():
-                others = [entry.name for entry in self.directory.iterdir() if entry.name != "lock" and entry.name[0] != "."]
+                others = [
+                    entry.name for entry in self.directory.iterdir() if entry.name != "lock" and entry.name[0] != "."
+                ]
                 if others:
-                    raise StoreError(f"{self.directory}: holds other files ({', '.join(sorted(others)[:3])}); give an empty directory.")
+                    raise StoreError(
+                        f"{self.directory}: holds other files ({', '.join(sorted(others)[:3])}); give an empty directory."
+                    )
                 write_text(mark, protocol)
             elif mark.read_text() != protocol:
                 keys = _different(json.loads(mark.read_text()), json.loads(protocol))
@@ -171,7 +175,11 @@ class Store:
 def segment_files(walker: Path, index: int) -> dict[str, Path]:
     """The files of one segment, by what they hold."""
     stem = walker / f"segment-{index:03d}"
-    return {"trajectory": stem.with_suffix(".dcd"), "frames": stem.with_suffix(".npz"), "state": stem.with_suffix(".xml")}
+    return {
+        "trajectory": stem.with_suffix(".dcd"),
+        "frames": stem.with_suffix(".npz"),
+        "state": stem.with_suffix(".xml"),
+    }
 
 
 def finish_segment(walker: Path, index: int, summary: dict) -> None:
@@ -193,7 +201,9 @@ def finished_segments(walker: Path) -> list[dict]:
         summary = read_json(mark)
         for name, path in segment_files(walker, len(summaries)).items():
             if not path.exists() or checksum(path) != summary["checksums"][name]:
-                raise StoreError(f"{path}: is missing or was changed after it was finished; delete {mark} to simulate it again.")
+                raise StoreError(
+                    f"{path}: is missing or was changed after it was finished; delete {mark} to simulate it again."
+                )
         summaries.append(summary)
     return summaries
 

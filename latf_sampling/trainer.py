@@ -55,8 +55,16 @@ class TrainingResult:
     converged: bool
 
 
-def train(model: LaTF, dataset: Dataset, seed: int = 0, *, settings: TrainingSettings | None = None,
-          device: torch.device | str | None = None, progress: Progress | None = None, **kwargs) -> TrainingResult:
+def train(
+    model: LaTF,
+    dataset: Dataset,
+    seed: int = 0,
+    *,
+    settings: TrainingSettings | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+    **kwargs,
+) -> TrainingResult:
     """Train a model on a data set; the same seed gives the same model on one machine.
 
     Parameters
@@ -91,19 +99,29 @@ def train(model: LaTF, dataset: Dataset, seed: int = 0, *, settings: TrainingSet
     if model.trained:
         raise TrainingError("train: this model is trained already; make a new LaTF.")
     settings = settings if settings is not None else TrainingSettings(**kwargs)
-    return _Run(model, dataset, seed, settings, runtime.pick_device(device), progress or (lambda fraction, words: None)).run()
+    return _Run(
+        model, dataset, seed, settings, runtime.pick_device(device), progress or (lambda fraction, words: None)
+    ).run()
 
 
 class _Run:
-    def __init__(self, model: LaTF, dataset: Dataset, seed: int, settings: TrainingSettings,
-                 device: torch.device, progress: Progress) -> None:
+    def __init__(
+        self,
+        model: LaTF,
+        dataset: Dataset,
+        seed: int,
+        settings: TrainingSettings,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
         self.model, self.dataset, self.seed, self.settings = model, dataset, seed, settings
         self.device, self.progress = device, progress
         self.x = dataset.x.to(device)
         self.weights = dataset.weights.to(device)
         self.scale = (dataset.temperatures / model.settings.reference_temperature).to(device)
-        self.training, self.validation = (part.to(device) for part in dataset.split(
-            settings.validation_fraction, runtime.stream(seed, "split")))
+        self.training, self.validation = (
+            part.to(device) for part in dataset.split(settings.validation_fraction, runtime.stream(seed, "split"))
+        )
         if not len(self.training):
             raise TrainingError("train: no pair of frames is left for training; the series are too short for the lag.")
         self.generator = torch.Generator(device=device).manual_seed(runtime.stream_seed(seed, "noise"))
@@ -122,7 +140,9 @@ class _Run:
         deviation = torch.sqrt((share * (self.x - mean).square()).sum(0))
         self.model.feature_mean.copy_(mean)
         # A column that never changes says nothing; its scale stays 1 so that rounding noise is not blown up.
-        self.model.feature_scale.copy_(torch.where(deviation > 1e-5 * (1 + mean.abs()), 1 / deviation, torch.ones_like(deviation)))
+        self.model.feature_scale.copy_(
+            torch.where(deviation > 1e-5 * (1 + mean.abs()), 1 / deviation, torch.ones_like(deviation))
+        )
         labels, consistent = self._find_states(labels)
         stopped = self._learn_flow(labels)
         self._describe()
@@ -192,7 +212,9 @@ class _Run:
         optimiser = torch.optim.Adam(parameters, lr=s.learning_rate)
         batches = -(-len(self.training) // s.batch_size)
         if stage == "flow":
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * batches, eta_min=0.02 * s.learning_rate)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+                optimiser, epochs * batches, eta_min=0.02 * s.learning_rate
+            )
         best, best_state, since = float("inf"), None, 0
         for epoch in range(epochs):
             order = self.training[torch.randperm(len(self.training), generator=self.generator, device=self.device)]
@@ -218,7 +240,9 @@ class _Run:
             self.history.append(entry)
             self._report(stage, epoch, epochs, refinement, entry)
             # The regularisation carries the flow, the prediction the encoder; each on its own scale.
-            score = entry.get("validation_regularisation", entry["regularisation"]) + entry.get("validation_prediction", entry["prediction"])
+            score = entry.get("validation_regularisation", entry["regularisation"]) + entry.get(
+                "validation_prediction", entry["prediction"]
+            )
             if score < best - 1e-4:
                 best, best_state, since = score, copy.deepcopy(model.state_dict()), 0
             else:
@@ -255,17 +279,25 @@ class _Run:
     def _report(self, stage: str, epoch: int, epochs: int, refinement: int | None, entry: dict) -> None:
         half = self.settings.refinements * self.settings.refinement_epochs
         done = refinement * epochs + epoch + 1 if stage == "states" else half + 2 * (epoch + 1)
-        self.progress(done / (half + 2 * self.settings.flow_epochs), f"{stage}: {entry['states']} states, loss {entry['loss']:.3f}")
+        self.progress(
+            done / (half + 2 * self.settings.flow_epochs),
+            f"{stage}: {entry['states']} states, loss {entry['loss']:.3f}",
+        )
 
     def _describe(self) -> None:
         """Range of the collective variable, and its spread within a state, from the training frames."""
         u = self._batched(self.model.mean)
         labels = self._batched(lambda x: self.model.decoder(self.model.mean(x)).argmax(-1))
         self.model.latent_bounds.copy_(torch.stack([u.amin(0), u.amax(0)], dim=1))
-        variances = [u[labels == state].var(0) for state in range(self.model.n_states) if int((labels == state).sum()) > 10]
+        variances = [
+            u[labels == state].var(0) for state in range(self.model.n_states) if int((labels == state).sum()) > 10
+        ]
         self.model.latent_spread.copy_(torch.stack(variances).mean(0).sqrt().clamp(min=1e-6))
         self.model.provenance = {
-            "seed": self.seed, "lag": self.dataset.lag, "frames": len(self.dataset.x), "series": len(self.dataset.series),
+            "seed": self.seed,
+            "lag": self.dataset.lag,
+            "frames": len(self.dataset.x),
+            "series": len(self.dataset.series),
             "temperatures": sorted({series.temperature for series in self.dataset.series}),
             "training": self.settings.model_dump(mode="json"),
         }
@@ -293,6 +325,8 @@ def _cluster(dataset: Dataset, count: int, seed: int) -> Tensor:
         tica.partial_fit(x)
     slow = tica.fetch_model().transform(dataset.x.numpy().astype(np.float64))
     stride = max(1, len(slow) // CLUSTERING_FRAMES)
-    clusters = KMeans(count, max_iter=100, fixed_seed=seed, n_jobs=1, init_strategy="kmeans++").fit_fetch(slow[::stride])
+    clusters = KMeans(count, max_iter=100, fixed_seed=seed, n_jobs=1, init_strategy="kmeans++").fit_fetch(
+        slow[::stride]
+    )
     labels = torch.from_numpy(clusters.transform(slow).astype(np.int64))
     return torch.unique(labels, return_inverse=True)[1]

@@ -130,7 +130,9 @@ def _finite(value: Any, dimension: str, name: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
-        raise SettingsError(f"{name}: {value!r} is not a number; give a {dimension} like '{EXAMPLES[dimension]}'.") from error
+        raise SettingsError(
+            f"{name}: {value!r} is not a number; give a {dimension} like '{EXAMPLES[dimension]}'."
+        ) from error
     if number != number or number in (float("inf"), float("-inf")):
         raise SettingsError(f"{name}: {value!r} is not finite; give a {dimension} like '{EXAMPLES[dimension]}'.")
     return number

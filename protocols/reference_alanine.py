@@ -30,8 +30,10 @@ def replica(seed: int, filling_ns: float, static_ns: float) -> tuple[np.ndarray,
     pdb = app.PDBFile(str(HERE / "alanine-dipeptide.pdb"))
     system = app.ForceField("amber14/protein.ff14SB.xml").createSystem(pdb.topology, constraints=app.HBonds)
     topology = mdtraj.Topology.from_openmm(pdb.topology)
-    quartets = [indices(mdtraj.Trajectory(np.zeros((1, 22, 3)), topology))[0][0]
-                for indices in (mdtraj.compute_phi, mdtraj.compute_psi)]
+    quartets = [
+        indices(mdtraj.Trajectory(np.zeros((1, 22, 3)), topology))[0][0]
+        for indices in (mdtraj.compute_phi, mdtraj.compute_psi)
+    ]
     variables = []
     for atoms in quartets:
         torsion = openmm.CustomTorsionForce("theta")
@@ -77,8 +79,10 @@ def main() -> None:
         # Each replica's bias has its own constant; weights are put on one scale by their sum.
         bias = bias - KB * TEMPERATURE * np.log(np.mean(np.exp((bias - bias.max()) / (KB * TEMPERATURE)))) - bias.max()
         biases.append(bias)
-        values += [difference(a, b) for a, b in zip(np.array_split(angle[:, 0], arguments.blocks),
-                                                    np.array_split(bias, arguments.blocks))]
+        values += [
+            difference(a, b)
+            for a, b in zip(np.array_split(angle[:, 0], arguments.blocks), np.array_split(bias, arguments.blocks))
+        ]
     angle, bias = np.concatenate(angles), np.concatenate(biases)
     edges = np.linspace(-np.pi, np.pi, BINS + 1)
     weight = np.exp(bias / (KB * TEMPERATURE))
@@ -98,9 +102,10 @@ def main() -> None:
         "error_kJ_per_mol": float(np.std(values, ddof=1) / np.sqrt(len(values))),
         "blocks_kJ_per_mol": values,
         "difference_0_to_120_degree_kJ_per_mol": difference(angle[:, 0], bias, 0.0, 2 * np.pi / 3),
-        "crossings_of_phi_0": int(np.sum(np.diff(angle[np.abs(angle[:, 0]) < 2.0, 0] > 0))),
         "edges_rad": edges.tolist(),
-        "free_energy_kJ_per_mol": [[None if not np.isfinite(v) else round(float(v), 3) for v in row] for row in surface],
+        "free_energy_kJ_per_mol": [
+            [None if not np.isfinite(v) else round(float(v), 3) for v in row] for row in surface
+        ],
     }
     temporary = arguments.output.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=None))

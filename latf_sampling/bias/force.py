@@ -61,7 +61,9 @@ class BiasForce:
         if runtime.lane() == "torchforce":
             self._directory = tempfile.mkdtemp(prefix="latf-bias-")
             weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
-            wrapper = (_PeriodicModule if cv.periodic else _Module)(graph, cv.atoms, f"{self._directory}/table-", self._table)
+            wrapper = (_PeriodicModule if cv.periodic else _Module)(
+                graph, cv.atoms, f"{self._directory}/table-", self._table
+            )
             self.force = runtime.torchforce()(torch.jit.script(wrapper))
             self.force.setOutputsForces(True)
             self.force.addGlobalParameter(self._parameter, 0.0)
@@ -206,7 +208,9 @@ class _PeriodicComponent(_Component):
     """The same with box vectors."""
 
     def forward(self, positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-        energy, forces = self.graph(positions.index_select(0, self.atoms).to(torch.float64), box.to(torch.float64), self.table)
+        energy, forces = self.graph(
+            positions.index_select(0, self.atoms).to(torch.float64), box.to(torch.float64), self.table
+        )
         return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
 
 
@@ -220,7 +224,11 @@ class _Compute:
 
     def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
         positions = torch.from_numpy(np.asarray(state.getPositions(asNumpy=True)._value, dtype=np.float64))
-        box = torch.from_numpy(np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value)) if self.periodic else self.box
+        box = (
+            torch.from_numpy(np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value))
+            if self.periodic
+            else self.box
+        )
         energy, forces = self.graph(positions, box, self.table)
         return float(energy), forces.numpy()
 

@@ -43,13 +43,17 @@ class GridBias:
 
     def __init__(self, cv: LatentCV, width: np.ndarray) -> None:
         if cv.dim > 3:
-            raise SimulationError(f"bias: a grid in {cv.dim} dimensions does not fit in memory; use a latent space of 1 to 3.")
+            raise SimulationError(
+                f"bias: a grid in {cv.dim} dimensions does not fit in memory; use a latent space of 1 to 3."
+            )
         self.cv, self.width = cv, np.asarray(width, dtype=np.float64)
         low, high = cv.bounds[:, 0] - MARGIN * self.width, cv.bounds[:, 1] + MARGIN * self.width
         cells = np.ceil((high - low) / (SPACING * self.width)).astype(int)
         if np.prod(cells + 3.0) > MAX_NODES:
-            raise SimulationError(f"bias: hills of width {self.width} on a box of {high - low} need {np.prod(cells + 3.0):.3g} grid nodes, "
-                                  f"more than {MAX_NODES}; use wider hills.")
+            raise SimulationError(
+                f"bias: hills of width {self.width} on a box of {high - low} need {np.prod(cells + 3.0):.3g} grid nodes, "
+                f"more than {MAX_NODES}; use wider hills."
+            )
         self.low, self.high, self._cells = low, high, cells
         self._step = (high - low) / cells
         self.axes = [low[k] + self._step[k] * np.arange(cells[k] + 1) for k in range(cv.dim)]
@@ -114,7 +118,7 @@ class GridBias:
         d = self.cv.dim
         low, high, step = (torch.from_numpy(np.array(v)) for v in (self.low, self.high, self._step))
         stiffness = torch.from_numpy(WALL / self.width**2)
-        strides = torch.tensor([int(np.prod(self.coefficients.shape[k + 1:])) for k in range(d)])
+        strides = torch.tensor([int(np.prod(self.coefficients.shape[k + 1 :])) for k in range(d)])
         corners = torch.from_numpy(np.array(list(np.ndindex(*(4,) * d)))) @ strides
         last = torch.from_numpy((self._cells - 1).astype(np.float64))
         basis = torch.from_numpy(np.hstack([_BASIS, _SLOPE]))

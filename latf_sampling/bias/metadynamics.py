@@ -56,19 +56,37 @@ class Metadynamics(GridBias):
     >>> bias.step(simulation, 100_000)  # doctest: +SKIP
     """
 
-    def __init__(self, system: openmm.System, cv: LatentCV, temperature, bias_factor: float, height, frequency: int, *,
-                 width: float = 1.0, save_frequency: int | None = None, directory: str | Path | None = None,
-                 walker: str = "walker") -> None:
+    def __init__(
+        self,
+        system: openmm.System,
+        cv: LatentCV,
+        temperature,
+        bias_factor: float,
+        height,
+        frequency: int,
+        *,
+        width: float = 1.0,
+        save_frequency: int | None = None,
+        directory: str | Path | None = None,
+        walker: str = "walker",
+    ) -> None:
         self.temperature = to_float(temperature, "temperature", "temperature")
         self.height = to_float(height, "energy", "height")
         self.bias_factor, self.frequency = float(bias_factor), int(frequency)
         self.save_frequency = self.frequency if save_frequency is None else int(save_frequency)
-        for name, value, least in (("temperature", self.temperature, 0), ("height", self.height, 0), ("width", width, 0),
-                                   ("bias_factor", self.bias_factor, 1), ("frequency", self.frequency, 0)):
+        for name, value, least in (
+            ("temperature", self.temperature, 0),
+            ("height", self.height, 0),
+            ("width", width, 0),
+            ("bias_factor", self.bias_factor, 1),
+            ("frequency", self.frequency, 0),
+        ):
             if not (math.isfinite(value) and value > least):
                 raise SettingsError(f"Metadynamics: {name} must be more than {least}; got {value}.")
         if self.save_frequency % self.frequency:
-            raise SettingsError(f"Metadynamics: save_frequency ({save_frequency}) must be a multiple of frequency ({frequency}).")
+            raise SettingsError(
+                f"Metadynamics: save_frequency ({save_frequency}) must be a multiple of frequency ({frequency})."
+            )
         super().__init__(cv, width * cv.sigma)
         self.hills = np.empty((0, cv.dim + 2))
         self._file = None if directory is None else Path(directory) / f"{walker}.npz"
@@ -120,7 +138,9 @@ class Metadynamics(GridBias):
     def _deposit(self, simulation: openmm.app.Simulation) -> None:
         u = self.values(simulation.context)
         if not np.isfinite(u).all():
-            raise SimulationError(f"Metadynamics: the collective variable is {u} at step {simulation.currentStep}; the simulation exploded.")
+            raise SimulationError(
+                f"Metadynamics: the collective variable is {u} at step {simulation.currentStep}; the simulation exploded."
+            )
         # A walker held outside the box by the walls adds its hill at the face, where the grid can hold it.
         u = np.clip(u, self.low, self.high)
         height = self.height * math.exp(-float(self.energy(u)[0]) / (KB * self.temperature * (self.bias_factor - 1)))
@@ -143,7 +163,7 @@ class Metadynamics(GridBias):
         for path in sorted(self._file.parent.glob("[!.]*.npz")):
             if path != self._file:
                 hills = _read_hills(path, self.cv.dim)
-                self._add(hills[self._taken.get(path.name, 0):])
+                self._add(hills[self._taken.get(path.name, 0) :])
                 self._taken[path.name] = len(hills)
 
 
@@ -151,7 +171,9 @@ def _read_hills(path: Path, dim: int) -> np.ndarray:
     with np.load(path) as content:
         hills = content["hills"]
     if hills.ndim != 2 or hills.shape[1] != dim + 2:
-        raise SimulationError(f"{path}: holds hills of another number of dimensions; give each bias a directory of its own.")
+        raise SimulationError(
+            f"{path}: holds hills of another number of dimensions; give each bias a directory of its own."
+        )
     return hills
 
 
