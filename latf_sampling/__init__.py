@@ -1,7 +1,7 @@
-"""Latent Thermodynamic Flows that drive OpenMM: learn collective variables, bias along them, start anew, at any temperature.
+"""Latent Thermodynamic Flows that drive OpenMM: learn collective variables, bias along them, start at any temperature.
 
-The names below are the public ones. Each is loaded when it is first used, so that ``import latf_sampling`` costs nothing
-and ``latf doctor`` can examine an installation that crashes when it is loaded.
+The names below are the public ones. Each is loaded when it is first used, so that ``import latf_sampling`` costs
+nothing and ``latf doctor`` can examine an installation that crashes when it is loaded.
 """
 
 from importlib import import_module
@@ -27,7 +27,23 @@ _ROOMS = {
     "train": "trainer",
 }
 
-__all__ = list(_ROOMS)
+__all__ = [
+    "KB",
+    "Campaign",
+    "Dataset",
+    "Features",
+    "FlowBias",
+    "LaTF",
+    "LatentCV",
+    "Metadynamics",
+    "ModelSettings",
+    "Protocol",
+    "Series",
+    "TrainingSettings",
+    "Umbrella",
+    "generate_starts",
+    "train",
+]
 
 if TYPE_CHECKING:
     from latf_sampling.bias import FlowBias, Metadynamics, Umbrella

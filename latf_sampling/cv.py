@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from latf_sampling import runtime, store
 from latf_sampling.errors import CVError
-from latf_sampling.features import Features, fingerprint
+from latf_sampling.features import Features, fingerprint, reduced_box
 from latf_sampling.model import LaTF
 
 FORMAT = 1
@@ -109,7 +110,8 @@ class LatentCV:
             raise CVError("LatentCV: the model is not trained yet.")
         if model.n_features != len(features.names):
             raise CVError(
-                f"LatentCV: the model was trained on {model.n_features} descriptors; these features give {len(features.names)}."
+                f"LatentCV: the model was trained on {model.n_features} descriptors; these features give "
+                f"{len(features.names)}."
             )
         module = _Module(_double(features.module), torch.from_numpy(np.asarray(features.atoms)), _folded_encoder(model))
         module.requires_grad_(False)
@@ -139,28 +141,49 @@ class LatentCV:
         return cv
 
     def __call__(self, positions, box=None):
-        """Evaluate on positions (..., N, 3) in nm, with box vectors (..., 3, 3) where the system has a box; returns (..., d).
+        """Evaluate on positions (..., N, 3) in nm, with box vectors (..., 3, 3) where the variable is `periodic`.
+
+        Returns (..., d). A variable that is not periodic takes no images, in a box or not.
 
         Raises
         ------
         CVError
-            Wrong number of atoms, or a box missing or given against `periodic`.
+            Wrong number of atoms, positions with a unit, or a box missing.
         """
         is_tensor = isinstance(positions, Tensor)
+        if hasattr(positions, "value_in_unit"):
+            raise CVError("LatentCV: positions carry a unit; pass positions.value_in_unit(openmm.unit.nanometer).")
         tensor = torch.as_tensor(np.asarray(positions) if not is_tensor else positions)
         if tensor.ndim < 2 or tensor.shape[-2:] != (self.n_atoms, 3):
             raise CVError(f"LatentCV: expected positions (..., {self.n_atoms}, 3); got {tuple(tensor.shape)}.")
-        if self.periodic and box is None:
-            raise CVError("LatentCV: the variable was made for a periodic system; give the box vectors.")
-        vectors = torch.as_tensor(np.asarray(box) if not isinstance(box, Tensor) else box) if self.periodic else None
-        u = self.module(tensor, vectors)
+        u = self.module(tensor, self._box(box))
         return u if is_tensor else u.detach().numpy()
+
+    def _box(self, box) -> Tensor | None:
+        """Box vectors in OpenMM's reduced form, which those of a trajectory need not have."""
+        if not self.periodic:
+            return None
+        if box is None:
+            raise CVError("LatentCV: the variable was made for a periodic system; give the box vectors.")
+        return reduced_box(torch.as_tensor(np.asarray(box) if not isinstance(box, Tensor) else box).to(torch.float64))
 
     def of_context(self, context) -> np.ndarray:
         """Value (d,) at the present positions of an `openmm.Context`."""
         state = context.getState(getPositions=True)
         box = state.getPeriodicBoxVectors(asNumpy=True)._value if self.periodic else None
         return self(state.getPositions(asNumpy=True)._value, box)
+
+    def mobility(self, positions, masses: np.ndarray, box=None) -> np.ndarray:
+        """Inverse mass of each component, sum_i |du/dx_i|^2 / m_i, on frames (n, N, 3); returns (n, d) in 1/(amu nm^2).
+
+        A spring of stiffness k on the component oscillates at sqrt(k * mobility): that must stay well below one
+        radian per time step.
+        """
+        x = torch.as_tensor(np.asarray(positions, dtype=np.float64)).requires_grad_(True)
+        u = self.module(x, self._box(box))
+        inverse = torch.as_tensor(np.where(masses > 0, 1 / np.where(masses > 0, masses, 1.0), 0.0))
+        gradients = [torch.autograd.grad(u[:, k].sum(), x, retain_graph=True)[0] for k in range(self.dim)]
+        return torch.stack([(g.square().sum(-1) * inverse).sum(-1) for g in gradients], dim=1).numpy()
 
     def bias_variables(self) -> list:
         """One `openmm.app.BiasVariable` per component, for the stock `openmm.app.Metadynamics`.
@@ -214,10 +237,15 @@ class LatentCV:
         """
         extra = {"metadata.json": ""}
         try:
+            with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+                if (damaged := archive.testzip()) is not None:
+                    raise ValueError(f"{damaged} is damaged")
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+            if not extra["metadata.json"]:
+                raise ValueError("it has no metadata.json")
             metadata = json.loads(extra["metadata.json"])
-        except (RuntimeError, ValueError, OSError) as error:
-            raise CVError(f"{path}: cannot be read as a CV file ({str(error).splitlines()[0][:200]}).") from error
+        except (RuntimeError, ValueError, OSError, zipfile.BadZipFile) as error:
+            raise CVError(f"{path}: cannot be read as a CV file ({' '.join(str(error).split())[:200]}).") from error
         if metadata.get("format") != FORMAT:
             raise CVError(f"{path}: is a CV file of format {metadata.get('format')}; this version reads {FORMAT}.")
         cv = cls(module, metadata)

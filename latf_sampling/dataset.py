@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from latf_sampling.errors import DataError
-from latf_sampling.units import KB
+from latf_sampling.units import KB, to_float
 
 BLOCKS = 10
 """Each series is cut into so many blocks; whole blocks are held out for validation."""
@@ -22,7 +22,7 @@ class Series:
     x
         Descriptors (frames, F), evenly spaced in time.
     temperature
-        Temperature of the simulation, K (or in reduced units, with `Dataset(boltzmann=1.0)`).
+        Temperature of the simulation: K, an `openmm.unit.Quantity`, or in reduced units with `Dataset(boltzmann=1.0)`.
     weights
         Weight of each frame (frames,) where the simulation was biased; none is 1 for all.
     labels
@@ -51,10 +51,11 @@ class Series:
             raise DataError(
                 f"Series: x is not finite in frame {bad[0][0]}, column {bad[0][1]} ({len(bad)} such values)."
             )
-        if not (np.isfinite(temperature) and temperature > 0):
+        self.temperature = to_float(temperature, "temperature", "Series: temperature")
+        if self.temperature <= 0:
             raise DataError(f"Series: temperature must be positive; got {temperature}.")
-        self.temperature = float(temperature)
-        self.weights = self._per_frame(weights, "weights", np.float32, 1.0)
+        # Double, since exp(V / kT) of a high bias is beyond single precision before the mean is divided out.
+        self.weights = self._per_frame(weights, "weights", np.float64, 1.0)
         if (self.weights < 0).any() or self.weights.sum() <= 0:
             raise DataError("Series: weights must not be negative, and some must be positive.")
         self.labels = None if labels is None else self._per_frame(labels, "labels", np.int64, 0)
@@ -77,7 +78,10 @@ class Series:
             )
         if not np.isfinite(values).all():
             raise DataError(f"Series: {name} is not finite in frame {np.argmin(np.isfinite(values))}.")
-        return values.astype(dtype)
+        converted = values.astype(dtype)
+        if dtype is np.int64 and (converted != values).any():
+            raise DataError(f"Series: {name} must be whole numbers; frame {np.argmax(converted != values)} has others.")
+        return converted
 
 
 class Dataset:
@@ -131,7 +135,7 @@ class Dataset:
         offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         self.x = torch.from_numpy(np.concatenate([entry.x for entry in series]))
         weights = np.concatenate([entry.weights for entry in series])
-        self.weights = torch.from_numpy(weights / weights.mean())
+        self.weights = torch.from_numpy((weights / weights.mean()).astype(np.float32))
         self.temperatures = torch.from_numpy(
             np.repeat([entry.temperature for entry in series], lengths).astype(np.float32)
         )

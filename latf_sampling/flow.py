@@ -122,7 +122,8 @@ class LatentFlow(nn.Module):
     dim, tau
         Dimension and tilt, as in `TiltedGaussian`.
     kind
-        "spline" (neural spline couplings, Durkan et al., arXiv:1906.04032) or "realnvp" (Dinh et al., arXiv:1605.08803).
+        "spline" (neural spline couplings, Durkan et al., arXiv:1906.04032) or "realnvp" (Dinh et al.,
+        arXiv:1605.08803).
     """
 
     BOUND = 12.0

@@ -7,6 +7,7 @@ The decoder p(y|u) predicts the state; the flow gives p(u|T). Source: Qiu, John,
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from latf_sampling import store
-from latf_sampling.errors import DataError, TrainingError
+from latf_sampling.errors import DataError, LatfError, SettingsError, TrainingError
 from latf_sampling.flow import LatentFlow, MixturePrior
 from latf_sampling.settings import ModelSettings
 from latf_sampling.units import KB, to_float
@@ -58,6 +59,8 @@ class LaTF(nn.Module):
 
     def __init__(self, settings: ModelSettings | None = None, **kwargs) -> None:
         super().__init__()
+        if settings is not None and kwargs:
+            raise SettingsError(f"LaTF: give settings or their fields ({', '.join(kwargs)}), not both.")
         self.settings = settings if settings is not None else ModelSettings(**kwargs)
         self.n_features = self.n_states = 0
         self.boltzmann = KB
@@ -122,7 +125,8 @@ class LaTF(nn.Module):
         Returns
         -------
         dict
-            "prediction" = -log p(y|u), "regularisation" = log q(u|x) - log p(u|T), "loss" = prediction + beta * regularisation.
+            "prediction" = -log p(y|u), "regularisation" = log q(u|x) - log p(u|T), and
+            "loss" = prediction + beta * regularisation.
         """
         mu = self.mean(x)
         u = mu + torch.exp(0.5 * self.log_variance) * noise
@@ -192,19 +196,19 @@ class LaTF(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write the model to one file, at once or not at all."""
         self._require_training()
+        content = {
+            "format": FORMAT,
+            "settings": self.settings.model_dump(mode="json"),
+            "n_features": self.n_features,
+            "n_states": self.n_states,
+            "boltzmann": self.boltzmann,
+            "provenance": self.provenance,
+            "state": self.state_dict(),
+        }
+        buffer = io.BytesIO()  # torch's own writer reports a full disk as a RuntimeError
+        torch.save(content, buffer)
         with store.replacing(path) as temporary:
-            torch.save(
-                {
-                    "format": FORMAT,
-                    "settings": self.settings.model_dump(mode="json"),
-                    "n_features": self.n_features,
-                    "n_states": self.n_states,
-                    "boltzmann": self.boltzmann,
-                    "provenance": self.provenance,
-                    "state": self.state_dict(),
-                },
-                temporary,
-            )
+            temporary.write_bytes(buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> LaTF:
@@ -223,11 +227,14 @@ class LaTF(nn.Module):
             ) from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise DataError(f"{path}: is not a LaTF model of format {FORMAT}.")
-        model = cls(**content["settings"])
-        model.build(content["n_features"], content["n_states"])
-        model.boltzmann, model.provenance = content["boltzmann"], content["provenance"]
-        model.load_state_dict(content["state"])
-        return model
+        try:
+            model = cls(**content["settings"])
+            model.build(content["n_features"], content["n_states"])
+            model.boltzmann, model.provenance = content["boltzmann"], content["provenance"]
+            model.load_state_dict(content["state"])
+        except (KeyError, TypeError, RuntimeError, LatfError) as error:
+            raise DataError(f"{path}: is damaged ({' '.join(str(error).split())[:200]}).") from error
+        return model.requires_grad_(False)
 
     def _require_training(self) -> None:
         if not self.trained:

@@ -1,19 +1,31 @@
 """What a user may set: one frozen model per stage, and the protocol that holds them.
 
 A protocol is a YAML file. Every quantity in it carries its unit; every key that is not known is refused; files
-are looked up next to the protocol and must exist. All errors of a file are reported at once, each with its key,
-before any work starts. From Python, the same models take floats in the units of `latf_sampling.units` or
-``openmm.unit`` quantities.
+are looked up next to the protocol and must exist. All faults of a file are reported at once, each with its key,
+before any work starts; whether keys fit together is checked once each is right by itself. From Python, the same
+models take floats in the units of `latf_sampling.units` or ``openmm.unit`` quantities.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from latf_sampling import units
 from latf_sampling.errors import SettingsError
@@ -43,27 +55,48 @@ Friction = _quantity("friction", 0.0, exclusive=True)
 Length = _quantity("length", 0.0, exclusive=True)
 
 
-class Settings(BaseModel):
+def _existing(file: Path, info: ValidationInfo) -> Path:
+    directory = (info.context or {}).get("directory")
+    if directory is None:
+        return file
+    found = (directory / file).resolve()
+    if not found.is_file():
+        raise SettingsError(f"there is no file {found}; paths are relative to the protocol.")
+    return found
+
+
+File = Annotated[Path, AfterValidator(_existing)]
+"""A file; in a protocol it must exist, and a relative path is relative to the protocol."""
+
+
+class _RefusingType(type(BaseModel)):
+    """Turns pydantic's error into this package's where a model is made by calling its class.
+
+    An `__init__` would be called for nested models too: the outer one would lose their faults, and they the context.
+    """
+
+    def __call__(cls, *args: Any, **data: Any) -> Any:
+        try:
+            return super().__call__(*args, **data)
+        except ValidationError as error:
+            raise SettingsError(_explain(error, cls.__name__)) from error
+
+
+class Settings(BaseModel, metaclass=_RefusingType):
     """Frozen, and refuses what it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-    def __init__(self, **data: Any) -> None:
-        try:
-            super().__init__(**data)
-        except ValidationError as error:
-            raise SettingsError(_explain(error, type(self).__name__)) from error
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 class SystemSettings(Settings):
     """The molecule, its force field and where it is computed."""
 
-    structure: Path
+    structure: File
     """PDB or PDBx/mmCIF file with all atoms; relative paths are relative to the protocol."""
     force_field: tuple[str, ...] = Field(min_length=1)
     """Force field files as `openmm.app.ForceField` takes them."""
     nonbonded: Literal["no cutoff", "cutoff", "PME"] = "no cutoff"
-    cutoff: Length | None = None
+    cutoff: Length | None = Field(default=None, validate_default=True)
     """Nonbonded cutoff; needed with `cutoff` and `PME`, refused with `no cutoff`."""
     constraints: Literal["none", "h-bonds", "all-bonds", "h-angles"] = "h-bonds"
     hydrogen_mass: Mass | None = None
@@ -71,12 +104,15 @@ class SystemSettings(Settings):
     platform: str | None = None
     """OpenMM platform; none picks the fastest for the system's size."""
 
-    @model_validator(mode="after")
-    def _cutoff_fits(self) -> SystemSettings:
-        if (self.nonbonded == "no cutoff") != (self.cutoff is None):
-            wanted = "no cutoff takes none" if self.cutoff is not None else f"{self.nonbonded} needs one, like '1 nm'"
-            raise SettingsError(f"cutoff does not fit nonbonded: {wanted}.")
-        return self
+    @field_validator("cutoff")
+    @classmethod
+    def _cutoff_fits(cls, cutoff: float | None, info: ValidationInfo) -> float | None:
+        nonbonded = info.data.get("nonbonded", "")  # empty where that key is at fault itself
+        if cutoff is not None and nonbonded == "no cutoff":
+            raise SettingsError("nonbonded 'no cutoff' takes none; remove the key.")
+        if cutoff is None and nonbonded in ("cutoff", "PME"):
+            raise SettingsError(f"nonbonded '{nonbonded}' needs one, like '1 nm'.")
+        return cutoff
 
 
 class IntegratorSettings(Settings):
@@ -93,15 +129,15 @@ class ModelSettings(Settings):
     """Dimension d of the latent space, that is of the collective variable."""
     reference_temperature: Temperature = 300.0
     """T0: the prior at temperature T has the scale s = T / T0."""
-    encoder_hidden: tuple[int, ...] = (32, 32)
-    decoder_hidden: tuple[int, ...] = (32,)
+    encoder_hidden: tuple[PositiveInt, ...] = (32, 32)
+    decoder_hidden: tuple[PositiveInt, ...] = (32,)
     beta: float = Field(default=1e-3, gt=0)
     """Weight of log q(u|x) - log p(u|T) against the prediction of the future state."""
     tau: float = Field(default=2.0, ge=0)
     """Tilt of the prior exp(tau |z| - |z|^2 / 2s); 0 makes it a Gaussian."""
     flow: Literal["spline", "realnvp"] = "spline"
     flow_transforms: int = Field(default=4, ge=1)
-    flow_hidden: tuple[int, ...] = (64, 64)
+    flow_hidden: tuple[PositiveInt, ...] = (64, 64)
     flow_bins: int = Field(default=8, ge=2)
     """Bins of each rational-quadratic spline; unused by RealNVP."""
 
@@ -171,7 +207,7 @@ class ObserveSettings(Settings):
     torsion: str
     """Name of a torsion as descriptors name it, like 'phi ALA 2'."""
     above: _quantity("angle") = 0.0
-    reference: Path | None = None
+    reference: File | None = None
     """JSON file with an independent value, as `protocols/reference_alanine.py` writes it."""
 
 
@@ -202,9 +238,9 @@ class Protocol(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Protocol:
-        step = self.integrator.timestep
+        step, faults = self.integrator.timestep, []
         if self.rounds[0].bias is not None:
-            raise SettingsError("rounds[0].bias: the first round has no learned variable to bias; remove the key.")
+            faults.append("rounds[0].bias: the first round has no learned variable to bias; remove the key.")
         intervals = {
             "frame_interval": (self.frame_interval, step, "integrator.timestep"),
             "segment": (self.segment, self.frame_interval, "frame_interval"),
@@ -215,17 +251,17 @@ class Protocol(Settings):
             if entry.bias is not None:
                 intervals[f"rounds[{number}].bias.interval"] = (entry.bias.interval, step, "integrator.timestep")
                 if len(set(entry.walkers)) > 1:
-                    raise SettingsError(
+                    faults.append(
                         f"rounds[{number}].walkers: walkers that share a bias must share a temperature; "
                         f"got {sorted(set(entry.walkers))} K."
                     )
         for key, (value, base, what) in intervals.items():
             if steps(value, base) is None:
-                raise SettingsError(f"{key}: {value:g} ps is not a multiple of {what} ({base:g} ps).")
-        if self.learning.lag >= self.segment and self.learning.lag >= min(entry.length for entry in self.rounds):
-            raise SettingsError(
-                "learning.lag: longer than a walker's whole trajectory; no pair of frames would be left."
-            )
+                faults.append(f"{key}: {value:g} ps is not a multiple of {what} ({base:g} ps).")
+        if self.learning.lag >= min(entry.length for entry in self.rounds):
+            faults.append("learning.lag: as long as a walker's whole trajectory; no pair of frames would be left.")
+        if faults:
+            raise SettingsError("\n".join(faults))
         return self
 
     @classmethod
@@ -247,21 +283,39 @@ class Protocol(Settings):
         if not isinstance(data, dict):
             raise SettingsError(f"{path}: a protocol is a mapping of keys to values; got {type(data).__name__}.")
         try:
-            protocol = cls.model_validate(data, context={"from_file": True})
+            return cls.model_validate(data, context={"from_file": True, "directory": path.parent})
         except ValidationError as error:
             raise SettingsError(_explain(error, str(path))) from error
-        system = protocol.system.model_copy(
-            update={"structure": _existing(path, protocol.system.structure, "system.structure")}
-        )
-        update: dict[str, Any] = {"system": system}
-        if protocol.observe is not None and protocol.observe.reference is not None:
-            reference = _existing(path, protocol.observe.reference, "observe.reference")
-            update["observe"] = protocol.observe.model_copy(update={"reference": reference})
-        return protocol.model_copy(update=update)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that the protocol refers to."""
+        reference = self.observe.reference if self.observe is not None else None
+        return [self.system.structure] + ([reference] if reference is not None else [])
+
+    @classmethod
+    def restore(cls, content: dict[str, Any], directory: Path) -> Protocol:
+        """The protocol that `canonical` described (as read from its JSON), with copies of its files in a directory."""
+        content["system"]["structure"] = content["system"]["structure"]["name"]
+        if content["observe"] is not None and content["observe"]["reference"] is not None:
+            content["observe"]["reference"] = content["observe"]["reference"]["name"]
+        return cls.model_validate(content, context={"directory": directory})
 
     def canonical(self) -> str:
-        """The settings as JSON, the same text for the same campaign."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
+        """The settings as JSON, the same text for the same campaign.
+
+        A file stands there by its name and the SHA-256 of its contents, wherever it lies.
+
+        Raises
+        ------
+        SettingsError
+            A file is missing.
+        """
+        content = self.model_dump(mode="json")
+        content["system"]["structure"] = _identity(self.system.structure, "system.structure")
+        if self.observe is not None and self.observe.reference is not None:
+            content["observe"]["reference"] = _identity(self.observe.reference, "observe.reference")
+        return json.dumps(content, indent=1, sort_keys=True)
 
 
 def steps(time: float, step: float) -> int | None:
@@ -270,18 +324,23 @@ def steps(time: float, step: float) -> int | None:
     return count if count >= 1 and abs(count * step - time) <= 1e-6 * time else None
 
 
-def _existing(protocol: Path, file: Path, key: str) -> Path:
-    found = file if file.is_absolute() else protocol.parent / file
-    if not found.is_file():
-        raise SettingsError(f"{protocol}: {key}: there is no file {found}; paths are relative to the protocol.")
-    return found.resolve()
+def _identity(file: Path, key: str) -> dict[str, str]:
+    try:
+        return {"name": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    except OSError as error:
+        raise SettingsError(f"{key}: {file} cannot be read ({error.strerror}).") from error
 
 
 def _explain(error: ValidationError, where: str) -> str:
     """One line per fault, each with the key as it stands in the file."""
     lines = []
-    for fault in error.errors():
-        key = ""
+    faults = error.errors()
+    for fault in faults:
+        key, depth = "", len(fault["loc"])
+        if fault["type"] == "too_short" and any(
+            len(other["loc"]) > depth and other["loc"][:depth] == fault["loc"] for other in faults
+        ):
+            continue  # the list is short only because its faulty entries do not count
         for part in fault["loc"]:
             key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
         kind, message = fault["type"], fault["msg"]
@@ -289,6 +348,7 @@ def _explain(error: ValidationError, where: str) -> str:
             message = "no such key."
         elif kind == "missing":
             message = "this key is missing."
-        message = message.removeprefix("Value error, ").removeprefix(f"{fault['loc'][-1]}: " if fault["loc"] else "")
-        lines.append(f"{where}: {key + ': ' if key else ''}{message}")
+        field = next((part for part in reversed(fault["loc"]) if isinstance(part, str)), "")
+        message = message.removeprefix("Value error, ").removeprefix(f"{field}: " if field else "")
+        lines += [f"{where}: {key + ': ' if key else ''}{line}" for line in message.splitlines()]
     return "\n".join(lines)

@@ -3,9 +3,11 @@
 A campaign's directory::
 
     protocol.json                 the settings that made it; another protocol is refused
+    inputs/                       copies of the structure and of other files that the protocol names
     lock                          held while a process works here
-    rounds/00/walker-00/          segment-000.dcd, .npz (per-frame numbers), .xml (state), .json (finished, with checksums)
-    rounds/00/walker-00/hills.npz the walker's hills so far
+    rounds/00/walker-00/          segment-000.dcd, .npz (per-frame numbers), .xml (state), .json (finished: checksums)
+    rounds/01/hills/walker-00.npz a walker's hills so far
+    rounds/01/starts/             structures that the round started from
     rounds/00/learning/           model.pt, cv.pt, history.json
     starts/                       structures at the new temperature
     report.html
@@ -18,8 +20,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from latf_sampling.errors import StoreError
@@ -56,7 +59,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that could not be made or written must not hide the error above
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -106,8 +110,8 @@ class Store:
         self.directory = Path(directory).absolute()
 
     @contextmanager
-    def claim(self, protocol: str) -> Iterator[None]:
-        """Hold the directory for one process and one protocol (its canonical text).
+    def claim(self, protocol: str, inputs: Sequence[Path] = ()) -> Iterator[None]:
+        """Hold the directory for one process and one protocol (its canonical text), and keep a copy of its files.
 
         Raises
         ------
@@ -127,16 +131,17 @@ class Store:
                 raise StoreError(f"{self.directory}: another process is running this campaign.") from error
             mark = self.directory / "protocol.json"
             if not mark.exists():
-                others = [
-                    entry.name for entry in self.directory.iterdir() if entry.name != "lock" and entry.name[0] != "."
-                ]
+                # Copies of inputs may be there without it: an earlier start was cut short between the two.
+                ours = ("lock", self.inputs.name)
+                others = [e.name for e in self.directory.iterdir() if e.name not in ours and e.name[0] != "."]
                 if others:
-                    raise StoreError(
-                        f"{self.directory}: holds other files ({', '.join(sorted(others)[:3])}); give an empty directory."
-                    )
+                    names = ", ".join(sorted(others)[:3])
+                    raise StoreError(f"{self.directory}: holds other files ({names}); give an empty directory.")
+                for file in inputs:
+                    with replacing(self.inputs / file.name) as temporary:
+                        shutil.copyfile(file, temporary)
                 write_text(mark, protocol)
-            elif mark.read_text() != protocol:
-                keys = _different(json.loads(mark.read_text()), json.loads(protocol))
+            elif keys := _different(self.protocol(), json.loads(protocol)):
                 raise StoreError(
                     f"{self.directory}: was made with other settings ({', '.join(keys)}); "
                     "go on with those, or give another directory."
@@ -147,6 +152,10 @@ class Store:
     def protocol(self) -> dict:
         """The settings that this directory was made with."""
         return read_json(self.directory / "protocol.json")
+
+    @property
+    def inputs(self) -> Path:
+        return self.directory / "inputs"
 
     def walker(self, round_index: int, walker: int) -> Path:
         return self.directory / "rounds" / f"{round_index:02d}" / f"walker-{walker:02d}"
@@ -176,7 +185,7 @@ def segment_files(walker: Path, index: int) -> dict[str, Path]:
     """The files of one segment, by what they hold."""
     stem = walker / f"segment-{index:03d}"
     return {
-        "trajectory": stem.with_suffix(".dcd"),
+        "trajectory": stem.with_suffix(".nc"),
         "frames": stem.with_suffix(".npz"),
         "state": stem.with_suffix(".xml"),
     }

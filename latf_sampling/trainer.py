@@ -21,7 +21,7 @@ from torch import Tensor
 
 from latf_sampling import runtime
 from latf_sampling.dataset import Dataset
-from latf_sampling.errors import TrainingError
+from latf_sampling.errors import SettingsError, TrainingError
 from latf_sampling.model import LaTF
 from latf_sampling.settings import TrainingSettings
 
@@ -98,10 +98,16 @@ def train(
     """
     if model.trained:
         raise TrainingError("train: this model is trained already; make a new LaTF.")
+    if settings is not None and kwargs:
+        raise SettingsError(f"train: give settings or their fields ({', '.join(kwargs)}), not both.")
     settings = settings if settings is not None else TrainingSettings(**kwargs)
-    return _Run(
-        model, dataset, seed, settings, runtime.pick_device(device), progress or (lambda fraction, words: None)
-    ).run()
+    try:
+        return _Run(
+            model, dataset, seed, settings, runtime.pick_device(device), progress or (lambda fraction, words: None)
+        ).run()
+    except BaseException:
+        model.n_features = 0  # what is left of a training that failed or was interrupted is no model
+        raise
 
 
 class _Run:
@@ -120,7 +126,8 @@ class _Run:
         self.weights = dataset.weights.to(device)
         self.scale = (dataset.temperatures / model.settings.reference_temperature).to(device)
         self.training, self.validation = (
-            part.to(device) for part in dataset.split(settings.validation_fraction, runtime.stream(seed, "split"))
+            part[dataset.weights[part] > 0].to(device)  # without weight, a pair says nothing and a batch is 0 / 0
+            for part in dataset.split(settings.validation_fraction, runtime.stream(seed, "split"))
         )
         if not len(self.training):
             raise TrainingError("train: no pair of frames is left for training; the series are too short for the lag.")
@@ -145,7 +152,7 @@ class _Run:
         )
         labels, consistent = self._find_states(labels)
         stopped = self._learn_flow(labels)
-        self._describe()
+        labels = self._describe()
         self.model.to("cpu")
         self.model.requires_grad_(False)
         return TrainingResult(self.history, self._states(labels), time.perf_counter() - began, consistent and stopped)
@@ -232,9 +239,10 @@ class _Run:
             entry = {"stage": stage, "refinement": refinement, "epoch": epoch, "states": model.n_states}
             entry |= {name: float(value) for name, value in sums.items()}
             entry |= {f"validation_{name}": value for name, value in self._validate(labels, prior).items()}
-            if not np.isfinite(entry["loss"]):
+            loss = entry["loss"] + entry.get("validation_loss", 0.0)
+            if not np.isfinite(loss):
                 raise TrainingError(
-                    f"train: the loss became {entry['loss']} in epoch {epoch} of stage '{stage}'. Look for outliers in the "
+                    f"train: the loss became {loss} in epoch {epoch} of stage '{stage}'. Look for outliers in the "
                     f"descriptors, or lower learning_rate ({s.learning_rate:g})."
                 )
             self.history.append(entry)
@@ -284,8 +292,8 @@ class _Run:
             f"{stage}: {entry['states']} states, loss {entry['loss']:.3f}",
         )
 
-    def _describe(self) -> None:
-        """Range of the collective variable, and its spread within a state, from the training frames."""
+    def _describe(self) -> Tensor:
+        """Range of the collective variable, and its spread within a state; returns the final state of each frame."""
         u = self._batched(self.model.mean)
         labels = self._batched(lambda x: self.model.decoder(self.model.mean(x)).argmax(-1))
         self.model.latent_bounds.copy_(torch.stack([u.amin(0), u.amax(0)], dim=1))
@@ -301,6 +309,7 @@ class _Run:
             "temperatures": sorted({series.temperature for series in self.dataset.series}),
             "training": self.settings.model_dump(mode="json"),
         }
+        return labels
 
     def _states(self, labels: Tensor) -> list[dict]:
         temperatures = self.dataset.temperatures.to(labels.device)

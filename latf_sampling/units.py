@@ -87,7 +87,7 @@ def to_float(value: Any, dimension: str, name: str = "value") -> float:
             "pressure": unit.bar,
         }[dimension]
         if not value.unit.is_compatible(target):
-            raise SettingsError(f"{name}: {value} is not a {dimension}; give one, like '{EXAMPLES[dimension]}'.")
+            raise SettingsError(f"{name}: {value} is not {_a(dimension)}; give one, like '{EXAMPLES[dimension]}'.")
         value = value.value_in_unit(target)
     return _finite(value, dimension, name)
 
@@ -111,19 +111,25 @@ def parse(text: Any, dimension: str, name: str = "value") -> float:
         return to_float(text, dimension, name)
     example = EXAMPLES[dimension]
     if not isinstance(text, str):
-        raise SettingsError(f"{name}: {text!r} has no unit; write a {dimension} with its unit, like '{example}'.")
+        raise SettingsError(f"{name}: {text!r} has no unit; write {_a(dimension)} with its unit, like '{example}'.")
+    if "," in text:  # pint drops commas, and would read 1,5 nm as 15 nm
+        raise SettingsError(f"{name}: '{text}' has a comma; write the decimal point as '.', like '{example}'.")
     try:
         quantity = _registry().Quantity(text)
     except Exception as error:  # pint raises many types for what it cannot read
         raise SettingsError(f"{name}: '{text}' is not a quantity ({error}); write it like '{example}'.") from error
     if quantity.unitless:
-        raise SettingsError(f"{name}: '{text}' has no unit; write a {dimension} with its unit, like '{example}'.")
+        raise SettingsError(f"{name}: '{text}' has no unit; write {_a(dimension)} with its unit, like '{example}'.")
     try:
         value = quantity.to(UNITS[dimension]).magnitude
     except pint.DimensionalityError as error:
-        raise SettingsError(f"{name}: '{text}' is not a {dimension}; write it like '{example}'.") from error
+        raise SettingsError(f"{name}: '{text}' is not {_a(dimension)}; write it like '{example}'.") from error
     # Powers of ten in a conversion leave a stray last digit (2 fs -> 0.0020000000000000005 ps).
     return float(f"{_finite(value, dimension, name):.12g}")
+
+
+def _a(dimension: str) -> str:
+    return f"an {dimension}" if dimension[0] in "ae" else f"a {dimension}"
 
 
 def _finite(value: Any, dimension: str, name: str) -> float:
@@ -131,8 +137,8 @@ def _finite(value: Any, dimension: str, name: str) -> float:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise SettingsError(
-            f"{name}: {value!r} is not a number; give a {dimension} like '{EXAMPLES[dimension]}'."
+            f"{name}: {value!r} is not a number; give {_a(dimension)} like '{EXAMPLES[dimension]}'."
         ) from error
     if number != number or number in (float("inf"), float("-inf")):
-        raise SettingsError(f"{name}: {value!r} is not finite; give a {dimension} like '{EXAMPLES[dimension]}'.")
+        raise SettingsError(f"{name}: {value!r} is not finite; give {_a(dimension)} like '{EXAMPLES[dimension]}'.")
     return number

@@ -6,6 +6,7 @@ back, whatever the latent dimension), which either lane evaluates:
 
 - torchforce (OpenMM 8.4): a `TorchForce` around the graph. The table is read from a small file whenever a global
   parameter, its version, changes: a module is copied when a context is made and cannot be reached from Python later.
+  The file always holds the present table, whatever the version, since a loaded state brings an older version back.
 - pythonforce (OpenMM 8.5 and later): a `PythonForce` that calls the graph on the atoms that matter.
 """
 
@@ -15,7 +16,6 @@ import io
 import os
 import shutil
 import tempfile
-import uuid
 import weakref
 from collections.abc import Callable
 
@@ -35,8 +35,14 @@ Shape = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class BiasForce:
     """A force of the latent variables with a table that can be changed while simulations run.
 
+    A system with it can be serialized by `openmm.XmlSerializer` (and so copied): in the pythonforce lane with the table
+    as it is then, independent of this object; in the torchforce lane with a link to this object's table, good as long
+    as this object lives.
+
     Parameters
     ----------
+    system
+        Gets the force, in a force group of its own, so that its energy can be told from the others'.
     cv
         The collective variable.
     shape
@@ -47,23 +53,36 @@ class BiasForce:
     Attributes
     ----------
     force : openmm.Force
-        To be added to a system.
+        What was added to the system.
+    group : int
+        Its force group.
     version : int
         How often the table was changed.
+
+    Raises
+    ------
+    CVError
+        The system has another number of particles than the variable was made for.
+    SimulationError
+        Only one of variable and system is periodic, or no force group is free.
     """
 
-    def __init__(self, cv: LatentCV, shape: Shape, table: np.ndarray) -> None:
-        self._table = np.ascontiguousarray(table, dtype=np.float64)
-        self._parameter = f"latf_version_{uuid.uuid4().hex[:8]}"
+    def __init__(self, system: openmm.System, cv: LatentCV, shape: Shape, table: np.ndarray) -> None:
+        self.group = _free_group(system, cv)
+        self._system = system  # owns the force, which `set_table` changes
+        self._table = np.array(table, dtype=np.float64)
+        # No other force of the system has this name, and a script gives the same one in every run: states that one
+        # run saves can be loaded in the next.
+        self._parameter = f"latf_version_{system.getNumForces()}"
         self.version = 0
-        self._directory = None
+        self._file = None
         graph = _trace(cv, shape, len(self._table))
         if runtime.lane() == "torchforce":
-            self._directory = tempfile.mkdtemp(prefix="latf-bias-")
-            weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
-            wrapper = (_PeriodicModule if cv.periodic else _Module)(
-                graph, cv.atoms, f"{self._directory}/table-", self._table
-            )
+            directory = tempfile.mkdtemp(prefix="latf-bias-")
+            weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+            self._file = f"{directory}/table-0"
+            self._write()
+            wrapper = (_PeriodicModule if cv.periodic else _Module)(graph, cv.atoms, directory + "/table-", self._table)
             self.force = runtime.torchforce()(torch.jit.script(wrapper))
             self.force.setOutputsForces(True)
             self.force.addGlobalParameter(self._parameter, 0.0)
@@ -72,34 +91,42 @@ class BiasForce:
             self.force = openmm.PythonForce(self._compute, {self._parameter: 0.0})
             self.force.setParticles([int(atom) for atom in cv.atoms])
         self.force.setUsesPeriodicBoundaryConditions(cv.periodic)
+        self.force.setForceGroup(self.group)
+        system.addForce(self.force)
 
     def set_table(self, context: openmm.Context, table: np.ndarray) -> None:
-        """Give the force new values, in this context and in those made from now on."""
+        """Give the force new values, in this context and in those made from now on; for others, see `refresh`."""
         self._table[:] = table
         self.version += 1
-        if self._directory is not None:
-            self._table.tofile(f"{self._directory}/table-{self.version}")
+        if self._file is not None:
+            self._write()
             self.force.setGlobalParameterDefaultValue(0, self.version)
         context.setParameter(self._parameter, self.version)
-        if self._directory is not None and self.version > 2:
-            os.remove(f"{self._directory}/table-{self.version - 2}")
+
+    def refresh(self, context: openmm.Context) -> None:
+        """Give a context the present values, where they were changed by way of another one, or its state was loaded."""
+        if context.getParameter(self._parameter) != self.version:
+            context.setParameter(self._parameter, self.version)
+
+    def _write(self) -> None:
+        """Replace the file at once, for a context may be reading it."""
+        self._table.tofile(f"{self._file}.new")
+        os.replace(f"{self._file}.new", self._file)
 
 
-def add_force(system: openmm.System, cv: LatentCV, force: openmm.Force) -> int:
-    """Add a force in a force group of its own, so that its energy can be told from the others'; returns the group."""
+def _free_group(system: openmm.System, cv: LatentCV) -> int:
+    """Check that variable and system fit together; returns the highest force group that no force has."""
     cv.check_system(system)
     if cv.periodic != system.usesPeriodicBoundaryConditions():
         raise SimulationError(
-            f"bias: the collective variable was made {'with' if cv.periodic else 'without'} a periodic box, the system is "
-            f"{'not periodic' if cv.periodic else 'periodic'}; make Features(..., periodic={not cv.periodic}) and train again."
+            f"bias: the collective variable was made {'with' if cv.periodic else 'without'} a periodic box, the system "
+            f"is {'not periodic' if cv.periodic else 'periodic'}; make Features(..., periodic={not cv.periodic}) and "
+            "train again."
         )
     free = set(range(32)) - {entry.getForceGroup() for entry in system.getForces()}
     if not free:
         raise SimulationError("bias: all 32 force groups of the system are taken; free one with Force.setForceGroup.")
-    group = max(free)
-    force.setForceGroup(group)
-    system.addForce(force)
-    return group
+    return max(free)
 
 
 def component_force(cv: LatentCV, component: int) -> openmm.Force:
@@ -122,7 +149,7 @@ def component_force(cv: LatentCV, component: int) -> openmm.Force:
 
 
 def _trace(cv: LatentCV, shape: Shape, length: int) -> torch.jit.ScriptModule:
-    """Energy and forces on the CV's atoms as one plain graph: (positions (n, 3), box (3, 3), table (m,)) -> energy, forces."""
+    """Energy and forces as one graph: (positions (n, 3) of the CV's atoms, box (3, 3), table (m,)) -> energy, forces."""
 
     def energy_and_forces(positions: Tensor, box: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         positions = positions.detach().requires_grad_(True)
@@ -166,8 +193,8 @@ class _Module(nn.Module):
     def forward(self, positions: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
         if float(version) != self.version:
             self.version = float(version)
-            # Freezing would fold a file of constant name into a constant.
-            path = self.path + str(int(version))
+            # Freezing would fold the reading of a file of constant name into a constant.
+            path = self.path + str(0 * int(version))
             self.table = torch.from_file(path, False, self.length, dtype=torch.float64).clone().to(positions.device)
         with torch.no_grad():
             x = positions.index_select(0, self.atoms).to(torch.float64)
@@ -181,8 +208,8 @@ class _PeriodicModule(_Module):
     def forward(self, positions: Tensor, box: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
         if float(version) != self.version:
             self.version = float(version)
-            # Freezing would fold a file of constant name into a constant.
-            path = self.path + str(int(version))
+            # Freezing would fold the reading of a file of constant name into a constant.
+            path = self.path + str(0 * int(version))
             self.table = torch.from_file(path, False, self.length, dtype=torch.float64).clone().to(positions.device)
         x = positions.index_select(0, self.atoms).to(torch.float64)
         energy, forces = self.graph(x, box.to(torch.float64), self.table.to(positions.device))

@@ -13,7 +13,7 @@ import torch
 from scipy.ndimage import spline_filter1d
 from torch import Tensor
 
-from latf_sampling.bias.force import BiasForce, add_force
+from latf_sampling.bias.force import BiasForce
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SimulationError
 
@@ -24,6 +24,8 @@ SPACING = 0.25
 WALL = 20.0
 """Stiffness of the walls, kJ/mol per squared hill width."""
 MAX_NODES = 8_000_000
+FADE = 8
+"""Nodes beyond the box that a hill is sampled on, for its spline to be exact up to the faces."""
 
 # Cubic B-spline on four neighbouring nodes: row = power of the position t in the cell, column = node.
 _BASIS = np.array([[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]) / 6.0
@@ -51,8 +53,8 @@ class GridBias:
         cells = np.ceil((high - low) / (SPACING * self.width)).astype(int)
         if np.prod(cells + 3.0) > MAX_NODES:
             raise SimulationError(
-                f"bias: hills of width {self.width} on a box of {high - low} need {np.prod(cells + 3.0):.3g} grid nodes, "
-                f"more than {MAX_NODES}; use wider hills."
+                f"bias: hills of width {self.width} on a box of {high - low} need {np.prod(cells + 3.0):.3g} grid "
+                f"nodes, more than {MAX_NODES}; use wider hills."
             )
         self.low, self.high, self._cells = low, high, cells
         self._step = (high - low) / cells
@@ -61,11 +63,12 @@ class GridBias:
 
     def _attach(self, system: openmm.System) -> None:
         """Add the force to a system, with the coefficients as they are now."""
-        self._force = BiasForce(self.cv, self._shape(), self.coefficients.ravel())
-        self.group = add_force(system, self.cv, self._force.force)
+        self._force = BiasForce(system, self.cv, self._shape(), self.coefficients.ravel())
+        self.group = self._force.group
 
     def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
         """Simulate so many steps."""
+        self._force.refresh(simulation.context)
         simulation.step(steps)
 
     def values(self, context: openmm.Context) -> np.ndarray:
@@ -75,7 +78,7 @@ class GridBias:
     def energy(self, u: np.ndarray) -> np.ndarray:
         """Bias at latent points (n, d), walls included, kJ/mol; returns (n,)."""
         u = np.asarray(u, dtype=np.float64).reshape(-1, self.cv.dim)
-        inside = np.clip(u, self.low, self.high)
+        inside = np.fmin(np.fmax(u, self.low), self.high)  # not NaN, which is no index
         t = (inside - self.low) / self._step
         cell = np.minimum(np.floor(t).astype(int), self._cells - 1)
         weights = (t - cell)[:, :, None] ** np.arange(4) @ _BASIS  # (n, d, 4)
@@ -108,9 +111,10 @@ class GridBias:
     def _add_hill(self, center: np.ndarray, height: float) -> None:
         product = np.array(height)
         for k in range(self.cv.dim):
-            nodes = self.low[k] + self._step[k] * np.arange(-1, self._cells[k] + 2)
+            # What the filter assumes beyond the last node fades by a factor of 0.27 a node.
+            nodes = self.low[k] + self._step[k] * np.arange(-1 - FADE, self._cells[k] + 2 + FADE)
             hill = np.exp(-0.5 * ((nodes - center[k]) / self.width[k]) ** 2)
-            product = np.multiply.outer(product, spline_filter1d(hill, order=3, mode="mirror"))
+            product = np.multiply.outer(product, spline_filter1d(hill, order=3, mode="mirror")[FADE:-FADE])
         self.coefficients += product
 
     def _shape(self):
@@ -125,7 +129,7 @@ class GridBias:
         powers = torch.arange(4, dtype=torch.float64)
 
         def shape(u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-            inside = torch.minimum(torch.maximum(u, low), high)
+            inside = torch.fmin(torch.fmax(u, low), high)  # not NaN, which is no index
             outside = u - inside
             t = (inside - low) / step
             cell = torch.minimum(torch.floor(t), last)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -72,14 +74,16 @@ class Metadynamics(GridBias):
     ) -> None:
         self.temperature = to_float(temperature, "temperature", "temperature")
         self.height = to_float(height, "energy", "height")
-        self.bias_factor, self.frequency = float(bias_factor), int(frequency)
-        self.save_frequency = self.frequency if save_frequency is None else int(save_frequency)
+        self.bias_factor = float(bias_factor)
+        self.frequency = _whole(frequency, "frequency")
+        self.save_frequency = self.frequency if save_frequency is None else _whole(save_frequency, "save_frequency")
         for name, value, least in (
             ("temperature", self.temperature, 0),
             ("height", self.height, 0),
             ("width", width, 0),
             ("bias_factor", self.bias_factor, 1),
             ("frequency", self.frequency, 0),
+            ("save_frequency", self.save_frequency, 0),
         ):
             if not (math.isfinite(value) and value > least):
                 raise SettingsError(f"Metadynamics: {name} must be more than {least}; got {value}.")
@@ -90,31 +94,36 @@ class Metadynamics(GridBias):
         super().__init__(cv, width * cv.sigma)
         self.hills = np.empty((0, cv.dim + 2))
         self._file = None if directory is None else Path(directory) / f"{walker}.npz"
-        self._taken: dict[str, int] = {}  # hills of each other walker that are in the grid
+        self._taken: dict[str, np.ndarray] = {}  # hills of each other walker that are in the grid
         if self._file is not None:
             if self._file.exists():
-                self.hills = _read_hills(self._file, cv.dim)
+                self.hills = self._read(self._file)
                 self._add(self.hills)
             self._take_up_others()
         self._attach(system)
+        self._pushed = True  # whether the force has the grid as it is
 
     def rewind(self, step: int) -> None:
         """Forget this walker's hills after a step, where a simulation goes on from an earlier state."""
         self.hills = self.hills[self.hills[:, 0] <= step]
-        self._taken.clear()
-        self.coefficients[...] = 0
-        self._add(self.hills)
+        self._start_over()
         if self._file is not None:
             self._write()
             self._take_up_others()
 
     def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
         """Simulate so many steps, adding hills at whole multiples of `frequency`."""
-        if self._force.version == 0 and self.coefficients.any():
+        if not self._pushed:
             self._push(simulation.context)
+        self._force.refresh(simulation.context)
         while steps > 0:
             part = min(steps, self.frequency - simulation.currentStep % self.frequency)
-            simulation.step(part)
+            try:
+                simulation.step(part)
+            except openmm.OpenMMException as error:
+                raise SimulationError(
+                    f"Metadynamics: the simulation stopped near step {simulation.currentStep} ({error})."
+                ) from error
             steps -= part
             if simulation.currentStep % self.frequency == 0:
                 self._deposit(simulation)
@@ -139,7 +148,8 @@ class Metadynamics(GridBias):
         u = self.values(simulation.context)
         if not np.isfinite(u).all():
             raise SimulationError(
-                f"Metadynamics: the collective variable is {u} at step {simulation.currentStep}; the simulation exploded."
+                f"Metadynamics: the collective variable is {u} at step {simulation.currentStep}; the simulation "
+                "exploded."
             )
         # A walker held outside the box by the walls adds its hill at the face, where the grid can hold it.
         u = np.clip(u, self.low, self.high)
@@ -151,6 +161,17 @@ class Metadynamics(GridBias):
             self._take_up_others()
         self._push(simulation.context)
 
+    def _push(self, context: openmm.Context) -> None:
+        super()._push(context)
+        self._pushed = True
+
+    def _start_over(self) -> None:
+        """Make the grid hold this walker's hills and no others."""
+        self._taken.clear()
+        self.coefficients[...] = 0
+        self._pushed = False
+        self._add(self.hills)
+
     def _add(self, hills: np.ndarray) -> None:
         for hill in hills:
             self._add_hill(hill[1:-1], hill[-1])
@@ -160,21 +181,34 @@ class Metadynamics(GridBias):
             np.savez(temporary, hills=self.hills, width=self.width)
 
     def _take_up_others(self) -> None:
-        for path in sorted(self._file.parent.glob("[!.]*.npz")):
-            if path != self._file:
-                hills = _read_hills(path, self.cv.dim)
-                self._add(hills[self._taken.get(path.name, 0) :])
-                self._taken[path.name] = len(hills)
+        others = {p.name: self._read(p) for p in sorted(self._file.parent.glob("[!.]*.npz")) if p != self._file}
+        if any(not np.array_equal(others.get(name, [])[: len(had)], had) for name, had in self._taken.items()):
+            self._start_over()  # a walker was rewound: hills that are in the grid are no longer in its file
+        for name, hills in others.items():
+            self._add(hills[len(self._taken.get(name, ())) :])
+        self._taken = others
+
+    def _read(self, path: Path) -> np.ndarray:
+        try:
+            with np.load(path) as content:
+                hills, width = content["hills"], content["width"]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise SimulationError(f"{path}: cannot be read as hills ({error}).") from error
+        if hills.ndim != 2 or hills.shape[1] != self.cv.dim + 2:
+            raise SimulationError(
+                f"{path}: holds hills of another number of dimensions; give each bias a directory of its own."
+            )
+        if not np.allclose(width, self.width):
+            raise SimulationError(
+                f"{path}: holds hills of width {width}, not {self.width}; give each bias a directory of its own."
+            )
+        return hills
 
 
-def _read_hills(path: Path, dim: int) -> np.ndarray:
-    with np.load(path) as content:
-        hills = content["hills"]
-    if hills.ndim != 2 or hills.shape[1] != dim + 2:
-        raise SimulationError(
-            f"{path}: holds hills of another number of dimensions; give each bias a directory of its own."
-        )
-    return hills
+def _whole(value, name: str) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise SettingsError(f"Metadynamics: {name} must be a whole number of steps; got {value!r}.")
+    return operator.index(value)
 
 
 def _log_sum_exp(values: np.ndarray) -> float:

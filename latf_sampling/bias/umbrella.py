@@ -7,7 +7,7 @@ import openmm
 import torch
 from torch import Tensor
 
-from latf_sampling.bias.force import BiasForce, add_force
+from latf_sampling.bias.force import BiasForce
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SettingsError
 from latf_sampling.units import KB, to_float
@@ -36,30 +36,24 @@ class Umbrella:
     def __init__(self, system: openmm.System, cv: LatentCV, centers, stiffness) -> None:
         self.cv, d = cv, cv.dim
         self.centers = self._vector(centers, "centers")
-        self.stiffness = self._vector(np.broadcast_to(_plain(stiffness), (d,)), "stiffness")
-        if (self.stiffness < 0).any():
-            raise SettingsError(f"Umbrella: stiffness must not be negative; got {self.stiffness}.")
+        self.stiffness = self._stiffness(stiffness)
 
         def shape(u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
             away = u - table[:d]
             slope = table[d:] * away
             return 0.5 * torch.dot(slope, away), slope
 
-        self._force = BiasForce(cv, shape, self._table())
-        self.group = add_force(system, cv, self._force.force)
+        self._force = BiasForce(system, cv, shape, self._table())
+        self.group = self._force.group
 
     def move_to(self, context: openmm.Context, centers) -> None:
         """Put the centres (d,) elsewhere, in a context and in those made later."""
         self.centers = self._vector(centers, "centers")
         self._force.set_table(context, self._table())
 
-    def stiffen(self, context: openmm.Context, stiffness) -> None:
-        """Change the stiffness, one value or (d,), kJ/mol."""
-        self.stiffness = self._vector(np.broadcast_to(_plain(stiffness), (self.cv.dim,)), "stiffness")
-        self._force.set_table(context, self._table())
-
     def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
         """Simulate so many steps."""
+        self._force.refresh(simulation.context)
         simulation.step(steps)
 
     def values(self, context: openmm.Context) -> np.ndarray:
@@ -77,18 +71,29 @@ class Umbrella:
     def _table(self) -> np.ndarray:
         return np.concatenate([self.centers, self.stiffness])
 
+    def _stiffness(self, values) -> np.ndarray:
+        if hasattr(values, "value_in_unit"):
+            from openmm import unit
+
+            if not values.unit.is_compatible(unit.kilojoule_per_mole):
+                raise SettingsError(f"Umbrella: stiffness is an energy, since the variable has no unit; got {values}.")
+            values = values.value_in_unit(unit.kilojoule_per_mole)
+        array = self._vector(np.full(self.cv.dim, values) if np.ndim(values) == 0 else values, "stiffness")
+        if (array < 0).any():
+            raise SettingsError(f"Umbrella: stiffness must not be negative; got {values}.")
+        return array
+
     def _vector(self, values, name: str) -> np.ndarray:
-        array = np.asarray(_plain(values), dtype=np.float64).reshape(-1)
+        try:
+            array = np.array(values, dtype=np.float64).reshape(-1)
+        except (TypeError, ValueError):  # not numbers
+            array = np.empty(0)
         if array.shape != (self.cv.dim,) or not np.isfinite(array).all():
             raise SettingsError(f"Umbrella: {name} must be {self.cv.dim} finite numbers; got {values}.")
-        return array.copy()
+        return array
 
 
 def boltzmann_weights(bias: np.ndarray, temperature: float) -> np.ndarray:
     """exp(V/kT) with mean 1, without overflow."""
     weights = np.exp((bias - np.max(bias)) / (KB * temperature))
     return weights / weights.mean()
-
-
-def _plain(values):
-    return to_float(values, "energy", "stiffness") if hasattr(values, "value_in_unit") else values

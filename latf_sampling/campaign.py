@@ -1,0 +1,350 @@
+"""The loop: simulate, learn, export, bias, start anew. Orchestration only; every step can be taken up again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import mdtraj
+
+from latf_sampling import runtime, store
+from latf_sampling.cv import LatentCV
+from latf_sampling.dataset import Dataset, Series
+from latf_sampling.errors import LatfError, SettingsError, SimulationError, StoreError
+from latf_sampling.features import Features, as_mdtraj
+from latf_sampling.model import LaTF
+from latf_sampling.settings import Protocol, TrainingSettings, steps
+from latf_sampling.simulate import Molecule, WalkerJob, build, run_walker
+from latf_sampling.starts import Starts, generate_starts
+from latf_sampling.trainer import TrainingResult, train
+from latf_sampling.trajectories import WalkerFrames, read_walker
+
+Progress = Callable[[str, float, str], None]
+"""Called with the name of the stage, the fraction of it that is done, and a few words."""
+StageProgress = Callable[[float, str], None]
+"""The same within one stage."""
+
+
+class Campaign:
+    """A campaign in a directory.
+
+    Parameters
+    ----------
+    protocol
+        A `Protocol`, or the path of its YAML file.
+    directory
+        Where everything is kept. Running a campaign again in its directory goes on where it was.
+
+    Raises
+    ------
+    SettingsError
+        The protocol cannot work; names each key. Nothing has been written then.
+
+    Examples
+    --------
+    >>> campaign = Campaign("protocols/alanine-dipeptide.yaml", "runs/demo")  # doctest: +SKIP
+    >>> campaign.run()  # doctest: +SKIP
+    """
+
+    def __init__(self, protocol: Protocol | str | Path, directory: str | Path) -> None:
+        runtime.check_installation()
+        self.protocol = protocol if isinstance(protocol, Protocol) else Protocol.read(protocol)
+        self.store = store.Store(directory)
+        self.molecule: Molecule = build(self.protocol.system)
+        self.topology: mdtraj.Topology = as_mdtraj(self.molecule.topology)
+        periodic = self.molecule.system.usesPeriodicBoundaryConditions()
+        self.features = Features(self.molecule.topology, list(self.protocol.features), periodic=periodic)
+        runtime.pick_platform(self.protocol.system.platform, self.molecule.system.getNumParticles())
+
+    def run(self, progress: Progress = lambda stage, fraction, words: None) -> None:
+        """Run what is missing, to the end.
+
+        Raises
+        ------
+        LatfError
+            Something cannot go on; what is finished stays, and `run` goes on from there.
+        """
+        with self.store.claim(self.protocol.canonical(), self.protocol.files):
+            for index in range(len(self.protocol.rounds)):
+                self._simulate(index, progress)
+                self._learn(index, progress)
+            self._final_starts(progress)
+            from latf_sampling.report import write_report
+
+            progress("report", 0.0, "")
+            write_report(self)
+            progress("report", 1.0, str(self.store.report))
+
+    @classmethod
+    def of(cls, directory: str | Path) -> Campaign:
+        """The campaign that a directory holds, by the settings that are kept in it.
+
+        Raises
+        ------
+        StoreError
+            There is no campaign in the directory.
+        """
+        files = store.Store(directory)
+        return cls(Protocol.restore(files.protocol(), files.inputs), directory)
+
+    def frames(self, last_round: int | None = None) -> list[WalkerFrames]:
+        """All walkers of the rounds up to one (default: all rounds)."""
+        last = len(self.protocol.rounds) - 1 if last_round is None else last_round
+        return [
+            read_walker(self.store.walker(index, walker), self.topology, index, walker)
+            for index in range(last + 1)
+            for walker in range(len(self.protocol.rounds[index].walkers))
+        ]
+
+    def last_learned(self) -> int:
+        """Index of the last round that a model was learned after.
+
+        Raises
+        ------
+        StoreError
+            There is none yet.
+        """
+        for index in reversed(range(len(self.protocol.rounds))):
+            if (self.store.learning(index) / "history.json").exists():
+                return index
+        raise StoreError(f"{self.store.directory}: no model is learned yet; run the campaign first.")
+
+    def model(self, index: int) -> tuple[LaTF, LatentCV]:
+        """The model that was learned after a round, and its exported variable."""
+        folder = self.store.learning(index)
+        return LaTF.load(folder / "model.pt"), LatentCV.load(folder / "cv.pt", self.molecule.topology)
+
+    def train(
+        self, last_round: int | None = None, seed: int = 0, progress: StageProgress = lambda fraction, words: None
+    ) -> tuple[LaTF, LatentCV, TrainingResult]:
+        """Train a new model on the frames of the rounds up to one (default: all), and export its variable."""
+        walkers = self.frames(last_round)
+        series = [
+            Series(
+                self.features.transform(walker.trajectory),
+                temperature=walker.temperature,
+                weights=walker.weights,
+                energies=walker.energies,
+            )
+            for walker in walkers
+        ]
+        learning = self.protocol.learning
+        dataset = Dataset(series, lag=steps(learning.lag, self.protocol.frame_interval))
+        model = LaTF(self.protocol.model)
+        settings = TrainingSettings(**{name: getattr(learning, name) for name in TrainingSettings.model_fields})
+        result = train(model, dataset, seed, settings=settings, progress=progress)
+        positions = walkers[-1].trajectory.xyz[:: max(1, len(walkers[-1]) // 16)]
+        return model, LatentCV.from_model(model, self.features, positions), result
+
+    def generate_starts(
+        self, temperature, count: int, seed: int = 0, progress: StageProgress = lambda fraction, words: None
+    ) -> Starts:
+        """Structures at a temperature, from the last model and the frames that it was trained on."""
+        learned = self.last_learned()
+        model, cv = self.model(learned)
+        archive = mdtraj.join([walker.trajectory for walker in self.frames(learned)], check_topology=False)
+        return generate_starts(
+            model,
+            cv,
+            archive,
+            self.molecule.system,
+            self.molecule.topology,
+            temperature,
+            count,
+            seed=seed,
+            timestep=self.protocol.integrator.timestep,
+            friction=self.protocol.integrator.friction,
+            platform=self.protocol.system.platform,
+            progress=progress,
+        )
+
+    # Steps of the loop
+
+    def _simulate(self, index: int, progress: Progress) -> None:
+        settings = self.protocol.rounds[index]
+        folders = [self.store.walker(index, walker) for walker in range(len(settings.walkers))]
+        stage = f"round {index}: simulate"
+        segments = steps(settings.length, self.protocol.segment)
+        if all((folder / f"segment-{segments - 1:03d}.json").exists() for folder in folders):
+            progress(stage, 1.0, "finished before")
+            return
+        if index > 0 and not (self.store.round_starts(index) / "starts.json").exists():
+            self._round_starts(index, progress)
+        jobs = []
+        for walker, folder in enumerate(folders):
+            start = self.store.round_starts(index) / f"start-{walker:03d}.npz" if index > 0 else None
+            biased = settings.bias is not None
+            cv = self.store.learning(index - 1) / "cv.pt" if biased else None
+            hills = folder.parent / "hills" if biased else None
+            jobs.append(WalkerJob(self.protocol, index, walker, folder, start, cv, hills))
+        run_walkers(jobs, lambda fraction, words: progress(stage, fraction, words))
+
+    def _round_starts(self, index: int, progress: Progress) -> None:
+        """Structures from the flow for the walkers of a round, at their temperatures."""
+        temperatures = self.protocol.rounds[index].walkers
+        folder = self.store.round_starts(index)
+        if len(set(temperatures)) > 1:
+            raise SettingsError(f"rounds[{index}].walkers: after the first round, walkers share one temperature.")
+        stage = f"round {index}: starts"
+        seed = runtime.stream_seed(self.protocol.seed, stage)
+        made = self.generate_starts(
+            temperatures[0], len(temperatures), seed, lambda f, words: progress(stage, f, words)
+        )
+        if len(made) < len(temperatures):
+            raise SimulationError(f"round {index}: too few structures to start from. {made.summary()}")
+        made.save(folder)
+
+    def _learn(self, index: int, progress: Progress) -> None:
+        folder, stage = self.store.learning(index), f"round {index}: learn"
+        if (folder / "history.json").exists():
+            progress(stage, 1.0, "finished before")
+            return
+        seed = runtime.stream_seed(self.protocol.seed, "learning", index)
+        model, cv, result = self.train(index, seed, lambda f, words: progress(stage, f, words))
+        model.save(folder / "model.pt")
+        cv.save(folder / "cv.pt")
+        summary = {
+            "history": result.history,
+            "states": result.states,
+            "seconds": result.seconds,
+            "converged": result.converged,
+        }
+        store.write_json(folder / "history.json", summary)
+        progress(stage, 1.0, f"{model.n_states} states")
+
+    def _final_starts(self, progress: Progress) -> None:
+        settings = self.protocol.starts
+        if settings is None or (self.store.starts / "starts.json").exists():
+            return
+        began = time.perf_counter()
+        seed = runtime.stream_seed(self.protocol.seed, "starts")
+        made = self.generate_starts(
+            settings.temperature, settings.count, seed, lambda f, words: progress("starts", f, words)
+        )
+        made.save(self.store.starts)
+        progress("starts", 1.0, f"{len(made)} of {settings.count} valid in {time.perf_counter() - began:.0f} s")
+
+
+def status(directory: str | Path) -> list[dict]:
+    """Where a campaign stands: one entry per step, with "step", "done" (0 to 1) and "words".
+
+    Raises
+    ------
+    StoreError
+        There is no campaign in the directory.
+    """
+    files = store.Store(directory)
+    content = files.protocol()
+    entries = []
+    for index, entry in enumerate(content["rounds"]):
+        segments = steps(entry["length"], content["segment"])
+        finished = [
+            len(list(files.walker(index, walker).glob("segment-*.json"))) for walker in range(len(entry["walkers"]))
+        ]
+        temperatures = ", ".join(f"{temperature:g} K" for temperature in entry["walkers"])
+        kind = "plain" if entry["bias"] is None else entry["bias"]["kind"]
+        words = f"{sum(finished)} of {segments * len(finished)} segments, {kind}, {temperatures}"
+        entries.append(
+            {"step": f"round {index}: simulate", "done": sum(finished) / (segments * len(finished)), "words": words}
+        )
+        learned = files.learning(index) / "history.json"
+        words = ""
+        if learned.exists():
+            history = store.read_json(learned)
+            words = f"{len(history['states'])} states, {history['seconds']:.0f} s"
+        entries.append({"step": f"round {index}: learn", "done": float(learned.exists()), "words": words})
+    if content["starts"] is not None:
+        table = files.starts / "starts.json"
+        words = ""
+        if table.exists():
+            made = store.read_json(table)
+            words = f"{made['valid']} of {made['requested']} valid at {made['temperature']:g} K"
+        entries.append({"step": "starts", "done": float(table.exists()), "words": words})
+    done = files.report.exists()
+    entries.append({"step": "report", "done": float(done), "words": str(files.report) if done else ""})
+    return entries
+
+
+def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], processes: int | None = None) -> None:
+    """Run walkers in parallel, each in a process of its own, at most so many at once (default: one per core).
+
+    Raises
+    ------
+    SimulationError
+        A walker failed or its process was killed; the others are stopped, finished segments stay.
+    """
+    context = multiprocessing.get_context("spawn")
+    limit = processes or max(1, len(os.sched_getaffinity(0)))
+    fractions = [context.Value("d", 0.0) for _ in jobs]
+    waiting, running = list(range(len(jobs))), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < limit:
+                number = waiting.pop(0)
+                receiver, sender = context.Pipe(duplex=False)
+                arguments = (jobs[number], fractions[number], sender)
+                process = context.Process(target=_walker_process, args=arguments, daemon=True)
+                process.start()
+                sender.close()
+                running[number] = (process, receiver)
+            multiprocessing.connection.wait([process.sentinel for process, _ in running.values()], timeout=0.5)
+            progress(sum(fraction.value for fraction in fractions) / len(jobs), f"{len(running)} walkers")
+            for number, (process, receiver) in list(running.items()):
+                if process.is_alive():
+                    continue
+                process.join()
+                del running[number]
+                _raise_failure(jobs[number], process.exitcode, receiver)
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.join()
+
+
+def _raise_failure(job: WalkerJob, exitcode: int | None, receiver) -> None:
+    message = None
+    if receiver.poll():
+        try:
+            message = receiver.recv()
+        except EOFError:
+            message = None
+    if message is not None:
+        raise SimulationError(message)
+    if exitcode != 0:
+        how = signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
+        raise SimulationError(
+            f"round {job.round_index}, walker {job.walker}: its process ended by {how}; "
+            "finished segments are kept, run the campaign again to go on."
+        )
+
+
+def _walker_process(job: WalkerJob, fraction, sender) -> None:
+    """What a child process runs; a Ctrl-C goes to the parent, which stops its children."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)  # torch's threads would compete with the other walkers and with OpenMM's
+
+    def report(value: float) -> None:
+        fraction.value = value
+
+    try:
+        run_walker(job, report)
+    except LatfError as error:
+        sender.send(str(error))
+    except Exception:
+        sender.send(f"round {job.round_index}, walker {job.walker}: unexpected failure.\n{traceback.format_exc()}")
+
+
+def _die_with_parent() -> None:
+    """A parent that was killed cannot stop its children; they notice it and end themselves."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

@@ -1,0 +1,190 @@
+"""The command line: thin; everything it does is a call that a script could make.
+
+Exit codes: 0 done, 1 the examined installation is not healthy, or fewer starts than asked for, 2 wrong input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from latf_sampling.errors import LatfError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Learn collective variables with Latent Thermodynamic Flows and drive OpenMM with them.",
+)
+_out, _err = Console(), Console(stderr=True)
+
+Directory = Annotated[Path, typer.Argument(help="Directory of a campaign.")]
+
+
+@app.command()
+def run(
+    protocol: Annotated[Path, typer.Argument(help="Protocol, a YAML file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory of the campaign.")],
+) -> None:
+    """Run a campaign, or go on with it."""
+    from latf_sampling.campaign import Campaign
+
+    began = time.perf_counter()
+    campaign = Campaign(protocol, output)
+    with _Bars() as bars:
+        campaign.run(bars)
+    _out.print(f"Finished in {time.perf_counter() - began:.0f} s. Report: {campaign.store.report}", soft_wrap=True)
+
+
+@app.command()
+def status(directory: Directory) -> None:
+    """Say where a campaign stands."""
+    from latf_sampling.campaign import status as of
+
+    table = Table("step", "done", "")
+    for entry in of(directory):
+        table.add_row(entry["step"], f"{100 * entry['done']:.0f} %", entry["words"])
+    _out.print(table)
+
+
+@app.command()
+def train(
+    directory: Directory,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where model.pt and cv.pt go.")],
+    last_round: Annotated[
+        int | None, typer.Option("--round", help="Use the rounds up to this one; default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+) -> None:
+    """Train a model on a campaign's frames, with the settings of its protocol, and export its variable."""
+    from latf_sampling.campaign import Campaign
+
+    campaign = Campaign.of(directory)
+    with _Bars() as bars:
+        model, cv, _ = campaign.train(last_round, seed, lambda fraction, words: bars("train", fraction, words))
+    model.save(output / "model.pt")
+    cv.save(output / "cv.pt")
+    _out.print(f"{model.n_states} states. Model and variable are in {output}.", soft_wrap=True)
+
+
+@app.command()
+def export(
+    directory: Directory,
+    output: Annotated[Path, typer.Option("-o", "--output", help="CV file to write.")],
+    round_index: Annotated[
+        int | None, typer.Option("--round", help="Take the model learned after this round; default: the last.")
+    ] = None,
+) -> None:
+    """Export the collective variable of a trained model as one TorchScript file."""
+    from latf_sampling.campaign import Campaign
+
+    campaign = Campaign.of(directory)
+    _, cv = campaign.model(campaign.last_learned() if round_index is None else round_index)
+    cv.save(output)
+    _out.print(f"{output}: {cv.dim} components from {len(cv.metadata['names'])} descriptors of {len(cv.atoms)} atoms.")
+
+
+@app.command()
+def starts(
+    directory: Directory,
+    temperature: Annotated[str, typer.Option(help="With its unit, like '450 K'.")],
+    count: Annotated[int, typer.Option("-n", help="Number of structures.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory for the structures.")],
+    seed: Annotated[int, typer.Option(help="Seed of targets and dynamics.")] = 0,
+) -> None:
+    """Generate structures at a temperature, simulated or not, from the last model of a campaign."""
+    from latf_sampling.campaign import Campaign
+    from latf_sampling.units import parse
+
+    kelvin = parse(temperature, "temperature", "--temperature")
+    campaign = Campaign.of(directory)
+    with _Bars() as bars:
+        made = campaign.generate_starts(kelvin, count, seed, lambda f, words: bars("starts", f, words))
+    made.save(output)
+    _out.print(made.summary(), soft_wrap=True)
+    if len(made) < count:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(directory: Directory) -> None:
+    """Write a campaign's report anew."""
+    from latf_sampling.campaign import Campaign
+    from latf_sampling.report import write_report
+
+    campaign = Campaign.of(directory)
+    write_report(campaign)
+    _out.print(f"Report: {campaign.store.report}", soft_wrap=True)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Examine the installation: versions, platforms, bias back ends; each fault with the command that mends it."""
+    from latf_sampling.doctor import examine, render
+
+    found = examine()
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1))
+    else:
+        render(found, _out)
+    raise typer.Exit(0 if found.healthy else 1)
+
+
+class _Bars:
+    """One progress bar per stage on a terminal; elsewhere one line when a stage is done."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+                   TimeRemainingColumn(), TextColumn("{task.fields[words]}"))  # fmt: skip
+        self._bars = Progress(*columns, console=_err, disable=not _err.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+        self._done: set[str] = set()
+
+    def __enter__(self) -> _Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bars.stop()
+
+    def __call__(self, stage: str, fraction: float, words: str) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=1.0, words="")
+        self._bars.update(self._tasks[stage], completed=fraction, words=words)
+        if fraction >= 1 and stage not in self._done:
+            self._done.add(stage)
+            if not _err.is_terminal:
+                _err.print(f"{stage}: done. {words}", soft_wrap=True)
+
+
+def main() -> NoReturn:
+    """Run the command line; errors of the package become one sentence and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except LatfError as error:
+        _err.print(f"latf: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _err.print("latf: interrupted; what is finished is kept, the same command goes on.")
+        sys.exit(130)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

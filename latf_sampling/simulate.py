@@ -1,0 +1,237 @@
+"""From a system and settings to finished segments of trajectory.
+
+Every segment starts in a new OpenMM context from the state that the one before it left on the disk, with a seed of
+its own. Going on after an interruption is therefore no special case: it does what the uninterrupted run does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from latf_sampling import runtime, store
+from latf_sampling.bias import Metadynamics
+from latf_sampling.cv import LatentCV
+from latf_sampling.errors import SettingsError, SimulationError
+from latf_sampling.features import as_mdtraj
+from latf_sampling.settings import IntegratorSettings, Protocol, SystemSettings, steps
+
+_NONBONDED = {"no cutoff": app.NoCutoff, "cutoff": app.CutoffNonPeriodic, "PME": app.PME}
+_CONSTRAINTS = {"none": None, "h-bonds": app.HBonds, "all-bonds": app.AllBonds, "h-angles": app.HAngles}
+
+
+@dataclass(frozen=True)
+class Molecule:
+    """A structure with its force field: OpenMM's system and topology, and positions (N, 3) in nm."""
+
+    system: openmm.System
+    topology: app.Topology
+    positions: np.ndarray
+
+
+def build(settings: SystemSettings) -> Molecule:
+    """Read a structure and apply a force field to it.
+
+    Raises
+    ------
+    SettingsError
+        The structure cannot be read, or the force field does not know a residue in it; names it.
+    """
+    suffix = settings.structure.suffix.lower()
+    try:
+        read = app.PDBxFile if suffix in (".cif", ".mmcif", ".pdbx") else app.PDBFile
+        structure = read(str(settings.structure))
+    except Exception as error:  # OpenMM's readers raise many types for a damaged file
+        raise SettingsError(f"system.structure: {settings.structure} cannot be read ({error}).") from error
+    options = {"nonbondedMethod": _NONBONDED[settings.nonbonded], "constraints": _CONSTRAINTS[settings.constraints]}
+    if settings.cutoff is not None:
+        options["nonbondedCutoff"] = settings.cutoff
+    if settings.hydrogen_mass is not None:
+        options["hydrogenMass"] = settings.hydrogen_mass
+    try:
+        system = app.ForceField(*settings.force_field).createSystem(structure.topology, **options)
+    except (ValueError, OSError) as error:
+        raise SettingsError(f"system.force_field: {', '.join(settings.force_field)}: {error}") from error
+    positions = np.array(structure.positions.value_in_unit(unit.nanometer))
+    return Molecule(system, structure.topology, positions)
+
+
+def integrator(settings: IntegratorSettings, temperature: float, seed: int) -> openmm.LangevinMiddleIntegrator:
+    """Langevin dynamics at a temperature, with a seed."""
+    made = openmm.LangevinMiddleIntegrator(temperature, settings.friction, settings.timestep)
+    made.setRandomNumberSeed(seed)
+    return made
+
+
+@dataclass(frozen=True)
+class WalkerJob:
+    """One walker of one round: everything a process needs to run it, or to go on with it.
+
+    Attributes
+    ----------
+    protocol, round_index, walker
+        The settings, and which of its walkers this is.
+    folder
+        Where its segments go.
+    start
+        NPZ file with "positions" (N, 3) in nm and "velocities" (N, 3) in nm/ps; none is the protocol's structure, minimised.
+    cv, hills
+        CV file to bias along and the folder where the walkers of the round share their hills; none for plain dynamics.
+    """
+
+    protocol: Protocol
+    round_index: int
+    walker: int
+    folder: Path
+    start: Path | None = None
+    cv: Path | None = None
+    hills: Path | None = None
+
+    @property
+    def temperature(self) -> float:
+        return self.protocol.rounds[self.round_index].walkers[self.walker]
+
+    @property
+    def segments(self) -> int:
+        return steps(self.protocol.rounds[self.round_index].length, self.protocol.segment)
+
+
+def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fraction: None) -> None:
+    """Run a walker's missing segments.
+
+    Parameters
+    ----------
+    job
+        What to run.
+    progress
+        Called with the fraction done.
+
+    Raises
+    ------
+    SimulationError
+        The simulation exploded; finished segments stay.
+    """
+    done = store.finished_segments(job.folder)
+    progress(len(done) / job.segments)
+    if len(done) >= job.segments:
+        return
+    molecule = build(job.protocol.system)
+    bias = _bias(job, molecule)
+    if bias is not None:
+        bias.rewind(done[-1]["step"] if done else 0)
+    for index in range(len(done), job.segments):
+        began = time.perf_counter()
+        simulation = _simulation(job, molecule, index)
+        _run_segment(job, simulation, bias, index, progress, began)
+
+
+def _bias(job: WalkerJob, molecule: Molecule) -> Metadynamics | None:
+    settings = job.protocol.rounds[job.round_index].bias
+    if settings is None:
+        return None
+    frequency = steps(settings.interval, job.protocol.integrator.timestep)
+    return Metadynamics(
+        molecule.system,
+        LatentCV.load(job.cv, molecule.topology),
+        job.temperature,
+        settings.bias_factor,
+        settings.height,
+        frequency,
+        width=settings.width or 1.0,
+        directory=job.hills,
+        walker=f"walker-{job.walker:02d}",
+    )
+
+
+def _simulation(job: WalkerJob, molecule: Molecule, index: int) -> app.Simulation:
+    """A new simulation at the beginning of a segment."""
+    names = ("segment", job.round_index, job.walker, index)
+    seed = runtime.stream_seed(job.protocol.seed, *names)
+    simulation = app.Simulation(
+        molecule.topology,
+        molecule.system,
+        integrator(job.protocol.integrator, job.temperature, seed),
+        runtime.pick_platform(job.protocol.system.platform, molecule.system.getNumParticles()),
+    )
+    context = simulation.context
+    if index > 0:
+        simulation.loadState(str(store.segment_files(job.folder, index - 1)["state"]))
+        simulation.currentStep = store.read_json(job.folder / f"segment-{index - 1:03d}.json")["step"]
+    elif job.start is not None:
+        with np.load(job.start) as start:
+            context.setPositions(start["positions"])
+            context.setVelocities(start["velocities"])
+    else:
+        context.setPositions(molecule.positions)
+        simulation.minimizeEnergy()
+        context.setVelocitiesToTemperature(job.temperature, seed)
+    return simulation
+
+
+def _run_segment(
+    job: WalkerJob,
+    simulation: app.Simulation,
+    bias: Metadynamics | None,
+    index: int,
+    progress: Callable[[float], None],
+    began: float,
+) -> None:
+    protocol, context = job.protocol, simulation.context
+    stride = steps(protocol.frame_interval, protocol.integrator.timestep)
+    count = steps(protocol.segment, protocol.frame_interval)
+    advance = simulation.step if bias is None else lambda n: bias.step(simulation, n)
+    groups = -1 if bias is None else ~(1 << bias.group) & 0xFFFFFFFF
+    periodic = simulation.system.usesPeriodicBoundaryConditions()
+    positions = np.empty((count, simulation.system.getNumParticles(), 3), np.float32)
+    boxes = np.empty((count, 3, 3), np.float32) if periodic else None
+    energy, applied, offset = np.zeros(count), np.zeros(count), np.zeros(count)
+    for frame in range(count):
+        try:
+            advance(stride)
+            state = context.getState(getPositions=True, getEnergy=True, groups=groups)
+        except openmm.OpenMMException as error:
+            raise _exploded(job, simulation, str(error)) from error
+        energy[frame] = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+        exact = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        if not (np.isfinite(energy[frame]) and np.isfinite(exact).all()):
+            raise _exploded(job, simulation, f"the potential energy is {energy[frame]} kJ/mol")
+        positions[frame] = exact
+        vectors = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer) if periodic else None
+        if periodic:
+            boxes[frame] = vectors
+        if bias is not None:
+            applied[frame] = bias.energy(bias.cv(exact, vectors))[0]
+            offset[frame] = bias.offset()
+        progress((index + (frame + 1) / count) / job.segments)
+    files = store.segment_files(job.folder, index)
+    trajectory = mdtraj.Trajectory(positions, as_mdtraj(simulation.topology))
+    if periodic:
+        trajectory.unitcell_vectors = boxes
+    with store.replacing(files["trajectory"]) as temporary:
+        trajectory.save_netcdf(str(temporary))
+    with store.replacing(files["frames"]) as temporary:
+        np.savez(temporary, energy=energy, bias=applied, offset=offset)
+    with store.replacing(files["state"]) as temporary:
+        simulation.saveState(str(temporary))
+    summary = {
+        "step": simulation.currentStep,
+        "frames": count,
+        "temperature": job.temperature,
+        "seconds": time.perf_counter() - began,
+        "hills": 0 if bias is None else len(bias.hills),
+    }
+    store.finish_segment(job.folder, index, summary)
+
+
+def _exploded(job: WalkerJob, simulation: app.Simulation, why: str) -> SimulationError:
+    return SimulationError(
+        f"round {job.round_index}, walker {job.walker}: the simulation exploded near step {simulation.currentStep} "
+        f"({why}). A shorter integrator.timestep, or a lower bias.height, usually mends it; finished segments are kept."
+    )

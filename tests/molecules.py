@@ -1,0 +1,168 @@
+"""Small systems for tests: alanine dipeptide with an untrained variable, and pairs of particles with known answers."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import openmm
+import torch
+from openmm import app, unit
+
+from latf_sampling.cv import LatentCV
+from latf_sampling.features import Features
+from latf_sampling.model import LaTF
+
+STRUCTURE = Path(__file__).resolve().parents[1] / "protocols" / "alanine-dipeptide.pdb"
+SPECS = {
+    "distances": [{"distances": "element != H"}],
+    "torsions": [{"torsions": "phi psi"}],
+    "both": [{"torsions": "phi psi"}, {"distances": "element != H"}],
+}
+PLATFORMS = ["Reference", "CPU"]
+TRICLINIC = np.array([[1.7, 0.0, 0.0], [0.5, 1.6, 0.0], [-0.4, 0.6, 1.5]])
+"""Box vectors, nm, in OpenMM's reduced form; each height is larger than the molecule."""
+SMALL_FLOW = {"flow_transforms": 2, "flow_hidden": (16,), "flow_bins": 4}
+
+
+@cache
+def alanine() -> app.PDBFile:
+    return app.PDBFile(str(STRUCTURE))
+
+
+def positions() -> np.ndarray:
+    """Positions (22, 3) of alanine dipeptide, nm."""
+    return np.array(alanine().getPositions(asNumpy=True).value_in_unit(unit.nanometer))
+
+
+def frames(n: int, seed: int = 0, noise: float = 0.01) -> np.ndarray:
+    """Positions (n, 22, 3), each atom displaced at random, nm."""
+    return positions() + np.random.default_rng(seed).normal(scale=noise, size=(n, 22, 3))
+
+
+def alanine_topology(periodic: bool = False) -> app.Topology:
+    topology = app.PDBFile(str(STRUCTURE)).topology
+    topology.setPeriodicBoxVectors([openmm.Vec3(*row) for row in TRICLINIC] if periodic else None)
+    return topology
+
+
+def alanine_system(periodic: bool = False) -> openmm.System:
+    method = {"nonbondedMethod": app.CutoffPeriodic, "nonbondedCutoff": 0.5} if periodic else {}
+    field = app.ForceField("amber14/protein.ff14SB.xml")
+    return field.createSystem(alanine_topology(periodic), constraints=app.HBonds, **method)
+
+
+def random_model(features: Features, x: np.ndarray, dim: int, seed: int = 0, **settings) -> LaTF:
+    """A model with random weights, whose scaling, bounds and spread fit descriptors x (frames, F)."""
+    model = LaTF(latent_dim=dim, **{**SMALL_FLOW, **settings})
+    model.build(len(features.names), 3)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 0:  # not the log variance
+                fan_in = weight.shape[1] if weight.ndim == 2 else 4
+                weight.copy_(torch.randn(weight.shape, generator=generator) / fan_in**0.5)
+        model.log_variance.fill_(-6.0)
+        model.feature_mean.copy_(torch.from_numpy(x.mean(0)))
+        model.feature_scale.copy_(torch.from_numpy(1 / x.std(0)))
+        u = torch.from_numpy(model.encode(x))
+        model.latent_bounds.copy_(torch.stack([u.amin(0), u.amax(0)], dim=1))
+        model.latent_spread.copy_(0.15 * (u.amax(0) - u.amin(0)))
+        model.flow.fit(u, torch.ones(len(u)), torch.tensor(0.01))
+    return model
+
+
+@cache
+def alanine_model(dim: int = 2, kind: str = "distances", periodic: bool = False) -> tuple[LaTF, Features]:
+    features = Features(alanine_topology(), SPECS[kind], periodic=periodic)
+    return random_model(features, features(frames(200)), dim, seed=dim), features
+
+
+def alanine_cv(dim: int = 2, kind: str = "distances", periodic: bool = False) -> LatentCV:
+    """An untrained variable of alanine dipeptide with plausible scales; its own copy for each caller."""
+    return copy.copy(_alanine_cv(dim, kind, periodic))
+
+
+@cache
+def _alanine_cv(dim: int, kind: str, periodic: bool) -> LatentCV:
+    return LatentCV.from_model(*alanine_model(dim, kind, periodic), frames(4))
+
+
+def simulation(
+    topology: app.Topology,
+    system: openmm.System,
+    x: np.ndarray,
+    platform: str = "Reference",
+    *,
+    timestep: float = 0.002,
+    friction: float = 1.0,
+    seed: int = 1,
+) -> app.Simulation:
+    """Langevin dynamics at 300 K, from positions (N, 3) and random velocities."""
+    integrator = openmm.LangevinMiddleIntegrator(300.0, friction, timestep)
+    integrator.setRandomNumberSeed(seed)
+    made = app.Simulation(topology, system, integrator, openmm.Platform.getPlatformByName(platform))
+    made.context.setPositions(x)
+    made.context.setVelocitiesToTemperature(300.0, seed)
+    return made
+
+
+def alanine_simulation(system: openmm.System, platform: str = "Reference", seed: int = 1) -> app.Simulation:
+    return simulation(alanine().topology, system, positions(), platform, seed=seed)
+
+
+def context(system: openmm.System, x: np.ndarray, platform: str = "Reference", box=None) -> openmm.Context:
+    made = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName(platform))
+    if box is not None:
+        made.setPeriodicBoxVectors(*box)
+    made.setPositions(x)
+    return made
+
+
+def energy(context: openmm.Context, group: int) -> float:
+    """Energy of one force group, kJ/mol."""
+    return context.getState(getEnergy=True, groups={group}).getPotentialEnergy()._value
+
+
+def forces(context: openmm.Context, group: int) -> np.ndarray:
+    """Forces (N, 3) of one force group, kJ/mol/nm."""
+    return np.array(context.getState(getForces=True, groups={group}).getForces(asNumpy=True)._value)
+
+
+def gradient(function, x: np.ndarray, h: float = 1e-4) -> np.ndarray:
+    """Gradient (N, 3) of a function of frames (n, N, 3) by finite differences of fourth order."""
+    steps = h * np.eye(x.size).reshape(-1, *x.shape)
+    values = [np.asarray(function(x + k * steps)) for k in (-2, -1, 1, 2)]
+    return ((values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)).reshape(x.shape)
+
+
+def pairs(count: int, expression: str, mass: float = 4.0, **parameters) -> tuple[app.Topology, openmm.System, LatentCV]:
+    """Pairs of particles, each with an energy that is an expression of its distance r, and the distances as variable.
+
+    The density of each distance is r^2 exp(-U(r) / kT), independent of the others', and the variable is exactly
+    (r1, r2, ...), nm, with bounds from 0.5 to 1.5 and hill widths of 0.05.
+    """
+    topology, system, force = mdtraj.Topology(), openmm.System(), openmm.CustomBondForce(expression)
+    for name, value in parameters.items():
+        force.addGlobalParameter(name, value)
+    chain = topology.add_chain()
+    for k in range(count):
+        residue = topology.add_residue("PAI", chain, resSeq=k + 1)
+        for name in ("A", "B"):
+            topology.add_atom(name, mdtraj.element.argon, residue)
+            system.addParticle(mass)
+        force.addBond(2 * k, 2 * k + 1, [])
+    system.addForce(force)
+    features = Features(topology, [{"distances": {"pairs": [[2 * k, 2 * k + 1] for k in range(count)]}}])
+    model = LaTF(latent_dim=count, encoder_hidden=(), **SMALL_FLOW)
+    model.build(count, 2)
+    with torch.no_grad():
+        model.encoder[0].weight.copy_(torch.eye(count))
+        model.encoder[0].bias.zero_()
+        model.latent_bounds.copy_(torch.tensor([[0.5, 1.5]] * count))
+        model.latent_spread.fill_(0.05)
+        model.log_variance.fill_(-12.0)
+    return topology.to_openmm(), system, LatentCV.from_model(model, features)

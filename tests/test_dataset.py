@@ -1,0 +1,167 @@
+"""Pairs that never cross an end, weights of mean one, a split without leakage, and errors that name the place."""
+
+import numpy as np
+import pytest
+import torch
+from openmm import unit
+
+from latf_sampling.dataset import Dataset, Series
+from latf_sampling.errors import DataError, LatfError
+from latf_sampling.units import KB
+
+
+def tagged(lengths, **options):
+    """Series whose frames hold (series, frame), so that every pair tells where it comes from."""
+    return [Series([[k, t] for t in range(length)], **options) for k, length in enumerate(lengths)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pairs_are_all_those_inside_one_series(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 40, size=rng.integers(1, 8))
+    lag = int(rng.integers(1, max(lengths.max(), 2)))
+    if lengths.max() <= lag:
+        lengths[0] = lag + 1
+    dataset = Dataset(tagged(lengths), lag=lag)
+    now, later = dataset.x[dataset.first], dataset.x[dataset.first + lag]
+    found = {(int(k), int(t), int(m), int(s)) for (k, t), (m, s) in zip(now, later)}
+    wanted = {(k, t, k, t + lag) for k, length in enumerate(lengths) for t in range(length) if t + lag < length}
+    assert found == wanted
+    assert len(dataset) == len(dataset.first) == len(wanted)
+
+
+def test_series_not_longer_than_the_lag_give_no_pair_but_keep_their_frames():
+    dataset = Dataset(tagged([5, 30, 4]), lag=5)
+    assert len(dataset.x) == 39
+    assert set(dataset.x[dataset.first][:, 0].tolist()) == {1.0}
+    assert len(dataset) == 25
+
+
+def test_weights_have_mean_one_and_keep_their_ratios():
+    series = [
+        Series(np.zeros((3, 1)), weights=[1.0, 2.0, 3.0]),
+        Series(np.zeros((2, 1)), weights=np.array([0.0, 14.0], dtype=np.float32)),
+    ]
+    weights = Dataset(series, lag=1).weights
+    assert weights.dtype == torch.float32
+    np.testing.assert_allclose(weights, np.array([1, 2, 3, 0, 14]) / 4.0, rtol=1e-6)
+    assert (Dataset(tagged([4, 5]), lag=1).weights == 1).all()
+
+
+def test_weights_beyond_single_precision():
+    # A bias of 400 kJ/mol at 300 K: exp(V / kT) is 4e69.
+    weights = np.exp(np.array([400.0, 399.0, 390.0]) / (KB * 300))
+    dataset = Dataset([Series(np.zeros((3, 1)), weights=weights)], lag=1)
+    np.testing.assert_allclose(dataset.weights, weights / weights.mean(), rtol=1e-6)
+
+
+def test_frames_keep_temperature_labels_and_order():
+    series = [
+        Series(np.full((3, 2), 1.0), temperature=300.0, labels=[0, 1, 1]),
+        Series(np.full((2, 2), 2.0), temperature=400 * unit.kelvin, labels=torch.tensor([2, 0])),
+    ]
+    dataset = Dataset(series, lag=1)
+    assert dataset.temperatures.tolist() == [300, 300, 300, 400, 400]
+    assert dataset.labels.tolist() == [0, 1, 1, 2, 0]
+    assert dataset.labels.dtype == torch.int64
+    assert dataset.x[:, 0].tolist() == [1, 1, 1, 2, 2]
+    assert dataset.boltzmann == KB
+    assert Dataset(series, lag=1, boltzmann=1.0).boltzmann == 1.0
+
+
+def test_torch_and_numpy_give_the_same_and_the_caller_s_array_is_not_shared():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    a, b = Dataset([Series(x)], lag=2), Dataset([Series(torch.from_numpy(x))], lag=2)
+    assert torch.equal(a.x, b.x)
+    x[:] = 0
+    assert not (a.x == 0).any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_split_has_no_leakage(seed):
+    rng = np.random.default_rng(1000 + seed)
+    lengths = rng.integers(20, 200, size=rng.integers(1, 6))
+    lag = int(rng.integers(1, 6))
+    dataset = Dataset(tagged(lengths), lag=lag)
+    training, validation = dataset.split(0.2, np.random.default_rng(seed))
+    frames = {
+        name: set(part.tolist()) | set((part + lag).tolist())
+        for name, part in (("training", training), ("validation", validation))
+    }
+    assert not frames["training"] & frames["validation"]
+    assert set(training.tolist()) | set(validation.tolist()) <= set(dataset.first.tolist())
+    assert len(training) > len(validation)
+
+
+def test_split_is_by_blocks_of_the_share_that_was_asked_for():
+    dataset = Dataset(tagged([10_000]), lag=1)
+    training, validation = dataset.split(0.3, np.random.default_rng(3))
+    # Three blocks of 1,000 frames are held out. Each block loses its last pair, unless its neighbour is held out too.
+    assert 2997 <= len(validation) <= 2999
+    assert 10_000 - 1 - len(training) - len(validation) <= 6
+    blocks = (validation // 1000).unique()
+    assert len(blocks) == 3
+    again = dataset.split(0.3, np.random.default_rng(3))
+    assert torch.equal(again[0], training)
+    assert torch.equal(again[1], validation)
+    other = dataset.split(0.3, np.random.default_rng(4))
+    assert not torch.equal((other[1] // 1000).unique(), blocks)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"x": np.zeros(5)}, ["frames, descriptors", "(5,)"]),
+        ({"x": np.zeros((2, 3, 4))}, ["(2, 3, 4)"]),
+        ({"x": np.zeros((0, 3))}, ["(0, 3)"]),
+        ({"x": np.zeros((5, 0))}, ["(5, 0)"]),
+        ({"temperature": 0.0}, ["temperature", "positive"]),
+        ({"temperature": -300.0}, ["temperature", "positive"]),
+        ({"temperature": float("nan")}, ["temperature", "finite"]),
+        ({"temperature": 1.0 * unit.nanometer}, ["temperature"]),
+        ({"weights": np.ones(4)}, ["weights", "5 frames", "(4,)"]),
+        ({"weights": np.ones((5, 1))}, ["weights", "(5, 1)"]),
+        ({"weights": [1, 1, -1, 1, 1]}, ["weights", "negative"]),
+        ({"weights": np.zeros(5)}, ["weights", "some must be positive"]),
+        ({"weights": [1, 1, 1, np.inf, 1]}, ["weights", "frame 3"]),
+        ({"labels": [0, 1, 1]}, ["labels", "5 frames"]),
+        ({"labels": [0, 1, -2, 0, 1]}, ["labels", "frame 2", "-2"]),
+        ({"labels": [0, 1, 0.5, 0, 1]}, ["labels", "frame 2", "whole numbers"]),
+        ({"labels": [0, np.nan, 0, 0, 1]}, ["labels", "frame 1"]),
+        ({"energies": [0, 1, 2, 3]}, ["energies", "5 frames"]),
+        ({"energies": [0, 1, 2, 3, np.nan]}, ["energies", "frame 4"]),
+    ],
+)
+def test_a_bad_series_is_refused(options, words):
+    with pytest.raises(LatfError) as refused:
+        Series(**{"x": np.zeros((5, 3)), **options})
+    assert isinstance(refused.value, ValueError)
+    for word in words:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e39])
+def test_a_value_that_is_not_finite_is_named_by_frame_and_column(bad):
+    x = np.zeros((50, 4))
+    x[17, 2] = x[30, 1] = bad
+    with np.errstate(over="ignore"), pytest.raises(DataError, match=r"frame 17, column 2 \(2 such values\)"):
+        Series(x)
+
+
+@pytest.mark.parametrize(
+    ("series", "lag", "words"),
+    [
+        ([], 1, ["no series"]),
+        (tagged([5]), 0, ["lag", "at least 1"]),
+        (tagged([5]), -1, ["lag"]),
+        (tagged([5]), 1.5, ["lag", "1.5"]),
+        (tagged([5, 3]), 5, ["longest series has 5 frames", "lag of 5"]),
+        ([*tagged([5]), Series(np.zeros((5, 3)))], 1, ["different numbers of descriptors", "[2, 3]"]),
+        ([*tagged([5]), Series(np.zeros((5, 2)), labels=np.zeros(5))], 1, ["labels"]),
+    ],
+)
+def test_a_bad_data_set_is_refused(series, lag, words):
+    with pytest.raises(DataError) as refused:
+        Dataset(series, lag)
+    for word in words:
+        assert word in str(refused.value)
