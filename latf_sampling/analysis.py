@@ -74,6 +74,8 @@ def free_energy_difference(
     sums = []
     square = total = 0.0
     for mask, log_weight in zip(inside, log_weights):
+        if not len(mask):
+            continue
         weight = np.exp(log_weight - largest)
         total, square = total + weight.sum(), square + (weight**2).sum()
         for block in np.array_split(np.arange(len(weight)), min(BLOCKS, len(weight))):
@@ -106,12 +108,43 @@ def free_energy_surface(
     Returns
     -------
     tuple
-        Edges in x and in y (bins + 1,), and the free energy (bins, bins), kJ/mol, lowest value 0, infinite where no frame is.
+        Edges in x and in y (bins + 1,), and the free energy (bins, bins), kJ/mol, lowest value 0,
+        infinite where no frame is.
     """
     histogram, x_edges, y_edges = np.histogram2d(x, y, bins=bins, range=extent, weights=weights)
     with np.errstate(divide="ignore"):
         surface = -KB * temperature * np.log(histogram / histogram.sum())
     return x_edges, y_edges, surface - surface.min()
+
+
+def free_energy_profile(
+    x: np.ndarray, weights: np.ndarray, temperature: float, bins: int = 60, extent=None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Free energy -kT ln p on a histogram of one variable; the counterpart of `free_energy_surface`.
+
+    Returns
+    -------
+    tuple
+        Edges (bins + 1,), and the free energy (bins,), kJ/mol, lowest value 0,
+        infinite where no frame is.
+    """
+    histogram, edges = np.histogram(x, bins=bins, range=extent, weights=weights)
+    with np.errstate(divide="ignore"):
+        profile = -KB * temperature * np.log(histogram / histogram.sum())
+    return edges, profile - profile.min()
+
+
+def balanced(log_weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Log weights of trajectories that share one bias, shifted together so that the mean weight of all frames is 1.
+
+    Weights under different biases are known up to a constant each; balanced, every bias counts by its number of frames.
+    """
+    joined = np.concatenate(log_weights)
+    if not len(joined):
+        return list(log_weights)
+    largest = joined.max()
+    shift = largest + np.log(np.exp(joined - largest).mean())
+    return [part - shift for part in log_weights]
 
 
 def torsion_values(trajectory: mdtraj.Trajectory, name: str) -> np.ndarray:
@@ -124,6 +157,8 @@ def torsion_values(trajectory: mdtraj.Trajectory, name: str) -> np.ndarray:
     DataError
         It has, but none of this name.
     """
+    if not name.split():
+        raise DataError("there is no torsion without a name; give one like 'phi ALA 2'.")
     features = Features(trajectory.topology, [{"torsions": name.split()[0]}])
     wanted = [f"sin {name}", f"cos {name}"]
     if not set(wanted) <= set(features.names):
@@ -131,6 +166,22 @@ def torsion_values(trajectory: mdtraj.Trajectory, name: str) -> np.ndarray:
         raise DataError(f"there is no torsion '{name}'; there are: {known}.")
     sine, cosine = (features.transform(trajectory)[:, features.names.index(column)] for column in wanted)
     return np.arctan2(sine, cosine)
+
+
+def depth(values: np.ndarray, above: float) -> np.ndarray:
+    """How far each angle lies inside the arc from `above` to pi, radians, along the circle; (frames,).
+
+    Positive inside, negative outside, zero at both ends of the arc: at `above` and at pi, which is -pi. The two states
+    of a torsion that is periodic thus have two borders, and both are seen.
+
+    Examples
+    --------
+    >>> depth(np.radians([60.0, 170.0, -170.0, -60.0]), 0.0).round(2).tolist()
+    [1.05, 0.17, -0.17, -1.05]
+    """
+    inside = np.minimum(values - above, np.pi - values)
+    outside = np.minimum(above - values, values + np.pi)
+    return np.where(values > above, inside, -outside)
 
 
 def settled(walker: WalkerFrames) -> slice:

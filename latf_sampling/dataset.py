@@ -152,10 +152,22 @@ class Dataset:
         """Number of pairs."""
         return len(self.first)
 
-    def split(self, fraction: float, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def split(
+        self, fraction: float, rng: np.random.Generator, labels: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Split the pairs into training and validation by whole blocks of consecutive frames.
 
-        Pairs with one foot in a held-out block and one outside belong to neither part.
+        Pairs with one foot in a held-out block and one outside belong to neither part. A block that carries more
+        than a quarter of a state's frames is never held out, so that a state visited once is still learned.
+
+        Parameters
+        ----------
+        fraction
+            Share of the blocks to hold out.
+        rng
+            Chooses them.
+        labels
+            State index of each frame (frames,); none treats all blocks alike.
 
         Returns
         -------
@@ -163,7 +175,13 @@ class Dataset:
             Frame indices t of the training and of the validation pairs.
         """
         blocks = np.unique(self._block)
-        chosen = rng.choice(blocks, size=max(1, round(fraction * len(blocks))), replace=False)
+        wanted = max(1, round(fraction * len(blocks)))
+        if labels is not None:
+            labels = labels.cpu().numpy()
+            counts = np.zeros((len(blocks), labels.max() + 1))
+            np.add.at(counts, (np.searchsorted(blocks, self._block), labels), 1)
+            blocks = blocks[(counts <= 0.25 * counts.sum(0)).all(1)]
+        chosen = rng.choice(blocks, size=min(wanted, len(blocks)), replace=False)
         held = torch.from_numpy(np.isin(self._block, chosen))
         now, later = held[self.first], held[self.first + self.lag]
         return self.first[~now & ~later], self.first[now & later]

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -111,6 +112,11 @@ class MixturePrior(nn.Module):
         return torch.logsumexp(log_gauss + torch.log_softmax(self.logits, 0), dim=-1)
 
 
+def _of_vectors(univariate: Callable[..., zuko.transforms.Transform], *parameters: Tensor) -> zuko.transforms.Transform:
+    """A transform of single numbers as one of vectors (n, 1), whose log determinant is (n,) and not (n, 1)."""
+    return zuko.transforms.DependentTransform(univariate(*parameters), 1)
+
+
 class LatentFlow(nn.Module):
     """A normalizing flow u -> z with the tilted Gaussian as the density of z.
 
@@ -142,7 +148,7 @@ class LatentFlow(nn.Module):
         if dim == 1:  # there is nothing to couple: plain learned transforms of the one coordinate
             layers = [
                 zuko.flows.UnconditionalTransform(
-                    univariate, *(nn.Parameter(1e-2 * torch.randn(1, *shape)) for shape in shapes)
+                    partial(_of_vectors, univariate), *(nn.Parameter(1e-2 * torch.randn(1, *shape)) for shape in shapes)
                 )
                 for _ in range(transforms)
             ]
@@ -178,5 +184,5 @@ class LatentFlow(nn.Module):
 
     def sample(self, n: int, temperature_scale: float, generator: torch.Generator) -> Tensor:
         """Draw (n, d) latent samples at s = T / T0."""
-        z = self.prior.sample(n, temperature_scale, generator)
+        z = self.prior.sample(n, temperature_scale, generator).to(self.shift)
         return self.layers().inv(z) / self.scale + self.shift

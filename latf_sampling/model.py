@@ -92,7 +92,8 @@ class LaTF(nn.Module):
     def keep_states(self, kept: Tensor) -> None:
         """Drop all states but those with the indices `kept`; the decoder's rows of the others stay as they are."""
         last = self.decoder[-1]
-        smaller = nn.Linear(last.in_features, len(kept), device=last.weight.device)
+        # Without first weights, which would take numbers from the global generator of random numbers.
+        smaller = nn.utils.skip_init(nn.Linear, last.in_features, len(kept), device=last.weight.device)
         with torch.no_grad():
             smaller.weight.copy_(last.weight[kept])
             smaller.bias.copy_(last.bias[kept])

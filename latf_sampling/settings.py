@@ -8,6 +8,7 @@ models take floats in the units of `latf_sampling.units` or ``openmm.unit`` quan
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -147,14 +148,18 @@ class TrainingSettings(Settings):
 
     initial_states: int = Field(default=20, ge=2)
     """Number of small clusters that the refinement starts from, where the data carry no labels."""
-    batch_size: int = Field(default=2048, ge=2)
+    batch_size: int = Field(default=1024, ge=2)
+    """At most so many pairs per batch; fewer where there are few in all."""
     learning_rate: float = Field(default=2e-3, gt=0)
+    encoder_decay: float = Field(default=3.0, ge=0)
+    """Decoupled weight decay of the encoder (Loshchilov and Hutter, arXiv:1711.05101). It keeps the variable smooth
+    between states, where frames are few: without it the variable jumps there, and hills shake the molecule apart."""
     refinements: int = Field(default=12, ge=1)
     """At most so many rounds of training and relabelling in the first stage."""
-    refinement_epochs: int = Field(default=4, ge=1)
+    refinement_epochs: int = Field(default=8, ge=1)
     label_change: float = Field(default=0.01, gt=0, lt=1)
     """Labels are self-consistent once a smaller fraction of the frames changes its state."""
-    minimum_population: float = Field(default=0.002, ge=0, lt=1)
+    minimum_population: float = Field(default=0.0005, ge=0, lt=1)
     """States with a smaller fraction of the frames are dropped when labels are refined."""
     flow_epochs: int = Field(default=30, ge=1)
     """At most so many epochs of the second stage, encoder, decoder and flow together."""
@@ -296,10 +301,14 @@ class Protocol(Settings):
     @classmethod
     def restore(cls, content: dict[str, Any], directory: Path) -> Protocol:
         """The protocol that `canonical` described (as read from its JSON), with copies of its files in a directory."""
+        content = copy.deepcopy(content)
         content["system"]["structure"] = content["system"]["structure"]["name"]
         if content["observe"] is not None and content["observe"]["reference"] is not None:
             content["observe"]["reference"] = content["observe"]["reference"]["name"]
-        return cls.model_validate(content, context={"directory": directory})
+        try:
+            return cls.model_validate(content, context={"directory": directory})
+        except ValidationError as error:
+            raise SettingsError(_explain(error, str(directory))) from error
 
     def canonical(self) -> str:
         """The settings as JSON, the same text for the same campaign.

@@ -28,6 +28,10 @@ from latf_sampling.settings import TrainingSettings
 CHUNK = 65536
 CLUSTERING_FRAMES = 50_000
 """Initial clusters are found on at most so many frames; all frames are then assigned to them."""
+CLUSTERING_TRIES = 5
+"""Of so many clusterings the one with the least inertia is taken."""
+BATCHES, SMALLEST_BATCH = 50, 32
+"""An epoch of little data is cut into so many batches, of at least so many pairs, or it would hardly train anything."""
 
 Progress = Callable[[float, str], None]
 
@@ -125,10 +129,8 @@ class _Run:
         self.x = dataset.x.to(device)
         self.weights = dataset.weights.to(device)
         self.scale = (dataset.temperatures / model.settings.reference_temperature).to(device)
-        self.training, self.validation = (
-            part[dataset.weights[part] > 0].to(device)  # without weight, a pair says nothing and a batch is 0 / 0
-            for part in dataset.split(settings.validation_fraction, runtime.stream(seed, "split"))
-        )
+        self.training = self._weighted(dataset.first)
+        self.validation = self.training[:0]
         if not len(self.training):
             raise TrainingError("train: no pair of frames is left for training; the series are too short for the lag.")
         self.generator = torch.Generator(device=device).manual_seed(runtime.stream_seed(seed, "noise"))
@@ -145,6 +147,11 @@ class _Run:
         share = (self.weights / self.weights.sum()).unsqueeze(-1)
         mean = (share * self.x).sum(0)
         deviation = torch.sqrt((share * (self.x - mean).square()).sum(0))
+        if not torch.isfinite(deviation).all():
+            column = int(torch.isfinite(deviation).int().argmin())
+            raise TrainingError(
+                f"train: values in column {column} of the descriptors are too large; look for outliers."
+            )
         self.model.feature_mean.copy_(mean)
         # A column that never changes says nothing; its scale stays 1 so that rounding noise is not blown up.
         self.model.feature_scale.copy_(
@@ -156,6 +163,10 @@ class _Run:
         self.model.to("cpu")
         self.model.requires_grad_(False)
         return TrainingResult(self.history, self._states(labels), time.perf_counter() - began, consistent and stopped)
+
+    def _weighted(self, pairs: Tensor) -> Tensor:
+        """The pairs that count: without weight, a pair says nothing and a batch of them is 0 / 0."""
+        return pairs[self.dataset.weights[pairs] > 0].to(self.device)
 
     # Stage 1
 
@@ -204,6 +215,10 @@ class _Run:
     # Stage 2
 
     def _learn_flow(self, labels: Tensor) -> bool:
+        split = self.dataset.split(self.settings.validation_fraction, runtime.stream(self.seed, "split"), labels)
+        self.training, self.validation = (self._weighted(part) for part in split)
+        if not len(self.training):
+            raise TrainingError("train: no pair of frames is left beside the held-out blocks; give longer series.")
         u = self._batched(self.model.mean)
         self.model.flow.fit(u, self.weights, torch.exp(self.model.log_variance))
         return self._fit("flow", labels, self.settings.flow_epochs, self.settings.patience, None)
@@ -216,8 +231,14 @@ class _Run:
         prior = "mixture" if stage == "states" else "flow"
         parts = [model.encoder, model.decoder, model.mixture if prior == "mixture" else model.flow]
         parameters = [model.log_variance, *(p for part in parts for p in part.parameters())]
-        optimiser = torch.optim.Adam(parameters, lr=s.learning_rate)
-        batches = -(-len(self.training) // s.batch_size)
+        encoder = set(model.encoder.parameters())
+        groups = [
+            {"params": [p for p in parameters if p in encoder], "weight_decay": s.encoder_decay},
+            {"params": [p for p in parameters if p not in encoder], "weight_decay": 0.0},
+        ]
+        optimiser = torch.optim.AdamW(groups, lr=s.learning_rate)
+        batch_size = min(s.batch_size, max(SMALLEST_BATCH, len(self.training) // BATCHES))
+        batches = -(-len(self.training) // batch_size)
         if stage == "flow":
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
                 optimiser, epochs * batches, eta_min=0.02 * s.learning_rate
@@ -226,7 +247,7 @@ class _Run:
         for epoch in range(epochs):
             order = self.training[torch.randperm(len(self.training), generator=self.generator, device=self.device)]
             sums: dict[str, Tensor] = {}
-            for batch in order.split(s.batch_size):
+            for batch in order.split(batch_size):
                 terms = self._terms(batch, labels, prior)
                 optimiser.zero_grad(set_to_none=True)
                 terms["loss"].backward()
@@ -327,15 +348,24 @@ def _cluster(dataset: Dataset, count: int, seed: int) -> Tensor:
     """Small clusters: k-means (deeptime) on the slow coordinates that TICA finds."""
     from deeptime.clustering import KMeans
     from deeptime.decomposition import TICA
+    from deeptime.numeric import ZeroRankError
 
     long_enough = [series.x.astype(np.float64) for series in dataset.series if len(series) > dataset.lag]
     tica = TICA(lagtime=dataset.lag, var_cutoff=0.95, scaling="kinetic_map")
     for x in long_enough:
         tica.partial_fit(x)
-    slow = tica.fetch_model().transform(dataset.x.numpy().astype(np.float64))
+    try:
+        slow = tica.fetch_model().transform(dataset.x.numpy().astype(np.float64))
+    except ZeroRankError as error:
+        raise TrainingError("train: no descriptor ever changes; there is nothing to learn from.") from error
     stride = max(1, len(slow) // CLUSTERING_FRAMES)
-    clusters = KMeans(count, max_iter=100, fixed_seed=seed, n_jobs=1, init_strategy="kmeans++").fit_fetch(
-        slow[::stride]
-    )
+    # A rare state is easily missed by one choice of initial centres, and costs much inertia where it is.
+    tries = [
+        KMeans(min(count, len(slow)), max_iter=100, fixed_seed=seed + attempt, n_jobs=1, init_strategy="kmeans++")
+        .fit(slow[::stride])
+        .fetch_model()
+        for attempt in range(CLUSTERING_TRIES)
+    ]
+    clusters = min(tries, key=lambda model: model.inertia)
     labels = torch.from_numpy(clusters.transform(slow).astype(np.int64))
     return torch.unique(labels, return_inverse=True)[1]

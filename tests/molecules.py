@@ -132,11 +132,20 @@ def forces(context: openmm.Context, group: int) -> np.ndarray:
     return np.array(context.getState(getForces=True, groups={group}).getForces(asNumpy=True)._value)
 
 
-def gradient(function, x: np.ndarray, h: float = 1e-4) -> np.ndarray:
-    """Gradient (N, 3) of a function of frames (n, N, 3) by finite differences of fourth order."""
-    steps = h * np.eye(x.size).reshape(-1, *x.shape)
-    values = [np.asarray(function(x + k * steps)) for k in (-2, -1, 1, 2)]
-    return ((values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)).reshape(x.shape)
+def gradient(function, x: np.ndarray, h: float = 1e-4, atoms=None) -> np.ndarray:
+    """Gradient (..., N, 3) of a function of frames (n, N, 3) -> (n, ...) by finite differences of fourth order.
+
+    With `atoms`, of those alone; zero for the others.
+    """
+    atoms = range(len(x)) if atoms is None else atoms
+    steps = np.zeros((3 * len(atoms), *x.shape))
+    for row, (atom, axis) in enumerate(np.ndindex(len(atoms), 3)):
+        steps[row, atoms[atom], axis] = h
+    values = np.split(np.asarray(function(np.concatenate([x + k * steps for k in (-2, -1, 1, 2)]))), 4)
+    slopes = np.moveaxis((values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h), 0, -1)
+    found = np.zeros((*slopes.shape[:-1], *x.shape))
+    found[..., list(atoms), :] = slopes.reshape(*slopes.shape[:-1], len(atoms), 3)
+    return found
 
 
 def pairs(count: int, expression: str, mass: float = 4.0, **parameters) -> tuple[app.Topology, openmm.System, LatentCV]:

@@ -108,6 +108,24 @@ def test_split_is_by_blocks_of_the_share_that_was_asked_for():
     assert not torch.equal((other[1] // 1000).unique(), blocks)
 
 
+def test_split_never_holds_out_what_is_most_of_a_state():
+    # State 1 is visited once, in the third block of ten; the others are spread over all of them.
+    labels = torch.arange(1000) % 2 * 2
+    labels[200:300] = 1
+    dataset = Dataset(tagged([1000]), lag=1)
+    held = set()
+    for seed in range(50):
+        training, validation = dataset.split(0.3, np.random.default_rng(seed), labels)
+        assert not ((validation >= 200) & (validation < 300)).any()
+        assert ((training >= 200) & (training < 300)).any()
+        held |= set((validation // 100).unique().tolist())
+    assert held == set(range(10)) - {2}
+    # Where each block is a state of its own, none can be held out.
+    training, validation = dataset.split(0.3, np.random.default_rng(0), torch.arange(1000) // 100)
+    assert len(validation) == 0
+    assert len(training) == 999
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -197,7 +197,7 @@ def test_flow_density_integrates_to_one(kind, dim, temperature_scale):
     flow = flow_of(kind, dim, perturbation=0.1).double()
     with torch.no_grad():
         far = flow.sample(2000, temperature_scale, generator(7)).abs().max().item() * 1.5
-        u, cell = grid(dim, -far, far, 4000 if dim == 1 else 500)
+        u, cell = grid(dim, -far, far, 4000 if dim == 1 else 300)
         total = flow.log_prob(u, torch.tensor(temperature_scale, dtype=torch.float64)).exp().sum() * cell
     assert float(total) == pytest.approx(1.0, abs=0.01)
 

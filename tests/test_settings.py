@@ -360,6 +360,24 @@ def test_canonical_is_json_that_follows_every_key(tmp_path):
     assert changed == content
 
 
+def test_restored_from_canonical_text_and_copies_of_the_files(tmp_path):
+    protocol = Protocol.read(write(tmp_path / "here"))
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for file in protocol.files:
+        shutil.copy(file, copies)
+    text = protocol.canonical()
+    shutil.rmtree(tmp_path / "here")
+    content = json.loads(text)
+    restored = Protocol.restore(content, copies)
+    assert restored.canonical() == text
+    assert restored.system.structure == (copies / "alanine-dipeptide.pdb").resolve()
+    assert content == json.loads(text)  # what was read is not changed
+    (copies / "reference.json").unlink()
+    with pytest.raises(SettingsError, match="observe.reference: there is no file"):
+        Protocol.restore(content, copies)
+
+
 def test_canonical_without_the_file_names_the_key(tmp_path):
     protocol = Protocol.read(write(tmp_path))
     (tmp_path / "alanine-dipeptide.pdb").unlink()

@@ -35,9 +35,9 @@ Shape = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class BiasForce:
     """A force of the latent variables with a table that can be changed while simulations run.
 
-    A system with it can be serialized by `openmm.XmlSerializer` (and so copied): in the pythonforce lane with the table
-    as it is then, independent of this object; in the torchforce lane with a link to this object's table, good as long
-    as this object lives.
+    A system with it can be serialized by `openmm.XmlSerializer`, and so copied. In the torchforce lane a copy shares
+    the table, and works while this object lives, or for good if the table was never changed; in the pythonforce lane
+    a copy keeps the initial table.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def component_force(cv: LatentCV, component: int) -> openmm.Force:
 
 
 def _trace(cv: LatentCV, shape: Shape, length: int) -> torch.jit.ScriptModule:
-    """Energy and forces as one graph: (positions (n, 3) of the CV's atoms, box (3, 3), table (m,)) -> energy, forces."""
+    """Energy and forces in one graph: (positions (n, 3) of the CV's atoms, box (3, 3), table (m,)) -> energy, forces."""
 
     def energy_and_forces(positions: Tensor, box: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         positions = positions.detach().requires_grad_(True)

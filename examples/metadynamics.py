@@ -1,0 +1,32 @@
+"""Door 2: a learned variable in a metadynamics script of one's own.
+
+    python examples/metadynamics.py runs/demo/rounds/00/learning/cv.pt
+
+The CV file is all it takes: descriptors, scaling and encoder are in it.
+"""
+
+import sys
+
+import openmm
+from openmm import app, unit
+
+import latf_sampling as ls
+
+pdb = app.PDBFile("protocols/alanine-dipeptide.pdb")
+force_field = app.ForceField("amber14/protein.ff14SB.xml")
+system = force_field.createSystem(pdb.topology, constraints=app.HBonds, hydrogenMass=3 * unit.dalton)
+
+cv = ls.LatentCV.load(sys.argv[1], pdb.topology)
+temperature = 300 * unit.kelvin
+bias = ls.Metadynamics(system, cv, temperature, bias_factor=10, height=1 * unit.kilojoules_per_mole, frequency=250)
+
+integrator = openmm.LangevinMiddleIntegrator(temperature, 1 / unit.picosecond, 4 * unit.femtoseconds)
+simulation = app.Simulation(pdb.topology, system, integrator, openmm.Platform.getPlatform("Reference"))
+simulation.context.setPositions(pdb.positions)
+simulation.minimizeEnergy()
+simulation.context.setVelocitiesToTemperature(temperature)
+
+for part in range(10):
+    bias.step(simulation, 2500)
+    print(f"{10 * (part + 1)} ps: u = {bias.values(simulation.context)}, {len(bias.hills)} hills")
+print(f"The free energy spans {bias.free_energy().max():.1f} kJ/mol so far.")

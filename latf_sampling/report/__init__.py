@@ -1,0 +1,44 @@
+"""The report of a campaign: one HTML file that needs nothing else, whether the campaign is finished or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latf_sampling import store
+from latf_sampling.report import costs, crossings, headline, landscapes, learning, page, provenance, series, starts
+from latf_sampling.report.estimates import Estimates
+from latf_sampling.report.records import Records
+
+if TYPE_CHECKING:
+    from latf_sampling.campaign import Campaign
+
+
+def write_report(campaign: Campaign) -> Path:
+    """Write `report.html` into a campaign's directory, from what is there.
+
+    The same files give the same report. Its headline numbers stand in it once more as JSON, in the element with the
+    id "numbers": null where there is no number, or no bound on an error.
+
+    Raises
+    ------
+    StoreError
+        A finished file is missing, was changed or cannot be read; names it.
+    DataError
+        A trajectory does not fit its table; names it.
+    """
+    records = Records.read(campaign)
+    estimates = Estimates.of(records)
+    sections = [
+        headline.section(records, estimates),
+        crossings.section(records, estimates),
+        landscapes.section(records, estimates),
+        series.section(records),
+        learning.section(records),
+        starts.section(records),
+        costs.section(records),
+        provenance.section(records),
+    ]
+    numbers = {**headline.numbers(records, estimates), "seconds": costs.numbers(records)}
+    store.write_text(campaign.store.report, page.document(records.protocol.name, sections, numbers))
+    return campaign.store.report

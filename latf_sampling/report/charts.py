@@ -1,0 +1,116 @@
+"""Charts with one look, as inline SVG: drawn by matplotlib's objects, without its global state of open figures."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Callable
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PALETTE = ("#3a86c8", "#e07b39", "#2e9e6b", "#b85fa8", "#c9a227", "#6c78d6", "#d1495b", "#3aa6a6", "#8a6d4b", "#7f8c99")
+"""Colours that can be told apart on a white and on a black page; used in turn."""
+INK, LINE = "#010203", "#040506"
+"""Stand in for the page's own colours of text and of lines, which take their place in the SVG."""
+MAP = "viridis"
+WIDTH = 4.7
+"""Inches; text of 9 points is then legible on a phone too."""
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "latf_sampling",
+    "font.size": 9.0,
+    "font.family": "sans-serif",
+    "mathtext.fontset": "dejavusans",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.5,
+    "image.interpolation": "nearest",
+}
+_counter = itertools.count()
+
+
+def colour(index: int) -> str:
+    return PALETTE[index % len(PALETTE)]
+
+
+def chart(draw: Callable[..., None], rows: int = 1, height: float = 3.0, width: float = WIDTH) -> str:
+    """A figure of rows that share their x axis, as SVG; `draw` gets the axes, one argument each."""
+    with matplotlib.rc_context(_STYLE):
+        made = Figure(figsize=(width, height), layout="constrained")
+        draw(*np.atleast_1d(made.subplots(rows, 1, sharex=True)))
+        buffer = io.StringIO()
+        silent = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        made.savefig(buffer, format="svg", transparent=True, dpi=160, metadata=silent)
+    return _inline(buffer.getvalue())
+
+
+def _inline(svg: str) -> str:
+    """Only the element, without namespaces, in the page's colours, its references apart from those of other charts."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    used = dict.fromkeys(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
+    digest = f"{hash_of(svg):08x}"
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{digest}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r'(href="#|url\(#)([^")]+)', rf"\g<1>{digest}-\g<2>", svg)
+    return svg.replace(INK, "currentColor").replace(LINE, "var(--line)").strip()
+
+
+def hash_of(text: str) -> int:
+    import zlib
+
+    return zlib.crc32(text.encode())
+
+
+def legend(axes: Axes, **options) -> None:
+    """A legend above the axes, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        options = {"ncols": 3, "handlelength": 1.4, "columnspacing": 1.2, **options}
+        made = axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, **options)
+        for handle in made.legend_handles:
+            handle.set_alpha(1)
+            if hasattr(handle, "set_sizes"):
+                handle.set_sizes([22])
+
+
+def surface(axes: Axes, x_edges, y_edges, values: np.ndarray, ceiling: float, label: str = "kJ/mol") -> None:
+    """A map of free energies (x, y); nothing is drawn where they are above the ceiling or infinite."""
+    shown = np.ma.masked_where(~(values <= ceiling), values)
+    mesh = axes.pcolormesh(x_edges, y_edges, shown.T, cmap=MAP, vmin=0, vmax=ceiling, rasterized=True)
+    bar = axes.figure.colorbar(mesh, ax=axes, label=label, pad=0.02, fraction=0.06)
+    bar.outline.set_visible(False)
+    bar.solids.set_rasterized(True)
+
+
+def degrees(axes: Axes, which: str) -> None:
+    """An axis for a torsion, from -180 to 180 degrees."""
+    for name in which:
+        getattr(axes, f"set_{name}lim")(-180, 180)
+        getattr(axes, f"set_{name}ticks")([-180, -90, 0, 90, 180])
+
+
+def thin(count: int, most: int) -> slice:
+    """A slice that keeps at most so many of a number of points, evenly."""
+    return slice(None, None, max(1, -(-count // most)))

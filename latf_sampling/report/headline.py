@@ -1,0 +1,243 @@
+"""The first thing one reads: what was simulated, and the free-energy difference next to its reference."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from latf_sampling import analysis
+from latf_sampling.analysis import Difference
+from latf_sampling.report import charts, page, words
+from latf_sampling.report.estimates import Estimates, biased_rounds, course
+from latf_sampling.report.records import Records
+
+
+def section(records: Records, estimates: Estimates) -> str:
+    parts = [
+        _title(records),
+        page.cards(_cards(records, estimates)),
+        *_standing(records),
+        *_verdict(records, estimates),
+    ]
+    if estimates.rounds:
+        parts += [_estimates_table(estimates), _error_bar()]
+    if estimates.pooled is not None:
+        parts.append(_figures(records, estimates))
+    return "<header>\n" + "\n".join(parts) + "\n</header>"
+
+
+def numbers(records: Records, estimates: Estimates) -> dict:
+    """The headline as it goes into the page's JSON."""
+    difference = None
+    if estimates.torsion is not None:
+        difference = {
+            "torsion": estimates.torsion,
+            "above_degree": math.degrees(estimates.above),
+            "temperature_K": estimates.temperature,
+            "pooled": _as_json(estimates.pooled),
+            "rounds": {str(index): _as_json(entry) for index, entry in estimates.rounds.items()},
+            "plain": _as_json(estimates.plain_estimate),
+            "reference_kJ_per_mol": estimates.reference,
+            "reference_error_kJ_per_mol": estimates.reference_error,
+            "deviation_in_combined_errors": estimates.deviation,
+        }
+    return {
+        "protocol": records.protocol.name,
+        "simulated_ns": records.simulated / 1000,
+        "rounds_planned": len(records.rounds),
+        "rounds_finished": sum(entry.finished for entry in records.rounds),
+        "difference": difference,
+        "crossings": [
+            {"round": index, "walker": walker, "in": into, "out": out}
+            for (index, walker), (into, out) in sorted(estimates.crossings.items())
+        ],
+    }
+
+
+def _as_json(entry: Difference | None) -> dict | None:
+    if entry is None:
+        return None
+    return {
+        "value_kJ_per_mol": entry.value if math.isfinite(entry.value) else None,
+        "error_kJ_per_mol": entry.error if math.isfinite(entry.error) else None,
+        "frames": entry.frames,
+        "effective_frames": entry.effective_frames,
+    }
+
+
+def _title(records: Records) -> str:
+    protocol, system = records.protocol, records.campaign.molecule.system
+    temperatures = [t for entry in records.rounds for t in entry.settings.walkers]
+    about = (
+        f"{protocol.system.structure.name}, {words.count(system.getNumParticles(), 'atom')}, "
+        f"{', '.join(protocol.system.force_field)}, {protocol.system.nonbonded}; simulated at "
+        f"{words.kelvin(temperatures)}."
+    )
+    return f'<p class="eyebrow">latf_sampling campaign</p>\n<h1>{page.escape(protocol.name)}</h1>\n' + page.paragraph(
+        about, "soft"
+    )
+
+
+def _cards(records: Records, estimates: Estimates) -> list[tuple[str, str, str]]:
+    finished = sum(entry.finished for entry in records.rounds)
+    begun = len(records.walkers)
+    made = [
+        ("Simulated time", words.span(records.simulated), f"all frames of {words.count(begun, 'walker')} together"),
+        ("Rounds finished", f"{finished} of {len(records.rounds)}", "simulated and learned from"),
+    ]
+    pooled = estimates.pooled
+    if pooled is not None:
+        value, _, note = words.value(pooled.value, pooled.error).partition(",")
+        note = note.strip() + "; " if note else ""
+        made.append(("Free-energy difference", value, f"{note}{estimates.state} at {estimates.temperature:g} K"))
+    if estimates.reference is not None:
+        value = words.value(estimates.reference, estimates.reference_error or None)
+        made.append(("Reference", value, f"the same difference at {estimates.temperature:g} K"))
+    if estimates.deviation is not None:
+        made.append(("Deviation", f"{estimates.deviation:+.1f} σ", "in units σ of the combined error"))
+    return made
+
+
+def _standing(records: Records) -> list[str]:
+    """What is not finished yet."""
+    waiting = []
+    for entry in records.rounds:
+        if not entry.begun:
+            waiting.append(f"round {entry.index} has no finished segment yet")
+        elif not entry.simulated:
+            waiting.append(f"round {entry.index} is still being simulated")
+        elif entry.learned is None:
+            waiting.append(f"no model is learned after round {entry.index} yet")
+    if records.protocol.starts is not None and not (records.campaign.store.starts / "starts.json").exists():
+        waiting.append("structures at the new temperature are not made yet")
+    return [page.missing(f"This campaign is not finished: {words.listed(waiting)}.")] if waiting else []
+
+
+def _verdict(records: Records, estimates: Estimates) -> list[str]:
+    if records.trouble:
+        return [page.missing(f"The observed free-energy difference cannot be stated. {records.trouble}")]
+    if estimates.torsion is None:
+        return [
+            page.paragraph("The protocol names nothing to observe, so no free-energy difference is stated.", "soft")
+        ]
+    if estimates.pooled is None and estimates.rounds:
+        text = (
+            "No biased walker has crossed between the two states since the bias was filled in, so that nothing relates "
+            "them: there is no estimate of the free-energy difference."
+        )
+        return [page.missing(text), page.paragraph(_plain(estimates))]
+    if estimates.pooled is None:
+        text = "No biased frames are there yet, so that the free-energy difference cannot be estimated."
+        return [page.missing(text), page.paragraph(_plain(estimates))]
+    text = (
+        f"Free energy of {estimates.state} less that of the rest, at {estimates.temperature:g} K, from the biased "
+        f"rounds by reweighting: {words.value(estimates.pooled.value, estimates.pooled.error)}."
+    )
+    if estimates.reference is not None:
+        reference = words.value(estimates.reference, estimates.reference_error or None)
+        text += f" The independent reference says {reference}"
+        text += f", {abs(estimates.deviation):.1f} combined errors away." if estimates.deviation is not None else "."
+    elif records.reference is not None:
+        text += f" The reference file holds no value for {estimates.temperature:g} K to compare with."
+    doubts = [page.paragraph(doubt, "warning") for doubt in estimates.doubts()]
+    return [page.paragraph(text, "verdict"), *doubts, page.paragraph(_plain(estimates))]
+
+
+def _plain(estimates: Estimates) -> str:
+    """What plain dynamics at the temperature gave."""
+    if not estimates.plain:
+        return f"There is no plain dynamics at {estimates.temperature:g} K to compare with."
+    simulated = words.span(sum(walker.simulated for walker in estimates.plain))
+    crossed = sum(sum(estimates.crossings[walker.place]) for walker in estimates.plain)
+    text = f"Plain dynamics at {estimates.temperature:g} K, {simulated}: {words.count(crossed, 'crossing')}"
+    if estimates.plain_estimate is None:
+        return text + ". Nothing relates the two states there, so plain dynamics gives no estimate at all."
+    return text + f", {words.value(estimates.plain_estimate.value, estimates.plain_estimate.error)}."
+
+
+def _estimates_table(estimates: Estimates) -> str:
+    rows = [_row(f"round {i}", entry, estimates.round_crossings(i)) for i, entry in estimates.rounds.items()]
+    rows.append(_row("all biased rounds", estimates.pooled, estimates.biased_crossings))
+    if estimates.plain:
+        crossed = sum(estimates.settled_crossings[walker.place] for walker in estimates.plain)
+        rows.append(_row("plain dynamics", estimates.plain_estimate, crossed))
+    if estimates.reference is not None:
+        rows.append(("reference", words.value(estimates.reference, estimates.reference_error or None), "", "", ""))
+    return page.table(("from", "difference", "frames that count", "effective frames", "crossings in them"), rows)
+
+
+def _row(name: str, entry: Difference | None, crossed: int) -> tuple:
+    if entry is None:
+        return name, "no estimate", "", "", crossed
+    return name, words.value(entry.value, entry.error), f"{entry.frames:,}", f"{entry.effective_frames:,.0f}", crossed
+
+
+def _error_bar() -> str:
+    return page.paragraph(
+        f"Frames that count: the first {100 * analysis.FILLING:.0f} % of each biased walker are left out, since the "
+        "bias still changes quickly there. Each remaining frame has the weight exp((V - c)/kT), with the bias V and "
+        "its offset c as they were when it was saved. The error bar is one standard deviation of a bootstrap that "
+        f"draws blocks, {analysis.BLOCKS} per walker, {analysis.RESAMPLES} times. It covers the scatter between "
+        "blocks: how often walkers went to and fro, and how unevenly frames are weighted. It does not cover what "
+        "all blocks share: a state that no walker has found, a bias that has not settled, the time step, the force "
+        "field.",
+        "soft",
+    )
+
+
+def _figures(records: Records, estimates: Estimates) -> str:
+    made = [
+        page.figure(
+            charts.chart(lambda axes: _draw_estimates(axes, estimates), height=2.6),
+            "Estimates with error bars of one standard deviation. The band is the reference with its error: "
+            "bars should reach it about two times in three, and the rounds should agree with each other.",
+        ),
+        page.figure(
+            charts.chart(lambda axes: _draw_course(axes, records, estimates), height=2.6),
+            "Each biased round's estimate as it would have been had the round ended earlier. "
+            "The lines should level off, within their error bars, well before their end.",
+        ),
+    ]
+    return page.figures(*made)
+
+
+def _draw_reference(axes, estimates: Estimates, vertical: bool) -> None:
+    if estimates.reference is None:
+        return
+    span, line = (axes.axvspan, axes.axvline) if vertical else (axes.axhspan, axes.axhline)
+    error = estimates.reference_error or 0.0
+    span(estimates.reference - error, estimates.reference + error, color=charts.colour(2), alpha=0.3, lw=0)
+    line(estimates.reference, color=charts.colour(2), lw=1.2, label="reference")
+
+
+def _draw_estimates(axes, estimates: Estimates) -> None:
+    entries = [(f"round {index}", entry) for index, entry in estimates.rounds.items()]
+    entries = [(name, entry) for name, entry in [*entries, ("pooled", estimates.pooled)] if entry is not None]
+    for height, (name, entry) in enumerate(entries):
+        error = entry.error if math.isfinite(entry.error) else None
+        shade = charts.INK if name == "pooled" else charts.colour(height)
+        axes.errorbar(entry.value, height, xerr=error, fmt="o", color=shade, capsize=4, ms=6)
+        if error is None:
+            axes.annotate("error not bounded", (entry.value, height), (8, 0), textcoords="offset points", va="center")
+    _draw_reference(axes, estimates, vertical=True)
+    axes.set_yticks(range(len(entries)), [name for name, _ in entries])
+    axes.set_ylim(len(entries) - 0.5, -0.5)
+    axes.set_xlabel("free-energy difference, kJ/mol")
+    charts.legend(axes)
+
+
+def _draw_course(axes, records: Records, estimates: Estimates) -> None:
+    for number, entry in enumerate(biased_rounds(records, estimates.temperature)):
+        if estimates.rounds[entry.index] is None:
+            continue
+        time, made = course(records, estimates, entry)
+        value = np.array([step.value if math.isfinite(step.value) else np.nan for step in made])
+        error = np.array([step.error if math.isfinite(step.error) else 0.0 for step in made])
+        shade = charts.colour(number)
+        axes.fill_between(time, value - error, value + error, color=shade, alpha=0.2, lw=0)
+        axes.plot(time, value, "o-", color=shade, ms=3, label=f"round {entry.index}")
+    _draw_reference(axes, estimates, vertical=False)
+    axes.set_xlabel("simulated time of each walker, ns")
+    axes.set_ylabel("difference, kJ/mol")
+    charts.legend(axes)

@@ -1,0 +1,199 @@
+"""Free energies: of the latent variables, as each model has learned it, and of torsions by reweighting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from latf_sampling import analysis
+from latf_sampling.report import charts, page
+from latf_sampling.report.estimates import Estimates, biased_rounds, log_weights, settled_frames
+from latf_sampling.report.records import Learned, Records
+from latf_sampling.units import KB
+
+GRID = 120
+SAMPLES = 200_000
+POINTS = 3000
+CEILING = 12.0
+"""Latent free energies are drawn up to so many kT, those of torsions up to 18 kT."""
+
+
+def section(records: Records, estimates: Estimates) -> str:
+    return page.section("Free-energy landscapes", *_latent(records), *_torsions(records, estimates))
+
+
+# Latent
+
+
+def _latent(records: Records) -> list[str]:
+    if not records.learned:
+        return [page.missing("No model is learned yet, so there is no latent landscape.")]
+    made = [
+        page.figure(
+            charts.chart(
+                lambda axes, index=index, learned=learned: _draw_learned(axes, records, index, learned), height=3.5
+            ),
+            f"Latent free energy after round {index}, at {learned.model.settings.reference_temperature:g} K, with "
+            f"training frames of all temperatures coloured by their state ({learned.model.n_states} states) and the "
+            "range of the training data (dashed). States should lie in wells of their own; the flow should have no "
+            "well where there are no frames.",
+        )
+        for index, learned in records.learned
+    ]
+    return [page.heading("Latent space"), page.figures(*made)]
+
+
+def _draw_learned(axes, records: Records, index: int, learned: Learned) -> None:
+    draw_density(axes, learned, learned.model.settings.reference_temperature)
+    latent, states = training_points(records, index, learned)
+    for state in range(learned.model.n_states):
+        here = latent[states == state]
+        height = here[:, 1] if latent.shape[1] > 1 else np.full(len(here), -0.3 - 0.25 * state)
+        style = {"s": 2.5, "alpha": 0.45, "lw": 0, "rasterized": True}
+        axes.scatter(here[:, 0], height, color=charts.colour(state + 1), label=f"state {state}", **style)
+    bounds = learned.cv.bounds
+    for edge in bounds[0]:
+        axes.axvline(edge, color=charts.INK, lw=0.7, ls=(0, (4, 3)))
+    if len(bounds) > 1:
+        for edge in bounds[1]:
+            axes.axhline(edge, color=charts.INK, lw=0.7, ls=(0, (4, 3)))
+    charts.legend(axes, ncols=4)
+
+
+def draw_density(axes, learned: Learned, temperature: float) -> None:
+    """The flow's free energy at a temperature: a line in one dimension, a map of the first two in more."""
+    model, kt = learned.model, KB * temperature
+    low, high = learned.cv.bounds.T
+    margin = 0.25 * (high - low)
+    low, high = low - margin, high + margin
+    grids = [np.linspace(a, b, GRID) for a, b in zip(low, high)]
+    axes.set_xlabel("latent u₁")
+    if model.latent_dim == 1:
+        energy = model.free_energy(grids[0][:, None], temperature)
+        axes.plot(grids[0], (energy - energy.min()) / kt, color=charts.colour(0))
+        axes.set_ylim(None, CEILING)
+        axes.set_ylabel("free energy, kT")
+        return
+    axes.set_ylabel("latent u₂")
+    if model.latent_dim == 2:
+        points = np.stack(np.meshgrid(*grids, indexing="ij"), axis=-1)
+        energy = model.free_energy(points.reshape(-1, 2), temperature).reshape(GRID, GRID)
+        charts.surface(axes, *(_edges(grid) for grid in grids), energy - energy.min(), CEILING * kt)
+        return
+    samples = model.sample(SAMPLES, temperature, seed=0)
+    extent = tuple(zip(low[:2], high[:2]))
+    inside = np.ones(len(samples))
+    charts.surface(
+        axes,
+        *analysis.free_energy_surface(samples[:, 0], samples[:, 1], inside, temperature, GRID // 2, extent),
+        CEILING * kt,
+    )
+
+
+def _edges(grid: np.ndarray) -> np.ndarray:
+    half = (grid[1] - grid[0]) / 2
+    return np.append(grid - half, grid[-1] + half)
+
+
+def training_points(records: Records, index: int, learned: Learned) -> tuple[np.ndarray, np.ndarray]:
+    """Latent points (n, d) of some of the frames that a model was trained on, and their states (n,)."""
+    walkers = [walker for entry in records.rounds[: index + 1] for walker in entry.begun]
+    total = sum(len(walker.frames) for walker in walkers)
+    kept = charts.thin(total, POINTS)
+    x = np.concatenate([records.campaign.features.transform(w.frames.trajectory[kept]) for w in walkers])
+    latent = learned.model.encode(x)
+    with torch.no_grad():
+        states = learned.model.decoder(torch.as_tensor(latent)).argmax(-1).numpy()
+    return latent, states
+
+
+# Torsions
+
+
+def _torsions(records: Records, estimates: Estimates) -> list[str]:
+    if estimates.torsion is None:
+        return []
+    title = page.heading(f"Torsions at {estimates.temperature:g} K")
+    rounds = biased_rounds(records, estimates.temperature)
+    if not rounds:
+        return [title, page.missing("No biased frames are there yet, so that there is nothing to reweight.")]
+    walkers = [walker for entry in rounds for walker in entry.begun]
+    kept = settled_frames(walkers)
+    weights = np.exp(np.concatenate(log_weights(rounds)))
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([walker.angles[name][part] for walker, part in zip(walkers, kept)])
+
+    reference = _reference_surface(records, estimates)
+    made = [_profile(estimates, joined(estimates.torsion), weights, reference)]
+    if records.partner is not None:
+        first, second = sorted([estimates.torsion, records.partner])
+        made += _maps(estimates, (first, second), joined(first), joined(second), weights, reference)
+    return [title, page.figures(*made)]
+
+
+def _reference_surface(records: Records, estimates: Estimates) -> tuple[np.ndarray, np.ndarray] | None:
+    """Edges in degrees and the surface (phi, psi), kJ/mol, if the reference has one for this temperature."""
+    reference = records.reference
+    if estimates.reference is None or not {"edges_rad", "free_energy_kJ_per_mol"} <= reference.keys():
+        return None
+    rows = reference["free_energy_kJ_per_mol"]
+    surface = np.array([[np.inf if value is None else value for value in row] for row in rows])
+    return np.degrees(reference["edges_rad"]), surface
+
+
+def _profile(estimates: Estimates, values: np.ndarray, weights: np.ndarray, reference) -> str:
+    bins = len(reference[0]) - 1 if reference is not None else 60
+    kt = KB * estimates.temperature
+    extent = (-180, 180)
+    edges, profile = analysis.free_energy_profile(np.degrees(values), weights, estimates.temperature, bins, extent)
+
+    def draw(axes) -> None:
+        known = np.where(np.isfinite(profile), profile, np.nan)
+        axes.stairs(known, edges, baseline=None, color=charts.colour(0), lw=1.6, label="campaign")
+        if reference is not None and estimates.torsion.startswith(("phi", "psi")):
+            along = 1 if estimates.torsion.startswith("phi") else 0
+            with np.errstate(divide="ignore"):
+                marginal = -kt * np.log(np.exp(-reference[1] / kt).sum(along))
+            style = {"color": charts.colour(2), "lw": 1.2}
+            axes.stairs(marginal - marginal.min(), reference[0], baseline=None, label="reference", **style)
+        axes.axvline(np.degrees(estimates.above), color=charts.LINE, lw=1, zorder=0)
+        charts.degrees(axes, "x")
+        axes.set_ylim(0, None)
+        axes.set_xlabel(f"{estimates.torsion}, degrees")
+        axes.set_ylabel("free energy, kJ/mol")
+        charts.legend(axes)
+
+    also = " Both curves should lie on each other but for the highest points." if reference is not None else ""
+    caption = f"Free energy along {estimates.torsion} by reweighting the biased rounds.{also}"
+    return page.figure(charts.chart(draw, height=3.2), caption)
+
+
+def _maps(estimates: Estimates, names: tuple[str, str], x, y, weights, reference) -> list[str]:
+    bins = len(reference[0]) - 1 if reference is not None else 60
+    extent = ((-180, 180), (-180, 180))
+    ceiling = 18 * KB * estimates.temperature
+    ours = analysis.free_energy_surface(np.degrees(x), np.degrees(y), weights, estimates.temperature, bins, extent)
+    made = [
+        page.figure(
+            charts.chart(_map(names, *ours, ceiling), height=3.6),
+            f"Free energy of {names[0]} and {names[1]} by reweighting the biased rounds. Empty where no frame is.",
+        )
+    ]
+    if reference is not None:
+        edges, surface = reference
+        caption = "The reference surface on the same scale. Wells should be the same in place and depth."
+        made.append(page.figure(charts.chart(_map(names, edges, edges, surface, ceiling), height=3.6), caption))
+    return made
+
+
+def _map(names: tuple[str, str], x_edges, y_edges, surface, ceiling: float) -> Callable[..., None]:
+    def draw(axes) -> None:
+        charts.surface(axes, x_edges, y_edges, surface, ceiling)
+        charts.degrees(axes, "xy")
+        axes.set_xlabel(f"{names[0]}, degrees")
+        axes.set_ylabel(f"{names[1]}, degrees")
+
+    return draw

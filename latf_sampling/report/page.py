@@ -1,0 +1,109 @@
+"""HTML: every text that enters is escaped here, and figures become inline SVG that follows the page's colours."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+from collections.abc import Sequence
+from importlib import resources
+
+
+def document(title: str, sections: Sequence[str], numbers: dict) -> str:
+    """The whole page."""
+    style = resources.files(__package__).joinpath("style.css").read_text()
+    block = json.dumps(numbers, indent=1, sort_keys=True, allow_nan=False).replace("<", "\\u003c")
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html lang="en">',
+            '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            f"<title>{escape(title)}: campaign report</title>",
+            f"<style>\n{style}</style></head>",
+            "<body><main>",
+            *_numbered(sections),
+            "</main>",
+            f'<script type="application/json" id="numbers">\n{block}\n</script>',
+            "</body></html>",
+            "",
+        ]
+    )
+
+
+def _numbered(sections: Sequence[str]) -> list[str]:
+    """Put a number in place of each caption's mark."""
+    counter = itertools.count(1)
+    parts = "\n".join(sections).split(_MARK)
+    return [parts[0] + "".join(f"Figure {next(counter)}. {part}" for part in parts[1:])]
+
+
+_MARK = "\x00"
+
+
+def escape(text: object) -> str:
+    return html.escape(str(text).replace(_MARK, ""))
+
+
+def section(title: str, *parts: str) -> str:
+    return f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
+
+
+def heading(text: str) -> str:
+    return f"<h3>{escape(text)}</h3>"
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def missing(text: str) -> str:
+    """Says what is not there yet."""
+    return paragraph(text, "missing")
+
+
+def figure(svg: str, caption: str) -> str:
+    return f"<figure>{svg}<figcaption>{_MARK}{escape(caption)}</figcaption></figure>"
+
+
+def figures(*made: str) -> str:
+    """Figures side by side where there is room."""
+    return '<div class="figures">\n' + "\n".join(made) + "\n</div>"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table; its first column is text, the others are set to the right."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+
+
+def details(summary: str, *parts: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>\n" + "\n".join(parts) + "\n</details>"
+
+
+def code(text: str) -> str:
+    return f"<pre>{escape(text)}</pre>"
+
+
+def cards(entries: Sequence[tuple[str, str, str]]) -> str:
+    """Numbers that meet the eye first: label, value, and a note below."""
+    made = (
+        f'<div class="card"><div class="label">{escape(label)}</div><div class="value">{escape(value)}</div>'
+        f'<div class="note">{escape(note)}</div></div>'
+        for label, value, note in entries
+    )
+    return '<div class="cards">\n' + "\n".join(made) + "\n</div>"
+
+
+def shares(entries: Sequence[tuple[str, float, str]]) -> str:
+    """A bar cut into shares of one whole: label, fraction, colour; fractions below zero are left out."""
+    bars = "".join(
+        f'<span style="width:{100 * max(share, 0.0):.2f}%;background:{colour}" title="{escape(label)}"></span>'
+        for label, share, colour in entries
+    )
+    keys = "".join(
+        f'<li><i style="background:{colour}"></i>{escape(label)} {100 * share:.0f} %</li>'
+        for label, share, colour in entries
+    )
+    return f'<div class="shares">{bars}</div><ul class="keys">{keys}</ul>'

@@ -1,0 +1,56 @@
+"""What is needed to do it again: versions, settings, seeds and checksums."""
+
+from __future__ import annotations
+
+import json
+
+from latf_sampling import __version__, runtime, store
+from latf_sampling.report import page
+from latf_sampling.report.records import Records
+
+
+def section(records: Records) -> str:
+    campaign = records.campaign
+    protocol = campaign.protocol
+    settings = json.loads(protocol.canonical())
+    files = [(file.name, store.checksum(file)) for file in protocol.files]
+    parts = [
+        page.paragraph(
+            f"Master seed {protocol.seed}; every random stream is derived from it by name. latf_sampling "
+            f"{__version__} wrote this report."
+        ),
+        *_models(records),
+        page.heading("Versions"),
+        _versions(records),
+        page.heading("Inputs"),
+        page.table(("file", "SHA-256"), files),
+        page.details("Settings", page.code(json.dumps(settings, indent=1, sort_keys=True))),
+    ]
+    return page.section("Provenance", *parts)
+
+
+def _models(records: Records) -> list[str]:
+    if not records.learned:
+        return []
+    rows = [
+        (
+            f"after round {index}",
+            learned.model.provenance.get("seed", "unknown"),
+            f"{learned.model.provenance.get('frames', 0):,}",
+            learned.model.n_states,
+            f"{len(learned.cv.metadata['names'])} descriptors, {len(learned.cv.atoms)} atoms",
+            learned.cv.metadata["provenance"].get("exported", "unknown"),
+        )
+        for index, learned in records.learned
+    ]
+    return [page.heading("Models"), page.table(("model", "seed", "frames", "states", "variable", "exported"), rows)]
+
+
+def _versions(records: Records) -> str:
+    """Versions that write the report, and those that learned, where they differ."""
+    now = {name: version for name, version in runtime.installed().items() if version}
+    then = records.learned[-1][1].cv.metadata["versions"] if records.learned else now
+    rows = [(name, then.get(name, "none"), now.get(name, "none")) for name in sorted(then.keys() | now.keys())]
+    if then == now:
+        return page.table(("package", "version"), [row[:2] for row in rows])
+    return page.table(("package", "learned with", "reported with"), rows)

@@ -1,0 +1,216 @@
+"""What a campaign's directory holds so far, read once: walkers, learned models, starts and the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mdtraj
+import numpy as np
+
+from latf_sampling import analysis, store
+from latf_sampling.cv import LatentCV
+from latf_sampling.errors import DataError, SettingsError
+from latf_sampling.model import LaTF
+from latf_sampling.settings import Protocol, RoundSettings, steps
+from latf_sampling.trajectories import WalkerFrames, read_walker
+
+if TYPE_CHECKING:
+    from latf_sampling.campaign import Campaign
+
+PARTNER = {"phi": "psi", "psi": "phi"}
+"""The torsion that a map shows next to the observed one."""
+
+
+@dataclass(frozen=True)
+class Walker:
+    """A walker's finished segments.
+
+    Attributes
+    ----------
+    frames : WalkerFrames
+    seconds : float
+        Wall time of its process, without what was lost to interruptions.
+    interval : float
+        Time between frames, ps.
+    angles : dict
+        Observed torsion, and its partner, by name; (frames,) each, radians.
+    """
+
+    frames: WalkerFrames
+    seconds: float
+    interval: float
+    angles: dict[str, np.ndarray]
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its round, and its number there."""
+        return self.frames.round_index, self.frames.walker
+
+    @property
+    def simulated(self) -> float:
+        """ps."""
+        return len(self.frames) * self.interval
+
+    @property
+    def speed(self) -> float:
+        """ns of simulated time per day of wall time."""
+        return self.simulated / 1000 / self.seconds * 86400
+
+    @property
+    def time(self) -> np.ndarray:
+        """Time of each frame since the round began, ns; (frames,)."""
+        return self.interval / 1000 * np.arange(1, len(self.frames) + 1)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What was learned after a round."""
+
+    model: LaTF
+    cv: LatentCV
+    history: dict
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round as far as it has come; `walkers` has none for those without a finished segment."""
+
+    index: int
+    settings: RoundSettings
+    walkers: list[Walker | None]
+    simulated: bool
+    learned: Learned | None
+
+    @property
+    def begun(self) -> list[Walker]:
+        return [walker for walker in self.walkers if walker is not None]
+
+    @property
+    def biased(self) -> bool:
+        return self.settings.bias is not None
+
+    @property
+    def finished(self) -> bool:
+        return self.simulated and self.learned is not None
+
+    @property
+    def title(self) -> str:
+        kind = self.settings.bias.kind if self.settings.bias is not None else "plain dynamics"
+        temperatures = ", ".join(f"{temperature:g} K" for temperature in self.settings.walkers)
+        return f"Round {self.index}: {kind}, {temperatures}"
+
+
+@dataclass(frozen=True)
+class Records:
+    """All of a campaign, and why its observed torsion cannot be shown if it cannot."""
+
+    campaign: Campaign
+    rounds: list[Round]
+    reference: dict | None
+    trouble: str
+
+    @classmethod
+    def read(cls, campaign: Campaign) -> Records:
+        """Read what is finished.
+
+        Raises
+        ------
+        StoreError, DataError
+            A finished file is damaged; names it.
+        """
+        observe = campaign.protocol.observe
+        names, trouble = _torsions(campaign)
+        rounds = [_round(campaign, index, names) for index in range(len(campaign.protocol.rounds))]
+        has_reference = observe is not None and observe.reference is not None
+        reference = store.read_json(observe.reference) if has_reference else None
+        return cls(campaign, rounds, reference, trouble)
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.campaign.protocol
+
+    @property
+    def torsion(self) -> str | None:
+        """Name of the observed torsion; none where there is nothing to observe."""
+        observe = self.protocol.observe
+        return observe.torsion if observe is not None and not self.trouble else None
+
+    @property
+    def partner(self) -> str | None:
+        """Name of the torsion next to the observed one."""
+        name = partner(self.torsion) if self.torsion else None
+        return name if any(name in walker.angles for walker in self.walkers) else None
+
+    @cached_property
+    def walkers(self) -> list[Walker]:
+        return [walker for entry in self.rounds for walker in entry.begun]
+
+    @property
+    def learned(self) -> list[tuple[int, Learned]]:
+        return [(entry.index, entry.learned) for entry in self.rounds if entry.learned is not None]
+
+    @property
+    def simulated(self) -> float:
+        """Simulated time of all walkers, ps."""
+        return sum(walker.simulated for walker in self.walkers)
+
+    def starts(self, folder: Path) -> tuple[dict, mdtraj.Trajectory] | None:
+        """The table of generated structures in a folder, and the structures; none where there are not any yet."""
+        if not (folder / "starts.json").exists():
+            return None
+        table = store.read_json(folder / "starts.json")
+        positions = np.empty((table["valid"], self.campaign.topology.n_atoms, 3))
+        for index in range(len(positions)):
+            with np.load(folder / f"start-{index:03d}.npz") as start:
+                positions[index] = start["positions"]
+        return table, mdtraj.Trajectory(positions, self.campaign.topology)
+
+
+def partner(name: str) -> str | None:
+    """Name of the torsion that goes with one: psi with phi."""
+    kind, _, rest = name.partition(" ")
+    return f"{PARTNER[kind]} {rest}" if kind in PARTNER else None
+
+
+def _torsions(campaign: Campaign) -> tuple[list[str], str]:
+    """Names of the torsions to follow, and what is wrong with the observed one."""
+    observe = campaign.protocol.observe
+    if observe is None:
+        return [], ""
+    still = mdtraj.Trajectory(campaign.molecule.positions[None], campaign.topology)
+    names = []
+    for name in (observe.torsion, partner(observe.torsion)):
+        try:
+            if name is not None:
+                analysis.torsion_values(still, name)
+                names.append(name)
+        except (DataError, SettingsError) as error:
+            if name == observe.torsion:
+                return [], f"observe.torsion: {error}"
+    return names, ""
+
+
+def _round(campaign: Campaign, index: int, names: list[str]) -> Round:
+    settings = campaign.protocol.rounds[index]
+    walkers = [_walker(campaign, index, walker, names) for walker in range(len(settings.walkers))]
+    frames = steps(settings.length, campaign.protocol.frame_interval)
+    simulated = all(walker is not None and len(walker.frames) >= frames for walker in walkers)
+    folder, learned = campaign.store.learning(index), None
+    if (folder / "history.json").exists():
+        learned = Learned(*campaign.model(index), store.read_json(folder / "history.json"))
+    return Round(index, settings, walkers, simulated, learned)
+
+
+def _walker(campaign: Campaign, index: int, walker: int, names: list[str]) -> Walker | None:
+    folder = campaign.store.walker(index, walker)
+    if not (folder / "segment-000.json").exists():
+        return None
+    frames = read_walker(folder, campaign.topology, index, walker)
+    interval = campaign.protocol.frame_interval
+    segments = len(frames) // steps(campaign.protocol.segment, interval)
+    seconds = sum(store.read_json(folder / f"segment-{k:03d}.json")["seconds"] for k in range(segments))
+    angles = {name: analysis.torsion_values(frames.trajectory, name) for name in names}
+    return Walker(frames, seconds, interval, angles)

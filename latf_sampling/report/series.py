@@ -1,0 +1,68 @@
+"""What the walkers did in time: the observed torsion and the collective variable."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from latf_sampling.report import charts, page
+from latf_sampling.report.records import Learned, Records, Round
+
+POINTS = 2000
+
+
+def section(records: Records) -> str:
+    title = "Time series"
+    begun = [entry for entry in records.rounds if entry.begun]
+    if not begun:
+        return page.section(title, page.missing("There are no frames yet."))
+    index, learned = records.learned[-1] if records.learned else (None, None)
+    parts = []
+    if learned is None:
+        parts.append(page.missing("No model is learned yet, so that only the observed torsion can be shown."))
+    if learned is None and records.torsion is None:
+        return page.section(title, *parts)
+    made = []
+    for entry in begun:
+        rows = (records.torsion is not None) + (learned.cv.dim if learned is not None else 0)
+        svg = charts.chart(
+            lambda *axes, entry=entry: _draw(axes, records, entry, learned), rows=rows, height=0.5 + 1.25 * rows
+        )
+        made.append(page.figure(svg, _caption(entry, records, index)))
+    return page.section(title, *parts, page.figures(*made))
+
+
+def _caption(entry: Round, records: Records, index: int | None) -> str:
+    shown = []
+    if records.torsion is not None:
+        shown.append(records.torsion)
+    if index is not None:
+        shown.append(f"the latent variables by the model learned after round {index}")
+    expected = (
+        "a biased walker should wander over the whole range, to and fro"
+        if entry.biased
+        else "plain dynamics stays in one state, or crosses now and then at high temperature"
+    )
+    unfinished = "" if entry.simulated else " This round is not finished."
+    return f"{entry.title}. {' and '.join(shown)}; {expected}.{unfinished}"
+
+
+def _draw(axes, records: Records, entry: Round, learned: Learned | None) -> None:
+    for number, walker in enumerate(entry.begun):
+        kept = charts.thin(len(walker.frames), POINTS)
+        rows = [np.degrees(walker.angles[records.torsion][kept])] if records.torsion is not None else []
+        if learned is not None:
+            rows += list(learned.model.encode(records.campaign.features.transform(walker.frames.trajectory[kept])).T)
+        label = f"walker {walker.frames.walker}, {walker.frames.temperature:g} K"
+        for axis, values in zip(axes, rows):
+            style = {"ms": 1.4, "mew": 0, "alpha": 0.8, "rasterized": True}
+            axis.plot(walker.time[kept], values, "o", color=charts.colour(number), label=label, **style)
+    latent = list(axes)
+    if records.torsion is not None:
+        charts.degrees(axes[0], "y")
+        axes[0].set_ylabel(f"{records.torsion}, °")
+        axes[0].axhline(np.degrees(records.protocol.observe.above), color=charts.LINE, lw=1, zorder=0)
+        latent = latent[1:]
+    for component, axis in enumerate(latent):
+        axis.set_ylabel(f"u{'₁₂₃₄₅₆₇₈₉'[component] if component < 9 else component + 1}")
+    axes[-1].set_xlabel("time since the round began, ns")
+    charts.legend(axes[0], markerscale=4, ncols=2)

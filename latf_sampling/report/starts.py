@@ -1,0 +1,138 @@
+"""Structures that were generated from the flow: where they were asked for, where they came to lie, and what failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+
+from latf_sampling import analysis
+from latf_sampling.report import charts, page, words
+from latf_sampling.report.landscapes import draw_density
+from latf_sampling.report.records import Learned, Records
+
+
+def section(records: Records) -> str:
+    title, settings = "Generated structures", records.protocol.starts
+    parts = []
+    if settings is not None:
+        found = records.learned and records.starts(records.campaign.store.starts)
+        heading = page.heading(f"At {settings.temperature:g} K, at the campaign's end")
+        if found:
+            index, learned = records.learned[-1]
+            parts += [heading, *_set(records, index, learned, *found, open_table=True)]
+        else:
+            parts += [heading, page.missing("They are not made yet.")]
+    for entry in records.rounds[1:]:
+        found = _round_starts(records, entry.index)
+        if found is not None:
+            learned = records.rounds[entry.index - 1].learned
+            parts += [page.heading(f"For round {entry.index}"), *_set(records, entry.index - 1, learned, *found)]
+    if not parts:
+        parts = [page.missing("No structures are generated yet.")]
+    return page.section(title, *parts)
+
+
+def _round_starts(records: Records, index: int) -> tuple[dict, mdtraj.Trajectory] | None:
+    folder: Path = records.campaign.store.round_starts(index)
+    return records.starts(folder) if records.rounds[index - 1].learned is not None else None
+
+
+def _set(
+    records: Records, index: int, learned: Learned, table: dict, structures: mdtraj.Trajectory, open_table: bool = False
+) -> list[str]:
+    temperature = table["temperature"]
+    simulated = {walker.frames.temperature for entry in records.rounds[: index + 1] for walker in entry.begun}
+    text = f"{table['valid']} of {table['requested']} structures at {temperature:g} K are valid."
+    if temperature not in simulated:
+        text += " No frame the model was trained on was simulated at this temperature."
+    parts = [page.paragraph(text)]
+    made = [
+        page.figure(
+            charts.chart(lambda axes: _draw_latent(axes, learned, table), height=3.5),
+            f"Targets drawn from the flow at {temperature:g} K (rings), the structures that reached them (dots) and "
+            "targets that gave none (crosses), over the flow's free energy at that temperature, by the model "
+            f"learned after round {index}. Dots should lie in their rings.",
+        )
+    ]
+    if records.partner is not None and len(structures):
+        made.append(_torsions(records, temperature, structures))
+    parts.append(page.figures(*made))
+    rows = page.table(
+        ("structure", "target", "reached", "pulled from", "potential energy"), _rows(records, index, table)
+    )
+    parts.append(rows if open_table else page.details("Table of these structures", rows))
+    if table["rejected"]:
+        lines = [f"Target ({_point(entry['target'])}): {'; '.join(entry['reasons'])}." for entry in table["rejected"]]
+        parts += [page.heading("Rejected"), *(page.paragraph(line) for line in lines)]
+    return parts
+
+
+def _point(values) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
+def _rows(records: Records, index: int, table: dict) -> list[tuple]:
+    columns = zip(table["targets"], table["reached"], table["sources"], table["energies"])
+    return [
+        (
+            f"start-{number:03d}",
+            _point(target),
+            _point(reached),
+            _origin(records, index, source),
+            f"{energy:.1f} kJ/mol",
+        )
+        for number, (target, reached, source, energy) in enumerate(columns)
+    ]
+
+
+def _origin(records: Records, index: int, source: int) -> str:
+    """Where the frame of a joined archive comes from."""
+    for entry in records.rounds[: index + 1]:
+        for walker in entry.begun:
+            if source < len(walker.frames):
+                time = words.span((source + 1) * walker.interval)
+                return f"round {entry.index}, walker {walker.frames.walker}, {time}"
+            source -= len(walker.frames)
+    return "unknown"
+
+
+def _draw_latent(axes, learned: Learned, table: dict) -> None:
+    draw_density(axes, learned, table["temperature"])
+    dim = learned.cv.dim
+
+    def points(values) -> tuple[np.ndarray, np.ndarray]:
+        array = np.array(values, dtype=float).reshape(-1, dim)
+        return array[:, 0], array[:, 1] if dim > 1 else np.zeros(len(array))
+
+    ring = {"s": 52, "facecolors": "none", "lw": 1.3}
+    axes.scatter(*points(table["targets"]), edgecolors=charts.colour(1), label="target", **ring)
+    axes.scatter(*points(table["reached"]), s=14, color=charts.colour(6), lw=0, label="reached")
+    failed = [entry["target"] for entry in table["rejected"]]
+    if failed:
+        axes.scatter(*points(failed), s=40, marker="x", color=charts.colour(6), label="no structure")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=3)
+
+
+def _torsions(records: Records, temperature: float, structures: mdtraj.Trajectory) -> str:
+    names = sorted([records.torsion, records.partner])
+    made = [np.degrees(analysis.torsion_values(structures, name)) for name in names]
+    archive = [walker for walker in records.walkers if not walker.frames.biased]
+
+    def draw(axes) -> None:
+        for walker in archive:
+            kept = charts.thin(len(walker.frames), 1500)
+            angles = [np.degrees(walker.angles[name][kept]) for name in names]
+            axes.scatter(*angles, s=2, lw=0, alpha=0.5, color=charts.PALETTE[-1], rasterized=True)
+        axes.scatter(*made, s=26, color=charts.colour(6), lw=0, label="generated")
+        charts.degrees(axes, "xy")
+        axes.set_xlabel(f"{names[0]}, degrees")
+        axes.set_ylabel(f"{names[1]}, degrees")
+
+    caption = (
+        f"{names[0]} and {names[1]} of the structures at {temperature:g} K (large), over frames of plain dynamics at "
+        "all temperatures (small). Structures should lie where such frames are, rare states included."
+    )
+    return page.figure(charts.chart(draw, height=3.5), caption)

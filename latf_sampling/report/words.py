@@ -1,0 +1,56 @@
+"""Numbers in words: each with its unit, and no more digits than it is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def value(number: float, error: float | None, unit: str = "kJ/mol") -> str:
+    """A number with its error, to two digits of the error.
+
+    >>> value(8.6261, 0.0668)
+    '8.626 ± 0.067 kJ/mol'
+    >>> value(8.6261, float("inf"))
+    '8.6 kJ/mol, error not bounded'
+    """
+    if not math.isfinite(number):
+        return "no finite value"
+    if error is None:
+        return f"{number:.2f} {unit}"
+    if not math.isfinite(error):
+        return f"{number:.1f} {unit}, error not bounded"
+    digits = 1 - math.floor(math.log10(error)) if error > 0 else 3
+    digits = min(max(digits, 0), 6)
+    return f"{number:.{digits}f} ± {error:.{digits}f} {unit}"
+
+
+def kelvin(temperatures: Sequence[float]) -> str:
+    """Temperatures once each, in order."""
+    return ", ".join(f"{temperature:g} K" for temperature in sorted(set(temperatures)))
+
+
+def span(picoseconds: float) -> str:
+    """A simulated time."""
+    return f"{picoseconds / 1000:.3g} ns" if picoseconds >= 100 else f"{picoseconds:.3g} ps"
+
+
+def wall(seconds: float) -> str:
+    """A wall time."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> count(1, "crossing"), count(2, "crossing")
+    ('1 crossing', '2 crossings')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in a row: "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
