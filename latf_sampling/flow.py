@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
+import numpy as np
 import torch
 import zuko
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class TiltedGaussian:
         s = scale.double().unsqueeze(-1)
         mode, width = self.mode(s), torch.sqrt(s)
         low = torch.clamp(mode - 12 * width, min=0.0)
-        nodes, weights = _gauss_legendre(128)
+        nodes, weights = (part.to(s.device) for part in _gauss_legendre(128))
         half = 0.5 * (mode + 12 * width - low)
         r = low + half * (nodes + 1)
         log_radial = (self.dim - 1) * torch.log(r) + self.tau * r - r**2 / (2 * s)
@@ -88,9 +89,8 @@ class TiltedGaussian:
         return (torch.cat(kept).unsqueeze(-1) * direction).float()
 
 
+@lru_cache(maxsize=1)
 def _gauss_legendre(n: int) -> tuple[Tensor, Tensor]:
-    import numpy as np
-
     nodes, weights = np.polynomial.legendre.leggauss(n)
     return torch.from_numpy(nodes), torch.from_numpy(weights)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mdtraj
+import molecules
 import numpy as np
 import pytest
 
@@ -10,7 +11,6 @@ from latf_sampling import analysis
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.trajectories import WalkerFrames
 from latf_sampling.units import KB
-import molecules
 
 TEMPERATURE = 300.0
 KT = KB * TEMPERATURE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mdtraj
+import molecules
 import numpy as np
 import pytest
 
@@ -10,7 +11,6 @@ from latf_sampling import store
 from latf_sampling.errors import DataError, StoreError
 from latf_sampling.trajectories import WalkerFrames, read_walker
 from latf_sampling.units import KB
-import molecules
 
 TOPOLOGY = mdtraj.Topology.from_openmm(molecules.alanine().topology)
 BOX = np.array([[1.7, 0.0, 0.0], [0.5, 1.6, 0.0], [-0.4, 0.6, 1.5]])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import re
 from collections.abc import Callable
 
@@ -16,6 +15,8 @@ PALETTE = ("#3a86c8", "#e07b39", "#2e9e6b", "#b85fa8", "#c9a227", "#6c78d6", "#d
 """Colours that can be told apart on a white and on a black page; used in turn."""
 INK, LINE = "#010203", "#040506"
 """Stand in for the page's own colours of text and of lines, which take their place in the SVG."""
+FIGURE = "\x01"
+"""Stands before each id until the page gives every figure a number."""
 MAP = "viridis"
 WIDTH = 4.7
 """Inches; text of 9 points is then legible on a phone too."""
@@ -45,7 +46,6 @@ _STYLE = {
     "lines.linewidth": 1.5,
     "image.interpolation": "nearest",
 }
-_counter = itertools.count()
 
 
 def colour(index: int) -> str:
@@ -70,17 +70,18 @@ def _inline(svg: str) -> str:
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    used = dict.fromkeys(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
-    digest = f"{hash_of(svg):08x}"
-    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{digest}-{m[1]}"' if m[1] in used else "", svg)
-    svg = re.sub(r'(href="#|url\(#)([^")]+)', rf"\g<1>{digest}-\g<2>", svg)
+    used, seen = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg)), set()
+
+    def identity(match: re.Match) -> str:
+        """Ids that nothing refers to go, and those of elements that matplotlib writes twice."""
+        if match[1] not in used or match[1] in seen:
+            return ""
+        seen.add(match[1])
+        return f' id="{FIGURE}{match[1]}"'
+
+    svg = re.sub(r' id="([^"]+)"', identity, svg)
+    svg = re.sub(r'(href="#|url\(#)([^")]+)', rf"\g<1>{FIGURE}\g<2>", svg)
     return svg.replace(INK, "currentColor").replace(LINE, "var(--line)").strip()
-
-
-def hash_of(text: str) -> int:
-    import zlib
-
-    return zlib.crc32(text.encode())
 
 
 def legend(axes: Axes, **options) -> None:

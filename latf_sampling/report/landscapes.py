@@ -13,8 +13,8 @@ from latf_sampling.report.estimates import Estimates, biased_rounds, log_weights
 from latf_sampling.report.records import Learned, Records
 from latf_sampling.units import KB
 
-GRID = 120
-SAMPLES = 200_000
+GRID = 90
+SAMPLES = 100_000
 POINTS = 3000
 CEILING = 12.0
 """Latent free energies are drawn up to so many kT, those of torsions up to 18 kT."""

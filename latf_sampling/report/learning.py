@@ -8,7 +8,7 @@ import torch
 from latf_sampling.report import charts, page, words
 from latf_sampling.report.records import Learned, Records
 
-SAMPLES = 20_000
+SAMPLES = 5000
 
 
 def section(records: Records) -> str:
@@ -36,8 +36,8 @@ def _caption(index: int, learned: Learned) -> str:
     end = "Training ended by itself." if learned.history["converged"] else "Training ended at its longest allowed time."
     return (
         f"Learning after round {index}, {words.wall(learned.history['seconds'])}. Prediction of the future state and "
-        "regularisation of the latent (both in nats), and number of states, per epoch, on training data and on held-out blocks; "
-        f"shaded: the flow is learned too. Both curves should fall and stay together. {end}"
+        "regularisation of the latent (both in nats), and number of states, per epoch, on training data and on "
+        f"held-out blocks; shaded: the flow is learned too. Both curves should fall and stay together. {end}"
     )
 
 

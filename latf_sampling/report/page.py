@@ -5,8 +5,11 @@ from __future__ import annotations
 import html
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from importlib import resources
+
+from latf_sampling.report.charts import FIGURE
 
 
 def document(title: str, sections: Sequence[str], numbers: dict) -> str:
@@ -22,7 +25,7 @@ def document(title: str, sections: Sequence[str], numbers: dict) -> str:
             f"<title>{escape(title)}: campaign report</title>",
             f"<style>\n{style}</style></head>",
             "<body><main>",
-            *_numbered(sections),
+            _numbered("\n".join(sections)),
             "</main>",
             f'<script type="application/json" id="numbers">\n{block}\n</script>',
             "</body></html>",
@@ -31,18 +34,22 @@ def document(title: str, sections: Sequence[str], numbers: dict) -> str:
     )
 
 
-def _numbered(sections: Sequence[str]) -> list[str]:
-    """Put a number in place of each caption's mark."""
+def _numbered(text: str) -> str:
+    """Give every figure its number, in its caption and before its ids."""
     counter = itertools.count(1)
-    parts = "\n".join(sections).split(_MARK)
-    return [parts[0] + "".join(f"Figure {next(counter)}. {part}" for part in parts[1:])]
+
+    def number(match: re.Match) -> str:
+        own = next(counter)
+        return match[0].replace(_MARK, f"Figure {own}. ").replace(FIGURE, f"figure-{own}-")
+
+    return re.sub(r"<figure>.*?</figure>", number, text, flags=re.DOTALL)
 
 
 _MARK = "\x00"
 
 
 def escape(text: object) -> str:
-    return html.escape(str(text).replace(_MARK, ""))
+    return html.escape(str(text).replace(_MARK, "").replace(FIGURE, ""))
 
 
 def section(title: str, *parts: str) -> str:
