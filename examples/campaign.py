@@ -1,6 +1,6 @@
 """Door 1: a whole campaign from a script, the same one as `latf run protocols/alanine-dipeptide.yaml -o runs/demo`.
 
-    python examples/campaign.py runs/demo
+python examples/campaign.py runs/demo
 """
 
 import sys
@@ -14,7 +14,7 @@ PROTOCOL = Path(__file__).parent.parent / "protocols" / "alanine-dipeptide.yaml"
 def main() -> None:
     campaign = ls.Campaign(PROTOCOL, sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
     campaign.run(lambda stage, fraction, words: print(f"\r{stage}: {100 * fraction:.0f} % {words:60.60}", end=""))
-    model, cv = campaign.model(campaign.last_learned())
+    model, _ = campaign.model(campaign.last_learned())
     print(f"\n{model.n_states} states; report: {campaign.store.report}")
 
 

@@ -1,8 +1,8 @@
 """Door 2: a learned variable in a metadynamics script of one's own.
 
-    python examples/metadynamics.py runs/demo/rounds/00/learning/cv.pt
+    python examples/metadynamics.py runs/demo/rounds/00/learning/cv.pt 100
 
-The CV file is all it takes: descriptors, scaling and encoder are in it.
+The CV file is all it takes: descriptors, scaling and encoder are in it. The number is the length in ps, 100 by default.
 """
 
 import sys
@@ -26,7 +26,7 @@ simulation.context.setPositions(pdb.positions)
 simulation.minimizeEnergy()
 simulation.context.setVelocitiesToTemperature(temperature)
 
-for part in range(10):
+for time in range(10, (int(sys.argv[2]) if len(sys.argv) > 2 else 100) + 1, 10):
     bias.step(simulation, 2500)
-    print(f"{10 * (part + 1)} ps: u = {bias.values(simulation.context)}, {len(bias.hills)} hills")
+    print(f"{time} ps: u = {bias.values(simulation.context)}, {len(bias.hills)} hills")
 print(f"The free energy spans {bias.free_energy().max():.1f} kJ/mol so far.")

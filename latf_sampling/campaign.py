@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
@@ -14,11 +14,13 @@ from pathlib import Path
 import mdtraj
 
 from latf_sampling import runtime, store
+from latf_sampling.analysis import torsion_values
 from latf_sampling.cv import LatentCV
 from latf_sampling.dataset import Dataset, Series
 from latf_sampling.errors import LatfError, SettingsError, SimulationError, StoreError
 from latf_sampling.features import Features, as_mdtraj
 from latf_sampling.model import LaTF
+from latf_sampling.report import write_report
 from latf_sampling.settings import Protocol, TrainingSettings, steps
 from latf_sampling.simulate import Molecule, WalkerJob, build, run_walker
 from latf_sampling.starts import Starts, generate_starts
@@ -61,6 +63,12 @@ class Campaign:
         periodic = self.molecule.system.usesPeriodicBoundaryConditions()
         self.features = Features(self.molecule.topology, list(self.protocol.features), periodic=periodic)
         runtime.pick_platform(self.protocol.system.platform, self.molecule.system.getNumParticles())
+        if self.protocol.observe is not None:
+            structure = mdtraj.Trajectory(self.molecule.positions, self.topology)
+            try:
+                torsion_values(structure, self.protocol.observe.torsion)
+            except LatfError as error:
+                raise SettingsError(f"observe.torsion: {error}") from error
 
     def run(self, progress: Progress = lambda stage, fraction, words: None) -> None:
         """Run what is missing, to the end.
@@ -75,8 +83,6 @@ class Campaign:
                 self._simulate(index, progress)
                 self._learn(index, progress)
             self._final_starts(progress)
-            from latf_sampling.report import write_report
-
             progress("report", 0.0, "")
             write_report(self)
             progress("report", 1.0, str(self.store.report))
@@ -94,8 +100,16 @@ class Campaign:
         return cls(Protocol.restore(files.protocol(), files.inputs), directory)
 
     def frames(self, last_round: int | None = None) -> list[WalkerFrames]:
-        """All walkers of the rounds up to one (default: all rounds)."""
+        """All walkers of the rounds up to one (default: all rounds).
+
+        Raises
+        ------
+        SettingsError
+            The protocol has no such round.
+        """
         last = len(self.protocol.rounds) - 1 if last_round is None else last_round
+        if not 0 <= last < len(self.protocol.rounds):
+            raise SettingsError(f"round: the campaign has rounds 0 to {len(self.protocol.rounds) - 1}; got {last}.")
         return [
             read_walker(self.store.walker(index, walker), self.topology, index, walker)
             for index in range(last + 1)
@@ -116,8 +130,16 @@ class Campaign:
         raise StoreError(f"{self.store.directory}: no model is learned yet; run the campaign first.")
 
     def model(self, index: int) -> tuple[LaTF, LatentCV]:
-        """The model that was learned after a round, and its exported variable."""
+        """The model that was learned after a round, and its exported variable.
+
+        Raises
+        ------
+        StoreError
+            No model was learned after this round.
+        """
         folder = self.store.learning(index)
+        if not (folder / "history.json").exists():
+            raise StoreError(f"{self.store.directory}: no model was learned after round {index}.")
         return LaTF.load(folder / "model.pt"), LatentCV.load(folder / "cv.pt", self.molecule.topology)
 
     def train(
@@ -186,19 +208,15 @@ class Campaign:
         run_walkers(jobs, lambda fraction, words: progress(stage, fraction, words))
 
     def _round_starts(self, index: int, progress: Progress) -> None:
-        """Structures from the flow for the walkers of a round, at their temperatures."""
-        temperatures = self.protocol.rounds[index].walkers
-        folder = self.store.round_starts(index)
-        if len(set(temperatures)) > 1:
-            raise SettingsError(f"rounds[{index}].walkers: after the first round, walkers share one temperature.")
-        stage = f"round {index}: starts"
+        """Structures from the flow for the walkers of a round."""
+        temperatures, stage = self.protocol.rounds[index].walkers, f"round {index}: starts"
         seed = runtime.stream_seed(self.protocol.seed, stage)
         made = self.generate_starts(
             temperatures[0], len(temperatures), seed, lambda f, words: progress(stage, f, words)
         )
         if len(made) < len(temperatures):
             raise SimulationError(f"round {index}: too few structures to start from. {made.summary()}")
-        made.save(folder)
+        made.save(self.store.round_starts(index))
 
     def _learn(self, index: int, progress: Progress) -> None:
         folder, stage = self.store.learning(index), f"round {index}: learn"
@@ -290,7 +308,7 @@ def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], p
                 receiver, sender = context.Pipe(duplex=False)
                 arguments = (jobs[number], fractions[number], sender)
                 process = context.Process(target=_walker_process, args=arguments, daemon=True)
-                process.start()
+                _start(process)
                 sender.close()
                 running[number] = (process, receiver)
             multiprocessing.connection.wait([process.sentinel for process, _ in running.values()], timeout=0.5)
@@ -306,6 +324,15 @@ def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], p
             process.terminate()
         for process, _ in running.values():
             process.join()
+
+
+def _start(process: multiprocessing.Process) -> None:
+    """Start a child that inherits a mask against SIGINT: a Ctrl-C is for the parent, which stops its children."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _raise_failure(job: WalkerJob, exitcode: int | None, receiver) -> None:
@@ -326,8 +353,7 @@ def _raise_failure(job: WalkerJob, exitcode: int | None, receiver) -> None:
 
 
 def _walker_process(job: WalkerJob, fraction, sender) -> None:
-    """What a child process runs; a Ctrl-C goes to the parent, which stops its children."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What a child process runs."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 

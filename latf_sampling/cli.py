@@ -1,6 +1,7 @@
 """The command line: thin; everything it does is a call that a script could make.
 
-Exit codes: 0 done, 1 the examined installation is not healthy, or fewer starts than asked for, 2 wrong input, 130 interrupted.
+Exit codes: 0 done; 1 the examined installation is not healthy, or there are fewer starts than asked for; 2 wrong input;
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -97,7 +99,8 @@ def export(
     campaign = Campaign.of(directory)
     _, cv = campaign.model(campaign.last_learned() if round_index is None else round_index)
     cv.save(output)
-    _out.print(f"{output}: {cv.dim} components from {len(cv.metadata['names'])} descriptors of {len(cv.atoms)} atoms.")
+    words = f"{cv.dim} components from {len(cv.metadata['names'])} descriptors of {len(cv.atoms)} atoms"
+    _out.print(f"{output}: {words}.", soft_wrap=True)
 
 
 @app.command()
@@ -114,7 +117,8 @@ def starts(
 
     kelvin = parse(temperature, "temperature", "--temperature")
     campaign = Campaign.of(directory)
-    with _Bars() as bars:
+    with _Bars() as bars, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of too few structures: the summary says it
         made = campaign.generate_starts(kelvin, count, seed, lambda f, words: bars("starts", f, words))
     made.save(output)
     _out.print(made.summary(), soft_wrap=True)
@@ -173,16 +177,22 @@ class _Bars:
                 _err.print(f"{stage}: done. {words}", soft_wrap=True)
 
 
+def _warn(message: Warning | str, *_) -> None:
+    _err.print(f"latf: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def main() -> NoReturn:
     """Run the command line; errors of the package become one sentence and exit code 2."""
+    warnings.showwarning = _warn
     try:
         app(standalone_mode=True)
     except LatfError as error:
         _err.print(f"latf: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        _err.print("latf: interrupted; what is finished is kept, the same command goes on.")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == 130:  # typer's answer to Ctrl-C
+            _err.print("latf: interrupted; what is finished is kept, the same command goes on.", soft_wrap=True)
+        raise
     sys.exit(0)
 
 

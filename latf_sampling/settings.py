@@ -255,11 +255,11 @@ class Protocol(Settings):
             intervals[f"rounds[{number}].length"] = (entry.length, self.segment, "segment")
             if entry.bias is not None:
                 intervals[f"rounds[{number}].bias.interval"] = (entry.bias.interval, step, "integrator.timestep")
-                if len(set(entry.walkers)) > 1:
-                    faults.append(
-                        f"rounds[{number}].walkers: walkers that share a bias must share a temperature; "
-                        f"got {sorted(set(entry.walkers))} K."
-                    )
+            if number > 0 and len(set(entry.walkers)) > 1:
+                faults.append(
+                    f"rounds[{number}].walkers: after the first round, walkers share their starts and their bias and "
+                    f"must share a temperature; got {sorted(set(entry.walkers))} K."
+                )
         for key, (value, base, what) in intervals.items():
             if steps(value, base) is None:
                 faults.append(f"{key}: {value:g} ps is not a multiple of {what} ({base:g} ps).")

@@ -57,8 +57,9 @@ def build(settings: SystemSettings) -> Molecule:
         options["hydrogenMass"] = settings.hydrogen_mass
     try:
         system = app.ForceField(*settings.force_field).createSystem(structure.topology, **options)
-    except (ValueError, OSError) as error:
-        raise SettingsError(f"system.force_field: {', '.join(settings.force_field)}: {error}") from error
+    except Exception as error:  # as many types for force fields
+        words = " ".join(str(error).split())
+        raise SettingsError(f"system.force_field: {', '.join(settings.force_field)}: {words}") from error
     positions = np.array(structure.positions.value_in_unit(unit.nanometer))
     return Molecule(system, structure.topology, positions)
 
@@ -81,7 +82,8 @@ class WalkerJob:
     folder
         Where its segments go.
     start
-        NPZ file with "positions" (N, 3) in nm and "velocities" (N, 3) in nm/ps; none is the protocol's structure, minimised.
+        NPZ file with "positions" (N, 3) in nm and "velocities" (N, 3) in nm/ps; none is the protocol's structure,
+        minimised.
     cv, hills
         CV file to bias along and the folder where the walkers of the round share their hills; none for plain dynamics.
     """
@@ -198,11 +200,14 @@ def _run_segment(
             state = context.getState(getPositions=True, getEnergy=True, groups=groups)
         except openmm.OpenMMException as error:
             raise _exploded(job, simulation, str(error)) from error
+        except SimulationError as error:  # from the bias, which does not know whose it is
+            raise SimulationError(f"round {job.round_index}, walker {job.walker}: {error}") from error
         energy[frame] = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         exact = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-        if not (np.isfinite(energy[frame]) and np.isfinite(exact).all()):
+        with np.errstate(over="ignore"):  # an atom may have flown to where single precision does not reach
+            positions[frame] = exact
+        if not (np.isfinite(energy[frame]) and np.isfinite(positions[frame]).all()):
             raise _exploded(job, simulation, f"the potential energy is {energy[frame]} kJ/mol")
-        positions[frame] = exact
         vectors = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer) if periodic else None
         if periodic:
             boxes[frame] = vectors
@@ -211,7 +216,8 @@ def _run_segment(
             offset[frame] = bias.offset()
         progress((index + (frame + 1) / count) / job.segments)
     files = store.segment_files(job.folder, index)
-    trajectory = mdtraj.Trajectory(positions, as_mdtraj(simulation.topology))
+    times = (index * count + np.arange(1, count + 1)) * protocol.frame_interval
+    trajectory = mdtraj.Trajectory(positions, as_mdtraj(simulation.topology), times)
     if periodic:
         trajectory.unitcell_vectors = boxes
     with store.replacing(files["trajectory"]) as temporary:

@@ -137,8 +137,8 @@ def generate_starts(
     seed
         Same seed, same targets and same random forces.
     timestep, friction
-        Of the Langevin dynamics, ps and 1/ps, or quantities. The time step is shortened where the collective variable is
-        so steep that the umbrella would oscillate too fast for it.
+        Of the Langevin dynamics, ps and 1/ps, or quantities. The time step is shortened where the collective variable
+        is so steep that the umbrella would oscillate too fast for it.
     thermalise
         Time at the temperature on each target, ps, or a quantity.
     tolerance
@@ -162,6 +162,8 @@ def generate_starts(
     16 of 16 structures at 450 K are valid.
     """
     temperature = to_float(temperature, "temperature", "temperature")
+    if temperature <= 0:
+        raise SettingsError(f"generate_starts: temperature must be more than 0 K; got {temperature:g} K.")
     if n < 1:
         raise SettingsError(f"generate_starts: n must be at least 1; got {n}.")
     if len(archive) == 0:
@@ -278,13 +280,15 @@ class _Worker:
         handed = handedness(self.archive.xyz[source], self.centres)
         try:
             context.applyConstraints(1e-6)
-            context.setVelocitiesToTemperature(self.temperature, self.seed + source)
+            seed = runtime.stream_seed(self.seed, "pull", source)
+            context.setVelocitiesToTemperature(self.temperature, seed)
             for share in np.linspace(0, 1, PULL_MOVES + 1)[1:]:
                 self.umbrella.move_to(context, start + share * (target - start))
                 self.simulation.step(self.pull_steps)
             self.simulation.minimizeEnergy(maxIterations=200)
             floor = self._energy()
-            context.setVelocitiesToTemperature(self.temperature, self.seed + source + 1)
+            seed = runtime.stream_seed(self.seed, "thermalise", source)
+            context.setVelocitiesToTemperature(self.temperature, seed)
             self.simulation.step(self.thermalise_steps)
         except openmm.OpenMMException as error:
             return None, f"the simulation exploded ({error})"

@@ -1,8 +1,12 @@
-"""Small systems for tests: alanine dipeptide with an untrained variable, and pairs of particles with known answers."""
+"""Small systems for tests: alanine dipeptide with an untrained variable, pairs of particles with known answers, and a
+tiny campaign."""
 
 from __future__ import annotations
 
+import atexit
 import copy
+import shutil
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import mdtraj
 import numpy as np
 import openmm
 import torch
+import yaml
 from openmm import app, unit
 
 from latf_sampling.cv import LatentCV
@@ -175,3 +180,64 @@ def pairs(count: int, expression: str, mass: float = 4.0, **parameters) -> tuple
         model.latent_spread.fill_(0.05)
         model.log_variance.fill_(-12.0)
     return topology.to_openmm(), system, LatentCV.from_model(model, features)
+
+
+TINY = {
+    "name": "tiny",
+    "seed": 1,
+    "system": {
+        "structure": STRUCTURE.name,
+        "force_field": ["amber14/protein.ff14SB.xml"],
+        "hydrogen_mass": "3 amu",
+        "platform": "Reference",
+    },
+    "integrator": {"timestep": "4 fs"},
+    "frame_interval": "0.1 ps",
+    "segment": "4 ps",
+    "features": [{"torsions": "phi psi"}],
+    "model": {"beta": 0.01, "flow_transforms": 2, "flow_hidden": [16], "flow_bins": 4},
+    "learning": {
+        "lag": "0.2 ps",
+        "initial_states": 4,
+        "refinements": 2,
+        "refinement_epochs": 2,
+        "minimum_population": 0,
+        "flow_epochs": 6,
+    },
+    "rounds": [
+        {"walkers": ["300 K", "600 K"], "length": "24 ps"},
+        {
+            "walkers": ["300 K", "300 K"],
+            "length": "4 ps",
+            "bias": {"kind": "metadynamics", "bias_factor": 10, "height": "1 kJ/mol", "interval": "0.4 ps"},
+        },
+        {
+            "walkers": ["300 K"],
+            "length": "8 ps",
+            "bias": {"kind": "metadynamics", "bias_factor": 5, "height": "1 kJ/mol", "interval": "0.2 ps"},
+        },
+    ],
+    "starts": {"temperature": "450 K", "count": 2},
+    "observe": {"torsion": "phi ALA 2"},
+}
+"""A protocol of three rounds that takes seconds and is still learned from: torsions, 600 K, few epochs."""
+
+
+def write_protocol(folder: Path, **changes) -> Path:
+    """The tiny protocol, with some of its keys replaced, and its structure, as files in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(STRUCTURE, folder)
+    (folder / "protocol.yaml").write_text(yaml.safe_dump({**TINY, **changes}))
+    return folder / "protocol.yaml"
+
+
+@cache
+def finished_campaign() -> Path:
+    """The tiny campaign's directory, run to its end once for all tests, its protocol deleted; change only copies of it."""
+    from latf_sampling.campaign import Campaign  # costs seconds, which most tests need not wait for
+
+    folder = Path(tempfile.mkdtemp(prefix="latf-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    Campaign(write_protocol(folder / "given"), folder / "run").run()
+    shutil.rmtree(folder / "given")
+    return folder / "run"

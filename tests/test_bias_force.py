@@ -86,18 +86,17 @@ def biased(dim: int, kind: str, periodic: bool):
     biases = {
         "inside": Landscape(system, place(cv, u, "inside"), 1),
         "outside": Landscape(system, place(cv, u, "outside"), 2),
-        "boundary": Landscape(system, place(cv, u, "boundary"), 3),
         "umbrella": Umbrella(system, cv, u + cv.sigma, 3.0 / cv.sigma**2),
-        "flow": FlowBias(system, cv, model, 300.0, 5.0),
     }
+    if not periodic:
+        biases["boundary"] = Landscape(system, place(cv, u, "boundary"), 3)
+        biases["flow"] = FlowBias(system, cv, model, 300.0, 5.0)
     return SimpleNamespace(cv=cv, x=x, box=box, system=system, biases=biases)
 
 
 CASES = [
     *((dim, kind, False) for dim in DIMENSIONS for kind in SPECS),
-    *((2, kind, True) for kind in SPECS),
-    (1, "both", True),
-    (3, "both", True),
+    *zip(DIMENSIONS, SPECS, [True, True, True]),
 ]
 
 
@@ -144,11 +143,11 @@ def test_forces_fit_the_energies_of_the_platform_itself(platform):
         for seed in range(3):
             way = np.random.default_rng(seed).normal(size=case.x.shape)
             values = []
-            for step in (-2e-4, -1e-4, 1e-4, 2e-4):
+            for step in (-2e-5, -1e-5, 1e-5, 2e-5):
                 made.setPositions(case.x + step * way)
                 values.append(energy(made, bias.group))
             made.setPositions(case.x)
-            slope = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / 12e-4
+            slope = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / 12e-5
             found = forces(made, bias.group)
             assert slope == pytest.approx(-(found * way).sum(), abs=1e-4 * np.abs(found).max() + 1e-4), name
 
@@ -340,15 +339,15 @@ def operations(bias) -> list[str]:
     return re.findall(r"aten::(\w+)", str(graph.inlined_graph))
 
 
-@pytest.mark.parametrize(("kind", "most"), [("distances", 75), ("torsions", 110), ("both", 125)])
+@pytest.mark.parametrize(("kind", "most"), [("distances", 58), ("torsions", 100), ("both", 114)])
 def test_network_is_evaluated_once_whatever_the_dimension(kind, most):
     counts = []
     for dim in DIMENSIONS:
         names = operations(Landscape(None, alanine_cv(dim, kind)))
         assert names.count("tanh") == 2  # one for each hidden layer
         counts.append((names.count("addmv"), names.count("tanh_backward"), names.count("linalg_vector_norm")))
-        # An operation costs about 4 us in every step.
-        assert len(names) <= most + 12 * (dim - 1)
+        # An operation costs about 4 us in every step; these are as many as there were, and a few.
+        assert len(names) <= most + 8 * (dim - 1) + 3
     assert len(set(counts)) == 1
     assert counts[0][0] == 3
 
@@ -493,8 +492,8 @@ def test_stock_metadynamics(tmp_path, dim, periodic):
     for seed in range(3):
         way = np.random.default_rng(seed).normal(size=x.shape)
         values = []
-        for step in (-2e-4, -1e-4, 1e-4, 2e-4):
+        for step in (-2e-5, -1e-5, 1e-5, 2e-5):
             simulation.context.setPositions(x + step * way)
             values.append(energy(simulation.context, group))
-        slope = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / 12e-4
+        slope = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / 12e-5
         assert slope == pytest.approx(-(found * way).sum(), abs=1e-3 * np.abs(found).max() + 1e-3)

@@ -224,7 +224,7 @@ def test_metadata_is_complete():
 
 def test_hill_width_is_the_spread_but_not_below_half_the_noise():
     model, features = alanine_model(2)
-    noise = np.exp(0.5 * float(model.log_variance))
+    noise = np.exp(0.5 * float(model.log_variance.detach()))
     kept = model.latent_spread.clone()
     model.latent_spread.copy_(torch.tensor([3 * noise, 0.01 * noise]))
     cv = LatentCV.from_model(model, features)

@@ -38,6 +38,11 @@ def run(directory=None, walker="walker", steps=0, seed=1, dim=2, platform="Refer
     return bias, made
 
 
+def stored(directory, walker="walker") -> np.ndarray:
+    with np.load(directory / f"{walker}.npz") as content:
+        return content["hills"]
+
+
 def points(bias: Metadynamics, n: int = 200) -> np.ndarray:
     return np.random.default_rng(0).uniform(bias.low, bias.high, (n, bias.cv.dim))
 
@@ -45,8 +50,7 @@ def points(bias: Metadynamics, n: int = 200) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------------------- hills
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize(("dim", "platform"), [(1, "Reference"), (2, "Reference"), (3, "Reference"), (2, "CPU")])
 def test_hills_by_hand(dim, platform):
     bias, made = run(dim=dim, platform=platform)
     hills = np.empty((0, dim + 2))
@@ -155,8 +159,7 @@ def test_restart_from_the_file(tmp_path):
     u = second.values(again.context)
     before = float(first.energy(u)[0])
     assert second.hills[-1, -1] == pytest.approx(4.0 * np.exp(-before / (KT * 4.0)), rel=1e-9)
-    third, _ = run(tmp_path)
-    assert np.array_equal(third.hills, second.hills)
+    assert np.array_equal(stored(tmp_path), second.hills)
 
 
 def test_rewind(tmp_path):
@@ -170,7 +173,7 @@ def test_rewind(tmp_path):
     made.currentStep = 20
     bias.rewind(20)
     assert np.array_equal(bias.hills, kept) and np.abs(bias.on_grid() - grid).max() < 1e-9
-    assert np.array_equal(run(tmp_path)[0].hills, kept)
+    assert np.array_equal(stored(tmp_path), kept)
     bias.step(made, 1)
     u = bias.values(made.context)
     assert energy(made.context, bias.group) == pytest.approx(float(bias.energy(u)[0]), abs=1e-8)
@@ -235,9 +238,9 @@ def test_hills_of_a_rewound_walker_are_forgotten_by_the_others(tmp_path):
 def test_save_frequency(tmp_path):
     bias, made = run(tmp_path, steps=25, save_frequency=20)
     assert len(bias.hills) == 5
-    assert len(run(tmp_path)[0].hills) == 4
+    assert np.array_equal(stored(tmp_path), bias.hills[:4])
     bias.step(made, 15)
-    assert len(run(tmp_path)[0].hills) == 8
+    assert np.array_equal(stored(tmp_path), bias.hills) and len(bias.hills) == 8
 
 
 def test_hills_that_do_not_fit_are_refused(tmp_path):
@@ -262,7 +265,6 @@ def test_an_explosion_leaves_the_hills_intact(tmp_path, platform):
         bias.step(made, 20)
     assert (tmp_path / "walker.npz").read_bytes() == content
     assert len(bias.hills) == 4 and np.isfinite(bias.hills).all() and np.isfinite(bias.coefficients).all()
-    assert len(run(tmp_path)[0].hills) == 4
 
 
 # ---------------------------------------------------------------------------------------------------------- estimates
@@ -313,13 +315,13 @@ def test_double_well():
     """Free energy of a pair of particles in a double well, 8 kT high, which plain dynamics would not leave.
 
     Over 30 seeds (of OpenMM's own metadynamics, with these settings) the root mean square error of the profile was
-    0.92 +- 0.13, the error of the reweighted difference 0.1 +- 0.44, kJ/mol, and there were 195 crossings at least.
+    0.92 +- 0.15, the error of the reweighted difference 0.1 +- 0.66, kJ/mol, and there were 111 crossings at least.
     """
     topology, system, cv = pairs(1, WELL, barrier=BARRIER, tilt=TILT)
-    bias = Metadynamics(system, cv, 300.0, bias_factor=10.0, height=1.0, frequency=25)
-    made = simulation(topology, system, np.array([[0.0, 0, 0], [0.8, 0, 0]]), timestep=0.008, friction=2.0)
-    bias.step(made, 20_000)
-    assert len(bias.hills) == 800
+    bias = Metadynamics(system, cv, 300.0, bias_factor=10.0, height=1.0, frequency=20)
+    made = simulation(topology, system, np.array([[0.0, 0, 0], [0.8, 0, 0]]), timestep=0.01, friction=2.0)
+    bias.step(made, 15_000)
+    assert len(bias.hills) == 750
     r = bias.axes[0]
     low = exact(r) - exact(r).min() < 25
     assert low.sum() > 30
@@ -328,15 +330,15 @@ def test_double_well():
 
     # From here on the bias is frozen, and frames under it are weighted.
     found = []
-    for _ in range(2000):
+    for _ in range(1200):
         made.step(20)
         found.append(cv.of_context(made.context)[0])
     found = np.array(found)
-    assert np.count_nonzero(np.diff(found > 1)) > 100
+    assert np.count_nonzero(np.diff(found > 1)) > 50
     weights = bias.weights(found[:, None])
     difference = -KT * np.log(weights[found > 1].sum() / weights[found <= 1].sum())
     fine = np.linspace(0.4, 1.6, 20_001)
     density = np.exp(-exact(fine) / KT)
     truth = -KT * np.log(density[fine > 1].sum() / density[fine <= 1].sum())
-    assert difference == pytest.approx(truth, abs=2.2)
+    assert difference == pytest.approx(truth, abs=3.3)
     assert abs(truth) > 5  # so that equal shares would be wrong

@@ -149,7 +149,7 @@ def component_force(cv: LatentCV, component: int) -> openmm.Force:
 
 
 def _trace(cv: LatentCV, shape: Shape, length: int) -> torch.jit.ScriptModule:
-    """Energy and forces in one graph: (positions (n, 3) of the CV's atoms, box (3, 3), table (m,)) -> energy, forces."""
+    """One graph: (positions (n, 3) of the CV's atoms, box (3, 3), table (m,)) -> (energy, forces (n, 3))."""
 
     def energy_and_forces(positions: Tensor, box: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         positions = positions.detach().requires_grad_(True)
@@ -179,66 +179,61 @@ def _trace(cv: LatentCV, shape: Shape, length: int) -> torch.jit.ScriptModule:
         return torch.jit.trace(graph, example, check_trace=False)
 
 
-class _Module(nn.Module):
-    """What a TorchForce evaluates on all positions of a system without a box."""
-
-    def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, path: str, table: np.ndarray) -> None:
-        super().__init__()
-        self.graph = graph
-        self.register_buffer("atoms", torch.from_numpy(atoms))
-        self.register_buffer("box", torch.eye(3, dtype=torch.float64))
-        self.path, self.length, self.version = path, len(table), 0.0
-        self.table = torch.from_numpy(table.copy())
-
-    def forward(self, positions: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
-        if float(version) != self.version:
-            self.version = float(version)
-            # Freezing would fold the reading of a file of constant name into a constant.
-            path = self.path + str(0 * int(version))
-            self.table = torch.from_file(path, False, self.length, dtype=torch.float64).clone().to(positions.device)
-        with torch.no_grad():
-            x = positions.index_select(0, self.atoms).to(torch.float64)
-            energy, forces = self.graph(x, self.box, self.table.to(positions.device))
-            return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
-
-
-class _PeriodicModule(_Module):
-    """The same with box vectors."""
-
-    def forward(self, positions: Tensor, box: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
-        if float(version) != self.version:
-            self.version = float(version)
-            # Freezing would fold the reading of a file of constant name into a constant.
-            path = self.path + str(0 * int(version))
-            self.table = torch.from_file(path, False, self.length, dtype=torch.float64).clone().to(positions.device)
-        x = positions.index_select(0, self.atoms).to(torch.float64)
-        energy, forces = self.graph(x, box.to(torch.float64), self.table.to(positions.device))
-        return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
-
-
 class _Component(nn.Module):
-    """One component of the variable, for a system without a box."""
+    """What a TorchForce evaluates on all positions of a system without a box, with a table that never changes."""
 
     def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray) -> None:
         super().__init__()
         self.graph = graph
         self.register_buffer("atoms", torch.from_numpy(atoms))
         self.register_buffer("box", torch.eye(3, dtype=torch.float64))
-        self.register_buffer("table", torch.zeros(1, dtype=torch.float64))
+        self.register_buffer("empty", torch.zeros(1, dtype=torch.float64))
+
+    def evaluate(self, positions: Tensor, box: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        # A TorchForce asks for gradients of all it evaluates; recording for them would double the cost.
+        with torch.no_grad():
+            x = positions.index_select(0, self.atoms).to(torch.float64)
+            energy, forces = self.graph(x, box, table)
+            return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        energy, forces = self.graph(positions.index_select(0, self.atoms).to(torch.float64), self.box, self.table)
-        return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
+        return self.evaluate(positions, self.box, self.empty)
 
 
 class _PeriodicComponent(_Component):
     """The same with box vectors."""
 
     def forward(self, positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-        energy, forces = self.graph(
-            positions.index_select(0, self.atoms).to(torch.float64), box.to(torch.float64), self.table
-        )
-        return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
+        return self.evaluate(positions, box.to(torch.float64), self.empty)
+
+
+class _Module(_Component):
+    """The same with a table that is read anew whenever its version changes."""
+
+    def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, path: str, table: np.ndarray) -> None:
+        super().__init__(graph, atoms)
+        self.path, self.length, self.version = path, len(table), 0.0
+        self.table = torch.from_numpy(table.copy())
+
+    def present(self, version: Tensor, device: torch.device) -> Tensor:
+        if float(version) != self.version:
+            self.version = float(version)
+            # Freezing would fold the reading of a file of constant name into a constant.
+            path = self.path + str(0 * int(version))
+            self.table = torch.from_file(path, False, self.length, dtype=torch.float64).clone()
+        if self.table.device != device:
+            self.table = self.table.to(device)
+        return self.table
+
+    def forward(self, positions: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
+        return self.evaluate(positions, self.box, self.present(version, positions.device))
+
+
+class _PeriodicModule(_Module):
+    """The same with box vectors."""
+
+    def forward(self, positions: Tensor, box: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
+        return self.evaluate(positions, box.to(torch.float64), self.present(version, positions.device))
 
 
 class _Compute:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import openmm
 import torch
-from scipy.ndimage import spline_filter1d
+from scipy.ndimage import convolve1d, spline_filter1d
 from torch import Tensor
 
 from latf_sampling.bias.force import BiasForce
@@ -94,8 +94,8 @@ class GridBias:
         """Bias at the nodes of `axes`, kJ/mol."""
         values = self.coefficients
         for k in range(self.cv.dim):
-            values = np.apply_along_axis(np.convolve, k, values, _BASIS[0, :3], mode="valid")
-        return values
+            values = convolve1d(values, _BASIS[0, :3], axis=k)
+        return values[(slice(1, -1),) * self.cv.dim]
 
     def _push(self, context: openmm.Context) -> None:
         """Bring the coefficients into a context."""

@@ -93,10 +93,16 @@ def _cards(records: Records, estimates: Estimates) -> list[tuple[str, str, str]]
         made.append(("Free-energy difference", value, f"{note}{estimates.state} at {estimates.temperature:g} K"))
     if estimates.reference is not None:
         value = words.value(estimates.reference, estimates.reference_error or None)
-        made.append(("Reference", value, f"the same difference at {estimates.temperature:g} K"))
-    if estimates.deviation is not None:
-        made.append(("Deviation", f"{estimates.deviation:+.1f} σ", "in units σ of the combined error"))
+        made.append(("Reference", value, _distance(estimates) or "there is no estimate with an error to compare"))
     return made
+
+
+def _distance(estimates: Estimates) -> str:
+    """The deviation in words; empty where it is not known."""
+    if estimates.deviation is None:
+        return ""
+    side = "above" if estimates.deviation > 0 else "below"
+    return f"the estimate is {abs(estimates.deviation):.1f} combined errors {side} it"
 
 
 def _standing(records: Records) -> list[str]:
@@ -115,8 +121,6 @@ def _standing(records: Records) -> list[str]:
 
 
 def _verdict(records: Records, estimates: Estimates) -> list[str]:
-    if records.trouble:
-        return [page.missing(f"The observed free-energy difference cannot be stated. {records.trouble}")]
     if estimates.torsion is None:
         return [
             page.paragraph("The protocol names nothing to observe, so no free-energy difference is stated.", "soft")
@@ -137,7 +141,7 @@ def _verdict(records: Records, estimates: Estimates) -> list[str]:
     if estimates.reference is not None:
         reference = words.value(estimates.reference, estimates.reference_error or None)
         text += f" The independent reference says {reference}"
-        text += f", {abs(estimates.deviation):.1f} combined errors away." if estimates.deviation is not None else "."
+        text += f"; {_distance(estimates)}." if _distance(estimates) else "."
     elif records.reference is not None:
         text += f" The reference file holds no value for {estimates.temperature:g} K to compare with."
     doubts = [page.paragraph(doubt, "warning") for doubt in estimates.doubts()]
@@ -177,11 +181,11 @@ def _error_bar() -> str:
     return page.paragraph(
         f"Frames that count: the first {100 * analysis.FILLING:.0f} % of each biased walker are left out, since the "
         "bias still changes quickly there. Each remaining frame has the weight exp((V - c)/kT), with the bias V and "
-        "its offset c as they were when it was saved. The error bar is one standard deviation of a bootstrap that "
-        f"draws blocks, {analysis.BLOCKS} per walker, {analysis.RESAMPLES} times. It covers the scatter between "
-        "blocks: how often walkers went to and fro, and how unevenly frames are weighted. It does not cover what "
-        "all blocks share: a state that no walker has found, a bias that has not settled, the time step, the force "
-        "field.",
+        "its offset c as they were when it was saved; rounds count by their number of frames. The error bar is one "
+        f"standard deviation of a bootstrap that draws blocks, {analysis.BLOCKS} per walker, {analysis.RESAMPLES} "
+        "times. It covers the scatter between blocks: how often walkers went to and fro, and how unevenly frames "
+        "are weighted. It does not cover what all blocks share: a state that no walker has found, a bias that has "
+        "not settled, the time step, the force field.",
         "soft",
     )
 

@@ -127,10 +127,11 @@ def _torsions(records: Records, estimates: Estimates) -> list[str]:
         return np.concatenate([walker.angles[name][part] for walker, part in zip(walkers, kept)])
 
     reference = _reference_surface(records, estimates)
-    made = [_profile(estimates, joined(estimates.torsion), weights, reference)]
+    made = []
     if records.partner is not None:
         first, second = sorted([estimates.torsion, records.partner])
         made += _maps(estimates, (first, second), joined(first), joined(second), weights, reference)
+    made.append(_profile(estimates, joined(estimates.torsion), weights, reference))
     return [title, page.figures(*made)]
 
 

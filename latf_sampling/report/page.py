@@ -49,7 +49,9 @@ _MARK = "\x00"
 
 
 def escape(text: object) -> str:
-    return html.escape(str(text).replace(_MARK, "").replace(FIGURE, ""))
+    """Text as HTML; a number stays on one line with its unit."""
+    text = re.sub(r"(?<=\d) (?=(?:K|kJ/mol|ns|ps|min|s|h|%|±|σ)(?:\W|$))|(?<=±) ", "\u00a0", str(text))
+    return html.escape(text.replace(_MARK, "").replace(FIGURE, ""))
 
 
 def section(title: str, *parts: str) -> str:
@@ -90,7 +92,7 @@ def details(summary: str, *parts: str) -> str:
 
 
 def code(text: str) -> str:
-    return f"<pre>{escape(text)}</pre>"
+    return f"<pre>{html.escape(text)}</pre>"
 
 
 def cards(entries: Sequence[tuple[str, str, str]]) -> str:

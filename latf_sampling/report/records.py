@@ -105,12 +105,11 @@ class Round:
 
 @dataclass(frozen=True)
 class Records:
-    """All of a campaign, and why its observed torsion cannot be shown if it cannot."""
+    """All of a campaign."""
 
     campaign: Campaign
     rounds: list[Round]
     reference: dict | None
-    trouble: str
 
     @classmethod
     def read(cls, campaign: Campaign) -> Records:
@@ -122,11 +121,11 @@ class Records:
             A finished file is damaged; names it.
         """
         observe = campaign.protocol.observe
-        names, trouble = _torsions(campaign)
+        names = _torsions(campaign)
         rounds = [_round(campaign, index, names) for index in range(len(campaign.protocol.rounds))]
         has_reference = observe is not None and observe.reference is not None
         reference = store.read_json(observe.reference) if has_reference else None
-        return cls(campaign, rounds, reference, trouble)
+        return cls(campaign, rounds, reference)
 
     @property
     def protocol(self) -> Protocol:
@@ -136,7 +135,7 @@ class Records:
     def torsion(self) -> str | None:
         """Name of the observed torsion; none where there is nothing to observe."""
         observe = self.protocol.observe
-        return observe.torsion if observe is not None and not self.trouble else None
+        return observe.torsion if observe is not None else None
 
     @property
     def partner(self) -> str | None:
@@ -175,22 +174,19 @@ def partner(name: str) -> str | None:
     return f"{PARTNER[kind]} {rest}" if kind in PARTNER else None
 
 
-def _torsions(campaign: Campaign) -> tuple[list[str], str]:
-    """Names of the torsions to follow, and what is wrong with the observed one."""
+def _torsions(campaign: Campaign) -> list[str]:
+    """Names of the torsions to follow: the observed one, and its partner where the molecule has it."""
     observe = campaign.protocol.observe
     if observe is None:
-        return [], ""
-    still = mdtraj.Trajectory(campaign.molecule.positions[None], campaign.topology)
-    names = []
-    for name in (observe.torsion, partner(observe.torsion)):
-        try:
-            if name is not None:
-                analysis.torsion_values(still, name)
-                names.append(name)
-        except (DataError, SettingsError) as error:
-            if name == observe.torsion:
-                return [], f"observe.torsion: {error}"
-    return names, ""
+        return []
+    other = partner(observe.torsion)
+    if other is None:
+        return [observe.torsion]
+    try:
+        analysis.torsion_values(mdtraj.Trajectory(campaign.molecule.positions, campaign.topology), other)
+    except (DataError, SettingsError):
+        return [observe.torsion]
+    return [observe.torsion, other]
 
 
 def _round(campaign: Campaign, index: int, names: list[str]) -> Round:

@@ -53,15 +53,15 @@ def _set(
             charts.chart(lambda axes: _draw_latent(axes, learned, table), height=3.5),
             f"Targets drawn from the flow at {temperature:g} K (rings), the structures that reached them (dots) and "
             "targets that gave none (crosses), over the flow's free energy at that temperature, by the model "
-            f"learned after round {index}. Dots should lie in their rings.",
+            f"learned after round {index}. Lines join the two; dots should lie near their rings, at most "
+            f"{table['tolerance']:g} σ away, where σ = {learned.cv.noise:.2f} is the encoder's uncertainty.",
         )
     ]
     if records.partner is not None and len(structures):
         made.append(_torsions(records, temperature, structures))
     parts.append(page.figures(*made))
-    rows = page.table(
-        ("structure", "target", "reached", "pulled from", "potential energy"), _rows(records, index, table)
-    )
+    head = ("structure", "target", "reached", "apart", "pulled from", "potential energy")
+    rows = page.table(head, _rows(records, index, learned, table))
     parts.append(rows if open_table else page.details("Table of these structures", rows))
     if table["rejected"]:
         lines = [f"Target ({_point(entry['target'])}): {'; '.join(entry['reasons'])}." for entry in table["rejected"]]
@@ -73,18 +73,14 @@ def _point(values) -> str:
     return ", ".join(f"{value:.2f}" for value in values)
 
 
-def _rows(records: Records, index: int, table: dict) -> list[tuple]:
+def _rows(records: Records, index: int, learned: Learned, table: dict) -> list[tuple]:
+    rows = []
     columns = zip(table["targets"], table["reached"], table["sources"], table["energies"])
-    return [
-        (
-            f"start-{number:03d}",
-            _point(target),
-            _point(reached),
-            _origin(records, index, source),
-            f"{energy:.1f} kJ/mol",
-        )
-        for number, (target, reached, source, energy) in enumerate(columns)
-    ]
+    for number, (target, reached, source, energy) in enumerate(columns):
+        apart = f"{np.linalg.norm(np.subtract(reached, target)) / learned.cv.noise:.1f} σ"
+        origin = _origin(records, index, source)
+        rows.append((f"start-{number:03d}", _point(target), _point(reached), apart, origin, f"{energy:.1f} kJ/mol"))
+    return rows
 
 
 def _origin(records: Records, index: int, source: int) -> str:
@@ -106,6 +102,8 @@ def _draw_latent(axes, learned: Learned, table: dict) -> None:
         array = np.array(values, dtype=float).reshape(-1, dim)
         return array[:, 0], array[:, 1] if dim > 1 else np.zeros(len(array))
 
+    for target, reached in zip(np.transpose(points(table["targets"])), np.transpose(points(table["reached"]))):
+        axes.plot(*zip(target, reached), color=charts.colour(1), lw=0.9)
     ring = {"s": 52, "facecolors": "none", "lw": 1.3}
     axes.scatter(*points(table["targets"]), edgecolors=charts.colour(1), label="target", **ring)
     axes.scatter(*points(table["reached"]), s=14, color=charts.colour(6), lw=0, label="reached")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 
 def value(number: float, error: float | None, unit: str = "kJ/mol") -> str:
-    """A number with its error, to two digits of the error.
+    """A number with its error, to two digits of the error if the first of them is 1 or 2, else to one.
 
-    >>> value(8.6261, 0.0668)
-    '8.626 ± 0.067 kJ/mol'
+    >>> value(8.6261, 0.0668), value(7.656, 1.114)
+    ('8.63 ± 0.07 kJ/mol', '7.7 ± 1.1 kJ/mol')
     >>> value(8.6261, float("inf"))
     '8.6 kJ/mol, error not bounded'
     """
@@ -20,7 +20,8 @@ def value(number: float, error: float | None, unit: str = "kJ/mol") -> str:
         return f"{number:.2f} {unit}"
     if not math.isfinite(error):
         return f"{number:.1f} {unit}, error not bounded"
-    digits = 1 - math.floor(math.log10(error)) if error > 0 else 3
+    power = math.floor(math.log10(error)) if error > 0 else -2
+    digits = -power + (error < 2.95 * 10.0**power)
     digits = min(max(digits, 0), 6)
     return f"{number:.{digits}f} ± {error:.{digits}f} {unit}"
 
