@@ -223,8 +223,10 @@ class LatentCV:
 
     def save(self, path: str | Path) -> None:
         """Write the TorchScript file, at once or not at all."""
+        buffer = io.BytesIO()  # torch's own errors of a full disk do not say so
+        torch.jit.save(self.module, buffer, _extra_files={"metadata.json": json.dumps(self.metadata)})
         with store.replacing(path) as temporary:
-            torch.jit.save(self.module, str(temporary), _extra_files={"metadata.json": json.dumps(self.metadata)})
+            temporary.write_bytes(buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | Path, topology=None) -> LatentCV:

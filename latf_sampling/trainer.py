@@ -361,7 +361,14 @@ def _cluster(dataset: Dataset, count: int, seed: int) -> Tensor:
     stride = max(1, len(slow) // CLUSTERING_FRAMES)
     # A rare state is easily missed by one choice of initial centres, and costs much inertia where it is.
     tries = [
-        KMeans(min(count, len(slow)), max_iter=100, fixed_seed=seed + attempt, n_jobs=1, init_strategy="kmeans++")
+        KMeans(
+            min(count, len(slow)),
+            max_iter=100,
+            fixed_seed=seed + attempt,
+            n_jobs=1,
+            init_strategy="kmeans++",
+            tolerance=1e-3,
+        )
         .fit(slow[::stride])
         .fetch_model()
         for attempt in range(CLUSTERING_TRIES)

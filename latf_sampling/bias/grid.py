@@ -1,8 +1,9 @@
 """A bias on a grid: cubic B-splines inside a box of latent space, walls at its faces.
 
 The bias is V(u) = sum_i c_i B(u - u_i), with the coefficients c such that the spline passes through the values at the
-nodes. It has continuous second derivatives, so that forces have no jumps, needs 4^d numbers per evaluation, and
-a Gaussian hill, being a product over dimensions, has coefficients that are a product too.
+nodes. Inside the box it has continuous second derivatives, so that forces have no jumps; it needs 4^d numbers per
+evaluation, and a Gaussian hill, being a product over dimensions, has coefficients that are a product too. Outside, it
+keeps its value at the closest point of a face, and the wall is added.
 """
 
 from __future__ import annotations

@@ -1,0 +1,321 @@
+"""Starts: on target, thermal, with the right hands, repeatable, and honest about failures."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from types import SimpleNamespace
+
+import mdtraj
+import numpy as np
+import openmm
+import pytest
+from molecules import alanine, alanine_topology, context, finished_campaign, frames, pairs, positions
+from openmm import app
+
+from latf_sampling import starts
+from latf_sampling.campaign import Campaign
+from latf_sampling.errors import CVError, DataError, SettingsError
+from latf_sampling.starts import generate_starts, handedness, stereocentres
+from latf_sampling.units import KB
+
+
+@pytest.fixture(scope="module")
+def learned() -> SimpleNamespace:
+    """Model, variable, archive, system and topology of the tiny campaign, in the order `generate_starts` takes them."""
+    campaign = Campaign.of(finished_campaign())
+    model, cv = campaign.model(campaign.last_learned())
+    archive = mdtraj.join([walker.trajectory for walker in campaign.frames()])
+    molecule = campaign.molecule
+    return SimpleNamespace(model=model, cv=cv, archive=archive, system=molecule.system, topology=molecule.topology)
+
+
+def generate(learned, n: int = 1, temperature=450.0, *, targets=None, **settings) -> starts.Starts:
+    """Starts from what was learned; with `targets`, for those latent points instead of samples."""
+    entries = {**vars(learned), **{name: settings.pop(name) for name in list(settings) if hasattr(learned, name)}}
+    if targets is not None:
+        entries["model"] = SimpleNamespace(sample=lambda n, temperature, seed: np.array(targets, dtype=np.float32))
+    return generate_starts(
+        entries["model"], entries["cv"], entries["archive"], entries["system"], entries["topology"], temperature, n,
+        **{"timestep": 0.004, "thermalise": 2.0, "seed": 1, **settings},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def near(learned) -> np.ndarray:
+    """Latent points (4, 2) of frames that were simulated, far apart in time."""
+    return learned.cv(learned.archive.xyz[[30, 200, 300, 400]].astype(float))
+
+
+@pytest.fixture(scope="module")
+def made(learned, near) -> starts.Starts:
+    return generate(learned, 4, targets=near)
+
+
+# --------------------------------------------------------------------------------------------------------- valid starts
+
+
+def test_samples_of_the_flow_give_structures(learned):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a sample may be where no structure is
+        found = generate(learned, 3)
+    assert found.requested == 3 == len(found) + len(found.rejected)
+    assert len(found) >= 1
+    drawn = [*found.targets.tolist(), *(entry["target"] for entry in found.rejected)]
+    assert len(np.unique(drawn, axis=0)) == 3
+    assert found.temperature == 450.0
+
+
+def test_each_is_on_its_target(learned, made, near):
+    assert len(made) == 4 and not made.rejected
+    assert made.targets == pytest.approx(near, abs=1e-6)
+    assert made.reached == pytest.approx(learned.cv(made.positions), abs=1e-9)
+    away = np.linalg.norm(made.reached - made.targets, axis=1) / learned.cv.noise
+    assert away.max() < 4
+    assert away.min() > 1e-3  # a thermal spread, not a minimum
+    assert made.positions.shape == made.velocities.shape == (4, 22, 3)
+    assert made.summary() == "4 of 4 structures at 450 K are valid."
+
+
+def test_sources_are_the_closest_frames(learned, made):
+    archived = learned.cv(learned.archive.xyz.astype(float))
+    distance = np.linalg.norm(archived - made.targets[:, None], axis=2)
+    assert (distance[np.arange(4), made.sources] <= np.sort(distance, axis=1)[:, 3] + 1e-9).all()
+
+
+def test_energies_are_those_of_the_system_without_the_umbrella(learned, made):
+    again = context(learned.system, positions())
+    for x, energy in zip(made.positions, made.energies):
+        again.setPositions(x)
+        assert again.getState(getEnergy=True).getPotentialEnergy()._value == pytest.approx(energy, abs=1e-6)
+
+
+def test_they_are_thermal_and_keep_the_constraints(learned, made):
+    system = learned.system
+    for k in range(system.getNumConstraints()):
+        a, b, length = system.getConstraintParameters(k)
+        found = np.linalg.norm(made.positions[:, a] - made.positions[:, b], axis=1)
+        assert found == pytest.approx(length._value, rel=1e-4)
+    masses = np.array([system.getParticleMass(k)._value for k in range(22)])
+    kinetic = 0.5 * (masses[:, None] * made.velocities**2).sum((1, 2)).mean()
+    # 54 degrees of freedom; four structures give their temperature to 10 %
+    assert kinetic / (0.5 * 54 * KB) == pytest.approx(450.0, rel=0.35)
+
+
+def test_the_system_is_not_changed(learned, near):
+    before = openmm.XmlSerializer.serialize(learned.system)
+    first = learned.archive.xyz.copy()
+    generate(learned, targets=near[:1])
+    assert openmm.XmlSerializer.serialize(learned.system) == before
+    assert np.array_equal(learned.archive.xyz, first)
+
+
+def test_same_seed_same_structures(learned, made, near):
+    again = generate(learned, 2, targets=near[:2])
+    assert np.array_equal(again.positions, made.positions[:2])
+    assert np.array_equal(again.velocities, made.velocities[:2])
+    other = generate(learned, 1, targets=near[:1], seed=2)
+    assert np.abs(other.positions[0] - made.positions[0]).max() > 0.01
+
+
+def test_the_seed_decides_the_targets(learned, monkeypatch):
+    class Worker:
+        def __init__(self, *_):
+            pass
+
+        def make(self, source, start, target):
+            return None, "not tried"
+
+    monkeypatch.setattr(starts, "_Worker", Worker)
+
+    def targets(seed):
+        with pytest.warns(UserWarning, match="0 of 5"):
+            return [entry["target"] for entry in generate(learned, 5, seed=seed).rejected]
+
+    assert targets(1) == targets(1) != targets(2)
+
+
+def test_quantities_and_progress(learned, made, near):
+    seen = []
+    again = generate(
+        learned, 1, targets=near[:1], temperature=450.0 * openmm.unit.kelvin, thermalise=2.0 * openmm.unit.picosecond,
+        timestep=4 * openmm.unit.femtosecond, progress=lambda fraction, words: seen.append((fraction, words)),
+    )  # fmt: skip
+    assert np.array_equal(again.positions, made.positions[:1])
+    assert seen == [(1.0, "1 valid, 0 rejected")]
+
+
+def test_umbrella_is_the_posterior_of_the_encoder():
+    """p(x|u, T) of pairs at a distance r is r^2 exp(-U(r)/kT - (r - u)^2 / 2 sigma^2), known in closed form."""
+    sigma, target, kt = 0.05, 1.1, KB * 300.0
+    topology, system, cv = pairs(3, f"0.5 * {kt / sigma**2} * (r - 1)^2")
+    atoms = list(topology.atoms())
+    for k in range(3):
+        topology.addBond(atoms[2 * k], atoms[2 * k + 1])
+    cv.noise = sigma
+    x = np.zeros((1, 6, 3))
+    x[0, :, 0], x[0, 1::2, 1] = np.repeat([0.0, 5.0, 10.0], 2), 1.0
+    model = SimpleNamespace(sample=lambda n, temperature, seed: np.full((n, 3), target))
+    found = generate_starts(
+        model, cv, mdtraj.Trajectory(x, mdtraj.Topology.from_openmm(topology)), system, topology, 300.0, 50,
+        timestep=0.01, friction=5.0, thermalise=1.0, platform="Reference", tolerance=6.0,
+    )  # fmt: skip
+    assert len(found) == 50
+    r = np.linspace(0.8, 1.4, 2001)
+    density = r**2 * np.exp(-((r - 1) ** 2 + (r - target) ** 2) / (2 * sigma**2))
+    density /= density.sum()
+    mean = density @ r
+    deviation = np.sqrt(density @ (r - mean) ** 2)
+    assert found.reached.mean() == pytest.approx(mean, abs=4 * deviation / np.sqrt(150))
+    assert found.reached.std() == pytest.approx(deviation, rel=4 / np.sqrt(300))
+
+
+# ------------------------------------------------------------------------------------------------------------ chirality
+
+
+def test_the_stereocentre_of_alanine():
+    topology = mdtraj.Topology.from_openmm(alanine_topology())
+    (row,) = stereocentres(topology)
+    name = [atom.name for atom in topology.atoms]
+    assert (topology.atom(row[0]).residue.name, name[row[0]]) == ("ALA", "CA")
+    assert sorted(name[k] for k in row[1:]) == ["C", "CB", "HA", "N"]
+    assert (np.diff(row[1:]) > 0).all()
+
+
+def test_mirrored_positions_are_of_the_other_hand():
+    centres = stereocentres(mdtraj.Topology.from_openmm(alanine_topology()))
+    hand = handedness(positions(), centres)
+    # L: seen with hydrogen towards the viewer, CO, R and N stand clockwise ("CORN")
+    at = {atom.name: positions()[atom.index] for atom in alanine().topology.atoms() if atom.residue.name == "ALA"}
+    to = {name: at[name] - at["CA"] for name in ("C", "CB", "N", "HA")}
+    assert np.cross(to["C"], to["CB"]) @ to["N"] > 0
+    assert abs(hand[0]) == 1
+    assert handedness(positions() * [-1, 1, 1], centres) == -hand
+    turned = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    assert handedness(positions() @ turned, centres) == np.sign(np.linalg.det(turned)) * hand
+    assert all(handedness(x, centres) == hand for x in frames(20))
+
+
+def test_handedness_is_kept(learned, made):
+    centres = stereocentres(mdtraj.Topology.from_openmm(learned.topology))
+    assert (np.array([handedness(x, centres) for x in made.positions]) == handedness(positions(), centres)).all()
+
+
+def test_a_d_form_in_the_archive_stays_one(learned, near):
+    centres = stereocentres(mdtraj.Topology.from_openmm(learned.topology))
+    mirrored = learned.archive[[30]]
+    mirrored.xyz = mirrored.xyz * np.array([-1, 1, 1], dtype=np.float32)
+    target = learned.cv(mirrored.xyz.astype(float))
+    found = generate(learned, 1, targets=target, archive=mirrored)
+    assert handedness(found.positions[0], centres) == -handedness(positions(), centres)
+
+
+def test_a_changed_hand_is_refused_with_its_atom(learned, near, monkeypatch):
+    calls = []
+
+    def flipping(x, centres):
+        calls.append(x)
+        return handedness(x, centres) * (-1) ** len(calls)
+
+    monkeypatch.setattr(starts, "handedness", flipping)
+    (centre,) = stereocentres(learned.archive.topology)[:, 0]
+    with pytest.warns(UserWarning, match="0 of 1"):
+        found = generate(learned, 1, targets=near[:1], attempts=1, thermalise=0.5)
+    (reason,) = found.rejected[0]["reasons"]
+    assert reason.endswith(f"atom {centre} changed its chirality")
+
+
+# ------------------------------------------------------------------------------------------------------------- failures
+
+
+def test_what_cannot_be_reached_is_rejected_with_reasons(learned, near):
+    far = (learned.cv.bounds[:, 1] + 3.0).astype(np.float32).tolist()
+    with pytest.warns(UserWarning, match="1 of 2 structures at 450 K are valid") as warned:
+        found = generate(learned, 2, targets=[far, near[0]], attempts=3, thermalise=0.5)
+    assert found.requested == 2 and len(found) == 1
+    assert found.targets == pytest.approx(near[:1], abs=1e-6)
+    (entry,) = found.rejected
+    assert entry["target"] == far
+    assert len(entry["reasons"]) == 3
+    assert all("sigma from the target, 4 are tolerated" in reason for reason in entry["reasons"])
+    assert len({reason.split(":")[0] for reason in entry["reasons"]}) == 3  # from three frames
+    assert f"Target ({far[0]:.3g}, {far[1]:.3g}): from frame " in str(warned[0].message)
+
+
+def test_a_tolerance_that_nothing_meets(learned, near):
+    with pytest.warns(UserWarning, match="0 of 1"):
+        found = generate(learned, 1, targets=near[:1], attempts=1, tolerance=1e-9, thermalise=0.5)
+    assert len(found) == 0
+    assert found.positions.shape == found.velocities.shape == (0, 22, 3)
+    assert found.targets.shape == found.reached.shape == (0, 2)
+
+
+def test_explosions_are_rejected_one_by_one(learned, near):
+    with pytest.warns(UserWarning, match="0 of 2"):
+        found = generate(learned, 2, targets=near[:2], attempts=2, timestep=0.05)
+    reasons = [reason for entry in found.rejected for reason in entry["reasons"]]
+    assert len(reasons) == 4
+    assert all("exploded" in reason or "not finite" in reason or "above the minimum" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_no_structures_are_refused(learned, n):
+    with pytest.raises(SettingsError, match=f"n must be at least 1; got {n}"):
+        generate(learned, n)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -5.0])
+def test_no_temperature_is_refused(learned, temperature):
+    with pytest.raises(SettingsError, match="temperature must be more than 0 K"):
+        generate(learned, temperature=temperature)
+
+
+def test_an_empty_archive_is_refused(learned):
+    with pytest.raises(DataError, match="the archive holds no frame"):
+        generate(learned, archive=learned.archive[:0])
+
+
+def test_another_molecule_is_refused(learned):
+    solvent = learned.archive.atom_slice(range(21))
+    with pytest.raises(CVError, match="another topology"):
+        generate(learned, archive=solvent)
+    with pytest.raises(CVError, match="another topology"):
+        generate(learned, topology=solvent.topology.to_openmm())
+
+
+def test_a_topology_without_bonds_is_refused(learned):
+    bare = app.Topology()
+    chain = bare.addChain()
+    for residue in learned.topology.residues():
+        added = bare.addResidue(residue.name, chain)
+        for atom in residue.atoms():
+            bare.addAtom(atom.name, atom.element, added)
+    with pytest.raises(DataError, match="no bonds"):
+        generate(learned, topology=bare)
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def test_saved_files(learned, made, tmp_path):
+    made.save(tmp_path / "out")
+    names = sorted(file.name for file in (tmp_path / "out").iterdir())
+    each = [f"start-{k:03d}.{kind}" for k in range(4) for kind in ("npz", "pdb")]
+    assert names == sorted([*each, "starts.json"])
+    for index in range(4):
+        stem = tmp_path / "out" / f"start-{index:03d}"
+        pdb = app.PDBFile(f"{stem}.pdb")
+        assert np.array(pdb.positions._value) == pytest.approx(made.positions[index], abs=1e-4)
+        read = mdtraj.load(f"{stem}.pdb")
+        assert read.xyz[0] == pytest.approx(made.positions[index], abs=1e-4)
+        learned.cv.check_topology(pdb.topology)
+        learned.cv.check_topology(read.topology)
+        with np.load(f"{stem}.npz") as content:
+            assert np.array_equal(content["positions"], made.positions[index])
+            assert np.array_equal(content["velocities"], made.velocities[index])
+    table = json.loads((tmp_path / "out" / "starts.json").read_text())
+    assert table["temperature"] == 450.0
+    assert (table["requested"], table["valid"], table["rejected"]) == (4, 4, [])
+    assert table["targets"] == made.targets.tolist()
+    assert table["energies"] == made.energies.tolist()
+    assert table["sources"] == made.sources.tolist()
