@@ -1,6 +1,8 @@
 """Door 1: a whole campaign from a script, the same one as `latf run protocols/alanine-dipeptide.yaml -o runs/demo`.
 
-python examples/campaign.py runs/demo
+    python examples/campaign.py runs/demo
+
+Run it again, and it goes on where it was.
 """
 
 import sys

@@ -193,19 +193,21 @@ TINY = {
     },
     "integrator": {"timestep": "4 fs"},
     "frame_interval": "0.1 ps",
-    "segment": "4 ps",
+    "segment": "2 ps",
     "features": [{"torsions": "phi psi"}],
-    "model": {"beta": 0.01, "flow_transforms": 2, "flow_hidden": [16], "flow_bins": 4},
+    "model": {"beta": 0.03, "flow_transforms": 2, "flow_hidden": [16], "flow_bins": 4},
     "learning": {
         "lag": "0.2 ps",
         "initial_states": 4,
         "refinements": 2,
-        "refinement_epochs": 2,
+        "refinement_epochs": 4,
         "minimum_population": 0,
+        "learning_rate": 0.01,
+        "encoder_decay": 0.5,
         "flow_epochs": 6,
     },
     "rounds": [
-        {"walkers": ["300 K", "600 K"], "length": "24 ps"},
+        {"walkers": ["600 K"], "length": "30 ps"},
         {
             "walkers": ["300 K", "300 K"],
             "length": "4 ps",
@@ -213,7 +215,7 @@ TINY = {
         },
         {
             "walkers": ["300 K"],
-            "length": "8 ps",
+            "length": "12 ps",
             "bias": {"kind": "metadynamics", "bias_factor": 5, "height": "1 kJ/mol", "interval": "0.2 ps"},
         },
     ],
@@ -233,7 +235,7 @@ def write_protocol(folder: Path, **changes) -> Path:
 
 @cache
 def finished_campaign() -> Path:
-    """The tiny campaign's directory, run to its end once for all tests, its protocol deleted; change only copies of it."""
+    """Directory of the tiny campaign, run to its end once for all tests, its protocol deleted. Change only copies."""
     from latf_sampling.campaign import Campaign  # costs seconds, which most tests need not wait for
 
     folder = Path(tempfile.mkdtemp(prefix="latf-tests-"))

@@ -19,6 +19,8 @@ from latf_sampling.errors import CVError, DataError, SettingsError
 from latf_sampling.starts import generate_starts, handedness, stereocentres
 from latf_sampling.units import KB
 
+pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
+
 
 @pytest.fixture(scope="module")
 def learned() -> SimpleNamespace:
@@ -37,14 +39,14 @@ def generate(learned, n: int = 1, temperature=450.0, *, targets=None, **settings
         entries["model"] = SimpleNamespace(sample=lambda n, temperature, seed: np.array(targets, dtype=np.float32))
     return generate_starts(
         entries["model"], entries["cv"], entries["archive"], entries["system"], entries["topology"], temperature, n,
-        **{"timestep": 0.004, "thermalise": 2.0, "seed": 1, **settings},
+        **{"timestep": 0.004, "thermalise": 1.0, "seed": 1, **settings},
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def near(learned) -> np.ndarray:
     """Latent points (4, 2) of frames that were simulated, far apart in time."""
-    return learned.cv(learned.archive.xyz[[30, 200, 300, 400]].astype(float))
+    return learned.cv(learned.archive.xyz[[30, 120, 210, 400]].astype(float))
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,7 @@ def test_the_seed_decides_the_targets(learned, monkeypatch):
 def test_quantities_and_progress(learned, made, near):
     seen = []
     again = generate(
-        learned, 1, targets=near[:1], temperature=450.0 * openmm.unit.kelvin, thermalise=2.0 * openmm.unit.picosecond,
+        learned, 1, targets=near[:1], temperature=450.0 * openmm.unit.kelvin, thermalise=1.0 * openmm.unit.picosecond,
         timestep=4 * openmm.unit.femtosecond, progress=lambda fraction, words: seen.append((fraction, words)),
     )  # fmt: skip
     assert np.array_equal(again.positions, made.positions[:1])
@@ -251,11 +253,16 @@ def test_a_tolerance_that_nothing_meets(learned, near):
 
 
 def test_explosions_are_rejected_one_by_one(learned, near):
+    stiff = openmm.XmlSerializer.clone(learned.system)
+    force = openmm.CustomExternalForce("1e9 * x^2")  # oscillates within a fraction of a time step
+    for atom in range(22):
+        force.addParticle(atom)
+    stiff.addForce(force)
     with pytest.warns(UserWarning, match="0 of 2"):
-        found = generate(learned, 2, targets=near[:2], attempts=2, timestep=0.05)
+        found = generate(learned, 2, targets=near[:2], attempts=2, system=stiff)
     reasons = [reason for entry in found.rejected for reason in entry["reasons"]]
     assert len(reasons) == 4
-    assert all("exploded" in reason or "not finite" in reason or "above the minimum" in reason for reason in reasons)
+    assert all("exploded" in reason or "not finite" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("n", [0, -1])

@@ -1,0 +1,114 @@
+"""The examples run as they stand, and what the README shows exists."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import mdtraj
+import pytest
+from molecules import finished_campaign, write_protocol
+
+import latf_sampling
+from latf_sampling import cli
+from latf_sampling.settings import Protocol
+
+pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Code blocks of the README."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
+
+
+def public_names(code: str) -> set[str]:
+    """What it takes from the package: every x in ls.x."""
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ls"
+    }
+
+
+@pytest.fixture
+def example(monkeypatch, capsys):
+    """Runs an example with arguments; gives what it printed."""
+
+    def run(name: str, *arguments) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
+def test_examples_use_public_names_and_say_how_to_run_them(file):
+    code = file.read_text()
+    assert public_names(code) <= set(latf_sampling.__all__)
+    assert public_names(code)
+    assert f"    python examples/{file.name} " in ast.get_docstring(ast.parse(code), clean=False)
+
+
+def test_metadynamics(example, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = example("metadynamics.py", finished_campaign() / "rounds" / "00" / "learning" / "cv.pt", 10)
+    progress, surface = words.splitlines()
+    assert re.fullmatch(r"10 ps: u = \[.*\], 10 hills", progress)
+    assert float(re.search(r"spans ([\d.]+) kJ/mol", surface)[1]) > 1.0
+
+
+def test_starts(example, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    words = example("starts.py", finished_campaign(), 450)
+    table = json.loads((tmp_path / "starts-450K" / "starts.json").read_text())
+    assert words.startswith(f"{table['valid']} of 4 structures at 450 K are valid.")
+    assert table["valid"] >= 1
+    assert mdtraj.load(str(tmp_path / "starts-450K" / "start-000.pdb")).n_atoms == 22
+
+
+def test_campaign(monkeypatch, capsys, tmp_path):
+    """On a campaign that is finished already; the example's own takes minutes."""
+    monkeypatch.setattr("latf_sampling.campaign.write_report", lambda campaign: None)
+    shutil.copytree(finished_campaign(), tmp_path / "run")
+    main = runpy.run_path(str(ROOT / "examples" / "campaign.py"))["main"]
+    assert Protocol.read(main.__globals__["PROTOCOL"]).name == "alanine dipeptide"
+    monkeypatch.setitem(main.__globals__, "PROTOCOL", write_protocol(tmp_path / "given"))
+    monkeypatch.setattr(sys, "argv", ["campaign.py", str(tmp_path / "run")])
+    main()
+    words = capsys.readouterr().out
+    assert "round 2: learn: 100 % finished before" in words
+    assert re.search(rf"\n\d states; report: {tmp_path / 'run' / 'report.html'}\n", words)
+
+
+def test_python_in_the_readme():
+    shown = blocks("python")
+    assert len(shown) >= 2
+    for code in shown:
+        assert public_names(code)
+        assert public_names(code) <= set(latf_sampling.__all__)
+
+
+def test_commands_in_the_readme():
+    commands = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    shown = {match[1] for line in lines if (match := re.match(r"latf (\w+)", line))}
+    assert {"run", "status", "starts", "doctor"} <= shown <= commands
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    made = {match[1] for line in lines if (match := re.match(r"make ([\w-]+)", line))}
+    assert {"demo", "test"} <= made <= targets
+
+
+def test_links_in_the_readme():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
