@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import torch
 
 NEEDED = (
-    *("deeptime", "matplotlib", "mdtraj", "numpy", "pint", "pydantic"),
+    *("deeptime", "matplotlib", "mdtraj", "netcdf4", "numpy", "pint", "pydantic"),
     *("pymbar", "pyyaml", "rich", "scipy", "typer", "zuko"),
 )
 """Distributions the package needs in any lane, beside OpenMM and torch."""

@@ -326,12 +326,11 @@ def test_bias_and_offset_are_those_of_the_hills_so_far(biased):
 
 
 @pytest.mark.parametrize("kind", ["plain", "biased"])
-@pytest.mark.parametrize("lost", [1, 2])
-def test_going_on_after_losing_segments_changes_no_bit(kind, lost, request, tmp_path):
+def test_going_on_after_losing_segments_changes_no_bit(kind, request, tmp_path):
     made = request.getfixturevalue(kind)
     shutil.copytree(made.folder.parent, tmp_path / "copy")
     again = job(tmp_path / "copy", biased=kind == "biased")
-    for index in range(3 - lost, 3):
+    for index in (1, 2):
         (again.folder / f"segment-{index:03d}.json").unlink()
     kept = (again.folder / "segment-000.npz").stat().st_mtime_ns
     run_walker(again)

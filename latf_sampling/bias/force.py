@@ -114,6 +114,22 @@ class BiasForce:
         os.replace(f"{self._file}.new", self._file)
 
 
+class Bias:
+    """What every bias can do, whatever its shape: `cv` is its variable, `_force` its `BiasForce`."""
+
+    cv: LatentCV
+    _force: BiasForce
+
+    def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
+        """Simulate so many steps."""
+        self._force.refresh(simulation.context)
+        simulation.step(steps)
+
+    def values(self, context: openmm.Context) -> np.ndarray:
+        """Present value (d,) of the collective variable."""
+        return self.cv.of_context(context)
+
+
 def _free_group(system: openmm.System, cv: LatentCV) -> int:
     """Check that variable and system fit together; returns the highest force group that no force has."""
     cv.check_system(system)

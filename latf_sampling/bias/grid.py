@@ -14,7 +14,7 @@ import torch
 from scipy.ndimage import convolve1d, spline_filter1d
 from torch import Tensor
 
-from latf_sampling.bias.force import BiasForce
+from latf_sampling.bias.force import Bias, BiasForce
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SimulationError
 
@@ -33,7 +33,7 @@ _BASIS = np.array([[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]) 
 _SLOPE = np.vstack([_BASIS[1:] * np.array([[1], [2], [3]]), np.zeros((1, 4))])
 
 
-class GridBias:
+class GridBias(Bias):
     """A bias in the latent space that `Metadynamics` and `FlowBias` fill.
 
     Attributes
@@ -66,15 +66,6 @@ class GridBias:
         """Add the force to a system, with the coefficients as they are now."""
         self._force = BiasForce(system, self.cv, self._shape(), self.coefficients.ravel())
         self.group = self._force.group
-
-    def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
-        """Simulate so many steps."""
-        self._force.refresh(simulation.context)
-        simulation.step(steps)
-
-    def values(self, context: openmm.Context) -> np.ndarray:
-        """Present value (d,) of the collective variable."""
-        return self.cv.of_context(context)
 
     def energy(self, u: np.ndarray) -> np.ndarray:
         """Bias at latent points (n, d), walls included, kJ/mol; returns (n,)."""

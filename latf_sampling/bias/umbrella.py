@@ -7,13 +7,13 @@ import openmm
 import torch
 from torch import Tensor
 
-from latf_sampling.bias.force import BiasForce
+from latf_sampling.bias.force import Bias, BiasForce
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SettingsError
 from latf_sampling.units import KB, to_float
 
 
-class Umbrella:
+class Umbrella(Bias):
     """V(u) = 1/2 sum_k stiffness_k (u_k - center_k)^2, with centres that can be moved.
 
     Parameters
@@ -50,15 +50,6 @@ class Umbrella:
         """Put the centres (d,) elsewhere, in a context and in those made later."""
         self.centers = self._vector(centers, "centers")
         self._force.set_table(context, self._table())
-
-    def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
-        """Simulate so many steps."""
-        self._force.refresh(simulation.context)
-        simulation.step(steps)
-
-    def values(self, context: openmm.Context) -> np.ndarray:
-        """Present value (d,) of the collective variable."""
-        return self.cv.of_context(context)
 
     def energy(self, u: np.ndarray) -> np.ndarray:
         """Bias at latent points (n, d), kJ/mol; returns (n,)."""
