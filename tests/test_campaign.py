@@ -336,7 +336,8 @@ def test_killed_parent(broken, child, monkeypatch, capsys):
 def test_ctrl_c(broken, child):
     before = marks(broken)
     (walker,) = wait_for(lambda: walkers_of(child))
-    os.killpg(child.pid, signal.SIGINT)  # to the walker too, as a terminal does, while it is being made
+    time.sleep(1.0)  # it is now importing modules, and would say so
+    os.killpg(child.pid, signal.SIGINT)  # to the walker too, as a terminal does
     assert child.wait(60) == 130
     wait_for(lambda: not alive(walker), 10.0)
     words = child.communicate()[1]
