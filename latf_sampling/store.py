@@ -5,7 +5,7 @@ A campaign's directory::
     protocol.json                 the settings that made it; another protocol is refused
     inputs/                       copies of the structure and of other files that the protocol names
     lock                          held while a process works here
-    rounds/00/walker-00/          segment-000.dcd, .npz (per-frame numbers), .xml (state), .json (finished: checksums)
+    rounds/00/walker-00/          segment-000.nc, .npz (per-frame numbers), .xml (state), .json (finished: checksums)
     rounds/01/hills/walker-00.npz a walker's hills so far
     rounds/01/starts/             structures that the round started from
     rounds/00/learning/           model.pt, cv.pt, history.json

@@ -336,7 +336,8 @@ def test_killed_parent(broken, child, monkeypatch, capsys):
 def test_ctrl_c(broken, child):
     before = marks(broken)
     (walker,) = wait_for(lambda: walkers_of(child))
-    time.sleep(1.0)  # it is now importing modules, and would say so
+    blocked = re.search(r"^SigBlk:\s*(\w+)", Path(f"/proc/{walker}/status").read_text(), flags=re.M)[1]
+    assert int(blocked, 16) >> (signal.SIGINT - 1) & 1  # from its first moment on: it would print a traceback
     os.killpg(child.pid, signal.SIGINT)  # to the walker too, as a terminal does
     assert child.wait(60) == 130
     wait_for(lambda: not alive(walker), 10.0)
