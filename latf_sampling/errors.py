@@ -9,7 +9,9 @@ LatfError
 ├── SimulationError     a simulation exploded or a bias left its domain; names the step
 └── StoreError          a campaign directory is locked, damaged or belongs to another protocol
 
-Each is caught by the command line, printed as one sentence, and ends it with exit code 2.
+ExtrapolationWarning    a model is asked about a temperature that its data do not cover
+
+Each error is caught by the command line, printed as one sentence, and ends it with exit code 2.
 """
 
 
@@ -43,3 +45,7 @@ class SimulationError(LatfError, RuntimeError):
 
 class StoreError(LatfError, RuntimeError):
     """A campaign directory is locked, damaged or made by another protocol."""
+
+
+class ExtrapolationWarning(UserWarning):
+    """An answer is asked for at a temperature where the data say little or nothing."""

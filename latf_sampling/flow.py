@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache, partial
 
 import numpy as np
@@ -112,16 +111,16 @@ class MixturePrior(nn.Module):
         return torch.logsumexp(log_gauss + torch.log_softmax(self.logits, 0), dim=-1)
 
 
-def _of_vectors(univariate: Callable[..., zuko.transforms.Transform], *parameters: Tensor) -> zuko.transforms.Transform:
-    """A transform of single numbers as one of vectors (n, 1), whose log determinant is (n,) and not (n, 1)."""
-    return zuko.transforms.DependentTransform(univariate(*parameters), 1)
-
-
 class LatentFlow(nn.Module):
-    """A normalizing flow u -> z with the tilted Gaussian as the density of z.
+    """A normalizing flow u -> z with the tilted Gaussian as the density of z, at any temperature.
 
-    The latent space is standardised first (`fit`), so that the data fill the region where splines act; outside it a
-    rational-quadratic spline is the identity, so no point is ever without a density.
+    Temperature is s = T / T0. Inside a range of s the flow itself depends on temperature (on 1/s, as one more input of
+    its networks) and the prior does not; outside, the flow is that of the nearest edge and the prior widens with
+    s / edge. A range of [1, 1] with `conditional` false is the paper's steering by the prior alone.
+
+    The latent space is standardised first (`fit`), so that the data fill the region where splines act. Beyond the
+    range of the data (`enclose`) it is stretched exponentially: every point has a finite density, and no sample falls
+    far outside, however far out in z it was drawn.
 
     Parameters
     ----------
@@ -130,39 +129,49 @@ class LatentFlow(nn.Module):
     kind
         "spline" (neural spline couplings, Durkan et al., arXiv:1906.04032) or "realnvp" (Dinh et al.,
         arXiv:1605.08803).
+    transforms, hidden, bins
+        Number of couplings, widths of their networks, bins of each spline.
+    conditional
+        Whether the flow depends on temperature.
     """
 
-    BOUND = 12.0
-    """Half width of the interval on which splines act, in units of z."""
+    BOUND = 8.0
+    """Half width of the interval on which splines act, in units of z; the prior at s = 1 lies well inside."""
+    STEEPNESS = 20.0
+    """Outside the range of the data a standardised coordinate grows e-fold over 1 / STEEPNESS."""
 
-    def __init__(self, dim: int, tau: float, kind: str, transforms: int, hidden: tuple[int, ...], bins: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        tau: float,
+        kind: str,
+        transforms: int,
+        hidden: tuple[int, ...],
+        bins: int,
+        conditional: bool = False,
+    ) -> None:
         super().__init__()
         self.prior = TiltedGaussian(dim, tau)
+        self.conditional = conditional
         self.register_buffer("shift", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
+        self.register_buffer("edges", torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, dim))
+        self.register_buffer("range", torch.ones(2))
         if kind == "spline":
             univariate = partial(zuko.transforms.MonotonicRQSTransform, bound=self.BOUND)
             shapes = [(bins,), (bins,), (bins - 1,)]
         else:
             univariate, shapes = zuko.transforms.MonotonicAffineTransform, [(), ()]
-        if dim == 1:  # there is nothing to couple: plain learned transforms of the one coordinate
-            layers = [
-                zuko.flows.UnconditionalTransform(
-                    partial(_of_vectors, univariate), *(nn.Parameter(1e-2 * torch.randn(1, *shape)) for shape in shapes)
-                )
-                for _ in range(transforms)
-            ]
-            self.layers = zuko.lazy.LazyComposedTransform(*layers)
-        else:
-            self.layers = zuko.flows.MAF(
-                dim,
-                transforms=transforms,
-                randperm=False,
-                passes=2,
-                univariate=univariate,
-                shapes=shapes,
-                hidden_features=hidden,
-            ).transform
+        self.layers = zuko.flows.MAF(
+            dim,
+            int(conditional),
+            transforms=transforms,
+            passes=2,  # coupling
+            univariate=univariate,
+            shapes=shapes,
+            hidden_features=hidden,
+            activation=nn.SiLU,  # smooth, so that free energies are
+        ).transform
 
     @torch.no_grad()
     def fit(self, mu: Tensor, weights: Tensor, variance: Tensor) -> None:
@@ -177,12 +186,42 @@ class LatentFlow(nn.Module):
         self.shift.copy_(mean)
         self.scale.copy_(torch.clamp(radius, min=1.0) / math.sqrt(mu.shape[-1]) / deviation)
 
+    @torch.no_grad()
+    def enclose(self, low: Tensor, high: Tensor) -> None:
+        """Set the range of the data, (d,) each, beyond which samples shall not stray."""
+        self.edges.copy_((torch.stack([low, high]) - self.shift) * self.scale)
+
     def log_prob(self, u: Tensor, temperature_scale: Tensor) -> Tensor:
         """Normalised log density of u (n, d) at s = T / T0, a scalar or (n,); returns (n,)."""
-        z, log_determinant = self.layers().call_and_ladj((u - self.shift) * self.scale)
-        return self.prior.log_prob(z, temperature_scale) + log_determinant + torch.log(self.scale).sum()
+        inside = (u - self.shift) * self.scale
+        low, high = self.edges
+        # A cap on the exponent keeps points at any distance finite.
+        beyond = torch.clamp(self.STEEPNESS * (torch.relu(inside - high) + torch.relu(low - inside)), max=30.0)
+        stretch = torch.expm1(beyond) / self.STEEPNESS
+        core = torch.minimum(torch.maximum(inside, low), high)
+        stretched = core + torch.where(inside > high, stretch, -stretch)
+        context, prior_scale = self._temperature(temperature_scale, len(u))
+        z, log_determinant = self.layers(context).call_and_ladj(stretched)
+        log_determinant = log_determinant + beyond.sum(-1) + torch.log(self.scale).sum()
+        return self.prior.log_prob(z, prior_scale) + log_determinant
 
     def sample(self, n: int, temperature_scale: float, generator: torch.Generator) -> Tensor:
         """Draw (n, d) latent samples at s = T / T0."""
-        z = self.prior.sample(n, temperature_scale, generator).to(self.shift)
-        return self.layers().inv(z) / self.scale + self.shift
+        context, prior_scale = self._temperature(torch.tensor(temperature_scale, device=self.shift.device), n)
+        z = self.prior.sample(n, float(prior_scale), generator).to(self.shift)
+        stretched = self.layers(context).inv(z)
+        low, high = self.edges
+        beyond = torch.relu(stretched - high) + torch.relu(low - stretched)
+        inside = torch.log1p(self.STEEPNESS * beyond) / self.STEEPNESS
+        core = torch.minimum(torch.maximum(stretched, low), high)
+        return (core + torch.where(stretched > high, inside, -inside)) / self.scale + self.shift
+
+    def _temperature(self, s: Tensor, n: int) -> tuple[Tensor | None, Tensor]:
+        """The networks' input for s, (n, 1) or none, and the scale of the prior, of the shape of s."""
+        low, high = self.range
+        nearest = torch.minimum(torch.maximum(s, low), high)
+        if not self.conditional:
+            return None, s / nearest
+        center, half = 0.5 * (1 / low + 1 / high), 0.5 * (1 / low - 1 / high)
+        context = (1 / nearest - center) / torch.clamp(half, min=1e-6)
+        return context.expand(n).unsqueeze(-1), s / nearest

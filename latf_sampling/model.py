@@ -8,6 +8,7 @@ The decoder p(y|u) predicts the state; the flow gives p(u|T). Source: Qiu, John,
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from latf_sampling import store
-from latf_sampling.errors import DataError, LatfError, SettingsError, TrainingError
+from latf_sampling.errors import DataError, ExtrapolationWarning, LatfError, SettingsError, TrainingError
 from latf_sampling.flow import LatentFlow, MixturePrior
 from latf_sampling.settings import ModelSettings
 from latf_sampling.units import KB, to_float
 
-FORMAT = 1
+FORMAT = 2
+POPULATION_SAMPLES = 20_000
+"""Latent samples that populations of states are counted on."""
 
 
 def mlp(widths: tuple[int, ...]) -> nn.Sequential:
@@ -64,6 +67,7 @@ class LaTF(nn.Module):
         self.settings = settings if settings is not None else ModelSettings(**kwargs)
         self.n_features = self.n_states = 0
         self.boltzmann = KB
+        self.reweighted = False
         self.provenance: dict = {}
 
     @property
@@ -74,20 +78,30 @@ class LaTF(nn.Module):
     def trained(self) -> bool:
         return self.n_features > 0
 
-    def build(self, n_features: int, n_states: int) -> None:
+    def build(self, n_features: int, n_states: int, reweighted: bool = False) -> None:
         """Make the networks for so many descriptors and states, with random weights."""
         s = self.settings
-        self.n_features, self.n_states = n_features, n_states
+        self.n_features, self.n_states, self.reweighted = n_features, n_states, reweighted
         self.register_buffer("feature_mean", torch.zeros(n_features))
         self.register_buffer("feature_scale", torch.ones(n_features))
         self.register_buffer("latent_bounds", torch.zeros(s.latent_dim, 2))
         self.register_buffer("latent_spread", torch.ones(s.latent_dim))
         self.register_buffer("representatives", torch.zeros(n_states, n_features))
+        self.register_buffer("inverse_temperatures", torch.zeros(1, dtype=torch.float64))
+        self.register_buffer("effective_sizes", torch.zeros(1, dtype=torch.float64))
         self.encoder = mlp((n_features, *s.encoder_hidden, s.latent_dim))
         self.log_variance = nn.Parameter(torch.tensor(-2.0))
         self.decoder = mlp((s.latent_dim, *s.decoder_hidden, n_states))
         self.mixture = MixturePrior(n_states)
-        self.flow = LatentFlow(s.latent_dim, s.tau, s.flow, s.flow_transforms, s.flow_hidden, s.flow_bins)
+        self.flow = self.new_flow()
+        self.ensemble = nn.ModuleList()
+
+    def new_flow(self) -> LatentFlow:
+        """A flow of the model's shape, with random weights."""
+        s = self.settings
+        return LatentFlow(
+            s.latent_dim, s.tau, s.flow, s.flow_transforms, s.flow_hidden, s.flow_bins, self.reweighted
+        )
 
     def keep_states(self, kept: Tensor) -> None:
         """Drop all states but those with the indices `kept`; the decoder's rows of the others stay as they are."""
@@ -109,41 +123,32 @@ class LaTF(nn.Module):
         """mu(x): (n, F) -> (n, d)."""
         return self.encoder((x - self.feature_mean) * self.feature_scale)
 
-    def loss_terms(
-        self, x: Tensor, y: Tensor, weights: Tensor, scale: Tensor, noise: Tensor, prior: str
-    ) -> dict[str, Tensor]:
-        """Weighted means of the two terms of the loss, and their sum.
+    def noisy(self, mu: Tensor, noise: Tensor) -> Tensor:
+        """u drawn from q(u|x): mu (n, d) with standard normal noise (n, d)."""
+        return mu + torch.exp(0.5 * self.log_variance) * noise
+
+    def prediction(self, u: Tensor, y: Tensor) -> Tensor:
+        """Mean of -log p(y|u) over latent points (n, d) and their future states (n,)."""
+        return nn.functional.cross_entropy(self.decoder(u), y)
+
+    def regularisation(self, u: Tensor, noise: Tensor, scale: Tensor, prior: str) -> Tensor:
+        """Mean of log q(u|x) - log p(u|T) over frames drawn with their Boltzmann weights.
 
         Parameters
         ----------
-        x, y, weights, scale
-            Descriptors (n, F), future states (n,), frame weights (n,), T / T0 of the frames (n,).
-        noise
-            Standard normal (n, d), which makes u out of mu.
+        u, noise
+            Latent points (n, d), and the noise (n, d) that they were made with.
+        scale
+            T / T0 of the frames (n,).
         prior
             "mixture" in the first stage, "flow" in the second.
-
-        Returns
-        -------
-        dict
-            "prediction" = -log p(y|u), "regularisation" = log q(u|x) - log p(u|T), and
-            "loss" = prediction + beta * regularisation.
         """
-        mu = self.mean(x)
-        u = mu + torch.exp(0.5 * self.log_variance) * noise
         log_q = -0.5 * (noise.square() + self.log_variance + np.log(2 * np.pi)).sum(-1)
         if prior == "mixture":
             log_p = self.mixture.log_prob(u, self.mean(self.representatives), self.log_variance)
         else:
             log_p = self.flow.log_prob(u, scale)
-        share = weights / weights.sum()
-        prediction = torch.dot(share, nn.functional.cross_entropy(self.decoder(u), y, reduction="none"))
-        regularisation = torch.dot(share, log_q - log_p)
-        return {
-            "loss": prediction + self.settings.beta * regularisation,
-            "prediction": prediction,
-            "regularisation": regularisation,
-        }
+        return (log_q - log_p).mean()
 
     # What users ask: arrays in, arrays out.
 
@@ -155,19 +160,74 @@ class LaTF(nn.Module):
         """Most likely metastable state after one lag, of descriptors (frames, F); returns (frames,) integers."""
         return self._ask(lambda t: self.decoder(self.mean(t)).argmax(-1), x, self.n_features, "descriptors")
 
-    def log_prob(self, u, temperature=None) -> np.ndarray | Tensor:
-        """Normalised log density of latent points (n, d) at a temperature (default: the reference); returns (n,)."""
-        scale = self._scale(temperature)
-        return self._ask(
-            lambda t: self.flow.log_prob(t, torch.tensor(scale, device=t.device)),
-            u,
-            self.latent_dim,
-            "latent dimensions",
-        )
+    def log_prob(self, u, temperature=None, return_std: bool = False):
+        """Normalised log density of latent points (n, d) at a temperature (default: the reference); returns (n,).
 
-    def free_energy(self, u, temperature=None) -> np.ndarray | Tensor:
-        """Latent free energy -kB T ln p(u|T) of latent points (n, d), kJ/mol; returns (n,)."""
-        return -self.boltzmann * self._temperature(temperature) * self.log_prob(u, temperature)
+        With `return_std` a pair: the log density and its standard error, from the ensemble of flows.
+
+        Raises
+        ------
+        TrainingError
+            The standard error is asked of a model that was trained without an ensemble.
+        """
+        self._require_training()
+        scale = self._scale(temperature)
+
+        def of(flow: LatentFlow):
+            return self._ask(
+                lambda t: flow.log_prob(t, torch.tensor(scale, device=t.device)), u, self.latent_dim, "latent dimensions"
+            )
+
+        value = of(self.flow)
+        return (value, self._std([of(flow) for flow in self._members()])) if return_std else value
+
+    def free_energy(self, u, temperature=None, return_std: bool = False):
+        """Latent free energy -kB T ln p(u|T) of latent points (n, d), kJ/mol; returns (n,).
+
+        With `return_std` a pair: the free energy and its standard error, from the ensemble of flows.
+        """
+        kT = self.boltzmann * self._temperature(temperature)
+        if not return_std:
+            return -kT * self.log_prob(u, temperature)
+        value, error = self.log_prob(u, temperature, return_std=True)
+        return -kT * value, kT * error
+
+    def populations(self, temperature=None, return_std: bool = False, seed: int = 0):
+        """Populations of the metastable states at a temperature (default: the reference); returns (n_states,).
+
+        With `return_std` a pair: the populations and their standard errors, from the ensemble of flows.
+        """
+        self._require_training()
+        scale = self._scale(temperature)
+
+        def of(flow: LatentFlow) -> np.ndarray:
+            with torch.no_grad():
+                u = flow.sample(POPULATION_SAMPLES, scale, self._generator(seed))
+                states = self.decoder(u).argmax(-1)
+            return torch.bincount(states, minlength=self.n_states).cpu().numpy() / POPULATION_SAMPLES
+
+        value = of(self.flow)
+        return (value, self._std([of(flow) for flow in self._members()])) if return_std else value
+
+    def effective_sample_size(self, temperature=None) -> float:
+        """Number of equally weighted training frames that would say as much about a temperature as all of them do.
+
+        Frames that follow each other closely are counted in full, though they say less than independent ones. Without
+        energies, frames of a temperature count there and nowhere else.
+        """
+        self._require_training()
+        inverse = 1 / self._temperature(temperature)
+        table = self.inverse_temperatures.cpu().numpy(), self.effective_sizes.cpu().numpy()
+        return float(np.interp(inverse, *table, left=0.0, right=0.0))
+
+    def extrapolates(self, temperature=None) -> bool:
+        """Whether the training data say too little about a temperature for an answer to be more than a guess."""
+        self._require_training()
+        value = self._temperature(temperature)
+        if self.reweighted:
+            return self.effective_sample_size(value) < self.provenance["minimum_effective_size"]
+        simulated = self.provenance["temperatures"]
+        return not 0.999 * simulated[0] <= value <= 1.001 * simulated[-1]
 
     def sample(self, n: int, temperature=None, seed: int | None = None) -> np.ndarray:
         """Draw n latent samples at a temperature (default: the reference).
@@ -185,14 +245,10 @@ class LaTF(nn.Module):
         -------
         numpy.ndarray (n, d) float32
         """
+        self._require_training()
         scale = self._scale(temperature)
-        generator = torch.Generator(device=self.feature_mean.device)
-        if seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(seed)
         with torch.no_grad():
-            return self.flow.sample(n, scale, generator).cpu().numpy()
+            return self.flow.sample(n, scale, self._generator(seed)).cpu().numpy()
 
     def save(self, path: str | Path) -> None:
         """Write the model to one file, at once or not at all."""
@@ -202,6 +258,8 @@ class LaTF(nn.Module):
             "settings": self.settings.model_dump(mode="json"),
             "n_features": self.n_features,
             "n_states": self.n_states,
+            "reweighted": self.reweighted,
+            "members": len(self.ensemble),
             "boltzmann": self.boltzmann,
             "provenance": self.provenance,
             "state": self.state_dict(),
@@ -230,8 +288,11 @@ class LaTF(nn.Module):
             raise DataError(f"{path}: is not a LaTF model of format {FORMAT}.")
         try:
             model = cls(**content["settings"])
-            model.build(content["n_features"], content["n_states"])
+            model.build(content["n_features"], content["n_states"], content["reweighted"])
+            model.ensemble.extend(model.new_flow() for _ in range(content["members"]))
             model.boltzmann, model.provenance = content["boltzmann"], content["provenance"]
+            for name in ("inverse_temperatures", "effective_sizes"):
+                setattr(model, name, content["state"][name])  # tables have the length that training gave them
             model.load_state_dict(content["state"])
         except (KeyError, TypeError, RuntimeError, LatfError) as error:
             raise DataError(f"{path}: is damaged ({' '.join(str(error).split())[:200]}).") from error
@@ -252,8 +313,40 @@ class LaTF(nn.Module):
         return value
 
     def _scale(self, temperature) -> float:
-        self._require_training()
-        return self._temperature(temperature) / self.settings.reference_temperature
+        """T / T0, with a warning where that is extrapolation."""
+        value = self._temperature(temperature)
+        if self.extrapolates(value):
+            simulated = ", ".join(f"{entry:g}" for entry in self.provenance["temperatures"])
+            reach = (
+                f"an effective sample of {self.effective_sample_size(value):.0f} frames"
+                if self.reweighted
+                else "temperature enters through the prior alone"
+            )
+            warnings.warn(
+                f"LaTF: {value:g} K is extrapolation from simulations at {simulated} K ({reach}).",
+                ExtrapolationWarning,
+                stacklevel=3,
+            )
+        return value / self.settings.reference_temperature
+
+    def _generator(self, seed: int | None) -> torch.Generator:
+        generator = torch.Generator(device=self.feature_mean.device)
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        return generator
+
+    def _members(self) -> nn.ModuleList:
+        if len(self.ensemble) < 2:
+            raise TrainingError("LaTF: a standard error needs an ensemble; train with ensemble=4, for example.")
+        return self.ensemble
+
+    @staticmethod
+    def _std(values: list):
+        if isinstance(values[0], Tensor):
+            return torch.stack(values).std(0)
+        return np.std(values, axis=0, ddof=1)
 
     def _ask(self, function, values, width: int, what: str):
         self._require_training()

@@ -130,6 +130,10 @@ class ModelSettings(Settings):
     """Dimension d of the latent space, that is of the collective variable."""
     reference_temperature: Temperature = 300.0
     """T0: the prior at temperature T has the scale s = T / T0."""
+    temperature: Literal["reweighted", "steered"] = "reweighted"
+    """How the flow follows temperature. "reweighted": it is trained at all temperatures that MBAR weights of the
+    frames reach, which needs their potential energies. "steered": through the width of the prior alone, as in the
+    paper."""
     encoder_hidden: tuple[PositiveInt, ...] = (32, 32)
     decoder_hidden: tuple[PositiveInt, ...] = (32,)
     beta: float = Field(default=1e-3, gt=0)
@@ -161,10 +165,17 @@ class TrainingSettings(Settings):
     """Labels are self-consistent once a smaller fraction of the frames changes its state."""
     minimum_population: float = Field(default=0.0005, ge=0, lt=1)
     """States with a smaller fraction of the frames are dropped when labels are refined."""
-    flow_epochs: int = Field(default=30, ge=1)
-    """At most so many epochs of the second stage, encoder, decoder and flow together."""
-    patience: int = Field(default=6, ge=1)
-    """The second stage stops when the validation loss has not improved for so many epochs."""
+    joint_epochs: int = Field(default=10, ge=0)
+    """Epochs of encoder, decoder and flow together; 0 fits the flow afterwards only."""
+    flow_epochs: int = Field(default=60, ge=1)
+    """At most so many epochs of the flow alone, on the finished encoder."""
+    patience: int = Field(default=5, ge=1)
+    """Where held-out blocks have gained nothing for so many epochs the learning rate falls, and then the stage ends."""
+    ensemble: int = Field(default=0, ge=0)
+    """Number of further flows, trained on bootstrap samples of the frames, whose spread is the standard error."""
+    ensemble_epochs: int = Field(default=6, ge=1)
+    balance_temperatures: bool = False
+    """Whether every temperature weighs the same, however many frames it has."""
     validation_fraction: float = Field(default=0.1, gt=0, lt=0.9)
     """Share of the blocks held out for validation."""
 

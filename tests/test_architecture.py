@@ -39,7 +39,7 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "cli",
 ]
 UPWARD_ON_PURPOSE = {("cv", "bias.force")}  # inside a function: a CV hands out its own forces as BiasVariables
-PACKAGES_OF_ONE_ROOM = {"report"}  # whose parts import each other as they like
+PACKAGES_OF_ONE_ROOM = {"features", "report"}  # whose parts import each other as they like
 SCRATCH = {"bias.force"}  # writes a table that running forces read, in a temporary folder that dies with them
 
 PUBLIC = {

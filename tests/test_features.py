@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from latf_sampling import features as room
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.features import Features, as_mdtraj, fingerprint, minimum_image, reduced_box
+from latf_sampling.features.distances import Distances
+from latf_sampling.features.torsions import Torsions
 
 ROOT = Path(__file__).resolve().parents[1]
 ALANINE = ROOT / "protocols" / "alanine-dipeptide.pdb"
@@ -25,7 +26,12 @@ PEPTIDE = Path(openmm.app.__file__).parent / "data" / "test.pdb"
 HEAVY = [{"distances": "element != H"}]
 BACKBONE = [{"torsions": "phi psi"}]
 BOTH = [{"torsions": "phi psi"}, {"distances": "element != H"}]
-SPECS = {"distances": HEAVY, "torsions": BACKBONE, "both": BOTH}
+COORDINATION = [{"coordination": {"of": "element != H", "r0": "0.3 nm", "moments": [2, 3]}}]
+COORDINATES = [{"coordinates": {"of": "element != H", "axes": "xz"}}]
+PERIODIC = BOTH + COORDINATION
+ALL = PERIODIC + COORDINATES
+FLOATING = {"distances": HEAVY, "torsions": BACKBONE, "both": BOTH, "coordination": COORDINATION}
+SPECS = {**FLOATING, "coordinates": COORDINATES, "all": ALL}
 BOXES = ["none", "orthorhombic", "triclinic", "changing"]
 
 
@@ -182,7 +188,7 @@ def test_rhombic_dodecahedron_is_exact():
 # ------------------------------------------------------------------------------------------- invariance, gradients
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("spec", FLOATING.values(), ids=FLOATING)
 def test_rotation_and_translation_change_nothing(alanine, spec):
     features = Features(alanine.topology, spec)
     x = alanine.xyz.astype(np.float64)
@@ -196,7 +202,7 @@ def test_mirror_turns_the_sign_of_sines_only(alanine):
     np.testing.assert_allclose(out, Features(alanine.topology, BACKBONE)(alanine.xyz) * [-1, -1, 1, 1], atol=1e-5)
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("spec", FLOATING.values(), ids=FLOATING)
 @pytest.mark.parametrize("box", ["triclinic", "changing"])
 def test_images_change_nothing(alanine, spec, box):
     traj = boxed(alanine, box)
@@ -227,7 +233,7 @@ def test_gradient_of_shortest_images_with_respect_to_the_box():
 @pytest.mark.parametrize("bend", [0.0, 1e-12, 1e-9, 1e-7, 1e-5, 1e-3])
 @pytest.mark.parametrize("both_ends", [True, False])
 def test_straight_torsions_have_finite_values_and_gradients(dtype, bend, both_ends):
-    module = room._Torsions(np.array([[0, 1, 2, 3]]), 4).to(dtype)
+    module = Torsions(np.array([[0, 1, 2, 3]]), 4).to(dtype)
     last = [0.3, 0.0, bend] if both_ends else [0.2, 0.1, 0.0]
     x = torch.tensor([[0.0, bend, 0.0], [0.1, 0.0, 0.0], [0.2, 0.0, 0.0], last], dtype=dtype, requires_grad=True)
     out = module(x, None)
@@ -237,7 +243,7 @@ def test_straight_torsions_have_finite_values_and_gradients(dtype, bend, both_en
     assert torch.isfinite(out).all() and (out.abs() <= 1 + 1e-6).all()
 
 
-@pytest.mark.parametrize("kind", [(room._Torsions, [[0, 1, 2, 3]]), (room._Distances, [[0, 1]])])
+@pytest.mark.parametrize("kind", [(Torsions, [[0, 1, 2, 3]]), (Distances, [[0, 1]])])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("box", [None, torch.eye(3)])
 def test_coincident_atoms_have_finite_values_and_gradients(kind, dtype, box):
@@ -269,6 +275,11 @@ def test_sine_and_cosine_lie_on_the_circle(peptide, dtype):
         ("both", "none", torch.float64),
         ("both", "triclinic", torch.float32),
         ("both", "changing", torch.float64),
+        ("coordinates", "none", torch.float32),
+        ("coordination", "none", torch.float32),
+        ("coordination", "triclinic", torch.float64),
+        ("coordination", "changing", torch.float32),
+        ("all", "none", torch.float64),
     ],
 )
 def test_scripted_frozen_and_traced_equal_eager(alanine, name, box, dtype, tmp_path):
@@ -300,11 +311,13 @@ def test_scripted_frozen_and_traced_equal_eager(alanine, name, box, dtype, tmp_p
                 torch.testing.assert_close(have, need)
 
 
-@pytest.mark.parametrize(("spec", "forward", "both"), [(HEAVY, 2, 11), (BACKBONE, 16, 53)])
+@pytest.mark.parametrize(
+    ("spec", "forward", "both"), [(HEAVY, 2, 11), (BACKBONE, 16, 53), (COORDINATES, 2, 6), (COORDINATION, 20, 67)]
+)
 def test_graphs_stay_small(alanine, spec, forward, both):
     """Every operation is paid for in every step of a simulation."""
     features = Features(alanine.topology, spec)
-    x = local(features, alanine, torch.float32)[0].requires_grad_()
+    x = local(features, alanine, torch.float32)[0].contiguous().requires_grad_()
 
     def value(positions):
         return features.module(positions, None)
@@ -321,7 +334,7 @@ def test_graphs_stay_small(alanine, spec, forward, both):
 def test_gathering_equals_multiplying(peptide, monkeypatch):
     spec = [{"torsions": "phi psi chi1"}, {"distances": {"between": "name CA", "and": "name CB"}}]
     dense = Features(peptide.topology, spec)
-    monkeypatch.setattr(room, "_DENSE_ENTRIES", 0)
+    monkeypatch.setattr("latf_sampling.features.periodic._DENSE_ENTRIES", 0)
     sparse = Features(peptide.topology, spec)
     np.testing.assert_array_equal(dense(peptide.xyz), sparse(peptide.xyz))
     x = local(sparse, peptide, torch.float32)
@@ -333,7 +346,7 @@ def test_gathering_equals_multiplying(peptide, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_numpy_and_torch_go_out_as_they_came_in(alanine, dtype):
-    features = Features(alanine.topology, BOTH)
+    features = Features(alanine.topology, ALL)
     array = alanine.xyz.astype(dtype)
     array.setflags(write=False)
     out = features(array)
@@ -352,10 +365,11 @@ def test_numpy_and_torch_go_out_as_they_came_in(alanine, dtype):
 @pytest.mark.parametrize("box", BOXES)
 @pytest.mark.parametrize("chunk_bytes", [1, 40_000, 2**26])
 def test_transform_equals_call(alanine, box, chunk_bytes, monkeypatch):
-    monkeypatch.setattr(room, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("latf_sampling.features.features._CHUNK_BYTES", chunk_bytes)
     traj = boxed(alanine, box)
-    features = Features(traj.topology, BOTH, periodic=box != "none")
-    np.testing.assert_allclose(features.transform(traj), features(traj.xyz, traj.unitcell_vectors), atol=1e-6)
+    features = Features(traj.topology, ALL if box == "none" else PERIODIC, periodic=box != "none")
+    out = features.transform(traj)
+    np.testing.assert_allclose(out, features(traj.xyz, traj.unitcell_vectors), rtol=1e-6, atol=1e-6)
 
 
 def test_transform_ignores_boxes_unless_periodic(alanine):
@@ -370,7 +384,7 @@ def test_transform_of_no_frames(alanine):
 
 
 def test_features_survive_pickling(alanine):
-    features = Features(alanine.topology, BOTH)
+    features = Features(alanine.topology, ALL)
     features(alanine.xyz.astype(np.float64))
     copy = pickle.loads(pickle.dumps(features))
     assert copy.names == features.names
@@ -420,6 +434,17 @@ def test_wrong_boxes_are_refused(alanine, box, words):
         Features(alanine.topology, HEAVY)(alanine.xyz, box)
 
 
+@pytest.mark.parametrize(
+    "entry", [COORDINATES[0], {"coordination": {"of": "all", "r0": 0.3, "axes": "xy"}}], ids=["coordinates", "plane"]
+)
+def test_what_has_no_images_refuses_boxes(alanine, entry):
+    words = rf"features\[1\]\.{next(iter(entry))}: cannot be measured in a periodic box; "
+    with pytest.raises(SettingsError, match=f"^{words}"):
+        Features(alanine.topology, [*HEAVY, entry], periodic=True)
+    with pytest.raises(DataError, match=f"^box: {words}"):
+        Features(alanine.topology, [*HEAVY, entry])(alanine.xyz, np.eye(3))
+
+
 def test_wrong_trajectories_are_refused(alanine, peptide, monkeypatch):
     features = Features(alanine.topology, HEAVY)
     with pytest.raises(DataError, match="need an mdtraj.Trajectory, got ndarray"):
@@ -432,7 +457,7 @@ def test_wrong_trajectories_are_refused(alanine, peptide, monkeypatch):
         features.transform(renamed)
     with pytest.raises(DataError, match="has no unit cell"):
         Features(alanine.topology, HEAVY, periodic=True).transform(alanine)
-    monkeypatch.setattr(room, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr("latf_sampling.features.features._CHUNK_BYTES", 1)
     with pytest.raises(DataError, match="trajectory: frame 7, atom 3 is not finite"):
         features.transform(mdtraj.Trajectory(with_nan(alanine.xyz), alanine.topology))
 
@@ -507,6 +532,17 @@ def test_wrong_specifications_name_their_key(alanine, spec, words):
             7,
         ),
         ([{"distances": {"pairs": np.array([[5, 0], [0, 5]])}}], [{"distances": {"pairs": [[5, 0], [0, 5]]}}], 1),
+        ([{"coordinates": "name CB"}], [{"coordinates": {"of": "name CB", "axes": "xyz"}}], 3),
+        (
+            [{"coordinates": {"of": {"atoms": np.array([5, 0])}, "axes": "z"}}],
+            [{"coordinates": {"of": {"atoms": [5, 0]}, "axes": "z"}}],
+            2,
+        ),
+        (
+            [{"coordination": {"of": "name C", "r0": "3 angstrom"}}],
+            [{"coordination": {"of": "name C", "r0": 0.3, "n": 6, "m": 12, "moments": [], "axes": "xyz"}}],
+            3,
+        ),
         (
             [{"torsions": "phi"}, {"distances": {"pairs": [[0, 5]]}}, {"torsions": "psi"}],
             [{"torsions": "phi"}, {"distances": {"pairs": [[0, 5]]}}, {"torsions": "psi"}],

@@ -1,0 +1,56 @@
+"""Arrays from outside: whether they are what the descriptors can take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from latf_sampling.errors import DataError
+from latf_sampling.features.periodic import reduced_box
+
+
+def as_array(values: Any, what: str) -> np.ndarray:
+    if hasattr(values, "value_in_unit"):
+        raise DataError(f"{what}: carry a unit; pass plain numbers, {what}.value_in_unit(openmm.unit.nanometer).")
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"{what}: are not an array of numbers ({error}).") from error
+
+
+def as_box(box: Any, positions: torch.Tensor) -> torch.Tensor:
+    """Check a box and reduce it, in double precision; give it in the precision and place of the positions."""
+    if not isinstance(box, torch.Tensor):
+        array = as_array(box, "box")
+        if array.dtype.kind not in "fiu":
+            raise DataError(f"box: need numbers, got {array.dtype}.")
+        box = torch.as_tensor(array.astype(np.float64))
+    batch = tuple(positions.shape[:-2])
+    if tuple(box.shape) not in ((3, 3), (*batch, 3, 3)):
+        shapes = "(3, 3)" if not batch else f"(3, 3) or {(*batch, 3, 3)}"
+        raise DataError(f"box: need the shape {shapes}, got {tuple(box.shape)}.")
+    check_finite(box, "box", "vector")
+    box = box.to(device=positions.device, dtype=torch.float64)
+    size = box.diagonal(dim1=-2, dim2=-1)
+    above = torch.stack([box[..., 0, 1], box[..., 0, 2], box[..., 1, 2]], -1).abs()
+    if bool((size <= 0).any()):
+        raise DataError("box: a_x, b_y and c_z have to be positive; vectors are the rows, in nm.")
+    if bool((above > 1e-5 * size.amax(-1, keepdim=True)).any()):
+        raise DataError("box: vector a has to lie along x and b in the xy plane; rotate box and positions together.")
+    return reduced_box(box.tril()).to(positions.dtype)
+
+
+def check_finite(values: Any, what: str, row: str, first_frame: int = 0) -> None:
+    if isinstance(values, torch.Tensor):
+        finite = torch.isfinite(values.detach()).all(-1).cpu().numpy()
+    else:
+        finite = np.isfinite(values).all(-1)
+    if finite.all():
+        return
+    *frame, index = np.argwhere(~finite)[0].tolist()
+    if frame:
+        frame[0] += first_frame
+    place = f"frame {frame[0] if len(frame) == 1 else tuple(frame)}, " if frame else ""
+    raise DataError(f"{what}: {place}{row} {index} is not finite.")

@@ -1,0 +1,75 @@
+"""Distances between atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from latf_sampling.errors import SettingsError
+from latf_sampling.features.descriptor import Descriptor, Entry, Index, Row, Settings, check_indices, select, validated
+from latf_sampling.features.periodic import Differences
+from latf_sampling.features.topology import Labels
+
+
+class Distances(torch.nn.Module):
+    """Distances, nm, (..., n, 3) -> (..., pairs); at coincident atoms the gradient is zero, not NaN."""
+
+    def __init__(self, pairs: np.ndarray, n_atoms: int):
+        super().__init__()
+        self.differences = Differences(pairs[:, 0], pairs[:, 1], n_atoms)
+
+    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.linalg.vector_norm(self.differences(positions, box), dim=-1)
+
+
+class _DistancePairs(Settings):
+    pairs: tuple[tuple[Index, Index], ...] = Field(min_length=1)
+
+
+class _DistanceBetween(Settings):
+    between: str
+    and_: str | None = Field(None, alias="and")
+    skip: Annotated[int, Field(strict=True, ge=0)] = 0
+
+
+class DistanceDescriptor(Descriptor):
+    """A selection, ``{between: selection, and: selection, skip: k}``, or ``{pairs: [[i, j], ...]}``."""
+
+    def read(self, value: Any, labels: Labels, where: str) -> Entry:
+        topology = labels.topology
+        help_ = "write a selection, {between: selection, and: selection, skip: residues}, or {pairs: [[0, 1]]}"
+        if isinstance(value, Mapping) and "pairs" in value:
+            pairs_settings = validated(_DistancePairs, value, where, help_)
+            for position, pair in enumerate(pairs_settings.pairs):
+                check_indices(pair, topology.n_atoms, f"{where}.pairs[{position}]")
+            return Entry(pairs_settings.model_dump(mode="json"), self._rows(pairs_settings.pairs, labels))
+        key = where if isinstance(value, str) else f"{where}.between"
+        settings = validated(_DistanceBetween, {"between": value} if isinstance(value, str) else value, where, help_)
+        first = select(topology, settings.between, key)
+        if settings.and_ is None:
+            pairs = list(combinations(first, 2))
+        else:
+            pairs = [(i, j) for i, j in product(first, select(topology, settings.and_, f"{where}.and")) if i != j]
+        if not pairs:
+            raise SettingsError(f"{key}: '{settings.between}' selects one atom only; a distance needs two.")
+        residues = [atom.residue.index for atom in topology.atoms]
+        pairs = [(i, j) for i, j in pairs if abs(residues[i] - residues[j]) >= settings.skip]
+        if not pairs:
+            raise SettingsError(f"{where}.skip: no two selected atoms are {settings.skip} or more residues apart.")
+        normal = settings.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return Entry(normal, self._rows(pairs, labels))
+
+    def _rows(self, pairs: Sequence[tuple[int, int]], labels: Labels) -> list[Row]:
+        unique = dict.fromkeys((min(pair), max(pair)) for pair in pairs)
+        return [Row(pair, f"distance {labels.atom(pair[0])} {labels.atom(pair[1])}") for pair in unique]
+
+    def columns(self, rows: list[Row]) -> list[str]:
+        return [row.label for row in rows]
+
+    def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
+        return Distances(np.array([row.atoms for row in rows]), n_atoms)

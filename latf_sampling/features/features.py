@@ -1,0 +1,266 @@
+"""Features: from a specification and a topology to the columns that a collective variable is learned from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mdtraj
+import numpy as np
+import torch
+
+from latf_sampling.errors import DataError, SettingsError
+from latf_sampling.features.arrays import as_array, as_box, check_finite
+from latf_sampling.features.coordinates import CoordinateDescriptor
+from latf_sampling.features.coordination import CoordinationDescriptor
+from latf_sampling.features.descriptor import Columns, Descriptor, Row
+from latf_sampling.features.distances import DistanceDescriptor
+from latf_sampling.features.periodic import Differences
+from latf_sampling.features.topology import Labels, as_mdtraj, atom_lines, digest
+from latf_sampling.features.torsions import TorsionDescriptor
+
+DESCRIPTORS: dict[str, Descriptor] = {
+    "torsions": TorsionDescriptor(),
+    "distances": DistanceDescriptor(),
+    "coordinates": CoordinateDescriptor(),
+    "coordination": CoordinationDescriptor(),
+}
+"""Every kind of descriptor, by its name in a specification."""
+
+_CHUNK_BYTES = 64 * 2**20  # what `Features.transform` may use for intermediate arrays
+
+
+class Features:
+    """Descriptors of a molecule: from positions to the columns that a collective variable is learned from.
+
+    Parameters
+    ----------
+    topology
+        An ``mdtraj.Topology`` or an ``openmm.app.Topology``.
+    spec
+        A list with one entry a kind of descriptor, each a dict of one key:
+
+        ``torsions: "phi psi"``
+            Sine and cosine of all torsions of these names: phi, psi, omega, chi1, chi2, chi3, chi4.
+        ``torsions: {atoms: [[i, j, k, l], ...]}``
+            The same for torsions given by atom indices.
+        ``distances: "element != H"``
+            Distances, nm, of all pairs of atoms in an MDTraj selection.
+        ``distances: {between: selection, and: selection, skip: k}``
+            Pairs within a selection, or between two; ``skip`` leaves out pairs whose residues are fewer than k apart.
+        ``distances: {pairs: [[i, j], ...]}``
+            Pairs given by atom indices.
+        ``coordinates: selection``
+            Cartesian coordinates, nm, for model potentials: they change when the system is moved or turned, and cannot
+            be periodic.
+        ``coordinates: {of: selection, axes: "xy"}``
+            Some of the three axes.
+        ``coordination: {of: selection, r0: "1.5 nm", n: 6, m: 12}``
+            Coordination numbers of identical particles, smallest first, for a typical distance r0 as text with its unit
+            or a float in nm; n and m, even, are the exponents of the switching function (see
+            `latf_sampling.features.coordination.CoordinationNumbers`) and may be left out.
+        ``coordination: {..., moments: [2, 3], axes: "xy"}``
+            Central moments of their distribution as well; distances in some of the axes, which cannot be periodic.
+
+        ``of`` also takes atom indices: ``{atoms: [i, j, ...]}``. Columns are grouped by kind, kinds in the order in
+        which they first appear; sines come before cosines.
+    periodic
+        Whether `transform` measures shortest periodic images, in the boxes of the trajectory. Not every kind of
+        descriptor has them.
+
+    Attributes
+    ----------
+    names : list of str
+        One a column, such as "sin phi ALA 2" or "distance ACE1-CH3 ALA2-CB".
+    atoms : numpy.ndarray of int64
+        Sorted indices of the atoms that matter.
+    n_atoms : int
+        Atoms of the topology.
+    module : torch.nn.Module
+        Scriptable; ``module(positions, box)`` takes positions (..., len(atoms), 3) of `atoms` alone, in that order, nm,
+        and a reduced box (see `minimum_image`) or None, and gives (..., F). It is in float32 on the CPU; a copy
+        moved with ``.to`` converts as a whole.
+    spec : list of dict
+        The specification in one normal form, ready for JSON; `Features` reads it again.
+    topology_fingerprint : str
+        See `fingerprint`.
+    periodic : bool
+        As given.
+
+    Raises
+    ------
+    SettingsError
+        The specification is wrong (the message names the key), finds nothing, makes a column twice, or cannot be
+        measured in a periodic box although ``periodic`` is set.
+
+    Examples
+    --------
+    >>> topology = mdtraj.Topology()
+    >>> residue = topology.add_residue("ARG", topology.add_chain(), resSeq=1)
+    >>> for name in ("A", "B", "C"):
+    ...     _ = topology.add_atom(name, mdtraj.element.argon, residue)
+    >>> features = Features(topology, [{"distances": {"between": "name A", "and": "name C"}}])
+    >>> features.names, features.atoms
+    (['distance ARG1-A ARG1-C'], array([0, 2]))
+    >>> features([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.3, 0.0, 0.4]])
+    array([0.5])
+    """
+
+    def __init__(self, topology: Any, spec: Sequence[Mapping[str, Any]], *, periodic: bool = False):
+        topology = as_mdtraj(topology)
+        self.n_atoms: int = topology.n_atoms
+        self.periodic = bool(periodic)
+        self._atom_lines = atom_lines(topology)
+        self.topology_fingerprint = digest(self._atom_lines, topology.n_chains)
+
+        self.spec, rows, self._aperiodic = _read(spec, Labels(topology))
+        if self.periodic and self._aperiodic:
+            raise SettingsError(self._aperiodic)
+        self.atoms = np.unique([atom for kind in rows.values() for row in kind for atom in row.atoms]).astype(np.int64)
+        local = {atom: index for index, atom in enumerate(self.atoms.tolist())}
+        self.names: list[str] = []
+        modules = []
+        for kind, found in rows.items():
+            self.names += DESCRIPTORS[kind].columns(found)
+            found = [row._replace(atoms=tuple(local[atom] for atom in row.atoms)) for row in found]
+            modules.append(DESCRIPTORS[kind].module(found, len(self.atoms)))
+        self.module: torch.nn.Module = modules[0] if len(modules) == 1 else Columns(modules)
+        self._copies: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
+
+    def __repr__(self) -> str:
+        return f"<Features: {len(self.names)} columns from {len(self.atoms)} of {self.n_atoms} atoms>"
+
+    def __call__(self, positions: Any, box: Any = None) -> Any:
+        """Measure the descriptors.
+
+        Parameters
+        ----------
+        positions : numpy.ndarray or torch.Tensor, shape (..., N, 3)
+            Positions of all atoms of the topology, nm, in float32 or float64. Tensors may be differentiated and may be
+            on any device.
+        box : numpy.ndarray or torch.Tensor, shape (3, 3) or (..., 3, 3), optional
+            Box vectors as rows, nm, a along x and b in the xy plane, as in OpenMM and MDTraj; one for all frames or one
+            a frame. They need not be reduced. Given, all differences are shortest periodic images whether or not
+            `periodic` is set; None, none are.
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor, shape (..., F)
+            Of the type and precision of ``positions``.
+
+        Raises
+        ------
+        DataError
+            A shape, the number of atoms or the precision does not fit, a position is not finite, a box is not one, or
+            there is a box although one of the descriptors cannot be measured in it.
+        """
+        tensor = isinstance(positions, torch.Tensor)
+        x = positions if tensor else as_array(positions, "positions")
+        if x.dtype not in (np.float32, np.float64, torch.float32, torch.float64):
+            raise DataError(f"positions: need float32 or float64, got {x.dtype}.")
+        if x.ndim < 2 or x.shape[-1] != 3:
+            raise DataError(f"positions: need the shape (..., {self.n_atoms}, 3), got {tuple(x.shape)}.")
+        if x.shape[-2] != self.n_atoms:
+            raise DataError(f"positions: the topology has {self.n_atoms} atoms, the array has {x.shape[-2]}.")
+        check_finite(x, "positions", "atom")
+        if tensor:
+            chosen = x.index_select(-2, torch.from_numpy(self.atoms).to(x.device))
+            return self._evaluate(chosen, box)
+        with torch.no_grad():
+            return self._evaluate(torch.from_numpy(x[..., self.atoms, :]), box).numpy()
+
+    def _evaluate(self, chosen: torch.Tensor, box: Any) -> torch.Tensor:
+        if box is not None:
+            if self._aperiodic:
+                raise DataError(f"box: {self._aperiodic}")
+            box = as_box(box, chosen)
+        module = self.module
+        if chosen.dtype != torch.float32 or chosen.device.type != "cpu":
+            module = self._copy(chosen.dtype, chosen.device)
+        return module(chosen, box)
+
+    def _copy(self, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+        """Give the module in another precision or place; `self.module` itself never moves."""
+        if (dtype, device) not in self._copies:
+            self._copies[dtype, device] = copy.deepcopy(self.module).to(device=device, dtype=dtype)
+        return self._copies[dtype, device]
+
+    def transform(self, traj: mdtraj.Trajectory) -> np.ndarray:
+        """Measure the descriptors in every frame of a trajectory, some frames at a time.
+
+        Parameters
+        ----------
+        traj : mdtraj.Trajectory
+            Its topology has to have the fingerprint of the one these features were made for.
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (frames, F)
+            What ``features(traj.xyz)`` gives, or with ``traj.unitcell_vectors`` as boxes if `periodic`. Besides this
+            array, memory for some 64 MiB of intermediate values is used.
+
+        Raises
+        ------
+        DataError
+            It is no trajectory or another molecule's, has no box although `periodic` is set, or a position is not
+            finite.
+        """
+        if not isinstance(traj, mdtraj.Trajectory):
+            raise DataError(f"trajectory: need an mdtraj.Trajectory, got {type(traj).__name__}.")
+        self._check_topology(traj.topology)
+        boxes = traj.unitcell_vectors if self.periodic else None
+        if self.periodic and boxes is None:
+            raise DataError("trajectory: has no unit cell, but the features are periodic.")
+        vectors = sum(part.rows for part in self.module.modules() if isinstance(part, Differences))
+        frame_bytes = 4 * (6 * self.n_atoms + (70 if self.periodic else 15) * vectors)
+        chunk = max(1, _CHUNK_BYTES // frame_bytes)
+        out = np.empty((traj.n_frames, len(self.names)), dtype=np.float32)
+        for start in range(0, traj.n_frames, chunk):
+            part = slice(start, start + chunk)
+            xyz = np.asarray(traj.xyz[part], dtype=np.float32)
+            check_finite(xyz, "trajectory", "atom", start)
+            chosen = torch.from_numpy(xyz[:, self.atoms])
+            with torch.no_grad():
+                out[part] = self._evaluate(chosen, None if boxes is None else boxes[part]).numpy()
+        return out
+
+    def _check_topology(self, topology: Any) -> None:
+        if topology.n_atoms != self.n_atoms:
+            raise DataError(f"trajectory: has {topology.n_atoms} atoms, the features were made for {self.n_atoms}.")
+        lines = atom_lines(topology)
+        for index, (have, need) in enumerate(zip(lines, self._atom_lines, strict=True)):
+            if have != need:
+                raise DataError(
+                    f"trajectory: atom {index} is '{have}' (name, element, residue, residue index), "
+                    f"the features were made for '{need}'."
+                )
+        if digest(lines, topology.n_chains) != self.topology_fingerprint:
+            raise DataError(f"trajectory: its number of chains, {topology.n_chains}, is not the features' topology's.")
+
+
+def _read(spec: Any, labels: Labels) -> tuple[list[dict[str, Any]], dict[str, list[Row]], str]:
+    """Give the specification in normal form, the rows found, by kind, and why none of it can be periodic, or ""."""
+    if isinstance(spec, (str, Mapping)) or not isinstance(spec, Sequence) or not len(spec):
+        raise SettingsError('features: need a list with one or more entries, like [{"torsions": "phi psi"}].')
+    plain: list[dict[str, Any]] = []
+    rows: dict[str, list[Row]] = {}
+    owners: dict[tuple[Any, ...], str] = {}
+    aperiodic = ""
+    for index, entry in enumerate(spec):
+        if not isinstance(entry, Mapping) or len(entry) != 1:
+            raise SettingsError(f"features[{index}]: need one kind of descriptor, one of {', '.join(DESCRIPTORS)}.")
+        ((kind, value),) = entry.items()
+        where = f"features[{index}].{kind}"
+        if kind not in DESCRIPTORS:
+            raise SettingsError(f"{where}: is not a kind of descriptor; known are {', '.join(DESCRIPTORS)}.")
+        found = DESCRIPTORS[kind].read(value, labels, where)
+        for row in found.rows:
+            if (owner := owners.get((row.atoms, row.label))) is not None:
+                raise SettingsError(f"{where}: makes '{row.label}', which {owner} makes already.")
+        owners.update(((row.atoms, row.label), where) for row in found.rows)
+        if found.aperiodic and not aperiodic:
+            aperiodic = f"{where}: cannot be measured in a periodic box; {found.aperiodic}."
+        plain.append({kind: found.spec})
+        rows.setdefault(kind, []).extend(found.rows)
+    return plain, rows, aperiodic

@@ -1,0 +1,105 @@
+"""Differences of positions, with or without a periodic box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import torch
+
+_DENSE_ENTRIES = 2**22  # above this many entries of the incidence matrix, gathering is faster than multiplying
+
+
+def reduced_box(box: torch.Tensor) -> torch.Tensor:
+    """Bring box vectors (rows, lower triangular) into OpenMM's reduced form; the lattice stays the same.
+
+    Parameters
+    ----------
+    box : torch.Tensor, shape (..., 3, 3)
+        Box vectors a, b, c as rows, nm; a along x, b in the xy plane.
+
+    Returns
+    -------
+    torch.Tensor, shape (..., 3, 3)
+        As before, with abs(b_x) and abs(c_x) at most a_x / 2 and abs(c_y) at most b_y / 2.
+
+    Examples
+    --------
+    >>> reduced_box(torch.tensor([[2.0, 0.0, 0.0], [3.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))[1]
+    tensor([-1.,  1.,  0.])
+    """
+    a, b, c = box.unbind(-2)
+    c = c - b * torch.round(c[..., 1:2] / b[..., 1:2])
+    c = c - a * torch.round(c[..., 0:1] / a[..., 0:1])
+    b = b - a * torch.round(b[..., 0:1] / a[..., 0:1])
+    return torch.stack([a, b, c], -2)
+
+
+def minimum_image(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Replace each vector by the shortest of its periodic images.
+
+    The vector is first wrapped along c, b and a in turn, which leaves it inside a brick of the three box heights; the
+    shortest of its 27 images there is the answer. For a box in OpenMM's reduced form (a, b and c are its rows) it is
+
+    - exact for every vector if the box is rectangular, or if 8 c_z^2 >= a_x^2 + b_y^2 and 3 b_y^2 >= a_x^2, which
+      holds for cubes, rhombic dodecahedra, truncated octahedra and hexagonal prisms that are not very flat;
+    - exact in any box for every vector whose shortest image is not longer than half of min(a_x, b_y, c_z), the
+      largest cut-off that OpenMM allows;
+    - otherwise the shortest of the 27, as in MDTraj; in a very flat and skewed box it need not be the shortest of all.
+
+    Which image it is counts as constant: the gradient with respect to ``vectors`` is the identity, without a trace of
+    the search in the graph, and with respect to ``box`` that of the lattice vector subtracted.
+
+    Parameters
+    ----------
+    vectors : torch.Tensor, shape (..., v, 3)
+        Differences of positions, nm.
+    box : torch.Tensor, shape (3, 3) or (..., 3, 3)
+        Box vectors as rows, nm, in reduced form (OpenMM's always are; see `reduced_box`).
+    images : torch.Tensor, shape (27, 3)
+        The numbers of box vectors to try, those of no shift first; `Features` keeps it as a buffer.
+
+    Returns
+    -------
+    torch.Tensor, shape (..., v, 3)
+    """
+    free, cell = vectors.detach(), box.detach()
+    c = torch.round(free[..., 2:3] / cell[..., 2:3, 2:3])
+    free = free - c * cell[..., 2:3, :]
+    b = torch.round(free[..., 1:2] / cell[..., 1:2, 1:2])
+    free = free - b * cell[..., 1:2, :]
+    a = torch.round(free[..., 0:1] / cell[..., 0:1, 0:1])
+    free = free - a * cell[..., 0:1, :]
+    # |free - shift|^2 without |free|^2, which all images share
+    shifts = torch.matmul(images, cell)
+    score = (shifts * shifts).sum(-1).unsqueeze(-2) - 2.0 * torch.matmul(free, shifts.transpose(-1, -2))
+    counts = torch.cat([a, b, c], -1) + images[torch.argmin(score, -1)]
+    return vectors - torch.matmul(counts, box)
+
+
+class Differences(torch.nn.Module):
+    """Differences ``positions[second] - positions[first]`` (..., rows, 3), shortest images if there is a box."""
+
+    def __init__(self, first: Sequence[int], second: Sequence[int], n_atoms: int):
+        super().__init__()
+        rows = len(first)
+        self.rows = rows
+        self.dense: bool = rows * n_atoms <= _DENSE_ENTRIES
+        matrix = torch.zeros(rows if self.dense else 0, n_atoms)
+        if self.dense:
+            matrix[torch.arange(rows), torch.as_tensor(first)] = -1.0
+            matrix[torch.arange(rows), torch.as_tensor(second)] = 1.0
+        images = sorted(product((-1.0, 0.0, 1.0), repeat=3), key=lambda n: sum(map(abs, n)))
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("first", torch.as_tensor(first, dtype=torch.int64))
+        self.register_buffer("second", torch.as_tensor(second, dtype=torch.int64))
+        self.register_buffer("images", torch.tensor(images))
+
+    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
+        if self.dense:
+            vectors = torch.matmul(self.matrix, positions)
+        else:
+            vectors = positions.index_select(-2, self.second) - positions.index_select(-2, self.first)
+        if box is not None:
+            vectors = minimum_image(vectors, box, self.images)
+        return vectors

@@ -1,0 +1,109 @@
+"""Topologies: MDTraj's or OpenMM's, what makes two of them the same, and names for residues and atoms."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import mdtraj
+
+from latf_sampling.errors import SettingsError
+
+
+def as_mdtraj(topology: Any) -> mdtraj.Topology:
+    """Give any topology as an MDTraj one.
+
+    Parameters
+    ----------
+    topology
+        An ``mdtraj.Topology``, returned as it is, or an ``openmm.app.Topology``, converted.
+
+    Raises
+    ------
+    SettingsError
+        It is neither.
+
+    Examples
+    --------
+    >>> as_mdtraj(mdtraj.Topology().to_openmm()).n_atoms
+    0
+    """
+    if isinstance(topology, mdtraj.Topology):
+        return topology
+    from openmm import app
+
+    if not isinstance(topology, app.Topology):
+        raise SettingsError(
+            f"topology: need an mdtraj.Topology or an openmm.app.Topology, got {type(topology).__name__}."
+        )
+    return mdtraj.Topology.from_openmm(topology)
+
+
+def fingerprint(topology: Any) -> str:
+    """Digest what makes two topologies describe the same atoms in the same order.
+
+    Names and elements of the atoms, names and order of the residues and the number of chains count. Bonds, residue
+    numbers and chain names do not, since readers of one and the same file disagree about them.
+
+    Parameters
+    ----------
+    topology
+        An ``mdtraj.Topology`` or an ``openmm.app.Topology``.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal; the same for an MDTraj topology and the OpenMM one it was made from or turned into.
+
+    Examples
+    --------
+    >>> fingerprint(mdtraj.Topology()) == fingerprint(mdtraj.Topology().to_openmm())
+    True
+    """
+    topology = as_mdtraj(topology)
+    return digest(atom_lines(topology), topology.n_chains)
+
+
+def atom_lines(topology: mdtraj.Topology) -> tuple[str, ...]:
+    """Name, element ("VS" for a virtual site), residue name and residue index of every atom."""
+    return tuple(
+        f"{a.name} {a.element.symbol if a.element is not None else 'VS'} {a.residue.name} {a.residue.index}"
+        for a in topology.atoms
+    )
+
+
+def digest(lines: Sequence[str], chains: int) -> str:
+    """SHA-256 of such lines and the number of chains."""
+    return hashlib.sha256("\n".join((f"{chains} chains", *lines)).encode()).hexdigest()
+
+
+class Labels:
+    """Readable and unambiguous names of residues ("ALA 2") and atoms ("ALA2-CB").
+
+    Where two residues share name and number, ":" and the index of the chain follows, or, where even that is shared,
+    "#" and the index of the residue; where two atoms of a residue share a name, the atom's index in brackets.
+    """
+
+    def __init__(self, topology: mdtraj.Topology):
+        self.topology = topology
+        short = Counter((r.name, r.resSeq) for r in topology.residues)
+        full = Counter((r.name, r.resSeq, r.chain.index) for r in topology.residues)
+        self._numbers = []
+        for r in topology.residues:
+            tag = "" if short[r.name, r.resSeq] == 1 else f":{r.chain.index}"
+            if full[r.name, r.resSeq, r.chain.index] > 1:
+                tag = f"#{r.index}"
+            self._numbers.append(f"{r.resSeq}{tag}")
+        self._names = Counter((a.residue.index, a.name) for a in topology.atoms)
+
+    def residue(self, atom: int) -> str:
+        residue = self.topology.atom(int(atom)).residue
+        return f"{residue.name} {self._numbers[residue.index]}"
+
+    def atom(self, index: int) -> str:
+        atom = self.topology.atom(int(index))
+        same = self._names[atom.residue.index, atom.name] > 1
+        number = self._numbers[atom.residue.index]
+        return f"{atom.residue.name}{number}-{atom.name}{f'[{atom.index}]' if same else ''}"

@@ -1,0 +1,371 @@
+"""Training a `LaTF` in stages.
+
+1. "states", the state predictive information bottleneck: encoder and decoder with the mixture prior, then every frame
+   is given its most likely future state, states that have lost their frames are dropped, representatives are seated
+   anew, and so on until the labels hardly change.
+2. "joint": encoder, decoder and flow together, labels fixed.
+3. "flow": the flow alone, encoder fixed, until held-out blocks gain nothing more.
+4. "ensemble", on request: further flows on the finished encoder, each on a bootstrap sample of the blocks, whose spread
+   is the standard error of what the model says.
+
+The prediction of the future state hears all frames alike: p(y|u) is a conditional probability, right whatever the
+density of u, and frames on barriers, which a bias has paid for, are to have a say in it. The density hears frames with
+their Boltzmann weights: each epoch draws them anew, at their own temperature ("steered") or at temperatures spread
+evenly over 1/T in the range that MBAR reaches ("reweighted").
+
+Sources: Wang and Tiwary, doi:10.1063/5.0038198 (stage 1); Qiu, John, Herron, Tiwary, arXiv:2507.03174 (stage 2);
+Shirts and Chodera, doi:10.1063/1.2978177 (weights); Efron, doi:10.1214/aos/1176344552 (bootstrap).
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latf_sampling import runtime
+from latf_sampling.dataset import Dataset
+from latf_sampling.errors import SettingsError, TrainingError
+from latf_sampling.model import LaTF
+from latf_sampling.settings import TrainingSettings
+from latf_sampling.trainer.checkpoint import Checkpoint
+from latf_sampling.trainer.clusters import cluster
+from latf_sampling.trainer.fit import Fit, is_finite
+from latf_sampling.trainer.frames import Frames
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training found.
+
+    Attributes
+    ----------
+    history
+        One entry per epoch: stage ("states", "joint", "flow" or "ensemble"), turn (refinement, or member of the ensemble), epoch,
+        states, learning rate, and the terms of the loss in training and, as "validation_...", on held-out blocks.
+    states
+        One entry per state: its population (weighted) among the frames of each temperature.
+    seconds
+        Wall time.
+    converged
+        Whether the labels became self-consistent, and the second stage stopped because held-out blocks gained nothing
+        more at any learning rate.
+    """
+
+    history: list[dict] = field(repr=False)
+    states: list[dict]
+    seconds: float
+    converged: bool
+
+
+def train(
+    model: LaTF,
+    dataset: Dataset,
+    seed: int = 0,
+    *,
+    settings: TrainingSettings | None = None,
+    device: torch.device | str | None = None,
+    checkpoint: str | Path | None = None,
+    progress: Progress | None = None,
+    **kwargs,
+) -> TrainingResult:
+    """Train a model on a data set; the same seed gives the same model on one machine.
+
+    Parameters
+    ----------
+    model
+        A new `LaTF`; trained in place.
+    dataset
+        Lagged pairs.
+    seed
+        Master seed of initial weights, noise, order and split.
+    settings
+        A `TrainingSettings`; or its fields as further keyword arguments.
+    device
+        Where to train; none picks a GPU where there is one. The model comes back to the CPU.
+    checkpoint
+        File that the training is kept in after every epoch. Where it exists the training goes on from it, to the same
+        result as without the interruption; delete it when done.
+    progress
+        Called with the fraction done and a few words.
+
+    Raises
+    ------
+    TrainingError
+        The loss became NaN or infinite, the data hold a single state, the model is trained already, or the checkpoint
+        is of another training.
+
+    Examples
+    --------
+    >>> from latf_sampling import Series
+    >>> x = np.sign(np.sin(np.arange(2000) / 100))[:, None] + 0.1 * np.random.default_rng(0).normal(size=(2000, 2))
+    >>> model = LaTF(latent_dim=1, temperature="steered")
+    >>> result = train(model, Dataset([Series(x)], lag=5), initial_states=4, refinements=2, flow_epochs=1)
+    >>> model.encode(x).shape
+    (2000, 1)
+    """
+    if model.trained:
+        raise TrainingError("train: this model is trained already; make a new LaTF.")
+    if settings is not None and kwargs:
+        raise SettingsError(f"train: give settings or their fields ({', '.join(kwargs)}), not both.")
+    settings = settings if settings is not None else TrainingSettings(**kwargs)
+    try:
+        kept = Checkpoint(checkpoint, dataset, seed, model.settings, settings)
+        run = _Run(model, dataset, seed, settings, runtime.pick_device(device), kept, progress or _silent)
+        return run.run()
+    except BaseException:
+        model.n_features = 0  # what is left of a training that failed or was interrupted is no model
+        raise
+
+
+def _silent(fraction: float, words: str) -> None:
+    pass
+
+
+class _Run:
+    """A training: where it stands, and the way from there to the end."""
+
+    def __init__(
+        self,
+        model: LaTF,
+        dataset: Dataset,
+        seed: int,
+        settings: TrainingSettings,
+        device: torch.device,
+        checkpoint: Checkpoint,
+        progress: Progress,
+    ) -> None:
+        self.model, self.dataset, self.seed, self.settings = model, dataset, seed, settings
+        self.device, self.checkpoint, self.progress = device, checkpoint, progress
+        self.frames = Frames(dataset, model.settings, settings, seed, device)
+        self.training = self.frames.counting(dataset.first)
+        self.held = self.training[:0]
+        if not len(self.training):
+            raise TrainingError("train: no pair of frames is left for training; the series are too short for the lag.")
+        self.stage, self.turn = "states", 0
+        self.fit: dict | None = None
+        """Of the fit that an interruption cut short."""
+        self.history: list[dict] = []
+        self.consistent = self.converged = False
+        self.began = time.perf_counter()
+
+    def run(self) -> TrainingResult:
+        kept = self.checkpoint.read()
+        if kept is None:
+            self.labels = self._initial_labels()
+            self._build(int(self.labels.max()) + 1)
+        else:
+            self._resume(kept)
+        if self.stage == "states":
+            self._find_states()
+            self._next("joint")
+        self._hold_out()
+        if self.stage == "joint":
+            self._learn_jointly()
+            self._next("flow")
+        if self.stage == "flow":
+            self._learn_flow()
+            self._next("ensemble")
+        self._learn_ensemble()
+        states = self._describe()
+        self.model.to("cpu")
+        self.model.requires_grad_(False)
+        seconds = time.perf_counter() - self.began
+        return TrainingResult(self.history, states, seconds, self.consistent and self.converged)
+
+    def _next(self, stage: str) -> None:
+        self.stage, self.turn, self.fit = stage, 0, None
+
+    def _keep(self, fit: Fit) -> None:
+        self.checkpoint.write(
+            {
+                "stage": self.stage,
+                "turn": self.turn,
+                "fit": fit.state_dict(),
+                "labels": self.labels.cpu(),
+                "model": self.model.state_dict(),
+                "n_states": self.model.n_states,
+                "members": len(self.model.ensemble),
+                "history": self.history,
+                "consistent": self.consistent,
+                "converged": self.converged,
+                "seconds": time.perf_counter() - self.began,
+            }
+        )
+
+    def _resume(self, kept: dict) -> None:
+        self._build(kept["n_states"])
+        self.model.ensemble.extend(self.model.new_flow().to(self.device) for _ in range(kept["members"]))
+        self.model.load_state_dict(kept["model"])
+        self.labels = kept["labels"].to(self.device)
+        self.stage, self.turn, self.fit = kept["stage"], kept["turn"], kept["fit"]
+        self.history, self.consistent, self.converged = kept["history"], kept["consistent"], kept["converged"]
+        self.began -= kept["seconds"]
+
+    # Stages
+
+    def _initial_labels(self) -> Tensor:
+        if self.dataset.labels is not None:
+            _, labels = torch.unique(self.dataset.labels, return_inverse=True)
+        else:
+            labels = cluster(self.dataset, self.settings.initial_states, runtime.stream_seed(self.seed, "clusters"))
+        if int(labels.max()) == 0:
+            raise TrainingError("train: all frames carry the same label; there is no transition to learn from.")
+        return labels.to(self.device)
+
+    def _build(self, n_states: int) -> None:
+        model, frames = self.model, self.frames
+        reweighted = frames.reweighting is not None
+        with torch.random.fork_rng(devices=[]):  # networks take their first weights from torch's global generator
+            torch.random.default_generator.manual_seed(runtime.stream_seed(self.seed, "weights"))
+            model.build(self.dataset.n_features, n_states, reweighted)
+        model.boltzmann = self.dataset.boltzmann
+        model.provenance = {
+            "seed": self.seed,
+            "lag": self.dataset.lag,
+            "frames": self.dataset.frames,
+            "series": len(self.dataset.series),
+            "temperatures": sorted({series.temperature for series in self.dataset.series}),
+            "minimum_effective_size": frames.minimum_effective_size,
+            "training": self.settings.model_dump(mode="json"),
+        }
+        mean, scale = frames.scaling()
+        inverse, sizes = frames.effective_sizes()
+        model.feature_mean.copy_(mean)
+        model.feature_scale.copy_(scale)
+        model.inverse_temperatures = torch.from_numpy(inverse)
+        model.effective_sizes = torch.from_numpy(sizes)
+        if reweighted:
+            model.flow.range.copy_(torch.tensor([frames.reach.min(), frames.reach.max()]) / frames.reference)
+        model.to(self.device)
+
+    def _find_states(self) -> None:
+        s, model = self.settings, self.model
+        for self.turn in range(self.turn, s.refinements):
+            if self.fit is None:
+                self._seat_representatives()
+            self._optimise(s.refinement_epochs)
+            refined = self._most_likely_states()
+            populations = torch.bincount(refined, minlength=model.n_states) / len(refined)
+            kept = torch.nonzero(populations >= s.minimum_population).flatten()
+            if len(kept) < 2:
+                raise TrainingError(
+                    "train: the refinement of labels left a single state; the data hold no slow transition at "
+                    f"a lag of {self.dataset.lag} frames. Use a shorter lag, or data that cross between states."
+                )
+            dropped = len(kept) < model.n_states
+            if dropped:
+                model.keep_states(kept)
+                refined = self._most_likely_states()
+            changed = float((refined != self.labels).float().mean())
+            self.labels = refined
+            if not dropped and changed < s.label_change:
+                self.consistent = True
+                return
+
+    def _most_likely_states(self) -> Tensor:
+        return self.frames.batched(lambda x: self.model.decoder(self.model.mean(x)).argmax(-1))
+
+    def _seat_representatives(self) -> None:
+        """Per state, the frame whose mu is closest to the mean mu of the state's frames."""
+        u = self.frames.batched(self.model.mean)
+        for state in range(self.model.n_states):
+            members = torch.nonzero(self.labels == state).flatten()
+            if len(members):
+                latent = u[members]
+                closest = (latent - latent.mean(0)).square().sum(-1).argmin()
+                self.model.representatives[state] = self.frames.rows(members[closest : closest + 1])[0]
+
+    def _hold_out(self) -> None:
+        split = self.dataset.split(self.settings.validation_fraction, runtime.stream(self.seed, "split"), self.labels)
+        self.training, self.held = (self.frames.counting(part) for part in split)
+        if not len(self.training):
+            raise TrainingError("train: no pair of frames is left beside the held-out blocks; give longer series.")
+
+    def _learn_jointly(self) -> None:
+        if self.fit is None:
+            self._fit_scale()
+        self._optimise(self.settings.joint_epochs)
+
+    def _learn_flow(self) -> None:
+        model = self.model
+        if self.settings.joint_epochs == 0:
+            self._fit_scale()
+        self.converged = self._optimise(self.settings.flow_epochs)
+        u = self.frames.batched(model.mean)
+        margin = 3 * torch.exp(0.5 * model.log_variance.detach())
+        model.flow.enclose(u.amin(0) - margin, u.amax(0) + margin)
+
+    def _fit_scale(self) -> None:
+        """Standardise the latent space that the flow begins with."""
+        u = self.frames.batched(self.model.mean)
+        self.model.flow.fit(u, torch.from_numpy(self.frames.weights).to(u), torch.exp(self.model.log_variance))
+
+    def _learn_ensemble(self) -> None:
+        """Each member goes on from the model's flow."""
+        model = self.model
+        for self.turn in range(self.turn, self.settings.ensemble):
+            if len(model.ensemble) == self.turn:
+                model.ensemble.append(copy.deepcopy(model.flow))
+            self._optimise(self.settings.ensemble_epochs)
+
+    def _optimise(self, epochs: int) -> bool:
+        """Train for at most so many epochs; returns whether it ended because nothing more was to be gained."""
+        fit = Fit(
+            self.model, self.frames, self.labels, self.training, self.held, self.stage, self.turn, self.seed,
+            self.settings,
+        )  # fmt: skip
+        if self.fit is not None:
+            fit.load_state_dict(self.fit)
+            self.fit = None
+        while fit.epoch < epochs and not fit.finished:
+            entry = fit.run_epoch()
+            if not is_finite(entry):
+                raise TrainingError(
+                    f"train: the loss became {entry['loss']} in epoch {entry['epoch']} of stage '{self.stage}'. Look "
+                    f"for outliers in the descriptors, or lower learning_rate ({self.settings.learning_rate:g})."
+                )
+            self.history.append(entry)
+            self._report(fit.epoch / epochs, entry)
+            self._keep(fit)
+        fit.take_best()
+        return fit.finished
+
+    def _report(self, share: float, entry: dict) -> None:
+        s = self.settings
+        # An epoch with a flow costs about four of those without.
+        costs = {
+            "states": s.refinements * s.refinement_epochs,
+            "joint": 4 * s.joint_epochs,
+            "flow": 4 * s.flow_epochs,
+            "ensemble": 4 * s.ensemble * s.ensemble_epochs,
+        }
+        turns = {"states": s.refinements, "joint": 1, "flow": 1, "ensemble": max(1, s.ensemble)}
+        stages = list(costs)
+        before = sum(costs[stage] for stage in stages[: stages.index(self.stage)])
+        done = before + costs[self.stage] * (self.turn + share) / turns[self.stage]
+        self.progress(done / sum(costs.values()), f"{self.stage}: {entry['states']} states, loss {entry['loss']:.3f}")
+
+    def _describe(self) -> list[dict]:
+        """Range of the collective variable and its spread within a state; returns the states with their populations."""
+        model = self.model
+        u, labels = self.frames.batched(model.mean), self._most_likely_states()
+        model.latent_bounds.copy_(torch.stack([u.amin(0), u.amax(0)], dim=1))
+        variances = [u[labels == state].var(0) for state in range(model.n_states) if int((labels == state).sum()) > 10]
+        model.latent_spread.copy_(torch.stack(variances).mean(0).sqrt().clamp(min=1e-6))
+        weights, labels = torch.from_numpy(self.frames.weights), labels.cpu()
+        states = []
+        for state in range(model.n_states):
+            row: dict = {"state": state}
+            for temperature in model.provenance["temperatures"]:
+                here = weights * torch.from_numpy(self.frames.temperatures == temperature)
+                row[f"population at {temperature:g}"] = float(here[labels == state].sum() / here.sum())
+            states.append(row)
+        return states
