@@ -20,7 +20,8 @@ from latf_sampling.dataset import Dataset, Series
 from latf_sampling.errors import LatfError, SettingsError, SimulationError, StoreError
 from latf_sampling.features import Features, as_mdtraj
 from latf_sampling.model import LaTF
-from latf_sampling.report import write_report
+from latf_sampling.evaluation import Evaluation, evaluate
+from latf_sampling.report import write_evaluation, write_report
 from latf_sampling.settings import Protocol, TrainingSettings, steps
 from latf_sampling.simulate import Molecule, WalkerJob, build, run_walker
 from latf_sampling.starts import Starts, generate_starts
@@ -82,6 +83,7 @@ class Campaign:
             for index in range(len(self.protocol.rounds)):
                 self._simulate(index, progress)
                 self._learn(index, progress)
+            self._evaluate(progress)
             self._final_starts(progress)
             progress("report", 0.0, "")
             write_report(self)
@@ -110,11 +112,35 @@ class Campaign:
         last = len(self.protocol.rounds) - 1 if last_round is None else last_round
         if not 0 <= last < len(self.protocol.rounds):
             raise SettingsError(f"round: the campaign has rounds 0 to {len(self.protocol.rounds) - 1}; got {last}.")
+        return [walker for index in range(last + 1) for walker in self._walkers(index)]
+
+    def references(self) -> list[WalkerFrames]:
+        """The plain simulations that models are judged by; empty where the protocol asks for none."""
+        return [] if self.protocol.evaluate is None else self._walkers(len(self.protocol.rounds))
+
+    def _walkers(self, index: int) -> list[WalkerFrames]:
         return [
             read_walker(self.store.walker(index, walker), self.topology, index, walker)
-            for index in range(last + 1)
-            for walker in range(len(self.protocol.rounds[index].walkers))
+            for walker in range(len(self.protocol.runs[index].walkers))
         ]
+
+    def series(self, walkers: list[WalkerFrames]) -> list[Series]:
+        """Descriptors of walkers' frames, with what is needed to reweight them."""
+        return [
+            Series(
+                self.features.transform(walker.trajectory),
+                temperature=walker.temperature,
+                weights=walker.weights,
+                energies=walker.energies,
+                interval=self.protocol.frame_interval,
+            )
+            for walker in walkers
+        ]
+
+    def dataset(self, last_round: int | None = None) -> Dataset:
+        """The frames of the rounds up to one (default: all), as training takes them."""
+        lag = steps(self.protocol.learning.lag, self.protocol.frame_interval)
+        return Dataset(self.series(self.frames(last_round)), lag=lag)
 
     def last_learned(self) -> int:
         """Index of the last round that a model was learned after.
@@ -143,26 +169,34 @@ class Campaign:
         return LaTF.load(folder / "model.pt"), LatentCV.load(folder / "cv.pt", self.molecule.topology)
 
     def train(
-        self, last_round: int | None = None, seed: int = 0, progress: StageProgress = lambda fraction, words: None
+        self,
+        last_round: int | None = None,
+        seed: int = 0,
+        checkpoint: Path | None = None,
+        progress: StageProgress = lambda fraction, words: None,
     ) -> tuple[LaTF, LatentCV, TrainingResult]:
         """Train a new model on the frames of the rounds up to one (default: all), and export its variable."""
-        walkers = self.frames(last_round)
-        series = [
-            Series(
-                self.features.transform(walker.trajectory),
-                temperature=walker.temperature,
-                weights=walker.weights,
-                energies=walker.energies,
-            )
-            for walker in walkers
-        ]
         learning = self.protocol.learning
-        dataset = Dataset(series, lag=steps(learning.lag, self.protocol.frame_interval))
-        model = LaTF(self.protocol.model)
         settings = TrainingSettings(**{name: getattr(learning, name) for name in TrainingSettings.model_fields})
-        result = train(model, dataset, seed, settings=settings, progress=progress)
-        positions = walkers[-1].trajectory.xyz[:: max(1, len(walkers[-1]) // 16)]
+        model = LaTF(self.protocol.model)
+        dataset = self.dataset(last_round)
+        result = train(model, dataset, seed, settings=settings, checkpoint=checkpoint, progress=progress)
+        trajectory = self.frames(last_round)[-1].trajectory
+        positions = trajectory.xyz[:: max(1, len(trajectory) // 16)]
         return model, LatentCV.from_model(model, self.features, positions), result
+
+    def evaluate(self, progress: StageProgress = lambda fraction, words: None) -> Evaluation:
+        """Judge the last model by held-out frames and, where the protocol asks for them, independent references.
+
+        Raises
+        ------
+        StoreError
+            No model is learned yet.
+        """
+        learned = self.last_learned()
+        model, _ = self.model(learned)
+        references = self.series(self.references())
+        return evaluate(model, self.dataset(learned), references, seed=self.protocol.seed, progress=progress)
 
     def generate_starts(
         self, temperature, count: int, seed: int = 0, progress: StageProgress = lambda fraction, words: None
@@ -189,18 +223,19 @@ class Campaign:
     # Steps of the loop
 
     def _simulate(self, index: int, progress: Progress) -> None:
-        settings = self.protocol.rounds[index]
+        settings, last = self.protocol.runs[index], len(self.protocol.rounds)
         folders = [self.store.walker(index, walker) for walker in range(len(settings.walkers))]
-        stage = f"round {index}: simulate"
+        stage = f"round {index}: simulate" if index < last else "references: simulate"
         segments = steps(settings.length, self.protocol.segment)
         if all((folder / f"segment-{segments - 1:03d}.json").exists() for folder in folders):
             progress(stage, 1.0, "finished before")
             return
-        if index > 0 and not (self.store.round_starts(index) / "starts.json").exists():
+        from_model = 0 < index < last
+        if from_model and not (self.store.round_starts(index) / "starts.json").exists():
             self._round_starts(index, progress)
         jobs = []
         for walker, folder in enumerate(folders):
-            start = self.store.round_starts(index) / f"start-{walker:03d}.npz" if index > 0 else None
+            start = self.store.round_starts(index) / f"start-{walker:03d}.npz" if from_model else None
             biased = settings.bias is not None
             cv = self.store.learning(index - 1) / "cv.pt" if biased else None
             hills = folder.parent / "hills" if biased else None
@@ -224,7 +259,8 @@ class Campaign:
             progress(stage, 1.0, "finished before")
             return
         seed = runtime.stream_seed(self.protocol.seed, "learning", index)
-        model, cv, result = self.train(index, seed, lambda f, words: progress(stage, f, words))
+        checkpoint = folder / "training.pt"
+        model, cv, result = self.train(index, seed, checkpoint, lambda f, words: progress(stage, 0.99 * f, words))
         model.save(folder / "model.pt")
         cv.save(folder / "cv.pt")
         summary = {
@@ -234,7 +270,16 @@ class Campaign:
             "converged": result.converged,
         }
         store.write_json(folder / "history.json", summary)
+        store.remove(checkpoint)
         progress(stage, 1.0, f"{model.n_states} states")
+
+    def _evaluate(self, progress: Progress) -> None:
+        if self.protocol.evaluate is None or self.store.evaluation.exists():
+            return
+        self._simulate(len(self.protocol.rounds), progress)
+        found = self.evaluate(lambda f, words: progress("evaluate", 0.99 * f, words))
+        write_evaluation(found, self.store.evaluation)
+        progress("evaluate", 1.0, str(self.store.evaluation))
 
     def _final_starts(self, progress: Progress) -> None:
         settings = self.protocol.starts
@@ -260,7 +305,11 @@ def status(directory: str | Path) -> list[dict]:
     files = store.Store(directory)
     content = files.protocol()
     entries = []
-    for index, entry in enumerate(content["rounds"]):
+    runs = list(content["rounds"])
+    if content["evaluate"] is not None:
+        runs.append({**content["evaluate"], "walkers": content["evaluate"]["temperatures"], "bias": None})
+    for index, entry in enumerate(runs):
+        name = f"round {index}" if index < len(content["rounds"]) else "references"
         segments = steps(entry["length"], content["segment"])
         finished = [
             len(list(files.walker(index, walker).glob("segment-*.json"))) for walker in range(len(entry["walkers"]))
@@ -268,9 +317,11 @@ def status(directory: str | Path) -> list[dict]:
         temperatures = ", ".join(f"{temperature:g} K" for temperature in entry["walkers"])
         kind = "plain" if entry["bias"] is None else entry["bias"]["kind"]
         words = f"{sum(finished)} of {segments * len(finished)} segments, {kind}, {temperatures}"
-        entries.append(
-            {"step": f"round {index}: simulate", "done": sum(finished) / (segments * len(finished)), "words": words}
-        )
+        entries.append({"step": f"{name}: simulate", "done": sum(finished) / (segments * len(finished)), "words": words})
+        if index == len(content["rounds"]):
+            done = files.evaluation.exists()
+            entries.append({"step": "evaluate", "done": float(done), "words": str(files.evaluation) if done else ""})
+            continue
         learned = files.learning(index) / "history.json"
         words = ""
         if learned.exists():

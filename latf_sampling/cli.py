@@ -79,10 +79,53 @@ def train(
 
     campaign = Campaign.of(directory)
     with _Bars() as bars:
-        model, cv, _ = campaign.train(last_round, seed, lambda fraction, words: bars("train", fraction, words))
+        model, cv, _ = campaign.train(last_round, seed, progress=lambda fraction, words: bars("train", fraction, words))
     model.save(output / "model.pt")
     cv.save(output / "cv.pt")
     _out.print(f"{model.n_states} states. Model and variable are in {output}.", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    directory: Directory,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Page to write; default: evaluation.html in the directory.")
+    ] = None,
+) -> None:
+    """Judge a campaign's last model by held-out frames and references: a table, and a page with pictures."""
+    from latf_sampling.campaign import Campaign
+    from latf_sampling.report import write_evaluation
+
+    campaign = Campaign.of(directory)
+    with _Bars() as bars:
+        found = campaign.evaluate(lambda fraction, words: bars("evaluate", fraction, words))
+    page = campaign.store.evaluation if output is None else output
+    write_evaluation(found, page)
+    _out.print(found.table())
+    _out.print(f"Pictures: {page}", soft_wrap=True)
+
+
+@app.command()
+def lags(
+    directory: Directory,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Page to write; default: lags.html in the directory.")
+    ] = None,
+) -> None:
+    """Choose a lag time: states, time scales and VAMP-2 scores against it, and a recommendation."""
+    from latf_sampling.campaign import Campaign
+    from latf_sampling.lags import scan_lags
+    from latf_sampling.report import write_lags
+
+    campaign = Campaign.of(directory)
+    with _Bars() as bars:
+        scan = scan_lags(
+            campaign.series(campaign.frames()), progress=lambda fraction, words: bars("lags", fraction, words)
+        )
+    page = directory / "lags.html" if output is None else output
+    write_lags(scan, page)
+    _out.print(scan.table())
+    _out.print(f"{scan.reason}\nPictures: {page}", soft_wrap=True)
 
 
 @app.command()

@@ -49,9 +49,7 @@ class Series:
     100
     """
 
-    def __init__(
-        self, x, temperature: float = 300.0, weights=None, labels=None, energies=None, interval=None
-    ) -> None:
+    def __init__(self, x, temperature: float = 300.0, weights=None, labels=None, energies=None, interval=None) -> None:
         self.mapped = isinstance(x, np.memmap)
         self.x = np.ascontiguousarray(_array(x), dtype=np.float32)
         if self.x.ndim != 2 or 0 in self.x.shape:
@@ -136,7 +134,7 @@ class Dataset:
     ----------
     frames, n_features : int
         Their numbers, all series together.
-    weights : Tensor (frames,) of mean 1; temperatures : Tensor (frames,)
+    weights : Tensor (frames,) of mean 1; temperatures : Tensor (frames,) float64
         All series one after the other.
     energies : numpy.ndarray (frames,), or None
         None where any series has none.
@@ -178,9 +176,7 @@ class Dataset:
         self._parts = self._share_memory()
         weights = np.concatenate([entry.weights for entry in series])
         self.weights = torch.from_numpy((weights / weights.mean()).astype(np.float32))
-        self.temperatures = torch.from_numpy(
-            np.repeat([entry.temperature for entry in series], lengths).astype(np.float32)
-        )
+        self.temperatures = torch.from_numpy(np.repeat([entry.temperature for entry in series], lengths))
         self.energies = (
             None
             if any(entry.energies is None for entry in series)
@@ -188,9 +184,7 @@ class Dataset:
         )
         labelled = series[0].labels is not None
         self.labels = torch.from_numpy(np.concatenate([entry.labels for entry in series])) if labelled else None
-        starts = [
-            offset + np.arange(max(length - self.lag, 0)) for offset, length in zip(self._offsets, lengths, strict=False)
-        ]
+        starts = [first + np.arange(max(length - self.lag, 0)) for first, length in zip(self._offsets, lengths)]
         self.first = torch.from_numpy(np.concatenate(starts))
         within = np.concatenate([np.arange(length) * BLOCKS // length for length in lengths])
         self.blocks = np.repeat(np.arange(len(series)) * BLOCKS, lengths) + within
@@ -199,7 +193,7 @@ class Dataset:
         """Descriptors as one tensor that the series become views of; mapped ones stay apart on the disk."""
         if len(self.series) > 1 and not any(entry.mapped for entry in self.series):
             joined = np.concatenate([entry.x for entry in self.series])
-            for entry, first in zip(self.series, self._offsets, strict=False):
+            for entry, first in zip(self.series, self._offsets):
                 entry.x = joined[first : first + len(entry)]
             return [torch.from_numpy(joined)]
         with warnings.catch_warnings():

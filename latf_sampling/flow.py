@@ -114,7 +114,7 @@ class MixturePrior(nn.Module):
 class LatentFlow(nn.Module):
     """A normalizing flow u -> z with the tilted Gaussian as the density of z, at any temperature.
 
-    Temperature is s = T / T0. Inside a range of s the flow itself depends on temperature (on 1/s, as one more input of
+    Temperature is s = T / T0. Inside a range of s the flow itself depends on temperature (on ln s, as one more input of
     its networks) and the prior does not; outside, the flow is that of the nearest edge and the prior widens with
     s / edge. A range of [1, 1] with `conditional` false is the paper's steering by the prior alone.
 
@@ -222,6 +222,5 @@ class LatentFlow(nn.Module):
         nearest = torch.minimum(torch.maximum(s, low), high)
         if not self.conditional:
             return None, s / nearest
-        center, half = 0.5 * (1 / low + 1 / high), 0.5 * (1 / low - 1 / high)
-        context = (1 / nearest - center) / torch.clamp(half, min=1e-6)
+        context = (torch.log(nearest / low) - torch.log(high / nearest)) / torch.log(high / low).clamp(min=1e-6)
         return context.expand(n).unsqueeze(-1), s / nearest

@@ -7,6 +7,7 @@ The decoder p(y|u) predicts the state; the flow gives p(u|T). Source: Qiu, John,
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from pathlib import Path
@@ -93,15 +94,10 @@ class LaTF(nn.Module):
         self.log_variance = nn.Parameter(torch.tensor(-2.0))
         self.decoder = mlp((s.latent_dim, *s.decoder_hidden, n_states))
         self.mixture = MixturePrior(n_states)
-        self.flow = self.new_flow()
-        self.ensemble = nn.ModuleList()
-
-    def new_flow(self) -> LatentFlow:
-        """A flow of the model's shape, with random weights."""
-        s = self.settings
-        return LatentFlow(
-            s.latent_dim, s.tau, s.flow, s.flow_transforms, s.flow_hidden, s.flow_bins, self.reweighted
+        self.flow = LatentFlow(
+            s.latent_dim, s.tau, s.flow, s.flow_transforms, s.flow_hidden, s.flow_bins, conditional=reweighted
         )
+        self.ensemble = nn.ModuleList()
 
     def keep_states(self, kept: Tensor) -> None:
         """Drop all states but those with the indices `kept`; the decoder's rows of the others stay as they are."""
@@ -170,12 +166,14 @@ class LaTF(nn.Module):
         TrainingError
             The standard error is asked of a model that was trained without an ensemble.
         """
-        self._require_training()
         scale = self._scale(temperature)
 
         def of(flow: LatentFlow):
             return self._ask(
-                lambda t: flow.log_prob(t, torch.tensor(scale, device=t.device)), u, self.latent_dim, "latent dimensions"
+                lambda t: flow.log_prob(t, torch.tensor(scale, device=t.device)),
+                u,
+                self.latent_dim,
+                "latent dimensions",
             )
 
         value = of(self.flow)
@@ -197,7 +195,6 @@ class LaTF(nn.Module):
 
         With `return_std` a pair: the populations and their standard errors, from the ensemble of flows.
         """
-        self._require_training()
         scale = self._scale(temperature)
 
         def of(flow: LatentFlow) -> np.ndarray:
@@ -245,7 +242,6 @@ class LaTF(nn.Module):
         -------
         numpy.ndarray (n, d) float32
         """
-        self._require_training()
         scale = self._scale(temperature)
         with torch.no_grad():
             return self.flow.sample(n, scale, self._generator(seed)).cpu().numpy()
@@ -288,8 +284,9 @@ class LaTF(nn.Module):
             raise DataError(f"{path}: is not a LaTF model of format {FORMAT}.")
         try:
             model = cls(**content["settings"])
-            model.build(content["n_features"], content["n_states"], content["reweighted"])
-            model.ensemble.extend(model.new_flow() for _ in range(content["members"]))
+            with torch.random.fork_rng(devices=[]):  # first weights come from torch's global generator
+                model.build(content["n_features"], content["n_states"], content["reweighted"])
+            model.ensemble.extend(copy.deepcopy(model.flow) for _ in range(content["members"]))
             model.boltzmann, model.provenance = content["boltzmann"], content["provenance"]
             for name in ("inverse_temperatures", "effective_sizes"):
                 setattr(model, name, content["state"][name])  # tables have the length that training gave them
@@ -313,7 +310,10 @@ class LaTF(nn.Module):
         return value
 
     def _scale(self, temperature) -> float:
-        """T / T0, with a warning where that is extrapolation."""
+        """T / T0 for a question to the flow, with a warning where the answer is extrapolation."""
+        self._require_training()
+        if not self.provenance["density"]:
+            raise TrainingError("LaTF: the model was trained without a density; train with flow_epochs of 1 or more.")
         value = self._temperature(temperature)
         if self.extrapolates(value):
             simulated = ", ".join(f"{entry:g}" for entry in self.provenance["temperatures"])

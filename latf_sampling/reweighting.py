@@ -99,6 +99,12 @@ class TemperatureReweighting:
         log = self._log_base - self._energies / (self.boltzmann * temperature)
         return log - logsumexp(log)
 
+    def heat_capacity(self, temperature: float) -> float:
+        """Variance of E / kT at a temperature, the configurational heat capacity in units of k."""
+        weights = np.exp(self.log_weights(temperature))
+        mean = weights @ self._energies
+        return float(weights @ (self._energies - mean) ** 2) / (self.boltzmann * temperature) ** 2
+
     def effective_sample_size(self, temperature: float) -> float:
         """Number of equally weighted frames that would be as good as these at a temperature (Kish)."""
         return float(np.exp(-logsumexp(2 * self.log_weights(temperature))))

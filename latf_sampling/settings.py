@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -90,11 +91,13 @@ class Settings(BaseModel, metaclass=_RefusingType):
 
 
 class SystemSettings(Settings):
-    """The molecule, its force field and where it is computed."""
+    """The molecule, its force field and where it is computed; or a model system by its name."""
 
-    structure: File
+    name: str | None = None
+    """A model system of `latf_sampling.systems`, which brings its own potential and structure."""
+    structure: File | None = None
     """PDB or PDBx/mmCIF file with all atoms; relative paths are relative to the protocol."""
-    force_field: tuple[str, ...] = Field(min_length=1)
+    force_field: tuple[str, ...] = ()
     """Force field files as `openmm.app.ForceField` takes them."""
     nonbonded: Literal["no cutoff", "cutoff", "PME"] = "no cutoff"
     cutoff: Length | None = Field(default=None, validate_default=True)
@@ -104,6 +107,17 @@ class SystemSettings(Settings):
     """Mass of hydrogens (repartitioned from their heavy atoms); none leaves the force field's."""
     platform: str | None = None
     """OpenMM platform; none picks the fastest for the system's size."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SystemSettings:
+        if self.name is None:
+            faults = [f"{key}: this key is missing." for key in ("structure", "force_field") if not getattr(self, key)]
+        else:
+            of_molecules = self.model_fields_set - {"name", "platform"}
+            faults = [f"{key}: goes with a structure, not with a model system by name." for key in sorted(of_molecules)]
+        if faults:
+            raise SettingsError("\n".join(faults))
+        return self
 
     @field_validator("cutoff")
     @classmethod
@@ -136,7 +150,7 @@ class ModelSettings(Settings):
     paper."""
     encoder_hidden: tuple[PositiveInt, ...] = (32, 32)
     decoder_hidden: tuple[PositiveInt, ...] = (32,)
-    beta: float = Field(default=1e-3, gt=0)
+    beta: float = Field(default=1e-4, gt=0)
     """Weight of log q(u|x) - log p(u|T) against the prediction of the future state."""
     tau: float = Field(default=2.0, ge=0)
     """Tilt of the prior exp(tau |z| - |z|^2 / 2s); 0 makes it a Gaussian."""
@@ -152,7 +166,7 @@ class TrainingSettings(Settings):
 
     initial_states: int = Field(default=20, ge=2)
     """Number of small clusters that the refinement starts from, where the data carry no labels."""
-    batch_size: int = Field(default=1024, ge=2)
+    batch_size: int = Field(default=4096, ge=2)
     """At most so many pairs per batch; fewer where there are few in all."""
     learning_rate: float = Field(default=2e-3, gt=0)
     encoder_decay: float = Field(default=3.0, ge=0)
@@ -167,8 +181,9 @@ class TrainingSettings(Settings):
     """States with a smaller fraction of the frames are dropped when labels are refined."""
     joint_epochs: int = Field(default=10, ge=0)
     """Epochs of encoder, decoder and flow together; 0 fits the flow afterwards only."""
-    flow_epochs: int = Field(default=60, ge=1)
-    """At most so many epochs of the flow alone, on the finished encoder."""
+    flow_epochs: int = Field(default=60, ge=0)
+    """At most so many epochs of the flow alone, on the finished encoder. Without these and the joint ones, states are
+    learned and no density."""
     patience: int = Field(default=5, ge=1)
     """Where held-out blocks have gained nothing for so many epochs the learning rate falls, and then the stage ends."""
     ensemble: int = Field(default=0, ge=0)
@@ -227,6 +242,14 @@ class ObserveSettings(Settings):
     """JSON file with an independent value, as `protocols/reference_alanine.py` writes it."""
 
 
+class EvaluateSettings(Settings):
+    """Plain simulations that the last model is judged by; nothing is learned from them."""
+
+    temperatures: tuple[Temperature, ...] = Field(min_length=1)
+    length: Time
+    """Simulated time at each temperature."""
+
+
 class Protocol(Settings):
     """A whole campaign.
 
@@ -249,6 +272,7 @@ class Protocol(Settings):
     model: ModelSettings = ModelSettings()
     learning: LearningSettings
     rounds: tuple[RoundSettings, ...] = Field(min_length=1)
+    evaluate: EvaluateSettings | None = None
     starts: StartsSettings | None = None
     observe: ObserveSettings | None = None
 
@@ -271,6 +295,8 @@ class Protocol(Settings):
                     f"rounds[{number}].walkers: after the first round, walkers share their starts and their bias and "
                     f"must share a temperature; got {sorted(set(entry.walkers))} K."
                 )
+        if self.evaluate is not None:
+            intervals["evaluate.length"] = (self.evaluate.length, self.segment, "segment")
         for key, (value, base, what) in intervals.items():
             if steps(value, base) is None:
                 faults.append(f"{key}: {value:g} ps is not a multiple of {what} ({base:g} ps).")
@@ -304,16 +330,26 @@ class Protocol(Settings):
             raise SettingsError(_explain(error, str(path))) from error
 
     @property
+    def runs(self) -> tuple[RoundSettings, ...]:
+        """All that is simulated: the rounds and, as one more, the references of `evaluate`."""
+        if self.evaluate is None:
+            return self.rounds
+        return (*self.rounds, RoundSettings(walkers=self.evaluate.temperatures, length=self.evaluate.length))
+
+    @property
     def files(self) -> list[Path]:
         """The files that the protocol refers to."""
         reference = self.observe.reference if self.observe is not None else None
-        return [self.system.structure] + ([reference] if reference is not None else [])
+        return [file for file in (self.system.structure, reference) if file is not None]
 
     @classmethod
     def restore(cls, content: dict[str, Any], directory: Path) -> Protocol:
         """The protocol that `canonical` described (as read from its JSON), with copies of its files in a directory."""
         content = copy.deepcopy(content)
-        content["system"]["structure"] = content["system"]["structure"]["name"]
+        if content["system"]["structure"] is not None:
+            content["system"]["structure"] = content["system"]["structure"]["name"]
+        if content["system"]["name"] is not None:  # takes no keys of a molecule, not even their defaults
+            content["system"] = {key: content["system"][key] for key in ("name", "platform")}
         if content["observe"] is not None and content["observe"]["reference"] is not None:
             content["observe"]["reference"] = content["observe"]["reference"]["name"]
         try:
@@ -332,7 +368,8 @@ class Protocol(Settings):
             A file is missing.
         """
         content = self.model_dump(mode="json")
-        content["system"]["structure"] = _identity(self.system.structure, "system.structure")
+        if self.system.structure is not None:
+            content["system"]["structure"] = _identity(self.system.structure, "system.structure")
         if self.observe is not None and self.observe.reference is not None:
             content["observe"]["reference"] = _identity(self.observe.reference, "observe.reference")
         return json.dumps(content, indent=1, sort_keys=True)
@@ -370,5 +407,8 @@ def _explain(error: ValidationError, where: str) -> str:
             message = "this key is missing."
         field = next((part for part in reversed(fault["loc"]) if isinstance(part, str)), "")
         message = message.removeprefix("Value error, ").removeprefix(f"{field}: " if field else "")
-        lines += [f"{where}: {key + ': ' if key else ''}{line}" for line in message.splitlines()]
+        for line in message.splitlines():
+            own = re.match(r"[a-z_]+: ", line)  # a check across keys names the one at fault itself
+            separator = "" if not key else "." if own else ": "
+            lines.append(f"{where}: {key}{separator}{line}")
     return "\n".join(lines)

@@ -16,7 +16,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from latf_sampling import runtime, store
+from latf_sampling import runtime, store, systems
 from latf_sampling.bias import Metadynamics
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SettingsError, SimulationError
@@ -37,13 +37,16 @@ class Molecule:
 
 
 def build(settings: SystemSettings) -> Molecule:
-    """Read a structure and apply a force field to it.
+    """Read a structure and apply a force field to it, or take a model system by its name.
 
     Raises
     ------
     SettingsError
-        The structure cannot be read, or the force field does not know a residue in it; names it.
+        There is no system of the name, the structure cannot be read, or the force field does not know a residue in it; names it.
     """
+    if settings.name is not None:
+        model = systems.by_name(settings.name)
+        return Molecule(model.system, model.topology, model.positions)
     suffix = settings.structure.suffix.lower()
     try:
         read = app.PDBxFile if suffix in (".cif", ".mmcif", ".pdbx") else app.PDBFile
@@ -98,11 +101,11 @@ class WalkerJob:
 
     @property
     def temperature(self) -> float:
-        return self.protocol.rounds[self.round_index].walkers[self.walker]
+        return self.protocol.runs[self.round_index].walkers[self.walker]
 
     @property
     def segments(self) -> int:
-        return steps(self.protocol.rounds[self.round_index].length, self.protocol.segment)
+        return steps(self.protocol.runs[self.round_index].length, self.protocol.segment)
 
 
 def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fraction: None) -> None:
@@ -135,7 +138,7 @@ def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fracti
 
 
 def _bias(job: WalkerJob, molecule: Molecule) -> Metadynamics | None:
-    settings = job.protocol.rounds[job.round_index].bias
+    settings = job.protocol.runs[job.round_index].bias
     if settings is None:
         return None
     frequency = steps(settings.interval, job.protocol.integrator.timestep)

@@ -251,7 +251,8 @@ class _Worker:
 
     def __post_init__(self) -> None:
         mdtraj_topology = as_mdtraj(self.topology)
-        if mdtraj_topology.n_bonds == 0 and mdtraj_topology.n_atoms > 1:
+        molecules = any(residue.n_atoms > 1 for residue in mdtraj_topology.residues)
+        if molecules and mdtraj_topology.n_bonds == 0:
             raise DataError(
                 "generate_starts: the topology has no bonds, so that chirality cannot be checked; add them."
             )

@@ -88,6 +88,11 @@ def read_json(path: str | Path):
         raise StoreError(f"{path}: cannot be read ({error}).") from error
 
 
+def remove(path: str | Path) -> None:
+    """Remove a file that is no longer needed, where it exists."""
+    Path(path).unlink(missing_ok=True)
+
+
 def checksum(path: str | Path) -> str:
     """SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
@@ -169,6 +174,10 @@ class Store:
     @property
     def starts(self) -> Path:
         return self.directory / "starts"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.directory / "evaluation.html"
 
     @property
     def report(self) -> Path:

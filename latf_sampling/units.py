@@ -101,6 +101,8 @@ def parse(text: Any, dimension: str, name: str = "value") -> float:
     0.002
     >>> parse("1 kcal/mol", "energy")
     4.184
+    >>> round(parse("1 kJ/mol", "temperature"), 2)  # kT, as reduced temperatures are given
+    120.27
 
     Raises
     ------
@@ -120,6 +122,8 @@ def parse(text: Any, dimension: str, name: str = "value") -> float:
         raise SettingsError(f"{name}: '{text}' is not a quantity ({error}); write it like '{example}'.") from error
     if quantity.unitless:
         raise SettingsError(f"{name}: '{text}' has no unit; write {_a(dimension)} with its unit, like '{example}'.")
+    if dimension == "temperature" and quantity.check("[energy] / [substance]"):
+        quantity = quantity.to(UNITS["energy"]).magnitude / KB * _registry().kelvin
     try:
         value = quantity.to(UNITS[dimension]).magnitude
     except pint.DimensionalityError as error:

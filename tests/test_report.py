@@ -117,8 +117,10 @@ def write_learning(campaign: Campaign, index: int, dim: int = 2) -> None:
     molecules.alanine_cv(dim).save(folder / "cv.pt")
     terms = {"loss": 1.0, "prediction": 0.9, "regularisation": 2.0}
     terms |= {f"validation_{name}": 1.1 * value for name, value in terms.items()}
-    history = [{"stage": "states", "refinement": 0, "epoch": k, "states": 9 - k, **terms} for k in range(3)]
-    history += [{"stage": "flow", "refinement": None, "epoch": k, "states": 3, **terms} for k in range(4)]
+    history = [{"stage": "states", "turn": 0, "epoch": k, "states": 9 - k, **terms} for k in range(3)]
+    history += [{"stage": "joint", "turn": 0, "epoch": k, "states": 3, **terms} for k in range(2)]
+    density = {"loss": -1.0, "validation_loss": -0.9}
+    history += [{"stage": "flow", "turn": 0, "epoch": k, "states": 3, **density} for k in range(4)]
     summary = {"history": history, "states": STATES, "seconds": 7.0, "converged": True}
     store.write_json(folder / "history.json", summary)
 

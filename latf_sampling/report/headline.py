@@ -69,11 +69,12 @@ def _as_json(entry: Difference | None) -> dict | None:
 def _title(records: Records) -> str:
     protocol, system = records.protocol, records.campaign.molecule.system
     temperatures = [t for entry in records.rounds for t in entry.settings.walkers]
-    about = (
-        f"{protocol.system.structure.name}, {words.count(system.getNumParticles(), 'atom')}, "
-        f"{', '.join(protocol.system.force_field)}, {protocol.system.nonbonded}; simulated at "
-        f"{words.kelvin(temperatures)}."
-    )
+    settings, atoms = protocol.system, words.count(system.getNumParticles(), "atom")
+    if settings.structure is None:
+        what = f"model system {settings.name}, {atoms}"
+    else:
+        what = f"{settings.structure.name}, {atoms}, {', '.join(settings.force_field)}, {settings.nonbonded}"
+    about = f"{what}; simulated at {words.kelvin(temperatures)}."
     return f'<p class="eyebrow">latf_sampling campaign</p>\n<h1>{page.escape(protocol.name)}</h1>\n' + page.paragraph(
         about, "soft"
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+import warnings
 
+import numpy as np
+
+from latf_sampling.errors import ExtrapolationWarning
 from latf_sampling.report import charts, page, words
 from latf_sampling.report.records import Learned, Records
-
-SAMPLES = 5000
 
 
 def section(records: Records) -> str:
@@ -16,7 +16,7 @@ def section(records: Records) -> str:
         return page.section("Learning", page.missing("No model is learned yet."))
     made = []
     for index, learned in records.learned:
-        curves = charts.chart(lambda *axes, learned=learned: _draw_curves(axes, learned.history["history"]), 3, 4.0)
+        curves = charts.chart(lambda *axes, learned=learned: _draw_curves(axes, learned.history["history"]), 4, 5.0)
         made.append(page.figure(curves, _caption(index, learned)))
         populations = charts.chart(lambda axes, learned=learned: _draw_populations(axes, records, learned), height=4.0)
         made.append(
@@ -36,30 +36,35 @@ def _caption(index: int, learned: Learned) -> str:
     end = "Training ended by itself." if learned.history["converged"] else "Training ended at its longest allowed time."
     return (
         f"Learning after round {index}, {words.wall(learned.history['seconds'])}. Prediction of the future state and "
-        "regularisation of the latent (both in nats), and number of states, per epoch, on training data and on "
-        f"held-out blocks; shaded: the flow is learned too. Both curves should fall and stay together. {end}"
+        "regularisation of the latent while the variable is learned, the flow's -ln p afterwards (all in nats), and "
+        "number of states, per epoch, on training data and on held-out blocks; shaded: the flow is learned too. "
+        f"Training and held-out curves should stay together, and the last one level off. {end}"
     )
 
 
 def _draw_curves(axes, history: list[dict]) -> None:
+    history = [entry for entry in history if entry["stage"] != "ensemble"]
     epochs = np.arange(1, len(history) + 1)
-    for axis, term in zip(axes, ("prediction", "regularisation")):
+    alone = np.array([entry["stage"] == "flow" for entry in history])
+    for axis, term in zip(axes, ("prediction", "regularisation", "loss")):
         for shade, (prefix, label) in enumerate((("", "training"), ("validation_", "held out"))):
             values = np.array([entry.get(prefix + term, np.nan) for entry in history], dtype=float)
+            if term == "loss":
+                values[~alone] = np.nan
             if np.isfinite(values).any():
                 axis.plot(epochs, values, color=charts.colour(shade), label=label)
-        axis.set_ylabel(term)
-    if all(entry["prediction"] > 0 for entry in history):
+        axis.set_ylabel("-ln p(u)" if term == "loss" else term)
+    if all(entry.get("prediction", 1.0) > 0 for entry in history):
         axes[0].set_yscale("log")
-    axes[2].step(epochs, [entry["states"] for entry in history], where="mid", color=charts.colour(2))
-    axes[2].set_ylabel("states")
-    axes[2].set_ylim(0, None)
-    axes[2].set_xlabel("epoch")
-    first = next((k for k, entry in enumerate(history, 1) if entry["stage"] == "flow"), None)
+    axes[3].step(epochs, [entry["states"] for entry in history], where="mid", color=charts.colour(2))
+    axes[3].set_ylabel("states")
+    axes[3].set_ylim(0, None)
+    axes[3].set_xlabel("epoch")
+    first = next((k for k, entry in enumerate(history, 1) if entry["stage"] != "states"), None)
     if first is not None:
         for axis in axes:
             axis.axvspan(first - 0.5, len(history) + 0.5, color=charts.LINE, alpha=0.45, lw=0, zorder=0)
-    charts.legend(axes[0])
+    charts.legend(axes[2] if alone.any() else axes[0])
 
 
 def _draw_populations(axes, records: Records, learned: Learned) -> None:
@@ -68,7 +73,9 @@ def _draw_populations(axes, records: Records, learned: Learned) -> None:
     wanted = [*measured, *([records.protocol.starts.temperature] if records.protocol.starts is not None else [])]
     low, high = min(wanted), max(wanted)
     grid = np.linspace(low, high, 9) if high > low else np.array([low])
-    predicted = np.array([_predicted(model, temperature) for temperature in grid])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExtrapolationWarning)  # the points show where there are data
+        predicted = np.array([model.populations(temperature) for temperature in grid])
     for entry in states:
         shade = charts.colour(entry["state"] + 1)
         points = [100 * entry[f"population at {temperature:g}"] for temperature in measured]
@@ -80,11 +87,3 @@ def _draw_populations(axes, records: Records, learned: Learned) -> None:
     axes.set_xlabel("temperature, K")
     axes.set_ylabel("population, %")
     charts.legend(axes, ncols=4)
-
-
-def _predicted(model, temperature: float) -> np.ndarray:
-    """Share of each state among samples of the flow; (states,)."""
-    samples = torch.as_tensor(model.sample(SAMPLES, temperature, seed=0))
-    with torch.no_grad():
-        states = model.decoder(samples).argmax(-1)
-    return torch.bincount(states, minlength=model.n_states).numpy() / len(samples)

@@ -19,6 +19,9 @@ BATCHES, SMALLEST_BATCH = 50, 32
 """An epoch of little data is cut into so many batches, of at least so many pairs, or it would hardly train anything."""
 TEMPERATURES, HELD_TEMPERATURES = 64, 8
 """Temperatures that frames are drawn at: others in each epoch for training, the same always for judging."""
+BLUR = 0.3
+"""The flow alone learns the density of mu + BLUR * noise: nearly that of the collective variable itself, smoothed enough
+that single frames do not show."""
 AVERAGING = 0.998
 """The weights that are kept are a running average with this memory: much of what a falling rate would gain."""
 IMPROVEMENT = 5e-4
@@ -116,7 +119,7 @@ class Fit:
             self._load(self._averaged if self._best is None else self._best)
 
     def _terms(self, now: Tensor, weighted: Tensor, scale: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Terms of the loss: the prediction from pairs as they are, the regularisation from Boltzmann-weighted frames."""
+        """Terms of the loss: prediction from pairs as they are, regularisation from Boltzmann-weighted frames."""
         model, d = self.model, self.model.latent_dim
 
         def noise(frames: Tensor) -> Tensor:
@@ -124,7 +127,7 @@ class Fit:
 
         if self.density is not None:
             with torch.no_grad():
-                u = model.noisy(model.mean(self.frames.rows(weighted)), noise(weighted))
+                u = model.noisy(model.mean(self.frames.rows(weighted)), BLUR * noise(weighted))
             return {"loss": -self.density.log_prob(u, scale).mean()}
         u = model.noisy(model.mean(self.frames.rows(now)), noise(now))
         prediction = model.prediction(u, self.labels[now + self.frames.dataset.lag])

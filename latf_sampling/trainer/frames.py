@@ -17,7 +17,9 @@ from latf_sampling.settings import ModelSettings, TrainingSettings
 
 MINIMUM_SHARE, MINIMUM_SIZE = 0.03, 200.0
 """A temperature is within reach if the effective sample there is this share of all frames, and so many frames."""
-TABLE = 400
+FARTHEST = 2.5
+"""Temperatures beyond the simulated ones are within reach up to this factor at most."""
+TABLE = 200
 """Temperatures that the effective sample size is computed at."""
 
 
@@ -31,7 +33,8 @@ class Frames:
     reweighting : TemperatureReweighting, or None
         None where temperature enters through the prior alone.
     reach : numpy.ndarray
-        Temperatures where there are enough effective frames, evenly spaced in 1/T; empty without reweighting.
+        Temperatures with enough effective frames, in ascending order and evenly spaced in thermodynamic length, that
+        is in how much the distribution changes (Crooks, doi:10.1103/PhysRevLett.99.100602); empty without reweighting.
     """
 
     def __init__(
@@ -40,11 +43,11 @@ class Frames:
         self.dataset, self.device, self.seed = dataset, device, seed
         self._x = dataset.x.to(device) if self._fits() else None
         self.weights = dataset.weights.double().numpy()
-        self.temperatures = dataset.temperatures.double().numpy()
+        self.temperatures = dataset.temperatures.numpy()
         if training.balance_temperatures:
             self.weights = self._balanced()
         self.reference = model.reference_temperature
-        self._scale = (dataset.temperatures / self.reference).to(device)
+        self._scale = (dataset.temperatures / self.reference).float().to(device)
         self.reweighting: TemperatureReweighting | None = None
         self.reach = np.empty(0)
         self.minimum_effective_size = max(MINIMUM_SHARE * dataset.frames, MINIMUM_SIZE)
@@ -116,8 +119,7 @@ class Frames:
         rng
             Draws.
         spread
-            Number of temperatures within reach to draw at, evenly spread over 1/T; without reweighting each frame
-            stays at its own.
+            Number of temperatures within reach to draw at; without reweighting each frame stays at its own.
 
         Returns
         -------
@@ -132,15 +134,16 @@ class Frames:
             return drawn, self._scale[drawn]
         spread = min(spread, max(1, len(allowed) // 8))
         edges = np.linspace(0, len(self.reach) - 1, spread + 1)
-        inverse = np.interp(edges[:-1] + rng.random(spread) * np.diff(edges), np.arange(len(self.reach)), 1 / self.reach)
+        places = edges[:-1] + rng.random(spread) * np.diff(edges)
+        temperatures = np.interp(places, np.arange(len(self.reach)), self.reach)
         counts = np.diff(np.linspace(0, len(allowed), spread + 1).astype(int))
         relative = weights[allowed] / np.where(self.weights[allowed] > 0, self.weights[allowed], 1.0)
         parts = []
-        for temperature, count in zip(1 / inverse, counts):
+        for temperature, count in zip(temperatures, counts):
             log = self.reweighting.log_weights(temperature)[allowed]
             parts.append(systematic(relative * np.exp(log - log.max()), count, rng))
         drawn = torch.from_numpy(allowed[np.concatenate(parts)][order]).to(self.device)
-        scale = np.repeat(1 / inverse, counts)[order] / self.reference
+        scale = np.repeat(temperatures, counts)[order] / self.reference
         return drawn, torch.from_numpy(scale).float().to(self.device)
 
     def effective_sizes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +155,7 @@ class Frames:
             peaks = np.multiply.outer(1 / simulated, 1 + 1e-4 * np.array([-2, -1, 1, 2]))
             return peaks.ravel(), np.multiply.outer(own, [0.0, 1.0, 1.0, 0.0]).ravel()
         simulated = self.reweighting.temperatures
-        inverse = np.linspace(0.25 / simulated[-1], 4 / simulated[0], TABLE)
+        inverse = np.geomspace(1 / (FARTHEST * simulated[-1]), FARTHEST / simulated[0], TABLE)
         return inverse, np.array([self.reweighting.effective_sample_size(1 / value) for value in inverse])
 
     def resampled(self, rng: np.random.Generator) -> np.ndarray:
@@ -180,12 +183,18 @@ class Frames:
             runtime.stream(self.seed, "reweighting"),
         )
         inverse, sizes = self.effective_sizes()
-        self.reach = 1 / inverse[sizes >= self.minimum_effective_size]
-        if not len(self.reach):
+        enough = np.flatnonzero(sizes >= self.minimum_effective_size)[::-1]
+        if not len(enough):
             raise TrainingError(
                 f"train: at no temperature are there {self.minimum_effective_size:.0f} effective frames, too few to "
                 "learn a density from; simulate longer, or set temperature='steered'."
             )
+        reach = 1 / inverse[enough]
+        speed = np.sqrt([self.reweighting.heat_capacity(temperature) for temperature in reach])
+        steps = 0.5 * (speed[1:] + speed[:-1]) * np.diff(np.log(reach))
+        steps[np.diff(enough) < -1] = 0.0  # no draws in a gap between temperatures within reach
+        length = np.concatenate([[0.0], np.cumsum(steps)])
+        self.reach = np.interp(np.linspace(0, length[-1], TABLE), length, reach)
 
     def _balanced(self) -> np.ndarray:
         """Weights with the same sum at each temperature."""

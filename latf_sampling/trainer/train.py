@@ -10,8 +10,8 @@
 
 The prediction of the future state hears all frames alike: p(y|u) is a conditional probability, right whatever the
 density of u, and frames on barriers, which a bias has paid for, are to have a say in it. The density hears frames with
-their Boltzmann weights: each epoch draws them anew, at their own temperature ("steered") or at temperatures spread
-evenly over 1/T in the range that MBAR reaches ("reweighted").
+their Boltzmann weights: each epoch draws them anew, at their own temperature ("steered") or at temperatures within the
+range that MBAR reaches, more of them where the distribution changes faster ("reweighted").
 
 Sources: Wang and Tiwary, doi:10.1063/5.0038198 (stage 1); Qiu, John, Herron, Tiwary, arXiv:2507.03174 (stage 2);
 Shirts and Chodera, doi:10.1063/1.2978177 (weights); Efron, doi:10.1214/aos/1176344552 (bootstrap).
@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,8 +49,9 @@ class TrainingResult:
     Attributes
     ----------
     history
-        One entry per epoch: stage ("states", "joint", "flow" or "ensemble"), turn (refinement, or member of the ensemble), epoch,
-        states, learning rate, and the terms of the loss in training and, as "validation_...", on held-out blocks.
+        One entry per epoch: stage ("states", "joint", "flow" or "ensemble"), turn (refinement, or member of the
+        ensemble), epoch, states, learning rate, and the terms of the loss in training and, as "validation_...", on
+        held-out blocks.
     states
         One entry per state: its population (weighted) among the frames of each temperature.
     seconds
@@ -145,6 +147,7 @@ class _Run:
         self.model, self.dataset, self.seed, self.settings = model, dataset, seed, settings
         self.device, self.checkpoint, self.progress = device, checkpoint, progress
         self.frames = Frames(dataset, model.settings, settings, seed, device)
+        self.scaling = self.frames.scaling()  # first of all: it names values that would break the clustering
         self.training = self.frames.counting(dataset.first)
         self.held = self.training[:0]
         if not len(self.training):
@@ -202,7 +205,7 @@ class _Run:
 
     def _resume(self, kept: dict) -> None:
         self._build(kept["n_states"])
-        self.model.ensemble.extend(self.model.new_flow().to(self.device) for _ in range(kept["members"]))
+        self.model.ensemble.extend(copy.deepcopy(self.model.flow) for _ in range(kept["members"]))
         self.model.load_state_dict(kept["model"])
         self.labels = kept["labels"].to(self.device)
         self.stage, self.turn, self.fit = kept["stage"], kept["turn"], kept["fit"]
@@ -234,9 +237,10 @@ class _Run:
             "series": len(self.dataset.series),
             "temperatures": sorted({series.temperature for series in self.dataset.series}),
             "minimum_effective_size": frames.minimum_effective_size,
+            "density": self.settings.joint_epochs + self.settings.flow_epochs > 0,
             "training": self.settings.model_dump(mode="json"),
         }
-        mean, scale = frames.scaling()
+        mean, scale = self.scaling
         inverse, sizes = frames.effective_sizes()
         model.feature_mean.copy_(mean)
         model.feature_scale.copy_(scale)
@@ -248,7 +252,8 @@ class _Run:
 
     def _find_states(self) -> None:
         s, model = self.settings, self.model
-        for self.turn in range(self.turn, s.refinements):
+        for turn in range(self.turn, s.refinements):
+            self.turn = turn
             if self.fit is None:
                 self._seat_representatives()
             self._optimise(s.refinement_epochs)
@@ -286,6 +291,7 @@ class _Run:
     def _hold_out(self) -> None:
         split = self.dataset.split(self.settings.validation_fraction, runtime.stream(self.seed, "split"), self.labels)
         self.training, self.held = (self.frames.counting(part) for part in split)
+        self.model.provenance["held_blocks"] = np.unique(self.dataset.blocks[self.held.cpu()]).tolist()
         if not len(self.training):
             raise TrainingError("train: no pair of frames is left beside the held-out blocks; give longer series.")
 
@@ -300,8 +306,7 @@ class _Run:
             self._fit_scale()
         self.converged = self._optimise(self.settings.flow_epochs)
         u = self.frames.batched(model.mean)
-        margin = 3 * torch.exp(0.5 * model.log_variance.detach())
-        model.flow.enclose(u.amin(0) - margin, u.amax(0) + margin)
+        model.flow.enclose(u.amin(0), u.amax(0))
 
     def _fit_scale(self) -> None:
         """Standardise the latent space that the flow begins with."""
@@ -311,8 +316,9 @@ class _Run:
     def _learn_ensemble(self) -> None:
         """Each member goes on from the model's flow."""
         model = self.model
-        for self.turn in range(self.turn, self.settings.ensemble):
-            if len(model.ensemble) == self.turn:
+        for turn in range(self.turn, self.settings.ensemble):
+            self.turn = turn
+            if len(model.ensemble) == turn:
                 model.ensemble.append(copy.deepcopy(model.flow))
             self._optimise(self.settings.ensemble_epochs)
 
