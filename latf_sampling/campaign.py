@@ -18,9 +18,9 @@ from latf_sampling.analysis import torsion_values
 from latf_sampling.cv import LatentCV
 from latf_sampling.dataset import Dataset, Series
 from latf_sampling.errors import LatfError, SettingsError, SimulationError, StoreError
+from latf_sampling.evaluation import Evaluation, evaluate
 from latf_sampling.features import Features, as_mdtraj
 from latf_sampling.model import LaTF
-from latf_sampling.evaluation import Evaluation, evaluate
 from latf_sampling.report import write_evaluation, write_report
 from latf_sampling.settings import Protocol, TrainingSettings, steps
 from latf_sampling.simulate import Molecule, WalkerJob, build, run_walker
@@ -317,7 +317,8 @@ def status(directory: str | Path) -> list[dict]:
         temperatures = ", ".join(f"{temperature:g} K" for temperature in entry["walkers"])
         kind = "plain" if entry["bias"] is None else entry["bias"]["kind"]
         words = f"{sum(finished)} of {segments * len(finished)} segments, {kind}, {temperatures}"
-        entries.append({"step": f"{name}: simulate", "done": sum(finished) / (segments * len(finished)), "words": words})
+        share = sum(finished) / (segments * len(finished))
+        entries.append({"step": f"{name}: simulate", "done": share, "words": words})
         if index == len(content["rounds"]):
             done = files.evaluation.exists()
             entries.append({"step": "evaluate", "done": float(done), "words": str(files.evaluation) if done else ""})

@@ -36,6 +36,12 @@ class TemperatureReweighting:
     rng
         Chooses the frames that free energies are solved on.
 
+    Attributes
+    ----------
+    temperatures, counts, free_energies : numpy.ndarray (K,)
+        The simulated temperatures, the summed weights of their frames, and their reduced free energies -ln Z, of which
+        the first is 0.
+
     Raises
     ------
     DataError
@@ -67,15 +73,17 @@ class TemperatureReweighting:
             raise DataError(
                 f"TemperatureReweighting: the energy of frame {np.argmin(np.isfinite(energies))} is not finite."
             )
-        self._energies = energies - energies.min()  # a constant changes nothing, and sums stay within range
+        lowest = energies.min()
+        self._energies = energies - lowest  # a constant changes no weight, and sums stay within range
         distinct, which = np.unique(temperatures, return_inverse=True)
         self.temperatures = distinct
         self.counts = np.bincount(which, weights)
         with np.errstate(divide="ignore"):
             self._log_base = np.log(weights)
         beta = 1 / (self.boltzmann * distinct)
-        self.free_energies = self._solve(beta, which, weights, rng)
-        mixture = np.log(self.counts) + self.free_energies
+        solved = self._solve(beta, which, weights, rng)
+        self.free_energies = solved + (beta - beta[0]) * lowest
+        mixture = np.log(self.counts) + solved
         self._log_base -= logsumexp(mixture - np.multiply.outer(self._energies, beta), axis=1)
 
     def _solve(self, beta: np.ndarray, which: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:

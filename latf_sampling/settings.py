@@ -155,8 +155,8 @@ class ModelSettings(Settings):
     tau: float = Field(default=2.0, ge=0)
     """Tilt of the prior exp(tau |z| - |z|^2 / 2s); 0 makes it a Gaussian."""
     flow: Literal["spline", "realnvp"] = "spline"
-    flow_transforms: int = Field(default=4, ge=1)
-    flow_hidden: tuple[PositiveInt, ...] = (64, 64)
+    flow_transforms: int = Field(default=3, ge=1)
+    flow_hidden: tuple[PositiveInt, ...] = (48, 48)
     flow_bins: int = Field(default=8, ge=2)
     """Bins of each rational-quadratic spline; unused by RealNVP."""
 
@@ -184,11 +184,11 @@ class TrainingSettings(Settings):
     flow_epochs: int = Field(default=60, ge=0)
     """At most so many epochs of the flow alone, on the finished encoder. Without these and the joint ones, states are
     learned and no density."""
-    patience: int = Field(default=5, ge=1)
+    patience: int = Field(default=4, ge=1)
     """Where held-out blocks have gained nothing for so many epochs the learning rate falls, and then the stage ends."""
-    ensemble: int = Field(default=0, ge=0)
+    ensemble: int = Field(default=4, ge=0)
     """Number of further flows, trained on bootstrap samples of the frames, whose spread is the standard error."""
-    ensemble_epochs: int = Field(default=6, ge=1)
+    ensemble_epochs: int = Field(default=3, ge=1)
     balance_temperatures: bool = False
     """Whether every temperature weighs the same, however many frames it has."""
     validation_fraction: float = Field(default=0.1, gt=0, lt=0.9)

@@ -42,7 +42,8 @@ def build(settings: SystemSettings) -> Molecule:
     Raises
     ------
     SettingsError
-        There is no system of the name, the structure cannot be read, or the force field does not know a residue in it; names it.
+        There is no system of the name, the structure cannot be read, or the force field does not know a residue; names
+        it.
     """
     if settings.name is not None:
         model = systems.by_name(settings.name)

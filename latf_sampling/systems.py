@@ -123,7 +123,7 @@ def double_well(barrier: float = 10.0, tilt: float = 0.0, stiffness: float = 20.
         return barrier * (x**2 - 1) ** 2 + 0.5 * tilt * x + 0.5 * stiffness * y**2
 
     expression = f"{barrier}*(x^2-1)^2 + {0.5 * tilt}*x + {0.5 * stiffness}*y^2"
-    return _one_particle("double-well", expression, potential, [-1.0, 0.0], [[-3.0, 3.0], [-3.0, 3.0]])
+    return _one_particle("double-well", expression, potential, [-1.0, 0.0], [[-3.0, 3.0], _side(stiffness)])
 
 
 def harmonic_well(stiffness: tuple[float, float] = (10.0, 40.0)) -> ModelSystem:
@@ -134,7 +134,13 @@ def harmonic_well(stiffness: tuple[float, float] = (10.0, 40.0)) -> ModelSystem:
         return 0.5 * (kx * plane[..., 0, 0] ** 2 + ky * plane[..., 0, 1] ** 2)
 
     expression = f"{0.5 * kx}*x^2 + {0.5 * ky}*y^2"
-    return _one_particle("harmonic-well", expression, potential, [0.0, 0.0], [[-3.0, 3.0], [-3.0, 3.0]])
+    return _one_particle("harmonic-well", expression, potential, [0.0, 0.0], [_side(kx), _side(ky)])
+
+
+def _side(stiffness: float) -> list[float]:
+    """Side of a box that holds a Gaussian of variance kT / stiffness: six standard deviations each way at 300 K."""
+    half = max(3.0, 6 * np.sqrt(KB * 300 / stiffness))
+    return [-half, half]
 
 
 LJ7_CONTAINER, LJ7_STIFFNESS = 2.0, 100.0

@@ -28,6 +28,8 @@ SPECS = {
     "both": [{"torsions": "phi psi"}, {"distances": "element != H"}],
 }
 PLATFORMS = ["Reference", "CPU"]
+PROVENANCE = {"temperatures": [200.0, 1000.0], "density": True}
+"""What training would have written into a model: temperatures in between are no extrapolation."""
 TRICLINIC = np.array([[1.7, 0.0, 0.0], [0.5, 1.6, 0.0], [-0.4, 0.6, 1.5]])
 """Box vectors, nm, in OpenMM's reduced form; each height is larger than the molecule."""
 SMALL_FLOW = {"flow_transforms": 2, "flow_hidden": (16,), "flow_bins": 4}
@@ -64,6 +66,7 @@ def random_model(features: Features, x: np.ndarray, dim: int, seed: int = 0, **s
     """A model with random weights, whose scaling, bounds and spread fit descriptors x (frames, F)."""
     model = LaTF(latent_dim=dim, **{**SMALL_FLOW, **settings})
     model.build(len(features.names), 3)
+    model.provenance = {**PROVENANCE}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -173,6 +176,7 @@ def pairs(count: int, expression: str, mass: float = 4.0, **parameters) -> tuple
     features = Features(topology, [{"distances": {"pairs": [[2 * k, 2 * k + 1] for k in range(count)]}}])
     model = LaTF(latent_dim=count, encoder_hidden=(), **SMALL_FLOW)
     model.build(count, 2)
+    model.provenance = {**PROVENANCE}
     with torch.no_grad():
         model.encoder[0].weight.copy_(torch.eye(count))
         model.encoder[0].bias.zero_()

@@ -21,6 +21,7 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "trajectories",
     "features",
     "dataset",
+    "reweighting",
     "flow",
     "model",
     "trainer",
@@ -34,12 +35,18 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "simulate",
     "starts",
     "analysis",
+    "histograms",
+    "populations",
+    "comparison",
+    "kinetics",
+    "lags",
+    "evaluation",
     "report",
     "campaign",
     "cli",
 ]
 UPWARD_ON_PURPOSE = {("cv", "bias.force")}  # inside a function: a CV hands out its own forces as BiasVariables
-PACKAGES_OF_ONE_ROOM = {"features", "report"}  # whose parts import each other as they like
+PACKAGES_OF_ONE_ROOM = {"features", "report", "trainer"}  # whose parts import each other as they like
 SCRATCH = {"bias.force"}  # writes a table that running forces read, in a temporary folder that dies with them
 
 PUBLIC = {

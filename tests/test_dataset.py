@@ -5,7 +5,8 @@ import pytest
 import torch
 from openmm import unit
 
-from latf_sampling.dataset import Dataset, Series
+from latf_sampling import dataset as room
+from latf_sampling.dataset import Dataset, Series, enthalpy
 from latf_sampling.errors import DataError, LatfError
 from latf_sampling.units import KB
 
@@ -75,6 +76,103 @@ def test_torch_and_numpy_give_the_same_and_the_caller_s_array_is_not_shared():
     assert torch.equal(a.x, b.x)
     x[:] = 0
     assert not (a.x == 0).any()
+
+
+def test_energies_are_there_if_every_series_has_some():
+    first, second = (Series(np.zeros((3, 1)), energies=e) for e in ([1.0, 2.0, 1e9 + 0.125], torch.tensor([4, 5, 6])))
+    energies = Dataset([first, second], lag=1).energies
+    assert energies.dtype == np.float64
+    assert energies.tolist() == [1, 2, 1e9 + 0.125, 4, 5, 6]  # single precision would lose the eighth
+    assert Dataset([first, Series(np.zeros((3, 1)))], lag=1).energies is None
+
+
+def test_enthalpy_is_energy_and_pressure_times_volume():
+    work = 2 * unit.bar * (30.0 * unit.nanometer**3) * unit.AVOGADRO_CONSTANT_NA
+    exact = 7.0 + work.value_in_unit(unit.kilojoule_per_mole)
+    assert enthalpy([7.0], [30.0], 2.0)[0] == pytest.approx(exact, rel=1e-8)
+    assert enthalpy([7.0], [30.0], 2.0 * unit.bar)[0] == pytest.approx(exact, rel=1e-8)
+    assert enthalpy(np.zeros(3), np.arange(3.0), 1.0).shape == (3,)
+
+
+# ------------------------------------------------------------------------------------------- where frames lie
+
+
+def mapped(x, path) -> np.memmap:
+    np.save(path, x.astype(np.float32))
+    return np.load(path, mmap_mode="r")
+
+
+@pytest.mark.parametrize("kinds", ["m", "mm", "mdm", "d", "dd"])
+def test_rows_are_those_of_all_series_joined_wherever_they_lie(tmp_path, kinds):
+    rng = np.random.default_rng(len(kinds))
+    parts = [rng.normal(size=(length, 3)).astype(np.float32) for length in (17, 1, 40)[: len(kinds)]]
+    given = [mapped(x, tmp_path / f"{k}.npy") if kinds[k] == "m" else x.copy() for k, x in enumerate(parts)]
+    dataset, joined = Dataset([Series(x) for x in given], lag=2), torch.from_numpy(np.concatenate(parts))
+    assert dataset.frames == len(joined)
+    assert dataset.n_features == 3
+    assert torch.equal(dataset.x, joined)
+    for frames in (torch.from_numpy(rng.integers(len(joined), size=100)), torch.arange(0), torch.tensor([16, 17, 17])):
+        if len(frames) == 0 or frames.max() < len(joined):
+            assert torch.equal(dataset.rows(frames), joined[frames])
+    for piece in (slice(None), slice(None, None, 7), slice(10, 1000), slice(5, 20, 3)):
+        assert torch.equal(dataset.rows(piece), joined[piece])
+
+
+def test_a_memory_map_stays_on_the_disk(tmp_path):
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    maps = [mapped(x, tmp_path / name) for name in ("a.npy", "b.npy")]
+    dataset = Dataset([Series(each) for each in maps], lag=1)
+    for series, each in zip(dataset.series, maps):
+        assert series.mapped
+        assert np.shares_memory(series.x, each)
+    assert not Series(x).mapped
+
+
+def test_series_become_views_of_one_array_in_memory():
+    series = tagged([5, 8])
+    dataset = Dataset(series, lag=1)
+    for part, entry in zip(torch.split(dataset.x, [5, 8]), series):
+        assert np.shares_memory(part.numpy(), entry.x)
+
+
+# ------------------------------------------------------------------------------------------- time between frames
+
+
+@pytest.mark.parametrize(
+    ("intervals", "words"),
+    [
+        ([1.0, 5.0], ["series 0 has a frame every 1 ps", "series 1 every 5 ps", "every 5th frame of series 0"]),
+        ([5.0, None, 1.0], ["every 5th frame of series 2"]),
+        ([0.2 * unit.picosecond, 100 * unit.femtosecond], ["every 2th frame of series 1"]),
+        ([1.0, 1.5], ["series 0", "series 1", "common interval"]),
+    ],
+)
+def test_series_with_other_times_between_frames_are_refused(intervals, words):
+    with pytest.raises(DataError) as refused:
+        Dataset([Series(np.zeros((5, 2)), interval=interval) for interval in intervals], lag=1)
+    for word in words:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("intervals", [[None, None], [1.0, None], [0.1 + 0.2, 0.3], [1 * unit.picosecond, 1.0]])
+def test_series_with_the_same_time_between_frames_or_none_known_fit_together(intervals):
+    assert Dataset([Series(np.zeros((5, 2)), interval=interval) for interval in intervals], lag=1).frames == 10
+
+
+# ------------------------------------------------------------------------------------------- blocks
+
+
+@pytest.mark.parametrize("lengths", [[100], [100, 37], [3, 250, 11]])
+def test_blocks_are_consecutive_of_one_size_and_of_one_series(lengths):
+    dataset = Dataset(tagged(lengths), lag=1)
+    assert len(dataset.blocks) == sum(lengths)
+    assert (np.diff(dataset.blocks) >= 0).all()
+    which = dataset.x[:, 0].numpy()
+    for k, length in enumerate(lengths):
+        sizes = np.unique(dataset.blocks[which == k], return_counts=True)[1]
+        assert len(sizes) == min(length, room.BLOCKS)
+        assert np.ptp(sizes) <= 1
+    assert all(len(np.unique(which[dataset.blocks == block])) == 1 for block in np.unique(dataset.blocks))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -148,6 +246,9 @@ def test_split_never_holds_out_what_is_most_of_a_state():
         ({"labels": [0, np.nan, 0, 0, 1]}, ["labels", "frame 1"]),
         ({"energies": [0, 1, 2, 3]}, ["energies", "5 frames"]),
         ({"energies": [0, 1, 2, 3, np.nan]}, ["energies", "frame 4"]),
+        ({"interval": 0.0}, ["interval", "positive"]),
+        ({"interval": -1.0}, ["interval", "positive"]),
+        ({"interval": 1.0 * unit.nanometer}, ["interval"]),
     ],
 )
 def test_a_bad_series_is_refused(options, words):
@@ -158,11 +259,13 @@ def test_a_bad_series_is_refused(options, words):
         assert word in str(refused.value)
 
 
+@pytest.mark.parametrize("chunk", [7, room.CHUNK])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e39])
-def test_a_value_that_is_not_finite_is_named_by_frame_and_column(bad):
+def test_a_value_that_is_not_finite_is_named_by_frame_and_column(monkeypatch, bad, chunk):
+    monkeypatch.setattr(room, "CHUNK", chunk)
     x = np.zeros((50, 4))
     x[17, 2] = x[30, 1] = bad
-    with np.errstate(over="ignore"), pytest.raises(DataError, match=r"frame 17, column 2 \(2 such values\)"):
+    with np.errstate(over="ignore"), pytest.raises(DataError, match=r"frame 17, column 2\."):
         Series(x)
 
 

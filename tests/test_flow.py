@@ -148,75 +148,166 @@ def grid(dim, low, high, n):
     return torch.cartesian_prod(*[axis] * dim).reshape(-1, dim), step**dim
 
 
-def flow_of(kind, dim, perturbation=0.3, seed=0):
+RANGE = (0.5, 2.0)
+"""Temperatures that a conditional flow is conditional in; it is tried inside, at the edges and outside."""
+TEMPERATURES = {False: [0.5, 1.0, 2.0], True: [0.2, 0.5, 1.3, 5.0]}
+
+
+def flow_of(kind, dim, conditional=False, perturbation=0.3, seed=0):
     """A flow far from the identity, standardised to data far from the origin."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        flow = LatentFlow(dim, 2.0, kind, transforms=3, hidden=(16, 16), bins=8)
+        flow = LatentFlow(dim, 2.0, kind, transforms=3, hidden=(16, 16), bins=8, conditional=conditional)
         with torch.no_grad():
             for parameter in flow.parameters():
                 parameter.add_(perturbation * torch.randn_like(parameter))
         flow.fit(1.0 + torch.randn(500, dim) * torch.linspace(0.5, 2.0, dim), torch.ones(500), torch.tensor(0.1))
+    if conditional:
+        flow.range.copy_(torch.tensor(RANGE))
+    return flow
+
+
+def enclosed(flow, share=0.1):
+    """The same flow with so narrow a range that this share of its samples at s = 1 is beyond either edge."""
+    with torch.no_grad():
+        u = flow.sample(2000, 1.0, generator(12)).to(flow.shift)
+    flow.enclose(u.quantile(share, 0), u.quantile(1 - share, 0))
     return flow
 
 
 every_flow = pytest.mark.parametrize(
-    ("kind", "dim"), [(kind, dim) for kind in ("spline", "realnvp") for dim in DIMS], ids=str
+    ("kind", "dim", "conditional"),
+    [(kind, dim, False) for kind in ("spline", "realnvp") for dim in DIMS]
+    + [(kind, dim, True) for kind in ("spline", "realnvp") for dim in (1, 2, 3)]
+    + [("spline", 5, True)],
+    ids=str,
 )
 
 
-def to_z(flow, u):
-    return flow.layers()((u - flow.shift) * flow.scale)
+def to_z(flow, u, s):
+    """The flow from u (n, d) to z at s, written out."""
+    inside = (u - flow.shift) * flow.scale
+    core = torch.clamp(inside, flow.edges[0], flow.edges[1])
+    beyond = inside - core
+    stretched = core + torch.sign(beyond) * torch.expm1(flow.STEEPNESS * beyond.abs()) / flow.STEEPNESS
+    context, _ = flow._temperature(torch.as_tensor(s, dtype=u.dtype), len(u))
+    return flow.layers(context)(stretched)
+
+
+def prior_scale(s, conditional):
+    """Where the flow follows temperature the prior does not, and the other way round."""
+    return s / min(max(s, RANGE[0]), RANGE[1]) if conditional else s
 
 
 @every_flow
-def test_samples_map_back_to_the_prior_s_samples(kind, dim):
-    flow = flow_of(kind, dim).double()
-    with torch.no_grad():
-        u = flow.sample(500, 1.5, generator(5))
-        z = flow.prior.sample(500, 1.5, generator(5))
-        assert u.shape == (500, dim)
-        torch.testing.assert_close(to_z(flow, u), z.double(), atol=1e-5, rtol=1e-5)
-        assert float((u - z).abs().max()) > 0.1  # the flow is no identity, so the round trip says something
+def test_samples_map_back_to_the_prior_s_samples(kind, dim, conditional):
+    for flow in (flow_of(kind, dim, conditional).double(), enclosed(flow_of(kind, dim, conditional).double())):
+        for s in TEMPERATURES[conditional]:
+            with torch.no_grad():
+                u = flow.sample(500, s, generator(5)).double()
+                z = flow.prior.sample(500, prior_scale(s, conditional), generator(5)).double()
+                assert u.shape == (500, dim)
+                torch.testing.assert_close(to_z(flow, u, s), z, atol=1e-5, rtol=1e-5)
+                assert float((u - z).abs().max()) > 0.1  # no identity, so the round trip says something
 
 
 @every_flow
-def test_log_prob_has_the_jacobian_of_autograd(kind, dim):
-    flow = flow_of(kind, dim).double()
-    u = flow.sample(12, 1.0, generator(6)).double()
-    jacobian = torch.stack([torch.func.jacrev(lambda v: to_z(flow, v.unsqueeze(0))[0])(point) for point in u])
-    scale = torch.tensor(1.3, dtype=torch.float64)
-    exact = flow.prior.log_prob(to_z(flow, u), scale) + torch.linalg.slogdet(jacobian).logabsdet
-    torch.testing.assert_close(flow.log_prob(u, scale), exact, atol=1e-8, rtol=1e-8)
+def test_log_prob_has_the_jacobian_of_autograd(kind, dim, conditional):
+    for flow in (flow_of(kind, dim, conditional).double(), enclosed(flow_of(kind, dim, conditional).double(), 0.3)):
+        for s in TEMPERATURES[conditional]:
+            u = flow.sample(12, s, generator(6)).double()
+
+            def one(v, flow=flow, s=s):
+                return to_z(flow, v.unsqueeze(0), s)[0]
+
+            jacobian = torch.stack([torch.func.jacrev(one)(point) for point in u])
+            prior = flow.prior.log_prob(to_z(flow, u, s), torch.tensor(prior_scale(s, conditional), dtype=u.dtype))
+            exact = prior + torch.linalg.slogdet(jacobian).logabsdet
+            found = flow.log_prob(u, torch.tensor(s, dtype=u.dtype))
+            torch.testing.assert_close(found, exact, atol=1e-8, rtol=1e-8)
 
 
-@pytest.mark.parametrize("temperature_scale", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("dim", [1, 2])
 @pytest.mark.parametrize("kind", ["spline", "realnvp"])
-def test_flow_density_integrates_to_one(kind, dim, temperature_scale):
-    flow = flow_of(kind, dim, perturbation=0.1).double()
-    with torch.no_grad():
-        far = flow.sample(2000, temperature_scale, generator(7)).abs().max().item() * 1.5
-        u, cell = grid(dim, -far, far, 4000 if dim == 1 else 300)
-        total = flow.log_prob(u, torch.tensor(temperature_scale, dtype=torch.float64)).exp().sum() * cell
-    assert float(total) == pytest.approx(1.0, abs=0.01)
+def test_flow_density_integrates_to_one(kind, dim, conditional):
+    flow = flow_of(kind, dim, conditional, perturbation=0.1).double()
+    for s in TEMPERATURES[conditional]:
+        with torch.no_grad():
+            far = flow.sample(2000, s, generator(7)).abs().max().item() * 1.5
+            u, cell = grid(dim, -far, far, 4000 if dim == 1 else 300)
+            total = flow.log_prob(u, torch.tensor(s, dtype=torch.float64)).exp().sum() * cell
+        assert float(total) == pytest.approx(1.0, abs=0.01)
+
+
+def panels(edges):
+    """Nodes and weights (n,) of Gauss and Legendre, more closely where the density falls within a few 1 / STEEPNESS."""
+    nodes, weights = [], []
+    for low, high, n in zip(edges[:-1], edges[1:], (16, 36, 16)):
+        x, w = np.polynomial.legendre.leggauss(n)
+        nodes.append(low + 0.5 * (high - low) * (x + 1))
+        weights.append(0.5 * (high - low) * w)
+    return torch.tensor(np.concatenate(nodes)), torch.tensor(np.concatenate(weights))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_density_in_a_narrow_range_integrates_to_one(dim):
+    flow = enclosed(flow_of("spline", dim, True, perturbation=0.05).double())
+    axes = [panels([low - 0.4, low, high, high + 0.4]) for low, high in flow.edges.T.tolist()]
+    points = torch.cartesian_prod(*(nodes for nodes, _ in axes)).reshape(-1, dim) / flow.scale + flow.shift
+    weights = torch.cartesian_prod(*(w for _, w in axes)).reshape(-1, dim).prod(1) / flow.scale.prod()
+    for s in (0.2, 1.3):
+        with torch.no_grad():
+            density = [flow.log_prob(part, torch.tensor(s).double()).exp() for part in points.split(100_000)]
+        assert float(weights @ torch.cat(density)) == pytest.approx(1.0, abs=0.01)
+    standard = (flow.sample(5000, 1.3, generator(7)) - flow.shift) * flow.scale
+    beyond = (standard > flow.edges[1]) | (standard < flow.edges[0])
+    assert 0.1 < beyond.any(1).double().mean() < 0.9  # the range is narrow enough to matter
 
 
 @every_flow
-def test_density_is_finite_far_outside(kind, dim):
-    flow = flow_of(kind, dim)
+def test_nothing_changes_inside_the_range(kind, dim, conditional):
+    flow, narrow = flow_of(kind, dim, conditional), enclosed(flow_of(kind, dim, conditional), 0.01)
+    s = torch.tensor(1.3)
+    u = flow.sample(500, 1.3, generator(13))
+    inside = ((u - flow.shift) * flow.scale).clamp(*narrow.edges) == (u - flow.shift) * flow.scale
+    u = u[inside.all(1)]
+    assert len(u) > 300
+    assert torch.equal(narrow.log_prob(u, s), flow.log_prob(u, s))
+    assert torch.equal(narrow.sample(500, 1.3, generator(13))[inside.all(1)], u)
+
+
+@every_flow
+def test_no_sample_falls_far_outside(kind, dim, conditional):
+    flow = enclosed(flow_of(kind, dim, conditional))
+    for s in (1.0, 50.0):
+        with torch.no_grad():
+            z = flow.prior.sample(5000, prior_scale(s, conditional), generator(14))
+            standard = (flow.sample(5000, s, generator(14)) - flow.shift) * flow.scale
+        beyond = torch.relu(standard - flow.edges[1]) + torch.relu(flow.edges[0] - standard)
+        # A spline is the identity far out, so that a sample is stretched from no farther than z; RealNVP multiplies.
+        farthest = float(z.abs().max()) + flow.BOUND
+        assert beyond.max() < (math.log1p(flow.STEEPNESS * farthest) / flow.STEEPNESS if kind == "spline" else 1.5)
+        assert beyond.max() > 0
+        assert torch.isfinite(flow.log_prob(flow.sample(100, s, generator(14)), torch.tensor(s))).all()
+
+
+@every_flow
+def test_density_is_finite_far_outside(kind, dim, conditional):
     direction = torch.nn.functional.normalize(torch.randn(100, dim, generator=generator(8)), dim=-1)
-    for distance in (0.0, 1.0, 30.0, 1e3):
-        u = (distance * direction).requires_grad_(True)
-        log_prob = flow.log_prob(u, torch.tensor(1.0))
-        log_prob.sum().backward()
-        assert torch.isfinite(log_prob).all()
-        assert torch.isfinite(u.grad).all()
+    for flow in (flow_of(kind, dim, conditional), enclosed(flow_of(kind, dim, conditional))):
+        for distance in (0.0, 1.0, 30.0, 1e3):
+            for s in TEMPERATURES[conditional]:
+                u = (distance * direction).requires_grad_(True)
+                log_prob = flow.log_prob(u, torch.tensor(s))
+                log_prob.sum().backward()
+                assert torch.isfinite(log_prob).all()
+                assert torch.isfinite(u.grad).all()
 
 
 @every_flow
-def test_train_equals_eval(kind, dim):
-    flow = flow_of(kind, dim)
+def test_train_equals_eval(kind, dim, conditional):
+    flow = enclosed(flow_of(kind, dim, conditional))
     u = torch.randn(20, dim, generator=generator(9))
     results = []
     for mode in (True, False):
@@ -228,22 +319,58 @@ def test_train_equals_eval(kind, dim):
 
 
 @every_flow
-def test_every_parameter_gets_a_gradient(kind, dim):
-    flow = flow_of(kind, dim)
-    flow.log_prob(flow.sample(200, 1.0, generator(4)).detach(), torch.tensor(1.0)).sum().backward()
+def test_every_parameter_gets_a_gradient(kind, dim, conditional):
+    flow = flow_of(kind, dim, conditional)
+    s = torch.linspace(0.4, 2.2, 200)
+    flow.log_prob(flow.sample(200, 1.0, generator(4)).detach(), s).sum().backward()
     for name, parameter in flow.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().max() > 0, name
 
 
-@every_flow
-def test_standardisation_is_weighted(kind, dim):
+@pytest.mark.parametrize("conditional", [False, True])
+def test_one_temperature_for_all_and_one_for_each(conditional):
+    flow = enclosed(flow_of("spline", 2, conditional)).double()
+    u = flow.sample(6, 1.0, generator(15)).double()
+    s = torch.tensor([0.3, 0.5, 1.0, 1.7, 2.0, 4.0], dtype=torch.float64)
+    each = torch.stack([flow.log_prob(u[i : i + 1], s[i])[0] for i in range(6)])
+    torch.testing.assert_close(flow.log_prob(u, s), each)
+    assert flow.log_prob(u, s).shape == (6,)
+    torch.testing.assert_close(flow.log_prob(u, s[3]), flow.log_prob(u, s[3].expand(6)))
+
+
+def test_where_temperature_enters():
+    u = torch.randn(50, 2, generator=generator(16), dtype=torch.float64)
+    steered, conditional = flow_of("spline", 2).double(), flow_of("spline", 2, True).double()
+    with torch.no_grad():
+        # Steered: the map is the same at all temperatures. Conditional: it changes within the range and not outside.
+        assert torch.equal(to_z(steered, u, 0.6), to_z(steered, u, 1.6))
+        assert (to_z(conditional, u, 0.6) - to_z(conditional, u, 1.6)).abs().max() > 0.1
+        assert torch.equal(to_z(conditional, u, 0.5), to_z(conditional, u, 0.1))
+        assert torch.equal(to_z(conditional, u, 2.0), to_z(conditional, u, 9.0))
+        # From there on the prior widens; the density is continuous at the edge.
+        for edge in RANGE:
+            near = [conditional.log_prob(u, torch.tensor(edge * (1 + h), dtype=u.dtype)) for h in (-1e-6, 1e-6)]
+            torch.testing.assert_close(*near, atol=1e-3, rtol=1e-4)
+
+
+def test_a_range_of_one_temperature_is_no_division_by_zero():
+    flow = flow_of("spline", 2, True)
+    flow.range.copy_(torch.tensor([1.2, 1.2]))
+    u = torch.randn(50, 2, generator=generator(17)).requires_grad_(True)
+    for s in (0.6, 1.2, 2.4):
+        log_prob = flow.log_prob(u, torch.tensor(s))
+        assert torch.isfinite(log_prob).all()
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_standardisation_is_weighted(dim):
     rng = generator(11)
     mu = torch.randn(4000, dim, generator=rng) * 2.0 + 5.0
     weights = torch.cat([torch.ones(2000), torch.zeros(2000)])
     mu[2000:] += 100.0  # without weight
-    flow = flow_of(kind, dim)
+    flow = flow_of("spline", dim)
     flow.fit(mu, weights, torch.tensor(0.25))
     inside = mu[:2000].double()
     np.testing.assert_allclose(flow.shift, inside.mean(0), rtol=1e-4)

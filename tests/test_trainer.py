@@ -1,22 +1,43 @@
-"""Training finds the states of a jump process of known truth, follows weights, repeats, and stops when it fails."""
+"""Training finds the states of a jump process of known truth, follows weights and temperature, repeats, goes on to the
+same bits after an interruption, and stops when it fails."""
 
 import doctest
+import importlib
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from latf_sampling import trainer
 from latf_sampling.dataset import Dataset, Series
-from latf_sampling.errors import SettingsError, TrainingError
+from latf_sampling.errors import ExtrapolationWarning, SettingsError, StoreError, TrainingError
 from latf_sampling.model import LaTF
-from latf_sampling.settings import TrainingSettings
-from latf_sampling.trainer import train
+from latf_sampling.reweighting import TemperatureReweighting, kish
+from latf_sampling.settings import ModelSettings, TrainingSettings
+from latf_sampling.systems import double_well
+from latf_sampling.trainer import stages, train
+from latf_sampling.trainer.frames import Frames
+from latf_sampling.units import KB
+
 
 CENTERS = np.array([[0.0, 0, 0, 0], [3, 0, 1, 0], [0, 3, 0, -1]])
 POPULATIONS = [0.5, 0.3, 0.2]
-SMALL = {"encoder_hidden": (16,), "decoder_hidden": (16,), "flow_hidden": (16, 16), "flow_transforms": 2}
-QUICK = {"initial_states": 5, "refinements": 2, "refinement_epochs": 1, "flow_epochs": 1, "learning_rate": 1e-2}
+TINY = {"encoder_hidden": (16,), "decoder_hidden": (16,), "flow_hidden": (16, 16), "flow_transforms": 2}
+SMALL = {**TINY, "temperature": "steered"}
+QUICK = {
+    "initial_states": 5,
+    "refinements": 2,
+    "refinement_epochs": 1,
+    "joint_epochs": 1,
+    "flow_epochs": 1,
+    "learning_rate": 1e-2,
+}
+STAGES = ["states", "joint", "flow", "ensemble"]
 
 
 def jumps(n, rng, stay):
@@ -63,6 +84,7 @@ def trained():
         initial_states=8,
         refinements=6,
         refinement_epochs=2,
+        joint_epochs=3,
         flow_epochs=8,
         learning_rate=1e-2,
         progress=lambda fraction, words: progress.append((fraction, words)),
@@ -118,6 +140,7 @@ def test_samples_lie_where_the_data_lie(trained):
     np.testing.assert_allclose(u.std(0), spread, rtol=0.2)
 
 
+@pytest.mark.filterwarnings("ignore::latf_sampling.errors.ExtrapolationWarning")
 @pytest.mark.parametrize("temperature", [298.15, 450.0])
 def test_latent_density_integrates_to_one(trained, temperature):
     model = trained[0]
@@ -146,18 +169,20 @@ def test_scaling_bounds_and_spread_describe_the_data(trained):
 
 def test_history_progress_and_provenance(trained):
     model, result, dataset, *_, progress = trained
-    stages = [entry["stage"] for entry in result.history]
-    assert stages == sorted(stages, reverse=True)  # all of "states" before all of "flow"
-    assert 1 <= stages.count("flow") <= 8
+    order = [STAGES.index(entry["stage"]) for entry in result.history]
+    assert order == sorted(order)
+    assert set(order) == {0, 1, 2}
+    assert 1 <= order.count(2) <= 8
     for entry in result.history:
-        for name in ("loss", "prediction", "regularisation"):
+        assert {"turn", "epoch", "states", "learning_rate"} <= set(entry)
+        flow = entry["stage"] == "flow"
+        for name in ("loss", "validation_loss") if flow else ("loss", "prediction", "regularisation"):
             assert np.isfinite(entry[name])
-            if entry["stage"] == "flow":
-                assert np.isfinite(entry[f"validation_{name}"])
     found = [entry["states"] for entry in result.history]
     assert found == sorted(found, reverse=True)
-    first, last = (next(e for e in h if e["stage"] == "flow") for h in (result.history, result.history[::-1]))
-    assert last["regularisation"] < first["regularisation"]
+    for stage in ("joint", "flow"):
+        of_stage = [entry["loss"] for entry in result.history if entry["stage"] == stage]
+        assert of_stage[-1] < of_stage[0]
     fractions = [fraction for fraction, _ in progress]
     assert fractions == sorted(fractions)
     assert fractions[0] > 0
@@ -167,6 +192,9 @@ def test_history_progress_and_provenance(trained):
     assert model.provenance["lag"] == 3
     assert model.provenance["frames"] == len(dataset.x)
     assert model.provenance["temperatures"] == [298.15]
+    held = model.provenance["held_blocks"]
+    assert 0 < len(held) < len(np.unique(dataset.blocks))
+    assert set(held) <= set(dataset.blocks.tolist())
     assert result.seconds > 0
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -182,7 +210,7 @@ def test_other_dimensions_labels_and_two_temperatures(dim):
     ]
     dataset = Dataset(series, lag=3, boltzmann=1.0)
     model = LaTF(latent_dim=dim, reference_temperature=1.0, **SMALL)
-    result = train(model, dataset, seed=2, refinements=2, flow_epochs=1, learning_rate=1e-2)
+    result = train(model, dataset, seed=2, refinements=2, joint_epochs=1, flow_epochs=1, learning_rate=1e-2)
     assert model.n_states == 3
     assigned = model.assign(dataset.x.numpy())
     assert matches(assigned, np.concatenate(states)) > 0.98
@@ -220,23 +248,20 @@ def test_the_global_generators_are_left_alone():
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
 
 
-@pytest.mark.parametrize("stage", ["states", "flow"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_loss_that_is_not_finite_stops_and_leaves_no_model(monkeypatch, stage):
     dataset, _ = small()
     model = LaTF(**SMALL)
-    if stage == "flow":  # break the second stage alone
-        learn = trainer._Run._learn_flow
+    method = {"states": "_find_states", "joint": "_learn_jointly", "flow": "_learn_flow", "ensemble": "_learn_ensemble"}
+    learn = getattr(stages._Run, method[stage])
 
-        def broken(run, labels):
-            run.settings = run.settings.model_copy(update={"learning_rate": 1e30})
-            return learn(run, labels)
+    def broken(run):  # break this stage alone
+        run.settings = run.settings.model_copy(update={"learning_rate": 1e30})
+        return learn(run)
 
-        monkeypatch.setattr(trainer._Run, "_learn_flow", broken)
-        rate = QUICK["learning_rate"]
-    else:
-        rate = 1e30
+    monkeypatch.setattr(stages._Run, method[stage], broken)
     with pytest.raises(TrainingError) as failed:
-        train(model, dataset, **{**QUICK, "learning_rate": rate})
+        train(model, dataset, **QUICK, ensemble=1)
     assert f"stage '{stage}'" in str(failed.value)
     assert "learning_rate (1e+30)" in str(failed.value)
     assert not model.trained
@@ -327,11 +352,425 @@ def test_a_saved_and_loaded_model_is_the_trained_one(trained, tmp_path):
     model.save(tmp_path / "model.pt")
     loaded = LaTF.load(tmp_path / "model.pt")
     assert np.array_equal(loaded.assign(dataset.x.numpy()), model.assign(dataset.x.numpy()))
-    assert np.array_equal(loaded.sample(50, 400.0, seed=1), model.sample(50, 400.0, seed=1))
+    assert np.array_equal(loaded.sample(50, seed=1), model.sample(50, seed=1))
     assert loaded.provenance == model.provenance
 
 
-def test_examples_in_docstrings():
-    results = doctest.testmod(trainer)
-    assert results.attempted >= 4
+def test_no_epochs_of_the_flow_give_states_and_no_density():
+    dataset, states = small(n=1500)
+    model = LaTF(**SMALL)
+    options = {**QUICK, "refinement_epochs": 4, "joint_epochs": 0, "flow_epochs": 0}
+    result = train(model, dataset, **options)
+    assert {entry["stage"] for entry in result.history} == {"states"}
+    assert matches(model.assign(dataset.x.numpy()), states) > 0.9
+    with pytest.raises(TrainingError, match="without a density"):
+        model.sample(3)
+
+
+# ------------------------------------------------------------------------------------------- going on where it was
+
+ALL_STAGES = {
+    "initial_states": 5,
+    "refinements": 2,
+    "refinement_epochs": 2,
+    "label_change": 1e-9,
+    "joint_epochs": 2,
+    "flow_epochs": 4,
+    "patience": 1,
+    "ensemble": 2,
+    "ensemble_epochs": 2,
+    "learning_rate": 1e-2,
+}
+
+
+def two_temperatures(n=400, seed=0, **options) -> Dataset:
+    """Two series with energies, weights and a third descriptor without sense, at kT = 1 and 1.3."""
+    rng = np.random.default_rng(seed)
+    series = []
+    for kT in (1.0, 1.3):
+        states = jumps(n, rng, stay=0.97)
+        energies, weights = rng.gamma(2.0, kT, n), rng.uniform(0.5, 1.5, n)
+        series.append(Series(descriptors(states, rng), kT, weights, energies=energies, **options))
+    return Dataset(series, lag=3, boltzmann=1.0)
+
+
+def learn(checkpoint=None, progress=None, dataset=None, seed=7, model=None, **options):
+    """A short training with all its stages."""
+    model = LaTF(reference_temperature=1.0, **{**TINY, **(model or {})})
+    dataset = two_temperatures() if dataset is None else dataset
+    result = train(model, dataset, seed, checkpoint=checkpoint, progress=progress, **{**ALL_STAGES, **options})
+    return model, result
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return learn()
+
+
+def assert_the_same(first, second):
+    """Two models and their results are the same to the last bit."""
+    (model_a, result_a), (model_b, result_b) = first, second
+    a, b = model_a.state_dict(), model_b.state_dict()
+    assert a.keys() == b.keys()
+    for name, values in a.items():
+        assert torch.equal(values, b[name]), name
+    assert result_a.history == result_b.history
+    assert result_a.states == result_b.states
+    assert result_a.converged == result_b.converged
+    assert model_a.provenance == model_b.provenance
+    assert model_a.reweighted == model_b.reweighted
+
+
+class Interrupt:
+    """Ctrl-C at the given epoch of a stage, all its turns counted; or at every so many epochs."""
+
+    def __init__(self, stage="", number=1):
+        self.stage, self.number, self.count = stage, number, 0
+
+    def __call__(self, fraction, words):
+        self.count += words.startswith(self.stage)
+        if self.count == self.number:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [("states", 1), ("states", 2), ("states", 3), ("states", 4), ("joint", 1), ("joint", 2), ("flow", 1), ("flow", 3)]
+    + [("ensemble", 1), ("ensemble", 2), ("ensemble", 3), ("ensemble", 4)],
+)
+def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, uninterrupted, stage, number):
+    kept = tmp_path / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        learn(kept, Interrupt(stage, number))
+    assert [path.name for path in tmp_path.iterdir()] == ([] if (stage, number) == ("states", 1) else [kept.name])
+    before = torch.random.get_rng_state()
+    assert_the_same(learn(kept), uninterrupted)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+
+
+def test_interrupted_again_and_again(tmp_path, uninterrupted):
+    # Two epochs at a time, the same object each time, until it is through.
+    kept, model, dataset = tmp_path / "checkpoint.pt", LaTF(reference_temperature=1.0, **TINY), two_temperatures()
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            result = train(model, dataset, 7, checkpoint=kept, progress=Interrupt(number=2), **ALL_STAGES)
+            break
+        except KeyboardInterrupt:
+            assert not model.trained
+    assert attempts > 6
+    assert_the_same((model, result), uninterrupted)
+    assert_the_same(learn(kept), uninterrupted)  # and once more from the end
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, uninterrupted):
+    kept = tmp_path / "checkpoint.pt"
+    code = "import sys, test_trainer as t\nt.learn(sys.argv[1], lambda fraction, words: print(words, flush=True))\n"
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(kept)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("flow"):
+            process.kill()
+            break
+    process.stdout.close()
+    assert process.wait() == -9
+    assert lines[0].startswith("states")
+    assert_the_same(learn(kept), uninterrupted)
+
+
+def shifted(dataset, **changes):
+    """The data set with something else about its first series."""
+    first, second = dataset.series
+    given = {"temperature": first.temperature, "weights": first.weights, "energies": first.energies, **changes}
+    return Dataset([Series(given.pop("x", first.x), **given), second], changes.get("lag", dataset.lag), boltzmann=1.0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda data: {"seed": 8},
+        lambda data: {"learning_rate": 2e-2},
+        lambda data: {"model": {"flow_bins": 5}},
+        lambda data: {"dataset": shifted(data, x=data.series[0].x + 1)},
+        lambda data: {"dataset": shifted(data, temperature=1.1)},
+        lambda data: {"dataset": shifted(data, weights=data.series[0].weights[::-1])},
+        lambda data: {"dataset": shifted(data, energies=data.series[0].energies + 1)},
+        lambda data: {"dataset": Dataset(data.series, lag=4, boltzmann=1.0)},
+        lambda data: {"dataset": Dataset(data.series, lag=3, boltzmann=1.1)},
+        lambda data: {"dataset": Dataset(data.series[::-1], lag=3, boltzmann=1.0)},
+        lambda data: {"dataset": two_temperatures(401)},
+    ],
+)
+def test_the_checkpoint_of_another_training_is_refused_and_kept(tmp_path, other):
+    kept, dataset = tmp_path / "checkpoint.pt", two_temperatures()
+    with pytest.raises(KeyboardInterrupt):
+        learn(kept, Interrupt("states", 2), dataset)
+    content = kept.read_bytes()
+    with pytest.raises(TrainingError, match="other data, settings or seed"):
+        learn(kept, **{"dataset": dataset, **other(dataset)})
+    assert kept.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-500], lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"no"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
+    kept = tmp_path / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        learn(kept, Interrupt("states", 2))
+    kept.write_bytes(damage(kept.read_bytes()))
+    with pytest.raises(TrainingError, match="cannot be read as a checkpoint; delete it"):
+        learn(kept)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, uninterrupted):
+    kept, flush, calls = tmp_path / "checkpoint.pt", os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) == 9:
+            raise OSError(28, "No space left on device")
+        return flush(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left"):
+        learn(kept)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    assert_the_same(learn(kept), uninterrupted)
+
+
+def test_data_on_the_disk_give_the_same_bits(tmp_path, uninterrupted):
+    on_disk = []
+    for k, series in enumerate(two_temperatures().series):
+        np.save(tmp_path / f"{k}.npy", series.x)
+        x = np.load(tmp_path / f"{k}.npy", mmap_mode="r")
+        on_disk.append(Series(x, series.temperature, series.weights, energies=series.energies))
+    dataset = Dataset(on_disk, lag=3, boltzmann=1.0)
+    assert all(series.mapped for series in dataset.series)
+    assert_the_same(learn(dataset=dataset), uninterrupted)
+
+
+# ------------------------------------------------------------------------------------------- temperature and weights
+
+WELL = double_well(barrier=3.0, tilt=1.5, stiffness=10.0)
+EPOCHS = {
+    "refinements": 1,
+    "refinement_epochs": 3,
+    "joint_epochs": 2,
+    "flow_epochs": 10,
+    "learning_rate": 5e-3,
+    "encoder_decay": 0.1,
+}
+
+
+def left_population(kT: float) -> float:
+    """Share of the left well, by quadrature."""
+    x = np.linspace(-3, 3, 4001)
+    density = np.exp(-WELL.potential(np.stack([x, 0 * x], -1)[:, None]) / kT)
+    return density[x < 0].sum() / density.sum()
+
+
+def of_the_well(n, kT, rng, potential=None, **options) -> Series:
+    """Exact samples of the well, in runs on one side so that there is a future to predict."""
+    system = WELL if potential is None else replace(WELL, potential=potential)
+    x = system.exact_samples(n, kT / KB, rng)
+    sides = [np.flatnonzero(x[:, 0] < 0), np.flatnonzero(x[:, 0] >= 0)]
+    runs = [run for side in sides for run in np.array_split(side, len(side) // 25)]
+    x = x[np.concatenate([runs[k] for k in rng.permutation(len(runs))])]
+    made = {"energies": WELL.potential(x[:, None]), "labels": (x[:, 0] > 0).astype(int)}
+    return Series(x, kT, **{**made, **{name: f(x) for name, f in options.items()}})
+
+
+def train_on(series, seed=0, latent_dim=1, temperature="reweighted", **options) -> LaTF:
+    model = LaTF(latent_dim=latent_dim, reference_temperature=1.0, **{**TINY, "temperature": temperature})
+    train(model, Dataset(series, lag=1, boltzmann=1.0), seed, **{**EPOCHS, **options})
+    return model
+
+
+def left(model, kT) -> float:
+    return model.populations(kT)[int(model.assign(np.array([[-1.0, 0.0]]))[0])]
+
+
+@pytest.fixture(scope="module")
+def heated():
+    """A model with an ensemble, learned at kT = 1 and 2 from frames with energies; and these."""
+    rng = np.random.default_rng(1)
+    series = [of_the_well(8000, kT, rng) for kT in (1.0, 2.0)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return train_on(series, ensemble=4, ensemble_epochs=3), series
+
+
+def test_reweighted_populations_at_temperatures_nobody_simulated(heated):
+    model, series = heated
+    assert model.reweighted
+    for kT in (0.8, 1.0, 1.4, 2.0, 2.5):
+        assert not model.extrapolates(kT)
+        assert left(model, kT) == pytest.approx(left_population(kT), abs=0.03)
+    steered = train_on(series, temperature="steered", latent_dim=2)  # two dimensions, where it does better than in one
+    assert not steered.reweighted
+    with pytest.warns(ExtrapolationWarning):
+        assert abs(left(steered, 2.5) - left_population(2.5)) > 0.045
+
+
+def test_frames_are_drawn_at_the_temperature_they_are_said_to_have(heated):
+    _, series = heated
+    dataset, settings = Dataset(series, lag=1, boltzmann=1.0), TrainingSettings(**EPOCHS)
+    frames = Frames(dataset, ModelSettings(reference_temperature=1.0), settings, 0, torch.device("cpu"))
+    drawn, scale = frames.draw(dataset.first, frames.weights, np.random.default_rng(0), 6)
+    assert len(drawn) == len(scale) == len(dataset.first)
+    assert scale.unique().numel() == 6
+    x = np.linspace(-3, 3, 2001)
+    along = WELL.potential(np.stack([x, 0 * x], -1)[:, None])
+    for s in scale.unique().tolist():
+        density = np.exp(-along / s)
+        exact = density @ along / density.sum() + 0.5 * s  # and half kT along y
+        found = dataset.energies[drawn[scale == s].numpy()]
+        size = frames.reweighting.effective_sample_size(s)
+        assert abs(found.mean() - exact) < 4.5 * found.std() * (1 / size + 1 / len(found)) ** 0.5
+
+
+def test_effective_sample_size_and_extrapolation_of_a_reweighted_model(heated):
+    model, series = heated
+    energies, temperatures = np.concatenate([s.energies for s in series]), np.repeat([1.0, 2.0], 8000)
+    exact = TemperatureReweighting(energies, temperatures, None, 1.0, np.random.default_rng(0))
+    for kT in (0.6, 0.8, 1.0, 1.3, 2.0, 3.0):
+        assert model.effective_sample_size(kT) == pytest.approx(exact.effective_sample_size(kT), rel=0.02)
+    u = np.zeros((1, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for kT in (0.8, 1.0, 1.5, 2.0, 2.5):
+            assert not model.extrapolates(kT)
+            model.log_prob(u, kT)
+    for kT in (0.05, 50.0):
+        assert model.extrapolates(kT)
+        with pytest.warns(ExtrapolationWarning, match=f"{kT:g} K is extrapolation from simulations at 1, 2 K"):
+            assert np.isfinite(model.log_prob(u, kT)).all()
+
+
+def test_effective_sample_size_and_extrapolation_of_a_steered_model():
+    rng, weights = np.random.default_rng(2), np.random.default_rng(3).uniform(0.1, 2, 600)
+    series = [Series(descriptors(jumps(600, rng, 0.97), rng), T, w) for T, w in ((300.0, weights), (400.0, None))]
+    model = LaTF(**SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # not a word of energies where they are not asked for
+        train(model, Dataset(series, lag=3), **QUICK)
+        for T in (300.0, 350.0, 400.0):
+            assert not model.extrapolates(T)
+            model.sample(2, T)
+    assert model.effective_sample_size(300.0) == pytest.approx(kish(weights), rel=1e-3)
+    assert model.effective_sample_size(400.0) == pytest.approx(600, rel=1e-3)
+    assert model.effective_sample_size(350.0) == model.effective_sample_size(500.0) == 0
+    for T in (290.0, 410.0):
+        assert model.extrapolates(T)
+        with pytest.warns(ExtrapolationWarning, match="prior alone"):
+            model.sample(2, T)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_weights_undo_a_bias_and_without_them_populations_are_wrong(dim):
+    def bias(x):
+        """Halves the barrier and takes the tilt away, so that both wells are alike."""
+        return -1.5 * (x[..., 0, 0] ** 2 - 1) ** 2 - 0.75 * x[..., 0, 0]
+
+    def biased(x):
+        return WELL.potential(x) + bias(x)
+
+    def weights(x):
+        return 1e9 * np.exp(bias(x[:, None]))  # their unit means nothing
+
+    mode = "reweighted" if dim == 1 else "steered"
+    right, wrong = (
+        train_on([of_the_well(10_000, 1.0, np.random.default_rng(4), biased, **options)], 1, dim, mode)
+        for options in ({"weights": weights}, {})
+    )
+    assert left(right, 1.0) == pytest.approx(left_population(1.0), abs=0.03)
+    assert abs(left(wrong, 1.0) - left_population(1.0)) > 0.2
+
+
+def test_without_energies_there_is_one_warning_and_temperature_is_steered():
+    dataset, _ = small(temperature=300.0)
+    model = LaTF(**TINY)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        train(model, dataset, **QUICK)
+    ours = [each for each in told if "energies" in str(each.message)]
+    assert len(ours) == 1
+    assert ours[0].category is UserWarning
+    assert ours[0].filename == __file__  # it points to the line that called train
+    assert not model.reweighted
+    assert not model.flow.conditional
+
+
+def test_too_few_frames_for_any_temperature_are_refused():
+    with pytest.raises(TrainingError, match="200 effective frames.*temperature='steered'"):
+        learn(dataset=two_temperatures(60))
+
+
+@pytest.mark.parametrize("mode", ["steered", "reweighted"])
+def test_balanced_temperatures_weigh_the_same(mode):
+    rng = np.random.default_rng(5)
+    series = [of_the_well(n, kT, rng) for n, kT in ((3000, 1.0), (600, 2.0))]
+    dataset, settings = (
+        Dataset(series, lag=1, boltzmann=1.0),
+        ModelSettings(reference_temperature=1.0, temperature=mode),
+    )
+    frames = {
+        balance: Frames(dataset, settings, TrainingSettings(balance_temperatures=balance), 0, torch.device("cpu"))
+        for balance in (False, True)
+    }
+    means = [entry.x.mean(0) for entry in series]
+    np.testing.assert_allclose(frames[True].scaling()[0], np.mean(means, axis=0), atol=1e-4)
+    np.testing.assert_allclose(frames[False].scaling()[0], (5 * means[0] + means[1]) / 6, atol=1e-4)
+    if mode == "steered":
+        for balance, share in ((False, 1 / 6), (True, 1 / 2)):
+            each = frames[balance]
+            _, scale = each.draw(dataset.first, each.weights, np.random.default_rng(0), 6)
+            assert float((scale == 2.0).double().mean()) == pytest.approx(share, abs=0.01)
+    else:  # MBAR knows by itself what frames are worth
+        for kT in (1.0, 1.5, 2.0):
+            sizes = [each.reweighting.effective_sample_size(kT) for each in frames.values()]
+            assert sizes[0] == pytest.approx(sizes[1], rel=1e-3)
+
+
+# ------------------------------------------------------------------------------------------- the ensemble
+
+
+def test_standard_errors_grow_where_frames_are_few(heated):
+    model, _ = heated
+    rng = np.random.default_rng(6)
+    scarce = train_on([of_the_well(400, kT, rng) for kT in (1.0, 2.0)], ensemble=4, ensemble_epochs=3, flow_epochs=4)
+    errors = []
+    for each in (model, scarce):
+        u = each.encode(np.array([[-1.2, 0], [-1.0, 0], [-0.8, 0], [0.8, 0], [1.0, 0], [1.2, 0]]))
+        value, error = each.free_energy(u, 1.4, return_std=True)
+        populations, spread = each.populations(1.4, return_std=True)
+        for numbers in (error, spread):
+            assert np.isfinite(numbers).all()
+            assert (numbers > 0).all()
+        assert np.array_equal(value, each.free_energy(u, 1.4))
+        assert spread.shape == populations.shape
+        errors.append(error.mean())
+    assert errors[1] > 1.5 * errors[0]
+    assert errors[0] < 0.3  # of a kT of 1.4
+
+
+def test_without_an_ensemble_there_is_no_standard_error(trained):
+    with pytest.raises(TrainingError, match="ensemble=4"):
+        trained[0].free_energy(np.zeros((1, 2)), return_std=True)
+
+
+@pytest.mark.parametrize("name", ["stages", "checkpoint", "clusters", "fit", "frames"])
+def test_examples_in_docstrings(name):
+    results = doctest.testmod(importlib.import_module(f"latf_sampling.trainer.{name}"))
     assert results.failed == 0
+    assert results.attempted >= 4 or name != "stages"

@@ -1,5 +1,5 @@
 """Training a `LaTF`; see `latf_sampling.trainer.train`."""
 
-from latf_sampling.trainer.train import TrainingResult, train
+from latf_sampling.trainer.stages import TrainingResult, train
 
 __all__ = ["TrainingResult", "train"]

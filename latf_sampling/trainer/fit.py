@@ -20,11 +20,11 @@ BATCHES, SMALLEST_BATCH = 50, 32
 TEMPERATURES, HELD_TEMPERATURES = 64, 8
 """Temperatures that frames are drawn at: others in each epoch for training, the same always for judging."""
 BLUR = 0.3
-"""The flow alone learns the density of mu + BLUR * noise: nearly that of the collective variable itself, smoothed enough
-that single frames do not show."""
+"""The flow alone learns the density of mu + BLUR * noise: nearly that of the collective variable itself, blurred
+enough that single frames do not show."""
 AVERAGING = 0.998
 """The weights that are kept are a running average with this memory: much of what a falling rate would gain."""
-IMPROVEMENT = 5e-4
+IMPROVEMENT = 1e-3
 """Nats that the score on held-out blocks must gain to count as better."""
 RATE_DROP, RATE_DROPS = 0.2, 1
 """Where nothing is gained the learning rate falls by this factor, so often, before the fit is finished."""
@@ -63,6 +63,7 @@ class Fit:
         self.density: LatentFlow | None = None  # trained alone, on an encoder that stays
         if stage in ("flow", "ensemble"):
             self.density = model.flow if stage == "flow" else model.ensemble[turn]
+            self._mu = frames.batched(model.mean)
         self.trained = self._trained()
         encoder = set(model.encoder.parameters())
         groups = [
@@ -115,8 +116,7 @@ class Fit:
 
     def take_best(self) -> None:
         """Put the weights that are to be kept into the model."""
-        if self.stage != "states":
-            self._load(self._averaged if self._best is None else self._best)
+        self._load(self._averaged if self._best is None else self._best)
 
     def _terms(self, now: Tensor, weighted: Tensor, scale: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Terms of the loss: prediction from pairs as they are, regularisation from Boltzmann-weighted frames."""
@@ -126,8 +126,7 @@ class Fit:
             return torch.randn(len(frames), d, generator=generator, device=frames.device)
 
         if self.density is not None:
-            with torch.no_grad():
-                u = model.noisy(model.mean(self.frames.rows(weighted)), BLUR * noise(weighted))
+            u = self._mu[weighted] + BLUR * torch.exp(0.5 * model.log_variance.detach()) * noise(weighted)
             return {"loss": -self.density.log_prob(u, scale).mean()}
         u = model.noisy(model.mean(self.frames.rows(now)), noise(now))
         prediction = model.prediction(u, self.labels[now + self.frames.dataset.lag])

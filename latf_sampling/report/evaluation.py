@@ -1,0 +1,334 @@
+"""The page of an evaluation: tables first, then the pictures that explain them."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from latf_sampling import store
+from latf_sampling.comparison import Row
+from latf_sampling.evaluation import Evaluation
+from latf_sampling.kinetics import Kinetics
+from latf_sampling.report import charts, page, words
+from latf_sampling.units import KB
+
+CEILING = 10.0
+"""Latent free energies are drawn up to so many kT."""
+MISMATCH = 2.0
+"""Free-energy errors are drawn up to so many kT."""
+
+
+def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
+    """Write an evaluation as one HTML file that needs nothing else.
+
+    Its numbers stand in it once more as JSON, in the element with the id "numbers".
+    """
+    sections = [
+        _head(evaluation),
+        _densities(evaluation),
+        _populations(evaluation),
+        _kinetics(evaluation),
+        _latent(evaluation),
+        _free_energies(evaluation),
+        _melting(evaluation),
+        _timescales(evaluation),
+        _chapman_kolmogorov(evaluation),
+    ]
+    store.write_text(path, page.document("Evaluation of a model", sections, evaluation.as_dict()))
+
+
+def _head(evaluation: Evaluation) -> str:
+    about = (
+        f"A latent space of {words.count(evaluation.dim, 'dimension')} with {evaluation.n_states} states, learned at a "
+        f"lag of {words.count(evaluation.lag, 'frame')}, against data that training has not fitted: "
+        f"{evaluation.samples:,} generated samples per temperature, {evaluation.bins} bins per dimension."
+    )
+    title = '<p class="eyebrow">latf_sampling evaluation</p>\n<h1>How good is this model?</h1>'
+    return "\n".join([title, page.paragraph(about, "soft"), *(page.missing(note) for note in evaluation.notes)])
+
+
+# Tables
+
+
+def _densities(evaluation: Evaluation) -> str:
+    title = "Densities"
+    if not evaluation.rows:
+        return page.section(title, page.missing("There are no data to judge the model by."))
+    explained = (
+        "KL: Kullback-Leibler divergence of the data's collective variable from generated samples. A bin with data and "
+        "no sample counts as if half a sample were in it.",
+        "Of halves: half of the data against as many generated samples; in brackets the floor, which is the one half "
+        "of the data, in the order of time, against the other. A model as good as more of the same data reaches it.",
+        "With noise: the same with noise added to the data, as much as the flow was trained with.",
+        "JS: Jensen-Shannon distance, from 0 to 0.83.",
+        "Free energy off: root mean square, weighted by the data, and largest difference over bins with more than four "
+        "effective counts, after their mean difference is removed.",
+        "Populations off: largest difference between a state's population in the data and by the model.",
+        "Samples outside: those that lie neither in nor next to a bin that data at any temperature are in.",
+        "Held-out blocks have a say in when training stops, and states were found on all frames; the stricter judges "
+        "are the references.",
+    )
+    return page.section(
+        title,
+        page.table(*evaluation.cells()),
+        page.details("What the columns mean", *(page.paragraph(line) for line in explained)),
+        page.heading("Free energies"),
+        _energies(evaluation),
+    )
+
+
+def _energies(evaluation: Evaluation) -> str:
+    unit, rows = evaluation.energy_unit, []
+    for row in evaluation.rows:
+        for label, found in (("", row.free_energy), (", with noise", row.noisy_free_energy)):
+            if found is not None:
+                numbers = (found.rms, found.noise, found.largest)
+                cells = (*(f"{number:.3f}" for number in numbers), f"{100 * found.coverage:.1f} %")
+                rows.append((_title(evaluation, row) + label, *cells))
+    if not rows:
+        return page.missing("Not compared: no bin is populated, or the latent space has more than two dimensions.")
+    head = ("data", f"root mean square, {unit}", "of which counting noise", "largest", "share of data covered")
+    return page.table(head, rows)
+
+
+def _populations(evaluation: Evaluation) -> str:
+    rows = []
+    for row in evaluation.rows:
+        title = _title(evaluation, row)
+        rows.append((f"{title}: data", *_with_errors(row.populations, row.errors)))
+        rows.append((f"{title}: model", *_with_errors(row.model_populations, row.model_errors)))
+    if not rows:
+        return ""
+    head = ("populations in %", *(f"state {state}" for state in range(evaluation.n_states)))
+    return page.section("Populations of the states", page.table(head, rows))
+
+
+def _kinetics(evaluation: Evaluation) -> str:
+    title = "Kinetics of the states"
+    if not evaluation.kinetics:
+        return page.section(title, page.missing("No temperature was simulated without a bias."))
+    rows = []
+    for entry in evaluation.kinetics:
+        slowest, deviation = "–", "–"
+        if entry.slowest is not None:
+            value, low, high = (_time(entry, frames) for frames in entry.slowest)
+            slowest = f"{value} ({low} to {high})"
+        if entry.deviation is not None:
+            deviation = f"{entry.deviation:.3f}, {entry.deviation_in_errors:.1f} standard errors"
+        rows.append((evaluation.at(entry.temperature), slowest, deviation))
+    head = ("temperature", "slowest time scale (95 %)", "largest deviation from Chapman-Kolmogorov")
+    notes = [
+        page.missing(f"{evaluation.at(entry.temperature)}: {note}")
+        for entry in evaluation.kinetics
+        for note in entry.notes
+    ]
+    return page.section(title, page.table(head, rows), *notes)
+
+
+def _with_errors(values: np.ndarray, errors: np.ndarray | None) -> list[str]:
+    if errors is None:
+        return [f"{100 * value:.1f}" for value in values]
+    return [f"{100 * value:.1f} ± {100 * error:.1f}" for value, error in zip(values, errors)]
+
+
+def _title(evaluation: Evaluation, row: Row) -> str:
+    return f"{row.kind}, {evaluation.at(row.temperature)}"
+
+
+def _time(entry: Kinetics, frames: float) -> str:
+    return f"{frames:.3g} frames" if entry.interval is None else words.span(frames * entry.interval)
+
+
+# Pictures
+
+
+def _latent(evaluation: Evaluation) -> str:
+    made = []
+    for row in evaluation.rows:
+        title = _title(evaluation, row)
+        if evaluation.dim == 1:
+            svg = charts.chart(lambda axes, row=row: _draw_shares(axes, evaluation, row))
+            made.append(page.figure(svg, f"{title}: data and generated samples. Both should be the same."))
+            continue
+        for number, (first, second) in enumerate(combinations(range(evaluation.dim), 2)):
+            for label, shares in (("data", row.histogram), ("generated samples", row.generated)):
+                svg = charts.chart(
+                    lambda axes, shares=shares[number], pair=(first, second): _draw_map(axes, evaluation, shares, pair),
+                    height=3.5,
+                )
+                made.append(page.figure(svg, f"{title}: {label}. Data and generated samples should look the same."))
+    return _pictures("Latent densities", made)
+
+
+def _draw_shares(axes, evaluation: Evaluation, row: Row) -> None:
+    for index, (label, shares) in enumerate((("data", row.histogram), ("generated", row.generated))):
+        axes.stairs(shares[0], evaluation.edges[0], color=charts.colour(index), lw=1.6, label=label)
+    axes.set_xlabel("latent u₁")
+    axes.set_ylabel("share per bin")
+    charts.legend(axes)
+
+
+def _draw_map(axes, evaluation: Evaluation, shares: np.ndarray, pair: tuple[int, int]) -> None:
+    with np.errstate(divide="ignore"):
+        energy = -np.log(shares)
+    x, y = (evaluation.edges[component] for component in pair)
+    charts.surface(axes, x, y, energy - energy.min(), CEILING, "-ln p")
+    axes.set_xlabel(f"latent u{'₁₂₃₄₅₆₇₈₉'[pair[0]]}")
+    axes.set_ylabel(f"latent u{'₁₂₃₄₅₆₇₈₉'[pair[1]] if pair[1] < 9 else pair[1] + 1}")
+
+
+def _free_energies(evaluation: Evaluation) -> str:
+    made = []
+    for row in evaluation.rows:
+        if row.free_energy is None:
+            continue
+        title = _title(evaluation, row)
+        if evaluation.dim == 1:
+            svg = charts.chart(lambda axes, row=row: _draw_profiles(axes, evaluation, row))
+            caption = f"{title}: free energy of the data and of the flow, where data populate the bins and beside."
+        else:
+            svg = charts.chart(lambda axes, row=row: _draw_mismatch(axes, evaluation, row), height=3.5)
+            caption = (
+                f"{title}: free energy of the flow less that of the data, where data populate the bins. White is "
+                "agreement; large patches of one colour are what the model has wrong."
+            )
+        made.append(page.figure(svg, caption))
+    return _pictures("Free-energy errors", made)
+
+
+def _draw_profiles(axes, evaluation: Evaluation, row: Row) -> None:
+    found, edges = row.free_energy, evaluation.edges[0]
+    kT = evaluation.boltzmann * row.temperature
+    axes.stairs(found.data, edges, baseline=None, color=charts.colour(0), lw=1.6, label="data")
+    axes.stairs(found.model, edges, baseline=None, color=charts.colour(1), lw=1.2, label="flow")
+    axes.set_ylim(-kT, CEILING * kT)
+    axes.set_xlabel("latent u₁")
+    axes.set_ylabel(f"free energy, {evaluation.energy_unit}")
+    charts.legend(axes)
+
+
+def _draw_mismatch(axes, evaluation: Evaluation, row: Row) -> None:
+    bound = MISMATCH * evaluation.boltzmann * row.temperature
+    difference = np.ma.masked_invalid(row.free_energy.model - row.free_energy.data)
+    style = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound, "rasterized": True}
+    mesh = axes.pcolormesh(*evaluation.edges, difference.T, **style)
+    bar = axes.figure.colorbar(mesh, ax=axes, label=evaluation.energy_unit, pad=0.02, fraction=0.06, extend="both")
+    bar.outline.set_visible(False)
+    bar.solids.set_rasterized(True)
+    axes.set_xlabel("latent u₁")
+    axes.set_ylabel("latent u₂")
+
+
+def _melting(evaluation: Evaluation) -> str:
+    curve = evaluation.melting
+    caption = (
+        "Populations of the states against temperature: the model (lines; dotted where it extrapolates; bands are two "
+        "standard errors of the ensemble, where there is one) and the data that judge it (points: held out; squares: "
+        "references; bars are two standard errors)."
+    )
+    if curve.reweighted is not None:
+        caption += (
+            " Dashed, with its own band: the training frames by MBAR, where they have "
+            f"{evaluation.minimum_effective_size:.0f} effective frames or more."
+        )
+    svg = charts.chart(lambda axes: _draw_melting(axes, evaluation), height=4.0)
+    return _pictures("Melting curve", [page.figure(svg, caption)])
+
+
+def _draw_melting(axes, evaluation: Evaluation) -> None:
+    curve = evaluation.melting
+    for state in range(evaluation.n_states):
+        style = {"color": charts.colour(state)}
+        values = 100 * curve.model[:, state]
+        axes.plot(curve.temperatures, values, ":", **style)
+        known = np.where(curve.extrapolated, np.nan, values)
+        axes.plot(curve.temperatures, known, label=f"state {state}", **style)
+        if curve.errors is not None:
+            _band(axes, curve.temperatures, values, 100 * curve.errors[:, state], style)
+        if curve.reweighted is not None:
+            enough = curve.effective_sizes >= evaluation.minimum_effective_size
+            reweighted = np.where(enough, 100 * curve.reweighted[:, state], np.nan)
+            axes.plot(curve.temperatures, reweighted, "--", lw=1.1, **style)
+            _band(axes, curve.temperatures, reweighted, 100 * curve.reweighted_errors[:, state], style)
+        for row in evaluation.rows:
+            error = None if row.errors is None else 200 * row.errors[state]
+            marker = "o" if row.kind == "held out" else "s"
+            axes.errorbar(
+                row.temperature, 100 * row.populations[state], error, fmt=marker, ms=4.5, capsize=2, lw=1, **style
+            )
+    axes.set_ylim(-3, 103)
+    axes.set_xlabel("temperature, K" if evaluation.boltzmann == KB else "temperature")
+    axes.set_ylabel("population, %")
+    charts.legend(axes, ncols=4)
+
+
+def _band(axes, x: np.ndarray, values: np.ndarray, errors: np.ndarray, style: dict) -> None:
+    axes.fill_between(x, values - 2 * errors, values + 2 * errors, alpha=0.18, lw=0, **style)
+
+
+def _timescales(evaluation: Evaluation) -> str:
+    made = [
+        page.figure(
+            charts.chart(lambda axes, entry=entry: _draw_timescales(axes, entry), height=3.4),
+            f"Implied time scales at {evaluation.at(entry.temperature)} against the lag they are computed at, with 95 "
+            "% intervals; the training lag is dashed. Where lines are level, the states are Markovian. In the shaded "
+            "part a time scale is shorter than the lag, and not resolved.",
+        )
+        for entry in evaluation.kinetics
+        if len(entry.lags)
+    ]
+    return _pictures("Implied time scales", made)
+
+
+def _draw_timescales(axes, entry: Kinetics) -> None:
+    unit = 1.0 if entry.interval is None else entry.interval
+    lags = unit * entry.lags
+    for process in range(entry.timescales.shape[1]):
+        style = {"color": charts.colour(process)}
+        axes.plot(lags, unit * entry.timescales[:, process], "o-", ms=3, **style)
+        axes.fill_between(
+            lags, unit * entry.lower[:, process], unit * entry.upper[:, process], alpha=0.18, lw=0, **style
+        )
+    axes.fill_between(lags, 0, lags, color=charts.LINE, alpha=0.45, lw=0, zorder=0)
+    axes.axvline(unit * entry.lag, color=charts.INK, lw=0.7, ls=(0, (4, 3)))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_ylim(0.5 * unit, None)
+    name = "frames" if entry.interval is None else "ps"
+    axes.set_xlabel(f"lag, {name}")
+    axes.set_ylabel(f"time scale, {name}")
+
+
+def _chapman_kolmogorov(evaluation: Evaluation) -> str:
+    made = [
+        page.figure(
+            charts.chart(lambda axes, entry=entry: _draw_test(axes, entry), height=3.4),
+            f"Chapman-Kolmogorov test at {evaluation.at(entry.temperature)}: probability to be in a state again, "
+            "predicted by powers of the matrix at the training lag (lines) and counted (points; bars are two standard "
+            "errors of the difference). Points beside their line mean memory that the states do not hold.",
+        )
+        for entry in evaluation.kinetics
+        if len(entry.multiples) > 1
+    ]
+    return _pictures("Chapman-Kolmogorov test", made)
+
+
+def _draw_test(axes, entry: Kinetics) -> None:
+    unit = 1.0 if entry.interval is None else entry.interval
+    times = unit * entry.lag * entry.multiples
+    for index, state in enumerate(entry.states):
+        style = {"color": charts.colour(state)}
+        axes.plot(times, entry.predicted[:, index], label=f"state {state}", **style)
+        errors = 2 * entry.errors[:, index]
+        axes.errorbar(times, entry.estimated[:, index], errors, fmt="o", ms=4, capsize=2, lw=1, **style)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel(f"time, {'frames' if entry.interval is None else 'ps'}")
+    axes.set_ylabel("probability to be there again")
+    charts.legend(axes, ncols=4)
+
+
+def _pictures(title: str, made: list[str]) -> str:
+    """A section of figures; nothing where there are none, for the tables have said why."""
+    return page.section(title, page.figures(*made)) if made else ""
