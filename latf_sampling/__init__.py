@@ -23,7 +23,9 @@ _ROOMS = {
     "Series": "dataset",
     "TrainingSettings": "settings",
     "Umbrella": "bias",
+    "evaluate": "evaluation",
     "generate_starts": "starts",
+    "scan_lags": "lags",
     "train": "trainer",
 }
 
@@ -41,7 +43,9 @@ __all__ = [
     "Series",
     "TrainingSettings",
     "Umbrella",
+    "evaluate",
     "generate_starts",
+    "scan_lags",
     "train",
 ]
 
@@ -50,7 +54,9 @@ if TYPE_CHECKING:
     from latf_sampling.campaign import Campaign
     from latf_sampling.cv import LatentCV
     from latf_sampling.dataset import Dataset, Series
+    from latf_sampling.evaluation import evaluate
     from latf_sampling.features import Features
+    from latf_sampling.lags import scan_lags
     from latf_sampling.model import LaTF
     from latf_sampling.settings import ModelSettings, Protocol, TrainingSettings
     from latf_sampling.starts import generate_starts

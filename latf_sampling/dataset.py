@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from latf_sampling.errors import DataError
+from latf_sampling.reweighting import TemperatureReweighting, kish
 from latf_sampling.units import KB, to_float
 
 CHUNK = 65536
@@ -221,6 +222,29 @@ class Dataset:
     def __len__(self) -> int:
         """Number of pairs."""
         return len(self.first)
+
+    def reweighting(self, rng: np.random.Generator, weights: np.ndarray | None = None) -> TemperatureReweighting:
+        """MBAR over the temperatures, where all series carry energies.
+
+        Parameters
+        ----------
+        rng
+            Chooses the frames that free energies are solved on.
+        weights
+            Weight of each frame (frames,); none takes the data set's own. A series whose weights differ counts by its
+            number of effective frames.
+
+        Raises
+        ------
+        DataError
+            A series carries no energies.
+        """
+        if self.energies is None:
+            raise DataError("Dataset: frames carry no energies; give Series(energies=...) to reweight in temperature.")
+        weights = self.weights.double().numpy() if weights is None else weights
+        parts = np.split(weights, self._offsets[1:-1])
+        effective = np.concatenate([part * kish(part) / part.sum() for part in parts])
+        return TemperatureReweighting(self.energies, self.temperatures.numpy(), effective, self.boltzmann, rng)
 
     def split(
         self, fraction: float, rng: np.random.Generator, labels: torch.Tensor | None = None

@@ -97,6 +97,7 @@ class LaTF(nn.Module):
         self.flow = LatentFlow(
             s.latent_dim, s.tau, s.flow, s.flow_transforms, s.flow_hidden, s.flow_bins, conditional=reweighted
         )
+        self.trial = copy.deepcopy(self.flow)
         self.ensemble = nn.ModuleList()
 
     def keep_states(self, kept: Tensor) -> None:
@@ -205,6 +206,13 @@ class LaTF(nn.Module):
 
         value = of(self.flow)
         return (value, self._std([of(flow) for flow in self._members()])) if return_std else value
+
+    def on_trial(self) -> LaTF:
+        """The model as it was before it saw the held-out blocks, for these to judge; its other parts are shared."""
+        self._require_training()
+        other = copy.copy(self)
+        other._modules = {**self._modules, "flow": self.trial}
+        return other
 
     def effective_sample_size(self, temperature=None) -> float:
         """Number of equally weighted training frames that would say as much about a temperature as all of them do.

@@ -14,14 +14,15 @@ PACKAGE = Path(latf_sampling.__file__).parent
 ORDER = [  # from the ground up; a room imports only what stands before it
     "errors",
     "units",
+    "systems",
     "settings",
     "runtime",
     "doctor",
     "store",
     "trajectories",
     "features",
-    "dataset",
     "reweighting",
+    "dataset",
     "flow",
     "model",
     "trainer",
@@ -35,9 +36,6 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "simulate",
     "starts",
     "analysis",
-    "histograms",
-    "populations",
-    "comparison",
     "kinetics",
     "lags",
     "evaluation",
@@ -46,7 +44,7 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "cli",
 ]
 UPWARD_ON_PURPOSE = {("cv", "bias.force")}  # inside a function: a CV hands out its own forces as BiasVariables
-PACKAGES_OF_ONE_ROOM = {"features", "report", "trainer"}  # whose parts import each other as they like
+PACKAGES_OF_ONE_ROOM = {"evaluation", "features", "report", "trainer"}  # whose parts import each other as they like
 SCRATCH = {"bias.force"}  # writes a table that running forces read, in a temporary folder that dies with them
 
 PUBLIC = {
@@ -63,7 +61,9 @@ PUBLIC = {
     "Series",
     "TrainingSettings",
     "Umbrella",
+    "evaluate",
     "generate_starts",
+    "scan_lags",
     "train",
 }
 

@@ -1,4 +1,4 @@
-"""The report of a campaign: one HTML file that needs nothing else, whether the campaign is finished or not."""
+"""Pages that need nothing else: of a campaign, finished or not, of a model's evaluation, and of a choice of lag."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 from latf_sampling import store
 from latf_sampling.report import costs, crossings, headline, landscapes, learning, page, provenance, series, starts
 from latf_sampling.report.estimates import Estimates
+from latf_sampling.report.evaluation import write_evaluation
+from latf_sampling.report.lags import write_lags
 from latf_sampling.report.records import Records
 
 if TYPE_CHECKING:
     from latf_sampling.campaign import Campaign
+
+__all__ = ["write_evaluation", "write_lags", "write_report"]
 
 
 def write_report(campaign: Campaign) -> Path:
@@ -40,5 +44,7 @@ def write_report(campaign: Campaign) -> Path:
         provenance.section(records),
     ]
     numbers = {**headline.numbers(records, estimates), "seconds": costs.numbers(records)}
-    store.write_text(campaign.store.report, page.document(records.protocol.name, sections, numbers))
+    store.write_text(
+        campaign.store.report, page.document(f"{records.protocol.name}: campaign report", sections, numbers)
+    )
     return campaign.store.report

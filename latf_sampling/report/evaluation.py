@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from latf_sampling import store
-from latf_sampling.comparison import Row
 from latf_sampling.evaluation import Evaluation
+from latf_sampling.evaluation.comparison import Row
 from latf_sampling.kinetics import Kinetics
 from latf_sampling.report import charts, page, words
 from latf_sampling.units import KB

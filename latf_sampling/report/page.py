@@ -22,7 +22,7 @@ def document(title: str, sections: Sequence[str], numbers: dict) -> str:
             '<html lang="en">',
             '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(title)}: campaign report</title>",
+            f"<title>{escape(title)}</title>",
             f"<style>\n{style}</style></head>",
             "<body><main>",
             _numbered("\n".join(sections)),

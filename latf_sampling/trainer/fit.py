@@ -19,7 +19,7 @@ BATCHES, SMALLEST_BATCH = 50, 32
 """An epoch of little data is cut into so many batches, of at least so many pairs, or it would hardly train anything."""
 TEMPERATURES, HELD_TEMPERATURES = 64, 8
 """Temperatures that frames are drawn at: others in each epoch for training, the same always for judging."""
-BLUR = 0.3
+BLUR = 0.1
 """The flow alone learns the density of mu + BLUR * noise: nearly that of the collective variable itself, blurred
 enough that single frames do not show."""
 AVERAGING = 0.998
@@ -35,7 +35,8 @@ class Fit:
 
     "states" trains encoder and decoder with the mixture prior, "joint" both with the flow, each for a fixed number of
     epochs. "flow" trains the flow alone on the finished encoder, keeps the weights that did best on held-out blocks,
-    and is `finished` when these gain nothing more. "ensemble" trains one member of the ensemble on a bootstrap sample.
+    and is `finished` when these gain nothing more. "whole" goes on with all frames at the lower rate, and "ensemble"
+    trains one member of the ensemble on a bootstrap sample.
 
     Attributes
     ----------
@@ -61,8 +62,8 @@ class Fit:
         self.epoch, self.finished = 0, False
         self.batch = min(settings.batch_size, max(SMALLEST_BATCH, len(training) // BATCHES))
         self.density: LatentFlow | None = None  # trained alone, on an encoder that stays
-        if stage in ("flow", "ensemble"):
-            self.density = model.flow if stage == "flow" else model.ensemble[turn]
+        if stage in ("flow", "whole", "ensemble"):
+            self.density = model.ensemble[turn] if stage == "ensemble" else model.flow
             self._mu = frames.batched(model.mean)
         self.trained = self._trained()
         encoder = set(model.encoder.parameters())
@@ -70,7 +71,8 @@ class Fit:
             {"params": [p for p in self.trained if p in encoder], "weight_decay": settings.encoder_decay},
             {"params": [p for p in self.trained if p not in encoder], "weight_decay": 0.0},
         ]
-        self.optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
+        rate = settings.learning_rate * (RATE_DROP if stage == "whole" else 1.0)
+        self.optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
         self._weights = frames.weights
         if stage == "ensemble":
             self._weights = frames.resampled(runtime.stream(seed, "bootstrap", turn))

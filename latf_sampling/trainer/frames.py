@@ -172,16 +172,7 @@ class Frames:
                 stacklevel=5,
             )
             return
-        # A biased series weighs as much as its number of effective frames.
-        parts = np.split(self.weights, np.cumsum([len(series) for series in self.dataset.series])[:-1])
-        effective = np.concatenate([part * kish(part) / part.sum() for part in parts])
-        self.reweighting = TemperatureReweighting(
-            self.dataset.energies,
-            self.temperatures,
-            effective,
-            self.dataset.boltzmann,
-            runtime.stream(self.seed, "reweighting"),
-        )
+        self.reweighting = self.dataset.reweighting(runtime.stream(self.seed, "reweighting"), self.weights)
         inverse, sizes = self.effective_sizes()
         enough = np.flatnonzero(sizes >= self.minimum_effective_size)[::-1]
         if not len(enough):

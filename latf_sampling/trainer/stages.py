@@ -5,7 +5,9 @@
    anew, and so on until the labels hardly change.
 2. "joint": encoder, decoder and flow together, labels fixed.
 3. "flow": the flow alone, encoder fixed, until held-out blocks gain nothing more.
-4. "ensemble", on request: further flows on the finished encoder, each on a bootstrap sample of the blocks, whose spread
+4. "whole": the same flow on all frames for a few epochs more, since a held-out block may hold what is rare. The flow
+   from before is kept as `LaTF.trial`, which held-out blocks can judge.
+5. "ensemble": further flows on the finished encoder, each on a bootstrap sample of the blocks, whose spread
    is the standard error of what the model says.
 
 The prediction of the future state hears all frames alike: p(y|u) is a conditional probability, right whatever the
@@ -49,8 +51,8 @@ class TrainingResult:
     Attributes
     ----------
     history
-        One entry per epoch: stage ("states", "joint", "flow" or "ensemble"), turn (refinement, or member of the
-        ensemble), epoch, states, learning rate, and the terms of the loss in training and, as "validation_...", on
+        One entry per epoch: stage ("states", "joint", "flow", "whole" or "ensemble"), turn (refinement, or member of
+        the ensemble), epoch, states, learning rate, and the terms of the loss in training and, as "validation_...", on
         held-out blocks.
     states
         One entry per state: its population (weighted) among the frames of each temperature.
@@ -109,7 +111,8 @@ def train(
     >>> from latf_sampling import Series
     >>> x = np.sign(np.sin(np.arange(2000) / 100))[:, None] + 0.1 * np.random.default_rng(0).normal(size=(2000, 2))
     >>> model = LaTF(latent_dim=1, temperature="steered")
-    >>> result = train(model, Dataset([Series(x)], lag=5), initial_states=4, refinements=2, flow_epochs=1)
+    >>> quick = {"initial_states": 4, "refinements": 2, "joint_epochs": 1, "flow_epochs": 1, "ensemble": 0}
+    >>> result = train(model, Dataset([Series(x)], lag=5), **quick)
     >>> model.encode(x).shape
     (2000, 1)
     """
@@ -175,8 +178,13 @@ class _Run:
             self._next("flow")
         if self.stage == "flow":
             self._learn_flow()
-            self._next("ensemble")
-        self._learn_ensemble()
+            self._next("whole")
+        self.training, self.held = self.frames.counting(self.dataset.first), self.held[:0]
+        if self.model.provenance["density"]:
+            if self.stage == "whole":
+                self._optimise(self.settings.ensemble_epochs)
+                self._next("ensemble")
+            self._learn_ensemble()
         states = self._describe()
         self.model.to("cpu")
         self.model.requires_grad_(False)
@@ -307,6 +315,7 @@ class _Run:
         self.converged = self._optimise(self.settings.flow_epochs)
         u = self.frames.batched(model.mean)
         model.flow.enclose(u.amin(0), u.amax(0))
+        model.trial.load_state_dict(model.flow.state_dict())
 
     def _fit_scale(self) -> None:
         """Standardise the latent space that the flow begins with."""
@@ -351,9 +360,10 @@ class _Run:
             "states": s.refinements * s.refinement_epochs,
             "joint": 4 * s.joint_epochs,
             "flow": 4 * s.flow_epochs,
+            "whole": 4 * s.ensemble_epochs,
             "ensemble": 4 * s.ensemble * s.ensemble_epochs,
         }
-        turns = {"states": s.refinements, "joint": 1, "flow": 1, "ensemble": max(1, s.ensemble)}
+        turns = {"states": s.refinements, "joint": 1, "flow": 1, "whole": 1, "ensemble": max(1, s.ensemble)}
         stages = list(costs)
         before = sum(costs[stage] for stage in stages[: stages.index(self.stage)])
         done = before + costs[self.stage] * (self.turn + share) / turns[self.stage]

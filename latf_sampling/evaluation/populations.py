@@ -9,7 +9,6 @@ import numpy as np
 
 from latf_sampling.dataset import Dataset
 from latf_sampling.model import LaTF
-from latf_sampling.reweighting import TemperatureReweighting, kish
 
 RESAMPLES = 1000
 TEMPERATURES = 25
@@ -142,7 +141,7 @@ def melting_curve(
     }
     if dataset.energies is None:
         return MeltingCurve(**curve, reweighted=None, reweighted_errors=None, effective_sizes=None)
-    reweighting, groups = _reweighting(dataset, rng), dataset.temperatures.numpy()
+    reweighting, groups = dataset.reweighting(rng), dataset.temperatures.numpy()
     frames = [
         populations(states, np.exp(reweighting.log_weights(temperature)), dataset.blocks, model.n_states, rng, groups)
         for temperature in grid
@@ -160,11 +159,3 @@ def model_populations(model: LaTF, temperature: float) -> tuple[np.ndarray, np.n
     if len(model.ensemble) < 2:
         return model.populations(temperature), None
     return model.populations(temperature, return_std=True)
-
-
-def _reweighting(dataset: Dataset, rng: np.random.Generator) -> TemperatureReweighting:
-    """MBAR over the training frames; a biased series weighs as much as its number of effective frames."""
-    weights = dataset.weights.double().numpy()
-    parts = np.split(weights, np.cumsum([len(series) for series in dataset.series])[:-1])
-    effective = np.concatenate([part * kish(part) / part.sum() for part in parts])
-    return TemperatureReweighting(dataset.energies, dataset.temperatures.numpy(), effective, dataset.boltzmann, rng)

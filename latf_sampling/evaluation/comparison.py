@@ -9,9 +9,9 @@ import numpy as np
 
 from latf_sampling import runtime
 from latf_sampling.dataset import BLOCKS, CHUNK, Series
-from latf_sampling.histograms import FreeEnergyError, Grid, Histogram, distance, divergence
+from latf_sampling.evaluation.histograms import FreeEnergyError, Grid, Histogram, distance, divergence
+from latf_sampling.evaluation.populations import model_populations, populations
 from latf_sampling.model import LaTF
-from latf_sampling.populations import model_populations, populations
 from latf_sampling.reweighting import kish
 from latf_sampling.trainer.fit import BLUR
 
@@ -40,6 +40,8 @@ class Comparison:
 @dataclass(frozen=True)
 class Row:
     """A model against one kind of data at one temperature.
+
+    Held-out blocks judge the model as it was before it saw them (`LaTF.on_trial`), references the finished one.
 
     Attributes
     ----------
@@ -179,7 +181,7 @@ class Judge:
         ExtrapolationWarning
             From the model, at a temperature out of its reach.
         """
-        model, grid = self.model, self.grid
+        model, grid = self.model if kind == "reference" else self.model.on_trial(), self.grid
         generated = model.sample(self.samples, temperature, seed=runtime.stream_seed(self.seed, "evaluation"))
         free_energies = (None, None)
         if grid.dim <= 2:

@@ -17,12 +17,12 @@ import numpy as np
 from rich.table import Table
 
 from latf_sampling import runtime
-from latf_sampling.comparison import Frames, Judge, Row
 from latf_sampling.dataset import Dataset, Series
 from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError, TrainingError
+from latf_sampling.evaluation.comparison import Frames, Judge, Row
+from latf_sampling.evaluation.populations import MeltingCurve, melting_curve
 from latf_sampling.kinetics import Kinetics, kinetics
 from latf_sampling.model import LaTF
-from latf_sampling.populations import MeltingCurve, melting_curve
 from latf_sampling.units import KB
 
 Progress = Callable[[float, str], None]
