@@ -135,7 +135,7 @@ class Dataset:
     ----------
     frames, n_features : int
         Their numbers, all series together.
-    weights : Tensor (frames,) of mean 1; temperatures : Tensor (frames,) float64
+    weights : Tensor (frames,) float64 of mean 1; temperatures : Tensor (frames,) float64
         All series one after the other.
     energies : numpy.ndarray (frames,), or None
         None where any series has none.
@@ -176,7 +176,7 @@ class Dataset:
         self.frames, self.n_features = int(lengths.sum()), series[0].x.shape[1]
         self._parts = self._share_memory()
         weights = np.concatenate([entry.weights for entry in series])
-        self.weights = torch.from_numpy((weights / weights.mean()).astype(np.float32))
+        self.weights = torch.from_numpy(weights / weights.mean())
         self.temperatures = torch.from_numpy(np.repeat([entry.temperature for entry in series], lengths))
         self.energies = (
             None
@@ -241,7 +241,7 @@ class Dataset:
         """
         if self.energies is None:
             raise DataError("Dataset: frames carry no energies; give Series(energies=...) to reweight in temperature.")
-        weights = self.weights.double().numpy() if weights is None else weights
+        weights = self.weights.numpy() if weights is None else weights
         parts = np.split(weights, self._offsets[1:-1])
         effective = np.concatenate([part * kish(part) / part.sum() for part in parts])
         return TemperatureReweighting(self.energies, self.temperatures.numpy(), effective, self.boltzmann, rng)

@@ -118,9 +118,9 @@ class LatentFlow(nn.Module):
     its networks) and the prior does not; outside, the flow is that of the nearest edge and the prior widens with
     s / edge. A range of [1, 1] with `conditional` false is the paper's steering by the prior alone.
 
-    The latent space is standardised first (`fit`), so that the data fill the region where splines act. Beyond the
-    range of the data (`enclose`) it is stretched exponentially: every point has a finite density, and no sample falls
-    far outside, however far out in z it was drawn.
+    The latent space is whitened first (`fit`), so that the data fill the region where splines act, also where an
+    encoder of few states lays them along a thin line. Beyond the range of the data (`enclose`) it is stretched
+    exponentially: every point has a finite density, and no sample falls far outside, however far out in z it was drawn.
 
     Parameters
     ----------
@@ -138,7 +138,12 @@ class LatentFlow(nn.Module):
     BOUND = 8.0
     """Half width of the interval on which splines act, in units of z; the prior at s = 1 lies well inside."""
     STEEPNESS = 20.0
-    """Outside the range of the data a standardised coordinate grows e-fold over 1 / STEEPNESS."""
+    """Outside the range of the data a whitened coordinate grows e-fold over 1 / STEEPNESS."""
+    BLUR = 0.02
+    """The flow alone learns the density of the collective variable with noise of this share of the data's spread,
+    enough that single frames do not show."""
+    THINNEST = 1e-4
+    """Data thinner than this share of their width count as that thick."""
 
     def __init__(
         self,
@@ -154,7 +159,7 @@ class LatentFlow(nn.Module):
         self.prior = TiltedGaussian(dim, tau)
         self.conditional = conditional
         self.register_buffer("shift", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(dim))
+        self.register_buffer("whitening", torch.eye(dim))
         self.register_buffer("edges", torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, dim))
         self.register_buffer("range", torch.ones(2))
         if kind == "spline":
@@ -173,27 +178,48 @@ class LatentFlow(nn.Module):
             activation=nn.SiLU,  # smooth, so that free energies are
         ).transform
 
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the data along each whitened coordinate; together they have the radius of the prior."""
+        dim = len(self.shift)
+        return max(1.0, float(self.prior.mode(torch.ones(())))) / math.sqrt(dim)
+
     @torch.no_grad()
     def fit(self, mu: Tensor, weights: Tensor, variance: Tensor) -> None:
-        """Standardise: put the weighted mean of u = mu + noise at zero and its spread at the radius of the prior.
+        """Whiten: put the weighted mean of u = mu + noise at zero and its covariance at `spread` squared.
 
         mu is (n, d), weights (n,), variance that of the encoder's noise, a scalar.
         """
-        share = (weights / weights.sum()).unsqueeze(-1)
+        share = (weights.double() / weights.double().sum()).unsqueeze(-1)
         mean = (share * mu).sum(0)
-        deviation = torch.sqrt((share * (mu - mean).square()).sum(0) + variance)
-        radius = self.prior.mode(torch.ones((), device=mu.device))
+        centered = mu.double() - mean
+        covariance = centered.T @ (share * centered)
+        thinnest = variance.double() + self.THINNEST**2 * covariance.trace() + 1e-12
+        covariance = covariance + thinnest * torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
         self.shift.copy_(mean)
-        self.scale.copy_(torch.clamp(radius, min=1.0) / math.sqrt(mu.shape[-1]) / deviation)
+        self.whitening.copy_(self.spread * torch.linalg.inv(torch.linalg.cholesky(covariance)).T)
+
+    def whiten(self, u: Tensor) -> Tensor:
+        """Latent points (n, d) in whitened coordinates."""
+        return (u - self.shift) @ self.whitening
+
+    def restore(self, whitened: Tensor) -> Tensor:
+        """The inverse of `whiten`."""
+        return torch.linalg.solve_triangular(self.whitening, whitened, upper=True, left=False) + self.shift
+
+    def blurred(self, mu: Tensor, noise: Tensor) -> Tensor:
+        """mu (n, d) with a little of standard normal noise (n, d), in proportion to the data's own covariance."""
+        return self.restore(self.whiten(mu) + self.BLUR * self.spread * noise)
 
     @torch.no_grad()
-    def enclose(self, low: Tensor, high: Tensor) -> None:
-        """Set the range of the data, (d,) each, beyond which samples shall not stray."""
-        self.edges.copy_((torch.stack([low, high]) - self.shift) * self.scale)
+    def enclose(self, u: Tensor) -> None:
+        """Set the range of the data u (n, d), beyond which samples shall not stray."""
+        whitened = self.whiten(u)
+        self.edges.copy_(torch.stack([whitened.amin(0), whitened.amax(0)]))
 
     def log_prob(self, u: Tensor, temperature_scale: Tensor) -> Tensor:
         """Normalised log density of u (n, d) at s = T / T0, a scalar or (n,); returns (n,)."""
-        inside = (u - self.shift) * self.scale
+        inside = self.whiten(u)
         low, high = self.edges
         # A cap on the exponent keeps points at any distance finite.
         beyond = torch.clamp(self.STEEPNESS * (torch.relu(inside - high) + torch.relu(low - inside)), max=30.0)
@@ -202,7 +228,7 @@ class LatentFlow(nn.Module):
         stretched = core + torch.where(inside > high, stretch, -stretch)
         context, prior_scale = self._temperature(temperature_scale, len(u))
         z, log_determinant = self.layers(context).call_and_ladj(stretched)
-        log_determinant = log_determinant + beyond.sum(-1) + torch.log(self.scale).sum()
+        log_determinant = log_determinant + beyond.sum(-1) + torch.log(self.whitening.diagonal()).sum()
         return self.prior.log_prob(z, prior_scale) + log_determinant
 
     def sample(self, n: int, temperature_scale: float, generator: torch.Generator) -> Tensor:
@@ -214,7 +240,7 @@ class LatentFlow(nn.Module):
         beyond = torch.relu(stretched - high) + torch.relu(low - stretched)
         inside = torch.log1p(self.STEEPNESS * beyond) / self.STEEPNESS
         core = torch.minimum(torch.maximum(stretched, low), high)
-        return (core + torch.where(stretched > high, inside, -inside)) / self.scale + self.shift
+        return self.restore(core + torch.where(stretched > high, inside, -inside))
 
     def _temperature(self, s: Tensor, n: int) -> tuple[Tensor | None, Tensor]:
         """The networks' input for s, (n, 1) or none, and the scale of the prior, of the shape of s."""

@@ -208,7 +208,10 @@ TINY = {
         "minimum_population": 0,
         "learning_rate": 0.01,
         "encoder_decay": 0.5,
-        "flow_epochs": 6,
+        "joint_epochs": 4,
+        "flow_epochs": 4,
+        "ensemble": 2,
+        "ensemble_epochs": 1,
     },
     "rounds": [
         {"walkers": ["600 K"], "length": "30 ps"},
@@ -237,6 +240,21 @@ def write_protocol(folder: Path, **changes) -> Path:
     return folder / "protocol.yaml"
 
 
+TINY_WELLS = {
+    **{key: TINY[key] for key in ("seed", "model")},
+    "name": "tiny wells",
+    "system": {"name": "three-hole"},
+    "integrator": {"timestep": "10 fs"},
+    "frame_interval": "0.1 ps",
+    "segment": "50 ps",
+    "features": [{"coordinates": {"of": "all", "axes": "xy"}}],
+    "learning": {**TINY["learning"], "lag": "0.5 ps"},
+    "rounds": [{"walkers": ["1 kJ/mol", "2 kJ/mol"], "length": "200 ps"}],
+    "evaluate": {"temperatures": ["1.5 kJ/mol"], "length": "100 ps"},
+}
+"""A protocol of a model system, learned from and judged in seconds."""
+
+
 @cache
 def finished_campaign() -> Path:
     """Directory of the tiny campaign, run to its end once for all tests, its protocol deleted. Change only copies."""
@@ -246,4 +264,16 @@ def finished_campaign() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     Campaign(write_protocol(folder / "given"), folder / "run").run()
     shutil.rmtree(folder / "given")
+    return folder / "run"
+
+
+@cache
+def finished_wells() -> Path:
+    """Directory of the tiny wells, run to their end once for all tests. Change only copies."""
+    from latf_sampling.campaign import Campaign
+
+    folder = Path(tempfile.mkdtemp(prefix="latf-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "protocol.yaml").write_text(yaml.safe_dump(TINY_WELLS))
+    Campaign(folder / "protocol.yaml", folder / "run").run()
     return folder / "run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import re
@@ -16,14 +17,16 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 import pytest
-from molecules import STRUCTURE, TINY, finished_campaign, write_protocol
+import yaml
+from molecules import STRUCTURE, TINY, TINY_WELLS, finished_campaign, finished_wells, write_protocol
 
 from latf_sampling import campaign as room
-from latf_sampling import cli, store
+from latf_sampling import cli, store, systems
 from latf_sampling.campaign import Campaign, run_walkers, status
 from latf_sampling.errors import SettingsError, SimulationError, StoreError
 from latf_sampling.settings import Protocol
 from latf_sampling.simulate import WalkerJob
+from latf_sampling.units import KB
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
 SEGMENT = ("json", "nc", "npz", "xml")
@@ -117,7 +120,7 @@ def test_walkers_of_a_biased_round_share_hills_and_begin_at_their_starts():
 
 def test_history():
     history = store.read_json(finished_campaign() / "rounds" / "00" / "learning" / "history.json")
-    assert {entry["stage"] for entry in history["history"]} == {"states", "flow"}
+    assert {entry["stage"] for entry in history["history"]} == {"states", "joint", "flow", "whole", "ensemble"}
     assert history["seconds"] > 0
     assert sum(state["population at 600"] for state in history["states"]) == pytest.approx(1.0, abs=1e-4)
 
@@ -393,3 +396,53 @@ def test_going_on_gives_what_was_never_broken_off(broken, monkeypatch, capsys):
     assert all(np.array_equal(value, states[1][name]) for name, value in states[0].items())
     tables = [store.read_json(campaign.store.starts / "starts.json") for campaign in (here, there)]
     assert tables[0] == tables[1]
+
+
+# ------------------------------------------------------------------------------------------------- model systems
+
+
+@pytest.fixture(scope="module")
+def wells() -> Campaign:
+    """A campaign on a model system by name, with references, run to its end."""
+    return Campaign.of(finished_wells())
+
+
+def test_a_model_system_is_simulated_learned_and_judged(wells):
+    model, cv = wells.model(0)
+    assert model.reweighted and len(model.ensemble) == 2
+    assert [name[0] for name in cv.metadata["names"]] == ["x", "y"]
+    entries = status(wells.store.directory)
+    steps = ["round 0: simulate", "round 0: learn", "references: simulate", "evaluate", "report"]
+    assert [(entry["step"], entry["done"]) for entry in entries] == [(step, 1.0) for step in steps]
+    assert not list(wells.store.directory.rglob("training.pt"))
+
+
+def test_nothing_is_learned_from_references(wells):
+    (reference,) = wells.references()
+    assert reference.temperature == pytest.approx(1.5 / KB)
+    assert wells.dataset().frames == sum(len(walker) for walker in wells.frames()) == 4000
+    page = wells.store.evaluation.read_text()
+    numbers = json.loads(re.search(r'<script[^>]*id="numbers"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
+    kinds = {(row["kind"], round(row["temperature"] * KB, 3)) for row in numbers["rows"]}
+    assert ("reference", 1.5) in kinds and {kind for kind, kT in kinds if kT != 1.5} <= {"held out"}
+
+
+def test_energies_of_frames_are_those_of_the_potential(wells):
+    walker = wells.frames()[0]
+    exact = systems.three_hole().potential(walker.trajectory.xyz[:, :, :2].astype(float))
+    np.testing.assert_allclose(walker.energies, exact, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("system", "words"),
+    [
+        ({"name": "four-hole"}, "there is no model system 'four-hole'; there are three-hole"),
+        ({"name": "lj7", "force_field": ["amber14/protein.ff14SB.xml"]}, "system.force_field: goes with a structure"),
+        ({"platform": "Reference"}, "system.structure: this key is missing"),
+    ],
+)
+def test_a_system_that_cannot_be_is_refused(tmp_path, system, words):
+    (tmp_path / "protocol.yaml").write_text(yaml.safe_dump({**TINY_WELLS, "system": system}))
+    with pytest.raises(SettingsError, match=re.escape(words)):
+        Campaign(tmp_path / "protocol.yaml", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import mdtraj
 import numpy as np
 import pytest
-from molecules import TINY, alanine_topology, finished_campaign, frames, write_protocol
+from molecules import TINY, alanine_topology, finished_campaign, finished_wells, frames, write_protocol
 
 from latf_sampling import cli, doctor
 from latf_sampling.campaign import Campaign
@@ -20,7 +20,7 @@ from latf_sampling.cv import LatentCV
 from latf_sampling.model import LaTF
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
-COMMANDS = ("run", "status", "train", "export", "starts", "report", "doctor")
+COMMANDS = ("run", "status", "train", "evaluate", "lags", "export", "starts", "report", "doctor")
 
 
 @pytest.fixture
@@ -76,6 +76,20 @@ def test_train(latf, tmp_path):
     assert (model.provenance["seed"], model.provenance["frames"]) == (5, 300)
     assert cv.dim == 2
     assert "\x1b" not in found.err and "\r" not in found.err
+
+
+def test_evaluate(latf, tmp_path):
+    found = latf("evaluate", finished_wells(), "-o", tmp_path / "page.html")
+    assert found.code == 0
+    assert "reference" in found.out and "held out" in found.out and "page.html" in found.out
+    assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+def test_lags(latf, tmp_path):
+    found = latf("lags", finished_wells(), "-o", tmp_path / "page.html")
+    assert found.code == 0
+    assert "slowest time scale" in found.out and "page.html" in found.out
+    assert "<svg" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize("index", [None, 0])

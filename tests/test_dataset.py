@@ -86,6 +86,19 @@ def test_energies_are_there_if_every_series_has_some():
     assert Dataset([first, Series(np.zeros((3, 1)))], lag=1).energies is None
 
 
+def test_reweighting_counts_a_biased_series_by_its_effective_frames():
+    rng = np.random.default_rng(0)
+    energies, weights = rng.gamma(2.0, 1.0, 300), rng.uniform(0.1, 5.0, 200)
+    plain = Series(np.zeros((300, 1)), 1.0, energies=energies)
+    biased = Series(np.zeros((200, 1)), 1.5, 1e6 * weights, energies=rng.gamma(2.0, 1.5, 200))
+    reweighting = Dataset([plain, biased], lag=1, boltzmann=1.0).reweighting(rng)
+    assert reweighting.temperatures.tolist() == [1.0, 1.5]
+    np.testing.assert_allclose(reweighting.counts, [300, weights.sum() ** 2 / np.sum(weights**2)], rtol=1e-5)
+    assert reweighting.boltzmann == 1.0
+    with pytest.raises(DataError, match="no energies"):
+        Dataset([plain, Series(np.zeros((5, 1)))], lag=1).reweighting(rng)
+
+
 def test_enthalpy_is_energy_and_pressure_times_volume():
     work = 2 * unit.bar * (30.0 * unit.nanometer**3) * unit.AVOGADRO_CONSTANT_NA
     exact = 7.0 + work.value_in_unit(unit.kilojoule_per_mole)

@@ -321,10 +321,10 @@ def test_frames_are_encoded_in_pieces(monkeypatch):
     for name in ("u", "noisy", "states", "blocks"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(pieces, name))
     np.testing.assert_array_equal(whole.blocks, dataset.blocks)
-    noise = comparison.training_noise(model)
-    assert (whole.noisy - whole.u).std() == pytest.approx(noise, rel=0.1)
+    assert (whole.noisy - whole.u).std() == pytest.approx(model.flow.BLUR * model.flow.spread, rel=0.1)
     model.provenance["training"]["flow_epochs"] = 0
-    assert comparison.training_noise(model) == pytest.approx(np.exp(-3.0))
+    noisy = comparison.blurred(model, whole.u, np.random.default_rng(0))
+    assert (noisy - whole.u).std() == pytest.approx(np.exp(-3.0), rel=0.1)
 
 
 # --------------------------------------------------------------------------------------------------- kinetics

@@ -171,7 +171,8 @@ def enclosed(flow, share=0.1):
     """The same flow with so narrow a range that this share of its samples at s = 1 is beyond either edge."""
     with torch.no_grad():
         u = flow.sample(2000, 1.0, generator(12)).to(flow.shift)
-    flow.enclose(u.quantile(share, 0), u.quantile(1 - share, 0))
+    x = flow.whiten(u)
+    flow.enclose(flow.restore(torch.stack([x.quantile(share, 0), x.quantile(1 - share, 0)])))
     return flow
 
 
@@ -186,7 +187,7 @@ every_flow = pytest.mark.parametrize(
 
 def to_z(flow, u, s):
     """The flow from u (n, d) to z at s, written out."""
-    inside = (u - flow.shift) * flow.scale
+    inside = flow.whiten(u)
     core = torch.clamp(inside, flow.edges[0], flow.edges[1])
     beyond = inside - core
     stretched = core + torch.sign(beyond) * torch.expm1(flow.STEEPNESS * beyond.abs()) / flow.STEEPNESS
@@ -254,13 +255,13 @@ def panels(edges):
 def test_density_in_a_narrow_range_integrates_to_one(dim):
     flow = enclosed(flow_of("spline", dim, True, perturbation=0.05).double())
     axes = [panels([low - 0.4, low, high, high + 0.4]) for low, high in flow.edges.T.tolist()]
-    points = torch.cartesian_prod(*(nodes for nodes, _ in axes)).reshape(-1, dim) / flow.scale + flow.shift
-    weights = torch.cartesian_prod(*(w for _, w in axes)).reshape(-1, dim).prod(1) / flow.scale.prod()
+    points = flow.restore(torch.cartesian_prod(*(nodes for nodes, _ in axes)).reshape(-1, dim))
+    weights = torch.cartesian_prod(*(w for _, w in axes)).reshape(-1, dim).prod(1) / torch.linalg.det(flow.whitening)
     for s in (0.2, 1.3):
         with torch.no_grad():
             density = [flow.log_prob(part, torch.tensor(s).double()).exp() for part in points.split(100_000)]
         assert float(weights @ torch.cat(density)) == pytest.approx(1.0, abs=0.01)
-    standard = (flow.sample(5000, 1.3, generator(7)) - flow.shift) * flow.scale
+    standard = flow.whiten(flow.sample(5000, 1.3, generator(7)))
     beyond = (standard > flow.edges[1]) | (standard < flow.edges[0])
     assert 0.1 < beyond.any(1).double().mean() < 0.9  # the range is narrow enough to matter
 
@@ -270,7 +271,7 @@ def test_nothing_changes_inside_the_range(kind, dim, conditional):
     flow, narrow = flow_of(kind, dim, conditional), enclosed(flow_of(kind, dim, conditional), 0.01)
     s = torch.tensor(1.3)
     u = flow.sample(500, 1.3, generator(13))
-    inside = ((u - flow.shift) * flow.scale).clamp(*narrow.edges) == (u - flow.shift) * flow.scale
+    inside = flow.whiten(u).clamp(*narrow.edges) == flow.whiten(u)
     u = u[inside.all(1)]
     assert len(u) > 300
     assert torch.equal(narrow.log_prob(u, s), flow.log_prob(u, s))
@@ -283,7 +284,7 @@ def test_no_sample_falls_far_outside(kind, dim, conditional):
     for s in (1.0, 50.0):
         with torch.no_grad():
             z = flow.prior.sample(5000, prior_scale(s, conditional), generator(14))
-            standard = (flow.sample(5000, s, generator(14)) - flow.shift) * flow.scale
+            standard = flow.whiten(flow.sample(5000, s, generator(14)))
         beyond = torch.relu(standard - flow.edges[1]) + torch.relu(flow.edges[0] - standard)
         # A spline is the identity far out, so that a sample is stretched from no farther than z; RealNVP multiplies.
         farthest = float(z.abs().max()) + flow.BOUND
@@ -374,7 +375,9 @@ def test_standardisation_is_weighted(dim):
     flow.fit(mu, weights, torch.tensor(0.25))
     inside = mu[:2000].double()
     np.testing.assert_allclose(flow.shift, inside.mean(0), rtol=1e-4)
-    spread = torch.sqrt(inside.var(0, correction=0) + 0.25)
-    # All axes of the standardised latent space have one spread, and together the radius of the prior.
+    # All axes of the whitened latent space have one spread, and together the radius of the prior.
     radius = max(1.0, float(flow.prior.mode(torch.tensor(1.0))))
-    np.testing.assert_allclose(flow.scale * spread, np.full(dim, radius / math.sqrt(dim)), rtol=1e-4)
+    covariance = inside.T.cov(correction=0).reshape(dim, dim) + 0.25 * torch.eye(dim)
+    whitened = flow.whitening.double().T @ covariance @ flow.whitening.double()
+    np.testing.assert_allclose(whitened, radius**2 / dim * np.eye(dim), atol=1e-3)
+    torch.testing.assert_close(flow.restore(flow.whiten(mu)), mu)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from latf_sampling import runtime
 from latf_sampling.dataset import BLOCKS, CHUNK, Series
@@ -13,7 +14,6 @@ from latf_sampling.evaluation.histograms import FreeEnergyError, Grid, Histogram
 from latf_sampling.evaluation.populations import model_populations, populations
 from latf_sampling.model import LaTF
 from latf_sampling.reweighting import kish
-from latf_sampling.trainer.fit import BLUR
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Row:
     divergence : Comparison
         Kullback-Leibler divergence of the data's u = mu(x), the collective variable, from generated samples, nats.
     noisy_divergence : Comparison
-        The same of mu(x) + noise as the flow was trained on (see `training_noise`).
+        The same of mu(x) + noise as the flow was trained on (see `blurred`).
     distance : Comparison
         Jensen-Shannon distance of mu(x) and generated samples.
     free_energy, noisy_free_energy : FreeEnergyError or None
@@ -128,7 +128,7 @@ class Frames:
         u = np.concatenate([model.encode(piece) for piece in pieces])
         return cls(
             u=u,
-            noisy=u + (training_noise(model) * rng.standard_normal(u.shape)).astype(u.dtype),
+            noisy=blurred(model, u, rng),
             states=np.concatenate([model.assign(piece) for piece in pieces]),
             weights=np.concatenate([entry.weights for entry in series]),
             temperatures=np.repeat([entry.temperature for entry in series], [len(entry) for entry in series]),
@@ -145,14 +145,16 @@ class Frames:
         return len(self.u)
 
 
-def training_noise(model: LaTF) -> float:
-    """Standard deviation of the noise on mu(x) that the flow was trained with last.
+def blurred(model: LaTF, u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """mu(x) (n, d) with the noise that the flow was trained with last.
 
-    That of the encoder, exp(log_variance / 2), if it was trained jointly with the encoder only, and a part of it if it
-    was then trained alone.
+    That of the encoder, if it was trained jointly with the encoder only, and the flow's own if then alone.
     """
-    sigma = float(np.exp(0.5 * model.log_variance.item()))
-    return BLUR * sigma if model.provenance["training"]["flow_epochs"] > 0 else sigma
+    noise = rng.standard_normal(u.shape).astype(np.float32)
+    with torch.no_grad():
+        if model.provenance["training"]["flow_epochs"] > 0:
+            return model.flow.blurred(torch.from_numpy(u).float(), torch.from_numpy(noise)).numpy()
+        return u + torch.exp(0.5 * model.log_variance).item() * noise
 
 
 class Judge:

@@ -19,9 +19,6 @@ BATCHES, SMALLEST_BATCH = 50, 32
 """An epoch of little data is cut into so many batches, of at least so many pairs, or it would hardly train anything."""
 TEMPERATURES, HELD_TEMPERATURES = 64, 8
 """Temperatures that frames are drawn at: others in each epoch for training, the same always for judging."""
-BLUR = 0.1
-"""The flow alone learns the density of mu + BLUR * noise: nearly that of the collective variable itself, blurred
-enough that single frames do not show."""
 AVERAGING = 0.998
 """The weights that are kept are a running average with this memory: much of what a falling rate would gain."""
 IMPROVEMENT = 1e-3
@@ -128,7 +125,7 @@ class Fit:
             return torch.randn(len(frames), d, generator=generator, device=frames.device)
 
         if self.density is not None:
-            u = self._mu[weighted] + BLUR * torch.exp(0.5 * model.log_variance.detach()) * noise(weighted)
+            u = self.density.blurred(self._mu[weighted], noise(weighted))
             return {"loss": -self.density.log_prob(u, scale).mean()}
         u = model.noisy(model.mean(self.frames.rows(now)), noise(now))
         prediction = model.prediction(u, self.labels[now + self.frames.dataset.lag])

@@ -16,7 +16,8 @@ from latf_sampling.reweighting import TemperatureReweighting, kish, systematic
 from latf_sampling.settings import ModelSettings, TrainingSettings
 
 MINIMUM_SHARE, MINIMUM_SIZE = 0.03, 200.0
-"""A temperature is within reach if the effective sample there is this share of all frames, and so many frames."""
+"""A temperature is within reach if the effective sample there is this share of all frames, and so many frames; or, of
+few frames, half as large as at the worst of the simulated temperatures."""
 FARTHEST = 2.5
 """Temperatures beyond the simulated ones are within reach up to this factor at most."""
 TABLE = 200
@@ -42,7 +43,7 @@ class Frames:
     ) -> None:
         self.dataset, self.device, self.seed = dataset, device, seed
         self._x = dataset.x.to(device) if self._fits() else None
-        self.weights = dataset.weights.double().numpy()
+        self.weights = dataset.weights.numpy()
         self.temperatures = dataset.temperatures.numpy()
         if training.balance_temperatures:
             self.weights = self._balanced()
@@ -173,13 +174,10 @@ class Frames:
             )
             return
         self.reweighting = self.dataset.reweighting(runtime.stream(self.seed, "reweighting"), self.weights)
+        worst = min(self.reweighting.effective_sample_size(value) for value in self.reweighting.temperatures)
+        self.minimum_effective_size = min(self.minimum_effective_size, 0.5 * worst)
         inverse, sizes = self.effective_sizes()
         enough = np.flatnonzero(sizes >= self.minimum_effective_size)[::-1]
-        if not len(enough):
-            raise TrainingError(
-                f"train: at no temperature are there {self.minimum_effective_size:.0f} effective frames, too few to "
-                "learn a density from; simulate longer, or set temperature='steered'."
-            )
         reach = 1 / inverse[enough]
         speed = np.sqrt([self.reweighting.heat_capacity(temperature) for temperature in reach])
         steps = 0.5 * (speed[1:] + speed[:-1]) * np.diff(np.log(reach))

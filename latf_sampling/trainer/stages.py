@@ -305,22 +305,20 @@ class _Run:
 
     def _learn_jointly(self) -> None:
         if self.fit is None:
-            self._fit_scale()
+            self._whiten(torch.exp(self.model.log_variance))
         self._optimise(self.settings.joint_epochs)
 
     def _learn_flow(self) -> None:
         model = self.model
-        if self.settings.joint_epochs == 0:
-            self._fit_scale()
+        if self.fit is None:
+            self._whiten(torch.zeros(()))
         self.converged = self._optimise(self.settings.flow_epochs)
-        u = self.frames.batched(model.mean)
-        model.flow.enclose(u.amin(0), u.amax(0))
+        model.flow.enclose(self.frames.batched(model.mean))
         model.trial.load_state_dict(model.flow.state_dict())
 
-    def _fit_scale(self) -> None:
-        """Standardise the latent space that the flow begins with."""
+    def _whiten(self, variance: Tensor) -> None:
         u = self.frames.batched(self.model.mean)
-        self.model.flow.fit(u, torch.from_numpy(self.frames.weights).to(u), torch.exp(self.model.log_variance))
+        self.model.flow.fit(u, torch.from_numpy(self.frames.weights).to(u), variance)
 
     def _learn_ensemble(self) -> None:
         """Each member goes on from the model's flow."""
