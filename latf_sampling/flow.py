@@ -119,8 +119,8 @@ class LatentFlow(nn.Module):
     s / edge. A range of [1, 1] with `conditional` false is the paper's steering by the prior alone.
 
     The latent space is whitened first (`fit`), so that the data fill the region where splines act, also where an
-    encoder of few states lays them along a thin line. Beyond the range of the data (`enclose`) it is stretched
-    exponentially: every point has a finite density, and no sample falls far outside, however far out in z it was drawn.
+    encoder of few states lays them along a thin line. Beyond the range of the data (`enclose`) it is stretched, so that
+    every point has a finite density and samples that are drawn far out in z fall a little outside only.
 
     Parameters
     ----------
@@ -137,8 +137,8 @@ class LatentFlow(nn.Module):
 
     BOUND = 8.0
     """Half width of the interval on which splines act, in units of z; the prior at s = 1 lies well inside."""
-    STEEPNESS = 20.0
-    """Outside the range of the data a whitened coordinate grows e-fold over 1 / STEEPNESS."""
+    STRETCH = 50.0
+    """At a distance e outside the range of the data, in whitened coordinates, e counts as e + STRETCH e^2."""
     BLUR = 0.02
     """The flow alone learns the density of the collective variable with noise of this share of the data's spread,
     enough that single frames do not show."""
@@ -221,14 +221,15 @@ class LatentFlow(nn.Module):
         """Normalised log density of u (n, d) at s = T / T0, a scalar or (n,); returns (n,)."""
         inside = self.whiten(u)
         low, high = self.edges
-        # A cap on the exponent keeps points at any distance finite.
-        beyond = torch.clamp(self.STEEPNESS * (torch.relu(inside - high) + torch.relu(low - inside)), max=30.0)
-        stretch = torch.expm1(beyond) / self.STEEPNESS
+        # Farther than this, squares would overflow.
+        beyond = torch.clamp(torch.relu(inside - high) + torch.relu(low - inside), max=1e6)
+        stretch = beyond + self.STRETCH * beyond.square()
         core = torch.minimum(torch.maximum(inside, low), high)
         stretched = core + torch.where(inside > high, stretch, -stretch)
         context, prior_scale = self._temperature(temperature_scale, len(u))
         z, log_determinant = self.layers(context).call_and_ladj(stretched)
-        log_determinant = log_determinant + beyond.sum(-1) + torch.log(self.whitening.diagonal()).sum()
+        log_determinant = log_determinant + torch.log1p(2 * self.STRETCH * beyond).sum(-1)
+        log_determinant = log_determinant + torch.log(self.whitening.diagonal()).sum()
         return self.prior.log_prob(z, prior_scale) + log_determinant
 
     def sample(self, n: int, temperature_scale: float, generator: torch.Generator) -> Tensor:
@@ -238,7 +239,7 @@ class LatentFlow(nn.Module):
         stretched = self.layers(context).inv(z)
         low, high = self.edges
         beyond = torch.relu(stretched - high) + torch.relu(low - stretched)
-        inside = torch.log1p(self.STEEPNESS * beyond) / self.STEEPNESS
+        inside = (torch.sqrt(1 + 4 * self.STRETCH * beyond) - 1) / (2 * self.STRETCH)
         core = torch.minimum(torch.maximum(stretched, low), high)
         return self.restore(core + torch.where(stretched > high, inside, -inside))
 

@@ -190,7 +190,7 @@ def to_z(flow, u, s):
     inside = flow.whiten(u)
     core = torch.clamp(inside, flow.edges[0], flow.edges[1])
     beyond = inside - core
-    stretched = core + torch.sign(beyond) * torch.expm1(flow.STEEPNESS * beyond.abs()) / flow.STEEPNESS
+    stretched = core + beyond + flow.STRETCH * beyond * beyond.abs()
     context, _ = flow._temperature(torch.as_tensor(s, dtype=u.dtype), len(u))
     return flow.layers(context)(stretched)
 
@@ -242,7 +242,7 @@ def test_flow_density_integrates_to_one(kind, dim, conditional):
 
 
 def panels(edges):
-    """Nodes and weights (n,) of Gauss and Legendre, more closely where the density falls within a few 1 / STEEPNESS."""
+    """Nodes and weights (n,) of Gauss and Legendre, more closely where the density falls close to an edge."""
     nodes, weights = [], []
     for low, high, n in zip(edges[:-1], edges[1:], (16, 36, 16)):
         x, w = np.polynomial.legendre.leggauss(n)
@@ -286,11 +286,12 @@ def test_no_sample_falls_far_outside(kind, dim, conditional):
             z = flow.prior.sample(5000, prior_scale(s, conditional), generator(14))
             standard = flow.whiten(flow.sample(5000, s, generator(14)))
         beyond = torch.relu(standard - flow.edges[1]) + torch.relu(flow.edges[0] - standard)
-        # A spline is the identity far out, so that a sample is stretched from no farther than z; RealNVP multiplies.
-        farthest = float(z.abs().max()) + flow.BOUND
-        assert beyond.max() < (math.log1p(flow.STEEPNESS * farthest) / flow.STEEPNESS if kind == "spline" else 1.5)
-        assert beyond.max() > 0
-        assert torch.isfinite(flow.log_prob(flow.sample(100, s, generator(14)), torch.tensor(s))).all()
+        with torch.no_grad():
+            raw = flow.layers(flow._temperature(torch.tensor(s), len(z))[0]).inv(z)
+        farthest = (torch.relu(raw - flow.edges[1]) + torch.relu(flow.edges[0] - raw)).max()
+        assert 0 < beyond.max() < math.sqrt(farthest / flow.STRETCH) + 1e-3
+        if kind == "spline":  # the identity far out; RealNVP multiplies
+            assert farthest < z.abs().max() + flow.BOUND
 
 
 @every_flow
