@@ -75,8 +75,9 @@ def main() -> None:
         print(json.dumps(large()))
     elif options.one:
         case, variant, seed = options.one
-        result = train_and_judge(CASES[case], VARIANTS[variant], int(seed), options.output)
-        file_of(options.output, case, variant, seed).write_text(json.dumps(result))
+        file = file_of(options.output, case, variant, seed)
+        result = train_and_judge(CASES[case], VARIANTS[variant], int(seed), file.with_suffix(".pt"))
+        file.write_text(json.dumps(result))
     else:
         run_all(options)
 
@@ -160,7 +161,7 @@ def reference(system: str, temperature: float, output: Path):
 # Trainings
 
 
-def train_and_judge(case: Case, variant: dict, seed: int, output: Path) -> dict:
+def train_and_judge(case: Case, variant: dict, seed: int, file: Path) -> dict:
     import torch
 
     from latf_sampling import Dataset, LaTF, ModelSettings, Series, TrainingSettings, train
@@ -168,6 +169,7 @@ def train_and_judge(case: Case, variant: dict, seed: int, output: Path) -> dict:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    output = file.parent
     series = [
         Series(x, temperature * KJ, energies=energies)
         for temperature, (x, energies) in ((t, data(case, t, output)) for t in case.trained)
@@ -180,6 +182,7 @@ def train_and_judge(case: Case, variant: dict, seed: int, output: Path) -> dict:
     result = train(model, dataset, seed, device="cpu", **how)
     seconds, cpu = time.perf_counter() - began, time.process_time() - before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    model.save(file)
     references = [Series(reference(case.system, t, output)[0], t * KJ) for t in case.asked]
     judged = evaluate(model, dataset, references, samples=len(references[0]))
     return {

@@ -174,21 +174,21 @@ class TrainingSettings(Settings):
     between states, where frames are few: without it the variable jumps there, and hills shake the molecule apart."""
     refinements: int = Field(default=12, ge=1)
     """At most so many rounds of training and relabelling in the first stage."""
-    refinement_epochs: int = Field(default=8, ge=1)
+    refinement_epochs: int = Field(default=5, ge=1)
     label_change: float = Field(default=0.01, gt=0, lt=1)
     """Labels are self-consistent once a smaller fraction of the frames changes its state."""
     minimum_population: float = Field(default=0.0005, ge=0, lt=1)
     """States with a smaller fraction of the frames are dropped when labels are refined."""
-    joint_epochs: int = Field(default=10, ge=0)
+    joint_epochs: int = Field(default=6, ge=0)
     """Epochs of encoder, decoder and flow together; 0 fits the flow afterwards only."""
-    flow_epochs: int = Field(default=60, ge=0)
+    flow_epochs: int = Field(default=40, ge=0)
     """At most so many epochs of the flow alone, on the finished encoder. Without these and the joint ones, states are
     learned and no density."""
     patience: int = Field(default=4, ge=1)
     """Where held-out blocks have gained nothing for so many epochs the learning rate falls, and then the stage ends."""
     ensemble: int = Field(default=4, ge=0)
     """Number of further flows, trained on bootstrap samples of the frames, whose spread is the standard error."""
-    ensemble_epochs: int = Field(default=3, ge=1)
+    ensemble_epochs: int = Field(default=2, ge=1)
     balance_temperatures: bool = False
     """Whether every temperature weighs the same, however many frames it has."""
     validation_fraction: float = Field(default=0.1, gt=0, lt=0.9)

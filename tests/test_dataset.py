@@ -44,7 +44,7 @@ def test_weights_have_mean_one_and_keep_their_ratios():
         Series(np.zeros((2, 1)), weights=np.array([0.0, 14.0], dtype=np.float32)),
     ]
     weights = Dataset(series, lag=1).weights
-    assert weights.dtype == torch.float32
+    assert weights.dtype == torch.float64
     np.testing.assert_allclose(weights, np.array([1, 2, 3, 0, 14]) / 4.0, rtol=1e-6)
     assert (Dataset(tagged([4, 5]), lag=1).weights == 1).all()
 

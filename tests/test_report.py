@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import yaml
 
-from latf_sampling import analysis, store
+from latf_sampling import analysis, model, store
 from latf_sampling.campaign import Campaign
 from latf_sampling.errors import StoreError
-from latf_sampling.report import landscapes, learning, records, write_report
+from latf_sampling.report import landscapes, records, write_report
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.report.records import Records
 from latf_sampling.settings import Protocol
@@ -220,7 +220,11 @@ def report(campaign: Campaign) -> Page:
 def coarse():
     """Landscapes on coarse grids and populations from few samples: their looks are not tested here."""
     with pytest.MonkeyPatch.context() as patch:
-        for room, name, value in ((landscapes, "GRID", 12), (landscapes, "SAMPLES", 2000), (learning, "SAMPLES", 200)):
+        for room, name, value in (
+            (landscapes, "GRID", 12),
+            (landscapes, "SAMPLES", 2000),
+            (model, "POPULATION_SAMPLES", 200),
+        ):
             patch.setattr(room, name, value)
         yield
 

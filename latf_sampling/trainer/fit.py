@@ -15,7 +15,7 @@ from latf_sampling.model import LaTF
 from latf_sampling.settings import TrainingSettings
 from latf_sampling.trainer.frames import Frames
 
-BATCHES, SMALLEST_BATCH = 50, 32
+BATCHES, SMALLEST_BATCH = 100, 32
 """An epoch of little data is cut into so many batches, of at least so many pairs, or it would hardly train anything."""
 TEMPERATURES, HELD_TEMPERATURES = 64, 8
 """Temperatures that frames are drawn at: others in each epoch for training, the same always for judging."""
