@@ -26,7 +26,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from latf_sampling.errors import LatfError
+from latf_sampling.errors import ExtrapolationWarning, LatfError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -162,6 +162,7 @@ def starts(
     campaign = Campaign.of(directory)
     with _Bars() as bars, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of too few structures: the summary says it
+        warnings.simplefilter("always", ExtrapolationWarning)
         made = campaign.generate_starts(kelvin, count, seed, lambda f, words: bars("starts", f, words))
     made.save(output)
     _out.print(made.summary(), soft_wrap=True)

@@ -155,8 +155,17 @@ class Store:
             yield
 
     def protocol(self) -> dict:
-        """The settings that this directory was made with."""
-        return read_json(self.directory / "protocol.json")
+        """The settings that this directory was made with.
+
+        Raises
+        ------
+        StoreError
+            No campaign is in the directory.
+        """
+        mark = self.directory / "protocol.json"
+        if not mark.exists():
+            raise StoreError(f"{self.directory}: there is no campaign in this directory; `latf run` makes one.")
+        return read_json(mark)
 
     @property
     def inputs(self) -> Path:
