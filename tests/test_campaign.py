@@ -215,7 +215,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, change
 
 def test_no_campaign_is_refused(tmp_path):
     for question in (status, Campaign.of):
-        with pytest.raises(StoreError, match=r"protocol\.json"):
+        with pytest.raises(StoreError, match="there is no campaign in this directory"):
             question(tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
 

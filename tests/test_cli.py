@@ -20,6 +20,7 @@ from latf_sampling.cv import LatentCV
 from latf_sampling.model import LaTF
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
+NO_CAMPAIGN = "there is no campaign in this directory"
 COMMANDS = ("run", "status", "train", "evaluate", "lags", "export", "starts", "report", "doctor")
 
 
@@ -200,11 +201,11 @@ def without_structure(path: Path) -> tuple:
         (changed(learning={"lag": "0.15 ps"}), "learning.lag: 0.15 ps is not a multiple of frame_interval"),
         (changed(features=[{"torsions": "chi1"}]), "features[0].torsions: 'chi1' finds no torsion"),
         (changed(system={**TINY["system"], "platform": "Abacus"}), "platform: OpenMM has none called 'Abacus'"),
-        (lambda path: ("status", path / "new"), "there is no campaign in this directory"),
-        (lambda path: ("report", path / "new"), "there is no campaign in this directory"),
-        (lambda path: ("train", path / "new", "-o", path / "own"), "there is no campaign in this directory"),
-        (lambda path: ("export", path / "new", "-o", path / "cv.pt"), "there is no campaign in this directory"),
-        (lambda path: ("starts", path / "new", "--temperature", "450 K", "-n", 1, "-o", path / "own"), "there is no campaign in this directory"),
+        (lambda path: ("status", path / "new"), NO_CAMPAIGN),
+        (lambda path: ("report", path / "new"), NO_CAMPAIGN),
+        (lambda path: ("train", path / "new", "-o", path / "own"), NO_CAMPAIGN),
+        (lambda path: ("export", path / "new", "-o", path / "cv.pt"), NO_CAMPAIGN),
+        (lambda path: ("starts", path / "new", "--temperature", "450 K", "-n", 1, "-o", path / "own"), NO_CAMPAIGN),
         (lambda path: ("train", finished_campaign(), "-o", path / "own", "--round", 9), "has rounds 0 to 2; got 9"),
         (lambda path: ("export", finished_campaign(), "-o", path / "cv.pt", "--round", 9), "learned after round 9"),
         (
