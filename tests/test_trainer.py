@@ -100,6 +100,22 @@ def test_finds_the_states(trained):
     assert matches(model.assign(dataset.x.numpy()), states) > 0.98
 
 
+def test_a_state_that_joint_training_loses_is_dropped(monkeypatch):
+    dataset, _ = small()
+    real = stages._Run._learn_jointly
+
+    def losing(run):
+        real(run)
+        run.model.decoder[-1].bias.data[0] = -1e6  # no frame's most likely state any more
+
+    monkeypatch.setattr(stages._Run, "_learn_jointly", losing)
+    model = LaTF(latent_dim=2, **SMALL)
+    result = train(model, dataset, seed=0, **QUICK)
+    before = result.history[[entry["stage"] for entry in result.history].index("joint")]["states"]
+    assert model.n_states == len(result.states) == before - 1
+    assert set(np.unique(model.assign(dataset.x.numpy()))) <= set(range(model.n_states))
+
+
 def test_the_latent_space_ignores_the_fast_descriptor(trained):
     model, _, dataset, states, *_ = trained
     x = dataset.x.numpy().copy()

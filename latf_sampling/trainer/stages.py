@@ -175,6 +175,7 @@ class _Run:
         self._hold_out()
         if self.stage == "joint":
             self._learn_jointly()
+            self._drop_lost_states()
             self._next("flow")
         if self.stage == "flow":
             self._learn_flow()
@@ -266,8 +267,7 @@ class _Run:
                 self._seat_representatives()
             self._optimise(s.refinement_epochs)
             refined = self._most_likely_states()
-            populations = torch.bincount(refined, minlength=model.n_states) / len(refined)
-            kept = torch.nonzero(populations >= s.minimum_population).flatten()
+            kept = self._populated(refined)
             if len(kept) < 2:
                 raise TrainingError(
                     "train: the refinement of labels left a single state; the data hold no slow transition at "
@@ -282,6 +282,17 @@ class _Run:
             if not dropped and changed < s.label_change:
                 self.consistent = True
                 return
+
+    def _drop_lost_states(self) -> None:
+        """Joint training may leave a state without frames, and what no frame is in is no state."""
+        kept = self._populated(self._most_likely_states())
+        if 2 <= len(kept) < self.model.n_states:
+            self.model.keep_states(kept)
+
+    def _populated(self, labels: Tensor) -> Tensor:
+        """States that enough frames are in."""
+        populations = torch.bincount(labels, minlength=self.model.n_states) / len(labels)
+        return torch.nonzero(populations >= self.settings.minimum_population).flatten()
 
     def _most_likely_states(self) -> Tensor:
         return self.frames.batched(lambda x: self.model.decoder(self.model.mean(x)).argmax(-1))
