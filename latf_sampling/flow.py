@@ -15,6 +15,8 @@ import torch
 import zuko
 from torch import Tensor, nn
 
+from latf_sampling.dataset import CHUNK
+
 
 class TiltedGaussian:
     """The exponentially tilted Gaussian p(z) = exp(tau |z| - |z|^2 / 2s) / Z(tau, s, d).
@@ -119,8 +121,8 @@ class LatentFlow(nn.Module):
     s / edge. A range of [1, 1] with `conditional` false is the paper's steering by the prior alone.
 
     The latent space is whitened first (`fit`), so that the data fill the region where splines act, also where an
-    encoder of few states lays them along a thin line. Beyond the range of the data (`enclose`) it is stretched, so that
-    every point has a finite density and samples that are drawn far out in z fall a little outside only.
+    encoder of few states lays them along a thin line. Beyond the convex hull of the data (`enclose`) it is stretched:
+    every point has a finite density, and samples that are drawn far out in z fall a very little outside only.
 
     Parameters
     ----------
@@ -137,8 +139,8 @@ class LatentFlow(nn.Module):
 
     BOUND = 8.0
     """Half width of the interval on which splines act, in units of z; the prior at s = 1 lies well inside."""
-    STRETCH = 50.0
-    """At a distance e outside the range of the data, in whitened coordinates, e counts as e + STRETCH e^2."""
+    STRETCH = 1000.0
+    """Where the hull would have to grow by a factor of 1 + e to hold a point, it is moved to 1 + e + STRETCH e^2."""
     BLUR = 0.02
     """The flow alone learns the density of the collective variable with noise of this share of the data's spread,
     enough that single frames do not show."""
@@ -160,7 +162,8 @@ class LatentFlow(nn.Module):
         self.conditional = conditional
         self.register_buffer("shift", torch.zeros(dim))
         self.register_buffer("whitening", torch.eye(dim))
-        self.register_buffer("edges", torch.tensor([[-torch.inf], [torch.inf]]).repeat(1, dim))
+        self.register_buffer("directions", _directions(dim))
+        self.register_buffer("support", torch.full((len(self.directions),), torch.inf))
         self.register_buffer("range", torch.ones(2))
         if kind == "spline":
             univariate = partial(zuko.transforms.MonotonicRQSTransform, bound=self.BOUND)
@@ -213,22 +216,25 @@ class LatentFlow(nn.Module):
 
     @torch.no_grad()
     def enclose(self, u: Tensor) -> None:
-        """Set the range of the data u (n, d), beyond which samples shall not stray."""
-        whitened = self.whiten(u)
-        self.edges.copy_(torch.stack([whitened.amin(0), whitened.amax(0)]))
+        """Set the hull of the data u (n, d), beyond which samples shall not stray."""
+        reach = torch.stack([(self.whiten(part) @ self.directions.T).amax(0) for part in u.split(CHUNK)]).amax(0)
+        self.support.copy_(reach.clamp(min=1e-3 * self.spread))
+
+    def _excess(self, whitened: Tensor) -> Tensor:
+        """By how much the hull would have to grow to hold each point (n, 1), in units of itself; 0 inside."""
+        gauge = (whitened @ self.directions.T / self.support).amax(-1, keepdim=True)
+        return torch.relu(gauge - 1)
 
     def log_prob(self, u: Tensor, temperature_scale: Tensor) -> Tensor:
         """Normalised log density of u (n, d) at s = T / T0, a scalar or (n,); returns (n,)."""
         inside = self.whiten(u)
-        low, high = self.edges
-        # Farther than this, squares would overflow.
-        beyond = torch.clamp(torch.relu(inside - high) + torch.relu(low - inside), max=1e6)
-        stretch = beyond + self.STRETCH * beyond.square()
-        core = torch.minimum(torch.maximum(inside, low), high)
-        stretched = core + torch.where(inside > high, stretch, -stretch)
+        e = self._excess(inside).clamp(max=1e5)  # farther out, squares would overflow
+        factor = (1 + e + self.STRETCH * e.square()) / (1 + e)
         context, prior_scale = self._temperature(temperature_scale, len(u))
-        z, log_determinant = self.layers(context).call_and_ladj(stretched)
-        log_determinant = log_determinant + torch.log1p(2 * self.STRETCH * beyond).sum(-1)
+        z, log_determinant = self.layers(context).call_and_ladj(inside * factor)
+        # Stretching along rays from the origin: once along the ray, d - 1 times across.
+        stretched = torch.log1p(2 * self.STRETCH * e) + (u.shape[-1] - 1) * torch.log(factor)
+        log_determinant = log_determinant + stretched.squeeze(-1)
         log_determinant = log_determinant + torch.log(self.whitening.diagonal()).sum()
         return self.prior.log_prob(z, prior_scale) + log_determinant
 
@@ -237,11 +243,9 @@ class LatentFlow(nn.Module):
         context, prior_scale = self._temperature(torch.tensor(temperature_scale, device=self.shift.device), n)
         z = self.prior.sample(n, float(prior_scale), generator).to(self.shift)
         stretched = self.layers(context).inv(z)
-        low, high = self.edges
-        beyond = torch.relu(stretched - high) + torch.relu(low - stretched)
-        inside = (torch.sqrt(1 + 4 * self.STRETCH * beyond) - 1) / (2 * self.STRETCH)
-        core = torch.minimum(torch.maximum(stretched, low), high)
-        return self.restore(core + torch.where(stretched > high, inside, -inside))
+        moved = self._excess(stretched)
+        e = (torch.sqrt(1 + 4 * self.STRETCH * moved) - 1) / (2 * self.STRETCH)
+        return self.restore(stretched * (1 + e) / (1 + moved))
 
     def _temperature(self, s: Tensor, n: int) -> tuple[Tensor | None, Tensor]:
         """The networks' input for s, (n, 1) or none, and the scale of the prior, of the shape of s."""
@@ -251,3 +255,14 @@ class LatentFlow(nn.Module):
             return None, s / nearest
         context = (torch.log(nearest / low) - torch.log(high / nearest)) / torch.log(high / low).clamp(min=1e-6)
         return context.expand(n).unsqueeze(-1), s / nearest
+
+
+def _directions(dim: int) -> Tensor:
+    """Unit vectors (k, d) that are spread over the sphere, the same ones always."""
+    if dim == 1:
+        return torch.tensor([[1.0], [-1.0]])
+    if dim == 2:
+        angles = torch.arange(64) * (math.pi / 32)
+        return torch.stack([torch.cos(angles), torch.sin(angles)], 1)
+    drawn = torch.randn(64 * dim, dim, generator=torch.Generator().manual_seed(0))
+    return torch.cat([drawn / drawn.norm(dim=1, keepdim=True), torch.eye(dim), -torch.eye(dim)])

@@ -172,7 +172,8 @@ def enclosed(flow, share=0.1):
     with torch.no_grad():
         u = flow.sample(2000, 1.0, generator(12)).to(flow.shift)
     x = flow.whiten(u)
-    flow.enclose(flow.restore(torch.stack([x.quantile(share, 0), x.quantile(1 - share, 0)])))
+    nearest = x.norm(dim=1).argsort()[: int(len(x) * (1 - 2 * share))]
+    flow.enclose(u[nearest])
     return flow
 
 
@@ -188,9 +189,9 @@ every_flow = pytest.mark.parametrize(
 def to_z(flow, u, s):
     """The flow from u (n, d) to z at s, written out."""
     inside = flow.whiten(u)
-    core = torch.clamp(inside, flow.edges[0], flow.edges[1])
-    beyond = inside - core
-    stretched = core + beyond + flow.STRETCH * beyond * beyond.abs()
+    gauge = (inside @ flow.directions.T / flow.support).amax(1, keepdim=True)
+    e = torch.relu(gauge - 1)
+    stretched = inside * (1 + e + flow.STRETCH * e * e) / (1 + e)
     context, _ = flow._temperature(torch.as_tensor(s, dtype=u.dtype), len(u))
     return flow.layers(context)(stretched)
 
@@ -241,41 +242,34 @@ def test_flow_density_integrates_to_one(kind, dim, conditional):
         assert float(total) == pytest.approx(1.0, abs=0.01)
 
 
-def panels(edges):
-    """Nodes and weights (n,) of Gauss and Legendre, more closely where the density falls close to an edge."""
-    nodes, weights = [], []
-    for low, high, n in zip(edges[:-1], edges[1:], (16, 36, 16)):
-        x, w = np.polynomial.legendre.leggauss(n)
-        nodes.append(low + 0.5 * (high - low) * (x + 1))
-        weights.append(0.5 * (high - low) * w)
-    return torch.tensor(np.concatenate(nodes)), torch.tensor(np.concatenate(weights))
+def gauge(flow, u):
+    """By which factor the hull has to grow to hold each point of u (n, d); (n,)."""
+    return (flow.whiten(u) @ flow.directions.T / flow.support).amax(1)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3])
-def test_density_in_a_narrow_range_integrates_to_one(dim):
+@pytest.mark.parametrize("dim", [1, 2])
+def test_density_around_a_narrow_hull_integrates_to_one(dim):
     flow = enclosed(flow_of("spline", dim, True, perturbation=0.05).double())
-    axes = [panels([low - 0.4, low, high, high + 0.4]) for low, high in flow.edges.T.tolist()]
-    points = flow.restore(torch.cartesian_prod(*(nodes for nodes, _ in axes)).reshape(-1, dim))
-    weights = torch.cartesian_prod(*(w for _, w in axes)).reshape(-1, dim).prod(1) / torch.linalg.det(flow.whitening)
+    far = 1.3 * float(flow.support.max())
+    whitened, cell = grid(dim, -far, far, 20_000 if dim == 1 else 1200)
     for s in (0.2, 1.3):
         with torch.no_grad():
-            density = [flow.log_prob(part, torch.tensor(s).double()).exp() for part in points.split(100_000)]
-        assert float(weights @ torch.cat(density)) == pytest.approx(1.0, abs=0.01)
-    standard = flow.whiten(flow.sample(5000, 1.3, generator(7)))
-    beyond = (standard > flow.edges[1]) | (standard < flow.edges[0])
-    assert 0.1 < beyond.any(1).double().mean() < 0.9  # the range is narrow enough to matter
+            parts = [flow.log_prob(flow.restore(part), torch.tensor(s).double()) for part in whitened.split(100_000)]
+        total = torch.cat(parts).exp().sum() * cell / torch.linalg.det(flow.whitening)
+        assert float(total) == pytest.approx(1.0, abs=0.01)
+    outside = gauge(flow, flow.sample(5000, 1.3, generator(7))) > 1
+    assert 0.1 < outside.double().mean() < 0.9  # the hull is narrow enough to matter
 
 
 @every_flow
-def test_nothing_changes_inside_the_range(kind, dim, conditional):
+def test_nothing_changes_inside_the_hull(kind, dim, conditional):
     flow, narrow = flow_of(kind, dim, conditional), enclosed(flow_of(kind, dim, conditional), 0.01)
     s = torch.tensor(1.3)
     u = flow.sample(500, 1.3, generator(13))
-    inside = flow.whiten(u).clamp(*narrow.edges) == flow.whiten(u)
-    u = u[inside.all(1)]
-    assert len(u) > 300
-    assert torch.equal(narrow.log_prob(u, s), flow.log_prob(u, s))
-    assert torch.equal(narrow.sample(500, 1.3, generator(13))[inside.all(1)], u)
+    inside = gauge(narrow, u) < 1
+    assert inside.sum() > 300
+    assert torch.equal(narrow.log_prob(u, s)[inside], flow.log_prob(u, s)[inside])
+    torch.testing.assert_close(narrow.sample(500, 1.3, generator(13))[inside], u[inside])
 
 
 @every_flow
@@ -284,14 +278,10 @@ def test_no_sample_falls_far_outside(kind, dim, conditional):
     for s in (1.0, 50.0):
         with torch.no_grad():
             z = flow.prior.sample(5000, prior_scale(s, conditional), generator(14))
-            standard = flow.whiten(flow.sample(5000, s, generator(14)))
-        beyond = torch.relu(standard - flow.edges[1]) + torch.relu(flow.edges[0] - standard)
-        with torch.no_grad():
+            excess = gauge(flow, flow.sample(5000, s, generator(14))) - 1
             raw = flow.layers(flow._temperature(torch.tensor(s), len(z))[0]).inv(z)
-        farthest = (torch.relu(raw - flow.edges[1]) + torch.relu(flow.edges[0] - raw)).max()
-        assert 0 < beyond.max() < math.sqrt(farthest / flow.STRETCH) + 1e-3
-        if kind == "spline":  # the identity far out; RealNVP multiplies
-            assert farthest < z.abs().max() + flow.BOUND
+            farthest = (raw @ flow.directions.T / flow.support).max() - 1
+        assert 0 < excess.max() < math.sqrt(farthest / flow.STRETCH) + 1e-3
 
 
 @every_flow
