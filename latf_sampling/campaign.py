@@ -139,8 +139,11 @@ class Campaign:
 
     def dataset(self, last_round: int | None = None) -> Dataset:
         """The frames of the rounds up to one (default: all), as training takes them."""
+        return self._dataset(self.frames(last_round))
+
+    def _dataset(self, walkers: list[WalkerFrames]) -> Dataset:
         lag = steps(self.protocol.learning.lag, self.protocol.frame_interval)
-        return Dataset(self.series(self.frames(last_round)), lag=lag)
+        return Dataset(self.series(walkers), lag=lag)
 
     def last_learned(self) -> int:
         """Index of the last round that a model was learned after.
@@ -179,9 +182,10 @@ class Campaign:
         learning = self.protocol.learning
         settings = TrainingSettings(**{name: getattr(learning, name) for name in TrainingSettings.model_fields})
         model = LaTF(self.protocol.model)
-        dataset = self.dataset(last_round)
+        walkers = self.frames(last_round)
+        dataset = self._dataset(walkers)
         result = train(model, dataset, seed, settings=settings, checkpoint=checkpoint, progress=progress)
-        trajectory = self.frames(last_round)[-1].trajectory
+        trajectory = walkers[-1].trajectory
         positions = trajectory.xyz[:: max(1, len(trajectory) // 16)]
         return model, LatentCV.from_model(model, self.features, positions), result
 

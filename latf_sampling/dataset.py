@@ -187,8 +187,7 @@ class Dataset:
         self.labels = torch.from_numpy(np.concatenate([entry.labels for entry in series])) if labelled else None
         starts = [first + np.arange(max(length - self.lag, 0)) for first, length in zip(self._offsets, lengths)]
         self.first = torch.from_numpy(np.concatenate(starts))
-        within = np.concatenate([np.arange(length) * BLOCKS // length for length in lengths])
-        self.blocks = np.repeat(np.arange(len(series)) * BLOCKS, lengths) + within
+        self.blocks = time_blocks(lengths)
 
     def _share_memory(self) -> list[torch.Tensor]:
         """Descriptors as one tensor that the series become views of; mapped ones stay apart on the disk."""
@@ -279,6 +278,11 @@ class Dataset:
         held = torch.from_numpy(np.isin(self.blocks, chosen))
         now, later = held[self.first], held[self.first + self.lag]
         return self.first[~now & ~later], self.first[now & later]
+
+
+def time_blocks(lengths: Sequence[int]) -> np.ndarray:
+    """Index of the block of time that each frame of series of these lengths is in, series after series; (frames,)."""
+    return np.concatenate([k * BLOCKS + np.arange(length) * BLOCKS // length for k, length in enumerate(lengths)])
 
 
 def _check_intervals(series: list[Series]) -> None:

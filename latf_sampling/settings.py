@@ -155,7 +155,7 @@ class ModelSettings(Settings):
     tau: float = Field(default=2.0, ge=0)
     """Tilt of the prior exp(tau |z| - |z|^2 / 2s); 0 makes it a Gaussian."""
     flow: Literal["spline", "realnvp"] = "spline"
-    """Over five seeds splines came nearer to the reference than RealNVP in the same time: KL of 0.021 to 0.025 against
+    """Over five seeds splines came nearer to the reference than RealNVP in the same time: KL of 0.020 to 0.025 against
     0.031 to 0.070 on the Lennard-Jones cluster (benchmarks/learning.md)."""
     flow_transforms: int = Field(default=3, ge=1)
     flow_hidden: tuple[PositiveInt, ...] = (48, 48)
@@ -164,7 +164,7 @@ class ModelSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """How a model is trained; the two stages are described in `latf_sampling.trainer`."""
+    """How a model is trained; the stages are described in `latf_sampling.trainer.stages`."""
 
     initial_states: int = Field(default=20, ge=2)
     """Number of small clusters that the refinement starts from, where the data carry no labels."""

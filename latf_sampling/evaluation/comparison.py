@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from latf_sampling import runtime
-from latf_sampling.dataset import BLOCKS, CHUNK, Series
+from latf_sampling.dataset import CHUNK, Series, time_blocks
 from latf_sampling.evaluation.histograms import FreeEnergyError, Grid, Histogram, distance, divergence
 from latf_sampling.evaluation.populations import model_populations, populations
 from latf_sampling.model import LaTF
@@ -132,9 +132,7 @@ class Frames:
             states=np.concatenate([model.assign(piece) for piece in pieces]),
             weights=np.concatenate([entry.weights for entry in series]),
             temperatures=np.repeat([entry.temperature for entry in series], [len(entry) for entry in series]),
-            blocks=np.concatenate(
-                [k * BLOCKS + np.arange(len(entry)) * BLOCKS // len(entry) for k, entry in enumerate(series)]
-            ),
+            blocks=time_blocks([len(entry) for entry in series]),
         )
 
     def where(self, kept: np.ndarray) -> Frames:

@@ -55,9 +55,7 @@ class Checkpoint:
         return content
 
     def write(self, content: dict) -> None:
-        """Keep this, at once or not at all."""
-        if self.path is None:
-            return
+        """Keep this, at once or not at all; needs a path."""
         buffer = io.BytesIO()  # torch's own writer reports a full disk as a RuntimeError
         torch.save({**content, "fingerprint": self.fingerprint}, buffer)
         with store.replacing(self.path) as temporary:

@@ -59,7 +59,7 @@ class TrainingResult:
     seconds
         Wall time.
     converged
-        Whether the labels became self-consistent, and the second stage stopped because held-out blocks gained nothing
+        Whether the labels became self-consistent, and the flow alone stopped because held-out blocks gained nothing
         more at any learning rate.
     """
 
@@ -196,6 +196,8 @@ class _Run:
         self.stage, self.turn, self.fit = stage, 0, None
 
     def _keep(self, fit: Fit) -> None:
+        if self.checkpoint.path is None:
+            return  # before everything is copied for nothing
         self.checkpoint.write(
             {
                 "stage": self.stage,
