@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mdtraj
+import numpy as np
 
 from latf_sampling import runtime, store
 from latf_sampling.analysis import torsion_values
@@ -27,6 +28,9 @@ from latf_sampling.simulate import Molecule, WalkerJob, build, run_walker
 from latf_sampling.starts import Starts, generate_starts
 from latf_sampling.trainer import TrainingResult, train
 from latf_sampling.trajectories import WalkerFrames, read_walker
+
+EXPORT_FRAMES = 500
+"""Frames of each walker that a variable's forces are looked at on when it is exported."""
 
 Progress = Callable[[str, float, str], None]
 """Called with the name of the stage, the fraction of it that is done, and a few words."""
@@ -185,9 +189,8 @@ class Campaign:
         walkers = self.frames(last_round)
         dataset = self._dataset(walkers)
         result = train(model, dataset, seed, settings=settings, checkpoint=checkpoint, progress=progress)
-        trajectory = walkers[-1].trajectory
-        positions = trajectory.xyz[:: max(1, len(trajectory) // 16)]
-        return model, LatentCV.from_model(model, self.features, positions), result
+        positions, boxes = _some_frames(walkers)
+        return model, LatentCV.from_model(model, self.features, positions, boxes), result
 
     def evaluate(self, progress: StageProgress = lambda fraction, words: None) -> Evaluation:
         """Judge the last model by held-out frames and, where the protocol asks for them, independent references.
@@ -296,6 +299,13 @@ class Campaign:
         )
         made.save(self.store.starts)
         progress("starts", 1.0, f"{len(made)} of {settings.count} valid in {time.perf_counter() - began:.0f} s")
+
+
+def _some_frames(walkers: list[WalkerFrames]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Positions and boxes of frames of all walkers, evenly spread in time, for the export of a variable."""
+    kept = [walker.trajectory[:: max(1, len(walker) // EXPORT_FRAMES)] for walker in walkers]
+    boxes = [part.unitcell_vectors for part in kept]
+    return np.concatenate([part.xyz for part in kept]), None if boxes[0] is None else np.concatenate(boxes)
 
 
 def status(directory: str | Path) -> list[dict]:

@@ -22,9 +22,14 @@ from latf_sampling.errors import CVError
 from latf_sampling.features import Features, fingerprint, reduced_box
 from latf_sampling.model import LaTF
 
-FORMAT = 1
+FORMAT = 2
 TOLERANCE = 1e-5
 """Largest difference between the exported and the eager variable, relative to the variable's spread."""
+FORCE_LIMIT = 300.0
+"""kJ/mol/nm; the largest force on one atom, on training frames, by a hill of 1 kJ/mol at its steepest. Good variables of
+alanine dipeptide give 50 to 100; one of three times that let simulations of 4 fs a step explode."""
+CHUNK = 512
+"""Frames whose gradients are taken at once."""
 
 
 class _Linear(nn.Module):
@@ -72,6 +77,9 @@ class LatentCV:
         Range over the training data.
     sigma : numpy.ndarray (d,)
         Suggested hill width: the spread within a state, but not below half the encoder's own uncertainty.
+    steepness : numpy.ndarray (d,) or None
+        Length of each component's gradient, 1/nm, root of the mean square over the training frames, if it was exported
+        with some.
     metadata : dict
         Names and units of descriptors, atoms, bounds, widths, topology fingerprint, versions, provenance.
 
@@ -88,10 +96,18 @@ class LatentCV:
         self.bounds = np.array(metadata["bounds"])
         self.sigma = np.array(metadata["sigma"])
         self.noise = float(metadata["noise"])
+        self.steepness = None if metadata["steepness"] is None else np.array(metadata["steepness"])
         self.dim, self.n_atoms, self.periodic = len(self.sigma), int(metadata["n_atoms"]), bool(metadata["periodic"])
 
     @classmethod
-    def from_model(cls, model: LaTF, features: Features, positions: np.ndarray | None = None) -> LatentCV:
+    def from_model(
+        cls,
+        model: LaTF,
+        features: Features,
+        positions: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
+        force_limit: float = FORCE_LIMIT,
+    ) -> LatentCV:
         """Freeze the mean of a trained encoder together with its descriptors.
 
         Parameters
@@ -99,12 +115,19 @@ class LatentCV:
         model, features
             The trained model, and the descriptors it was trained on.
         positions
-            Frames (n, N, 3) in nm on which the export is checked; none takes random ones.
+            Training frames (n, N, 3) in nm on which the export is checked; none takes random ones, and checks no
+            forces.
+        boxes
+            Their box vectors (n, 3, 3), where the variable is periodic.
+        force_limit
+            kJ/mol/nm. On 99.9 % of the frames, a hill of 1 kJ/mol with the suggested width may push no atom harder than
+            this: a variable that jumps between neighbouring structures makes any bias explode.
 
         Raises
         ------
         CVError
-            The model expects other descriptors, or the export differs from the eager model.
+            The model expects other descriptors, the export differs from the eager model, or its forces are beyond the
+            limit.
         """
         if not model.trained:
             raise CVError("LatentCV: the model is not trained yet.")
@@ -129,6 +152,7 @@ class LatentCV:
             "bounds": model.latent_bounds.double().tolist(),
             "sigma": sigma.tolist(),
             "noise": noise,
+            "steepness": None,
             "versions": {name: version for name, version in runtime.installed().items() if version},
             "provenance": {
                 **model.provenance,
@@ -138,6 +162,8 @@ class LatentCV:
         }
         cv = cls(_round_trip(torch.jit.script(module)), metadata)
         cv._check(model, features, positions)
+        if positions is not None:
+            cv._measure(positions, boxes, force_limit)
         return cv
 
     def __call__(self, positions, box=None):
@@ -173,17 +199,34 @@ class LatentCV:
         box = state.getPeriodicBoxVectors(asNumpy=True)._value if self.periodic else None
         return self(state.getPositions(asNumpy=True)._value, box)
 
+    def gradients(self, positions, box=None) -> np.ndarray:
+        """Derivatives of each component by the positions of `atoms`, 1/nm, on frames (n, N, 3); (n, d, atoms, 3)."""
+        parts = []
+        positions, box = np.asarray(positions, np.float64), None if box is None else np.asarray(box)
+        for start in range(0, len(positions), CHUNK):
+            part = slice(start, start + CHUNK)
+            x = torch.from_numpy(positions[part]).requires_grad_(True)
+            u = self.module(x, self._box(box if box is None or box.ndim == 2 else box[part]))
+            slopes = [torch.autograd.grad(u[:, k].sum(), x, retain_graph=True)[0] for k in range(self.dim)]
+            parts.append(torch.stack(slopes, 1)[:, :, self.atoms].numpy())
+        return np.concatenate(parts)
+
+    def gradient_of_context(self, context) -> np.ndarray:
+        """Length (d,) of each component's gradient at the present positions of an `openmm.Context`, 1/nm."""
+        state = context.getState(getPositions=True)
+        box = state.getPeriodicBoxVectors(asNumpy=True)._value if self.periodic else None
+        slopes = self.gradients(state.getPositions(asNumpy=True)._value[None], box)[0]
+        return np.sqrt((slopes**2).sum((1, 2)))
+
     def mobility(self, positions, masses: np.ndarray, box=None) -> np.ndarray:
         """Inverse mass of each component, sum_i |du/dx_i|^2 / m_i, on frames (n, N, 3); returns (n, d) in 1/(amu nm^2).
 
         A spring of stiffness k on the component oscillates at sqrt(k * mobility): that must stay well below one
         radian per time step.
         """
-        x = torch.as_tensor(np.asarray(positions, dtype=np.float64)).requires_grad_(True)
-        u = self.module(x, self._box(box))
-        inverse = torch.as_tensor(np.where(masses > 0, 1 / np.where(masses > 0, masses, 1.0), 0.0))
-        gradients = [torch.autograd.grad(u[:, k].sum(), x, retain_graph=True)[0] for k in range(self.dim)]
-        return torch.stack([(g.square().sum(-1) * inverse).sum(-1) for g in gradients], dim=1).numpy()
+        masses = np.asarray(masses)[self.atoms]
+        inverse = np.where(masses > 0, 1 / np.where(masses > 0, masses, 1.0), 0.0)
+        return (self.gradients(positions, box) ** 2).sum(-1) @ inverse
 
     def bias_variables(self) -> list:
         """One `openmm.app.BiasVariable` per component, for the stock `openmm.app.Metadynamics`.
@@ -270,6 +313,23 @@ class LatentCV:
             if not difference <= TOLERANCE:
                 raise CVError(
                     f"LatentCV: the exported {what} differs from the eager one by {difference:.2g}; not exported."
+                )
+
+
+    def _measure(self, positions: np.ndarray, boxes: np.ndarray | None, force_limit: float) -> None:
+        """Note the mean steepness, and refuse one that no simulation could follow."""
+        slopes = self.gradients(positions, boxes)
+        self.steepness = np.sqrt((slopes**2).sum((2, 3)).mean(0))
+        self.metadata["steepness"] = self.steepness.tolist()
+        # A Gaussian of width sigma is steepest at sigma from its centre: exp(-1/2) / sigma.
+        pushes = np.exp(-0.5) * np.linalg.norm(slopes, axis=-1).max(-1) / self.sigma
+        for k, push in enumerate(np.quantile(pushes, 0.999, axis=0)):
+            if not push <= force_limit:
+                raise CVError(
+                    f"LatentCV: component {k} is too steep to bias: on its training frames a hill of 1 kJ/mol pushes "
+                    f"an atom with up to {push:.3g} kJ/mol/nm, more than the limit of {force_limit:g}. Train with more "
+                    "weight decay or a longer lag, or with descriptors that change less from one structure to the next; "
+                    "force_limit raises the limit."
                 )
 
 

@@ -7,9 +7,11 @@ LatfError
 ├── TrainingError       training produced NaN or cannot start; names the epoch or the setting
 ├── CVError             a CV file does not fit the system, or does not reproduce its own values
 ├── SimulationError     a simulation exploded or a bias left its domain; names the step
+│   └── LeftTrustRegion a walker that was to stop there left the region that its model knows
 └── StoreError          a campaign directory is locked, damaged or belongs to another protocol
 
 ExtrapolationWarning    a model is asked about a temperature that its data do not cover
+OutsideWarning          a biased simulation is where there was no training data
 
 Each error is caught by the command line, printed as one sentence, and ends it with exit code 2.
 """
@@ -43,9 +45,17 @@ class SimulationError(LatfError, RuntimeError):
     """A simulation cannot go on."""
 
 
+class LeftTrustRegion(SimulationError):
+    """A walker left the part of latent space that the model knows, and was to stop there."""
+
+
 class StoreError(LatfError, RuntimeError):
     """A campaign directory is locked, damaged or made by another protocol."""
 
 
 class ExtrapolationWarning(UserWarning):
     """An answer is asked for at a temperature where the data say little or nothing."""
+
+
+class OutsideWarning(UserWarning):
+    """A simulation under a bias is where the collective variable has seen no data."""

@@ -1,25 +1,254 @@
-"""Frames of one temperature as frames of another: MBAR over the simulated temperatures.
+"""Frames of one state as frames of another: MBAR over all that was simulated.
 
-In the canonical ensemble the reduced potential of frame i at temperature T is E_i / kT (with a barostat (E_i + p V_i) /
-kT), so that one number per frame is enough to give every frame its weight at any T. How many frames that leaves, the
-effective sample size, says where it holds. Source: Shirts and Chodera, doi:10.1063/1.2978177.
+A state is a temperature and a bias. Frame i has the reduced potential (E_i + V_k(i)) / kT_k in state k (with a barostat
+E_i + p V_i takes the place of E_i), so that its energy and the bias of every state there are enough to give it a weight
+in any other state. How many frames that leaves, the effective sample size, says where it holds. Source: Shirts and
+Chodera, doi:10.1063/1.2978177.
+
+It stands below training, which draws frames at all temperatures, and below the analysis of free energies.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import numpy as np
+from scipy import sparse
 from scipy.special import logsumexp
 
 from latf_sampling.errors import DataError
+from latf_sampling.units import KB
 
 SOLVED_FRAMES = 20_000
-"""The free energies of the simulated temperatures are found on at most so many frames of each."""
+"""The free energies of the simulated states are found on at most so many frames of each,"""
+SOLVED_ENTRIES = 20_000_000
+"""and on so many numbers in all, which is less from 32 states on."""
+CHUNK = 2_000_000
+"""Numbers (frames times states) that are worked on at once."""
 
 
-class TemperatureReweighting:
-    """Weights of frames at any temperature.
+class Multistate:
+    """Weights of frames, from any mixture of temperatures and biases, in the unbiased ensemble of any temperature.
+
+    Parameters
+    ----------
+    energies
+        Potential energy (or enthalpy E + pV) of each frame without bias, kJ/mol; (n,).
+    bias
+        Bias of each simulated state at every frame, kJ/mol; (K, n). A plain state has zeros; None where all have.
+    temperatures
+        Temperature of each state, K; (K,).
+    states
+        The state that each frame was simulated in, 0 to K - 1; (n,). A state may have no frame.
+    rng
+        Chooses the frames that free energies are solved on.
+    weights
+        Weight of each frame in its own state (n,), as of a bias that is undone already; a group of frames must weigh as
+        much as the number of independent-like frames it stands for (see `kish`). None is 1 for all.
+    boltzmann
+        Boltzmann constant, if energies are in another unit.
+
+    Attributes
+    ----------
+    temperatures, counts, free_energies : numpy.ndarray (K,)
+        Of the states: the temperatures, the summed weights of their frames, and their reduced free energies -ln Z, of
+        which the first is 0.
+
+    Raises
+    ------
+    DataError
+        Shapes differ, there is no frame of any weight, a number is not finite, or a frame's state does not exist.
+
+    Examples
+    --------
+    A harmonic energy x^2 / 2 at kT = 1, plain and with an umbrella at 2:
+
+    >>> rng = np.random.default_rng(0)
+    >>> x = np.concatenate([rng.normal(0, 1, 5000), rng.normal(1, 0.5**0.5, 5000)])
+    >>> bias = np.stack([np.zeros(10_000), (x - 2) ** 2 / 2])
+    >>> states = np.repeat([0, 1], 5000)
+    >>> mixture = Multistate(x**2 / 2, bias, np.ones(2), states, rng, boltzmann=1.0)
+    >>> weights = np.exp(mixture.log_weights(1.0))
+    >>> bool(abs(weights @ x) < 0.1)
+    True
+    >>> bool(abs(mixture.free_energies[1] - (1 + np.log(2) / 2)) < 0.1)
+    True
+    """
+
+    def __init__(
+        self,
+        energies: np.ndarray,
+        bias: np.ndarray | None,
+        temperatures: np.ndarray,
+        states: np.ndarray,
+        rng: np.random.Generator,
+        weights: np.ndarray | None = None,
+        boltzmann: float = KB,
+    ) -> None:
+        self.boltzmann = float(boltzmann)
+        energies, states = np.asarray(energies, np.float64), np.asarray(states)
+        self.temperatures = np.asarray(temperatures, np.float64)
+        self._bias = None if bias is None else np.asarray(bias)
+        weights = np.ones(len(energies)) if weights is None else np.asarray(weights, np.float64)
+        self._check(energies, states, weights)
+        self._states, self._weights = states, weights
+        lowest = energies.min()
+        self._energies = energies - lowest  # a constant changes no weight, and sums stay within range
+        self._beta = 1 / (self.boltzmann * self.temperatures)
+        self.counts = np.bincount(states, weights, len(self.temperatures))
+        self._solved = self._solve(rng)
+        self.free_energies = self._solved + (self._beta - self._beta[0]) * lowest
+        with np.errstate(divide="ignore"):
+            self._log_base, self._log_counts = np.log(weights), np.log(self.counts)
+        for part in self._chunks():
+            self._log_base[part] -= logsumexp(self._log_terms(part), axis=0)
+
+    def _check(self, energies: np.ndarray, states: np.ndarray, weights: np.ndarray) -> None:
+        name = type(self).__name__
+        if not len(energies) == len(states) == len(weights):
+            raise DataError(
+                f"{name}: {len(energies)} energies, {len(states)} states of frames and {len(weights)} weights do not "
+                "belong together."
+            )
+        if not np.isfinite(energies).all():
+            raise DataError(f"{name}: the energy of frame {np.argmin(np.isfinite(energies))} is not finite.")
+        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+            raise DataError(f"{name}: weights must be finite, none negative, and one at least above 0.")
+        if not (self.temperatures > 0).all():
+            raise DataError(f"{name}: temperatures must be above 0.")
+        if states.min() < 0 or states.max() >= len(self.temperatures):
+            raise DataError(
+                f"{name}: frames come from states {states.min()} to {states.max()}, but there are temperatures for "
+                f"{len(self.temperatures)} only, numbered from 0."
+            )
+        if self._bias is None:
+            return
+        if self._bias.shape != (len(self.temperatures), len(energies)):
+            raise DataError(
+                f"{name}: the bias has the shape {self._bias.shape}; {len(self.temperatures)} states at "
+                f"{len(energies)} frames need {(len(self.temperatures), len(energies))}."
+            )
+        for state, row in enumerate(self._bias):
+            if not np.isfinite(row).all():
+                frame = np.argmin(np.isfinite(row))
+                raise DataError(f"{name}: the bias of state {state} at frame {frame} is not finite.")
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self._energies)
+
+    def centred(self, values: np.ndarray) -> np.ndarray:
+        """Values at the frames less their mean in the frame's own state; (n,)."""
+        sums = np.bincount(self._states, self._weights * values, len(self.counts))
+        return values - (sums / np.where(self.counts > 0, self.counts, 1.0))[self._states]
+
+    def _chunks(self) -> Iterator[slice]:
+        size = max(1, CHUNK // len(self.temperatures))
+        return (slice(first, first + size) for first in range(0, len(self._energies), size))
+
+    def _reduced(self, frames: slice | np.ndarray) -> np.ndarray:
+        """Reduced potential of some frames in every state; (K, frames)."""
+        energies = self._energies[frames]
+        if self._bias is not None:
+            energies = energies + self._bias[:, frames]
+        return self._beta[:, None] * energies
+
+    def _log_terms(self, frames: slice) -> np.ndarray:
+        """ln of what each state adds to the density that the frames were drawn from; (K, frames)."""
+        return (self._log_counts + self._solved)[:, None] - self._reduced(frames)
+
+    def _solve(self, rng: np.random.Generator) -> np.ndarray:
+        """Reduced free energy of each state, the first one's 0."""
+        n_states = len(self.temperatures)
+        if n_states == 1:
+            return np.zeros(1)
+        logging.getLogger("pymbar").setLevel(logging.ERROR)  # it advertises JAX
+        import pymbar
+
+        most = min(SOLVED_FRAMES, SOLVED_ENTRIES // n_states**2)
+        drawn = []
+        for state, count in enumerate(self.counts):
+            frames = np.flatnonzero(self._states == state) if count else np.empty(0, int)
+            # Frames without bias all weigh the same: then this is thinning, and no frame is taken twice.
+            number = min(most, max(1, int(count))) if count else 0
+            drawn.append(frames[systematic(self._weights[frames], number, rng)] if number else frames)
+        reduced = self._reduced(np.concatenate(drawn))
+        solved = pymbar.MBAR(reduced, [len(part) for part in drawn], solver_protocol="robust")
+        return np.asarray(solved.f_k, np.float64)
+
+    def log_weights(self, temperature: float) -> np.ndarray:
+        """ln of each frame's weight in the unbiased ensemble at a temperature, weights of sum 1; (n,)."""
+        log = self._log_base - self._energies / (self.boltzmann * temperature)
+        return log - logsumexp(log)
+
+    def heat_capacity(self, temperature: float) -> float:
+        """Variance of E / kT at a temperature, the configurational heat capacity in units of k."""
+        weights = np.exp(self.log_weights(temperature))
+        mean = weights @ self._energies
+        return float(weights @ (self._energies - mean) ** 2) / (self.boltzmann * temperature) ** 2
+
+    def effective_sample_size(self, temperature: float) -> float:
+        """Number of equally weighted frames that would be as good as these at a temperature (Kish)."""
+        return float(np.exp(-logsumexp(2 * self.log_weights(temperature))))
+
+    def response(
+        self, blocks: np.ndarray, n_blocks: int, sets: np.ndarray, n_sets: int, weights: np.ndarray
+    ) -> np.ndarray:
+        """How the free energies of the states, as blocks of frames change them, change the weights of sets of frames.
+
+        A bootstrap that counts a block twice would have to solve MBAR again. To first order the equations are linear:
+        with P_nk the probability that frame n was drawn from state k, N_k the frames of state k, nu_k the share of
+        them that is counted once more, and the overlap O_ij = sum_n P_ni P_nj / N_i, the changes psi of ln N_k + f_k
+        solve (1 - O) psi = nu - sum_n P_ni / N_i, the sum over the frames that are counted once more. Frame n then
+        weighs less by the factor exp(-sum_k P_nk psi_k).
+
+        Parameters
+        ----------
+        blocks, sets
+            Block and set of each frame; (n,) each. A frame of a set below 0 belongs to none.
+        n_blocks, n_sets
+            Their numbers, B and S.
+        weights
+            exp of `log_weights` at the temperature of interest, up to a factor; (n,).
+
+        Returns
+        -------
+        numpy.ndarray (B, S)
+            Change of ln of each set's weight if a block counts once more, beyond what its own frames add; known up to
+            a constant that all sets share. Infinite where states do not overlap, so that nothing relates them.
+        """
+        n, n_states = len(self._energies), len(self.temperatures)
+        used = self.counts > 0
+        inside = np.asarray(sets) >= 0
+        weight = weights * inside
+        total = np.bincount(np.where(inside, sets, 0), weight, n_sets)
+        in_block = sparse.csr_array((self._weights, (blocks, np.arange(n))), (n_blocks, n))
+        in_set = sparse.csr_array((weight, (np.where(inside, sets, 0), np.arange(n))), (n_sets, n))
+        overlap, drawn = np.zeros((n_states, n_states)), np.zeros((n_blocks, n_states))
+        seen = np.zeros((n_sets, n_states))
+        for part in self._chunks():
+            terms = self._log_terms(part)
+            share = np.exp(terms - logsumexp(terms, axis=0)).T
+            overlap += share.T @ (self._weights[part, None] * share)
+            drawn += in_block[:, part] @ share
+            seen += in_set[:, part] @ share
+        own = np.bincount(blocks * n_states + self._states, self._weights, n_blocks * n_states)
+        # Sums over all frames, not counts: the two differ a little, since free energies are solved on some frames only.
+        full = overlap.sum(1)[used]
+        excess = own.reshape(n_blocks, n_states)[:, used] / self.counts[used] - drawn[:, used] / full
+        # Rows of O sum to 1, so that psi is known up to a constant; the last term fixes it.
+        matrix = np.eye(len(full)) - overlap[used][:, used] / full[:, None] + full / full.sum()
+        if np.linalg.cond(matrix) > 1e12:
+            return np.full((n_blocks, n_sets), np.inf)
+        psi = np.linalg.solve(matrix, excess.T)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.where(total[:, None] > 0, seen / total[:, None], 0.0)[:, used]
+        return -(mean @ psi).T
+
+
+class TemperatureReweighting(Multistate):
+    """Weights of frames at any temperature, where every state is a temperature without bias.
 
     Parameters
     ----------
@@ -27,25 +256,14 @@ class TemperatureReweighting:
         Potential energy (or enthalpy E + pV) of each frame without bias, in the unit of `boltzmann` times temperature;
         (frames,).
     temperatures
-        Temperature at which each frame was simulated (frames,).
-    weights
-        Weight of each frame (frames,) that undoes its bias; a group of frames must weigh as much as the number of
-        independent-like frames it stands for (see `kish`). None is 1 for all.
-    boltzmann
-        Boltzmann constant.
-    rng
-        Chooses the frames that free energies are solved on.
-
-    Attributes
-    ----------
-    temperatures, counts, free_energies : numpy.ndarray (K,)
-        The simulated temperatures, the summed weights of their frames, and their reduced free energies -ln Z, of which
-        the first is 0.
+        Temperature at which each frame was simulated (frames,); the states are the distinct ones, in ascending order.
+    weights, boltzmann, rng
+        As in `Multistate`.
 
     Raises
     ------
     DataError
-        Shapes differ, or an energy is not finite.
+        As in `Multistate`.
 
     Examples
     --------
@@ -60,62 +278,13 @@ class TemperatureReweighting:
     def __init__(
         self, energies: np.ndarray, temperatures: np.ndarray, weights, boltzmann: float, rng: np.random.Generator
     ) -> None:
-        self.boltzmann = float(boltzmann)
-        energies = np.asarray(energies, np.float64)
-        temperatures = np.asarray(temperatures, np.float64)
-        weights = np.ones(len(energies)) if weights is None else np.asarray(weights, np.float64)
-        if not len(energies) == len(temperatures) == len(weights):
+        if len(energies) != len(temperatures):
             raise DataError(
-                f"TemperatureReweighting: {len(energies)} energies, {len(temperatures)} temperatures and "
-                f"{len(weights)} weights do not belong together."
+                f"TemperatureReweighting: {len(energies)} energies and {len(temperatures)} temperatures do not belong "
+                "together."
             )
-        if not np.isfinite(energies).all():
-            raise DataError(
-                f"TemperatureReweighting: the energy of frame {np.argmin(np.isfinite(energies))} is not finite."
-            )
-        lowest = energies.min()
-        self._energies = energies - lowest  # a constant changes no weight, and sums stay within range
-        distinct, which = np.unique(temperatures, return_inverse=True)
-        self.temperatures = distinct
-        self.counts = np.bincount(which, weights)
-        with np.errstate(divide="ignore"):
-            self._log_base = np.log(weights)
-        beta = 1 / (self.boltzmann * distinct)
-        solved = self._solve(beta, which, weights, rng)
-        self.free_energies = solved + (beta - beta[0]) * lowest
-        mixture = np.log(self.counts) + solved
-        self._log_base -= logsumexp(mixture - np.multiply.outer(self._energies, beta), axis=1)
-
-    def _solve(self, beta: np.ndarray, which: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Reduced free energy of each temperature, the first one's 0."""
-        if len(beta) == 1:
-            return np.zeros(1)
-        logging.getLogger("pymbar").setLevel(logging.ERROR)  # it advertises JAX
-        import pymbar
-
-        drawn = []
-        for index, count in enumerate(self.counts):
-            frames = np.flatnonzero(which == index)
-            # Frames without bias all weigh the same: then this is thinning, and no frame is taken twice.
-            drawn.append(frames[systematic(weights[frames], min(SOLVED_FRAMES, max(1, int(count))), rng)])
-        reduced = np.multiply.outer(beta, self._energies[np.concatenate(drawn)])
-        solved = pymbar.MBAR(reduced, [len(part) for part in drawn], solver_protocol="robust")
-        return np.asarray(solved.f_k, np.float64)
-
-    def log_weights(self, temperature: float) -> np.ndarray:
-        """ln of each frame's weight at a temperature, weights of sum 1; (frames,)."""
-        log = self._log_base - self._energies / (self.boltzmann * temperature)
-        return log - logsumexp(log)
-
-    def heat_capacity(self, temperature: float) -> float:
-        """Variance of E / kT at a temperature, the configurational heat capacity in units of k."""
-        weights = np.exp(self.log_weights(temperature))
-        mean = weights @ self._energies
-        return float(weights @ (self._energies - mean) ** 2) / (self.boltzmann * temperature) ** 2
-
-    def effective_sample_size(self, temperature: float) -> float:
-        """Number of equally weighted frames that would be as good as these at a temperature (Kish)."""
-        return float(np.exp(-logsumexp(2 * self.log_weights(temperature))))
+        distinct, states = np.unique(np.asarray(temperatures, np.float64), return_inverse=True)
+        super().__init__(energies, None, distinct, states, rng, weights, boltzmann)
 
 
 def kish(weights: np.ndarray) -> float:

@@ -69,6 +69,26 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text)
 
 
+def append(path: str | Path, text: str) -> None:
+    """Add whole lines to a file, all of them or none.
+
+    Raises
+    ------
+    StoreError
+        They cannot be written, for example on a full disk; the file is as it was.
+    """
+    content = text.encode()
+    try:
+        with open(path, "ab", buffering=0) as file:
+            size = file.tell()
+            written = file.write(content)  # one call, so that a reader sees few broken lines
+            if written != len(content):
+                file.truncate(size)
+                raise OSError(None, "no space left")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed.") from error
+
+
 def write_json(path: str | Path, content) -> None:
     """Write a JSON file at once or not at all."""
     write_text(path, json.dumps(content, indent=1, sort_keys=True))

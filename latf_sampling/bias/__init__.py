@@ -1,7 +1,9 @@
-"""From the collective variable to forces that drive OpenMM: metadynamics, umbrella and flow bias."""
+"""From the collective variable to forces that drive OpenMM: metadynamics, OPES, umbrella and flow bias."""
 
 from latf_sampling.bias.flow_bias import FlowBias
 from latf_sampling.bias.metadynamics import Metadynamics
+from latf_sampling.bias.opes import Opes
+from latf_sampling.bias.trust import TrustRegion
 from latf_sampling.bias.umbrella import Umbrella
 
-__all__ = ["FlowBias", "Metadynamics", "Umbrella"]
+__all__ = ["FlowBias", "Metadynamics", "Opes", "TrustRegion", "Umbrella"]

@@ -6,19 +6,19 @@ import numpy as np
 import openmm
 
 from latf_sampling.bias.grid import GridBias
+from latf_sampling.bias.trust import TrustRegion
 from latf_sampling.bias.umbrella import boltzmann_weights
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SettingsError
 from latf_sampling.model import LaTF
 from latf_sampling.units import to_float
 
-SAMPLES = 20_000
-
 
 class FlowBias(GridBias):
-    """V(u) = (1 - 1/gamma) kT ln p(u|T), up to a constant, where the flow has seen data, and constant elsewhere.
+    """V(u) = (1 - 1/gamma) kT ln p(u|T), up to a constant, where the flow has seen data, and zero elsewhere.
 
-    It does not change in time, so that frames under it are reweighted exactly.
+    The constant makes V positive where there are data. V does not change in time, so that frames under it are
+    reweighted exactly, however wrong the flow may be.
 
     Parameters
     ----------
@@ -30,23 +30,65 @@ class FlowBias(GridBias):
         T, K.
     bias_factor
         gamma > 1: the barriers of the free energy are lowered by this factor.
+    trust
+        Region to hold the walker in, besides the walls; see `TrustRegion`. It is looked at every `frequency` steps.
+    frequency
+        Steps between looks at where the walker is.
+
+    Examples
+    --------
+    >>> bias = FlowBias(system, cv, model, 300.0, bias_factor=8)  # doctest: +SKIP
+    >>> bias.step(simulation, 100_000)  # doctest: +SKIP
     """
 
-    def __init__(self, system: openmm.System, cv: LatentCV, model: LaTF, temperature, bias_factor: float) -> None:
+    def __init__(
+        self,
+        system: openmm.System,
+        cv: LatentCV,
+        model: LaTF,
+        temperature,
+        bias_factor: float,
+        *,
+        trust: TrustRegion | None = None,
+        frequency: int = 500,
+    ) -> None:
         if not bias_factor > 1:
             raise SettingsError(f"FlowBias: bias_factor must be more than 1; got {bias_factor}.")
-        super().__init__(cv, cv.sigma)
+        super().__init__(system, cv, cv.sigma)
         self.temperature = to_float(temperature, "temperature", "temperature")
+        self.trust, self.frequency = trust, frequency
         self._share = 1 - 1 / bias_factor
-        nodes = np.stack(np.meshgrid(*self.axes, indexing="ij"), axis=-1)
-        free_energy = model.free_energy(nodes.reshape(-1, cv.dim), self.temperature).reshape(nodes.shape[:-1])
-        seen = model.free_energy(model.sample(SAMPLES, self.temperature, seed=0), self.temperature)
-        self._set_values(-self._share * np.minimum(free_energy, seen.max()).astype(np.float64))
-        self._attach(system)
+        surface = self.flow_surface(model, self.temperature, self._share)
+        self._surface = surface
+        self.coefficients[...] = surface
+        if trust is not None:
+            self.coefficients += self._spline_through(trust.wall(self._nodes(), self.width))
+        self._force.publish()
+
+    def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
+        """Simulate so many steps.
+
+        Raises
+        ------
+        SimulationError
+            The simulation exploded.
+        LeftTrustRegion
+            The walker left a trust region that says to stop.
+        """
+        self._force.refresh(simulation.context)
+        while steps > 0:
+            part = min(steps, self.frequency - simulation.currentStep % self.frequency)
+            self._advance(simulation, part)
+            steps -= part
+            if simulation.currentStep % self.frequency == 0:
+                u = self.values(simulation.context)
+                self.watch(u)
+                if self.trust is not None:
+                    self.trust.check(u, simulation.currentStep)
 
     def free_energy(self) -> np.ndarray:
         """Free energy that the bias was made from, at the nodes of `axes`, kJ/mol, lowest value 0."""
-        surface = -self.on_grid() / self._share
+        surface = -self._at_nodes(self._surface) / self._share
         return surface - surface.min()
 
     def weights(self, u: np.ndarray) -> np.ndarray:

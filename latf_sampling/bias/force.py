@@ -1,43 +1,46 @@
 """From a bias shape in latent space to an OpenMM force, in whichever lane is installed.
 
-A shape is a function (u, table) -> (energy, dE/du) of plain torch operations. Together with the collective variable and
-the pull-back of dE/du to the atoms it is traced once into a graph without autograd (one network pass forward, one
-back, whatever the latent dimension), which either lane evaluates:
+Collective variable, shape and the pull-back to the atoms are one graph of plain operations (`graph`), which either lane
+evaluates:
 
-- torchforce (OpenMM 8.4): a `TorchForce` around the graph. The table is read from a small file whenever a global
-  parameter, its version, changes: a module is copied when a context is made and cannot be reached from Python later.
-  The file always holds the present table, whatever the version, since a loaded state brings an older version back.
-- pythonforce (OpenMM 8.5 and later): a `PythonForce` that calls the graph on the atoms that matter.
+- torchforce (OpenMM 8.4): a `TorchForce` around the graph.
+- pythonforce (OpenMM 8.5 and later): a `PythonForce` that calls the graph, compiled to machine code by numba, on the
+  atoms that matter.
+
+The table of a shape lives in a file that is mapped into memory, for a module inside a TorchForce is copied when a
+context is made and cannot be reached from Python later. What is written to the table is seen by every context on the
+CPU at once; a global parameter, its version, tells contexts elsewhere to read it again.
 """
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import openmm
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from latf_sampling import runtime
+from latf_sampling.bias import graph
+from latf_sampling.bias.shapes import Shape
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SimulationError
-
-Shape = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
 
 class BiasForce:
     """A force of the latent variables with a table that can be changed while simulations run.
 
-    A system with it can be serialized by `openmm.XmlSerializer`, and so copied. In the torchforce lane a copy shares
-    the table, and works while this object lives, or for good if the table was never changed; in the pythonforce lane
-    a copy keeps the initial table.
+    A system with it can be serialized by `openmm.XmlSerializer`, and so copied. A copy shares the table while this
+    object lives; after that, or in another process once this one has ended, it keeps the table it was copied with in
+    the pythonforce lane, and in the torchforce lane works for good only if the table was never changed.
 
     Parameters
     ----------
@@ -46,9 +49,7 @@ class BiasForce:
     cv
         The collective variable.
     shape
-        Function of u (d,) and the table (m,), both double, giving the energy, kJ/mol, and its gradient in u (d,).
-    table
-        Initial values (m,).
+        Energy and force in latent space.
 
     Attributes
     ----------
@@ -56,8 +57,10 @@ class BiasForce:
         What was added to the system.
     group : int
         Its force group.
+    table : numpy.ndarray (m,)
+        What the shape reads; write to it in place, then call `publish`.
     version : int
-        How often the table was changed.
+        How often the table was published.
 
     Raises
     ------
@@ -69,49 +72,43 @@ class BiasForce:
 
     def __init__(self, system: openmm.System, cv: LatentCV, shape: Shape, table: np.ndarray) -> None:
         self.group = _free_group(system, cv)
-        self._system = system  # owns the force, which `set_table` changes
-        self._table = np.array(table, dtype=np.float64)
+        self._system = system  # owns the force, whose default version `publish` changes
         # No other force of the system has this name, and a script gives the same one in every run: states that one
         # run saves can be loaded in the next.
         self._parameter = f"latf_version_{system.getNumForces()}"
         self.version = 0
-        self._file = None
-        graph = _trace(cv, shape, len(self._table))
+        directory, self._lock = _scratch_folder()
+        weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+        # The name ends in a zero that the module appends, see `_Module`.
+        file = directory / "table-0"
+        self.table = np.memmap(file, np.float64, "w+", shape=(max(1, shape.size),))
+        self.table[:] = table if shape.size else 0.0
         if runtime.lane() == "torchforce":
-            directory = tempfile.mkdtemp(prefix="latf-bias-")
-            weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
-            self._file = f"{directory}/table-0"
-            self._write()
-            wrapper = (_PeriodicModule if cv.periodic else _Module)(graph, cv.atoms, directory + "/table-", self._table)
+            traced = graph.trace(cv, shape)
+            script = graph.to_torchscript(traced, graph.example(cv, shape))
+            wrapper = (_PeriodicModule if cv.periodic else _Module)(script, cv.atoms, str(file)[:-1], self.table)
             self.force = runtime.torchforce()(torch.jit.script(wrapper))
             self.force.setOutputsForces(True)
             self.force.addGlobalParameter(self._parameter, 0.0)
         else:
-            self._compute = _Compute(graph, torch.from_numpy(self._table), cv.periodic)
-            self.force = openmm.PythonForce(self._compute, {self._parameter: 0.0})
+            self.force = openmm.PythonForce(_Compute(cv, shape, self.table, str(file)), {self._parameter: 0.0})
             self.force.setParticles([int(atom) for atom in cv.atoms])
         self.force.setUsesPeriodicBoundaryConditions(cv.periodic)
         self.force.setForceGroup(self.group)
         system.addForce(self.force)
 
-    def set_table(self, context: openmm.Context, table: np.ndarray) -> None:
-        """Give the force new values, in this context and in those made from now on; for others, see `refresh`."""
-        self._table[:] = table
+    def publish(self, context: openmm.Context | None = None) -> None:
+        """Let this context see the table as it is now, and those made from now on; for others, see `refresh`."""
         self.version += 1
-        if self._file is not None:
-            self._write()
+        if runtime.lane() == "torchforce":
             self.force.setGlobalParameterDefaultValue(0, self.version)
-        context.setParameter(self._parameter, self.version)
-
-    def refresh(self, context: openmm.Context) -> None:
-        """Give a context the present values, where they were changed by way of another one, or its state was loaded."""
-        if context.getParameter(self._parameter) != self.version:
+        if context is not None:
             context.setParameter(self._parameter, self.version)
 
-    def _write(self) -> None:
-        """Replace the file at once, for a context may be reading it."""
-        self._table.tofile(f"{self._file}.new")
-        os.replace(f"{self._file}.new", self._file)
+    def refresh(self, context: openmm.Context) -> None:
+        """Let a context see the present table, where it was changed by way of another one, or its state was loaded."""
+        if context.getParameter(self._parameter) != self.version:
+            context.setParameter(self._parameter, self.version)
 
 
 class Bias:
@@ -121,13 +118,27 @@ class Bias:
     _force: BiasForce
 
     def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
-        """Simulate so many steps."""
+        """Simulate so many steps.
+
+        Raises
+        ------
+        SimulationError
+            The simulation exploded.
+        """
         self._force.refresh(simulation.context)
-        simulation.step(steps)
+        self._advance(simulation, steps)
 
     def values(self, context: openmm.Context) -> np.ndarray:
         """Present value (d,) of the collective variable."""
         return self.cv.of_context(context)
+
+    def _advance(self, simulation: openmm.app.Simulation, steps: int) -> None:
+        try:
+            simulation.step(steps)
+        except openmm.OpenMMException as error:
+            raise SimulationError(
+                f"{type(self).__name__}: the simulation stopped near step {simulation.currentStep} ({error})."
+            ) from error
 
 
 def _free_group(system: openmm.System, cv: LatentCV) -> int:
@@ -147,55 +158,45 @@ def _free_group(system: openmm.System, cv: LatentCV) -> int:
 
 def component_force(cv: LatentCV, component: int) -> openmm.Force:
     """A force whose energy is one component of the variable, for OpenMM's own biases."""
-    unit = torch.eye(cv.dim, dtype=torch.float64)[component]
-
-    def shape(u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        return u[component], unit
-
-    graph = _trace(cv, shape, 1)
+    shape = _Component(cv.dim, component)
     if runtime.lane() == "torchforce":
-        wrapper = (_PeriodicComponent if cv.periodic else _Component)(graph, cv.atoms)
+        script = graph.to_torchscript(graph.trace(cv, shape), graph.example(cv, shape))
+        wrapper = (_PeriodicPlain if cv.periodic else _Plain)(script, cv.atoms)
         force = runtime.torchforce()(torch.jit.script(wrapper))
         force.setOutputsForces(True)
     else:
-        force = openmm.PythonForce(_Compute(graph, torch.zeros(1, dtype=torch.float64), cv.periodic), {})
+        force = openmm.PythonForce(_Compute(cv, shape, np.zeros(1)), {})
         force.setParticles([int(atom) for atom in cv.atoms])
     force.setUsesPeriodicBoundaryConditions(cv.periodic)
     return force
 
 
-def _trace(cv: LatentCV, shape: Shape, length: int) -> torch.jit.ScriptModule:
-    """One graph: (positions (n, 3) of the CV's atoms, box (3, 3), table (m,)) -> (energy, forces (n, 3))."""
+class _Component:
+    """One component of u itself."""
 
-    def energy_and_forces(positions: Tensor, box: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        positions = positions.detach().requires_grad_(True)
-        u = cv.module.compact(positions, box if cv.periodic else None)
-        with torch.no_grad():
-            energy, slope = shape(u, table)
-        (gradient,) = torch.autograd.grad(u, positions, slope)
-        return energy, -gradient
+    size = 0
 
-    example = (
-        torch.from_numpy(0.2 * np.random.default_rng(0).normal(size=(len(cv.atoms), 3))),
-        10 * torch.eye(3, dtype=torch.float64),
-        torch.zeros(length, dtype=torch.float64),
-    )
-    # The profiling executor would record its own guards and fused kernels instead of plain operations.
-    with torch.jit.optimized_execution(False):
-        graph = make_fx(energy_and_forces)(*example)
-    for node in graph.graph.nodes:
-        if node.op == "call_function":
-            # A device written into the graph would tie it to the machine that traced it.
-            node.kwargs = {key: value for key, value in node.kwargs.items() if key not in ("device", "pin_memory")}
-            if node.target is torch.ops.aten.detach.default:
-                node.replace_all_uses_with(node.args[0])
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    with torch.no_grad():
-        return torch.jit.trace(graph, example, check_trace=False)
+    def __init__(self, dim: int, component: int) -> None:
+        self.component, self.force = component, -torch.eye(dim, dtype=torch.float64)[component]
+
+    def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        return u[self.component], self.force
 
 
-class _Component(nn.Module):
+def _scratch_folder() -> tuple[Path, IO]:
+    """A temporary folder, locked as long as the second value lives; unlocked ones, of processes that were killed, go."""
+    for leftover in Path(tempfile.gettempdir()).glob("latf-bias-*/lock"):
+        with suppress(OSError), open(leftover) as lock:  # not ours to look at, in use, or gone already
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(leftover.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="latf-bias-"))
+    lock = open(folder / "new", "w")  # noqa: SIM115 - held open as long as the lock is
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.rename(folder / "new", folder / "lock")  # under this name only once it is held
+    return folder, lock
+
+
+class _Plain(nn.Module):
     """What a TorchForce evaluates on all positions of a system without a box, with a table that never changes."""
 
     def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray) -> None:
@@ -216,27 +217,27 @@ class _Component(nn.Module):
         return self.evaluate(positions, self.box, self.empty)
 
 
-class _PeriodicComponent(_Component):
+class _PeriodicPlain(_Plain):
     """The same with box vectors."""
 
     def forward(self, positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
         return self.evaluate(positions, box.to(torch.float64), self.empty)
 
 
-class _Module(_Component):
-    """The same with a table that is read anew whenever its version changes."""
+class _Module(_Plain):
+    """The same with a table that is mapped anew whenever its version changes."""
 
     def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, path: str, table: np.ndarray) -> None:
         super().__init__(graph, atoms)
         self.path, self.length, self.version = path, len(table), 0.0
-        self.table = torch.from_numpy(table.copy())
+        self.table = torch.from_numpy(np.array(table))
 
     def present(self, version: Tensor, device: torch.device) -> Tensor:
         if float(version) != self.version:
             self.version = float(version)
             # Freezing would fold the reading of a file of constant name into a constant.
             path = self.path + str(0 * int(version))
-            self.table = torch.from_file(path, False, self.length, dtype=torch.float64).clone()
+            self.table = torch.from_file(path, True, self.length, dtype=torch.float64)
         if self.table.device != device:
             self.table = self.table.to(device)
         return self.table
@@ -255,26 +256,35 @@ class _PeriodicModule(_Module):
 class _Compute:
     """What a PythonForce calls; picklable, since OpenMM copies forces by serializing them."""
 
-    def __init__(self, graph: torch.jit.ScriptModule, table: Tensor, periodic: bool) -> None:
-        self.graph, self.table, self.periodic = torch.jit.freeze(graph.eval()), table, periodic
-        self.box = torch.eye(3, dtype=torch.float64)
-        self._source = graph
+    def __init__(self, cv: LatentCV, shape: Shape, table: np.ndarray, file: str | None = None) -> None:
+        self.cv, self.shape, self.table, self.file = cv, shape, table, file
+        self.periodic, self.box = cv.periodic, np.eye(3)
+        self.evaluate = _compiled(cv, shape)
 
     def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
-        positions = torch.from_numpy(np.asarray(state.getPositions(asNumpy=True)._value, dtype=np.float64))
-        box = (
-            torch.from_numpy(np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value))
-            if self.periodic
-            else self.box
-        )
-        energy, forces = self.graph(positions, box, self.table)
-        return float(energy), forces.numpy()
+        positions = state.getPositions(asNumpy=True)._value
+        box = np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) if self.periodic else self.box
+        return self.evaluate(np.asarray(positions, np.float64), box, self.table)
 
     def __reduce__(self):
         buffer = io.BytesIO()
-        torch.jit.save(self._source, buffer)
-        return _restore_compute, (buffer.getvalue(), self.table.numpy(), self.periodic)
+        torch.jit.save(self.cv.module, buffer)
+        return _restore_compute, (buffer.getvalue(), self.cv.metadata, self.shape, np.array(self.table), self.file)
 
 
-def _restore_compute(graph: bytes, table: np.ndarray, periodic: bool) -> _Compute:
-    return _Compute(torch.jit.load(io.BytesIO(graph)), torch.from_numpy(table), periodic)
+def _restore_compute(module: bytes, metadata: dict, shape: Shape, table: np.ndarray, file: str | None) -> _Compute:
+    if file is not None and os.path.exists(file):
+        table = np.memmap(file, np.float64, "r", shape=table.shape)
+    return _Compute(LatentCV(torch.jit.load(io.BytesIO(module)), metadata), shape, table, file)
+
+
+def _compiled(cv: LatentCV, shape: Shape):
+    """The graph as a function of numpy arrays (positions, box, table) -> (energy, forces)."""
+    traced = graph.trace(cv, shape)
+    script = torch.jit.freeze(graph.to_torchscript(traced, graph.example(cv, shape)).eval())
+
+    def evaluate(positions: np.ndarray, box: np.ndarray, table: np.ndarray) -> tuple[float, np.ndarray]:
+        energy, forces = script(*(torch.from_numpy(array) for array in (positions, box, table)))
+        return float(energy), forces.numpy()
+
+    return evaluate

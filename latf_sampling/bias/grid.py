@@ -1,139 +1,185 @@
-"""A bias on a grid: cubic B-splines inside a box of latent space, walls at its faces.
+"""A bias on a grid: cubic B-splines on a box of latent space, and walls that push back into it.
 
 The bias is V(u) = sum_i c_i B(u - u_i), with the coefficients c such that the spline passes through the values at the
-nodes. Inside the box it has continuous second derivatives, so that forces have no jumps; it needs 4^d numbers per
-evaluation, and a Gaussian hill, being a product over dimensions, has coefficients that are a product too. Outside, it
-keeps its value at the closest point of a face, and the wall is added.
+nodes. It has continuous second derivatives, so that forces have no jumps; it needs 4^d numbers per evaluation, and a
+Gaussian hill, being a product over dimensions, has coefficients that are a product too.
+
+The walls stand some hill widths outside the training data, at `low` and `high`. The grid goes on behind them, to where
+a walker would need some 250 kJ/mol to get, and ends with four equal coefficients across each face: beyond it the bias
+keeps its value, the wall goes on growing, and neither energy nor force jumps anywhere.
 """
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import openmm
-import torch
 from scipy.ndimage import convolve1d, spline_filter1d
-from torch import Tensor
 
 from latf_sampling.bias.force import Bias, BiasForce
+from latf_sampling.bias.shapes import BASIS, Spline, Sum, Walls
 from latf_sampling.cv import LatentCV
-from latf_sampling.errors import SimulationError
+from latf_sampling.errors import OutsideWarning, SimulationError
+from latf_sampling.model import LaTF
 
 MARGIN = 3.0
-"""The box reaches so many hill widths beyond the training data."""
+"""The walls stand so many hill widths outside the training data."""
+BEHIND = 5.0
+"""The grid goes on for so many hill widths behind them."""
 SPACING = 0.25
 """Distance of grid nodes in hill widths."""
 WALL = 20.0
 """Stiffness of the walls, kJ/mol per squared hill width."""
 MAX_NODES = 8_000_000
+FLAT = 4
+"""Coefficients across a face that are equal, for a spline that is flat there."""
 FADE = 8
-"""Nodes beyond the box that a hill is sampled on, for its spline to be exact up to the faces."""
-
-# Cubic B-spline on four neighbouring nodes: row = power of the position t in the cell, column = node.
-_BASIS = np.array([[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]) / 6.0
-_SLOPE = np.vstack([_BASIS[1:] * np.array([[1], [2], [3]]), np.zeros((1, 4))])
+"""Nodes around what is filtered: what the filter assumes beyond the last one fades by a factor of 0.27 a node."""
+SAMPLES = 20_000
+"""Of the flow, to find the highest free energy that it has seen."""
+REACH = 6.0
+"""A hill is cut off so many of its widths from its centre, where it is 1e-8 of its height."""
 
 
 class GridBias(Bias):
-    """A bias in the latent space that `Metadynamics` and `FlowBias` fill.
+    """A bias in the latent space that `Metadynamics`, `Opes` and `FlowBias` fill.
 
     Attributes
     ----------
+    low, high : numpy.ndarray (d,)
+        Where the walls stand.
     axes : list of numpy.ndarray
-        Positions of the nodes along each dimension, inside the box.
+        Positions of the nodes along each dimension, between the walls.
+    coefficients : numpy.ndarray
+        Of the spline, on the nodes of `axes` and those behind the walls.
+    outside : int
+        How many of the frames that `watch` was given lay behind a wall.
     group : int
         The force group of the bias in the system.
     """
 
-    def __init__(self, cv: LatentCV, width: np.ndarray) -> None:
+    def __init__(
+        self, system: openmm.System, cv: LatentCV, width: np.ndarray, *, walls: bool = True, spacing: float = SPACING
+    ) -> None:
         if cv.dim > 3:
             raise SimulationError(
                 f"bias: a grid in {cv.dim} dimensions does not fit in memory; use a latent space of 1 to 3."
             )
-        self.cv, self.width = cv, np.asarray(width, dtype=np.float64)
-        low, high = cv.bounds[:, 0] - MARGIN * self.width, cv.bounds[:, 1] + MARGIN * self.width
-        cells = np.ceil((high - low) / (SPACING * self.width)).astype(int)
-        if np.prod(cells + 3.0) > MAX_NODES:
+        self.cv, self.width, self.walls = cv, np.asarray(width, dtype=np.float64), walls
+        self.low, self.high = cv.bounds[:, 0] - MARGIN * self.width, cv.bounds[:, 1] + MARGIN * self.width
+        cells = np.ceil((self.high - self.low) / (spacing * self.width)).astype(int)
+        self._step = (self.high - self.low) / cells
+        self._behind = np.ceil(BEHIND * self.width / self._step).astype(int) + FLAT
+        counts = cells + 1 + 2 * self._behind
+        if np.prod(counts.astype(float)) > MAX_NODES:
             raise SimulationError(
-                f"bias: hills of width {self.width} on a box of {high - low} need {np.prod(cells + 3.0):.3g} grid "
-                f"nodes, more than {MAX_NODES}; use wider hills."
+                f"bias: hills of width {self.width} on a box of {self.high - self.low} need "
+                f"{np.prod(counts.astype(float)):.3g} grid nodes, more than {MAX_NODES}; use wider hills."
             )
-        self.low, self.high, self._cells = low, high, cells
-        self._step = (high - low) / cells
-        self.axes = [low[k] + self._step[k] * np.arange(cells[k] + 1) for k in range(cv.dim)]
-        self.coefficients = np.zeros(tuple(cells + 3))  # one node beyond each face
-
-    def _attach(self, system: openmm.System) -> None:
-        """Add the force to a system, with the coefficients as they are now."""
-        self._force = BiasForce(system, self.cv, self._shape(), self.coefficients.ravel())
+        self.axes = [self.low[k] + self._step[k] * np.arange(cells[k] + 1) for k in range(cv.dim)]
+        self._first = self.low - self._behind * self._step
+        self.outside = self._frames = 0
+        spline = Spline(self._first, self._step, tuple(counts))
+        stiffness = WALL / self.width**2
+        shape = Sum(spline, Walls(self.low, self.high, stiffness)) if walls else spline
+        self._force = BiasForce(system, cv, shape, np.zeros(spline.size))
         self.group = self._force.group
+        self.coefficients = self._force.table.reshape(counts)
 
     def energy(self, u: np.ndarray) -> np.ndarray:
         """Bias at latent points (n, d), walls included, kJ/mol; returns (n,)."""
         u = np.asarray(u, dtype=np.float64).reshape(-1, self.cv.dim)
-        inside = np.fmin(np.fmax(u, self.low), self.high)  # not NaN, which is no index
-        t = (inside - self.low) / self._step
-        cell = np.minimum(np.floor(t).astype(int), self._cells - 1)
-        weights = (t - cell)[:, :, None] ** np.arange(4) @ _BASIS  # (n, d, 4)
+        total = self._interpolated(u, self.coefficients)
+        if self.walls:
+            away = (u - np.clip(u, self.low, self.high)) / self.width
+            total += 0.5 * WALL * (away**2).sum(1)
+        return total
+
+    def _interpolated(self, u: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+        """Spline at latent points (n, d); returns (n,)."""
+        t = (u - self._first) / self._step
+        t = np.fmin(np.fmax(t, 1), np.array(self.coefficients.shape) - 3)  # not NaN, which is no index
+        cell = np.floor(t).astype(int)
+        weights = (t - cell)[:, :, None] ** np.arange(4) @ BASIS  # (n, d, 4)
         total = np.zeros(len(u))
         for corner in np.ndindex(*(4,) * self.cv.dim):
             product = np.ones(len(u))
             for k, offset in enumerate(corner):
                 product = product * weights[:, k, offset]
-            total += product * self.coefficients[tuple(cell[:, k] + offset for k, offset in enumerate(corner))]
-        return total + 0.5 * WALL * (((u - inside) / self.width) ** 2).sum(1)
+            total += product * coefficients[tuple(cell[:, k] + offset - 1 for k, offset in enumerate(corner))]
+        return total
 
     def on_grid(self) -> np.ndarray:
-        """Bias at the nodes of `axes`, kJ/mol."""
-        values = self.coefficients
+        """Bias at the nodes of `axes`, without walls, kJ/mol."""
+        return self._at_nodes(self.coefficients)
+
+    def _at_nodes(self, coefficients: np.ndarray) -> np.ndarray:
+        values = np.asarray(coefficients[self._between(1)])
         for k in range(self.cv.dim):
-            values = convolve1d(values, _BASIS[0, :3], axis=k)
+            values = convolve1d(values, BASIS[0, :3], axis=k)
         return values[(slice(1, -1),) * self.cv.dim]
 
-    def _push(self, context: openmm.Context) -> None:
-        """Bring the coefficients into a context."""
-        self._force.set_table(context, self.coefficients.ravel())
+    def flow_surface(self, model: LaTF, temperature: float, share: float) -> np.ndarray:
+        """Coefficients of -share * F(u), with F the flow's free energy, cut off where it is above all of its samples.
 
-    def _set_values(self, values: np.ndarray) -> None:
-        """Make the spline pass through values at the nodes of `axes`."""
-        values = np.pad(values, 1, mode="edge")
+        Zero where it is cut off, positive elsewhere.
+        """
+        samples = model.sample(SAMPLES, temperature, seed=0)
+        highest = float(model.free_energy(samples, temperature).max())
+        points = np.stack(np.meshgrid(*self._nodes(), indexing="ij"), axis=-1)
+        free_energy = model.free_energy(points.reshape(-1, self.cv.dim), temperature).reshape(points.shape[:-1])
+        return self._spline_through(share * (highest - np.minimum(free_energy, highest)).astype(np.float64))
+
+    def watch(self, u: np.ndarray) -> None:
+        """Count a frame (d,), and say once when more than a few lie behind a wall.
+
+        Raises
+        ------
+        SimulationError
+            It is not finite.
+        """
+        if not np.isfinite(u).all():
+            raise SimulationError(f"bias: the collective variable is {u}; the simulation exploded.")
+        self._frames += 1
+        if ((u < self.low) | (u > self.high)).any():
+            self.outside += 1
+            if self.outside in (10, 100, 1000):
+                what = "the walls push it back" if self.walls else "there are no walls, and the bias is flat there"
+                warnings.warn(
+                    f"bias: {self.outside} of {self._frames} looked-at frames lay outside the box "
+                    f"{self.low} to {self.high}, now at {u}; {what}. What is there was never in the training data.",
+                    OutsideWarning,
+                    stacklevel=3,
+                )
+
+    def _between(self, margin: int = 0) -> tuple[slice, ...]:
+        """The part of the coefficients that lies between the walls, with so many more on each side."""
+        return tuple(slice(b - margin, n - b + margin) for b, n in zip(self._behind, self.coefficients.shape))
+
+    def _nodes(self) -> list[np.ndarray]:
+        """Positions of all coefficients along each dimension."""
+        return [
+            self._first[k] + self._step[k] * np.arange(count) for k, count in enumerate(self.coefficients.shape)
+        ]
+
+    def _spline_through(self, values: np.ndarray) -> np.ndarray:
+        """Coefficients of the spline through values at all of `_nodes`, but flat at the faces."""
         for k in range(self.cv.dim):
             values = spline_filter1d(values, order=3, axis=k, mode="mirror")
-        self.coefficients[...] = values
+        inner = values[(slice(FLAT, -FLAT),) * self.cv.dim]
+        return np.pad(inner, FLAT, mode="edge")
 
-    def _add_hill(self, center: np.ndarray, height: float) -> None:
-        product = np.array(height)
-        for k in range(self.cv.dim):
-            # What the filter assumes beyond the last node fades by a factor of 0.27 a node.
-            nodes = self.low[k] + self._step[k] * np.arange(-1 - FADE, self._cells[k] + 2 + FADE)
-            hill = np.exp(-0.5 * ((nodes - center[k]) / self.width[k]) ** 2)
-            product = np.multiply.outer(product, spline_filter1d(hill, order=3, mode="mirror")[FADE:-FADE])
-        self.coefficients += product
-
-    def _shape(self):
-        """The bias as plain torch operations on one point: value and gradient from one contraction of a 4^d block."""
-        d = self.cv.dim
-        low, high, step = (torch.from_numpy(np.array(v)) for v in (self.low, self.high, self._step))
-        stiffness = torch.from_numpy(WALL / self.width**2)
-        strides = torch.tensor([int(np.prod(self.coefficients.shape[k + 1 :])) for k in range(d)])
-        corners = torch.from_numpy(np.array(list(np.ndindex(*(4,) * d)))) @ strides
-        last = torch.from_numpy((self._cells - 1).astype(np.float64))
-        basis = torch.from_numpy(np.hstack([_BASIS, _SLOPE]))
-        powers = torch.arange(4, dtype=torch.float64)
-
-        def shape(u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-            inside = torch.fmin(torch.fmax(u, low), high)  # not NaN, which is no index
-            outside = u - inside
-            t = (inside - low) / step
-            cell = torch.minimum(torch.floor(t), last)
-            weights = ((t - cell).unsqueeze(1) ** powers @ basis).view(d, 2, 4)
-            block = table.index_select(0, (cell.to(torch.int64) * strides).sum() + corners)
-            # Contract dimension by dimension; after all, entry (a, b, ...) has a derivative where an index is 1.
-            for k in range(d):
-                block = weights[k] @ block.view(4, -1)
-                block = block.t().reshape(-1)
-            # Each contraction has moved its index (value, slope) to the end, so dimension k has the stride 2^(d-1-k).
-            slopes = torch.stack([block[1 << (d - 1 - k)] for k in range(d)]) / step
-            pull = stiffness * outside
-            return block[0] + 0.5 * (pull * outside).sum(), slopes * (outside == 0) + pull
-
-        return shape
+    def _add_hill(self, coefficients: np.ndarray, center: np.ndarray, width: np.ndarray, height: float) -> None:
+        """Add a Gaussian hill to coefficients, as far as it lies on the grid and off its flat faces."""
+        product, places = np.array(height), []
+        for k, count in enumerate(coefficients.shape):
+            middle, reach = (center[k] - self._first[k]) / self._step[k], REACH * width[k] / self._step[k]
+            first, last = int(np.ceil(middle - reach)), int(np.floor(middle + reach))
+            nodes = np.arange(first - FADE, last + FADE + 1)
+            hill = np.exp(-0.5 * ((nodes - middle) * (self._step[k] / width[k])) ** 2)
+            hill = spline_filter1d(hill, order=3, mode="mirror")
+            start, stop = max(first, FLAT), min(last + 1, count - FLAT)
+            places.append(slice(start, max(start, stop)))
+            product = np.multiply.outer(product, hill[start - nodes[0] : max(start, stop) - nodes[0]])
+        coefficients[tuple(places)] += product

@@ -1,30 +1,35 @@
-"""Well-tempered metadynamics in the learned variables, shared by walkers through a folder."""
+"""Well-tempered metadynamics in the learned variables."""
 
 from __future__ import annotations
 
 import math
-import operator
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import openmm
+from scipy.special import logsumexp
 
-from latf_sampling import store
-from latf_sampling.bias.grid import GridBias
-from latf_sampling.bias.umbrella import boltzmann_weights
+from latf_sampling.bias.adding import AddingBias, checked, hill_widths
+from latf_sampling.bias.grid import SPACING
+from latf_sampling.bias.trust import TrustRegion
 from latf_sampling.cv import LatentCV
-from latf_sampling.errors import SettingsError, SimulationError
+from latf_sampling.errors import SettingsError
+from latf_sampling.model import LaTF
 from latf_sampling.units import KB, to_float
 
+NARROWEST, WIDEST = 0.5, 2.0
+"""Limits of adaptive widths, in units of `cv.sigma`."""
 
-class Metadynamics(GridBias):
+
+class Metadynamics(AddingBias):
     """Well-tempered metadynamics, in the manner of `openmm.app.Metadynamics`.
 
     Every `frequency` steps a Gaussian is added where the walker is, of height h exp(-V(u) / (kB T (gamma - 1))).
     The network is evaluated once per step, whatever the dimension. Sources: Barducci, Bussi, Parrinello,
     doi:10.1103/PhysRevLett.100.020603; offset c(t): Tiwary and Parrinello, doi:10.1021/jp504920s; walkers that share
-    a bias: Raiteri et al., doi:10.1021/jp054359r.
+    a bias: Raiteri et al., doi:10.1021/jp054359r; adaptive widths: Branduardi, Bernetti, Parrinello,
+    doi:10.1021/ct3002464.
 
     Parameters
     ----------
@@ -41,16 +46,31 @@ class Metadynamics(GridBias):
     frequency
         Steps between hills.
     width
-        Hill width in units of `cv.sigma`.
+        Hill width in units of `cv.sigma`, one number or (d,). Or "adaptive": `cv.sigma` times the length of the
+        variable's gradient where the hill is put, relative to its mean over the training frames, between 0.5 and 2.
+        The volume of adaptive hills does not depend on their width, so that the bias has the same limit.
+    model
+        Start from the free energy of this `LaTF` instead of from nothing, as a `FlowBias` has it.
+    trust
+        Region to hold the walker in, besides the walls; see `TrustRegion`.
+    walls
+        Whether walls push back into the box of the training data and three hill widths around it.
     save_frequency, directory, walker
-        To share the bias: every so many steps (none: at each hill) this walker's hills are written to
-        ``directory/<walker>.npz`` and those of the other walkers are read. Hills that the file holds already are
-        taken up, so that a simulation can go on.
+        To keep hills on the disk and share the bias: every so many steps (none: at each hill) this walker's hills are
+        added to ``directory/<walker>.hills`` and those of the other walkers in the folder are read. Hills that the
+        file holds already are taken up, so that a simulation can go on; see `rewind`.
 
     Attributes
     ----------
-    hills : numpy.ndarray (n, d + 2)
-        This walker's hills: step, centre (d), height.
+    hills : numpy.ndarray (n, 2 d + 2)
+        This walker's hills: step, centre (d), width (d), height.
+
+    Raises
+    ------
+    SettingsError
+        A number is out of range; names it.
+    SimulationError
+        The grid would be too large, or the files of the directory belong to another bias or process.
 
     Examples
     --------
@@ -67,150 +87,89 @@ class Metadynamics(GridBias):
         height,
         frequency: int,
         *,
-        width: float = 1.0,
+        width: float | np.ndarray | str = 1.0,
+        model: LaTF | None = None,
+        trust: TrustRegion | None = None,
+        walls: bool = True,
         save_frequency: int | None = None,
         directory: str | Path | None = None,
         walker: str = "walker",
     ) -> None:
-        self.temperature = to_float(temperature, "temperature", "temperature")
-        self.height = to_float(height, "energy", "height")
-        self.bias_factor = float(bias_factor)
-        self.frequency = _whole(frequency, "frequency")
-        self.save_frequency = self.frequency if save_frequency is None else _whole(save_frequency, "save_frequency")
-        for name, value, least in (
-            ("temperature", self.temperature, 0),
-            ("height", self.height, 0),
-            ("width", width, 0),
-            ("bias_factor", self.bias_factor, 1),
-            ("frequency", self.frequency, 0),
-            ("save_frequency", self.save_frequency, 0),
-        ):
-            if not (math.isfinite(value) and value > least):
-                raise SettingsError(f"Metadynamics: {name} must be more than {least}; got {value}.")
-        if self.save_frequency % self.frequency:
+        temperature = checked(self, "temperature", to_float(temperature, "temperature", "temperature"), 0)
+        self.height = checked(self, "height", to_float(height, "energy", "height"), 0)
+        self.bias_factor = checked(self, "bias_factor", bias_factor, 1)
+        self.adaptive = isinstance(width, str)
+        if self.adaptive and width != "adaptive":
+            raise SettingsError(f"Metadynamics: width must be a number, (d,) numbers or 'adaptive'; got '{width}'.")
+        if self.adaptive and cv.steepness is None:
             raise SettingsError(
-                f"Metadynamics: save_frequency ({save_frequency}) must be a multiple of frequency ({frequency})."
+                "Metadynamics: adaptive widths need a variable that knows its mean gradient; export it with training "
+                "frames, LatentCV.from_model(model, features, positions)."
             )
-        super().__init__(cv, width * cv.sigma)
-        self.hills = np.empty((0, cv.dim + 2))
-        self._file = None if directory is None else Path(directory) / f"{walker}.npz"
-        self._taken: dict[str, np.ndarray] = {}  # hills of each other walker that are in the grid
-        if self._file is not None:
-            if self._file.exists():
-                self.hills = self._read(self._file)
-                self._add(self.hills)
-            self._take_up_others()
-        self._attach(system)
-        self._pushed = True  # whether the force has the grid as it is
+        widths = cv.sigma if self.adaptive else hill_widths(self, width, cv)
+        super().__init__(
+            system,
+            cv,
+            widths,
+            temperature,
+            frequency,
+            spacing=NARROWEST * SPACING if self.adaptive else SPACING,
+            trust=trust,
+            walls=walls,
+            save_frequency=save_frequency,
+            directory=directory,
+            walker=walker,
+            fields=[*(f"sigma_u{k}" for k in range(cv.dim)), "height"],
+            settings={
+                "bias": "metadynamics",
+                "temperature": repr(temperature),
+                "biasfactor": repr(self.bias_factor),
+                "start": "nothing" if model is None else f"flow {model.fingerprint()}",
+            },
+        )
+        self._start = None if model is None else self.flow_surface(model, temperature, 1 - 1 / self.bias_factor)
+        self._rebuild()
 
-    def rewind(self, step: int) -> None:
-        """Forget this walker's hills after a step, where a simulation goes on from an earlier state."""
-        self.hills = self.hills[self.hills[:, 0] <= step]
-        self._start_over()
-        if self._file is not None:
-            self._write()
-            self._take_up_others()
-
-    def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
-        """Simulate so many steps, adding hills at whole multiples of `frequency`."""
-        if not self._pushed:
-            self._push(simulation.context)
-        self._force.refresh(simulation.context)
-        while steps > 0:
-            part = min(steps, self.frequency - simulation.currentStep % self.frequency)
-            try:
-                simulation.step(part)
-            except openmm.OpenMMException as error:
-                raise SimulationError(
-                    f"Metadynamics: the simulation stopped near step {simulation.currentStep} ({error})."
-                ) from error
-            steps -= part
-            if simulation.currentStep % self.frequency == 0:
-                self._deposit(simulation)
+    @property
+    def hills(self) -> np.ndarray:
+        return self._history.rows
 
     def free_energy(self) -> np.ndarray:
         """Free energy at the nodes of `axes`, kJ/mol, from the bias: -V gamma / (gamma - 1), lowest value 0."""
-        surface = -self.on_grid() * self.bias_factor / (self.bias_factor - 1)
-        return surface - surface.min()
+        return self._free_energy(self._added())
+
+    def course(self, times: int = 10) -> Iterator[tuple[int, np.ndarray]]:
+        """What `free_energy` was after each of so many equal shares of the hills, of all walkers: (step, surface)."""
+        hills = np.concatenate([self.hills, *self._others])
+        hills = hills[np.argsort(hills[:, 0], kind="stable")]
+        coefficients = self._empty()
+        for part in np.array_split(hills, times):
+            for hill in part:
+                self._take_up(hill, coefficients)
+            if len(part):
+                yield int(part[-1, 0]), self._free_energy(coefficients)
 
     def offset(self) -> float:
         """c(t), kJ/mol: the free-energy cost of the bias so far, by which V(u, t) is put on one scale for all t."""
-        bias = self.on_grid() / (KB * self.temperature)
-        whole = bias * self.bias_factor / (self.bias_factor - 1)
-        rest = bias / (self.bias_factor - 1)
-        return KB * self.temperature * (_log_sum_exp(whole) - _log_sum_exp(rest))
+        bias = self._at_nodes(self._added()) / (KB * self.temperature)
+        whole, rest = (bias * share / (self.bias_factor - 1) for share in (self.bias_factor, 1))
+        return KB * self.temperature * float(logsumexp(whole) - logsumexp(rest))
 
-    def weights(self, u: np.ndarray) -> np.ndarray:
-        """Weights (n,) of mean 1 that undo the bias as it is now, on frames at latent points (n, d)."""
-        return boltzmann_weights(self.energy(u), self.temperature)
+    def _free_energy(self, coefficients: np.ndarray) -> np.ndarray:
+        surface = -self._at_nodes(coefficients) * self.bias_factor / (self.bias_factor - 1)
+        return surface - surface.min()
 
-    def _deposit(self, simulation: openmm.app.Simulation) -> None:
-        u = self.values(simulation.context)
-        if not np.isfinite(u).all():
-            raise SimulationError(
-                f"Metadynamics: the collective variable is {u} at step {simulation.currentStep}; the simulation "
-                "exploded."
-            )
-        # A walker held outside the box by the walls adds its hill at the face, where the grid can hold it.
-        u = np.clip(u, self.low, self.high)
-        height = self.height * math.exp(-float(self.energy(u)[0]) / (KB * self.temperature * (self.bias_factor - 1)))
-        self.hills = np.vstack([self.hills, [simulation.currentStep, *u, height]])
-        self._add(self.hills[-1:])
-        if self._file is not None and simulation.currentStep % self.save_frequency == 0:
-            self._write()
-            self._take_up_others()
-        self._push(simulation.context)
+    def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float) -> np.ndarray:
+        height = self.height * math.exp(-bias / (KB * self.temperature * (self.bias_factor - 1)))
+        width = self.width
+        if self.adaptive:
+            share = np.clip(self.cv.gradient_of_context(simulation.context) / self.cv.steepness, NARROWEST, WIDEST)
+            width, height = self.width * share, height / np.prod(share)
+        return np.array([*u, *width, height])
 
-    def _push(self, context: openmm.Context) -> None:
-        super()._push(context)
-        self._pushed = True
+    def _empty(self) -> np.ndarray:
+        return np.zeros(self.coefficients.shape) if self._start is None else self._start.copy()
 
-    def _start_over(self) -> None:
-        """Make the grid hold this walker's hills and no others."""
-        self._taken.clear()
-        self.coefficients[...] = 0
-        self._pushed = False
-        self._add(self.hills)
-
-    def _add(self, hills: np.ndarray) -> None:
-        for hill in hills:
-            self._add_hill(hill[1:-1], hill[-1])
-
-    def _write(self) -> None:
-        with store.replacing(self._file) as temporary:
-            np.savez(temporary, hills=self.hills, width=self.width)
-
-    def _take_up_others(self) -> None:
-        others = {p.name: self._read(p) for p in sorted(self._file.parent.glob("[!.]*.npz")) if p != self._file}
-        if any(not np.array_equal(others.get(name, [])[: len(had)], had) for name, had in self._taken.items()):
-            self._start_over()  # a walker was rewound: hills that are in the grid are no longer in its file
-        for name, hills in others.items():
-            self._add(hills[len(self._taken.get(name, ())) :])
-        self._taken = others
-
-    def _read(self, path: Path) -> np.ndarray:
-        try:
-            with np.load(path) as content:
-                hills, width = content["hills"], content["width"]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise SimulationError(f"{path}: cannot be read as hills ({error}).") from error
-        if hills.ndim != 2 or hills.shape[1] != self.cv.dim + 2:
-            raise SimulationError(
-                f"{path}: holds hills of another number of dimensions; give each bias a directory of its own."
-            )
-        if not np.allclose(width, self.width):
-            raise SimulationError(
-                f"{path}: holds hills of width {width}, not {self.width}; give each bias a directory of its own."
-            )
-        return hills
-
-
-def _whole(value, name: str) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise SettingsError(f"Metadynamics: {name} must be a whole number of steps; got {value!r}.")
-    return operator.index(value)
-
-
-def _log_sum_exp(values: np.ndarray) -> float:
-    largest = values.max()
-    return float(largest + np.log(np.exp(values - largest).sum()))
+    def _take_up(self, hill: np.ndarray, coefficients: np.ndarray) -> None:
+        d = self.cv.dim
+        self._add_hill(coefficients, hill[1 : 1 + d], hill[1 + d : -1], hill[-1])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import openmm
-import torch
-from torch import Tensor
 
 from latf_sampling.bias.force import Bias, BiasForce
+from latf_sampling.bias.shapes import Harmonic
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SettingsError
 from latf_sampling.units import KB, to_float
@@ -37,19 +36,14 @@ class Umbrella(Bias):
         self.cv, d = cv, cv.dim
         self.centers = self._vector(centers, "centers")
         self.stiffness = self._stiffness(stiffness)
-
-        def shape(u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-            away = u - table[:d]
-            slope = table[d:] * away
-            return 0.5 * torch.dot(slope, away), slope
-
-        self._force = BiasForce(system, cv, shape, self._table())
+        self._force = BiasForce(system, cv, Harmonic(d), self._table())
         self.group = self._force.group
 
     def move_to(self, context: openmm.Context, centers) -> None:
         """Put the centres (d,) elsewhere, in a context and in those made later."""
         self.centers = self._vector(centers, "centers")
-        self._force.set_table(context, self._table())
+        self._force.table[:] = self._table()
+        self._force.publish(context)
 
     def energy(self, u: np.ndarray) -> np.ndarray:
         """Bias at latent points (n, d), kJ/mol; returns (n,)."""

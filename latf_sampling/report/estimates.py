@@ -9,15 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from latf_sampling import analysis, runtime
-from latf_sampling.analysis import Difference
-from latf_sampling.report import words
+from latf_sampling.analysis import Convergence, Difference
 from latf_sampling.report.records import Records, Round, Walker
 
 MARGIN = 0.35
 """A frame belongs to a state once it lies this far (radians, 20 degrees) inside it; what is between belongs to none."""
-FEW_CROSSINGS = 10
-FEW_FRAMES = 100
-SHARES = np.linspace(0.1, 1.0, 10)
 
 
 @dataclass(frozen=True)
@@ -30,11 +26,12 @@ class Estimates:
         K; all values are for this temperature.
     above : float
         radians; the difference is that of the torsion above this value less the rest.
-    rounds : dict
-        Estimate of each biased round with frames, by its index; none where nothing relates the two states, since no
-        walker crossed in the frames that count (see `settled_crossings`).
-    pooled : Difference or None
-        Of all biased rounds; none as for one round.
+    courses : dict
+        Estimate of each biased round with frames and how it came about, by the round's index; none where nothing
+        relates the two states, since no walker crossed in the frames that count (see `settled_crossings`).
+    convergence : Convergence or None
+        Of all biased rounds together, with the rounds against each other, or the walkers if there is one round; none as
+        for one round.
     plain : list of Walker
         Plain dynamics at the temperature.
     plain_estimate : Difference or None
@@ -50,8 +47,8 @@ class Estimates:
     torsion: str | None
     temperature: float
     above: float
-    rounds: dict[int, Difference | None]
-    pooled: Difference | None
+    courses: dict[int, Convergence | None]
+    convergence: Convergence | None
     plain: list[Walker]
     plain_estimate: Difference | None
     crossings: dict[tuple[int, int], tuple[int, int]]
@@ -64,7 +61,7 @@ class Estimates:
         temperature = target_temperature(records)
         torsion = records.torsion
         above = records.protocol.observe.above if records.protocol.observe is not None else 0.0
-        rounds, pooled, plain, plain_estimate, counted, settled = {}, None, [], None, {}, {}
+        courses, convergence, plain, plain_estimate, counted, settled = {}, None, [], None, {}, {}
         if torsion is not None:
             for walker, kept in zip(records.walkers, settled_frames(records.walkers)):
                 depth = analysis.depth(walker.angles[torsion], above)
@@ -73,9 +70,9 @@ class Estimates:
             seed, biased = records.protocol.seed, biased_rounds(records, temperature)
             for entry in biased:
                 rng, crossed = runtime.stream(seed, "report", entry.index), _total(settled, entry.begun)
-                rounds[entry.index] = difference([entry], torsion, above, temperature, rng) if crossed else None
-            if any(_total(settled, entry.begun) for entry in biased):
-                pooled = difference(biased, torsion, above, temperature, runtime.stream(seed, "report"))
+                courses[entry.index] = _judged([entry], torsion, above, temperature, crossed, rng)
+            crossed = sum(_total(settled, entry.begun) for entry in biased)
+            convergence = _judged(biased, torsion, above, temperature, crossed, runtime.stream(seed, "report"))
             plain = plain_walkers(records, temperature)
             if _total(settled, plain):
                 inside = [walker.angles[torsion] > above for walker in plain]
@@ -83,12 +80,34 @@ class Estimates:
                 rng = runtime.stream(seed, "report", "plain")
                 plain_estimate = analysis.free_energy_difference(inside, weights, temperature, rng)
         value, error = _reference(records, temperature)
-        return cls(torsion, temperature, above, rounds, pooled, plain, plain_estimate, counted, settled, value, error)
+        return cls(
+            torsion,
+            temperature,
+            above,
+            courses,
+            convergence,
+            plain,
+            plain_estimate,
+            counted,
+            settled,
+            value,
+            error,
+        )
 
     @property
     def state(self) -> str:
         """The observed state in words."""
         return f"{self.torsion} above {np.degrees(self.above):g}°"
+
+    @property
+    def rounds(self) -> dict[int, Difference | None]:
+        """Estimate of each biased round with frames, by its index."""
+        return {index: entry and entry.estimate for index, entry in self.courses.items()}
+
+    @property
+    def pooled(self) -> Difference | None:
+        """Estimate from all biased rounds."""
+        return self.convergence and self.convergence.estimate
 
     @property
     def deviation(self) -> float | None:
@@ -106,37 +125,6 @@ class Estimates:
     def round_crossings(self, index: int) -> int:
         """Crossings in the frames of one round that count."""
         return sum(crossed for (place, _), crossed in self.settled_crossings.items() if place == index)
-
-    def doubts(self) -> list[str]:
-        """Why the error bar of the pooled estimate may be too small."""
-        if self.pooled is None:
-            return []
-        found = []
-        if not math.isfinite(self.pooled.error):
-            found.append(
-                "Some resamples hold frames of one side only: the data do not bound the error. Take the value as a "
-                "guess."
-            )
-        if self.biased_crossings < FEW_CROSSINGS:
-            found.append(
-                f"The biased walkers crossed {words.count(self.biased_crossings, 'time')} in all, filling left out. "
-                f"With fewer than {FEW_CROSSINGS} crossings the spread between blocks says little about the true "
-                "error, which may be several times larger."
-            )
-        if self.pooled.effective_frames < FEW_FRAMES:
-            found.append(
-                f"The weights are so uneven that they count as {self.pooled.effective_frames:.0f} frames; "
-                "a few frames carry the estimate."
-            )
-        known = [entry for entry in self.rounds.values() if entry is not None and math.isfinite(entry.error)]
-        if len(known) > 1:
-            low, high = min(known, key=lambda e: e.value), max(known, key=lambda e: e.value)
-            if high.value - low.value > 3 * math.hypot(low.error, high.error):
-                found.append(
-                    "The rounds differ by more than three times their combined error: "
-                    "at least one of them has not settled, and the pooled error bar is too small."
-                )
-        return found
 
 
 def _total(crossed: dict[tuple[int, int], int], walkers: Sequence[Walker]) -> int:
@@ -166,47 +154,38 @@ def plain_walkers(records: Records, temperature: float) -> list[Walker]:
     ]
 
 
-def settled_frames(walkers: Sequence[Walker], share: float = 1.0) -> list[slice]:
-    """Which frames of each walker count, if only the first share of what is settled were there."""
-    kept = []
-    for walker in walkers:
-        first = analysis.settled(walker.frames).start or 0
-        kept.append(slice(first, first + round(share * (len(walker.frames) - first))))
-    return kept
+def settled_frames(walkers: Sequence[Walker]) -> list[slice]:
+    """Which frames of each walker count."""
+    return [analysis.settled(walker.frames) for walker in walkers]
 
 
-def log_weights(rounds: Sequence[Round], share: float = 1.0) -> list[np.ndarray]:
+def log_weights(rounds: Sequence[Round]) -> list[np.ndarray]:
     """ln of the weights of all walkers' settled frames, each round balanced by itself."""
     made = []
     for entry in rounds:
-        parts = zip(entry.begun, settled_frames(entry.begun, share))
+        parts = zip(entry.begun, settled_frames(entry.begun))
         made += analysis.balanced([walker.frames.log_weights[kept] for walker, kept in parts])
     return made
 
 
-def difference(
-    rounds: Sequence[Round],
-    torsion: str,
-    above: float,
-    temperature: float,
-    rng: np.random.Generator,
-    share: float = 1.0,
-) -> Difference:
-    """Free energy of the torsion above a value less the rest, from the settled frames of biased rounds."""
+def _judged(
+    rounds: Sequence[Round], torsion: str, above: float, temperature: float, crossed: int, rng: np.random.Generator
+) -> Convergence | None:
+    """Free energy of the torsion above a value less the rest, from the settled frames of biased rounds; none where no
+    walker crossed."""
+    if not crossed:
+        return None
     walkers = [walker for entry in rounds for walker in entry.begun]
-    inside = [w.angles[torsion][kept] > above for w, kept in zip(walkers, settled_frames(walkers, share))]
-    return analysis.free_energy_difference(inside, log_weights(rounds, share), temperature, rng)
+    inside = [w.angles[torsion][kept] > above for w, kept in zip(walkers, settled_frames(walkers))]
+    names = [f"round {w.frames.round_index}" if len(rounds) > 1 else f"walker {w.frames.walker}" for w in walkers]
+    return Convergence.of(inside, log_weights(rounds), temperature, crossed, rng, names)
 
 
-def course(records: Records, estimates: Estimates, entry: Round) -> tuple[np.ndarray, list[Difference]]:
-    """The estimate of one round as it would have been earlier: simulated time per walker, ns, and estimates."""
-    made = []
-    for step, share in enumerate(SHARES):
-        rng = runtime.stream(records.protocol.seed, "report", "course", entry.index, step)
-        made.append(difference([entry], estimates.torsion, estimates.above, estimates.temperature, rng, share))
+def course_times(entry: Round, course: Convergence) -> np.ndarray:
+    """Simulated time per walker, ns, at which a round's estimate would have been that of its course."""
     walker = entry.begun[0]
     first = (settled_frames([walker])[0].start or 0) * walker.interval
-    return (first + SHARES * (walker.simulated - first)) / 1000, made
+    return (first + course.shares * (walker.simulated - first)) / 1000
 
 
 def _reference(records: Records, temperature: float) -> tuple[float | None, float | None]:

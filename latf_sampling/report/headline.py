@@ -8,8 +8,9 @@ import numpy as np
 
 from latf_sampling import analysis
 from latf_sampling.analysis import Difference
+from latf_sampling.analysis.blocks import LONG, RESAMPLES
 from latf_sampling.report import charts, page, words
-from latf_sampling.report.estimates import Estimates, biased_rounds, course
+from latf_sampling.report.estimates import Estimates, biased_rounds, course_times
 from latf_sampling.report.records import Records
 
 
@@ -36,6 +37,8 @@ def numbers(records: Records, estimates: Estimates) -> dict:
             "above_degree": math.degrees(estimates.above),
             "temperature_K": estimates.temperature,
             "pooled": _as_json(estimates.pooled),
+            "converged": estimates.convergence.converged if estimates.convergence is not None else None,
+            "verdict": estimates.convergence.verdict if estimates.convergence is not None else None,
             "rounds": {str(index): _as_json(entry) for index, entry in estimates.rounds.items()},
             "plain": _as_json(estimates.plain_estimate),
             "reference_kJ_per_mol": estimates.reference,
@@ -61,8 +64,10 @@ def _as_json(entry: Difference | None) -> dict | None:
     return {
         "value_kJ_per_mol": entry.value if math.isfinite(entry.value) else None,
         "error_kJ_per_mol": entry.error if math.isfinite(entry.error) else None,
+        "interval_kJ_per_mol": list(entry.interval) if math.isfinite(entry.error) else None,
         "frames": entry.frames,
         "effective_frames": entry.effective_frames,
+        "independent_frames": entry.independent_frames,
     }
 
 
@@ -145,8 +150,8 @@ def _verdict(records: Records, estimates: Estimates) -> list[str]:
         text += f"; {_distance(estimates)}." if _distance(estimates) else "."
     elif records.reference is not None:
         text += f" The reference file holds no value for {estimates.temperature:g} K to compare with."
-    doubts = [page.paragraph(doubt, "warning") for doubt in estimates.doubts()]
-    return [page.paragraph(text, "verdict"), *doubts, page.paragraph(_plain(estimates))]
+    judged = page.paragraph(estimates.convergence.verdict, "" if estimates.convergence.converged else "warning")
+    return [page.paragraph(text, "verdict"), judged, page.paragraph(_plain(estimates))]
 
 
 def _plain(estimates: Estimates) -> str:
@@ -168,25 +173,31 @@ def _estimates_table(estimates: Estimates) -> str:
         crossed = sum(estimates.settled_crossings[walker.place] for walker in estimates.plain)
         rows.append(_row("plain dynamics", estimates.plain_estimate, crossed))
     if estimates.reference is not None:
-        rows.append(("reference", words.value(estimates.reference, estimates.reference_error or None), "", "", ""))
-    return page.table(("from", "difference", "frames that count", "effective frames", "crossings in them"), rows)
+        value = words.value(estimates.reference, estimates.reference_error or None)
+        rows.append(("reference", value, "", "", "", "", ""))
+    head = ("from", "difference", "95 % interval", "frames that count", "effective frames", "independent", "crossings")
+    return page.table(head, rows)
 
 
 def _row(name: str, entry: Difference | None, crossed: int) -> tuple:
     if entry is None:
-        return name, "no estimate", "", "", crossed
-    return name, words.value(entry.value, entry.error), f"{entry.frames:,}", f"{entry.effective_frames:,.0f}", crossed
+        return name, "no estimate", "", "", "", "", crossed
+    bounds = "{:.1f} to {:.1f}".format(*entry.interval) if math.isfinite(entry.error) else "not bounded"
+    frames = (f"{number:,.0f}" for number in (entry.frames, entry.effective_frames, entry.independent_frames))
+    return name, words.value(entry.value, entry.error), bounds, *frames, crossed
 
 
 def _error_bar() -> str:
     return page.paragraph(
         f"Frames that count: the first {100 * analysis.FILLING:.0f} % of each biased walker are left out, since the "
         "bias still changes quickly there. Each remaining frame has the weight exp((V - c)/kT), with the bias V and "
-        "its offset c as they were when it was saved; rounds count by their number of frames. The error bar is one "
-        f"standard deviation of a bootstrap that draws blocks, {analysis.BLOCKS} per walker, {analysis.RESAMPLES} "
-        "times. It covers the scatter between blocks: how often walkers went to and fro, and how unevenly frames "
-        "are weighted. It does not cover what all blocks share: a state that no walker has found, a bias that has "
-        "not settled, the time step, the force field.",
+        "its offset c as they were when it was saved; rounds count by their number of frames. The error is one "
+        f"standard deviation of a bootstrap over blocks of time, {RESAMPLES} times, each block at least {LONG:g} "
+        "statistical inefficiencies long; the 95 % interval is Student's, wider where blocks are few. They cover the "
+        "scatter between blocks: how often walkers went to and fro, and how unevenly frames are weighted. They do not "
+        "cover what all blocks share: a state that no walker has found, a bias that has not settled, the time step, "
+        "the force field. Effective frames are what uneven weights leave; independent ones what correlation in time "
+        "leaves of these: so many of the unbiased ensemble would have an error as large.",
         "soft",
     )
 
@@ -200,8 +211,8 @@ def _figures(records: Records, estimates: Estimates) -> str:
         ),
         page.figure(
             charts.chart(lambda axes: _draw_course(axes, records, estimates), height=2.6),
-            "Each biased round's estimate as it would have been had the round ended earlier. "
-            "The lines should level off, within their error bars, well before their end.",
+            "Convergence: each biased round's estimate as it would have been had the round ended earlier, with its "
+            "95 % interval. The lines should level off, within their intervals, well before their end.",
         ),
     ]
     return page.figures(*made)
@@ -233,16 +244,21 @@ def _draw_estimates(axes, estimates: Estimates) -> None:
 
 
 def _draw_course(axes, records: Records, estimates: Estimates) -> None:
+    levels, reach = [], 1.0
     for number, entry in enumerate(biased_rounds(records, estimates.temperature)):
-        if estimates.rounds[entry.index] is None:
+        judged = estimates.courses[entry.index]
+        if judged is None:
             continue
-        time, made = course(records, estimates, entry)
+        time, made = course_times(entry, judged), judged.course
         value = np.array([step.value if math.isfinite(step.value) else np.nan for step in made])
-        error = np.array([step.error if math.isfinite(step.error) else 0.0 for step in made])
+        half = np.array([step.half_width if math.isfinite(step.error) else 0.0 for step in made])
         shade = charts.colour(number)
-        axes.fill_between(time, value - error, value + error, color=shade, alpha=0.2, lw=0)
+        axes.fill_between(time, value - half, value + half, color=shade, alpha=0.2, lw=0)
         axes.plot(time, value, "o-", color=shade, ms=3, label=f"round {entry.index}")
+        levels, reach = [*levels, *value[np.isfinite(value)]], max(reach, half[-1])
     _draw_reference(axes, estimates, vertical=False)
+    if levels:  # intervals of the first few blocks may be wider than what one wants to see
+        axes.set_ylim(min(levels) - 2 * reach, max(levels) + 2 * reach)
     axes.set_xlabel("simulated time of each walker, ns")
     axes.set_ylabel("difference, kJ/mol")
     charts.legend(axes)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from latf_sampling import analysis
+from latf_sampling import analysis, runtime
 from latf_sampling.report import charts, page
 from latf_sampling.report.estimates import Estimates, biased_rounds, log_weights, settled_frames
 from latf_sampling.report.records import Learned, Records
@@ -84,12 +84,9 @@ def draw_density(axes, learned: Learned, temperature: float) -> None:
         return
     samples = model.sample(SAMPLES, temperature, seed=0)
     extent = tuple(zip(low[:2], high[:2]))
-    inside = np.ones(len(samples))
-    charts.surface(
-        axes,
-        *analysis.free_energy_surface(samples[:, 0], samples[:, 1], inside, temperature, GRID // 2, extent),
-        CEILING * kt,
-    )
+    histogram, *edges = np.histogram2d(samples[:, 0], samples[:, 1], bins=GRID // 2, range=extent)
+    with np.errstate(divide="ignore"):
+        charts.surface(axes, *edges, -kt * np.log(histogram / histogram.max()), CEILING * kt)
 
 
 def _edges(grid: np.ndarray) -> np.ndarray:
@@ -121,17 +118,17 @@ def _torsions(records: Records, estimates: Estimates) -> list[str]:
         return [title, page.missing("No biased frames are there yet, so that there is nothing to reweight.")]
     walkers = [walker for entry in rounds for walker in entry.begun]
     kept = settled_frames(walkers)
-    weights = np.exp(np.concatenate(log_weights(rounds)))
+    weights, rng = log_weights(rounds), runtime.stream(records.protocol.seed, "report", "landscapes")
 
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([walker.angles[name][part] for walker, part in zip(walkers, kept)])
+    def degrees(name: str) -> list[np.ndarray]:
+        return [np.degrees(walker.angles[name][part]) for walker, part in zip(walkers, kept)]
 
     reference = _reference_surface(records, estimates)
     made = []
     if records.partner is not None:
         first, second = sorted([estimates.torsion, records.partner])
-        made += _maps(estimates, (first, second), joined(first), joined(second), weights, reference)
-    made.append(_profile(estimates, joined(estimates.torsion), weights, reference))
+        made += _maps(estimates, (first, second), degrees(first), degrees(second), weights, rng, reference)
+    made.append(_profile(estimates, degrees(estimates.torsion), weights, rng, reference))
     return [title, page.figures(*made)]
 
 
@@ -145,15 +142,18 @@ def _reference_surface(records: Records, estimates: Estimates) -> tuple[np.ndarr
     return np.degrees(reference["edges_rad"]), surface
 
 
-def _profile(estimates: Estimates, values: np.ndarray, weights: np.ndarray, reference) -> str:
+def _profile(estimates: Estimates, values, weights, rng: np.random.Generator, reference) -> str:
     bins = len(reference[0]) - 1 if reference is not None else 60
     kt = KB * estimates.temperature
     extent = (-180, 180)
-    edges, profile = analysis.free_energy_profile(np.degrees(values), weights, estimates.temperature, bins, extent)
+    profile = analysis.free_energy_profile(values, weights, estimates.temperature, rng, bins, extent)
 
     def draw(axes) -> None:
-        known = np.where(np.isfinite(profile), profile, np.nan)
-        axes.stairs(known, edges, baseline=None, color=charts.colour(0), lw=1.6, label="campaign")
+        known = np.where(np.isfinite(profile.values), profile.values, np.nan)
+        top = 1.1 * np.nanmax(known) + 1
+        low, high = np.clip(np.where(np.isfinite(known), profile.interval, np.nan), 0, top)
+        axes.stairs(high, profile.edges, baseline=low, fill=True, color=charts.colour(0), alpha=0.2, lw=0)
+        axes.stairs(known, profile.edges, baseline=None, color=charts.colour(0), lw=1.6, label="campaign")
         if reference is not None and estimates.torsion.startswith(("phi", "psi")):
             along = 1 if estimates.torsion.startswith("phi") else 0
             with np.errstate(divide="ignore"):
@@ -162,24 +162,26 @@ def _profile(estimates: Estimates, values: np.ndarray, weights: np.ndarray, refe
             axes.stairs(marginal - marginal.min(), reference[0], baseline=None, label="reference", **style)
         axes.axvline(np.degrees(estimates.above), color=charts.LINE, lw=1, zorder=0)
         charts.degrees(axes, "x")
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, top)
         axes.set_xlabel(f"{estimates.torsion}, degrees")
         axes.set_ylabel("free energy, kJ/mol")
         charts.legend(axes)
 
     also = " Both curves should lie on each other but for the highest points." if reference is not None else ""
-    caption = f"Free energy along {estimates.torsion} by reweighting the biased rounds.{also}"
+    caption = (
+        f"Free energy along {estimates.torsion} by reweighting the biased rounds; shaded, the 95 % interval.{also}"
+    )
     return page.figure(charts.chart(draw, height=3.2), caption)
 
 
-def _maps(estimates: Estimates, names: tuple[str, str], x, y, weights, reference) -> list[str]:
+def _maps(estimates: Estimates, names: tuple[str, str], x, y, weights, rng, reference) -> list[str]:
     bins = len(reference[0]) - 1 if reference is not None else 60
     extent = ((-180, 180), (-180, 180))
     ceiling = 18 * KB * estimates.temperature
-    ours = analysis.free_energy_surface(np.degrees(x), np.degrees(y), weights, estimates.temperature, bins, extent)
+    found = analysis.free_energy_surface(x, y, weights, estimates.temperature, rng, bins, extent)
     made = [
         page.figure(
-            charts.chart(_map(names, *ours, ceiling), height=3.6),
+            charts.chart(_map(names, found.x_edges, found.y_edges, found.values, ceiling), height=3.6),
             f"Free energy of {names[0]} and {names[1]} by reweighting the biased rounds. Empty where no frame is.",
         )
     ]

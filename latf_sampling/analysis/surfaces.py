@@ -1,0 +1,170 @@
+"""Free energies along any variables, -kT ln p on histograms, with an error and an interval in every bin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from latf_sampling.analysis.blocks import Blocks
+from latf_sampling.analysis.weights import relative
+from latf_sampling.errors import DataError
+from latf_sampling.reweighting import Multistate
+from latf_sampling.units import KB
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Free energy along one variable.
+
+    Attributes
+    ----------
+    edges : numpy.ndarray (bins + 1,)
+    values : numpy.ndarray (bins,)
+        kJ/mol, the lowest 0; infinite where no frame is.
+    error : numpy.ndarray (bins,)
+        Standard error of -kT ln p, kJ/mol: of each bin against all of them, so that the lowest bin has one too.
+        Infinite where the data do not bound it.
+    interval : numpy.ndarray (2, bins)
+        Low and high ends of the 95 % intervals about the values, by Student's t.
+    """
+
+    edges: np.ndarray
+    values: np.ndarray
+    error: np.ndarray
+    interval: np.ndarray
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Free energy of two variables.
+
+    Attributes
+    ----------
+    x_edges, y_edges : numpy.ndarray (bins + 1,)
+    values, error : numpy.ndarray (bins, bins)
+    interval : numpy.ndarray (2, bins, bins)
+        As in `Profile`.
+    """
+
+    x_edges: np.ndarray
+    y_edges: np.ndarray
+    values: np.ndarray
+    error: np.ndarray
+    interval: np.ndarray
+
+
+def free_energy_profile(
+    x: Sequence[np.ndarray],
+    log_weights: Sequence[np.ndarray],
+    temperature: float,
+    rng: np.random.Generator,
+    bins: int = 60,
+    extent: tuple[float, float] | None = None,
+    states: Multistate | None = None,
+) -> Profile:
+    """Free energy -kT ln p on a histogram of one variable.
+
+    Parameters
+    ----------
+    x, log_weights
+        Per trajectory, the variable at each frame (frames,), and ln of its weight (frames,).
+    temperature
+        K.
+    rng
+        Weighs the blocks.
+    bins, extent
+        Number of bins, and (low, high); none takes the range of the data. Frames outside do not count.
+    states
+        As in `free_energy_difference`.
+
+    Raises
+    ------
+    DataError
+        There is no frame within the extent, lengths differ, or a weight or value is not a number.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = [rng.normal(size=50_000) for _ in range(2)]
+    >>> profile = free_energy_profile(x, [np.zeros(50_000)] * 2, 1 / KB, rng, bins=6, extent=(-3, 3))
+    >>> profile.values.round(1).tolist()  # -ln of the integrals of a Gaussian
+    [2.8, 0.9, 0.0, 0.0, 0.9, 2.8]
+    >>> bool((profile.error < 0.1).all())
+    True
+    """
+    return Profile(*_histogram([x], log_weights, temperature, rng, bins, extent and [extent], states))
+
+
+def free_energy_surface(
+    x: Sequence[np.ndarray],
+    y: Sequence[np.ndarray],
+    log_weights: Sequence[np.ndarray],
+    temperature: float,
+    rng: np.random.Generator,
+    bins: int = 60,
+    extent: tuple[tuple[float, float], tuple[float, float]] | None = None,
+    states: Multistate | None = None,
+) -> Surface:
+    """Free energy -kT ln p on a histogram of two variables; everything as in `free_energy_profile`.
+
+    Parameters
+    ----------
+    x, y, log_weights
+        Per trajectory, the variables at each frame (frames,), and ln of its weight (frames,).
+    bins, extent
+        Bins of each variable, and ((x low, x high), (y low, y high)).
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = ([rng.normal(size=50_000)] for _ in range(2))
+    >>> surface = free_energy_surface(x, y, [np.zeros(50_000)], 1 / KB, rng, bins=2, extent=((-1, 1), (-1, 1)))
+    >>> bool((surface.values < 4 * surface.error.max()).all())
+    True
+    """
+    return Surface(*_histogram([x, y], log_weights, temperature, rng, bins, extent, states))
+
+
+def _histogram(variables, log_weights, temperature, rng, bins, extent, states):
+    """Edges of each variable, one after another, and the free energy of the bins, its error and its interval."""
+    for parts in variables:
+        weights = relative(log_weights, parts, "free energies")
+    columns = np.stack([np.concatenate(parts) for parts in variables])
+    lengths = [len(part) for part in log_weights]
+    if not np.isfinite(columns).all():
+        raise DataError(f"free energies: the value of frame {np.argmin(np.isfinite(columns).all(0))} is not a number.")
+    edges = [
+        np.histogram_bin_edges(column, bins, None if extent is None else extent[axis])
+        for axis, column in enumerate(columns)
+    ]
+    shape = tuple(len(each) - 1 for each in edges)
+    # The last bin holds its upper edge, as numpy's histograms have it.
+    places = [
+        np.where(column == each[-1], len(each) - 2, np.searchsorted(each, column, side="right") - 1)
+        for column, each in zip(columns, edges)
+    ]
+    within = np.all([(place >= 0) & (place < size) for place, size in zip(places, shape)], axis=0)
+    if not weights[within].any():
+        raise DataError("free energies: no frame of any weight lies within the extent.")
+    sets = np.where(within, np.ravel_multi_index(places, shape, mode="clip"), -1)
+    count, kt = int(np.prod(shape)), KB * temperature
+    series = []
+    for column in columns:
+        pull = weights * within * (column - np.average(column, weights=weights * within))
+        series += [column, pull]
+    blocks = Blocks(lengths, series, states)
+    sums = blocks.sums(weights, sets, count)
+    total = sums.sum(0)
+    response = blocks.response(weights, sets, count)
+    with np.errstate(invalid="ignore"):  # infinite where states do not overlap
+        response = response - response @ (total / total.sum())[:, None]
+    error, half = blocks.log_ratio_errors(sums, sums.sum(1, keepdims=True), response, rng)
+    with np.errstate(divide="ignore"):
+        values = -kt * np.log(total / total.sum())
+    values -= values.min()
+    half = np.where(np.isfinite(values), kt * half, np.inf)
+    bounded = np.isfinite(half)
+    interval = [np.where(bounded, values + side * np.where(bounded, half, 0.0), side * np.inf) for side in (-1, 1)]
+    return *edges, values.reshape(shape), kt * error.reshape(shape), np.reshape(interval, (2, *shape))

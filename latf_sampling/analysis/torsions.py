@@ -1,0 +1,54 @@
+"""Torsions as states of a molecule: their values, how deep in a state, and how often it is left."""
+
+from __future__ import annotations
+
+import mdtraj
+import numpy as np
+
+from latf_sampling.errors import DataError
+from latf_sampling.features import Features
+
+
+def torsion_values(trajectory: mdtraj.Trajectory, name: str) -> np.ndarray:
+    """A torsion by its name, like "phi ALA 2", in radians in (-pi, pi]; returns (frames,).
+
+    Raises
+    ------
+    SettingsError
+        The topology has no torsion of this kind.
+    DataError
+        It has, but none of this name.
+    """
+    if not name.split():
+        raise DataError("there is no torsion without a name; give one like 'phi ALA 2'.")
+    features = Features(trajectory.topology, [{"torsions": name.split()[0]}])
+    wanted = [f"sin {name}", f"cos {name}"]
+    if not set(wanted) <= set(features.names):
+        known = ", ".join(column.removeprefix("sin ") for column in features.names if column.startswith("sin "))
+        raise DataError(f"there is no torsion '{name}'; there are: {known}.")
+    sine, cosine = (features.transform(trajectory)[:, features.names.index(column)] for column in wanted)
+    return np.arctan2(sine, cosine)
+
+
+def depth(values: np.ndarray, above: float) -> np.ndarray:
+    """How far each angle lies inside the arc from `above` to pi, radians, along the circle; (frames,).
+
+    Positive inside, negative outside, zero at both ends of the arc: at `above` and at pi, which is -pi. The two states
+    of a torsion that is periodic thus have two borders, and both are seen.
+
+    Examples
+    --------
+    >>> depth(np.radians([60.0, 170.0, -170.0, -60.0]), 0.0).round(2).tolist()
+    [1.05, 0.17, -0.17, -1.05]
+    """
+    inside = np.minimum(values - above, np.pi - values)
+    outside = np.minimum(above - values, values + np.pi)
+    return np.where(values > above, inside, -outside)
+
+
+def crossings(values: np.ndarray, low: float, high: float) -> tuple[int, int]:
+    """How often a series goes from below `low` to above `high`, and back; what lies between counts as neither."""
+    sides = np.where(values > high, 1, np.where(values < low, -1, 0))
+    sides = sides[sides != 0]
+    changes = np.diff(sides)
+    return int((changes > 0).sum()), int((changes < 0).sum())

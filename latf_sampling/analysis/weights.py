@@ -1,0 +1,119 @@
+"""ln of the weights that undo a bias.
+
+From the bias as it was (`offset_weights`), from the bias as it ended (`last_bias_weights`), or from all rounds, walkers
+and temperatures together: `latf_sampling.reweighting.Multistate`, which needs every bias at every frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from latf_sampling.errors import DataError
+from latf_sampling.trajectories import WalkerFrames
+from latf_sampling.units import KB
+
+FILLING = 0.2
+"""This first share of a biased trajectory is left out: there the bias and its offset still change quickly."""
+
+
+def offset_weights(bias: np.ndarray, offset: np.ndarray, temperature: float) -> np.ndarray:
+    """ln of each frame's weight from the bias it felt, (V - c) / kT; (frames,).
+
+    Source: Tiwary and Parrinello, doi:10.1021/jp504920s.
+
+    Parameters
+    ----------
+    bias, offset
+        Bias V(u, t) and its offset c(t) when the frame was saved, kJ/mol; (frames,) each.
+    temperature
+        K.
+
+    Raises
+    ------
+    DataError
+        The arrays differ in length, or the temperature is not above 0.
+
+    Examples
+    --------
+    >>> offset_weights(np.array([5.0, 7.0]), np.array([3.0, 5.0]), 1 / KB).tolist()
+    [2.0, 2.0]
+    """
+    bias, offset = np.asarray(bias, np.float64), np.asarray(offset, np.float64)
+    if bias.shape != offset.shape:
+        raise DataError(f"offset_weights: {len(bias)} values of the bias and {len(offset)} offsets differ in number.")
+    return last_bias_weights(bias - offset, temperature)
+
+
+def last_bias_weights(bias: np.ndarray, temperature: float) -> np.ndarray:
+    """ln of each frame's weight from the final bias at it, V / kT; (frames,).
+
+    Right where the bias no longer changed while the frames were saved, up to a factor that they all share. Source:
+    Branduardi, Bussi and Parrinello, doi:10.1021/ct3002464.
+
+    Parameters
+    ----------
+    bias
+        Final bias at each frame, kJ/mol, also of the frames that were saved under earlier ones; (frames,).
+    temperature
+        K.
+
+    Raises
+    ------
+    DataError
+        The temperature is not above 0.
+
+    Examples
+    --------
+    >>> last_bias_weights(np.array([0.0, 3.0]), 1 / KB).tolist()
+    [0.0, 3.0]
+    """
+    if not temperature > 0:
+        raise DataError(f"weights need a temperature above 0 K, and not {temperature:g} K.")
+    return np.asarray(bias, np.float64) / (KB * temperature)
+
+
+def balanced(log_weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Log weights of trajectories that share one bias, shifted together so that the mean weight of all frames is 1.
+
+    Weights under different biases are known up to a constant each; balanced, every bias counts by its number of frames.
+    """
+    joined = np.concatenate(log_weights)
+    if not len(joined):
+        return list(log_weights)
+    largest = joined.max()
+    shift = largest + np.log(np.exp(joined - largest).mean())
+    return [part - shift for part in log_weights]
+
+
+def relative(log_weights: Sequence[np.ndarray], columns: Sequence[np.ndarray], name: str) -> np.ndarray:
+    """Weights of the frames of all trajectories together, the largest 1; (n,).
+
+    Parameters
+    ----------
+    log_weights, columns
+        Per trajectory, ln of each frame's weight, and something else with one value a frame; (frames,) each.
+    name
+        Of the function that wants them, for messages.
+
+    Raises
+    ------
+    DataError
+        There is no frame, lengths differ, or a weight is not a number.
+    """
+    lengths = [len(part) for part in log_weights]
+    if lengths != [len(part) for part in columns]:
+        raise DataError(f"{name}: log weights and values differ in number: {lengths} and {[len(c) for c in columns]}.")
+    if not sum(lengths):
+        raise DataError(f"{name}: there is no frame.")
+    joined = np.concatenate(log_weights)
+    largest = joined.max()
+    if not np.isfinite(largest):  # NaN is the largest of all to numpy
+        raise DataError(f"{name}: the log weights of the frames are not numbers; one at least must be finite.")
+    return np.exp(joined - largest)
+
+
+def settled(walker: WalkerFrames) -> slice:
+    """The frames of a walker that count for free energies: all of plain dynamics, all but the filling under a bias."""
+    return slice(round(FILLING * len(walker)) if walker.biased else 0, None)

@@ -1,0 +1,213 @@
+"""What biases added, and when: one text file a walker, which grows by whole lines and which other walkers read.
+
+The file looks like PLUMED's HILLS: a line ``#! FIELDS step ...``, then one line of numbers an entry, written so that
+reading gives back every bit. Only its own walker writes to it, under a lock, and whole lines count alone: a process
+that is killed while writing leaves at most a broken last line, which others do not read and which its next run removes.
+So no entry is lost or read twice, whoever stops when. Taking back entries (a simulation goes on from an earlier state)
+replaces the file by one of the next generation, which tells readers to begin anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import numpy as np
+
+from latf_sampling import store
+from latf_sampling.errors import SimulationError
+
+SUFFIX = ".hills"
+
+
+class History:
+    """One walker's own entries, in memory and, if it has a path, on the disk.
+
+    Parameters
+    ----------
+    path
+        Its file; entries that are in it already are read. None keeps them in memory only.
+    fields
+        Names of the columns; the first is "step".
+    settings
+        What entries depend on: a file with other settings is refused.
+
+    Attributes
+    ----------
+    rows : numpy.ndarray (n, fields)
+
+    Raises
+    ------
+    SimulationError
+        Another process writes to this file, it is damaged, or it was written with other fields or settings.
+    """
+
+    def __init__(self, path: Path | None, fields: list[str], settings: dict[str, str]) -> None:
+        self.path, self.fields, self.settings = path, fields, settings
+        self._buffer, self._count = np.empty((64, len(fields))), 0
+        self._written = self._generation = 0
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = open(path.with_suffix(".lock"), "a")  # noqa: SIM115 - held open as long as the lock is
+        try:
+            # The kernel drops this lock with the process, however it ends.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SimulationError(
+                f"{path}: another process adds to this history; give each walker a name of its own."
+            ) from error
+        if path.exists():
+            reader = Reader(path, fields, settings)
+            self._extend(reader.news())
+            self._generation = reader.generation
+            with open(path, "r+b") as file:  # a broken last line goes
+                file.truncate(reader.place)
+            self._written = self._count
+        else:
+            self._replace()
+
+    @property
+    def rows(self) -> np.ndarray:
+        return self._buffer[: self._count]
+
+    def add(self, row) -> None:
+        """Take up an entry (fields,), in memory; `write` brings it to the disk."""
+        self._extend(np.asarray(row, np.float64)[None])
+
+    def write(self) -> None:
+        """Append what is new to the file.
+
+        Raises
+        ------
+        StoreError
+            The disk is full, or the like; the file is as before, and the next call tries again.
+        """
+        if self.path is None or self._written == self._count:
+            return
+        store.append(self.path, _lines(self.rows[self._written :]))
+        self._written = self._count
+
+    def rewind(self, step: int) -> bool:
+        """Take back entries after a step; returns whether there were any."""
+        kept = int(np.searchsorted(self.rows[:, 0], step, side="right"))
+        if kept == self._count:
+            return False
+        self._count = kept
+        if self.path is not None:
+            self._generation += 1
+            self._replace()
+        return True
+
+    def close(self) -> None:
+        """Let other processes write to the file."""
+        if self.path is not None:
+            self._lock.close()
+
+    def _extend(self, rows: np.ndarray) -> None:
+        while self._count + len(rows) > len(self._buffer):
+            self._buffer = np.concatenate([self._buffer, np.empty_like(self._buffer)])
+        self._buffer[self._count : self._count + len(rows)] = rows
+        self._count += len(rows)
+
+    def _replace(self) -> None:
+        settings = "".join(f"#! SET {name} {value}\n" for name, value in self.settings.items())
+        head = f"#! FIELDS {' '.join(self.fields)}\n{settings}#! SET generation {self._generation}\n"
+        store.write_text(self.path, head + _lines(self.rows))
+        self._written = self._count
+
+
+class Reader:
+    """What is new in a history, each time one asks.
+
+    Attributes
+    ----------
+    generation : int
+        Of the file when it was last read; a higher one than before says that entries were taken back.
+    place : int
+        Bytes read so far, all of them whole lines.
+    """
+
+    def __init__(self, path: Path, fields: list[str], settings: dict[str, str]) -> None:
+        self.path, self.fields, self.settings = path, fields, settings
+        self.generation, self.place = -1, 0
+
+    def news(self) -> np.ndarray:
+        """Entries (n, fields) since the last call; all of them, if `generation` has changed with this one.
+
+        Raises
+        ------
+        SimulationError
+            The file is gone or damaged, or was written with other fields or settings.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                head = self._head(file)
+                if head != self.generation:
+                    self.generation, self.place = head, file.tell()
+                file.seek(self.place)
+                content = file.read()
+        except OSError as error:
+            raise SimulationError(f"{self.path}: cannot be read as a history ({error.strerror}).") from error
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            rows = np.array([line.split() for line in whole.splitlines()], np.float64)
+            rows = rows.reshape(-1, len(self.fields)) if not len(rows) else rows
+            if rows.ndim != 2 or rows.shape[1] != len(self.fields):
+                raise ValueError(f"expected {len(self.fields)} numbers a line")
+        except ValueError as error:
+            raise SimulationError(f"{self.path}: is damaged after byte {self.place} ({error}).") from error
+        self.place += len(whole)
+        return rows
+
+    def _head(self, file) -> int:
+        """Read the first lines, and check that they are what is expected; returns the generation."""
+        wanted = {"FIELDS": " ".join(self.fields), **self.settings}
+        found = {}
+        for _ in range(len(wanted) + 1):
+            words = file.readline().decode(errors="replace").split()
+            if len(words) < 3 or words[0] != "#!":
+                raise SimulationError(f"{self.path}: is no history of hills, or its first lines are damaged.")
+            found.update({"FIELDS": " ".join(words[2:])} if words[1] == "FIELDS" else {words[2]: " ".join(words[3:])})
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                raise SimulationError(
+                    f"{self.path}: was written with {name} {found.get(name)}, not {value}; "
+                    "give each bias a directory of its own."
+                )
+        return int(found["generation"])
+
+
+class Neighbours:
+    """The histories of all other walkers in a folder."""
+
+    def __init__(self, own: Path, fields: list[str], settings: dict[str, str]) -> None:
+        self._own, self._format = own, (fields, settings)
+        self._readers: dict[Path, Reader] = {}
+
+    def news(self) -> tuple[list[np.ndarray], bool]:
+        """New entries of each other walker; and whether those read before are void, since a walker took some back."""
+        for path in sorted(self._own.parent.glob(f"[!.]*{SUFFIX}")):
+            if path != self._own and path not in self._readers:
+                self._readers[path] = Reader(path, *self._format)
+        before = {path: reader.generation for path, reader in self._readers.items()}
+        news = [reader.news() for reader in self._readers.values()]
+        return news, any(before[path] not in (-1, reader.generation) for path, reader in self._readers.items())
+
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Generation of each file, and how far it is read."""
+        return {path.name: (reader.generation, reader.place) for path, reader in self._readers.items()}
+
+    def resume(self, places: dict[str, tuple[int, int]]) -> None:
+        """Go on from such places; what was read beyond them counts as new."""
+        self._readers.clear()
+        for name, (generation, place) in places.items():
+            path = self._own.parent / name
+            self._readers[path] = Reader(path, *self._format)
+            self._readers[path].generation, self._readers[path].place = generation, place
+
+
+def _lines(rows: np.ndarray) -> str:
+    """One line an entry; steps as whole numbers, the rest with as many digits as give back every bit."""
+    return "".join(f"{int(row[0])} {' '.join(map(repr, row[1:]))}\n" for row in rows.tolist())

@@ -1,0 +1,114 @@
+"""Shapes of a bias in latent space: spline on a grid, harmonic well, walls, and sums of them.
+
+A shape is called with one point u (d,) and its table (size,), both double, and gives the energy, kJ/mol, and the force
+in latent space, -dE/du (d,). It is written with as few torch operations as possible, since on a small molecule the
+number of operations is what a biased step costs.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Cubic B-spline on four neighbouring nodes: row = power of the position in the cell, column = node.
+BASIS = np.array([[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]) / 6.0
+SLOPE = np.vstack([BASIS[1:] * np.array([[1], [2], [3]]), np.zeros((1, 4))])
+
+
+class Shape(Protocol):
+    """What `BiasForce` needs."""
+
+    size: int
+    """Numbers in the table."""
+
+    def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class Harmonic:
+    """1/2 sum_k stiffness_k (u_k - center_k)^2; the table holds centres, then stiffnesses."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim, self.size = dim, 2 * dim
+
+    def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        away = table[: self.dim] - u
+        force = table[self.dim :] * away
+        return 0.5 * torch.dot(force, away), force
+
+
+class Walls:
+    """Nothing between low and high (d,), and 1/2 stiffness_k distance_k^2 outside."""
+
+    size = 0
+
+    def __init__(self, low: np.ndarray, high: np.ndarray, stiffness: np.ndarray) -> None:
+        self.low, self.high, self.stiffness = (torch.from_numpy(np.array(v)) for v in (low, high, stiffness))
+
+    def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        away = torch.clamp(u, self.low, self.high) - u
+        force = self.stiffness * away
+        return 0.5 * torch.dot(force, away), force
+
+
+class Spline:
+    """Cubic B-spline, with continuous second derivatives; the table holds its coefficients, row by row.
+
+    Outside the grid it has the value of the closest point of the grid. Where the four outermost coefficients across a
+    face are equal, nothing jumps there, neither energy nor force.
+
+    Parameters
+    ----------
+    first
+        Position (d,) of the first coefficient.
+    step
+        Distance (d,) of coefficients.
+    counts
+        Number (d,) of coefficients along each dimension.
+    """
+
+    def __init__(self, first: np.ndarray, step: np.ndarray, counts: tuple[int, ...]) -> None:
+        d = len(counts)
+        self.size = int(np.prod(counts))
+        self._scale, self._shift = torch.from_numpy(1 / step), torch.from_numpy(-first / step)
+        self._low, self._high = torch.ones(d, dtype=torch.float64), torch.tensor(counts, dtype=torch.float64) - 3
+        strides = np.array([int(np.prod(counts[k + 1 :])) for k in range(d)], dtype=np.float64)
+        corners = np.array(list(np.ndindex(*(4,) * d)))
+        self._corners = torch.from_numpy((corners - 1) @ strides)
+        self._strides = torch.from_numpy(np.tile(strides, (len(corners), 1)))
+        # Factor of dimension k, as a polynomial in the position in its cell, for the value and for each component of
+        # the force, at each corner. The value is the product of values, a force has one slope among its factors.
+        factors = np.empty((d, 4, 1 + d, len(corners)))
+        for k in range(d):
+            factors[k] = BASIS[:, None, corners[:, k]]
+            factors[k, :, 1 + k] = -SLOPE[:, corners[:, k]] / step[k]
+        self._factors = torch.from_numpy(factors.reshape(d, 4, -1))
+        self._powers = torch.arange(4, dtype=torch.float64)
+        self._shape = (1 + d, len(corners))
+
+    def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        t = torch.addcmul(self._shift, u, self._scale)
+        t = torch.fmin(torch.fmax(t, self._low), self._high)  # not NaN, which is no index
+        cell = torch.floor(t)
+        weights = torch.bmm((t - cell).view(-1, 1, 1) ** self._powers, self._factors).prod(0)
+        block = table.index_select(0, torch.addmv(self._corners, self._strides, cell).to(torch.int64))
+        value = torch.mv(weights.view(self._shape), block)
+        return value[0], value[1:]
+
+
+class Sum:
+    """Several shapes on one pass of the network; the table holds theirs, one after the other."""
+
+    def __init__(self, *shapes: Shape) -> None:
+        self.shapes, self.size = shapes, sum(shape.size for shape in shapes)
+
+    def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        start, energy, force = 0, None, None
+        for shape in self.shapes:
+            part = table if shape.size in (0, self.size) else table[start : start + shape.size]
+            start += shape.size
+            one, other = shape(u, part)
+            energy, force = (one, other) if energy is None else (energy + one, force + other)
+        return energy, force

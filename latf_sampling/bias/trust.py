@@ -1,0 +1,89 @@
+"""Where a model can be trusted: the part of latent space that its flow has seen."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from latf_sampling.bias.grid import BEHIND, WALL
+from latf_sampling.errors import LeftTrustRegion, SettingsError
+from latf_sampling.model import LaTF
+from latf_sampling.units import KB, to_float
+
+
+class TrustRegion:
+    """Where the flow's free energy -ln p(u|T) lies less than a threshold above its lowest value.
+
+    An encoder says something about every structure, also about those unlike any it was trained on. What says how far
+    outside the training data a walker is, is the flow's density: it falls steeply where no data were.
+
+    Parameters
+    ----------
+    model
+        The trained `LaTF`.
+    temperature
+        T, K, or a quantity.
+    threshold
+        kT. A barrier between states that training has seen is inside as long as it is lower.
+    on_leaving
+        "hold": a wall that grows with the distance from the region, 20 kJ/mol times the square of the hill widths,
+        halved, pushes the walker back. "stop": the simulation ends with `LeftTrustRegion` when the walker is outside
+        at a multiple of the bias's frequency; its frames so far stay, for the next training to see.
+
+    Raises
+    ------
+    SettingsError
+        The threshold is not positive, or `on_leaving` is neither.
+
+    Examples
+    --------
+    >>> trust = TrustRegion(model, 300.0, threshold=25)  # doctest: +SKIP
+    >>> bias = Metadynamics(system, cv, 300.0, 10, 1.0, 250, trust=trust)  # doctest: +SKIP
+    """
+
+    def __init__(self, model: LaTF, temperature, threshold: float = 30.0, on_leaving: str = "hold") -> None:
+        if not (math.isfinite(threshold) and threshold > 0):
+            raise SettingsError(f"TrustRegion: threshold must be more than 0 kT; got {threshold}.")
+        if on_leaving not in ("hold", "stop"):
+            raise SettingsError(f"TrustRegion: on_leaving must be 'hold' or 'stop'; got {on_leaving!r}.")
+        self.model, self.temperature = model, to_float(temperature, "temperature", "temperature")
+        self.threshold, self.on_leaving = float(threshold), on_leaving
+        samples = model.sample(10_000, self.temperature, seed=0)
+        self._lowest = float(model.free_energy(samples, self.temperature).min())
+
+    def height(self, u: np.ndarray) -> np.ndarray:
+        """Free energy above its lowest value at latent points (n, d), kT; above `threshold` a point is outside."""
+        free_energy = self.model.free_energy(np.asarray(u, np.float32), self.temperature)
+        return (free_energy.astype(np.float64) - self._lowest) / (KB * self.temperature)
+
+    def wall(self, nodes: list[np.ndarray], width: np.ndarray) -> np.ndarray:
+        """What holds a walker in the region, on a grid given by its nodes along each dimension, kJ/mol.
+
+        1/2 * 20 kJ/mol * (distance from the region in hill widths)^2, up to a distance of 5; none with "stop".
+
+        Raises
+        ------
+        SettingsError
+            No node lies in the region.
+        """
+        points = np.stack(np.meshgrid(*nodes, indexing="ij"), axis=-1)
+        if self.on_leaving == "stop":
+            return np.zeros(points.shape[:-1])
+        inside = (self.height(points.reshape(-1, len(nodes))) <= self.threshold).reshape(points.shape[:-1])
+        if not inside.any():
+            raise SettingsError("TrustRegion: the box of the variable holds no point of the region; raise threshold.")
+        steps = [(axis[1] - axis[0]) / w for axis, w in zip(nodes, width)]
+        return 0.5 * WALL * np.minimum(distance_transform_edt(~inside, sampling=steps), BEHIND) ** 2
+
+    def check(self, u: np.ndarray, step: int) -> None:
+        """Raise `LeftTrustRegion` where a walker at u (d,) is outside and is to stop."""
+        if self.on_leaving == "hold":
+            return
+        height = float(self.height(u[None])[0])
+        if not height <= self.threshold:
+            raise LeftTrustRegion(
+                f"at step {step} the walker left the trust region: the flow's free energy at {u} is {height:.0f} kT, "
+                f"the threshold is {self.threshold:g} kT. Train again with its frames, or hold it by a wall."
+            )
