@@ -126,6 +126,10 @@ class Campaign:
         return [
             read_walker(self.store.walker(index, walker), self.topology, index, walker)
             for walker in range(len(self.protocol.runs[index].walkers))
+            # a walker that was stopped before its first frame has none
+            if not store.stopped(self.store.walker(index, walker)) or store.finished_segments(
+                self.store.walker(index, walker)
+            )
         ]
 
     def series(self, walkers: list[WalkerFrames]) -> list[Series]:
@@ -234,7 +238,7 @@ class Campaign:
         folders = [self.store.walker(index, walker) for walker in range(len(settings.walkers))]
         stage = f"round {index}: simulate" if index < last else "references: simulate"
         segments = steps(settings.length, self.protocol.segment)
-        if all((folder / f"segment-{segments - 1:03d}.json").exists() for folder in folders):
+        if all((folder / f"segment-{segments - 1:03d}.json").exists() or store.stopped(folder) for folder in folders):
             progress(stage, 1.0, "finished before")
             return
         from_model = 0 < index < last
@@ -244,9 +248,9 @@ class Campaign:
         for walker, folder in enumerate(folders):
             start = self.store.round_starts(index) / f"start-{walker:03d}.npz" if from_model else None
             biased = settings.bias is not None
-            cv = self.store.learning(index - 1) / "cv.pt" if biased else None
+            learned = self.store.learning(index - 1) if biased else None
             hills = folder.parent / "hills" if biased else None
-            jobs.append(WalkerJob(self.protocol, index, walker, folder, start, cv, hills))
+            jobs.append(WalkerJob(self.protocol, index, walker, folder, start, learned, hills))
         run_walkers(jobs, lambda fraction, words: progress(stage, fraction, words))
 
     def _round_starts(self, index: int, progress: Progress) -> None:
@@ -325,12 +329,16 @@ def status(directory: str | Path) -> list[dict]:
     for index, entry in enumerate(runs):
         name = f"round {index}" if index < len(content["rounds"]) else "references"
         segments = steps(entry["length"], content["segment"])
+        folders = [files.walker(index, walker) for walker in range(len(entry["walkers"]))]
+        stopped = [store.stopped(folder) is not None for folder in folders]
         finished = [
-            len(list(files.walker(index, walker).glob("segment-*.json"))) for walker in range(len(entry["walkers"]))
+            segments if halted else len(list(folder.glob("segment-*.json"))) for folder, halted in zip(folders, stopped)
         ]
         temperatures = ", ".join(f"{temperature:g} K" for temperature in entry["walkers"])
         kind = "plain" if entry["bias"] is None else entry["bias"]["kind"]
         words = f"{sum(finished)} of {segments * len(finished)} segments, {kind}, {temperatures}"
+        if any(stopped):
+            words += f"; {sum(stopped)} walkers left what the model knows and were stopped"
         share = sum(finished) / (segments * len(finished))
         entries.append({"step": f"{name}: simulate", "done": share, "words": words})
         if index == len(content["rounds"]):

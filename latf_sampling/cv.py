@@ -191,7 +191,7 @@ class LatentCV:
             return None
         if box is None:
             raise CVError("LatentCV: the variable was made for a periodic system; give the box vectors.")
-        return reduced_box(torch.as_tensor(np.asarray(box) if not isinstance(box, Tensor) else box).to(torch.float64))
+        return reduced_box(box.to(torch.float64) if isinstance(box, Tensor) else torch.tensor(np.asarray(box, np.float64)))
 
     def of_context(self, context) -> np.ndarray:
         """Value (d,) at the present positions of an `openmm.Context`."""

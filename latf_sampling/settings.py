@@ -203,17 +203,59 @@ class LearningSettings(TrainingSettings):
     lag: Time
 
 
-class MetadynamicsSettings(Settings):
+class TrustSettings(Settings):
+    """The part of latent space that the model knows, and what happens to a walker that leaves it."""
+
+    threshold: float = Field(default=30.0, gt=0)
+    """kT; a walker is outside where the flow's free energy is so far above its lowest value."""
+    on_leaving: Literal["hold", "stop"] = "hold"
+    """A wall, or the end of this walker, whose frames are learned from."""
+
+
+class BiasSettings(Settings):
+    """What all kinds of bias have in common."""
+
+    interval: Time
+    """Time between hills, or between looks at where a walker is."""
+    stride: int = Field(default=1, ge=1, le=10)
+    """The bias is evaluated every so many time steps, all other forces at each."""
+    trust: TrustSettings | None = None
+    """None trusts the model everywhere between the walls."""
+
+
+class MetadynamicsSettings(BiasSettings):
     """Well-tempered metadynamics in the learned collective variables."""
 
     kind: Literal["metadynamics"] = "metadynamics"
     bias_factor: float = Field(gt=1)
     height: Energy
     """Height of the first hills."""
-    interval: Time
-    """Time between hills of one walker."""
-    width: float | None = Field(default=None, gt=0)
-    """Hill width in units of the width that the CV suggests; none is 1."""
+    width: Annotated[float, Field(gt=0)] | Literal["adaptive"] = 1.0
+    """Hill width in units of the width that the CV suggests, or adapted to how steep the CV is."""
+    start: Literal["nothing", "flow"] = "nothing"
+    """Whether the bias starts from the free energy that the model has learned."""
+
+
+class OpesSettings(BiasSettings):
+    """OPES in the learned collective variables."""
+
+    kind: Literal["opes"] = "opes"
+    barrier: Energy
+    """Highest barrier to be crossed."""
+    bias_factor: float | None = Field(default=None, gt=1)
+    """None is barrier / kT."""
+    width: float = Field(default=1.0, gt=0)
+    """Width of the first kernels in units of the width that the CV suggests."""
+
+
+class FlowBiasSettings(BiasSettings):
+    """The free energy that the model has learned, as a static bias."""
+
+    kind: Literal["flow"] = "flow"
+    bias_factor: float = Field(gt=1)
+
+
+AnyBiasSettings = Annotated[MetadynamicsSettings | OpesSettings | FlowBiasSettings, Field(discriminator="kind")]
 
 
 class RoundSettings(Settings):
@@ -223,7 +265,7 @@ class RoundSettings(Settings):
     """Temperature of each walker."""
     length: Time
     """Simulated time of each walker."""
-    bias: MetadynamicsSettings | None = None
+    bias: AnyBiasSettings | None = None
     """None is plain dynamics. The first round has no model yet and cannot be biased."""
 
 
@@ -291,7 +333,11 @@ class Protocol(Settings):
         for number, entry in enumerate(self.rounds):
             intervals[f"rounds[{number}].length"] = (entry.length, self.segment, "segment")
             if entry.bias is not None:
-                intervals[f"rounds[{number}].bias.interval"] = (entry.bias.interval, step, "integrator.timestep")
+                key, stride = f"rounds[{number}].bias", entry.bias.stride
+                base = "integrator.timestep" if stride == 1 else f"{key}.stride x integrator.timestep"
+                intervals[f"{key}.interval"] = (entry.bias.interval, stride * step, base)
+                if stride > 1:
+                    intervals[f"frame_interval, in round {number}"] = (self.frame_interval, stride * step, base)
             if number > 0 and len(set(entry.walkers)) > 1:
                 faults.append(
                     f"rounds[{number}].walkers: after the first round, walkers share their starts and their bias and "

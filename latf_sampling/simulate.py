@@ -17,11 +17,12 @@ import openmm
 from openmm import app, unit
 
 from latf_sampling import runtime, store, systems
-from latf_sampling.bias import Metadynamics
+from latf_sampling.bias import FlowBias, Metadynamics, Opes, TrustRegion, respa_integrator
 from latf_sampling.cv import LatentCV
-from latf_sampling.errors import SettingsError, SimulationError
+from latf_sampling.errors import LeftTrustRegion, SettingsError, SimulationError
 from latf_sampling.features import as_mdtraj
-from latf_sampling.settings import IntegratorSettings, Protocol, SystemSettings, steps
+from latf_sampling.model import LaTF
+from latf_sampling.settings import AnyBiasSettings, IntegratorSettings, Protocol, SystemSettings, steps
 
 _NONBONDED = {"no cutoff": app.NoCutoff, "cutoff": app.CutoffNonPeriodic, "PME": app.PME}
 _CONSTRAINTS = {"none": None, "h-bonds": app.HBonds, "all-bonds": app.AllBonds, "h-angles": app.HAngles}
@@ -88,8 +89,9 @@ class WalkerJob:
     start
         NPZ file with "positions" (N, 3) in nm and "velocities" (N, 3) in nm/ps; none is the protocol's structure,
         minimised.
-    cv, hills
-        CV file to bias along and the folder where the walkers of the round share their hills; none for plain dynamics.
+    learned, hills
+        Folder with the model and the CV file to bias along, and the folder where the walkers of the round share their
+        bias; none for plain dynamics.
     """
 
     protocol: Protocol
@@ -97,7 +99,7 @@ class WalkerJob:
     walker: int
     folder: Path
     start: Path | None = None
-    cv: Path | None = None
+    learned: Path | None = None
     hills: Path | None = None
 
     @property
@@ -105,8 +107,17 @@ class WalkerJob:
         return self.protocol.runs[self.round_index].walkers[self.walker]
 
     @property
+    def bias(self) -> AnyBiasSettings | None:
+        return self.protocol.runs[self.round_index].bias
+
+    @property
     def segments(self) -> int:
         return steps(self.protocol.runs[self.round_index].length, self.protocol.segment)
+
+    @property
+    def timestep(self) -> float:
+        """ps of one step of the integrator: with a bias every few steps, all of them together."""
+        return self.protocol.integrator.timestep * (1 if self.bias is None else self.bias.stride)
 
 
 def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fraction: None) -> None:
@@ -126,44 +137,72 @@ def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fracti
     """
     done = store.finished_segments(job.folder)
     progress(len(done) / job.segments)
-    if len(done) >= job.segments:
+    if len(done) >= job.segments or store.stopped(job.folder):
         return
     molecule = build(job.protocol.system)
-    bias = _bias(job, molecule)
+    bias = make_bias(job, molecule)
     if bias is not None:
         bias.rewind(done[-1]["step"] if done else 0)
     for index in range(len(done), job.segments):
         began = time.perf_counter()
-        simulation = _simulation(job, molecule, index)
-        _run_segment(job, simulation, bias, index, progress, began)
+        simulation = _simulation(job, molecule, bias, index)
+        try:
+            _run_segment(job, simulation, bias, index, progress, began)
+        except LeftTrustRegion as left:
+            store.stop(job.folder, str(left))
+            progress(1.0)
+            return
 
 
-def _bias(job: WalkerJob, molecule: Molecule) -> Metadynamics | None:
-    settings = job.protocol.runs[job.round_index].bias
+def make_bias(job: WalkerJob, molecule: Molecule) -> Metadynamics | Opes | FlowBias | None:
+    """The bias of a walker, which adds its force to the molecule's system; none for plain dynamics.
+
+    What the walkers of the round have added so far is in it.
+    """
+    settings = job.bias
     if settings is None:
         return None
-    frequency = steps(settings.interval, job.protocol.integrator.timestep)
+    frequency = steps(settings.interval, job.timestep)
+    cv = LatentCV.load(job.learned / "cv.pt", molecule.topology)
+    flow_start = settings.kind == "metadynamics" and settings.start == "flow"
+    needs_model = settings.kind == "flow" or settings.trust is not None or flow_start
+    model = LaTF.load(job.learned / "model.pt") if needs_model else None
+    trust = None
+    if settings.trust is not None:
+        trust = TrustRegion(model, job.temperature, settings.trust.threshold, settings.trust.on_leaving)
+    if settings.kind == "flow":
+        return FlowBias(
+            molecule.system, cv, model, job.temperature, settings.bias_factor, trust=trust, frequency=frequency
+        )
+    common = {
+        "bias_factor": settings.bias_factor,
+        "width": settings.width,
+        "trust": trust,
+        "directory": job.hills,
+        "walker": f"walker-{job.walker:02d}",
+    }
+    if settings.kind == "opes":
+        return Opes(molecule.system, cv, job.temperature, settings.barrier, frequency, **common)
+    start = model if flow_start else None
     return Metadynamics(
-        molecule.system,
-        LatentCV.load(job.cv, molecule.topology),
-        job.temperature,
-        settings.bias_factor,
-        settings.height,
-        frequency,
-        width=settings.width or 1.0,
-        directory=job.hills,
-        walker=f"walker-{job.walker:02d}",
+        molecule.system, cv, job.temperature, height=settings.height, frequency=frequency, model=start, **common
     )
 
 
-def _simulation(job: WalkerJob, molecule: Molecule, index: int) -> app.Simulation:
+def _simulation(job: WalkerJob, molecule: Molecule, bias, index: int) -> app.Simulation:
     """A new simulation at the beginning of a segment."""
     names = ("segment", job.round_index, job.walker, index)
-    seed = runtime.stream_seed(job.protocol.seed, *names)
+    seed, settings = runtime.stream_seed(job.protocol.seed, *names), job.protocol.integrator
+    if bias is None or job.bias.stride == 1:
+        dynamics = integrator(settings, job.temperature, seed)
+    else:
+        dynamics = respa_integrator(
+            molecule.system, bias, job.temperature, settings.friction, settings.timestep, job.bias.stride, seed
+        )
     simulation = app.Simulation(
         molecule.topology,
         molecule.system,
-        integrator(job.protocol.integrator, job.temperature, seed),
+        dynamics,
         runtime.pick_platform(job.protocol.system.platform, molecule.system.getNumParticles()),
     )
     context = simulation.context
@@ -184,13 +223,13 @@ def _simulation(job: WalkerJob, molecule: Molecule, index: int) -> app.Simulatio
 def _run_segment(
     job: WalkerJob,
     simulation: app.Simulation,
-    bias: Metadynamics | None,
+    bias: Metadynamics | Opes | FlowBias | None,
     index: int,
     progress: Callable[[float], None],
     began: float,
 ) -> None:
     protocol, context = job.protocol, simulation.context
-    stride = steps(protocol.frame_interval, protocol.integrator.timestep)
+    stride = steps(protocol.frame_interval, job.timestep)
     count = steps(protocol.segment, protocol.frame_interval)
     advance = simulation.step if bias is None else lambda n: bias.step(simulation, n)
     groups = -1 if bias is None else ~(1 << bias.group) & 0xFFFFFFFF
@@ -198,14 +237,21 @@ def _run_segment(
     positions = np.empty((count, simulation.system.getNumParticles(), 3), np.float32)
     boxes = np.empty((count, 3, 3), np.float32) if periodic else None
     energy, applied, offset = np.zeros(count), np.zeros(count), np.zeros(count)
+    left = None
     for frame in range(count):
         try:
             advance(stride)
+        except LeftTrustRegion as error:
+            count, left = frame, error
+            break
+        except SimulationError as error:  # from the bias, which does not know whose it is
+            raise SimulationError(f"round {job.round_index}, walker {job.walker}: {error}") from error
+        except openmm.OpenMMException as error:
+            raise _exploded(job, simulation, str(error)) from error
+        try:
             state = context.getState(getPositions=True, getEnergy=True, groups=groups)
         except openmm.OpenMMException as error:
             raise _exploded(job, simulation, str(error)) from error
-        except SimulationError as error:  # from the bias, which does not know whose it is
-            raise SimulationError(f"round {job.round_index}, walker {job.walker}: {error}") from error
         energy[frame] = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         exact = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         with np.errstate(over="ignore"):  # an atom may have flown to where single precision does not reach
@@ -219,15 +265,35 @@ def _run_segment(
             applied[frame] = bias.energy(bias.cv(exact, vectors))[0]
             offset[frame] = bias.offset()
         progress((index + (frame + 1) / count) / job.segments)
+    if bias is not None:
+        bias.save()
+    if left is None or count:
+        table = {"energy": energy[:count], "bias": applied[:count], "offset": offset[:count]}
+        _write_segment(job, simulation, index, positions[:count], boxes, table, began)
+    if left is not None:
+        raise left
+
+
+def _write_segment(
+    job: WalkerJob,
+    simulation: app.Simulation,
+    index: int,
+    positions: np.ndarray,
+    boxes: np.ndarray | None,
+    table: dict[str, np.ndarray],
+    began: float,
+) -> None:
+    """Put a finished segment on the disk; one whose walker was stopped has fewer frames than others."""
+    protocol, count = job.protocol, len(positions)
     files = store.segment_files(job.folder, index)
-    times = (index * count + np.arange(1, count + 1)) * protocol.frame_interval
+    times = index * protocol.segment + np.arange(1, count + 1) * protocol.frame_interval
     trajectory = mdtraj.Trajectory(positions, as_mdtraj(simulation.topology), times)
-    if periodic:
-        trajectory.unitcell_vectors = boxes
+    if boxes is not None:
+        trajectory.unitcell_vectors = boxes[:count]
     with store.replacing(files["trajectory"]) as temporary:
         trajectory.save_netcdf(str(temporary))
     with store.replacing(files["frames"]) as temporary:
-        np.savez(temporary, energy=energy, bias=applied, offset=offset)
+        np.savez(temporary, **table)
     with store.replacing(files["state"]) as temporary:
         simulation.saveState(str(temporary))
     summary = {
@@ -235,7 +301,6 @@ def _run_segment(
         "frames": count,
         "temperature": job.temperature,
         "seconds": time.perf_counter() - began,
-        "hills": 0 if bias is None else len(bias.hills),
     }
     store.finish_segment(job.folder, index, summary)
 

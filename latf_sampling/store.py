@@ -6,7 +6,8 @@ A campaign's directory::
     inputs/                       copies of the structure and of other files that the protocol names
     lock                          held while a process works here
     rounds/00/walker-00/          segment-000.nc, .npz (per-frame numbers), .xml (state), .json (finished: checksums)
-    rounds/01/hills/walker-00.npz a walker's hills so far
+    rounds/01/walker-00/stopped.json  why a walker that left what its model knows was stopped
+    rounds/01/hills/walker-00.hills   what a walker added to the bias so far
     rounds/01/starts/             structures that the round started from
     rounds/00/learning/           model.pt, cv.pt, history.json
     starts/                       structures at the new temperature
@@ -69,24 +70,34 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def append(path: str | Path, text: str) -> None:
-    """Add whole lines to a file, all of them or none.
+def append(path: str | Path, text: str, place: int) -> int:
+    """Add whole lines to a file that ends at a place, in bytes; returns where it ends then.
+
+    A call that is interrupted, or that finds the disk full, leaves whole lines alone behind. The next one, given the
+    same lines and more, goes on after them.
 
     Raises
     ------
     StoreError
-        They cannot be written, for example on a full disk; the file is as it was.
+        They cannot be written, for example on a full disk; what was there is untouched.
     """
     content = text.encode()
     try:
-        with open(path, "ab", buffering=0) as file:
-            size = file.tell()
-            written = file.write(content)  # one call, so that a reader sees few broken lines
-            if written != len(content):
-                file.truncate(size)
-                raise OSError(None, "no space left")
+        with open(path, "r+b", buffering=0) as file:
+            there = file.seek(0, os.SEEK_END) - place
+            if not 0 <= there <= len(content):
+                raise OSError(None, "another program changed it")
+            try:
+                while there < len(content):  # one call, unless the disk is full: readers see few broken lines
+                    there += file.write(content[there:])
+            except OSError:
+                # Whole lines stay, since a reader may have taken them up.
+                file.truncate(place + content.rfind(b"\n", 0, there) + 1)
+                raise
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed.") from error
+        reason = error.strerror or error
+        raise StoreError(f"{path}: cannot be written ({reason}); what was there is untouched.") from error
+    return place + len(content)
 
 
 def write_json(path: str | Path, content) -> None:
@@ -253,6 +264,17 @@ def finished_segments(walker: Path) -> list[dict]:
                 )
         summaries.append(summary)
     return summaries
+
+
+def stop(walker: Path, why: str) -> None:
+    """Mark a walker as one that is not to go on, and say why."""
+    write_json(walker / "stopped.json", {"why": why})
+
+
+def stopped(walker: Path) -> str | None:
+    """Why a walker is not to go on; none where it is."""
+    mark = walker / "stopped.json"
+    return read_json(mark)["why"] if mark.exists() else None
 
 
 def _sync_directory(directory: Path) -> None:

@@ -96,7 +96,8 @@ def alanine_cv(dim: int = 2, kind: str = "distances", periodic: bool = False) ->
 
 @cache
 def _alanine_cv(dim: int, kind: str, periodic: bool) -> LatentCV:
-    return LatentCV.from_model(*alanine_model(dim, kind, periodic), frames(4))
+    boxes = np.broadcast_to(TRICLINIC, (4, 3, 3)) if periodic else None
+    return LatentCV.from_model(*alanine_model(dim, kind, periodic), frames(4), boxes)
 
 
 def simulation(

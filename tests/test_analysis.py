@@ -1,6 +1,9 @@
-"""Free energies and their error bars against analytic values, torsions against MDTraj, and states on a circle."""
+"""Weights by hand, torsions against MDTraj, states on a circle, and the examples in docstrings."""
 
 from __future__ import annotations
+
+import doctest
+from importlib import import_module
 
 import mdtraj
 import molecules
@@ -8,126 +11,53 @@ import numpy as np
 import pytest
 
 from latf_sampling import analysis
+from latf_sampling.analysis.weights import relative
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.trajectories import WalkerFrames
 from latf_sampling.units import KB
 
-TEMPERATURE = 300.0
-KT = KB * TEMPERATURE
+ROOMS = ["blocks", "convergence", "differences", "surfaces", "torsions", "weights"]
 
 
-def telegraph(rng, frames: int, rate_in: float, rate_out: float) -> np.ndarray:
-    """A two-state Markov chain in equilibrium: inside with probability rate_in / (rate_in + rate_out)."""
-    uniform = rng.random(frames)
-    inside = np.empty(frames, dtype=bool)
-    inside[0] = uniform[0] < rate_in / (rate_in + rate_out)
-    for t in range(1, frames):
-        inside[t] = uniform[t] >= rate_out if inside[t - 1] else uniform[t] < rate_in
-    return inside
+# ---------------------------------------------------------------------------------------------------- weights
 
 
-def coverage(rng, series: int, log_weight: float) -> float:
-    """Share of 95 % bars that hold the known answer, for correlated series whose inside frames carry a weight."""
-    rate_in, rate_out = 0.02, 0.06
-    truth = -KT * (np.log(rate_in / rate_out) + log_weight)
-    held = 0
-    for _ in range(series):
-        inside = [telegraph(rng, 4000, rate_in, rate_out) for _ in range(2)]
-        weights = [np.where(part, log_weight, 0.0) for part in inside]
-        estimate = analysis.free_energy_difference(inside, weights, TEMPERATURE, rng)
-        held += abs(estimate.value - truth) < 1.96 * estimate.error
-    return held / series
+def test_offset_weights_are_those_of_a_walker():
+    rng = np.random.default_rng(0)
+    bias, offset = rng.normal(20, 5, 50), rng.normal(10, 1, 50)
+    walker = WalkerFrames(alanine(1), 310.0, np.zeros(50), bias, offset, 1, 0)
+    np.testing.assert_allclose(analysis.offset_weights(bias, offset, 310.0), walker.log_weights, rtol=1e-14)
 
 
-def test_error_bars_hold_the_answer_about_as_often_as_they_say(monkeypatch):
-    monkeypatch.setattr(analysis, "RESAMPLES", 300)
-    rng = np.random.default_rng(1)
-    assert 0.86 <= coverage(rng, 200, 0.0) <= 0.99
-    assert 0.86 <= coverage(rng, 200, 2.5) <= 0.99
+def test_last_bias_weights_recover_a_harmonic_well():
+    # Sampled flat under V = -E: the weights exp(V / kT) give the Boltzmann distribution back.
+    x = np.random.default_rng(1).uniform(-6, 6, 200_000)
+    weights = np.exp(analysis.last_bias_weights(-(x**2) / 2 * KB * 300.0, 300.0))
+    assert np.average(x**2, weights=weights) == pytest.approx(1.0, abs=0.02)
+    kept = np.exp(analysis.offset_weights(-(x**2) / 2 * KB * 300.0, np.full(len(x), 7.0), 300.0))
+    assert np.average(x**2, weights=kept) == pytest.approx(np.average(x**2, weights=weights))
 
 
-def test_difference_of_independent_frames():
-    rng = np.random.default_rng(2)
-    n, p = 400_000, 0.03
-    estimate = analysis.free_energy_difference([rng.random(n) < p], [np.zeros(n)], TEMPERATURE, rng)
-    exact_error = KT / np.sqrt(n * p * (1 - p))
-    assert estimate.value == pytest.approx(-KT * np.log(p / (1 - p)), abs=4 * exact_error)
-    assert estimate.frames == n
-    assert estimate.effective_frames == pytest.approx(n)
-    # Ten blocks know a standard deviation to a quarter.
-    assert 0.4 * exact_error < estimate.error < 1.8 * exact_error
+def test_weights_that_make_no_sense_are_refused():
+    with pytest.raises(DataError, match="3 values of the bias and 2 offsets"):
+        analysis.offset_weights(np.zeros(3), np.zeros(2), 300.0)
+    for temperature in (0.0, -1.0, np.nan):
+        with pytest.raises(DataError, match="above 0 K"):
+            analysis.last_bias_weights(np.zeros(3), temperature)
 
 
-def test_weights_undo_a_bias():
-    # Flat sampling of a harmonic energy: weights exp(-E/kT); the answer is the ratio of two Gaussian integrals.
-    from scipy.stats import norm
-
-    rng = np.random.default_rng(3)
-    x = rng.uniform(-6, 6, 300_000)
-    estimate = analysis.free_energy_difference([x > 1], [-(x**2) / 2], TEMPERATURE, rng)
-    assert estimate.value == pytest.approx(-KT * np.log(norm.sf(1) / norm.cdf(1)), abs=5 * estimate.error)
-    weight = np.exp(-(x**2) / 2)
-    assert estimate.effective_frames == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
-
-
-def test_only_differences_of_log_weights_matter():
-    rng = np.random.default_rng(4)
-    inside, log_weights = rng.random(5000) < 0.4, rng.normal(size=5000)
-    made = [
-        analysis.free_energy_difference([inside], [log_weights + shift], TEMPERATURE, np.random.default_rng(0))
-        for shift in (0.0, 5000.0, -5000.0)
-    ]
-    assert made[1].value == pytest.approx(made[0].value)
-    assert made[2].error == pytest.approx(made[0].error)
-
-
-def test_the_error_is_infinite_where_resamples_lack_a_side():
-    inside = np.zeros(1000, dtype=bool)
-    inside[500:510] = True  # in one of ten blocks
-    rng = np.random.default_rng(5)
-    estimate = analysis.free_energy_difference([inside], [np.zeros(1000)], TEMPERATURE, rng)
-    assert estimate.value == pytest.approx(-KT * np.log(10 / 990))
-    assert estimate.error == np.inf
-
-
-@pytest.mark.parametrize(("inside", "sign"), [(False, 1), (True, -1)])
-def test_one_side_alone_bounds_nothing(inside, sign):
-    rng = np.random.default_rng(6)
-    estimate = analysis.free_energy_difference([np.full(100, inside)], [np.zeros(100)], TEMPERATURE, rng)
-    assert estimate.value == sign * np.inf
-    assert estimate.error == np.inf
-
-
-def test_short_and_empty_trajectories():
-    rng = np.random.default_rng(7)
-    inside = [np.array([], dtype=bool), np.array([True, False, True])]
-    estimate = analysis.free_energy_difference(inside, [np.zeros(0), np.zeros(3)], TEMPERATURE, rng)
-    assert estimate.value == pytest.approx(-KT * np.log(2))
-    assert estimate.frames == 3
-    with pytest.raises(DataError, match="there is no frame"):
-        analysis.free_energy_difference([np.array([], dtype=bool)], [np.zeros(0)], TEMPERATURE, rng)
-
-
-def test_surface_and_profile_of_a_gaussian():
-    rng = np.random.default_rng(8)
-    x, y = rng.normal(size=(2, 2_000_000)) * [[1.0], [0.5]]
-    extent = ((-2, 2), (-1, 1))
-    x_edges, y_edges, surface = analysis.free_energy_surface(x, y, np.ones(len(x)), TEMPERATURE, 20, extent)
-    u, v = (edges[:-1] + np.diff(edges) / 2 for edges in (x_edges, y_edges))
-    exact = KT * (u[:, None] ** 2 / 2 + v[None, :] ** 2 / 2 / 0.25)
-    np.testing.assert_allclose(surface, exact - exact.min(), atol=0.25)
-    assert surface.min() == 0
-    edges, profile = analysis.free_energy_profile(x, np.ones(len(x)), TEMPERATURE, 20, (-2, 2))
-    np.testing.assert_allclose(edges, x_edges)
-    np.testing.assert_allclose(profile, KT * (u**2 - np.abs(u).min() ** 2) / 2, atol=0.06)
-
-
-def test_surfaces_are_weighted_and_infinite_where_nothing_is():
-    x, weights = np.array([0.25, 0.75, 0.75]), np.array([1.0, 1.0, 2.0])
-    _, _, surface = analysis.free_energy_surface(x, x, weights, TEMPERATURE, 2, ((0, 1), (0, 1)))
-    np.testing.assert_allclose(surface, [[KT * np.log(3), np.inf], [np.inf, 0]])
-    _, profile = analysis.free_energy_profile(x, weights, TEMPERATURE, 4, (0, 1))
-    np.testing.assert_allclose(profile, [np.inf, KT * np.log(3), np.inf, 0])
+def test_relative_weights_stay_in_range():
+    np.testing.assert_allclose(
+        relative([np.array([5000.0, -np.inf]), np.array([4999.0])], [np.zeros(2), np.zeros(1)], "here"),
+        [1.0, 0.0, np.exp(-1)],
+    )
+    for bad in ([np.nan, 0.0], [np.inf, 0.0], [-np.inf, -np.inf]):
+        with pytest.raises(DataError, match="are not numbers"):
+            relative([np.array(bad)], [np.zeros(2)], "here")
+    with pytest.raises(DataError, match=r"here: .* differ in number: \[2\] and \[3\]"):
+        relative([np.zeros(2)], [np.zeros(3)], "here")
+    with pytest.raises(DataError, match="here: there is no frame"):
+        relative([np.zeros(0)], [np.zeros(0)], "here")
 
 
 def test_balanced_weights_have_mean_one_and_keep_their_ratios():
@@ -136,6 +66,15 @@ def test_balanced_weights_have_mean_one_and_keep_their_ratios():
     assert np.exp(np.concatenate(made)).mean() == pytest.approx(1)
     np.testing.assert_allclose(made[0] - made[1], [-3, -2])
     assert [len(part) for part in analysis.balanced([np.zeros(0)])] == [0]
+
+
+@pytest.mark.parametrize(("bias", "first"), [(0.0, 0), (1.0, 20)])
+def test_settled_leaves_the_filling_out(bias, first):
+    walker = WalkerFrames(alanine(1), 300.0, np.zeros(100), np.full(100, bias), np.zeros(100), 1, 0)
+    assert list(range(100))[analysis.settled(walker)] == list(range(first, 100))
+
+
+# ---------------------------------------------------------------------------------------------------- torsions
 
 
 def alanine(count: int = 40) -> mdtraj.Trajectory:
@@ -193,7 +132,8 @@ def test_crossings_of_a_torsion(degrees, expected):
     assert analysis.crossings(analysis.depth(np.radians(degrees), 0.0), -0.35, 0.35) == expected
 
 
-@pytest.mark.parametrize(("bias", "first"), [(0.0, 0), (1.0, 20)])
-def test_settled_leaves_the_filling_out(bias, first):
-    walker = WalkerFrames(alanine(1), 300.0, np.zeros(100), np.full(100, bias), np.zeros(100), 1, 0)
-    assert list(range(100))[analysis.settled(walker)] == list(range(first, 100))
+@pytest.mark.parametrize("room", ROOMS)
+def test_examples_in_docstrings(room):
+    found = doctest.testmod(import_module(f"latf_sampling.analysis.{room}"))
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -27,11 +27,19 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "model",
     "trainer",
     "cv",
+    "bias.shapes",
+    "bias.graph",
     "bias.force",
-    "bias.grid",
     "bias.umbrella",
+    "bias.grid",
+    "bias.trust",
+    "bias.history",
+    "bias.kernels",
+    "bias.adding",
     "bias.metadynamics",
+    "bias.opes",
     "bias.flow_bias",
+    "bias.respa",
     "bias",
     "simulate",
     "starts",
@@ -44,7 +52,7 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "cli",
 ]
 UPWARD_ON_PURPOSE = {("cv", "bias.force")}  # inside a function: a CV hands out its own forces as BiasVariables
-PACKAGES_OF_ONE_ROOM = {"evaluation", "features", "report", "trainer"}  # whose parts import each other as they like
+PACKAGES_OF_ONE_ROOM = {"analysis", "evaluation", "features", "report", "trainer"}  # parts import each other freely
 SCRATCH = {"bias.force"}  # writes a table that running forces read, in a temporary folder that dies with them
 
 PUBLIC = {

@@ -9,7 +9,9 @@ import pytest
 import torch
 from molecules import alanine_topology, context, forces, frames, gradient, positions, random_model
 
-from latf_sampling.bias.force import _trace, component_force
+from latf_sampling.bias.force import component_force
+from latf_sampling.bias.graph import trace
+from latf_sampling.bias.shapes import Harmonic
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import Features
@@ -166,11 +168,8 @@ def test_a_variable_of_coordination_numbers_gives_forces(cv):
 
 
 def test_the_graph_of_a_force_makes_nothing_on_the_device_of_its_trace(cv):
-    def shape(u, table):
-        return u[0], torch.ones_like(u)
-
-    graph = _trace(cv, shape, 1).to("meta")
-    inputs = [torch.zeros(size, dtype=torch.float64, device="meta") for size in ((len(cv.atoms), 3), (3, 3), (1,))]
+    graph = trace(cv, Harmonic(cv.dim)).to("meta")
+    inputs = [torch.zeros(size, dtype=torch.float64, device="meta") for size in ((len(cv.atoms), 3), (3, 3), (2 * cv.dim,))]
     assert [out.device.type for out in graph(*inputs)] == ["meta", "meta"]
 
 

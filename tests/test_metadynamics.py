@@ -25,7 +25,8 @@ KT = KB * 300.0
 
 def gaussians(bias: Metadynamics, u: np.ndarray, hills: np.ndarray) -> np.ndarray:
     """Sum of hills at latent points (n, d)."""
-    square = (((np.asarray(u)[:, None] - hills[:, 1:-1]) / bias.width) ** 2).sum(-1)
+    d = bias.cv.dim
+    square = (((np.asarray(u)[:, None] - hills[:, 1 : 1 + d]) / hills[:, 1 + d : -1]) ** 2).sum(-1)
     return np.exp(-0.5 * square) @ hills[:, -1]
 
 
@@ -39,8 +40,8 @@ def run(directory=None, walker="walker", steps=0, seed=1, dim=2, platform="Refer
 
 
 def stored(directory, walker="walker") -> np.ndarray:
-    with np.load(directory / f"{walker}.npz") as content:
-        return content["hills"]
+    lines = (directory / f"{walker}.hills").read_text().splitlines()
+    return np.array([line.split() for line in lines if not line.startswith("#!")], float)
 
 
 def points(bias: Metadynamics, n: int = 200) -> np.ndarray:
@@ -53,7 +54,7 @@ def points(bias: Metadynamics, n: int = 200) -> np.ndarray:
 @pytest.mark.parametrize(("dim", "platform"), [(1, "Reference"), (2, "Reference"), (3, "Reference"), (2, "CPU")])
 def test_hills_by_hand(dim, platform):
     bias, made = run(dim=dim, platform=platform)
-    hills = np.empty((0, dim + 2))
+    hills = np.empty((0, 2 * dim + 2))
     for number in range(1, 13):
         bias.step(made, 5)
         x = made.context.getState(getPositions=True).getPositions(asNumpy=True)._value
@@ -61,12 +62,13 @@ def test_hills_by_hand(dim, platform):
         assert np.array_equal(bias.values(made.context), u)
         u = np.clip(u, bias.low, bias.high)
         height = 4.0 * np.exp(-gaussians(bias, u[None], hills)[0] / (KT * 4.0))
-        assert bias.hills.shape == (number, dim + 2)
-        step, *center, found = bias.hills[-1]
+        assert bias.hills.shape == (number, 2 * dim + 2)
+        step, found, center = bias.hills[-1, 0], bias.hills[-1, -1], bias.hills[-1, 1 : 1 + dim]
+        assert np.array_equal(bias.hills[-1, 1 + dim : -1], bias.cv.sigma)
         assert step == 5 * number == made.currentStep
         assert center == pytest.approx(u, abs=1e-12)
         assert found == pytest.approx(height, rel=2e-3)
-        hills = np.vstack([hills, [step, *u, height]])
+        hills = np.vstack([hills, [step, *u, *bias.cv.sigma, height]])
     assert hills[:, -1].min() < 0.8 * 4.0  # tempered
     assert np.abs(bias.energy(points(bias)) - gaussians(bias, points(bias), hills)).max() < 2e-3 * hills[:, -1].sum()
     # and the force has them all
@@ -101,6 +103,7 @@ def test_a_hill_outside_the_box_is_put_on_its_face():
     bias = Metadynamics(system, cv, 300.0, 5.0, 4.0, 1)
     bias.step(alanine_simulation(system), 1)
     assert bias.hills[0, 1:3] == pytest.approx(bias.low)
+    assert bias.outside == 1
     assert float(bias.energy(bias.low)[0]) == pytest.approx(4.0, rel=1e-3)
 
 
@@ -147,7 +150,10 @@ def test_invalid_arguments(change, message):
 
 def test_restart_from_the_file(tmp_path):
     first, made = run(tmp_path, steps=53)
-    assert [path.name for path in tmp_path.iterdir()] == ["walker.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["walker.hills", "walker.lock"]
+    with pytest.raises(SimulationError, match="another process adds to this history"):
+        run(tmp_path)
+    first.close()
     second, again = run(tmp_path)
     assert np.array_equal(second.hills, first.hills) and len(first.hills) == 10
     assert np.abs(second.on_grid() - first.on_grid()).max() < 1e-9
@@ -185,7 +191,7 @@ def test_rewind(tmp_path):
 
 def test_rewind_before_the_first_step(tmp_path):
     """Hills of the file are forgotten though no context has seen them go."""
-    run(tmp_path, steps=20)
+    run(tmp_path, steps=20)[0].close()
     bias, made = run(tmp_path)
     assert abs(energy(made.context, bias.group)) > 1
     bias.rewind(0)
@@ -208,7 +214,7 @@ def test_two_walkers_see_each_hill_once(tmp_path):
     assert np.abs(a.energy(grid) - gaussians(a, grid, seen)).max() < 1e-3 * seen[:, -1].sum()
     # heights are tempered by all hills, not only one's own
     hill = b.hills[-1]
-    before = float(gaussians(b, hill[None, 1:-1], both[:-1])[0])
+    before = float(gaussians(b, hill[None, 1:3], both[:-1])[0])
     assert hill[-1] == pytest.approx(4.0 * np.exp(-before / (KT * 4.0)), rel=3e-3)
     # a third one that starts now has them all, and its context too
     c, walk_c = run(tmp_path, "c")
@@ -217,6 +223,7 @@ def test_two_walkers_see_each_hill_once(tmp_path):
     u = c.values(walk_c.context)
     assert energy(walk_c.context, c.group) == pytest.approx(float(b.energy(u)[0]), abs=1e-8)
     # one's own old hills are not taken for another's
+    a.close()
     again, _ = run(tmp_path, "a")
     assert np.abs(again.on_grid() - b.on_grid()).max() < 1e-9
 
@@ -244,26 +251,25 @@ def test_save_frequency(tmp_path):
 
 
 def test_hills_that_do_not_fit_are_refused(tmp_path):
-    run(tmp_path, steps=5)
-    with pytest.raises(SimulationError, match="another number of dimensions"):
+    run(tmp_path, steps=5)[0].close()
+    with pytest.raises(SimulationError, match=r"was written with FIELDS .* give each bias a directory"):
         run(tmp_path, dim=3)
-    with pytest.raises(SimulationError, match="hills of width"):
+    with pytest.raises(SimulationError, match=r"was written with width .* give each bias a directory"):
         run(tmp_path, "other", width=0.5)
-    (tmp_path / "other.npz").write_bytes((tmp_path / "walker.npz").read_bytes()[:100])
-    with pytest.raises(SimulationError, match=r"other.npz: cannot be read as hills"):
-        run(tmp_path)
+    with pytest.raises(SimulationError, match=r"was written with biasfactor .* give each bias a directory"):
+        run(tmp_path, "another", bias_factor=7.0)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_an_explosion_leaves_the_hills_intact(tmp_path, platform):
     bias, made = run(tmp_path, steps=20, platform=platform)
-    content = (tmp_path / "walker.npz").read_bytes()
+    content = (tmp_path / "walker.hills").read_bytes()
     x = positions()
     x[8] = np.nan  # CA
     made.context.setPositions(x)
     with pytest.raises(SimulationError, match="Metadynamics: "):
         bias.step(made, 20)
-    assert (tmp_path / "walker.npz").read_bytes() == content
+    assert (tmp_path / "walker.hills").read_bytes() == content
     assert len(bias.hills) == 4 and np.isfinite(bias.hills).all() and np.isfinite(bias.coefficients).all()
 
 
@@ -283,7 +289,7 @@ def test_free_energy_offset_and_weights_by_hand(dim):
     above, below = (np.exp(factor * bias_here / KT).sum() for factor in (5.0 / 4.0, 1.0 / 4.0))
     assert bias.offset() == pytest.approx(KT * np.log(above / below), abs=2 * error)
     assert bias.offset() > 0.1
-    u = bias.hills[:, 1:-1] + bias.width
+    u = bias.hills[:, 1 : 1 + dim] + bias.width
     weights = bias.weights(u)
     assert weights.mean() == pytest.approx(1.0)
     ratio = np.exp(gaussians(bias, u, bias.hills) / KT)

@@ -6,7 +6,6 @@ import doctest
 import json
 import shutil
 from html.parser import HTMLParser
-from importlib import import_module
 from pathlib import Path
 
 import mdtraj
@@ -15,10 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
-from latf_sampling import analysis, model, store
+from latf_sampling import model, store
 from latf_sampling.campaign import Campaign
 from latf_sampling.errors import StoreError
-from latf_sampling.report import landscapes, records, write_report
+from latf_sampling.report import landscapes, records, words, write_report
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.report.records import Records
 from latf_sampling.settings import Protocol
@@ -401,18 +400,28 @@ def test_without_crossings_there_is_no_estimate(tmp_path):
     assert "This campaign is not finished: round 2 has no finished segment yet" in page.words
 
 
-def test_few_crossings_and_unbounded_errors_are_said(finished, monkeypatch):
-    estimates = Estimates.of(Records.read(finished))
-    assert estimates.doubts() == []
-    unbounded = analysis.Difference(8.0, np.inf, 640, 20.0)
-    sparse = dict.fromkeys(estimates.settled_crossings, 0) | {(1, 0): 1}
-    for name, value in (("pooled", unbounded), ("settled_crossings", sparse)):
-        monkeypatch.setitem(estimates.__dict__, name, value)
-    doubts = " ".join(estimates.doubts())
-    assert "do not bound the error" in doubts
-    assert "crossed 1 time in all" in doubts
-    assert "count as 20 frames" in doubts
-    assert estimates.deviation is None
+def test_the_verdict_is_on_the_page(page, finished):
+    judged = Estimates.of(Records.read(finished)).convergence
+    assert judged.converged
+    assert list(judged.groups) == ["round 1", "round 2"]
+    assert judged.verdict in page.words
+    difference = page.numbers["difference"]
+    assert difference["converged"] is True
+    assert difference["verdict"] == judged.verdict
+    low, high = difference["pooled"]["interval_kJ_per_mol"]
+    value, error = (difference["pooled"][f"{name}_kJ_per_mol"] for name in ("value", "error"))
+    assert low < value - 1.9 * error < value + 1.9 * error < high
+    assert 10 < difference["pooled"]["independent_frames"] < difference["pooled"]["frames"]
+
+
+def test_doubts_are_on_the_page(tmp_path):
+    campaign = make(tmp_path, rounds=0, finish=False)
+    stage_biased(campaign)  # 80 frames that count, of one walker
+    page = report(campaign)
+    assert page.numbers["difference"]["converged"] is False
+    assert page.numbers["difference"]["verdict"].startswith("Not converged: ")
+    assert page.numbers["difference"]["verdict"] in page.words
+    assert "are needed" in page.words
 
 
 def stage_claimed(campaign: Campaign) -> None:
@@ -452,8 +461,8 @@ def test_partial_campaigns(tmp_path, stage, simulated, said):
     assert page.numbers["rounds_finished"] == (1 if stage is stage_biased else 0)
     assert (page.numbers["difference"]["pooled"] is not None) == (stage is stage_biased)
     assert "This campaign is not finished" in page.words
-    for words in said:
-        assert words in page.words
+    for sentence in said:
+        assert sentence in page.words
 
 
 @pytest.mark.parametrize("dim", [1, 3])
@@ -504,8 +513,7 @@ def test_a_damaged_file_is_named(tmp_path):
     assert not campaign.store.report.exists()
 
 
-@pytest.mark.parametrize("room", ["analysis", "report.words"])
-def test_examples_in_docstrings(room):
-    found = doctest.testmod(import_module(f"latf_sampling.{room}"))
+def test_examples_in_docstrings():
+    found = doctest.testmod(words)
     assert found.attempted > 0
     assert found.failed == 0

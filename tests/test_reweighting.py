@@ -1,4 +1,4 @@
-"""Weights in temperature against harmonic oscillators, pymbar's own answers, Kish's formula, and what bias must do."""
+"""Weights in temperature and from biases against analytic values, integrals, pymbar's own answers, Kish's formula."""
 
 import doctest
 import math
@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 from latf_sampling import reweighting as room
 from latf_sampling.errors import DataError
-from latf_sampling.reweighting import TemperatureReweighting, kish, systematic
+from latf_sampling.reweighting import Multistate, TemperatureReweighting, kish, systematic
 
 TEMPERATURES = np.array([1.0, 1.4, 2.0])
 UNSEEN = [0.9, 1.2, 1.7, 2.2]
@@ -222,6 +222,194 @@ def test_energies_far_apart_overflow_nothing():
 def test_what_does_not_fit_is_refused(energies, temperatures, weights, words):
     with pytest.raises(DataError) as refused:
         made(energies, temperatures, weights)
+    for word in words:
+        assert word in str(refused.value)
+
+
+# ---------------------------------------------------------------------------------------- temperatures and biases
+
+KTS = np.array([1.0, 1.0, 1.5, 2.0, 1.0])
+STIFFNESS = np.array([0.0, 3.0, 2.0, 0.0, 6.0])
+CENTRES = np.array([0.0, 1.0, -1.5, 0.0, 2.0])
+"""States of the energy x^2 / 2: kT, and the umbrella's stiffness and centre; two are plain."""
+
+
+def umbrella_frames(counts, seed=0):
+    """Exact samples of all states: x, the bias of each state at each frame (K, n), and the states of the frames."""
+    rng = np.random.default_rng(seed)
+    total = 1 + STIFFNESS
+    mean, deviation = STIFFNESS * CENTRES / total, np.sqrt(KTS / total)
+    x = np.concatenate([rng.normal(m, d, n) for m, d, n in zip(mean, deviation, counts)])
+    bias = STIFFNESS[:, None] / 2 * (x - CENTRES[:, None]) ** 2
+    return x, bias, np.repeat(np.arange(len(counts)), counts)
+
+
+def mixture(counts, seed=0):
+    x, bias, states = umbrella_frames(counts, seed)
+    return x, Multistate(x**2 / 2, bias, KTS, states, np.random.default_rng(1), boltzmann=1.0)
+
+
+def exact_free_energies():
+    """-ln Z of the states, the first one's 0: Gaussian integrals."""
+    total = 1 + STIFFNESS
+    made = STIFFNESS * CENTRES**2 / (2 * KTS * total) - np.log(2 * np.pi * KTS / total) / 2
+    return made - made[0]
+
+
+@pytest.mark.parametrize("counts", [[2000] * 5, [4000, 500, 1000, 300, 2000]])
+@pytest.mark.parametrize("solved", [500, room.SOLVED_FRAMES])
+def test_states_of_several_biases_and_temperatures(monkeypatch, counts, solved):
+    monkeypatch.setattr(room, "SOLVED_FRAMES", solved)
+    x, states = mixture(counts)
+    again, bias, _ = umbrella_frames(np.minimum(counts, solved), seed=5)
+    reduced = (again**2 / 2 + bias) / KTS[:, None]
+    deviation = pymbar.MBAR(reduced, np.minimum(counts, solved)).compute_free_energy_differences()["dDelta_f"][0]
+    assert states.free_energies[0] == 0
+    assert (np.abs(states.free_energies - exact_free_energies())[1:] < 4.5 * deviation[1:]).all()
+    assert deviation.max() < 0.2
+    for kT in (0.9, 1.0, 1.3, 2.0):
+        weights = np.exp(states.log_weights(kT))
+        assert weights.sum() == pytest.approx(1.0, abs=1e-12)
+        # The error of the free energies adds to that of the frames, hence the factor.
+        assert abs(weights @ x) < 4.5 * (error(weights, x) + deviation.max() * 0.5)
+        assert abs(weights @ x**2 - kT) < 4.5 * (error(weights, x**2) + deviation.max() * 0.5)
+        assert states.effective_sample_size(kT) == pytest.approx(kish(weights))
+
+
+def test_weights_of_biased_states_are_pymbar_s_own():
+    counts = [400, 300, 200, 500, 100]
+    x, bias, _ = umbrella_frames(counts, seed=2)
+    reduced = np.vstack([(x**2 / 2 + bias) / KTS[:, None], x**2 / 2 / 1.2])
+    mbar = pymbar.MBAR(reduced, [*counts, 0], solver_protocol="robust")
+    _, states = mixture(counts, seed=2)
+    np.testing.assert_allclose(states.free_energies, mbar.f_k[:5], atol=1e-6)
+    np.testing.assert_allclose(np.exp(states.log_weights(1.2)), mbar.weights()[:, 5], rtol=1e-5, atol=1e-12)
+
+
+def test_a_double_well_under_umbrellas_against_integrals():
+    # Exact samples of exp(-(E + V) / kT) by inverting its cumulative sum on a fine grid.
+    rng, grid = np.random.default_rng(3), np.linspace(-3, 3, 20_001)
+    kts = np.array([1.0, 1.0, 1.0, 1.6])
+    centres = np.array([-1.2, 0.0, 1.2, 0.0])
+    stiffness = np.array([4.0, 4.0, 4.0, 0.0])
+
+    def energy(x):
+        return 5 * (x**2 - 1) ** 2 + 0.7 * x
+
+    def draw(kT, centre, k, n):
+        p = np.exp(-(energy(grid) + k / 2 * (grid - centre) ** 2) / kT)
+        return np.interp(rng.random(n), np.cumsum(p) / p.sum(), grid)
+
+    x = np.concatenate([draw(*each, 4000) for each in zip(kts, centres, stiffness)])
+    bias = stiffness[:, None] / 2 * (x - centres[:, None]) ** 2
+    states = Multistate(energy(x), bias, kts, np.repeat(np.arange(4), 4000), rng, boltzmann=1.0)
+    for kT in (0.9, 1.0, 1.4):
+        p = np.exp(-energy(grid) / kT)
+        truth = p[grid > 0].sum() / p.sum()
+        assert np.exp(states.log_weights(kT)) @ (x > 0) == pytest.approx(truth, abs=0.03)
+        assert abs((x > 0).mean() - truth) > 0.05  # weights are needed for it
+
+
+def test_plain_states_are_temperature_reweighting():
+    energies, temperatures = oscillator([700, 300, 500], seed=14)
+    which = np.repeat([0, 1, 2], [700, 300, 500])
+    by_temperature = made(energies, temperatures)
+    for bias in (None, np.zeros((3, 1500))):
+        states = Multistate(energies, bias, TEMPERATURES, which, np.random.default_rng(1), boltzmann=1.0)
+        np.testing.assert_allclose(states.log_weights(1.6), by_temperature.log_weights(1.6), rtol=1e-12)
+        assert states.heat_capacity(1.6) == pytest.approx(by_temperature.heat_capacity(1.6))
+    assert len(states) == 1500
+
+
+def test_a_constant_in_a_bias_shifts_its_free_energy_alone():
+    x, bias, which = umbrella_frames([300] * 5, seed=4)
+    shift = np.array([0.0, 300.0, -2000.0, 5.0, 1.0])
+    made = [
+        Multistate(x**2 / 2, each, KTS, which, np.random.default_rng(1), boltzmann=1.0)
+        for each in (bias, bias + shift[:, None])
+    ]
+    np.testing.assert_allclose(made[1].free_energies, made[0].free_energies + shift / KTS, atol=1e-5)
+    np.testing.assert_allclose(made[1].log_weights(1.1), made[0].log_weights(1.1), atol=1e-5)
+
+
+def test_states_without_frames_change_nothing():
+    x, bias, which = umbrella_frames([500, 0, 400, 0, 600], seed=6)
+    whole = Multistate(x**2 / 2, bias, KTS, which, np.random.default_rng(1), boltzmann=1.0)
+    kept = np.array([0, 2, 4])
+    less = np.searchsorted(kept, which)
+    part = Multistate(x**2 / 2, bias[kept], KTS[kept], less, np.random.default_rng(1), boltzmann=1.0)
+    np.testing.assert_allclose(whole.free_energies[kept], part.free_energies, atol=1e-5)
+    np.testing.assert_allclose(whole.log_weights(1.2), part.log_weights(1.2), atol=1e-5)
+    assert np.isfinite(whole.free_energies).all()
+
+
+def test_pieces_give_what_the_whole_gives(monkeypatch):
+    x, whole = mixture([300] * 5, seed=7)
+    sets, blocks = (x > 0.5).astype(int), np.arange(1500) // 75
+    monkeypatch.setattr(room, "CHUNK", 333)
+    _, pieces = mixture([300] * 5, seed=7)
+    np.testing.assert_allclose(pieces.log_weights(1.1), whole.log_weights(1.1), rtol=1e-12)
+    weights = np.exp(whole.log_weights(1.1))
+    responses = [each.response(blocks, 20, sets, 2, weights) for each in (whole, pieces)]
+    np.testing.assert_allclose(*responses, atol=1e-10)
+    monkeypatch.setattr(room, "SOLVED_ENTRIES", 25 * 100)  # 100 frames a state
+    _, fewer = mixture([300] * 5, seed=7)
+    assert np.abs(fewer.free_energies - whole.free_energies).max() > 1e-4
+    np.testing.assert_allclose(fewer.free_energies, whole.free_energies, atol=0.5)
+
+
+def test_the_response_to_a_block_is_that_of_solving_again():
+    counts = [400, 300, 200, 500, 600]
+    x, bias, which = umbrella_frames(counts, seed=8)
+    _, states = mixture(counts, seed=8)
+    weights, sets = np.exp(states.log_weights(1.0)), (x > 1.0).astype(int)
+    blocks = np.arange(len(x)) // 20
+    response = states.response(blocks, 100, sets, 2, weights)
+
+    def ratio(frames):
+        again = Multistate(
+            x[frames] ** 2 / 2, bias[:, frames], KTS, which[frames], np.random.default_rng(0), boltzmann=1.0
+        )
+        sums = np.bincount(sets[frames], np.exp(again.log_weights(1.0)))
+        return np.log(sums[1] / sums[0])
+
+    before, first, solved = ratio(np.arange(len(x))), [], []
+    for block in range(0, 100, 7):
+        here = np.flatnonzero(blocks == block)
+        own = np.bincount(sets[here], weights[here], 2) / np.bincount(sets, weights)
+        first.append(np.diff(own + response[block])[0])
+        solved.append(ratio(np.sort(np.append(np.arange(len(x)), here))) - before)
+    np.testing.assert_allclose(first, solved, atol=0.1 * np.std(solved))
+    assert np.std(np.diff(response, axis=1)) > 0.1 * np.std(solved)  # there is something to solve for
+    outside = states.response(blocks, 100, np.where(x > 1.0, sets, -1), 2, weights)
+    np.testing.assert_allclose(outside[:, 1], response[:, 1])
+    assert (outside[:, 0] == 0).all()
+
+
+def test_values_are_centred_in_their_own_state():
+    _, states = mixture([3, 0, 2, 0, 1])
+    found = states.centred(np.array([1.0, 2.0, 3.0, 10.0, 20.0, 7.0]))
+    np.testing.assert_allclose(found, [-1, 0, 1, -5, 5, 0])
+
+
+@pytest.mark.parametrize(
+    ("bias", "temperatures", "states", "weights", "words"),
+    [
+        (np.zeros((2, 3)), [1.0, 1.0], [0, 0, 1, 1], None, ["(2, 3)", "(2, 4)"]),
+        (np.zeros((3, 4)), [1.0, 1.0], [0, 0, 1, 1], None, ["(3, 4)", "(2, 4)"]),
+        (np.array([[0, 0, 0, 0], [0, np.nan, 0, 0]]), [1.0, 1.0], [0, 0, 1, 1], None, ["state 1 at frame 1"]),
+        (None, [1.0, 1.0], [0, 0, 1, 2], None, ["states 0 to 2", "2 only"]),
+        (None, [1.0, 1.0], [0, 0, -1, 1], None, ["states -1 to 1"]),
+        (None, [1.0, 0.0], [0, 0, 1, 1], None, ["above 0"]),
+        (None, [1.0, 1.0], [0, 0, 1], None, ["4 energies", "3 states"]),
+        (None, [1.0, 1.0], [0, 0, 1, 1], np.zeros(4), ["weights"]),
+        (None, [1.0, 1.0], [0, 0, 1, 1], np.array([1, -1, 1, 1.0]), ["weights"]),
+    ],
+)
+def test_states_that_do_not_fit_are_refused(bias, temperatures, states, weights, words):
+    rng = np.random.default_rng(0)
+    with pytest.raises(DataError) as refused:
+        Multistate(np.zeros(4), bias, np.array(temperatures), np.array(states), rng, weights, 1.0)
     for word in words:
         assert word in str(refused.value)
 

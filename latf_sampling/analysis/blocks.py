@@ -20,8 +20,8 @@ from latf_sampling.reweighting import Multistate
 LONG = 5.0
 """A block is at least so many statistical inefficiencies long, ten correlation times."""
 MOST = 16
-"""So many blocks (for each state, where weights are solved for) are enough: more would know the error little better, and longer ones forgive an underestimated
-correlation time."""
+"""So many blocks, for each state where weights are solved for, are enough: more would know the error little better, and
+longer ones forgive an underestimated correlation time."""
 RESAMPLES = 1000
 LEVEL = 0.95
 """Probability that an interval holds the truth."""
@@ -83,7 +83,7 @@ class Blocks:
     --------
     >>> blocks = Blocks([1000, 0, 400], [np.random.default_rng(0).normal(size=1400)])
     >>> blocks.count, np.bincount(blocks.index).max().item()
-    (19, 80)
+    (15, 100)
 
     Raises
     ------

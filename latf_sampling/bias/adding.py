@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,10 @@ class AddingBias(GridBias):
     by one in their order, so that it has every bit that it had.
     """
 
+    _whole = False  # whether the grid holds every entry that was made or read; not after an interruption
+
     def __init__(
         self,
-        system: openmm.System,
         cv: LatentCV,
         width: np.ndarray,
         temperature: float,
@@ -50,7 +52,9 @@ class AddingBias(GridBias):
                 f"{type(self).__name__}: save_frequency ({save_frequency}) must be a multiple of frequency "
                 f"({frequency})."
             )
-        super().__init__(system, cv, width, walls=walls, spacing=spacing)
+        if not re.fullmatch(r"[^./][^/]*", walker):
+            raise SettingsError(f"{type(self).__name__}: walker must be a name to call a file by; got {walker!r}.")
+        super().__init__(cv, width, walls=walls, spacing=spacing)
         self.trust = trust
         self._fixed = None if trust is None else self._spline_through(trust.wall(self._nodes(), self.width))
         fields = ["step", *(f"u{k}" for k in range(cv.dim)), *fields]
@@ -77,6 +81,9 @@ class AddingBias(GridBias):
                 f"step {simulation.currentStep}. To go on from there call rewind({simulation.currentStep}); for a new "
                 "simulation give another directory or walker."
             )
+        if not self._whole:
+            self._rebuild()
+            self._force.publish()
         self._force.refresh(simulation.context)
         while steps > 0:
             part = min(steps, self.frequency - simulation.currentStep % self.frequency)
@@ -95,10 +102,16 @@ class AddingBias(GridBias):
         """
         self._history.rewind(step)
         self._rebuild()
+        self._force.publish()
 
     def save(self) -> None:
         """Bring entries to the disk that wait for the next multiple of `save_frequency`."""
         self._history.write()
+
+    def close(self) -> None:
+        """`save`, and let another object or process go on as this walker."""
+        self.save()
+        self._history.close()
 
     def weights(self, u: np.ndarray) -> np.ndarray:
         """Weights (n,) of mean 1 that undo the bias as it is now, on frames at latent points (n, d)."""
@@ -134,18 +147,21 @@ class AddingBias(GridBias):
         inside = np.clip(u, self.low, self.high)
         bias = self._interpolated(inside[None], self._added())[0]
         entry = np.array([simulation.currentStep, *self._entry(simulation, inside, bias)])
+        self._whole = False
         self._history.add(entry)
         self._take_up(entry, self.coefficients)
         if simulation.currentStep % self.save_frequency == 0:
             self._history.write()
             self._take_up_others()
         self._settle(self.coefficients)
+        self._whole = True
         self._force.publish(simulation.context)
         if self.trust is not None:
             self.trust.check(u, simulation.currentStep)
 
     def _rebuild(self, anew: bool = False) -> None:
         """Make the grid hold this walker's entries, and those of others as far as they are there."""
+        self._whole = False
         self.coefficients[...] = self._empty()
         if self._fixed is not None:
             self.coefficients += self._fixed
@@ -157,7 +173,7 @@ class AddingBias(GridBias):
             self._take_up(entry, self.coefficients)
         self._take_up_others()
         self._settle(self.coefficients)
-        self._force.publish()
+        self._whole = True
 
     def _take_up_others(self) -> None:
         if self._neighbours is None:
@@ -188,7 +204,11 @@ def checked(bias: object, name: str, value, least: float) -> float:
 
 def hill_widths(bias: object, width, cv: LatentCV) -> np.ndarray:
     """Widths (d,) in the latent space, from one number or (d,) in units of `cv.sigma`."""
-    given = np.broadcast_to(np.asarray(width, np.float64), (cv.dim,)) if np.ndim(width) == 0 else np.asarray(width)
+    try:
+        given = np.asarray(width, np.float64)
+    except (TypeError, ValueError):  # not numbers
+        given = np.empty(0)
+    given = np.full(cv.dim, given) if given.ndim == 0 else given
     if given.shape != (cv.dim,):
         raise SettingsError(f"{type(bias).__name__}: width must be one number or {cv.dim}; got {width}.")
     return np.array([checked(bias, "width", one, 0) for one in given]) * cv.sigma

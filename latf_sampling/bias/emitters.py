@@ -1,21 +1,17 @@
 """Loops for torch's operations that are not elementwise, for `lowering.py`.
 
-Each function takes the `Lowering`, the arguments by their names in the schema, and the arrays of the results. An index
+Each function takes the `Source`, the arguments by their names in the schema, and the arrays of the results. An index
 is brought into range before anything is read or written with it, whatever number it is.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from latf_sampling.bias.operations import Bound, KernelError
-
-if TYPE_CHECKING:
-    from latf_sampling.bias.lowering import Array, Lowering
+from latf_sampling.bias.source import Array, Source, constant
 
 _SPARSE = 4
 """A constant matrix of which at most one entry in so many is not zero is multiplied entry by entry."""
@@ -34,21 +30,25 @@ def _merged(kept: list[int], outer: list[str], along: list[int], inner: list[str
     return [found[d] for d in sorted(found)]
 
 
+def _reshaped(x: Array, sizes: list[int]) -> Array:
+    return x.mapped(lambda t: t.view(sizes))
+
+
 def _reduction(start: str, step: str, end: str = "{0}"):
     """Take the numbers {1} along some dimensions one by one; at the end {1} is their count."""
 
-    def emit(lower: Lowering, bound: Bound, out: Array) -> None:
+    def emit(code: Source, bound: Bound, out: Array) -> None:
         if bound.get("ord", 2) != 2:
             raise KernelError("the operation aten.linalg_vector_norm has machine code for the norm of order 2 alone.")
-        x = lower.read(bound["self"])
+        x = code.read(bound["self"])
         kept, along = _split(bound.get("dim"), len(x.shape))
-        out = out.view(*(x.shape[d] for d in kept))
-        total, count = lower.name("s"), math.prod(x.shape[d] for d in along)
-        with lower.loops([x.shape[d] for d in kept]) as outer:
-            lower.line(f"{total} = {start if out.dtype == torch.float64 else start.replace('.0', '')}")
-            with lower.loops([x.shape[d] for d in along]) as inner:
-                lower.line(f"{total} = {step.format(total, x.address(_merged(kept, outer, along, inner)))}")
-            lower.line(f"{out.address(outer)} = {end.format(total, count)}")
+        out = _reshaped(out, [x.shape[d] for d in kept])
+        total, count = code.name("s"), math.prod(x.shape[d] for d in along)
+        with code.loops([x.shape[d] for d in kept]) as outer:
+            code.line(f"{total} = {start if out.dtype == torch.float64 else start.replace('.0', '')}")
+            with code.loops([x.shape[d] for d in along]) as inner:
+                code.line(f"{total} = {step.format(total, x.address(_merged(kept, outer, along, inner)))}")
+            code.line(f"{out.address(outer)} = {end.format(total, count)}")
 
     return emit
 
@@ -56,44 +56,44 @@ def _reduction(start: str, step: str, end: str = "{0}"):
 def _extreme(sign: str):
     """The first smallest or largest number along a dimension and its index, or the index alone; NaN is either."""
 
-    def emit(lower: Lowering, bound: Bound, *outs: Array) -> None:
+    def emit(code: Source, bound: Bound, *outs: Array) -> None:
         x, dim = bound["self"], bound["dim"]
         if dim is None:
-            x, dim = lower.copied(x).view(-1), 0
-        x = lower.read(x)
+            x, dim = _reshaped(code.copied(x), [-1]), 0
+        x = code.read(x)
         kept, along = _split(dim, len(x.shape))
-        best, index, here = lower.name("s"), lower.name("k"), lower.name("x")
-        with lower.loops([x.shape[d] for d in kept]) as outer:
-            lower.line(f"{best} = {x.address(_merged(kept, outer, along, ['0'] * len(along)))}")
-            lower.line(f"{index} = 0")
-            with lower.loops([x.shape[d] for d in along]) as inner:
-                lower.line(f"{here} = {x.address(_merged(kept, outer, along, inner))}")
-                lower.line(f"if {here} {sign} {best} or ({here} != {here} and {best} == {best}):")
-                lower.line(f"    {best} = {here}")
-                lower.line(f"    {index} = {inner[0] if inner else 0}")
+        best, index, here = code.name("s"), code.name("k"), code.name("x")
+        with code.loops([x.shape[d] for d in kept]) as outer:
+            code.line(f"{best} = {x.address(_merged(kept, outer, along, ['0'] * len(along)))}")
+            code.line(f"{index} = 0")
+            with code.loops([x.shape[d] for d in along]) as inner:
+                code.line(f"{here} = {x.address(_merged(kept, outer, along, inner))}")
+                code.line(f"if {here} {sign} {best} or ({here} != {here} and {best} == {best}):")
+                code.line(f"    {best} = {here}")
+                code.line(f"    {index} = {inner[0] if inner else 0}")
             for out, name in zip(outs, [best, index][-len(outs) :]):
-                lower.line(f"{out.view(*(x.shape[d] for d in kept)).address(outer)} = {name}")
+                code.line(f"{_reshaped(out, [x.shape[d] for d in kept]).address(outer)} = {name}")
 
     return emit
 
 
-def _cumsum(lower: Lowering, bound: Bound, out: Array) -> None:
-    x = lower.read(bound["self"])
+def _cumsum(code: Source, bound: Bound, out: Array) -> None:
+    x = code.read(bound["self"])
     kept, along = _split(bound["dim"], len(x.shape))
-    total = lower.name("s")
-    with lower.loops([x.shape[d] for d in kept]) as outer:
-        lower.line(f"{total} = {'0.0' if out.dtype == torch.float64 else '0'}")
-        with lower.loops([x.shape[d] for d in along]) as inner:
+    total = code.name("s")
+    with code.loops([x.shape[d] for d in kept]) as outer:
+        code.line(f"{total} = {'0.0' if out.dtype == torch.float64 else '0'}")
+        with code.loops([x.shape[d] for d in along]) as inner:
             at = _merged(kept, outer, along, inner)
-            lower.line(f"{total} = {total} + {x.address(at)}")
-            lower.line(f"{out.address(at)} = {total}")
+            code.line(f"{total} = {total} + {x.address(at)}")
+            code.line(f"{out.address(at)} = {total}")
 
 
-def _sort(lower: Lowering, bound: Bound, values: Array, indices: Array) -> None:
+def _sort(code: Source, bound: Bound, values: Array, indices: Array) -> None:
     """By insertion, which keeps the order of equals and is fast for the few numbers of a molecule; NaN is largest."""
-    x = lower.read(bound["self"])
+    x = code.read(bound["self"])
     kept, along = _split(bound["dim"], len(x.shape))
-    here, other, place = lower.name("x"), lower.name("y"), lower.name("k")
+    here, other, place = code.name("x"), code.name("y"), code.name("k")
     before = f"{here} > {other} or ({here} != {here} and {other} == {other})"
     if not bound["descending"]:
         before = f"{here} < {other} or ({other} != {other} and {here} == {here})"
@@ -101,48 +101,48 @@ def _sort(lower: Lowering, bound: Bound, values: Array, indices: Array) -> None:
     def at(coordinate: str) -> list[str]:
         return _merged(kept, outer, along, [coordinate] * len(along))
 
-    with lower.loops([x.shape[d] for d in kept]) as outer, lower.loops([x.shape[d] for d in along]) as inner:
+    with code.loops([x.shape[d] for d in kept]) as outer, code.loops([x.shape[d] for d in along]) as inner:
         row = inner[0] if inner else "0"
-        lower.line(f"{here} = {x.address(at(row))}")
-        lower.line(f"{place} = {row}")
-        lower.line(f"while {place} > 0:")
+        code.line(f"{here} = {x.address(at(row))}")
+        code.line(f"{place} = {row}")
+        code.line(f"while {place} > 0:")
         # Places are multiplied in the source of an address, so they have to be plain names.
-        lower.line(f"    {place}_below = {place} - 1")
-        lower.line(f"    {other} = {values.address(at(place + '_below'))}")
-        lower.line(f"    if not ({before}):")
-        lower.line("        break")
-        lower.line(f"    {values.address(at(place))} = {other}")
-        lower.line(f"    {indices.address(at(place))} = {indices.address(at(place + '_below'))}")
-        lower.line(f"    {place} = {place}_below")
-        lower.line(f"{values.address(at(place))} = {here}")
-        lower.line(f"{indices.address(at(place))} = {row}")
+        code.line(f"    {place}_below = {place} - 1")
+        code.line(f"    {other} = {values.address(at(place + '_below'))}")
+        code.line(f"    if not ({before}):")
+        code.line("        break")
+        code.line(f"    {values.address(at(place))} = {other}")
+        code.line(f"    {indices.address(at(place))} = {indices.address(at(place + '_below'))}")
+        code.line(f"    {place} = {place}_below")
+        code.line(f"{values.address(at(place))} = {here}")
+        code.line(f"{indices.address(at(place))} = {row}")
 
 
-def _cat(lower: Lowering, bound: Bound, out: Array) -> None:
+def _cat(code: Source, bound: Bound, out: Array) -> None:
     start, dim = 0, bound["dim"] % len(out.shape)
     for x in bound["tensors"]:
         if len(x.shape) < len(out.shape):  # torch takes an empty vector as nothing, whatever the shape of the others
             continue
-        part = replace(out, layout=out.layout.narrow(dim, start, x.shape[dim]))
-        lower.elementwise("{self}", {"self": x}, part)
+        part = out.mapped(lambda t, start=start, x=x: t.narrow(dim, start, x.shape[dim]))
+        code.elementwise("{self}", {"self": x}, part)
         start += x.shape[dim]
 
 
-def _stack(lower: Lowering, bound: Bound, out: Array) -> None:
+def _stack(code: Source, bound: Bound, out: Array) -> None:
     for k, x in enumerate(bound["tensors"]):
-        part = replace(out, layout=out.layout.select(bound["dim"], k))
-        lower.elementwise("{self}", {"self": x}, part)
+        part = out.mapped(lambda t, k=k: t.select(bound["dim"], k))
+        code.elementwise("{self}", {"self": x}, part)
 
 
 def _placed(view):
     """Zeros, or other numbers, with a source in a part of them that `view` of the layout gives."""
 
-    def emit(lower: Lowering, bound: Bound, out: Array) -> None:
-        lower.elementwise("{self}", {"self": bound.get("self", 0.0)}, out)
+    def emit(code: Source, bound: Bound, out: Array) -> None:
+        code.elementwise("{self}", {"self": bound.get("self", 0.0)}, out)
         source = bound["src"] if "src" in bound else bound["grad_output"]
-        part = replace(out, layout=view(out.layout, bound))
-        lower.flush()
-        lower.elementwise("{self}", {"self": source}, part)
+        part = out.mapped(lambda t: view(t, bound))
+        code.flush()
+        code.elementwise("{self}", {"self": source}, part)
 
     return emit
 
@@ -154,70 +154,70 @@ def _slice(layout: torch.Tensor, bound: Bound) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------------ indices
 
 
-def _in_range(lower: Lowering, place: str, x: Array, dim: int) -> str:
+def _in_range(code: Source, place: str, x: Array, dim: int) -> str:
     """A variable with the index at a place, from 0 to the length of a dimension less one; negative ones from the end."""
     length = str(x.shape[dim])
     if x.buffer.startswith("p") and len(x.shape) == 1 and not x.layout.storage_offset():
         # The length of an input, that of the table, is no part of the source: grids differ in it, and in nothing else.
         length = f"{x.buffer}.size"
-    index = lower.name("k")
-    lower.line(f"{index} = {place}")
-    lower.line(f"{index} = {index} + {length} if {index} < 0 else {index}")
-    lower.line(f"{index} = max(min({index}, {length} - 1), 0)")
+    index = code.name("k")
+    code.line(f"{index} = {place}")
+    code.line(f"{index} = {index} + {length} if {index} < 0 else {index}")
+    code.line(f"{index} = max(min({index}, {length} - 1), 0)")
     return index
 
 
-def _gather(lower: Lowering, bound: Bound, out: Array) -> None:
-    x, index = lower.read(bound["self"]), lower.read(bound["index"])
-    with lower.loops(index.shape) as at:
+def _gather(code: Source, bound: Bound, out: Array) -> None:
+    x, index = code.read(bound["self"]), code.read(bound["index"])
+    with code.loops(index.shape) as at:
         source = list(at)
-        source[bound["dim"]] = _in_range(lower, index.address(at), x, bound["dim"])
-        lower.line(f"{out.address(at)} = {x.address(source)}")
+        source[bound["dim"]] = _in_range(code, index.address(at), x, bound["dim"])
+        code.line(f"{out.address(at)} = {x.address(source)}")
 
 
 def _scatter(sign: str):
-    def emit(lower: Lowering, bound: Bound, out: Array) -> None:
+    def emit(code: Source, bound: Bound, out: Array) -> None:
         if bound.get("reduce") is not None:
             raise KernelError("the operation aten.scatter.reduce has no machine code.")
-        base, index = bound["self"], lower.read(bound["index"])
+        base, index = bound["self"], code.read(bound["index"])
         if base is not out:
-            lower.elementwise("{self}", {"self": base}, out)
-        source = lower.read(bound["src"]) if "src" in bound else None
-        with lower.loops(index.shape) as at:
+            code.elementwise("{self}", {"self": base}, out)
+        source = code.read(bound["src"]) if "src" in bound else None
+        with code.loops(index.shape) as at:
             target = list(at)
-            target[bound["dim"]] = _in_range(lower, index.address(at), out, bound["dim"])
-            lower.line(f"{out.address(target)} {sign} {bound['value'] if source is None else source.address(at)}")
+            target[bound["dim"]] = _in_range(code, index.address(at), out, bound["dim"])
+            code.line(f"{out.address(target)} {sign} {bound['value'] if source is None else source.address(at)}")
 
     return emit
 
 
-def _index_select(lower: Lowering, bound: Bound, out: Array) -> None:
-    x, index = lower.read(bound["self"]), lower.read(bound["index"])
+def _index_select(code: Source, bound: Bound, out: Array) -> None:
+    x, index = code.read(bound["self"]), code.read(bound["index"])
     kept, along = _split(bound["dim"], len(x.shape))
-    with lower.loops([out.shape[d] for d in along]) as inner:
-        row = _in_range(lower, index.address(inner), x, along[0])
-        with lower.loops([x.shape[d] for d in kept]) as outer:
+    with code.loops([out.shape[d] for d in along]) as inner:
+        row = _in_range(code, index.address(inner), x, along[0])
+        with code.loops([x.shape[d] for d in kept]) as outer:
             source = x.address(_merged(kept, outer, along, [row]))
-            lower.line(f"{out.address(_merged(kept, outer, along, inner))} = {source}")
+            code.line(f"{out.address(_merged(kept, outer, along, inner))} = {source}")
 
 
-def _index_add(lower: Lowering, bound: Bound, out: Array) -> None:
-    base, index, source = bound["self"], lower.read(bound["index"]), lower.read(bound["source"])
+def _index_add(code: Source, bound: Bound, out: Array) -> None:
+    base, index, source = bound["self"], code.read(bound["index"]), code.read(bound["source"])
     if base is not out:
-        lower.elementwise("{self}", {"self": base}, out)
+        code.elementwise("{self}", {"self": base}, out)
     kept, along = _split(bound["dim"], len(out.shape))
-    with lower.loops([source.shape[d] for d in along]) as inner:
-        row = _in_range(lower, index.address(inner), out, along[0])
-        with lower.loops([out.shape[d] for d in kept]) as outer:
+    with code.loops([source.shape[d] for d in along]) as inner:
+        row = _in_range(code, index.address(inner), out, along[0])
+        with code.loops([out.shape[d] for d in kept]) as outer:
             target = out.address(_merged(kept, outer, along, [row]))
             place = source.address(_merged(kept, outer, along, inner))
-            lower.line(f"{target} = {target} + {place} * {bound['alpha']}")
+            code.line(f"{target} = {target} + {place} * {bound['alpha']}")
 
 
-def _advanced(lower: Lowering, x: Array, indices: list[Array | None], other: Array):
+def _advanced(code: Source, x: Array, indices: list[Array | None], other: Array):
     """Loops over what x[indices] gives, which `other` is broadcast to; yields source of both places."""
     indexed = [d for d, index in enumerate(indices) if index is not None]
-    tensors = [lower.read(indices[d]) for d in indexed]
+    tensors = [code.read(indices[d]) for d in indexed]
     if any(t.dtype == torch.bool for t in tensors):
         raise KernelError("the operation aten.index has no machine code for masks.")
     common = torch.broadcast_shapes(*(t.shape for t in tensors))
@@ -227,44 +227,44 @@ def _advanced(lower: Lowering, x: Array, indices: list[Array | None], other: Arr
     first = indexed[0] if neighbours else 0
     sizes = [x.shape[d] for d in kept]
     sizes[first:first] = common
-    other = replace(other, layout=other.layout.expand(sizes))
-    with lower.loops(sizes) as at:
+    other = other.mapped(lambda t: t.expand(sizes))
+    with code.loops(sizes) as at:
         inner, outer = at[first : first + len(common)], at[:first] + at[first + len(common) :]
         places = [t.address(inner, t.layout.expand(common).stride()) for t in tensors]
-        found = [_in_range(lower, place, x, d) for place, d in zip(places, indexed)]
+        found = [_in_range(code, place, x, d) for place, d in zip(places, indexed)]
         yield x.address(_merged(kept, outer, indexed, found)), other.address(at)
 
 
-def _index(lower: Lowering, bound: Bound, out: Array) -> None:
-    for source, place in _advanced(lower, lower.read(bound["self"]), bound["indices"], out):
-        lower.line(f"{place} = {source}")
+def _index(code: Source, bound: Bound, out: Array) -> None:
+    for source, place in _advanced(code, code.read(bound["self"]), bound["indices"], out):
+        code.line(f"{place} = {source}")
 
 
-def _index_put(lower: Lowering, bound: Bound, out: Array) -> None:
+def _index_put(code: Source, bound: Bound, out: Array) -> None:
     if bound["self"] is not out:
-        lower.elementwise("{self}", {"self": bound["self"]}, out)
-    for target, place in _advanced(lower, out, bound["indices"], lower.read(bound["values"])):
-        lower.line(f"{target} {'+=' if bound['accumulate'] else '='} {place}")
+        code.elementwise("{self}", {"self": bound["self"]}, out)
+    for target, place in _advanced(code, out, bound["indices"], code.read(bound["values"])):
+        code.line(f"{target} {'+=' if bound['accumulate'] else '='} {place}")
 
 
 # ----------------------------------------------------------------------------------------------------- linear algebra
 
 
-def _cross(lower: Lowering, bound: Bound, out: Array) -> None:
-    a, b = (lower.read(bound[name]) for name in ("self", "other"))
-    a, b = (replace(x, layout=x.layout.expand(out.shape)) for x in (a, b))
+def _cross(code: Source, bound: Bound, out: Array) -> None:
+    a, b = (code.read(bound[name]) for name in ("self", "other"))
+    a, b = (x.mapped(lambda t: t.expand(out.shape)) for x in (a, b))
     kept, along = _split(bound["dim"], len(out.shape))
-    with lower.loops([out.shape[d] for d in kept]) as outer:
+    with code.loops([out.shape[d] for d in kept]) as outer:
         for k in range(3):
             (i, j), at = ((k + 1) % 3, (k + 2) % 3), [_merged(kept, outer, along, [str(d)]) for d in range(3)]
             value = f"{a.address(at[i])} * {b.address(at[j])} - {a.address(at[j])} * {b.address(at[i])}"
-            lower.line(f"{out.address(at[k])} = {value}")
+            code.line(f"{out.address(at[k])} = {value}")
 
 
 def _product(first: str, second: str):
     """Matrix products of all kinds, as (..., m, k) times (..., k, n), plus an optional bias."""
 
-    def emit(lower: Lowering, bound: Bound, out: Array) -> None:
+    def emit(code: Source, bound: Bound, out: Array) -> None:
         a, b, bias = bound[first], bound[second], bound["self"] if first != "self" else None
         if len(b.shape) == 1:
             b, out = (x.mapped(lambda t: t.unsqueeze(-1)) for x in (b, out))
@@ -272,37 +272,37 @@ def _product(first: str, second: str):
         if len(a.shape) == 1:  # the dot product, whose result is a vector by now
             a, out = (x.mapped(lambda t: t.unsqueeze(0)) for x in (a, out))
         if bias is not None:
-            bias = lower.read(bias).mapped(lambda t: t.expand(out.shape))
+            bias = code.read(bias).mapped(lambda t: t.expand(out.shape))
 
         def write(at: list[str], total: str) -> None:
             text = total
             if bias is not None:
                 factors = ["" if bound[name] == 1 else f"{bound[name]} * " for name in ("beta", "alpha")]
                 text = f"{factors[0]}{bias.address(at)} + {factors[1]}{total}"
-            lower.line(f"{out.address(at)} = {text}")
+            code.line(f"{out.address(at)} = {text}")
 
         if _is_sparse(a):
-            _sparse(lower, a.value, b, write)
+            _sparse(code, a.value, b, write)
         elif _is_sparse(b):
-            _sparse(lower, b.value.t(), a.mapped(lambda t: t.t()), lambda at, total: write(at[::-1], total))
+            _sparse(code, b.value.t(), a.mapped(lambda t: t.t()), lambda at, total: write(at[::-1], total))
         else:
-            _dense(lower, a, b, out.shape, write)
+            _dense(code, a, b, out.shape, write)
 
     return emit
 
 
-def _dense(lower: Lowering, a: Array, b: Array, shape: tuple[int, ...], write) -> None:
+def _dense(code: Source, a: Array, b: Array, shape: tuple[int, ...], write) -> None:
     def swapped(t: torch.Tensor) -> torch.Tensor:
         return t.transpose(-1, -2)
 
     # Of a constant, numbers that are multiplied one after the other are laid next to each other.
-    b = lower.read(b) if b.value is None else lower.read(b.mapped(swapped)).mapped(swapped)
-    a = lower.read(a)
-    total = lower.name("s")
-    with lower.loops(shape) as at:
-        lower.line(f"{total} = 0.0")
-        with lower.loops([a.shape[-1]]) as (k,):
-            lower.line(f"{total} += {a.address([*at[:-1], k])} * {b.address([*at[:-2], k, at[-1]])}")
+    b = code.read(b) if b.value is None else code.read(b.mapped(swapped)).mapped(swapped)
+    a = code.read(a)
+    total = code.name("s")
+    with code.loops(shape) as at:
+        code.line(f"{total} = 0.0")
+        with code.loops([a.shape[-1]]) as (k,):
+            code.line(f"{total} += {a.address([*at[:-1], k])} * {b.address([*at[:-2], k, at[-1]])}")
         write(at, total)
 
 
@@ -310,22 +310,22 @@ def _is_sparse(x: Array) -> bool:
     return x.value is not None and len(x.shape) == 2 and _SPARSE * int((x.value != 0).sum()) <= x.value.numel()
 
 
-def _sparse(lower: Lowering, matrix: torch.Tensor, dense: Array, write) -> None:
+def _sparse(code: Source, matrix: torch.Tensor, dense: Array, write) -> None:
     """A constant matrix, of which only what is not zero is kept, row by row, times an array (k, n)."""
     rows, columns = matrix.nonzero(as_tuple=True)
     ends = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(rows, minlength=len(matrix)).cumsum(0)])
-    values, columns, ends = (lower.read(lower.constant(t)) for t in (matrix[rows, columns], columns, ends))
-    dense, n = lower.read(dense), dense.shape[1]
+    values, columns, ends = (code.read(constant(t)) for t in (matrix[rows, columns], columns, ends))
+    dense, n = code.read(dense), dense.shape[1]
     few = n <= 4  # the three components of positions go together
-    entry, column = lower.name("e"), lower.name("k")
-    with lower.loops([len(matrix)] if few else [len(matrix), n]) as (i, *j):
-        totals = {str(k): lower.name("s") for k in range(n)} if few else {j[0]: lower.name("s")}
+    entry, column = code.name("e"), code.name("k")
+    with code.loops([len(matrix)] if few else [len(matrix), n]) as (i, *j):
+        totals = {str(k): code.name("s") for k in range(n)} if few else {j[0]: code.name("s")}
         for total in totals.values():
-            lower.line(f"{total} = 0.0")
-        lower.line(f"for {entry} in range({ends.address([i])}, {ends.address([f'{i} + 1'])}):")
-        lower.line(f"    {column} = {columns.address([entry])}")
+            code.line(f"{total} = 0.0")
+        code.line(f"for {entry} in range({ends.address([i])}, {ends.address([f'{i} + 1'])}):")
+        code.line(f"    {column} = {columns.address([entry])}")
         for k, total in totals.items():
-            lower.line(f"    {total} += {values.address([entry])} * {dense.address([column, k])}")
+            code.line(f"    {total} += {values.address([entry])} * {dense.address([column, k])}")
         for k, total in totals.items():
             write([i, k], total)
 

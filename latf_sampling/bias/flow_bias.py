@@ -54,7 +54,7 @@ class FlowBias(GridBias):
     ) -> None:
         if not bias_factor > 1:
             raise SettingsError(f"FlowBias: bias_factor must be more than 1; got {bias_factor}.")
-        super().__init__(system, cv, cv.sigma)
+        super().__init__(cv, cv.sigma)
         self.temperature = to_float(temperature, "temperature", "temperature")
         self.trust, self.frequency = trust, frequency
         self._share = 1 - 1 / bias_factor
@@ -63,7 +63,7 @@ class FlowBias(GridBias):
         self.coefficients[...] = surface
         if trust is not None:
             self.coefficients += self._spline_through(trust.wall(self._nodes(), self.width))
-        self._force.publish()
+        self._attach(system)
 
     def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
         """Simulate so many steps.
@@ -90,6 +90,16 @@ class FlowBias(GridBias):
         """Free energy that the bias was made from, at the nodes of `axes`, kJ/mol, lowest value 0."""
         surface = -self._at_nodes(self._surface) / self._share
         return surface - surface.min()
+
+    def offset(self) -> float:
+        """What V has to be lowered by, kJ/mol, to be on one scale for all times: it does not change."""
+        return 0.0
+
+    def rewind(self, step: int) -> None:
+        """Go on from an earlier state: nothing is to be taken back."""
+
+    def save(self) -> None:
+        """Nothing is to be kept."""
 
     def weights(self, u: np.ndarray) -> np.ndarray:
         """Weights (n,) of mean 1 that undo the bias on frames at latent points (n, d)."""

@@ -82,8 +82,9 @@ class BiasForce:
         # The name ends in a zero that the module appends, see `_Module`.
         file = directory / "table-0"
         self.table = np.memmap(file, np.float64, "w+", shape=(max(1, shape.size),))
-        self.table[:] = table if shape.size else 0.0
-        if runtime.lane() == "torchforce":
+        self.table[: shape.size] = table
+        self._torchforce = runtime.lane() == "torchforce"  # looked up once: it reads files
+        if self._torchforce:
             traced = graph.trace(cv, shape)
             script = graph.to_torchscript(traced, graph.example(cv, shape))
             wrapper = (_PeriodicModule if cv.periodic else _Module)(script, cv.atoms, str(file)[:-1], self.table)
@@ -100,7 +101,7 @@ class BiasForce:
     def publish(self, context: openmm.Context | None = None) -> None:
         """Let this context see the table as it is now, and those made from now on; for others, see `refresh`."""
         self.version += 1
-        if runtime.lane() == "torchforce":
+        if self._torchforce:
             self.force.setGlobalParameterDefaultValue(0, self.version)
         if context is not None:
             context.setParameter(self._parameter, self.version)

@@ -18,7 +18,7 @@ import openmm
 from scipy.ndimage import convolve1d, spline_filter1d
 
 from latf_sampling.bias.force import Bias, BiasForce
-from latf_sampling.bias.shapes import BASIS, Spline, Sum, Walls
+from latf_sampling.bias.shapes import BASIS, Shape, Spline, Sum, Walls
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import OutsideWarning, SimulationError
 from latf_sampling.model import LaTF
@@ -60,7 +60,7 @@ class GridBias(Bias):
     """
 
     def __init__(
-        self, system: openmm.System, cv: LatentCV, width: np.ndarray, *, walls: bool = True, spacing: float = SPACING
+        self, cv: LatentCV, width: np.ndarray, *, walls: bool = True, spacing: float = SPACING
     ) -> None:
         if cv.dim > 3:
             raise SimulationError(
@@ -80,12 +80,18 @@ class GridBias(Bias):
         self.axes = [self.low[k] + self._step[k] * np.arange(cells[k] + 1) for k in range(cv.dim)]
         self._first = self.low - self._behind * self._step
         self.outside = self._frames = 0
-        spline = Spline(self._first, self._step, tuple(counts))
-        stiffness = WALL / self.width**2
-        shape = Sum(spline, Walls(self.low, self.high, stiffness)) if walls else spline
-        self._force = BiasForce(system, cv, shape, np.zeros(spline.size))
+        self.coefficients = np.zeros(tuple(counts))
+
+    def _shape(self) -> Shape:
+        """The bias as the force evaluates it."""
+        spline = Spline(self._first, self._step, self.coefficients.shape)
+        return Sum(spline, Walls(self.low, self.high, WALL / self.width**2)) if self.walls else spline
+
+    def _attach(self, system: openmm.System) -> None:
+        """Add the force to a system; from then on `coefficients` are what it reads."""
+        self._force = BiasForce(system, self.cv, self._shape(), self.coefficients.ravel())
         self.group = self._force.group
-        self.coefficients = self._force.table.reshape(counts)
+        self.coefficients = self._force.table.reshape(self.coefficients.shape)
 
     def energy(self, u: np.ndarray) -> np.ndarray:
         """Bias at latent points (n, d), walls included, kJ/mol; returns (n,)."""

@@ -10,13 +10,15 @@ replaces the file by one of the next generation, which tells readers to begin an
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from latf_sampling import store
-from latf_sampling.errors import SimulationError
+from latf_sampling.errors import SimulationError, StoreError
 
 SUFFIX = ".hills"
 
@@ -41,32 +43,30 @@ class History:
     ------
     SimulationError
         Another process writes to this file, it is damaged, or it was written with other fields or settings.
+    StoreError
+        The file cannot be written.
     """
 
     def __init__(self, path: Path | None, fields: list[str], settings: dict[str, str]) -> None:
         self.path, self.fields, self.settings = path, fields, settings
         self._buffer, self._count = np.empty((64, len(fields))), 0
-        self._written = self._generation = 0
+        self._written = self._size = self._generation = 0
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = open(path.with_suffix(".lock"), "a")  # noqa: SIM115 - held open as long as the lock is
+        self._lock = _locked(path)
         try:
-            # The kernel drops this lock with the process, however it ends.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SimulationError(
-                f"{path}: another process adds to this history; give each walker a name of its own."
-            ) from error
-        if path.exists():
-            reader = Reader(path, fields, settings)
-            self._extend(reader.news())
-            self._generation = reader.generation
-            with open(path, "r+b") as file:  # a broken last line goes
-                file.truncate(reader.place)
-            self._written = self._count
-        else:
-            self._replace()
+            if path.exists():
+                reader = Reader(path, fields, settings)
+                self._extend(reader.news())
+                os.truncate(path, reader.place)  # a broken last line goes
+                self._written, self._size, self._generation = self._count, reader.place, reader.generation
+            else:
+                self._replace(self.rows)
+        except BaseException as error:
+            self.close()  # an error that someone looks at keeps this object alive
+            if isinstance(error, OSError):
+                raise StoreError(f"{path}: cannot be written ({error.strerror}).") from error
+            raise
 
     @property
     def rows(self) -> np.ndarray:
@@ -82,22 +82,28 @@ class History:
         Raises
         ------
         StoreError
-            The disk is full, or the like; the file is as before, and the next call tries again.
+            The disk is full, or the like; entries that are in the file stay, and the next call goes on after them.
         """
         if self.path is None or self._written == self._count:
             return
-        store.append(self.path, _lines(self.rows[self._written :]))
+        self._size = store.append(self.path, _lines(self.rows[self._written :]), self._size)
         self._written = self._count
 
     def rewind(self, step: int) -> bool:
-        """Take back entries after a step; returns whether there were any."""
+        """Take back entries after a step; returns whether there were any.
+
+        Raises
+        ------
+        StoreError
+            The file cannot be written; nothing was taken back.
+        """
         kept = int(np.searchsorted(self.rows[:, 0], step, side="right"))
         if kept == self._count:
             return False
-        self._count = kept
         if self.path is not None:
             self._generation += 1
-            self._replace()
+            self._replace(self.rows[:kept])
+        self._count = kept
         return True
 
     def close(self) -> None:
@@ -111,11 +117,12 @@ class History:
         self._buffer[self._count : self._count + len(rows)] = rows
         self._count += len(rows)
 
-    def _replace(self) -> None:
+    def _replace(self, rows: np.ndarray) -> None:
         settings = "".join(f"#! SET {name} {value}\n" for name, value in self.settings.items())
         head = f"#! FIELDS {' '.join(self.fields)}\n{settings}#! SET generation {self._generation}\n"
-        store.write_text(self.path, head + _lines(self.rows))
-        self._written = self._count
+        text = head + _lines(rows)
+        store.write_text(self.path, text)
+        self._written, self._size = len(rows), len(text)
 
 
 class Reader:
@@ -132,6 +139,7 @@ class Reader:
     def __init__(self, path: Path, fields: list[str], settings: dict[str, str]) -> None:
         self.path, self.fields, self.settings = path, fields, settings
         self.generation, self.place = -1, 0
+        self._step = -math.inf  # of the last entry
 
     def news(self) -> np.ndarray:
         """Entries (n, fields) since the last call; all of them, if `generation` has changed with this one.
@@ -145,27 +153,36 @@ class Reader:
             with open(self.path, "rb") as file:
                 head = self._head(file)
                 if head != self.generation:
-                    self.generation, self.place = head, file.tell()
+                    self.generation, self.place, self._step = head, file.tell(), -math.inf
+                if file.seek(0, os.SEEK_END) < self.place:
+                    raise SimulationError(f"{self.path}: is shorter than it was; another program changed it.")
                 file.seek(self.place)
                 content = file.read()
         except OSError as error:
             raise SimulationError(f"{self.path}: cannot be read as a history ({error.strerror}).") from error
         whole = content[: content.rfind(b"\n") + 1]
-        try:
-            rows = np.array([line.split() for line in whole.splitlines()], np.float64)
-            rows = rows.reshape(-1, len(self.fields)) if not len(rows) else rows
-            if rows.ndim != 2 or rows.shape[1] != len(self.fields):
-                raise ValueError(f"expected {len(self.fields)} numbers a line")
-        except ValueError as error:
-            raise SimulationError(f"{self.path}: is damaged after byte {self.place} ({error}).") from error
-        self.place += len(whole)
+        rows = np.empty((whole.count(b"\n"), len(self.fields)))
+        step = self._step
+        for row, line in zip(rows, whole.split(b"\n")):
+            try:
+                numbers = [float(word) for word in line.split()]
+            except ValueError:
+                numbers = []
+            if len(numbers) != len(row) or not all(map(math.isfinite, numbers)) or numbers[0] <= step:
+                after = "the first lines" if step == -math.inf else f"step {step:.0f}"
+                raise SimulationError(
+                    f"{self.path}: is damaged after {after}: expected a later step and {len(row) - 1} more numbers; "
+                    f"got '{line[:80].decode(errors='replace')}'."
+                )
+            row[:], step = numbers, numbers[0]
+        self.place, self._step = self.place + len(whole), step
         return rows
 
     def _head(self, file) -> int:
         """Read the first lines, and check that they are what is expected; returns the generation."""
         wanted = {"FIELDS": " ".join(self.fields), **self.settings}
         found = {}
-        for _ in range(len(wanted) + 1):
+        while "generation" not in found:  # the last one
             words = file.readline().decode(errors="replace").split()
             if len(words) < 3 or words[0] != "#!":
                 raise SimulationError(f"{self.path}: is no history of hills, or its first lines are damaged.")
@@ -176,6 +193,8 @@ class Reader:
                     f"{self.path}: was written with {name} {found.get(name)}, not {value}; "
                     "give each bias a directory of its own."
                 )
+        if not found["generation"].isdecimal():
+            raise SimulationError(f"{self.path}: its first lines are damaged (generation {found['generation']}).")
         return int(found["generation"])
 
 
@@ -191,9 +210,14 @@ class Neighbours:
         for path in sorted(self._own.parent.glob(f"[!.]*{SUFFIX}")):
             if path != self._own and path not in self._readers:
                 self._readers[path] = Reader(path, *self._format)
-        before = {path: reader.generation for path, reader in self._readers.items()}
-        news = [reader.news() for reader in self._readers.values()]
-        return news, any(before[path] not in (-1, reader.generation) for path, reader in self._readers.items())
+        before = self.places()
+        try:
+            news = [reader.news() for reader in self._readers.values()]
+        except BaseException:
+            self.resume(before)  # what was read will not be taken up, and counts as new again
+            raise
+        after = self.places()
+        return news, any(before[name][0] not in (-1, after[name][0]) for name in after)
 
     def places(self) -> dict[str, tuple[int, int]]:
         """Generation of each file, and how far it is read."""
@@ -206,6 +230,26 @@ class Neighbours:
             path = self._own.parent / name
             self._readers[path] = Reader(path, *self._format)
             self._readers[path].generation, self._readers[path].place = generation, place
+
+
+def _locked(path: Path) -> IO:
+    """A file next to this one that no other process holds, open as long as the lock is wanted."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path.with_suffix(".lock"), "a")  # noqa: SIM115 - held open as long as the lock is
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}).") from error
+    try:
+        # The kernel drops this lock with the process, however it ends.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        if not isinstance(error, BlockingIOError):
+            raise StoreError(f"{path}: cannot be locked ({error.strerror}).") from error
+        raise SimulationError(
+            f"{path}: another process adds to this history; give each walker a name of its own."
+        ) from error
+    return lock
 
 
 def _lines(rows: np.ndarray) -> str:

@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import os
 import sys
-import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,8 @@ import numba
 import numpy as np
 import torch
 
-from latf_sampling.bias.lowering import Lowering
+from latf_sampling import store
+from latf_sampling.bias.lowering import lowered
 from latf_sampling.bias.operations import KernelError
 
 __all__ = ["Kernel", "KernelError", "compiled", "folder"]
@@ -82,7 +82,7 @@ def compiled(graph: torch.fx.GraphModule, example: tuple[torch.Tensor, ...]) -> 
     -----
     Where an index is out of range torch raises an error; the kernel takes the closest one that is in range.
     """
-    program = Lowering(graph, example).program()
+    program = lowered(graph, example)
     return Kernel(program.source, [tuple(x.shape) for x in example], program.floats, program.integers)
 
 
@@ -124,10 +124,7 @@ def _write(path: Path, text: str) -> None:
     """Write the source, at once, unless it is there: many processes may do so at the same time."""
     if path.exists() and path.read_text() == text:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    # numba takes machine code for outdated if the source has another date: give all copies the same one.
-    os.utime(temporary, (0, 0))
-    os.replace(temporary, path)
+    with store.replacing(path) as temporary:
+        temporary.write_text(text)
+        # numba takes machine code for outdated if the source has another date: all copies have the same one.
+        os.utime(temporary, (0, 0))

@@ -83,9 +83,8 @@ class Kernels:
 
 
 def _merged(one: tuple, other: tuple) -> tuple:
+    """The kernel with the height, mean and variance of both together."""
     height = one[2] + other[2]
-    center = (one[2] * one[0] + other[2] * other[0]) / height
-    square = (one[2] * (one[1] ** 2 + one[0] ** 2) + other[2] * (other[1] ** 2 + other[0] ** 2)) / height
-    # Of two kernels in the same place the difference may come out a hair below the smaller of the two.
-    variance = np.maximum(square - center**2, np.minimum(one[1], other[1]) ** 2)
-    return center, np.sqrt(variance), height
+    first, second = one[2] / height, other[2] / height
+    variance = first * one[1] ** 2 + second * other[1] ** 2 + first * second * (one[0] - other[0]) ** 2
+    return first * one[0] + second * other[0], np.sqrt(variance), height

@@ -108,7 +108,6 @@ class Metadynamics(AddingBias):
             )
         widths = cv.sigma if self.adaptive else hill_widths(self, width, cv)
         super().__init__(
-            system,
             cv,
             widths,
             temperature,
@@ -129,6 +128,7 @@ class Metadynamics(AddingBias):
         )
         self._start = None if model is None else self.flow_surface(model, temperature, 1 - 1 / self.bias_factor)
         self._rebuild()
+        self._attach(system)
 
     @property
     def hills(self) -> np.ndarray:

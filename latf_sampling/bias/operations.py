@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+
 class KernelError(Exception):
     """A graph contains an operation that has no machine code here; the message names it."""
 
@@ -58,8 +59,10 @@ def _not(bound: Bound, dtype: torch.dtype) -> str:
 
 def _elu_slope(bound: Bound, dtype: torch.dtype) -> str:
     x = "{self_or_result}"
-    grown = f"({x} + {{alpha}} * {{scale}})" if bound["is_result"] else (
-        f"{{alpha}} * {{scale}} * math.exp({x} * {{input_scale}})"
+    grown = (
+        f"({x} + {{alpha}} * {{scale}})"
+        if bound["is_result"]
+        else (f"{{alpha}} * {{scale}} * math.exp({x} * {{input_scale}})")
     )
     return f"{{grad_output}} * ({{input_scale}} * {grown} if {x} <= 0 else {{scale}})"
 
@@ -82,7 +85,9 @@ ELEMENTWISE: dict[str, Any] = {
     "reciprocal": "1.0 / {self}",
     "sqrt": "math.sqrt({self})",
     "rsqrt": "1.0 / math.sqrt({self})",
-    **{name: f"math.{name}({{self}})" for name in ("exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "sinh")},
+    **{
+        name: f"math.{name}({{self}})" for name in ("exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "sinh")
+    },
     **{name: f"math.{name}({{self}})" for name in ("cosh", "asin", "acos", "atan", "erf")},
     "atan2": "math.atan2({self}, {other})",
     "floor": "np.floor({self})",

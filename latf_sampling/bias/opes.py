@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import openmm
 
 from latf_sampling import store
 from latf_sampling.bias.adding import AddingBias, checked, hill_widths
-from latf_sampling.bias.grid import SPACING
+from latf_sampling.bias.grid import FLAT, SPACING
 from latf_sampling.bias.kernels import Kernels
 from latf_sampling.bias.trust import TrustRegion
 from latf_sampling.cv import LatentCV
@@ -90,8 +91,12 @@ class Opes(AddingBias):
         self.bias_factor = checked(self, "bias_factor", self.barrier / kT if bias_factor is None else bias_factor, 1)
         self._share = 1 - 1 / self.bias_factor
         self._epsilon = math.exp(-self.barrier / (kT * self._share))
+        if not self._epsilon > sys.float_info.min:
+            raise SettingsError(
+                f"Opes: barrier must be less than {-math.log(sys.float_info.min) * kT * self._share:.4g} kJ/mol at a "
+                f"bias_factor of {self.bias_factor:g}; got {self.barrier:g}."
+            )
         super().__init__(
-            system,
             cv,
             hill_widths(self, width, cv),
             temperature,
@@ -112,6 +117,7 @@ class Opes(AddingBias):
         )
         self._state = None if directory is None else Path(directory) / f"{walker}.npz"
         self._rebuild()
+        self._attach(system)
 
     @property
     def effective_sample_size(self) -> float:
@@ -119,9 +125,10 @@ class Opes(AddingBias):
 
     def free_energy(self) -> np.ndarray:
         """Free energy at the nodes of `axes`, kJ/mol, -kT ln P(u), lowest value 0; infinite where no kernel is."""
-        density = np.asarray(self._density[self._between()])
-        with np.errstate(divide="ignore"):
-            surface = -KB * self.temperature * np.log(np.maximum(density, 0) / density.max())
+        density = np.maximum(self._density[self._between()], 0)
+        surface = np.full(density.shape, np.inf)
+        there = density > 0
+        surface[there] = -KB * self.temperature * np.log(density[there] / density.max())
         return surface
 
     def offset(self) -> float:
@@ -133,9 +140,13 @@ class Opes(AddingBias):
         super().save()
         if self._state is None:
             return
+        if not self._whole:
+            self._rebuild()
+            self._force.publish()
         with store.replacing(self._state) as temporary:
             np.savez(
                 temporary,
+                **self._grid(),
                 rows=len(self._history.rows),
                 density=self._density,
                 centers=self.kernels.centers,
@@ -145,24 +156,30 @@ class Opes(AddingBias):
                 neighbours=json.dumps(self._neighbours.places()),
             )
 
+    def _grid(self) -> dict[str, np.ndarray]:
+        return {"first": self._first, "step": self._step, "counts": np.array(self._density.shape)}
+
     def _restore(self) -> int:
         if self._state is None or not self._state.exists():
             return 0
         try:
             with np.load(self._state) as state:
-                rows = int(state["rows"])
-                if rows > len(self._history.rows):  # later than what the walker goes on from
-                    store.remove(self._state)
-                    return 0
-                self._density[...] = state["density"]
-                self.kernels.centers, self.kernels.widths = state["centers"], state["widths"]
-                self.kernels.heights = state["heights"]
-                self.kernels.total, self._weights, self._squares = state["sums"].tolist()
-                self._neighbours.resume(json.loads(str(state["neighbours"])))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                content = {name: state[name] for name in state.files}
+            rows, (total, weights, squares) = int(content["rows"]), content["sums"].tolist()
+            places = json.loads(str(content["neighbours"]))
+            kernels = content["centers"], content["widths"], content["heights"]
+            same = all(np.array_equal(content[name], value) for name, value in self._grid().items())
+        except (OSError, EOFError, TypeError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
             raise SimulationError(
                 f"{self._state}: cannot be read ({error}); delete it, and the kernels are made from the history."
             ) from error
+        if rows > len(self._history.rows) or not same:  # later than what the walker goes on from, or on another grid
+            store.remove(self._state)
+            return 0
+        self._density[...] = content["density"]
+        self.kernels.centers, self.kernels.widths, self.kernels.heights = kernels
+        self.kernels.total, self._weights, self._squares = total, weights, squares
+        self._neighbours.resume(places)
         return rows
 
     def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float) -> np.ndarray:
@@ -190,7 +207,9 @@ class Opes(AddingBias):
         mean = self.kernels.total / len(self.kernels)
         ratio = np.maximum(self._density, 0) / mean
         values = self._share * KB * self.temperature * np.log(ratio + self._epsilon) + self.barrier
-        coefficients[...] = self._spline_through(values)
+        # Values as coefficients: a spline that smooths by a hair, and unlike one through the values never overshoots at
+        # the edge of what was visited.
+        coefficients[...] = np.pad(values[(slice(FLAT, -FLAT),) * self.cv.dim], FLAT, mode="edge")
         if self._fixed is not None:
             coefficients += self._fixed
 
@@ -207,6 +226,7 @@ class Opes(AddingBias):
         for k, count in enumerate(self._density.shape):
             middle, reach = (center[k] - self._first[k]) / self._step[k], self.kernels.cutoff * width[k] / self._step[k]
             first, last = max(0, math.ceil(middle - reach)), min(count - 1, math.floor(middle + reach))
+            last = max(first - 1, last)  # off the grid
             places.append(slice(first, last + 1))
             away = ((np.arange(first, last + 1) - middle) * (self._step[k] / width[k])) ** 2
             square = np.add.outer(square, away)

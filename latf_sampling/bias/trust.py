@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -10,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from latf_sampling.bias.grid import BEHIND, WALL
 from latf_sampling.errors import LeftTrustRegion, SettingsError
 from latf_sampling.model import LaTF
-from latf_sampling.units import KB, to_float
+from latf_sampling.units import to_float
 
 
 class TrustRegion:
@@ -44,19 +45,20 @@ class TrustRegion:
     """
 
     def __init__(self, model: LaTF, temperature, threshold: float = 30.0, on_leaving: str = "hold") -> None:
-        if not (math.isfinite(threshold) and threshold > 0):
-            raise SettingsError(f"TrustRegion: threshold must be more than 0 kT; got {threshold}.")
+        if not (isinstance(threshold, Real) and math.isfinite(threshold) and threshold > 0):
+            raise SettingsError(f"TrustRegion: threshold must be a number of kT above 0; got {threshold!r}.")
         if on_leaving not in ("hold", "stop"):
             raise SettingsError(f"TrustRegion: on_leaving must be 'hold' or 'stop'; got {on_leaving!r}.")
         self.model, self.temperature = model, to_float(temperature, "temperature", "temperature")
+        if not self.temperature > 0:
+            raise SettingsError(f"TrustRegion: temperature must be more than 0; got {temperature}.")
         self.threshold, self.on_leaving = float(threshold), on_leaving
         samples = model.sample(10_000, self.temperature, seed=0)
-        self._lowest = float(model.free_energy(samples, self.temperature).min())
+        self._densest = float(model.log_prob(samples, self.temperature).max())
 
     def height(self, u: np.ndarray) -> np.ndarray:
         """Free energy above its lowest value at latent points (n, d), kT; above `threshold` a point is outside."""
-        free_energy = self.model.free_energy(np.asarray(u, np.float32), self.temperature)
-        return (free_energy.astype(np.float64) - self._lowest) / (KB * self.temperature)
+        return self._densest - self.model.log_prob(np.asarray(u, np.float32), self.temperature).astype(np.float64)
 
     def wall(self, nodes: list[np.ndarray], width: np.ndarray) -> np.ndarray:
         """What holds a walker in the region, on a grid given by its nodes along each dimension, kJ/mol.

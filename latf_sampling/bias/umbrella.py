@@ -1,14 +1,17 @@
-"""A harmonic bias in the latent space."""
+"""A harmonic bias in the latent space, which stands still, is put elsewhere, or steers."""
 
 from __future__ import annotations
+
+import operator
 
 import numpy as np
 import openmm
 
 from latf_sampling.bias.force import Bias, BiasForce
-from latf_sampling.bias.shapes import Harmonic
+from latf_sampling.bias.grid import MARGIN, WALL
+from latf_sampling.bias.shapes import Harmonic, Sum, Walls
 from latf_sampling.cv import LatentCV
-from latf_sampling.errors import SettingsError
+from latf_sampling.errors import SettingsError, SimulationError
 from latf_sampling.units import KB, to_float
 
 
@@ -24,19 +27,39 @@ class Umbrella(Bias):
     centers
         (d,) values.
     stiffness
-        One value or (d,), kJ/mol (the variable has no unit).
+        One value or (d,), kJ/mol (the variable has no unit). A component of stiffness 0 is free.
+    walls
+        Add the walls that `Metadynamics` has, three hill widths outside the training data: for components that are
+        free or held loosely. They are part of the bias, and of its energy, and do not move.
+
+    Attributes
+    ----------
+    centers, stiffness : numpy.ndarray (d,)
+        The present centres, and the stiffnesses in kJ/mol.
+    group : int
+        The force group of the bias in the system.
+
+    Raises
+    ------
+    SettingsError
+        `centers` or `stiffness` are no d finite numbers, or a stiffness is negative or has the unit of no energy.
 
     Examples
     --------
     >>> umbrella = Umbrella(system, cv, centers=[0.0, 1.0], stiffness=100.0)  # doctest: +SKIP
     >>> umbrella.move_to(simulation.context, [0.1, 1.0])  # doctest: +SKIP
+    >>> work = umbrella.steer(simulation, [2.0, 1.0], steps=50_000)  # doctest: +SKIP
     """
 
-    def __init__(self, system: openmm.System, cv: LatentCV, centers, stiffness) -> None:
-        self.cv, d = cv, cv.dim
+    def __init__(self, system: openmm.System, cv: LatentCV, centers, stiffness, walls: bool = False) -> None:
+        self.cv, self.walls = cv, bool(walls)
         self.centers = self._vector(centers, "centers")
         self.stiffness = self._stiffness(stiffness)
-        self._force = BiasForce(system, cv, Harmonic(d), self._table())
+        self._low, self._high = cv.bounds[:, 0] - MARGIN * cv.sigma, cv.bounds[:, 1] + MARGIN * cv.sigma
+        shape = Harmonic(cv.dim)
+        if walls:
+            shape = Sum(shape, Walls(self._low, self._high, WALL / cv.sigma**2))
+        self._force = BiasForce(system, cv, shape, self._table())
         self.group = self._force.group
 
     def move_to(self, context: openmm.Context, centers) -> None:
@@ -45,9 +68,54 @@ class Umbrella(Bias):
         self._force.table[:] = self._table()
         self._force.publish(context)
 
-    def energy(self, u: np.ndarray) -> np.ndarray:
-        """Bias at latent points (n, d), kJ/mol; returns (n,)."""
-        return 0.5 * (self.stiffness * (np.asarray(u).reshape(-1, self.cv.dim) - self.centers) ** 2).sum(1)
+    def steer(self, simulation: openmm.app.Simulation, centers, steps: int, interval: int = 10) -> float:
+        """Simulate so many steps while the centres move evenly from where they are to `centers` (d,).
+
+        They move every `interval` steps, by as much as these make up of all, before the steps are made. Work is the
+        change of the bias energy in each move, at fixed positions. From many pulls that begin in equilibrium,
+        -kT ln <exp(-W / kT)> is the difference of free energy between the two umbrellas, however fast the pulls and
+        large the moves are. Source: Jarzynski, doi:10.1103/PhysRevLett.78.2690.
+
+        A pull may be made in pieces, whose work adds up: the pieces go on from the present centres. In a new process
+        bring these back first by `move_to`.
+
+        Returns
+        -------
+        float
+            Work done on the molecule, kJ/mol.
+
+        Raises
+        ------
+        SettingsError
+            `centers` are no d finite numbers, or `steps` or `interval` is no positive whole number.
+        SimulationError
+            The simulation exploded; the centres are where it happened.
+        """
+        start, end = self.centers, self._vector(centers, "centers")
+        steps, interval = whole_steps("Umbrella", "steps", steps), whole_steps("Umbrella", "interval", interval)
+        work = 0.0
+        for first in range(0, steps, interval):
+            part = min(interval, steps - first)
+            u = self.values(simulation.context)
+            if not np.isfinite(u).all():
+                raise SimulationError(
+                    f"Umbrella: the variable is {u} at step {simulation.currentStep}, centres {self.centers}; the "
+                    "simulation exploded. Steer more slowly, or take a lower stiffness or a shorter time step."
+                )
+            before = self.energy(u)[0]
+            self.move_to(simulation.context, start + (first + part) / steps * (end - start))
+            work += float(self.energy(u)[0] - before)
+            self.step(simulation, part)
+        return work
+
+    def energy(self, u: np.ndarray, centers=None) -> np.ndarray:
+        """Bias at latent points (n, d), kJ/mol, with the present centres or others (d,); returns (n,)."""
+        u = np.asarray(u, np.float64).reshape(-1, self.cv.dim)
+        centers = self.centers if centers is None else self._vector(centers, "centers")
+        total = 0.5 * (self.stiffness * (u - centers) ** 2).sum(1)
+        if self.walls:
+            total += 0.5 * WALL * (((u - np.clip(u, self._low, self._high)) / self.cv.sigma) ** 2).sum(1)
+        return total
 
     def weights(self, u: np.ndarray, temperature) -> np.ndarray:
         """Weights (n,) of mean 1 that undo the bias on frames at latent points (n, d)."""
@@ -82,3 +150,16 @@ def boltzmann_weights(bias: np.ndarray, temperature: float) -> np.ndarray:
     """exp(V/kT) with mean 1, without overflow."""
     weights = np.exp((bias - np.max(bias)) / (KB * temperature))
     return weights / weights.mean()
+
+
+def whole_steps(owner: str, name: str, value) -> int:
+    """A positive whole number of steps.
+
+    Raises
+    ------
+    SettingsError
+        It is none; names it.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise SettingsError(f"{owner}: {name} must be a whole number of steps, 1 or more; got {value!r}.")
+    return operator.index(value)
