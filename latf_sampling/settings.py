@@ -21,8 +21,10 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PositiveInt,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -255,7 +257,16 @@ class FlowBiasSettings(BiasSettings):
     bias_factor: float = Field(gt=1)
 
 
-AnyBiasSettings = Annotated[MetadynamicsSettings | OpesSettings | FlowBiasSettings, Field(discriminator="kind")]
+def _kind(bias: Any) -> Any:
+    return bias.get("kind", "metadynamics") if isinstance(bias, dict) else getattr(bias, "kind", None)
+
+
+AnyBiasSettings = Annotated[
+    Annotated[MetadynamicsSettings, Tag("metadynamics")]
+    | Annotated[OpesSettings, Tag("opes")]
+    | Annotated[FlowBiasSettings, Tag("flow")],
+    Discriminator(_kind),
+]
 
 
 class RoundSettings(Settings):
@@ -446,11 +457,16 @@ def _explain(error: ValidationError, where: str) -> str:
             len(other["loc"]) > depth and other["loc"][:depth] == fault["loc"] for other in faults
         ):
             continue  # the list is short only because its faulty entries do not count
-        for part in fault["loc"]:
+        parents = [None, *fault["loc"]]
+        for parent, part in zip(parents, fault["loc"]):
+            if parent == "bias" and part in ("metadynamics", "opes", "flow"):
+                continue  # the kind of bias, which is no key
             key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
         kind, message = fault["type"], fault["msg"]
         if kind == "extra_forbidden":
             message = "no such key."
+        elif kind in ("union_tag_invalid", "union_tag_not_found"):
+            key, message = f"{key}.kind", "must be 'metadynamics', 'opes' or 'flow'."
         elif kind == "missing":
             message = "this key is missing."
         field = next((part for part in reversed(fault["loc"]) if isinstance(part, str)), "")

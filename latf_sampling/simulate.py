@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,17 +142,18 @@ def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fracti
         return
     molecule = build(job.protocol.system)
     bias = make_bias(job, molecule)
-    if bias is not None:
-        bias.rewind(done[-1]["step"] if done else 0)
-    for index in range(len(done), job.segments):
-        began = time.perf_counter()
-        simulation = _simulation(job, molecule, bias, index)
-        try:
-            _run_segment(job, simulation, bias, index, progress, began)
-        except LeftTrustRegion as left:
-            store.stop(job.folder, str(left))
-            progress(1.0)
-            return
+    with nullcontext() if bias is None else closing(bias):
+        if bias is not None:
+            bias.rewind(done[-1]["step"] if done else 0)
+        for index in range(len(done), job.segments):
+            began = time.perf_counter()
+            simulation = _simulation(job, molecule, bias, index)
+            try:
+                _run_segment(job, simulation, bias, index, progress, began)
+            except LeftTrustRegion as left:
+                store.stop(job.folder, str(left))
+                progress(1.0)
+                return
 
 
 def make_bias(job: WalkerJob, molecule: Molecule) -> Metadynamics | Opes | FlowBias | None:

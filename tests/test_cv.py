@@ -282,7 +282,7 @@ def test_another_format_is_refused(tmp_path):
     cv = alanine_cv()
     cv.metadata = {**cv.metadata, "format": 99}
     cv.save(tmp_path / "cv.pt")
-    with pytest.raises(CVError, match="format 99; this version reads 1"):
+    with pytest.raises(CVError, match="format 99; this version reads 2"):
         LatentCV.load(tmp_path / "cv.pt")
 
 

@@ -35,13 +35,13 @@ def run(directory=None, walker="walker", steps=0, seed=1, dim=2, platform="Refer
     settings = {"bias_factor": 5.0, "height": 4.0, "frequency": 5, **settings}
     bias = Metadynamics(system, cv, 300.0, directory=directory, walker=walker, **settings)
     made = alanine_simulation(system, platform, seed)
-    bias.step(made, steps)
+    if steps:
+        bias.step(made, steps)
     return bias, made
 
 
 def stored(directory, walker="walker") -> np.ndarray:
-    lines = (directory / f"{walker}.hills").read_text().splitlines()
-    return np.array([line.split() for line in lines if not line.startswith("#!")], float)
+    return np.loadtxt(directory / f"{walker}.hills")
 
 
 def points(bias: Metadynamics, n: int = 200) -> np.ndarray:
@@ -267,7 +267,7 @@ def test_an_explosion_leaves_the_hills_intact(tmp_path, platform):
     x = positions()
     x[8] = np.nan  # CA
     made.context.setPositions(x)
-    with pytest.raises(SimulationError, match="Metadynamics: "):
+    with pytest.raises(SimulationError, match="Metadynamics: the simulation stopped|the simulation exploded"):
         bias.step(made, 20)
     assert (tmp_path / "walker.hills").read_bytes() == content
     assert len(bias.hills) == 4 and np.isfinite(bias.hills).all() and np.isfinite(bias.coefficients).all()

@@ -160,7 +160,9 @@ FAULTS = [
     # not one of the words
     ({"system.nonbonded": "Ewald"}, "system.nonbonded", "'PME'"),
     ({"model.flow": "glow"}, "model.flow", "'realnvp'"),
-    ({"rounds.1.bias.kind": "opes"}, "rounds[1].bias.kind", "'metadynamics'"),
+    ({"rounds.1.bias.kind": "ones"}, "rounds[1].bias.kind", "'metadynamics'"),
+    ({"rounds.1.bias.stride": 0}, "rounds[1].bias.stride", "greater than or equal to 1"),
+    ({"rounds.1.bias.trust": {"on_leaving": "go"}}, "rounds[1].bias.trust.on_leaving", "'hold'"),
     # files
     ({"system.structure": "elsewhere.pdb"}, "system.structure", "elsewhere.pdb"),
     ({"observe.reference": "elsewhere.json"}, "observe.reference", "elsewhere.json"),
@@ -398,3 +400,21 @@ def test_canonical_without_the_file_names_the_key(tmp_path):
 )
 def test_steps(time, step, count):
     assert steps(time, step) == count
+
+
+def test_each_kind_of_bias(tmp_path):
+    """The kind says which keys there are; without one it is metadynamics, and each fault is still named by its key."""
+    kinds = {
+        "metadynamics": {"bias_factor": 8, "height": "1 kJ/mol", "width": "adaptive", "start": "flow"},
+        "opes": {"barrier": "40 kJ/mol"},
+        "flow": {"bias_factor": 8, "trust": {"threshold": 25, "on_leaving": "stop"}},
+    }
+    for kind, keys in kinds.items():
+        made = RoundSettings(walkers=[300.0], length=10.0, bias={"kind": kind, "interval": 1.0, **keys})
+        assert made.bias.kind == kind and made.bias.stride == 1
+        assert RoundSettings.model_validate(made.model_dump()) == made
+    with pytest.raises(SettingsError, match=r"bias\.barrier: this key is missing"):
+        RoundSettings(walkers=[300.0], length=10.0, bias={"kind": "opes", "interval": 1.0})
+    with pytest.raises(SettingsError, match=r"bias\.width"):
+        bias = {"bias_factor": 8.0, "height": 1.0, "interval": 1.0, "width": "wide"}
+        RoundSettings(walkers=[300.0], length=10.0, bias=bias)

@@ -53,10 +53,15 @@ def _reduction(start: str, step: str, end: str = "{0}"):
     return emit
 
 
-def _extreme(sign: str):
-    """The first smallest or largest number along a dimension and its index, or the index alone; NaN is either."""
+def _extreme(sign: str, value):
+    """The first smallest or largest number along a dimension and its index, or one of them; NaN is either."""
 
     def emit(code: Source, bound: Bound, *outs: Array) -> None:
+        if "other" in bound:
+            raise KernelError("the operation aten.max.other has no machine code; aten.maximum has.")
+        if "dim" not in bound:
+            value(code, bound, *outs)
+            return
         x, dim = bound["self"], bound["dim"]
         if dim is None:
             x, dim = _reshaped(code.copied(x), [-1]), 0
@@ -77,16 +82,26 @@ def _extreme(sign: str):
     return emit
 
 
-def _cumsum(code: Source, bound: Bound, out: Array) -> None:
-    x = code.read(bound["self"])
-    kept, along = _split(bound["dim"], len(x.shape))
-    total = code.name("s")
-    with code.loops([x.shape[d] for d in kept]) as outer:
-        code.line(f"{total} = {'0.0' if out.dtype == torch.float64 else '0'}")
-        with code.loops([x.shape[d] for d in along]) as inner:
-            at = _merged(kept, outer, along, inner)
-            code.line(f"{total} = {total} + {x.address(at)}")
-            code.line(f"{out.address(at)} = {total}")
+def _cumulative(start: str, sign: str):
+    def emit(code: Source, bound: Bound, out: Array) -> None:
+        x = code.read(bound["self"])
+        kept, along = _split(bound["dim"], len(x.shape))
+        total = code.name("s")
+        with code.loops([x.shape[d] for d in kept]) as outer:
+            code.line(f"{total} = {start if out.dtype == torch.float64 else start.replace('.0', '')}")
+            with code.loops([x.shape[d] for d in along]) as inner:
+                at = _merged(kept, outer, along, inner)
+                code.line(f"{total} = {total} {sign} {x.address(at)}")
+                code.line(f"{out.address(at)} = {total}")
+
+    return emit
+
+
+def _flip(code: Source, bound: Bound, out: Array) -> None:
+    x, dims = code.read(bound["self"]), [d % len(out.shape) for d in bound["dims"]]
+    with code.loops(x.shape) as at:
+        turned = [f"({x.shape[d] - 1} - {c})" if d in dims else c for d, c in enumerate(at)]
+        code.line(f"{out.address(turned)} = {x.address(at)}")
 
 
 def _sort(code: Source, bound: Bound, values: Array, indices: Array) -> None:
@@ -155,7 +170,7 @@ def _slice(layout: torch.Tensor, bound: Bound) -> torch.Tensor:
 
 
 def _in_range(code: Source, place: str, x: Array, dim: int) -> str:
-    """A variable with the index at a place, from 0 to the length of a dimension less one; negative ones from the end."""
+    """A variable with the index at a place, brought into the range of a dimension; negative ones count from its end."""
     length = str(x.shape[dim])
     if x.buffer.startswith("p") and len(x.shape) == 1 and not x.layout.storage_offset():
         # The length of an input, that of the table, is no part of the source: grids differ in it, and in nothing else.
@@ -330,20 +345,24 @@ def _sparse(code: Source, matrix: torch.Tensor, dense: Array, write) -> None:
             write([i, k], total)
 
 
+_AMAX = _reduction("-np.inf", "np.maximum({0}, {1})")
+_AMIN = _reduction("np.inf", "np.minimum({0}, {1})")
 EMITTERS = {
     "sum": _reduction("0.0", "{0} + {1}"),
     "mean": _reduction("0.0", "{0} + {1}", "{0} / {1}"),
     "prod": _reduction("1.0", "{0} * {1}"),
-    "amax": _reduction("-np.inf", "np.maximum({0}, {1})"),
-    "amin": _reduction("np.inf", "np.minimum({0}, {1})"),
+    "amax": _AMAX,
+    "amin": _AMIN,
     "any": _reduction("0", "{0} | ({1} != 0)"),
     "all": _reduction("1", "{0} & ({1} != 0)"),
     "linalg_vector_norm": _reduction("0.0", "{0} + {1} * {1}", "math.sqrt({0})"),
-    "argmax": _extreme(">"),
-    "argmin": _extreme("<"),
-    "max": _extreme(">"),
-    "min": _extreme("<"),
-    "cumsum": _cumsum,
+    "argmax": _extreme(">", _AMAX),
+    "argmin": _extreme("<", _AMIN),
+    "max": _extreme(">", _AMAX),
+    "min": _extreme("<", _AMIN),
+    "cumsum": _cumulative("0.0", "+"),
+    "cumprod": _cumulative("1.0", "*"),
+    "flip": _flip,
     "sort": _sort,
     "cat": _cat,
     "stack": _stack,

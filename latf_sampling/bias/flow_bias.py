@@ -101,6 +101,9 @@ class FlowBias(GridBias):
     def save(self) -> None:
         """Nothing is to be kept."""
 
+    def close(self) -> None:
+        """Nothing is to be let go."""
+
     def weights(self, u: np.ndarray) -> np.ndarray:
         """Weights (n,) of mean 1 that undo the bias on frames at latent points (n, d)."""
         return boltzmann_weights(self.energy(u), self.temperature)

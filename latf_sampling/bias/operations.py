@@ -22,8 +22,8 @@ FILLED = {"new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_
 """Take of a tensor its shape and type, and not its numbers."""
 
 
-HANDLED = {"memory_format", "dtype", "layout", "non_blocking"}
-"""Arguments that the type of the result tells of, or that do not change the numbers."""
+HANDLED = {"memory_format", "dtype", "layout", "non_blocking", "self", "self_is_result"}
+"""Arguments that the type or shape of the result tells of, or that do not change the numbers."""
 
 
 def _cast(bound: Bound, dtype: torch.dtype) -> str:
@@ -132,6 +132,7 @@ ELEMENTWISE: dict[str, Any] = {
     "{grad_output} / (1.0 + math.exp(-{self} * {beta})))",
     "elu": "({scale} * {self} if {self} > 0 else {alpha} * {scale} * math.expm1({self} * {input_scale}))",
     "elu_backward": _elu_slope,
+    "celu": "({self} if {self} > 0 else {alpha} * math.expm1({self} / {alpha}))",
     "gelu": "0.5 * {self} * (1.0 + math.erf({self} * 0.7071067811865476))",
     "gelu_backward": "{grad_output} * (0.5 * (1.0 + math.erf({self} * 0.7071067811865476))"
     " + 0.3989422804014327 * {self} * math.exp(-0.5 * {self} * {self}))",

@@ -99,7 +99,7 @@ def free_energy_path(model: LaTF, cv: LatentCV, start, end, n: int, temperature=
     axes = [np.linspace(*pair, count) for *pair, count in zip(low, high, counts)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, cv.dim)
     free_energy = model.free_energy(points.astype(np.float32), temperature).astype(np.float64)
-    reduced = np.fmin((free_energy - np.nanmin(free_energy)) / (KB * temperature), HIGHEST)  # also where it is NaN
+    reduced = np.minimum((free_energy - free_energy.min()) / (KB * temperature), HIGHEST)
     step = sides / (counts - 1)
     nodes = [np.ravel_multi_index(np.rint((u - low) / cv.sigma / step).astype(int), counts) for u in ends]
     found = points[_cheapest(np.exp(reduced).reshape(counts), step, *nodes)]

@@ -327,14 +327,6 @@ def combine(series: Sequence[np.ndarray], bias: np.ndarray, temperature: float, 
 
     counts = np.array([len(part) for part in series])
     reduced = bias / (KB * temperature)
-    mbar = pymbar.MBAR(reduced, counts, solver_protocol="robust")
-    shared = np.asarray(mbar.compute_overlap()["matrix"])
-    for index in range(len(series) - 1):
-        if not (least := min(shared[index, index + 1], shared[index + 1, index])) >= overlap:
-            raise DataError(
-                f"windows {index} and {index + 1} overlap by {least:.2g}, less than {overlap:g}: put windows between "
-                "them, or take a lower stiffness."
-            )
     inefficiency, kept = np.ones(len(series)), []
     for index, (part, first) in enumerate(zip(series, np.cumsum(counts) - counts)):
         # Fewer than three frames, or frames that never change, have no correlation in time that could be measured.
@@ -343,6 +335,15 @@ def combine(series: Sequence[np.ndarray], bias: np.ndarray, temperature: float, 
         inefficiency[index] = max(of_each, default=1.0)
         kept.append(first + np.asarray(timeseries.subsample_correlated_data(part[:, 0], g=inefficiency[index])))
     thinned = pymbar.MBAR(reduced[:, np.concatenate(kept)], [len(part) for part in kept], solver_protocol="robust")
+    mbar = pymbar.MBAR(reduced, counts, solver_protocol="robust", initial_f_k=thinned.f_k)
+    shares = mbar.weights()
+    shared = counts * (shares.T @ shares)
+    for index in range(len(series) - 1):
+        if not (least := min(shared[index, index + 1], shared[index + 1, index])) >= overlap:
+            raise DataError(
+                f"windows {index} and {index + 1} overlap by {least:.2g}, less than {overlap:g}: put windows between "
+                "them, or take a lower stiffness."
+            )
     free_energies = np.asarray(mbar.f_k)
     log_weights = -logsumexp((np.log(counts) + free_energies)[:, None] - reduced, axis=0)
     return WindowEstimate(
