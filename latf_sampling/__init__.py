@@ -19,12 +19,18 @@ _ROOMS = {
     "LatentCV": "cv",
     "Metadynamics": "bias",
     "ModelSettings": "settings",
+    "Opes": "bias",
     "Protocol": "settings",
     "Series": "dataset",
     "TrainingSettings": "settings",
+    "TrustRegion": "bias",
     "Umbrella": "bias",
+    "UmbrellaWindows": "bias",
     "evaluate": "evaluation",
+    "even_path": "bias",
+    "free_energy_path": "bias",
     "generate_starts": "starts",
+    "respa_integrator": "bias",
     "scan_lags": "lags",
     "train": "trainer",
 }
@@ -39,18 +45,34 @@ __all__ = [
     "LatentCV",
     "Metadynamics",
     "ModelSettings",
+    "Opes",
     "Protocol",
     "Series",
     "TrainingSettings",
+    "TrustRegion",
     "Umbrella",
+    "UmbrellaWindows",
     "evaluate",
+    "even_path",
+    "free_energy_path",
     "generate_starts",
+    "respa_integrator",
     "scan_lags",
     "train",
 ]
 
 if TYPE_CHECKING:
-    from latf_sampling.bias import FlowBias, Metadynamics, Umbrella
+    from latf_sampling.bias import (
+        FlowBias,
+        Metadynamics,
+        Opes,
+        TrustRegion,
+        Umbrella,
+        UmbrellaWindows,
+        even_path,
+        free_energy_path,
+        respa_integrator,
+    )
     from latf_sampling.campaign import Campaign
     from latf_sampling.cv import LatentCV
     from latf_sampling.dataset import Dataset, Series

@@ -135,6 +135,88 @@ def test_value_of_a_context():
         assert np.abs(cv.of_context(made) - cv(x, box)).max() < 1e-6
 
 
+@pytest.mark.parametrize("periodic", [False, True])
+def test_gradients_are_those_of_finite_differences(periodic):
+    """On many frames at once, each in a box of its own, with atoms in images far apart."""
+    cv = alanine_cv(2, "both", periodic)
+    x, boxes = frames(3, seed=12), None
+    if periodic:
+        boxes = TRICLINIC * np.array([1.0, 1.1, 1.2])[:, None, None]
+        x = np.array([scattered(one, box, seed) for seed, (one, box) in enumerate(zip(x, boxes))])
+    found = cv.gradients(x, boxes)
+    assert found.shape == (3, 2, len(cv.atoms), 3)
+    for k, frame in enumerate(x):
+        box = boxes[k] if periodic else None
+        expected = gradient(lambda many: cv(many, box), frame)  # noqa: B023
+        rest = np.delete(expected, cv.atoms, axis=1)
+        assert np.abs(found[k] - expected[:, cv.atoms]).max() < 1e-6 * np.abs(expected).max()
+        assert np.abs(rest).max() < 1e-6
+    if periodic:  # one box for all
+        assert np.abs(cv.gradients(x[1:2], boxes[1]) - found[1:2]).max() < 1e-9
+    # more frames than are taken at once
+    many = cv.gradients(np.resize(x, (1100, 22, 3)), None if boxes is None else np.resize(boxes, (1100, 3, 3)))
+    assert np.abs(many - np.resize(found, many.shape)).max() < 1e-9
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_gradient_of_a_context(periodic):
+    cv, box = alanine_cv(2, periodic=periodic), TRICLINIC if periodic else None
+    x = frames(1, seed=7)[0]
+    found = cv.gradient_of_context(context(alanine_system(periodic), x, box=box))
+    expected = gradient(lambda many: cv(many, box), x)
+    assert found == pytest.approx(np.sqrt((expected**2).sum((1, 2))), rel=1e-5)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_steepness_is_the_mean_square_gradient_of_the_training_frames(tmp_path, periodic):
+    model, features = alanine_model(2, "both", periodic)
+    x, boxes = frames(5, seed=13), None
+    if periodic:
+        boxes = TRICLINIC * np.linspace(1, 1.2, 5)[:, None, None]
+        x = np.array([scattered(one, box, seed) for seed, (one, box) in enumerate(zip(x, boxes))])
+    cv = LatentCV.from_model(model, features, x, boxes, force_limit=1e9)
+    slopes = [
+        gradient(lambda many: cv(many, box), one)  # noqa: B023
+        for one, box in zip(x, [None] * 5 if boxes is None else boxes)
+    ]
+    expected = np.sqrt((np.array(slopes) ** 2).sum((2, 3)).mean(0))
+    assert cv.steepness == pytest.approx(expected, rel=1e-5)
+    cv.save(tmp_path / "cv.pt")
+    assert np.array_equal(LatentCV.load(tmp_path / "cv.pt").steepness, cv.steepness)
+
+
+def test_steepness_is_unknown_without_training_frames(tmp_path):
+    cv = LatentCV.from_model(*alanine_model(2))
+    assert cv.steepness is None
+    cv.save(tmp_path / "cv.pt")
+    assert LatentCV.load(tmp_path / "cv.pt").steepness is None
+
+
+def test_a_variable_that_pushes_too_hard_is_refused(tmp_path):
+    """By the largest force on one atom of a hill of 1 kJ/mol at its steepest, on all but a thousandth of the frames."""
+    model, features = alanine_model(2)
+    x = frames(50, seed=14)
+    cv = LatentCV.from_model(model, features, x, force_limit=1e9)
+    away = np.linspace(0, 3, 30_001)
+    steepest = np.abs(np.gradient(np.exp(-(away**2) / 2), away)).max()  # of a hill of width 1
+    pushes = np.linalg.norm(cv.gradients(x), axis=-1).max(-1) * steepest / cv.sigma
+    limit = np.quantile(pushes, 0.999, axis=0)
+    assert limit.min() > 1
+    hard = int(limit.argmax())
+    LatentCV.from_model(model, features, x, force_limit=1.0001 * limit[hard])
+    words = rf"component {hard} is too steep to bias: .* up to {limit[hard]:.3g} kJ/mol/nm, more than the limit of"
+    with pytest.raises(CVError, match=words if limit[1 - hard] < 0.99 * limit[hard] or hard == 0 else "too steep"):
+        LatentCV.from_model(model, features, x, force_limit=0.9999 * limit[hard]).save(tmp_path / "cv.pt")
+    assert list(tmp_path.iterdir()) == []
+    # an export without frames has nothing to measure
+    LatentCV.from_model(model, features, force_limit=1e-9)
+
+
+def test_training_frames_of_a_periodic_variable_need_their_boxes():
+    with pytest.raises(CVError, match="give the box vectors"):
+        LatentCV.from_model(*alanine_model(2, periodic=True), frames(4), force_limit=1e9)
+
+
 def test_mobility_is_the_squared_gradient_over_mass():
     cv, masses = alanine_cv(2), np.random.default_rng(8).uniform(1, 16, 22)
     masses[3] = 0  # what OpenMM does not move

@@ -1,10 +1,22 @@
-"""From the collective variable to forces that drive OpenMM: metadynamics, OPES, umbrella and flow bias."""
+"""From the collective variable to forces that drive OpenMM: metadynamics, OPES, flow bias, umbrellas and windows."""
 
 from latf_sampling.bias.flow_bias import FlowBias
 from latf_sampling.bias.metadynamics import Metadynamics
 from latf_sampling.bias.opes import Opes
+from latf_sampling.bias.path import even_path, free_energy_path
 from latf_sampling.bias.respa import respa_integrator
 from latf_sampling.bias.trust import TrustRegion
 from latf_sampling.bias.umbrella import Umbrella
+from latf_sampling.bias.windows import UmbrellaWindows
 
-__all__ = ["FlowBias", "Metadynamics", "Opes", "TrustRegion", "Umbrella", "respa_integrator"]
+__all__ = [
+    "FlowBias",
+    "Metadynamics",
+    "Opes",
+    "TrustRegion",
+    "Umbrella",
+    "UmbrellaWindows",
+    "even_path",
+    "free_energy_path",
+    "respa_integrator",
+]

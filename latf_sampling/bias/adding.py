@@ -1,4 +1,4 @@
-"""What metadynamics and OPES share: a bias that a walker adds to as it goes, alone or with others, and can go on with."""
+"""What metadynamics and OPES share: a bias that walkers add to as they go, alone or together, and can go on with."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class AddingBias(GridBias):
     ) -> None:
         self.temperature = temperature
         self.frequency = _whole(self, frequency, "frequency")
-        self.save_frequency = self.frequency if save_frequency is None else _whole(self, save_frequency, "save_frequency")
+        self.save_frequency = (
+            self.frequency if save_frequency is None else _whole(self, save_frequency, "save_frequency")
+        )
         if self.save_frequency % self.frequency:
             raise SettingsError(
                 f"{type(self).__name__}: save_frequency ({save_frequency}) must be a multiple of frequency "

@@ -19,7 +19,9 @@ import io
 import os
 import shutil
 import tempfile
+import warnings
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -33,14 +35,14 @@ from latf_sampling import runtime
 from latf_sampling.bias import graph
 from latf_sampling.bias.shapes import Shape
 from latf_sampling.cv import LatentCV
-from latf_sampling.errors import SimulationError
+from latf_sampling.errors import InstallationError, SimulationError
 
 class BiasForce:
     """A force of the latent variables with a table that can be changed while simulations run.
 
     A system with it can be serialized by `openmm.XmlSerializer`, and so copied. A copy shares the table while this
-    object lives; after that, or in another process once this one has ended, it keeps the table it was copied with in
-    the pythonforce lane, and in the torchforce lane works for good only if the table was never changed.
+    object lives. After that it has the table that this object was made with; in the torchforce lane it then works only
+    if the table was never changed.
 
     Parameters
     ----------
@@ -279,10 +281,27 @@ def _restore_compute(module: bytes, metadata: dict, shape: Shape, table: np.ndar
     return _Compute(LatentCV(torch.jit.load(io.BytesIO(module)), metadata), shape, table, file)
 
 
-def _compiled(cv: LatentCV, shape: Shape):
-    """The graph as a function of numpy arrays (positions, box, table) -> (energy, forces)."""
-    traced = graph.trace(cv, shape)
-    script = torch.jit.freeze(graph.to_torchscript(traced, graph.example(cv, shape)).eval())
+def _compiled(cv: LatentCV, shape: Shape) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, np.ndarray]]:
+    """The graph as machine code: (positions, box, table) -> (energy, forces).
+
+    A descriptor of one's own may contain an operation that has no machine code here. Then torch evaluates the graph:
+    the same numbers, several times slower, and a warning that says so. LATF_COMPILE=0 in the environment asks for
+    torch from the start, for scripts that are done before a new kernel is compiled.
+    """
+    traced, inputs = graph.trace(cv, shape), graph.example(cv, shape)
+    if os.environ.get("LATF_COMPILE") != "0":
+        try:
+            from latf_sampling.bias.kernel import KernelError, compiled
+        except ImportError as error:
+            raise InstallationError(
+                "bias: numba, which compiles the bias, is not installed: pip install numba (or set LATF_COMPILE=0 and "
+                "do without, several times slower)."
+            ) from error
+        try:
+            return compiled(traced, inputs)
+        except KernelError as error:
+            warnings.warn(f"bias: evaluated by torch, not as machine code ({error})", RuntimeWarning, stacklevel=5)
+    script = torch.jit.freeze(graph.to_torchscript(traced, inputs).eval())
 
     def evaluate(positions: np.ndarray, box: np.ndarray, table: np.ndarray) -> tuple[float, np.ndarray]:
         energy, forces = script(*(torch.from_numpy(array) for array in (positions, box, table)))

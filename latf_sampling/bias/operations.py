@@ -18,7 +18,8 @@ class KernelError(Exception):
 Bound = dict[str, Any]
 """Arguments of an operation by their names in its schema."""
 
-FILLED = {"new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"}
+FILLED = {f"new_{kind}" for kind in ("zeros", "ones", "full", "empty", "empty_strided")}
+FILLED |= {f"{kind}_like" for kind in ("zeros", "ones", "full", "empty")}
 """Take of a tensor its shape and type, and not its numbers."""
 
 

@@ -70,6 +70,23 @@ def meta(shape, dtype: torch.dtype) -> Tensor:
     return torch.empty(tuple(shape), dtype=dtype, device="meta")
 
 
+def split(dim: int | list[int] | None, count: int) -> tuple[list[int], list[int]]:
+    """Dimensions that stay, and those that an operation runs along: all of them if none are named."""
+    dims = [dim] if isinstance(dim, int) else dim
+    along = sorted({d % count for d in dims}) if dims and count else list(range(count))
+    return [d for d in range(count) if d not in along], along
+
+
+def merged(kept: list[int], outer: list[str], along: list[int], inner: list[str]) -> list[str]:
+    """Coordinates in the order of dimensions."""
+    found = dict(zip(kept, outer)) | dict(zip(along, inner))
+    return [found[d] for d in sorted(found)]
+
+
+def reshaped(x: Array, sizes: list[int]) -> Array:
+    return x.mapped(lambda t: t.view(sizes))
+
+
 @dataclass
 class _Loop:
     """Elementwise operations on one shape that are not written out yet; loads and results by the arrays' keys."""

@@ -1,0 +1,263 @@
+"""What a bias adds to a step: OpenMM's own way against ours, in both lanes, every 1, 2 or 4 steps.
+
+    python benchmarks/bias_cost.py --other .venv-pythonforce/bin/python --markdown benchmarks/bias_cost.md
+
+runs in the interpreter of the torchforce lane and, with `--other`, in that of the pythonforce lane too, and prints one
+table. Each number is a median of blocks that are measured in turn with plain dynamics, so that what else the machine
+does falls on all of them. The ways:
+
+- stock: `openmm.app.Metadynamics`, whose CustomCVForce evaluates one TorchForce for each dimension by autograd;
+- TorchForce, PythonForce: `latf_sampling.Metadynamics` in either lane.
+
+Systems: alanine dipeptide in vacuum (45 distances, or with phi and psi besides), chignolin in implicit solvent
+(GBn2), and on a GPU (`--platform CUDA`) boxes of water with the variable on 200 atoms. Variables are two-dimensional,
+of an encoder of 32-32 nodes with random weights: what they say does not matter for what they cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import openmm
+import torch
+from openmm import app, unit
+
+import latf_sampling as ls
+from latf_sampling import runtime
+from latf_sampling.bias import respa_integrator
+
+STRIDES = (1, 2, 4)
+BLOCKS = 7
+BLOCK_SECONDS = 0.4
+"""About as long as a block takes."""
+FREQUENCY = 500
+"""Steps between hills."""
+WATERS = {"water-1000": 1_000, "water-10000": 10_000, "water-100000": 100_000}
+SYSTEMS = ["alanine-distances", "alanine", "chignolin", *WATERS]
+
+
+class Stock(torch.nn.Module):
+    """One component of a variable, as users wrap it: OpenMM asks torch for the gradient."""
+
+    def __init__(self, module: torch.jit.ScriptModule, component: int, periodic: bool) -> None:
+        super().__init__()
+        self.module, self.component, self.periodic = module, component, periodic
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        return self.module(positions)[self.component]
+
+
+class PeriodicStock(Stock):
+    """The same with a box."""
+
+    def forward(self, positions: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+        return self.module(positions, box)[self.component]
+
+
+def alanine(spec: list[dict]):
+    """Alanine dipeptide in vacuum."""
+    structure = app.PDBFile(str(Path(__file__).parents[1] / "protocols" / "alanine-dipeptide.pdb"))
+    field = app.ForceField("amber14/protein.ff14SB.xml")
+    system = field.createSystem(structure.topology, constraints=app.HBonds, hydrogenMass=3 * unit.amu)
+    return system, structure.topology, structure.positions, spec
+
+
+def chignolin():
+    """YYDPETGTWY, stretched out, in GBn2."""
+    try:
+        import PeptideBuilder
+        from Bio.PDB import PDBIO
+    except ImportError:
+        sys.exit("chignolin is built from its sequence by PeptideBuilder: pip install PeptideBuilder")
+    writer, text = PDBIO(), io.StringIO()
+    writer.set_structure(PeptideBuilder.add_terminal_OXT(PeptideBuilder.make_extended_structure("YYDPETGTWY")))
+    writer.save(text)
+    text.seek(0)
+    structure = app.PDBFile(text)
+    field = app.ForceField("amber14/protein.ff14SB.xml", "implicit/gbn2.xml")
+    model = app.Modeller(structure.topology, structure.positions)
+    model.addHydrogens(field)
+    system = field.createSystem(model.topology, constraints=app.HBonds, hydrogenMass=3 * unit.amu)
+    spec = [{"torsions": "phi psi"}, {"distances": {"between": "name CA", "skip": 3}}]
+    return system, model.topology, model.positions, spec
+
+
+def water(atoms: int):
+    """A box of water, with distances of 100 pairs of oxygens."""
+    field = app.ForceField("amber14/tip3p.xml")
+    model = app.Modeller(app.Topology(), [])
+    model.addSolvent(field, model="tip3p", numAdded=atoms // 3)
+    system = field.createSystem(
+        model.topology, nonbondedMethod=app.PME, nonbondedCutoff=0.9 * unit.nanometer, constraints=app.HBonds
+    )
+    oxygens = [atom.index for atom in model.topology.atoms() if atom.element == app.element.oxygen][:200]
+    pairs = [[first, second] for first, second in zip(oxygens[::2], oxygens[1::2])]
+    return system, model.topology, model.positions, [{"distances": {"pairs": pairs}}]
+
+
+def made(name: str):
+    """System, topology, positions and descriptors by name."""
+    if name == "alanine-distances":
+        return alanine([{"distances": "element != H"}])
+    if name == "alanine":
+        return alanine([{"distances": "element != H"}, {"torsions": "phi psi"}])
+    return chignolin() if name == "chignolin" else water(WATERS[name])
+
+
+def variable(system: openmm.System, topology: app.Topology, positions, spec: list[dict]) -> ls.LatentCV:
+    """A two-dimensional variable with random weights, of which the positions are in the middle."""
+    features = ls.Features(topology, spec, periodic=system.usesPeriodicBoundaryConditions())
+    rng = np.random.default_rng(0)
+    x = np.array(positions.value_in_unit(unit.nanometer))
+    box = np.array([list(v) for v in system.getDefaultPeriodicBoxVectors()], dtype=object)
+    box = np.array([[float(c.value_in_unit(unit.nanometer)) for c in v] for v in box]) if features.periodic else None
+    descriptors = features(x + rng.normal(scale=0.01, size=(64, *x.shape)), box)
+    model = ls.LaTF(latent_dim=2, encoder_hidden=(32, 32))
+    model.build(len(features.names), 2)
+    with torch.no_grad():
+        model.feature_mean.copy_(torch.from_numpy(descriptors.mean(0)))
+        model.feature_scale.copy_(torch.from_numpy(0.1 / (descriptors.std(0) + 1e-3)))
+        u = model.encode(descriptors)
+        middle = torch.from_numpy(u.mean(0))
+        model.latent_bounds.copy_(torch.stack([middle - 2, middle + 2], dim=1))
+        model.latent_spread.fill_(0.2)
+    return ls.LatentCV.from_model(model, features)
+
+
+def biased(way: str, system: openmm.System, cv: ls.LatentCV):
+    """Add a bias of metadynamics; returns what steps a simulation, and the force group."""
+    if way == "stock":
+        kind = PeriodicStock if cv.periodic else Stock
+        variables = []
+        for k in range(cv.dim):
+            force = runtime.torchforce()(torch.jit.script(kind(cv.module, k, cv.periodic)))
+            force.setUsesPeriodicBoundaryConditions(cv.periodic)
+            low, high = cv.bounds[k]
+            variables.append(app.BiasVariable(force, float(low), float(high), float(cv.sigma[k]), False))
+        bias = app.Metadynamics(system, variables, 300.0, 10.0, 0.1, FREQUENCY)
+        return bias.step, bias._force.getForceGroup()
+    bias = ls.Metadynamics(system, cv, 300.0, bias_factor=10, height=0.1, frequency=FREQUENCY)
+    if way == "TorchForce, CUDA graphs":
+        bias._force.force.setProperty("useCUDAGraphs", "true")
+    return bias.step, bias.group
+
+
+def simulation(name: str, way: str, stride: int, platform: str | None):
+    """A simulation of one way, and the function that steps it so many time steps of 2 fs."""
+    system, topology, positions, spec = made(name)
+    cv = variable(system, topology, positions, spec)
+    if way == "plain":
+        step, group = None, None
+    else:
+        step, group = biased(way, system, cv)
+    if stride == 1:
+        integrator = openmm.LangevinMiddleIntegrator(300.0, 1.0, 0.002)
+    else:
+        integrator = respa_integrator(system, argparse.Namespace(group=group), 300.0, 1.0, 0.002, stride)
+    chosen = runtime.pick_platform(platform, system.getNumParticles())
+    run = app.Simulation(topology, system, integrator, chosen)
+    run.context.setPositions(positions)
+    run.minimizeEnergy(maxIterations=50)
+    run.context.setVelocitiesToTemperature(300.0, 1)
+    return run.step if step is None else lambda n: step(run, n)
+
+
+def measure(name: str, platform: str | None) -> dict:
+    """Microseconds of a time step, for each way and stride that this interpreter's lane has: a list of blocks each."""
+    torch.set_num_threads(1)
+    lane = runtime.lane()
+    ours = "TorchForce" if lane == "torchforce" else "PythonForce"
+    ways = [("plain", 1), *((ours, stride) for stride in STRIDES)]
+    if lane == "torchforce":
+        ways += [("stock", stride) for stride in STRIDES]
+        if platform == "CUDA":
+            ways.append(("TorchForce, CUDA graphs", 1))
+    steppers, failures, steps, times = {}, {}, {}, {}
+    for way, stride in ways:
+        try:
+            step = simulation(name, way, stride, platform)
+            step(20 // stride)
+            began = time.perf_counter()
+            step(20 // stride)
+            each = (time.perf_counter() - began) / 20
+        except Exception as error:  # a way that does not work here is a line of the table
+            failures[f"{way}/{stride}"] = " ".join(str(error).split())[:120]
+            continue
+        steppers[way, stride] = step
+        steps[way, stride] = stride * max(1, round(BLOCK_SECONDS / each / stride))
+        times[way, stride] = []
+    for _ in range(BLOCKS):
+        for key, step in steppers.items():
+            began = time.perf_counter()
+            step(steps[key] // key[1])
+            times[key].append((time.perf_counter() - began) / steps[key] * 1e6)
+    return {"times": {f"{way}/{stride}": values for (way, stride), values in times.items()}, "failures": failures}
+
+
+def table(results: dict[str, list[dict]]) -> str:
+    """One table of all systems and lanes."""
+    lines = [
+        "| system | way | stride | us a step | added, us | of stock at stride 1 | of plain speed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, parts in results.items():
+        stock = None
+        for part in parts:
+            plain = np.median(part["times"]["plain/1"])
+            if "stock/1" in part["times"]:
+                stock = np.median(np.array(part["times"]["stock/1"]) - part["times"]["plain/1"])
+            for key, values in part["times"].items():
+                way, stride = key.rsplit("/", 1)
+                added = np.median(np.array(values) - part["times"]["plain/1"])
+                share = "" if way == "plain" or stock is None else f"{added / stock:.2f}"
+                lines.append(
+                    f"| {name} | {way} | {stride} | {np.median(values):.1f} | "
+                    f"{'' if way == 'plain' else f'{added:.1f}'} | {share} | {plain / np.median(values):.2f} |"
+                )
+            lines += [f"| {name} | {key} | | {why} | | | |" for key, why in part["failures"].items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--other", help="interpreter of the pythonforce lane, to be measured beside this one")
+    parser.add_argument("--platform", help="OpenMM platform; none is the fastest one for the system")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, help="none: the molecules, and on CUDA the water too")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
+    parser.add_argument("--measure", choices=SYSTEMS, help=argparse.SUPPRESS)  # one system in this interpreter: JSON
+    options = parser.parse_args()
+    if options.measure:
+        warnings.simplefilter("ignore")
+        print(json.dumps(measure(options.measure, options.platform)))
+        return
+    systems = options.systems or (SYSTEMS if options.platform == "CUDA" else SYSTEMS[:3])
+    results: dict[str, list[dict]] = {}
+    for name in systems:
+        for python in filter(None, [sys.executable, options.other]):
+            command = [python, __file__, "--measure", name]
+            if options.platform:
+                command += ["--platform", options.platform]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+            if done.returncode:
+                sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+            results.setdefault(name, []).append(json.loads(done.stdout.splitlines()[-1]))
+    text = table(results)
+    print(text)
+    if options.markdown:
+        machine = f"OpenMM {openmm.__version__}, torch {torch.__version__}, {os.cpu_count()} hardware threads"
+        command = "python benchmarks/bias_cost.py --other PYTHON --markdown benchmarks/bias_cost.md"
+        options.markdown.write_text(f"# What a bias adds to a step\n\n`{command}`\n{machine}\n\n{text}\n")
+
+
+if __name__ == "__main__":
+    main()
