@@ -25,6 +25,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from latf_sampling.errors import StoreError
 
@@ -98,6 +99,32 @@ def append(path: str | Path, text: str, place: int) -> int:
         reason = error.strerror or error
         raise StoreError(f"{path}: cannot be written ({reason}); what was there is untouched.") from error
     return place + len(content)
+
+
+def hold(path: str | Path) -> IO | None:
+    """A file that one process alone may hold, open as long as it is wanted; none where another process holds it.
+
+    Raises
+    ------
+    StoreError
+        It cannot be made or locked.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a+")  # noqa: SIM115 - held open as long as the lock is
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}).") from error
+    try:
+        # The kernel drops this lock with the process, however it ends, so that a kill leaves nothing behind.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    except OSError as error:
+        lock.close()
+        raise StoreError(f"{path}: cannot be locked ({error.strerror}).") from error
+    return lock
 
 
 def write_json(path: str | Path, content) -> None:

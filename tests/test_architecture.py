@@ -26,6 +26,7 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "flow",
     "model",
     "trainer",
+    "compiler",
     "cv",
     "bias.shapes",
     "bias.graph",
@@ -46,6 +47,7 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "simulate",
     "starts",
     "analysis",
+    "weighting",
     "kinetics",
     "lags",
     "evaluation",
@@ -54,7 +56,8 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "cli",
 ]
 UPWARD_ON_PURPOSE = {("cv", "bias.force")}  # inside a function: a CV hands out its own forces as BiasVariables
-PACKAGES_OF_ONE_ROOM = {"analysis", "evaluation", "features", "report", "trainer"}  # parts import each other freely
+# whose parts import each other freely
+PACKAGES_OF_ONE_ROOM = {"analysis", "compiler", "evaluation", "features", "report", "trainer"}
 SCRATCH = {"bias.force"}  # writes a table that running forces read, in a temporary folder that dies with them
 
 PUBLIC = {

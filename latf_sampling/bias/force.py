@@ -291,7 +291,7 @@ def _compiled(cv: LatentCV, shape: Shape) -> Callable[[np.ndarray, np.ndarray, n
     traced, inputs = graph.trace(cv, shape), graph.example(cv, shape)
     if os.environ.get("LATF_COMPILE") != "0":
         try:
-            from latf_sampling.bias.kernel import KernelError, compiled
+            from latf_sampling.compiler import KernelError, compiled
         except ImportError as error:
             raise InstallationError(
                 "bias: numba, which compiles the bias, is not installed: pip install numba (or set LATF_COMPILE=0 and "

@@ -9,11 +9,9 @@ replaces the file by one of the next generation, which tells readers to begin an
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -53,7 +51,11 @@ class History:
         self._written = self._size = self._generation = 0
         if path is None:
             return
-        self._lock = _locked(path)
+        self._lock = store.hold(path.with_suffix(".lock"))
+        if self._lock is None:
+            raise SimulationError(
+                f"{path}: another process adds to this history; give each walker a name of its own."
+            )
         try:
             if path.exists():
                 reader = Reader(path, fields, settings)
@@ -230,26 +232,6 @@ class Neighbours:
             path = self._own.parent / name
             self._readers[path] = Reader(path, *self._format)
             self._readers[path].generation, self._readers[path].place = generation, place
-
-
-def _locked(path: Path) -> IO:
-    """A file next to this one that no other process holds, open as long as the lock is wanted."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path.with_suffix(".lock"), "a")  # noqa: SIM115 - held open as long as the lock is
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}).") from error
-    try:
-        # The kernel drops this lock with the process, however it ends.
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        if not isinstance(error, BlockingIOError):
-            raise StoreError(f"{path}: cannot be locked ({error.strerror}).") from error
-        raise SimulationError(
-            f"{path}: another process adds to this history; give each walker a name of its own."
-        ) from error
-    return lock
 
 
 def _lines(rows: np.ndarray) -> str:

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from latf_sampling import store
-from latf_sampling.bias.lowering import lowered
-from latf_sampling.bias.operations import KernelError
+from latf_sampling.compiler.lowering import lowered
+from latf_sampling.compiler.operations import KernelError
 
 __all__ = ["Kernel", "KernelError", "compiled", "folder"]
 

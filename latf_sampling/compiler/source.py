@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from latf_sampling.bias.operations import KernelError
+from latf_sampling.compiler.operations import KernelError
 
 WORKSPACE = {torch.float64: "w", torch.int64: "v", torch.bool: "v"}
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from latf_sampling.bias.emitters import EMITTERS
-from latf_sampling.bias.operations import ELEMENTWISE, FILLED, HANDLED, KernelError
-from latf_sampling.bias.source import WORKSPACE, Array, Source, constant, meta
+from latf_sampling.compiler.emitters import EMITTERS
+from latf_sampling.compiler.operations import ELEMENTWISE, FILLED, HANDLED, KernelError
+from latf_sampling.compiler.source import WORKSPACE, Array, Source, constant, meta
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from latf_sampling.bias.operations import Bound
-from latf_sampling.bias.source import Array, Source, constant, merged, split
+from latf_sampling.compiler.operations import Bound
+from latf_sampling.compiler.source import Array, Source, constant, merged, split
 
 _SPARSE = 4
 """A constant matrix of which at most one entry in so many is not zero is multiplied entry by entry."""

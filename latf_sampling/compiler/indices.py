@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from latf_sampling.bias.operations import Bound, KernelError
-from latf_sampling.bias.source import Array, Source, merged, split
+from latf_sampling.compiler.operations import Bound, KernelError
+from latf_sampling.compiler.source import Array, Source, merged, split
 
 
 def _in_range(code: Source, place: str, x: Array, dim: int) -> str:

@@ -9,10 +9,10 @@ import math
 
 import torch
 
-from latf_sampling.bias.indices import INDICES
-from latf_sampling.bias.operations import Bound, KernelError
-from latf_sampling.bias.products import PRODUCTS
-from latf_sampling.bias.source import Array, Source, merged, reshaped, split
+from latf_sampling.compiler.indices import INDICES
+from latf_sampling.compiler.operations import Bound, KernelError
+from latf_sampling.compiler.products import PRODUCTS
+from latf_sampling.compiler.source import Array, Source, merged, reshaped, split
 
 
 def _reduction(start: str, step: str, end: str = "{0}"):

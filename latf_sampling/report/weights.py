@@ -1,0 +1,54 @@
+"""The free-energy difference by three ways of weighing frames."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from latf_sampling import analysis, runtime
+from latf_sampling.errors import SimulationError
+from latf_sampling.report import page
+from latf_sampling.report.estimates import Estimates
+from latf_sampling.report.records import Records
+from latf_sampling.weighting import Weighting, weightings
+
+TITLE = "Three ways to weigh frames"
+
+
+def section(records: Records, estimates: Estimates) -> str:
+    """Empty where there is nothing to observe, or no biased round."""
+    if estimates.torsion is None or not any(walker.frames.biased for walker in records.walkers):
+        return ""
+    rng = runtime.stream(records.protocol.seed, "report", "weights")
+    frames = [walker.frames for walker in records.walkers]
+    try:
+        ways = weightings(records.campaign, frames, estimates.temperature, rng)
+    except SimulationError as error:
+        return page.section(TITLE, page.missing(f"Not while walkers run: {error}"))
+    head = ["weights", "difference, kJ/mol", "95 % interval", "frames", "independent frames"]
+    return page.section(
+        TITLE,
+        page.paragraph(
+            "Frames under a bias that changes in time can be weighed by the bias as it was then, put on one scale by "
+            "c(t); by the last bias, as if all had been sampled under it; and by MBAR, which joins all rounds, "
+            "temperatures and plain dynamics, each under the last bias of its round. Where the three agree, the bias "
+            "has settled; where they do not, simulate longer."
+        ),
+        page.table(head, [_row(records, estimates, way, rng) for way in ways]),
+    )
+
+
+def _row(records: Records, estimates: Estimates, way: Weighting, rng: np.random.Generator) -> list[str]:
+    angles = {walker.place: walker.angles[estimates.torsion] for walker in records.walkers}
+    inside = [
+        angles[walker.round_index, walker.walker][part] > estimates.above
+        for walker, part in zip(way.walkers, way.kept)
+    ]
+    found = analysis.free_energy_difference(inside, way.log_weights, estimates.temperature, rng, way.states)
+    low, high = found.interval
+    return [
+        way.name,
+        f"{found.value:.2f} ± {found.error:.2f}",
+        f"{low:.2f} to {high:.2f}",
+        f"{found.frames:,}",
+        f"{found.independent_frames:,.0f}",
+    ]
