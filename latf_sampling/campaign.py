@@ -127,9 +127,8 @@ class Campaign:
             read_walker(self.store.walker(index, walker), self.topology, index, walker)
             for walker in range(len(self.protocol.runs[index].walkers))
             # a walker that was stopped before its first frame has none
-            if not store.stopped(self.store.walker(index, walker)) or store.finished_segments(
-                self.store.walker(index, walker)
-            )
+            if not store.stopped(self.store.walker(index, walker))
+            or store.finished_segments(self.store.walker(index, walker))
         ]
 
     def series(self, walkers: list[WalkerFrames]) -> list[Series]:

@@ -6,6 +6,7 @@ as OpenMM's Reference and CPU platforms do, since its cost is the number of oper
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -26,8 +27,8 @@ FORMAT = 2
 TOLERANCE = 1e-5
 """Largest difference between the exported and the eager variable, relative to the variable's spread."""
 FORCE_LIMIT = 300.0
-"""kJ/mol/nm; the largest force on one atom, on training frames, by a hill of 1 kJ/mol at its steepest. Good variables of
-alanine dipeptide give 50 to 100; one of three times that let simulations of 4 fs a step explode."""
+"""kJ/mol/nm; the largest force on one atom, on training frames, by a hill of 1 kJ/mol at its steepest. Good variables
+of alanine dipeptide give 50 to 100; one of three times that let simulations of 4 fs a step explode."""
 CHUNK = 512
 """Frames whose gradients are taken at once."""
 
@@ -191,7 +192,9 @@ class LatentCV:
             return None
         if box is None:
             raise CVError("LatentCV: the variable was made for a periodic system; give the box vectors.")
-        return reduced_box(box.to(torch.float64) if isinstance(box, Tensor) else torch.tensor(np.asarray(box, np.float64)))
+        return reduced_box(
+            box.to(torch.float64) if isinstance(box, Tensor) else torch.tensor(np.asarray(box, np.float64))
+        )
 
     def of_context(self, context) -> np.ndarray:
         """Value (d,) at the present positions of an `openmm.Context`."""
@@ -248,6 +251,13 @@ class LatentCV:
             )
             for k in range(self.dim)
         ]
+
+    def fingerprint(self) -> str:
+        """Sixteen letters that two variables have in common only if they are the same function of the positions."""
+        digest = hashlib.sha256(json.dumps(self.metadata["features"], sort_keys=True).encode())
+        for name, value in sorted(self.module.state_dict().items()):
+            digest.update(name.encode() + value.numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def check_topology(self, topology) -> None:
         """Refuse a topology (OpenMM's or MDTraj's) other than the one that the variable was made for."""
@@ -315,7 +325,6 @@ class LatentCV:
                     f"LatentCV: the exported {what} differs from the eager one by {difference:.2g}; not exported."
                 )
 
-
     def _measure(self, positions: np.ndarray, boxes: np.ndarray | None, force_limit: float) -> None:
         """Note the mean steepness, and refuse one that no simulation could follow."""
         slopes = self.gradients(positions, boxes)
@@ -328,7 +337,7 @@ class LatentCV:
                 raise CVError(
                     f"LatentCV: component {k} is too steep to bias: on its training frames a hill of 1 kJ/mol pushes "
                     f"an atom with up to {push:.3g} kJ/mol/nm, more than the limit of {force_limit:g}. Train with more "
-                    "weight decay or a longer lag, or with descriptors that change less from one structure to the next; "
+                    "weight decay or a longer lag, or with descriptors that change less from structure to structure; "
                     "force_limit raises the limit."
                 )
 

@@ -54,8 +54,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
+        sync(temporary)
         os.replace(temporary, path)
         _sync_directory(path.parent)
     except OSError as error:
@@ -99,6 +98,12 @@ def append(path: str | Path, text: str, place: int) -> int:
         reason = error.strerror or error
         raise StoreError(f"{path}: cannot be written ({reason}); what was there is untouched.") from error
     return place + len(content)
+
+
+def sync(path: str | Path) -> None:
+    """Bring a file from the memory of the operating system to the disk."""
+    with open(path, "rb") as handle:
+        os.fsync(handle.fileno())
 
 
 def hold(path: str | Path) -> IO | None:

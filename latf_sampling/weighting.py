@@ -86,7 +86,9 @@ def weightings(
             for index in rounds:
                 own = [k for k in there if walkers[k].round_index == index]
                 logs.update(zip(own, balanced([weights(k) for k in own])) if own else ())
-            made.append(Weighting(name, [walkers[k] for k in there], [kept[k] for k in there], [logs[k] for k in there]))
+            made.append(
+                Weighting(name, [walkers[k] for k in there], [kept[k] for k in there], [logs[k] for k in there])
+            )
     # One state for each temperature without bias, and one for each biased round.
     names = [(walker.round_index if walker.biased else None, walker.temperature) for walker in walkers]
     distinct = sorted(set(names), key=str)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import re
 from functools import cache
 from types import SimpleNamespace
 
@@ -31,7 +30,7 @@ from openmm import app
 
 from latf_sampling import runtime
 from latf_sampling.bias import FlowBias, Umbrella
-from latf_sampling.bias.graph import example, trace
+from latf_sampling.bias.graph import trace
 from latf_sampling.bias.grid import SPACING, WALL, GridBias
 from latf_sampling.errors import CVError, OutsideWarning, SimulationError
 from latf_sampling.units import KB

@@ -447,3 +447,54 @@ def test_a_system_that_cannot_be_is_refused(tmp_path, system, words):
     with pytest.raises(SettingsError, match=re.escape(words)):
         Campaign(tmp_path / "protocol.yaml", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+# --------------------------------------------------------------------------------------------------- kinds of bias
+
+KINDS = [
+    {"kind": "opes", "barrier": "20 kJ/mol", "interval": "0.4 ps", "stride": 2, "trust": {"on_leaving": "hold"}},
+    {"kind": "flow", "bias_factor": 5, "interval": "0.2 ps"},
+    {
+        "kind": "metadynamics", "bias_factor": 5, "height": "1 kJ/mol", "interval": "0.4 ps", "width": "adaptive",
+        "start": "flow",
+    },
+]  # fmt: skip
+
+
+def test_rounds_with_every_kind_of_bias(tmp_path):
+    """Each runs to its end, biases its frames, and leaves what the next round learns from."""
+    rounds = [TINY["rounds"][0], *({"walkers": ["300 K", "300 K"], "length": "4 ps", "bias": bias} for bias in KINDS)]
+    # a frame falls on a whole number of strides
+    changes = {"rounds": rounds, "starts": None, "frame_interval": "0.08 ps", "segment": "2 ps"}
+    changes["learning"] = {**TINY["learning"], "lag": "0.16 ps"}
+    campaign = Campaign(write_protocol(tmp_path / "given", **changes), tmp_path / "run")
+    campaign.run()
+    walkers = campaign.frames()
+    assert [len(walker) for walker in walkers] == [375, *[50] * 6]
+    assert [walker.biased for walker in walkers] == [False, *[True] * 6]
+    for walker in walkers[1:]:
+        assert np.isfinite(walker.log_weights).all() and np.ptp(walker.bias) > 0.1
+    table = np.loadtxt(tmp_path / "run" / "rounds" / "01" / "hills" / "walker-00.hills")
+    assert table[:, 0].tolist() == list(range(50, 501, 50))  # steps of two time steps of 4 fs
+    assert all(entry["done"] == 1 for entry in status(tmp_path / "run"))
+    assert "Three ways to weigh frames" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_walkers_that_leave_what_the_model_knows_are_stopped_and_learned_from(tmp_path):
+    trust = {"threshold": 1.0, "on_leaving": "stop"}
+    bias = {"kind": "metadynamics", "bias_factor": 10, "height": "3 kJ/mol", "interval": "0.2 ps", "trust": trust}
+    rounds = [TINY["rounds"][0], {"walkers": ["300 K", "300 K"], "length": "8 ps", "bias": bias}]
+    campaign = Campaign(write_protocol(tmp_path / "given", rounds=rounds, starts=None), tmp_path / "run")
+    campaign.run()
+    reasons = [store.stopped(campaign.store.walker(1, walker)) for walker in (0, 1)]
+    assert any("left the trust region" in (reason or "") for reason in reasons)
+    for walker in campaign.frames()[1:]:
+        assert 0 < len(walker) <= 80
+        if store.stopped(campaign.store.walker(1, walker.walker)):
+            assert len(walker) < 80
+    assert campaign.last_learned() == 1
+    (entry,) = [entry for entry in status(tmp_path / "run") if entry["step"] == "round 1: simulate"]
+    assert entry["done"] == 1 and "stopped" in entry["words"]
+    before = times(tmp_path / "run" / "rounds")
+    Campaign.of(tmp_path / "run").run()  # they are not taken up again
+    assert times(tmp_path / "run" / "rounds") == before

@@ -169,7 +169,9 @@ def test_a_variable_of_coordination_numbers_gives_forces(cv):
 
 def test_the_graph_of_a_force_makes_nothing_on_the_device_of_its_trace(cv):
     graph = trace(cv, Harmonic(cv.dim)).to("meta")
-    inputs = [torch.zeros(size, dtype=torch.float64, device="meta") for size in ((len(cv.atoms), 3), (3, 3), (2 * cv.dim,))]
+    inputs = [
+        torch.zeros(size, dtype=torch.float64, device="meta") for size in ((len(cv.atoms), 3), (3, 3), (2 * cv.dim,))
+    ]
     assert [out.device.type for out in graph(*inputs)] == ["meta", "meta"]
 
 

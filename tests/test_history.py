@@ -226,7 +226,7 @@ def test_a_file_that_another_program_changed_is_refused(tmp_path):
     with pytest.raises(SimulationError, match="is shorter than it was"):
         other.news()
     path.unlink()
-    with pytest.raises(StoreError, match=r"a.lock: cannot be written \(No such file"):
+    with pytest.raises(StoreError, match=r"a.hills: cannot be written \(No such file"):
         made.write()
     with pytest.raises(SimulationError, match=r"a.hills: cannot be read as a history \(No such file"):
         other.news()
@@ -293,7 +293,7 @@ def test_disk_full(tmp_path):
         limited(len(before) + 5)
         made.add([100, 0.123456789, 1.0])
         for _ in range(2):
-            with pytest.raises(StoreError, match=r"a.lock: cannot be written \(File too large\)"):
+            with pytest.raises(StoreError, match=r"a.hills: cannot be written \(File too large\)"):
                 made.write()
             assert path.read_bytes() == before
         assert len(other.news()) == 0

@@ -60,7 +60,7 @@ class AddingBias(GridBias):
         self.trust = trust
         self._fixed = None if trust is None else self._spline_through(trust.wall(self._nodes(), self.width))
         fields = ["step", *(f"u{k}" for k in range(cv.dim)), *fields]
-        settings = {**settings, "width": " ".join(map(repr, self.width.tolist()))}
+        settings = {**settings, "variable": cv.fingerprint(), "width": " ".join(map(repr, self.width.tolist()))}
         path = None if directory is None else Path(directory) / f"{walker}{SUFFIX}"
         self._history = History(path, fields, settings)
         self._neighbours = None if path is None else Neighbours(path, fields, settings)
@@ -107,8 +107,12 @@ class AddingBias(GridBias):
         self._force.publish()
 
     def save(self) -> None:
-        """Bring entries to the disk that wait for the next multiple of `save_frequency`."""
+        """Bring entries to the disk that wait for the next multiple of `save_frequency`.
+
+        To be called before ``simulation.saveCheckpoint``, for the history to reach as far as the checkpoint.
+        """
         self._history.write()
+        self._history.sync()
 
     def close(self) -> None:
         """`save`, and let another object or process go on as this walker."""

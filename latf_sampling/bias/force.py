@@ -37,6 +37,7 @@ from latf_sampling.bias.shapes import Shape
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import InstallationError, SimulationError
 
+
 class BiasForce:
     """A force of the latent variables with a table that can be changed while simulations run.
 
@@ -187,7 +188,7 @@ class _Component:
 
 
 def _scratch_folder() -> tuple[Path, IO]:
-    """A temporary folder, locked as long as the second value lives; unlocked ones, of processes that were killed, go."""
+    """A temporary folder, locked as long as the second value lives; those of processes that were killed go."""
     for leftover in Path(tempfile.gettempdir()).glob("latf-bias-*/lock"):
         with suppress(OSError), open(leftover) as lock:  # not ours to look at, in use, or gone already
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -59,9 +59,7 @@ class GridBias(Bias):
         The force group of the bias in the system.
     """
 
-    def __init__(
-        self, cv: LatentCV, width: np.ndarray, *, walls: bool = True, spacing: float = SPACING
-    ) -> None:
+    def __init__(self, cv: LatentCV, width: np.ndarray, *, walls: bool = True, spacing: float = SPACING) -> None:
         if cv.dim > 3:
             raise SimulationError(
                 f"bias: a grid in {cv.dim} dimensions does not fit in memory; use a latent space of 1 to 3."
@@ -165,9 +163,7 @@ class GridBias(Bias):
 
     def _nodes(self) -> list[np.ndarray]:
         """Positions of all coefficients along each dimension."""
-        return [
-            self._first[k] + self._step[k] * np.arange(count) for k, count in enumerate(self.coefficients.shape)
-        ]
+        return [self._first[k] + self._step[k] * np.arange(count) for k, count in enumerate(self.coefficients.shape)]
 
     def _spline_through(self, values: np.ndarray) -> np.ndarray:
         """Coefficients of the spline through values at all of `_nodes`, but flat at the faces."""

@@ -53,9 +53,7 @@ class History:
             return
         self._lock = store.hold(path.with_suffix(".lock"))
         if self._lock is None:
-            raise SimulationError(
-                f"{path}: another process adds to this history; give each walker a name of its own."
-            )
+            raise SimulationError(f"{path}: another process adds to this history; give each walker a name of its own.")
         try:
             if path.exists():
                 reader = Reader(path, fields, settings)
@@ -90,6 +88,11 @@ class History:
             return
         self._size = store.append(self.path, _lines(self.rows[self._written :]), self._size)
         self._written = self._count
+
+    def sync(self) -> None:
+        """See to it that what was written survives a power cut too."""
+        if self.path is not None:
+            store.sync(self.path)
 
     def rewind(self, step: int) -> bool:
         """Take back entries after a step; returns whether there were any.

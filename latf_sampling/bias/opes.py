@@ -29,7 +29,8 @@ class Opes(AddingBias):
 
     V(u) = (1 - 1/gamma) kT ln(P(u)/Z + epsilon), with P the reweighted density of what was visited, as a sum of kernels
     that are merged as they come, Z its mean over the visited region, and epsilon = exp(-barrier / (kT (1 - 1/gamma)))
-    so that the bias spans `barrier`. In contrast to metadynamics the bias is coarse at once and then only refined.
+    so that the bias spans about `barrier`, and a few kT more where P is far above its mean. In contrast to
+    metadynamics the bias is coarse at once and then only refined.
     Here V has a constant added that makes it zero where nothing was visited. Source: Invernizzi and Parrinello,
     doi:10.1021/acs.jpclett.0c00497.
 

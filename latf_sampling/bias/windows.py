@@ -7,7 +7,6 @@ several processes that take different windows, are nothing special.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import zipfile
@@ -21,7 +20,6 @@ from scipy.special import logsumexp
 
 from latf_sampling import store
 from latf_sampling.bias.umbrella import Umbrella, whole_steps
-from latf_sampling.cv import LatentCV
 from latf_sampling.errors import DataError, SettingsError, SimulationError, StoreError
 from latf_sampling.units import KB, to_float
 
@@ -102,7 +100,7 @@ class UmbrellaWindows:
         self.temperature = to_float(temperature, "temperature", "temperature")
         if not self.temperature > 0:
             raise SettingsError(f"UmbrellaWindows: temperature must be more than 0 K; got {temperature}.")
-        self._variable = _fingerprint(umbrella.cv)
+        self._variable = umbrella.cv.fingerprint()
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -355,11 +353,3 @@ def combine(series: Sequence[np.ndarray], bias: np.ndarray, temperature: float, 
         log_weights - logsumexp(log_weights),
         inefficiency,
     )
-
-
-def _fingerprint(cv: LatentCV) -> str:
-    """Sixteen letters that two variables have in common only if they are the same function of the positions."""
-    digest = hashlib.sha256(json.dumps(cv.metadata["features"], sort_keys=True).encode())
-    for name, value in sorted(cv.module.state_dict().items()):
-        digest.update(name.encode() + value.numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -6,7 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latf_sampling import store
-from latf_sampling.report import costs, crossings, headline, landscapes, learning, page, provenance, series, starts, weights
+from latf_sampling.report import (
+    costs,
+    crossings,
+    headline,
+    landscapes,
+    learning,
+    page,
+    provenance,
+    series,
+    starts,
+    weights,
+)
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.report.evaluation import write_evaluation
 from latf_sampling.report.lags import write_lags

@@ -206,7 +206,6 @@ def _walker(campaign: Campaign, index: int, walker: int, names: list[str]) -> Wa
         return None
     frames = read_walker(folder, campaign.topology, index, walker)
     interval = campaign.protocol.frame_interval
-    segments = len(frames) // steps(campaign.protocol.segment, interval)
-    seconds = sum(store.read_json(folder / f"segment-{k:03d}.json")["seconds"] for k in range(segments))
+    seconds = sum(entry["seconds"] for entry in store.finished_segments(folder))
     angles = {name: analysis.torsion_values(frames.trajectory, name) for name in names}
     return Walker(frames, seconds, interval, angles)

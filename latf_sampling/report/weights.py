@@ -40,8 +40,7 @@ def section(records: Records, estimates: Estimates) -> str:
 def _row(records: Records, estimates: Estimates, way: Weighting, rng: np.random.Generator) -> list[str]:
     angles = {walker.place: walker.angles[estimates.torsion] for walker in records.walkers}
     inside = [
-        angles[walker.round_index, walker.walker][part] > estimates.above
-        for walker, part in zip(way.walkers, way.kept)
+        angles[walker.round_index, walker.walker][part] > estimates.above for walker, part in zip(way.walkers, way.kept)
     ]
     found = analysis.free_energy_difference(inside, way.log_weights, estimates.temperature, rng, way.states)
     low, high = found.interval

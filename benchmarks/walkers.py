@@ -1,0 +1,159 @@
+"""How much sooner walkers that share a bias know a free energy than one alone does.
+
+    python benchmarks/walkers.py -o runs/walkers            # everything, some minutes of a few cores
+    python benchmarks/walkers.py -o runs/walkers --quick    # whether the command works, in less than a minute
+
+The double well of benchmarks/wells.py in one dimension, with a barrier of 20 kJ/mol. Walkers are processes, of one
+thread each, that share a folder; all begin in the same well. They wait for each other every few hundred steps, so that
+they are level as on a machine with a core for each. The estimate after a time t is that of the frames of all walkers
+from 0.2 t to t, weighted by the bias as it was and its offset. It counts as known once its root mean square error over
+the seeds has fallen below 1 kJ/mol for good. Times are those of one walker.
+
+Finished runs are kept in the output directory, so that an interrupted benchmark goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from wells import BARRIER, BIAS_FACTOR, KT, TEMPERATURE, TIMESTEP, WELLS, Well, frames, simulate
+
+from latf_sampling.analysis import FILLING, free_energy_difference, offset_weights
+from latf_sampling.bias import Metadynamics, Opes
+
+COUNTS = (1, 2, 4, 8)
+KINDS = ("metadynamics", "OPES")
+HEIGHT, HILLS, KERNELS = 0.3, 20, 20
+STRIDE = 10  # wells.frames makes a frame every so many steps
+STEPS = {1: 60_000, 2: 45_000, 4: 22_500, 8: 12_000}
+LEVEL = 300
+"""Steps after which walkers wait for each other."""
+TOLERANCE = 1.0
+"""kJ/mol."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/walkers"))
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--quick", action="store_true", help="one and two walkers, briefly")
+    options = parser.parse_args()
+    if options.quick:
+        options.seeds = 1
+    options.output.mkdir(parents=True, exist_ok=True)
+    well = Well.build(WELLS[1], options.output)
+    jobs = [
+        (kind, count, seed, 3_000 if options.quick else STEPS[count])
+        for seed in range(options.seeds)
+        for kind in KINDS
+        for count in (COUNTS[:2] if options.quick else COUNTS)
+    ]
+    waiting = [job for job in jobs if not all(file.exists() for file in files_of(options.output, *job[:3]))]
+    for kind, count, seed, _ in waiting:  # a run that was interrupted begins anew
+        shutil.rmtree(folder_of(options.output, kind, count, seed), ignore_errors=True)
+    if waiting:
+        spawn = multiprocessing.get_context("spawn")
+        barriers = {count: spawn.Barrier(count) for count in COUNTS}
+        largest = max(count for _, count, _, _ in waiting)
+        walkers = [spawn.Process(target=walk, args=(k, waiting, barriers, options.output)) for k in range(largest)]
+        for walker in walkers:
+            walker.start()
+        for walker in walkers:
+            walker.join()
+        if any(walker.exitcode for walker in walkers):
+            sys.exit("A walker failed; see above.")
+    text = table(well, jobs, options.output)
+    (options.output / "table.md").write_text(text + "\n")
+    print(text)
+
+
+def folder_of(output: Path, kind: str, count: int, seed: int) -> Path:
+    return output / f"{kind}-{count}-{seed}"
+
+
+def files_of(output: Path, kind: str, count: int, seed: int) -> list[Path]:
+    return [folder_of(output, kind, count, seed) / f"{walker}.npy" for walker in range(count)]
+
+
+def walk(walker: int, jobs: list, barriers: dict, output: Path) -> None:
+    """One walker of each job that has so many: what it saw (frames, 3), u, bias and offset, goes to a file."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    well = Well.build(WELLS[1], output)
+    for kind, count, seed, steps in jobs:
+        if walker >= count:
+            continue
+        # A context keeps a copy of the forces; each run has a system of its own.
+        system, folder = well.system(), folder_of(output, kind, count, seed)
+        shared = {"directory": folder, "walker": f"walker-{walker}"}
+        if kind == "OPES":
+            bias = Opes(system, well.cv, TEMPERATURE, BARRIER, KERNELS, **shared)
+        else:
+            bias = Metadynamics(system, well.cv, TEMPERATURE, BIAS_FACTOR, HEIGHT, HILLS, **shared)
+        simulation = simulate(well, system, 100 * seed + walker)
+        found = []
+        for _ in range(steps // LEVEL):
+            barriers[count].wait()
+            found += [(u[0], felt, offset) for u, felt, offset in frames(bias, simulation, LEVEL // STRIDE)]
+        barriers[count].wait()
+        bias.close()
+        np.save(folder / f"{walker}.npy", np.array(found))
+
+
+def table(well: Well, jobs: list, output: Path) -> str:
+    head = ["bias", "walkers", "seeds", "ps until known", "times sooner", "ps in all", "difference at the end"]
+    head += ["exact", "half width stated", "intervals that hold"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    ends = np.array([well.points[0, 0], 0.0, well.points[0, -1]])
+    exact = well.exact(0, ends[1:])[0] - well.exact(0, ends[:2])[0]
+    for kind in KINDS:
+        alone = None
+        for count in COUNTS:
+            runs = [[np.load(file) for file in files_of(output, *job[:3])] for job in jobs if job[:2] == (kind, count)]
+            if not runs:
+                continue
+            times = np.arange(10, len(runs[0][0]) + 1, 10)
+            courses = np.array([[difference(run, time) for time in times] for run in runs])
+            rms = np.sqrt(((courses - exact) ** 2).mean(0))
+            bad = np.flatnonzero(~(rms < TOLERANCE))
+            known = 0 if not len(bad) else bad[-1] + 1
+            ps = times[known] * STRIDE * TIMESTEP if known < len(times) else np.nan
+            alone = ps if alone is None else alone
+            last = [stated(run, seed) for seed, run in enumerate(runs)]
+            values = np.array([each.value for each in last])
+            held = sum(low <= exact <= high for low, high in (each.interval for each in last))
+            spread = f" ± {values.std(ddof=1) / np.sqrt(len(values)):.2f}" if len(values) > 1 else ""
+            cells = [kind, f"{count}", f"{len(runs)}", f"{ps:.0f}", f"{alone / ps:.1f}"]
+            cells += [f"{len(runs[0][0]) * STRIDE * TIMESTEP:.0f}", f"{values.mean():.2f}{spread}", f"{exact:.2f}"]
+            cells += [f"{np.median([each.half_width for each in last]):.2f}", f"{held} of {len(runs)}"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def settled(run: list[np.ndarray], time: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Per walker, whether it is in the second well, and ln of the weight, of the frames that count after a time."""
+    parts = [walker[round(FILLING * time) : time] for walker in run]
+    return [part[:, 0] > 0 for part in parts], [offset_weights(part[:, 1], part[:, 2], TEMPERATURE) for part in parts]
+
+
+def difference(run: list[np.ndarray], time: int) -> float:
+    """Free energy of the second well less that of the first after so many frames, kJ/mol; infinite if it is empty."""
+    inside, log_weights = (np.concatenate(parts) for parts in settled(run, time))
+    weights = np.exp(log_weights - log_weights.max())
+    with np.errstate(divide="ignore"):
+        return float(-KT * np.log(weights[inside].sum() / weights[~inside].sum()))
+
+
+def stated(run: list[np.ndarray], seed: int):
+    return free_energy_difference(*settled(run, len(run[0])), TEMPERATURE, np.random.default_rng(seed))
+
+
+if __name__ == "__main__":
+    main()
