@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 from functools import cache
 from types import SimpleNamespace
 
@@ -32,7 +33,7 @@ from latf_sampling import runtime
 from latf_sampling.bias import FlowBias, Umbrella
 from latf_sampling.bias.graph import trace
 from latf_sampling.bias.grid import SPACING, WALL, GridBias
-from latf_sampling.errors import CVError, OutsideWarning, SimulationError
+from latf_sampling.errors import CVError, InstallationError, OutsideWarning, SimulationError
 from latf_sampling.units import KB
 
 DIMENSIONS = [1, 2, 3]
@@ -264,6 +265,17 @@ def test_machine_code_gives_the_same_forces(periodic, monkeypatch, tmp_path):
         assert np.abs(forces(*fast) - forces(*plain)).max() < 1e-9 * np.abs(forces(*plain)).max()
     copied = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system))
     assert energy(context(copied, x[-1], box=box), bias.group) == pytest.approx(energy(*fast), rel=1e-10)
+
+
+@pytest.mark.skipif(runtime.lane() != "pythonforce", reason="a TorchForce is evaluated by torch")
+def test_without_numba_the_error_names_the_fix(monkeypatch):
+    monkeypatch.setenv("LATF_COMPILE", "1")
+    monkeypatch.setitem(sys.modules, "latf_sampling.compiler", None)
+    system = alanine_system()
+    count = system.getNumForces()
+    with pytest.raises(InstallationError, match="pip install numba"):
+        Umbrella(system, alanine_cv(2), [0.0, 0.0], 1.0)
+    assert system.getNumForces() == count
 
 
 def test_a_bias_that_nobody_holds_goes_on():
