@@ -223,7 +223,7 @@ TINY = {
         },
         {
             "walkers": ["300 K"],
-            "length": "12 ps",
+            "length": "40 ps",  # some seconds, for tests to break it off
             "bias": {"kind": "metadynamics", "bias_factor": 5, "height": "1 kJ/mol", "interval": "0.2 ps"},
         },
     ],

@@ -50,7 +50,7 @@ def copy(tmp_path) -> Path:
 
 def test_every_file_has_its_place():
     expected = {"protocol.json", "report.html", f"inputs/{STRUCTURE.name}"}
-    for index, (walkers, segments) in enumerate([(1, 15), (2, 2), (1, 6)]):
+    for index, (walkers, segments) in enumerate([(1, 15), (2, 2), (1, 20)]):
         here = f"rounds/{index:02d}"
         for walker in range(walkers):
             stems = [f"{here}/walker-{walker:02d}/segment-{segment:03d}" for segment in range(segments)]
@@ -85,7 +85,7 @@ def test_taken_up_from_its_directory_alone():
     walkers = again.frames()
     shape = [(w.round_index, w.walker, w.temperature, len(w), w.biased) for w in walkers]
     assert shape == [
-        (0, 0, 600.0, 300, False), (1, 0, 300.0, 40, True), (1, 1, 300.0, 40, True), (2, 0, 300.0, 120, True),
+        (0, 0, 600.0, 300, False), (1, 0, 300.0, 40, True), (1, 1, 300.0, 40, True), (2, 0, 300.0, 400, True),
     ]  # fmt: skip
     assert len(again.frames(0)) == 1
     assert again.last_learned() == 2
@@ -93,7 +93,7 @@ def test_taken_up_from_its_directory_alone():
 
 def test_each_round_is_learned_from_all_frames_so_far():
     again = Campaign.of(finished_campaign())
-    for index, frames in enumerate([300, 380, 500]):
+    for index, frames in enumerate([300, 380, 780]):
         model, cv = again.model(index)
         assert model.n_states >= 2
         assert model.provenance["frames"] == frames
@@ -134,7 +134,7 @@ def test_status_of_a_finished_campaign():
     ]  # fmt: skip
     assert all(entry["done"] == 1.0 for entry in entries)
     assert entries[0]["words"] == "15 of 15 segments, plain, 600 K"
-    assert entries[4]["words"] == "6 of 6 segments, metadynamics, 300 K"
+    assert entries[4]["words"] == "20 of 20 segments, metadynamics, 300 K"
     assert re.fullmatch(r"\d states, \d+ s", entries[1]["words"])
 
 
@@ -333,7 +333,7 @@ def test_killed_parent(broken, child, monkeypatch, capsys):
     assert child.wait(10) == -signal.SIGKILL
     wait_for(lambda: not alive(walker), 10.0)
     kept = marks(broken)
-    assert 1 <= len(kept) < 6  # it did not just come to its end
+    assert 1 <= len(kept) < 20  # it did not just come to its end
     assert len(store.finished_segments(broken / "rounds/02/walker-00")) == len(kept)  # whole, by their checksums
 
 

@@ -270,7 +270,7 @@ def test_text_is_escaped(page):
 
 
 def test_all_sections_and_captions(page):
-    assert page.tags.count("section") == 7
+    assert page.tags.count("section") == 8
     assert page.tags.count("svg") == page.tags.count("figcaption") > 15
     for number in range(1, page.tags.count("figcaption") + 1):
         assert f"Figure {number}." in page.text

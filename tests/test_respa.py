@@ -52,10 +52,7 @@ def test_energy_does_not_drift_without_friction(stride):
     system, cv = alanine_system(), alanine_cv(2)
     start = cv(positions())
     umbrella = Umbrella(system, cv, start, 1.0 / cv.sigma**2)
-    others = sorted({force.getForceGroup() for force in system.getForces()} - {umbrella.group})
-    groups = [(umbrella.group, 1), *((group, stride) for group in others)]
-    assert len(groups) == 2
-    integrator = openmm.MTSIntegrator(stride * 0.0005, groups)
+    integrator = respa_integrator(system, umbrella, 300.0, 0.0, 0.0005, stride)
     context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
     context.setPositions(positions())
     openmm.LocalEnergyMinimizer.minimize(context, 1.0)

@@ -20,7 +20,7 @@ from scipy.ndimage import convolve1d, spline_filter1d
 from latf_sampling.bias.force import Bias, BiasForce
 from latf_sampling.bias.shapes import BASIS, Shape, Spline, Sum, Walls
 from latf_sampling.cv import LatentCV
-from latf_sampling.errors import OutsideWarning, SimulationError
+from latf_sampling.errors import OutsideWarning, SettingsError, SimulationError
 from latf_sampling.model import LaTF
 
 MARGIN = 3.0
@@ -38,8 +38,29 @@ FADE = 8
 """Nodes around what is filtered: what the filter assumes beyond the last one fades by a factor of 0.27 a node."""
 SAMPLES = 20_000
 """Of the flow, to find the highest free energy that it has seen."""
+THINNEST = 0.01
+"""Latent space is a line where its spread across is less than this part of that along it."""
 REACH = 6.0
 """A hill is cut off so many of its widths from its centre, where it is 1e-8 of its height."""
+
+
+def check_spread(samples: np.ndarray) -> None:
+    """Refuse samples (n, d) of a flow that lie on a line or a plane: its density is not one on a grid then.
+
+    Raises
+    ------
+    SettingsError
+        They do; says what to train instead.
+    """
+    if samples.shape[1] == 1:
+        return
+    correlation = np.atleast_2d(np.corrcoef(samples.T))
+    used = int((np.linalg.eigvalsh(correlation) > THINNEST**2).sum())
+    if used < samples.shape[1]:
+        raise SettingsError(
+            f"the model's {samples.shape[1]} latent dimensions are {used} in truth, for its components are functions of "
+            f"each other: its density cannot be a bias. Train with latent_dim: {used}."
+        )
 
 
 class GridBias(Bias):
@@ -130,6 +151,7 @@ class GridBias(Bias):
         Zero where it is cut off, positive elsewhere.
         """
         samples = model.sample(SAMPLES, temperature, seed=0)
+        check_spread(samples)
         highest = float(model.free_energy(samples, temperature).max())
         points = np.stack(np.meshgrid(*self._nodes(), indexing="ij"), axis=-1)
         free_energy = model.free_energy(points.reshape(-1, self.cv.dim), temperature).reshape(points.shape[:-1])

@@ -58,7 +58,8 @@ class History:
             if path.exists():
                 reader = Reader(path, fields, settings)
                 self._extend(reader.news())
-                os.truncate(path, reader.place)  # a broken last line goes
+                if path.stat().st_size > reader.place:  # a broken last line goes
+                    os.truncate(path, reader.place)
                 self._written, self._size, self._generation = self._count, reader.place, reader.generation
             else:
                 self._replace(self.rows)

@@ -20,8 +20,9 @@ from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SettingsError, SimulationError
 from latf_sampling.units import KB, to_float
 
-NARROWEST = 0.5
-"""Kernels get narrower as there are more, down to so many times their first width."""
+NARROWEST = (0.2, 0.35, 0.8)
+"""Kernels get narrower as there are more, down to so many times their first width, in 1, 2 and 3 dimensions: by
+Silverman's rule that takes some thousand entries, and a finer grid would cost more than it gives."""
 
 
 class Opes(AddingBias):
@@ -102,7 +103,7 @@ class Opes(AddingBias):
             hill_widths(self, width, cv),
             temperature,
             frequency,
-            spacing=NARROWEST * SPACING,
+            spacing=NARROWEST[min(cv.dim, 3) - 1] * SPACING,
             trust=trust,
             walls=walls,
             save_frequency=save_frequency,
@@ -189,7 +190,7 @@ class Opes(AddingBias):
         size = (1 + self._weights + weight) ** 2 / (1 + self._squares + weight**2)
         d = self.cv.dim
         # Silverman's rule for the width of kernels
-        share = max(NARROWEST, (size * (d + 2) / 4) ** (-1 / (d + 4)))
+        share = max(NARROWEST[d - 1], (size * (d + 2) / 4) ** (-1 / (d + 4)))
         return np.array([*u, *(share * self.width), log_weight])
 
     def _take_up(self, entry: np.ndarray, coefficients: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from numbers import Real
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from latf_sampling.bias.grid import BEHIND, WALL
+from latf_sampling.bias.grid import BEHIND, WALL, check_spread
 from latf_sampling.errors import LeftTrustRegion, SettingsError
 from latf_sampling.model import LaTF
 from latf_sampling.units import to_float
@@ -54,6 +54,7 @@ class TrustRegion:
             raise SettingsError(f"TrustRegion: temperature must be more than 0; got {temperature}.")
         self.threshold, self.on_leaving = float(threshold), on_leaving
         samples = model.sample(10_000, self.temperature, seed=0)
+        check_spread(samples)
         self._densest = float(model.log_prob(samples, self.temperature).max())
 
     def height(self, u: np.ndarray) -> np.ndarray:

@@ -31,7 +31,8 @@ def section(records: Records, estimates: Estimates) -> str:
             "Frames under a bias that changes in time can be weighed by the bias as it was then, put on one scale by "
             "c(t); by the last bias, as if all had been sampled under it; and by MBAR, which joins all rounds, "
             "temperatures and plain dynamics, each under the last bias of its round. Where the three agree, the bias "
-            "has settled; where they do not, simulate longer."
+            "has settled; where they do not, simulate longer. In runs on wells with known answers, 95 % intervals by "
+            "c(t) held the truth as often as they say; those by the last bias are too narrow as long as it changes."
         ),
         page.table(head, [_row(records, estimates, way, rng) for way in ways]),
     )
