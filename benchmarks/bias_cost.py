@@ -250,7 +250,10 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True, env=environment)
             if done.returncode:
                 sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-            results.setdefault(name, []).append(json.loads(done.stdout.splitlines()[-1]))
+            part = json.loads(done.stdout.splitlines()[-1])
+            if "plain/1" not in part["times"]:
+                sys.exit(f"{name}: not even plain dynamics runs: {part['failures']['plain/1']}")
+            results.setdefault(name, []).append(part)
     text = table(results)
     print(text)
     if options.markdown:

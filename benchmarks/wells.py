@@ -1,6 +1,6 @@
 """How right each kind of bias is on wells whose free energy is known: one long run, and a hundred short ones.
 
-    python benchmarks/wells.py -o runs/wells            # everything, about an hour of one core
+    python benchmarks/wells.py -o runs/wells            # everything, an hour or two of one core
     python benchmarks/wells.py -o runs/wells --quick    # whether the command works, in less than a minute
 
 The wells are harmonic or double, with one or two components biased. The variable is curved, u = 10 tanh(x / 10) +
@@ -58,7 +58,7 @@ WELLS = ("harmonic, 1-D", "double, 1-D", "harmonic, 2-D", "double, 2-D")
 KINDS = ("metadynamics", "adaptive widths", "OPES", "flow bias", "windows")
 GROWING = KINDS[:3]
 AXES = ("first axis", "second axis")
-LONG, SHORT = {1: 400_000, 2: 600_000}, {1: 15_000, 2: 20_000}
+LONG, SHORT = {1: 400_000, 2: 2_000_000}, {1: 15_000, 2: 20_000}
 BINS, PROFILE_BINS = {1: 24, 2: 8}, 16
 
 

@@ -15,7 +15,7 @@ import warnings
 
 import numpy as np
 import openmm
-from scipy.ndimage import convolve1d, spline_filter1d
+from scipy.ndimage import convolve1d, gaussian_filter, spline_filter1d
 
 from latf_sampling.bias.force import Bias, BiasForce
 from latf_sampling.bias.shapes import BASIS, Shape, Spline, Sum, Walls
@@ -40,6 +40,8 @@ SAMPLES = 20_000
 """Of the flow, to find the highest free energy that it has seen."""
 THINNEST = 0.01
 """Latent space is a line where its spread across is less than this part of that along it."""
+SMOOTHING = 0.5
+"""Width of the Gaussian that a flow's surface is smoothed by, in hill widths."""
 REACH = 6.0
 """A hill is cut off so many of its widths from its centre, where it is 1e-8 of its height."""
 
@@ -58,8 +60,8 @@ def check_spread(samples: np.ndarray) -> None:
     used = int((np.linalg.eigvalsh(correlation) > THINNEST**2).sum())
     if used < samples.shape[1]:
         raise SettingsError(
-            f"the model's {samples.shape[1]} latent dimensions are {used} in truth, for its components are functions of "
-            f"each other: its density cannot be a bias. Train with latent_dim: {used}."
+            f"the model's {samples.shape[1]} latent dimensions are {used} in truth, for components are functions of each "
+            f"other: its density cannot be a bias. Train with latent_dim: {used}."
         )
 
 
@@ -148,14 +150,16 @@ class GridBias(Bias):
     def flow_surface(self, model: LaTF, temperature: float, share: float) -> np.ndarray:
         """Coefficients of -share * F(u), with F the flow's free energy, cut off where it is above all of its samples.
 
-        Zero where it is cut off, positive elsewhere.
+        Zero where it is cut off, positive elsewhere, and smoothed by half a hill width: a flow may fall from what it
+        has seen to nothing within one node, which no time step could follow.
         """
         samples = model.sample(SAMPLES, temperature, seed=0)
         check_spread(samples)
         highest = float(model.free_energy(samples, temperature).max())
         points = np.stack(np.meshgrid(*self._nodes(), indexing="ij"), axis=-1)
         free_energy = model.free_energy(points.reshape(-1, self.cv.dim), temperature).reshape(points.shape[:-1])
-        return self._spline_through(share * (highest - np.minimum(free_energy, highest)).astype(np.float64))
+        values = share * (highest - np.minimum(free_energy, highest)).astype(np.float64)
+        return self._spline_through(gaussian_filter(values, SMOOTHING * self.width / self._step, mode="nearest"))
 
     def watch(self, u: np.ndarray) -> None:
         """Count a frame (d,), and say once when more than a few lie behind a wall.
