@@ -225,7 +225,7 @@ def test_a_model_whose_latent_space_is_a_line_is_refused():
     check_spread(plane)
     check_spread(line[:, :1])
     check_spread(plane @ [[1.0, 0.9], [0.0, 0.2]])
-    with pytest.raises(SettingsError, match=r"2 latent dimensions are 1 in truth.*latent_dim: 1"):
+    with pytest.raises(SettingsError, match=r"2 latent dimensions of which 1 are used.*latent_dim: 1"):
         check_spread(line)
-    with pytest.raises(SettingsError, match="3 latent dimensions are 2 in truth"):
+    with pytest.raises(SettingsError, match="3 latent dimensions of which 2 are used"):
         check_spread(np.column_stack([plane, plane.sum(1)]))

@@ -60,8 +60,8 @@ def check_spread(samples: np.ndarray) -> None:
     used = int((np.linalg.eigvalsh(correlation) > THINNEST**2).sum())
     if used < samples.shape[1]:
         raise SettingsError(
-            f"the model's {samples.shape[1]} latent dimensions are {used} in truth, for components are functions of each "
-            f"other: its density cannot be a bias. Train with latent_dim: {used}."
+            f"the model has {samples.shape[1]} latent dimensions of which {used} are used, for components are functions "
+            f"of each other: its density cannot be a bias. Train with latent_dim: {used}."
         )
 
 
