@@ -264,7 +264,7 @@ def _run_segment(
         if periodic:
             boxes[frame] = vectors
         if bias is not None:
-            applied[frame] = bias.energy(bias.cv(exact, vectors))[0]
+            applied[frame] = bias.felt(bias.cv(exact, vectors), simulation.currentStep)
             offset[frame] = bias.offset()
         progress((index + (frame + 1) / count) / job.segments)
     if bias is not None:

@@ -300,8 +300,8 @@ def test_bias_and_offset_are_those_of_the_hills_so_far(biased):
     axes = [np.linspace(*(cv.bounds[k] + [-3 * width[k], 3 * width[k]]), 150) for k in (0, 1)]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 
-    def bias(u, step):
-        past = hills[hills[:, 0] <= step]
+    def bias(u, step, own=True):
+        past = hills[hills[:, 0] <= step] if own else hills[hills[:, 0] < step]
         square = (((u[:, None] - past[:, 1:3]) / width) ** 2).sum(-1)
         return np.exp(-0.5 * square) @ past[:, -1]
 
@@ -310,13 +310,14 @@ def test_bias_and_offset_are_those_of_the_hills_so_far(biased):
         step = 25 * (number + 1)
         u = cv(x[None].astype(float))
         assert (u > cv.bounds[:, 0] - 3 * width).all() and (u < cv.bounds[:, 1] + 3 * width).all()  # off the walls
-        assert frames.bias[number] == pytest.approx(bias(u, step)[0], abs=0.02)
+        # without the hill of this very step, which did not bring the walker here
+        assert frames.bias[number] == pytest.approx(bias(u, step, own=False)[0], abs=0.02)
         v = bias(grid, step)
         # c(t) of Tiwary and Parrinello: ratio of the integrals of exp(gamma/(gamma-1) V/kT) and exp(1/(gamma-1) V/kT)
         offset = kt * np.log(np.exp(gamma / (gamma - 1) * v / kt).sum() / np.exp(v / (gamma - 1) / kt).sum())
         assert frames.offset[number] == pytest.approx(offset, abs=0.02 + 0.01 * offset)
     assert frames.biased
-    assert frames.bias.max() > 8  # hills have piled up
+    assert frames.bias.max() > 6  # hills have piled up
     assert frames.offset[-1] > frames.offset[0] > 0
 
 

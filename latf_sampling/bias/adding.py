@@ -64,6 +64,7 @@ class AddingBias(GridBias):
         path = None if directory is None else Path(directory) / f"{walker}{SUFFIX}"
         self._history = History(path, fields, settings)
         self._neighbours = None if path is None else Neighbours(path, fields, settings)
+        self._before = (-1, 0.0)  # the step of the last entry, and the bias where it was made
         self._others: list[np.ndarray] = []  # entries of other walkers, in the order in which they were taken up
 
     def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
@@ -93,6 +94,13 @@ class AddingBias(GridBias):
             steps -= part
             if simulation.currentStep % self.frequency == 0:
                 self._deposit(simulation)
+
+    def felt(self, u: np.ndarray, step: int) -> float:
+        """Bias at a point (d,) that a walker has reached at a step, kJ/mol, without the entry made at this very step.
+
+        What weighs a frame is the bias that brought it there; its own hill would count it too high.
+        """
+        return self._before[1] if self._before[0] == step else super().felt(u, step)
 
     def rewind(self, step: int) -> None:
         """Take back what this walker added after a step, where a simulation goes on from an earlier state.
@@ -153,6 +161,7 @@ class AddingBias(GridBias):
         inside = np.clip(u, self.low, self.high)
         bias = self._interpolated(inside[None], self._added())[0]
         entry = np.array([simulation.currentStep, *self._entry(simulation, inside, bias)])
+        self._before = simulation.currentStep, float(self.energy(u)[0])
         self._whole = False
         self._history.add(entry)
         self._take_up(entry, self.coefficients)

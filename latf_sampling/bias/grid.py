@@ -30,7 +30,8 @@ BEHIND = 5.0
 SPACING = 0.25
 """Distance of grid nodes in hill widths."""
 WALL = 20.0
-"""Stiffness of the walls, kJ/mol per squared hill width."""
+"""Stiffness of the walls, kJ/mol per square of `cv.sigma`, whatever the hill width: narrow ones would make them stiffer
+than a time step can follow."""
 MAX_NODES = 8_000_000
 FLAT = 4
 """Coefficients across a face that are equal, for a spline that is flat there."""
@@ -60,8 +61,8 @@ def check_spread(samples: np.ndarray) -> None:
     used = int((np.linalg.eigvalsh(correlation) > THINNEST**2).sum())
     if used < samples.shape[1]:
         raise SettingsError(
-            f"the model has {samples.shape[1]} latent dimensions of which {used} are used, for components are functions "
-            f"of each other: its density cannot be a bias. Train with latent_dim: {used}."
+            f"the model has {samples.shape[1]} latent dimensions of which {used} are used, as components are functions "
+            f"of others: its density cannot be a bias. Train with latent_dim: {used}."
         )
 
 
@@ -106,7 +107,7 @@ class GridBias(Bias):
     def _shape(self) -> Shape:
         """The bias as the force evaluates it."""
         spline = Spline(self._first, self._step, self.coefficients.shape)
-        return Sum(spline, Walls(self.low, self.high, WALL / self.width**2)) if self.walls else spline
+        return Sum(spline, Walls(self.low, self.high, WALL / self.cv.sigma**2)) if self.walls else spline
 
     def _attach(self, system: openmm.System) -> None:
         """Add the force to a system; from then on `coefficients` are what it reads."""
@@ -119,9 +120,13 @@ class GridBias(Bias):
         u = np.asarray(u, dtype=np.float64).reshape(-1, self.cv.dim)
         total = self._interpolated(u, self.coefficients)
         if self.walls:
-            away = (u - np.clip(u, self.low, self.high)) / self.width
+            away = (u - np.clip(u, self.low, self.high)) / self.cv.sigma
             total += 0.5 * WALL * (away**2).sum(1)
         return total
+
+    def felt(self, u: np.ndarray, step: int) -> float:
+        """Bias at a point (d,) that a walker has reached at a step, kJ/mol, as it was on the way there."""
+        return float(self.energy(u)[0])
 
     def _interpolated(self, u: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         """Spline at latent points (n, d); returns (n,)."""

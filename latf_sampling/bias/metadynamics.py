@@ -48,7 +48,8 @@ class Metadynamics(AddingBias):
     width
         Hill width in units of `cv.sigma`, one number or (d,). Or "adaptive": `cv.sigma` times the length of the
         variable's gradient where the hill is put, relative to its mean over the training frames, between 0.5 and 2.
-        The volume of adaptive hills does not depend on their width, so that the bias has the same limit.
+        The volume of adaptive hills does not depend on their width, so that the bias has nearly the same limit; weigh
+        frames for a free energy, rather than to read it off the bias.
     model
         Start from the free energy of this `LaTF` instead of from nothing, as a `FlowBias` has it.
     trust
