@@ -87,13 +87,7 @@ class AddingBias(GridBias):
         if not self._whole:
             self._rebuild()
             self._force.publish()
-        self._force.refresh(simulation.context)
-        while steps > 0:
-            part = min(steps, self.frequency - simulation.currentStep % self.frequency)
-            self._advance(simulation, part)
-            steps -= part
-            if simulation.currentStep % self.frequency == 0:
-                self._deposit(simulation)
+        self._walk(simulation, steps)
 
     def felt(self, u: np.ndarray, step: int) -> float:
         """Bias at a point (d,) that a walker has reached at a step, kJ/mol, without the entry made at this very step.
@@ -154,7 +148,7 @@ class AddingBias(GridBias):
         """Coefficients of what was added, without the wall of a trust region."""
         return self.coefficients if self._fixed is None else self.coefficients - self._fixed
 
-    def _deposit(self, simulation: openmm.app.Simulation) -> None:
+    def _look(self, simulation: openmm.app.Simulation) -> None:
         u = self.values(simulation.context)
         self.watch(u)
         # A walker behind a wall adds where the wall stands.

@@ -76,16 +76,13 @@ class FlowBias(GridBias):
         LeftTrustRegion
             The walker left a trust region that says to stop.
         """
-        self._force.refresh(simulation.context)
-        while steps > 0:
-            part = min(steps, self.frequency - simulation.currentStep % self.frequency)
-            self._advance(simulation, part)
-            steps -= part
-            if simulation.currentStep % self.frequency == 0:
-                u = self.values(simulation.context)
-                self.watch(u)
-                if self.trust is not None:
-                    self.trust.check(u, simulation.currentStep)
+        self._walk(simulation, steps)
+
+    def _look(self, simulation: openmm.app.Simulation) -> None:
+        u = self.values(simulation.context)
+        self.watch(u)
+        if self.trust is not None:
+            self.trust.check(u, simulation.currentStep)
 
     def free_energy(self) -> np.ndarray:
         """Free energy that the bias was made from, at the nodes of `axes`, kJ/mol, lowest value 0."""

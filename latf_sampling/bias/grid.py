@@ -77,11 +77,15 @@ class GridBias(Bias):
         Positions of the nodes along each dimension, between the walls.
     coefficients : numpy.ndarray
         Of the spline, on the nodes of `axes` and those behind the walls.
+    frequency : int
+        Steps between looks at where the walker is.
     outside : int
         How many of the frames that `watch` was given lay behind a wall.
     group : int
         The force group of the bias in the system.
     """
+
+    frequency: int
 
     def __init__(self, cv: LatentCV, width: np.ndarray, *, walls: bool = True, spacing: float = SPACING) -> None:
         if cv.dim > 3:
@@ -123,6 +127,20 @@ class GridBias(Bias):
             away = (u - np.clip(u, self.low, self.high)) / self.cv.sigma
             total += 0.5 * WALL * (away**2).sum(1)
         return total
+
+    def _walk(self, simulation: openmm.app.Simulation, steps: int) -> None:
+        """Simulate so many steps, and `_look` at whole multiples of `frequency`."""
+        self._force.refresh(simulation.context)
+        while steps > 0:
+            part = min(steps, self.frequency - simulation.currentStep % self.frequency)
+            self._advance(simulation, part)
+            steps -= part
+            if simulation.currentStep % self.frequency == 0:
+                self._look(simulation)
+
+    def _look(self, simulation: openmm.app.Simulation) -> None:
+        """What is done where the walker is, every `frequency` steps."""
+        raise NotImplementedError
 
     def felt(self, u: np.ndarray, step: int) -> float:
         """Bias at a point (d,) that a walker has reached at a step, kJ/mol, as it was on the way there."""
