@@ -12,6 +12,7 @@ import copy
 import hashlib
 import json
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -331,6 +332,11 @@ class Protocol(Settings):
     starts: StartsSettings | None = None
     observe: ObserveSettings | None = None
 
+    @field_validator("features")
+    @classmethod
+    def _files_of_features(cls, features: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict, ...]:
+        return _with_files(features, lambda file, key: str(_existing(Path(file), info)))
+
     @model_validator(mode="after")
     def _fits_together(self) -> Protocol:
         step, faults = self.integrator.timestep, []
@@ -399,7 +405,9 @@ class Protocol(Settings):
     def files(self) -> list[Path]:
         """The files that the protocol refers to."""
         reference = self.observe.reference if self.observe is not None else None
-        return [file for file in (self.system.structure, reference) if file is not None]
+        files = [file for file in (self.system.structure, reference) if file is not None]
+        _with_files(self.features, lambda file, key: files.append(Path(file)))
+        return files
 
     @classmethod
     def restore(cls, content: dict[str, Any], directory: Path) -> Protocol:
@@ -411,6 +419,7 @@ class Protocol(Settings):
             content["system"] = {key: content["system"][key] for key in ("name", "platform")}
         if content["observe"] is not None and content["observe"]["reference"] is not None:
             content["observe"]["reference"] = content["observe"]["reference"]["name"]
+        content["features"] = _with_files(content["features"], lambda identity, key: identity["name"])
         try:
             return cls.model_validate(content, context={"directory": directory})
         except ValidationError as error:
@@ -431,6 +440,7 @@ class Protocol(Settings):
             content["system"]["structure"] = _identity(self.system.structure, "system.structure")
         if self.observe is not None and self.observe.reference is not None:
             content["observe"]["reference"] = _identity(self.observe.reference, "observe.reference")
+        content["features"] = _with_files(self.features, lambda file, key: _identity(Path(file), key))
         return json.dumps(content, indent=1, sort_keys=True)
 
 
@@ -438,6 +448,33 @@ def steps(time: float, step: float) -> int | None:
     """Number of steps in a time, or None where it is no whole number."""
     count = round(time / step)
     return count if count >= 1 and abs(count * step - time) <= 1e-6 * time else None
+
+
+def _with_files(features: Sequence[dict[str, Any]], change: Callable[[Any, str], Any]) -> tuple[dict[str, Any], ...]:
+    """Descriptors with their files replaced: what stands under "reference", one or a list, and under "file".
+
+    What is given in place of files, such as positions, stays as it is; so does what is no descriptor at all, which
+    `latf_sampling.Features` refuses.
+    """
+
+    def changed(value: Any, key: str) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [changed(item, f"{key}[{index}]") for index, item in enumerate(value)]
+        is_file = isinstance(value, str) or (isinstance(value, dict) and set(value) == {"name", "sha256"})
+        return change(value, key) if is_file else value
+
+    return tuple(
+        {
+            kind: {
+                key: changed(item, f"features[{index}].{kind}.{key}") if key in ("reference", "file") else item
+                for key, item in value.items()
+            }
+            if isinstance(value, dict)
+            else value
+            for kind, value in entry.items()
+        }
+        for index, entry in enumerate(features)
+    )
 
 
 def _identity(file: Path, key: str) -> dict[str, str]:

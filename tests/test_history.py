@@ -407,7 +407,7 @@ def write_at_random(folder: Path, walker: int, seed: int, acknowledged, stop) ->
     made = History(folder / f"w{walker}.hills", FIELDS, SETTINGS)
     step = int(made.rows[-1, 0]) if len(made.rows) else 0
     assert step >= acknowledged[walker]
-    while not stop.is_set():
+    while not stop.value:
         for _ in range(rng.integers(1, 4)):
             step += 1
             made.add([step, walker, rng.random()])
@@ -429,7 +429,7 @@ def read_at_random(folder: Path, name: str, seed: int, stop) -> None:
     others = Neighbours(folder / f"{name}.hills", FIELDS, SETTINGS)
     done = False
     while not done:
-        done = stop.is_set()  # one more time after that
+        done = stop.value  # one more time after that
         news, void = others.news()
         if void:
             found.clear()
@@ -446,7 +446,8 @@ def test_walkers_that_are_killed_at_random_and_readers(tmp_path):
     """Every reader ends with exactly what the files hold, each entry once, and no file has lost what was written."""
     processes = multiprocessing.get_context("fork")
     rng, walkers = np.random.default_rng(0), 3
-    stop, end = processes.Event(), processes.Event()
+    # Without locks, which a killed process would keep for ever.
+    stop, end = processes.Value("b", 0, lock=False), processes.Value("b", 0, lock=False)
     acknowledged = processes.Array("d", walkers, lock=False)
 
     def walker(number: int):
@@ -475,11 +476,11 @@ def test_walkers_that_are_killed_at_random_and_readers(tmp_path):
                     with open(file, "a") as broken:
                         broken.write(f"{int(acknowledged[number]) + 5} 0.12"[: int(rng.integers(1, 9))])
             running[number] = walker(number)
-        stop.set()
+        stop.value = 1
         for process in running:
             process.join(20)
             assert process.exitcode == 0
-        end.set()
+        end.value = 1
         for process in readers:
             process.join(20)
             assert process.exitcode == 0

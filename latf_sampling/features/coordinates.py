@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from latf_sampling.features.descriptor import Axes, Descriptor, Entry, Row, Settings, atoms_of, validated
+from latf_sampling.features.descriptor import Axes, Column, Descriptor, Entry, Row, Settings, atoms_of, validated
 from latf_sampling.features.topology import Labels
 
 
@@ -53,8 +53,8 @@ class CoordinateDescriptor(Descriptor):
         ]
         return Entry(settings.model_dump(mode="json"), rows, "a position is the same as all its images")
 
-    def columns(self, rows: list[Row]) -> list[str]:
-        return [row.label for row in rows]
+    def columns(self, rows: list[Row]) -> list[Column]:
+        return [Column(row.label, "nm") for row in rows]
 
     def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
         return Coordinates([3 * row.atoms[0] + row.settings for row in rows])

@@ -11,7 +11,17 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.descriptor import Axes, Columns, Descriptor, Entry, Row, Settings, atoms_of, validated
+from latf_sampling.features.descriptor import (
+    Axes,
+    Column,
+    Columns,
+    Descriptor,
+    Entry,
+    Row,
+    Settings,
+    atoms_of,
+    validated,
+)
 from latf_sampling.features.periodic import Differences
 from latf_sampling.features.topology import Labels
 from latf_sampling.settings import Length
@@ -143,13 +153,13 @@ class CoordinationDescriptor(Descriptor):
         row = Row(tuple(sorted(atoms)), label, settings)
         return Entry(settings.model_dump(mode="json"), [row], aperiodic)
 
-    def columns(self, rows: list[Row]) -> list[str]:
+    def columns(self, rows: list[Row]) -> list[Column]:
         names = []
         for index, row in enumerate(rows):
             noun = "coordination" if len(rows) == 1 else f"coordination#{index}"
             names += [f"{noun} {rank}" for rank in range(1, len(row.atoms) + 1)]
             names += [f"{noun} moment {order}" for order in row.settings.moments]
-        return names
+        return [Column(name) for name in names]
 
     def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
         modules = [CoordinationNumbers(row.atoms, n_atoms, **row.settings.model_dump(exclude={"of"})) for row in rows]

@@ -23,6 +23,13 @@ class Row(NamedTuple):
     settings: Any = None
 
 
+class Column(NamedTuple):
+    """One column of numbers: what to call it, and its unit, empty for a pure number."""
+
+    name: str
+    unit: str = ""
+
+
 class Entry(NamedTuple):
     """What an entry of a specification comes to."""
 
@@ -42,8 +49,8 @@ class Descriptor(ABC):
         """Validate ``value``, found at the key ``where``."""
 
     @abstractmethod
-    def columns(self, rows: list[Row]) -> list[str]:
-        """Names of the module's columns, from all rows of this kind."""
+    def columns(self, rows: list[Row]) -> list[Column]:
+        """The module's columns, from all rows of this kind."""
 
     @abstractmethod
     def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:

@@ -11,7 +11,17 @@ import torch
 from pydantic import Field
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.descriptor import Descriptor, Entry, Index, Row, Settings, check_indices, select, validated
+from latf_sampling.features.descriptor import (
+    Column,
+    Descriptor,
+    Entry,
+    Index,
+    Row,
+    Settings,
+    check_indices,
+    select,
+    validated,
+)
 from latf_sampling.features.periodic import Differences
 from latf_sampling.features.topology import Labels
 
@@ -68,8 +78,8 @@ class DistanceDescriptor(Descriptor):
         unique = dict.fromkeys((min(pair), max(pair)) for pair in pairs)
         return [Row(pair, f"distance {labels.atom(pair[0])} {labels.atom(pair[1])}") for pair in unique]
 
-    def columns(self, rows: list[Row]) -> list[str]:
-        return [row.label for row in rows]
+    def columns(self, rows: list[Row]) -> list[Column]:
+        return [Column(row.label, "nm") for row in rows]
 
     def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
         return Distances(np.array([row.atoms for row in rows]), n_atoms)

@@ -14,7 +14,8 @@ from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.features.arrays import as_array, as_box, check_finite
 from latf_sampling.features.coordinates import CoordinateDescriptor
 from latf_sampling.features.coordination import CoordinationDescriptor
-from latf_sampling.features.descriptor import Columns, Descriptor, Row
+from latf_sampling.features.custom import CustomDescriptor
+from latf_sampling.features.descriptor import Column, Columns, Descriptor, Row
 from latf_sampling.features.distances import DistanceDescriptor
 from latf_sampling.features.periodic import Differences
 from latf_sampling.features.topology import Labels, as_mdtraj, atom_lines, digest
@@ -25,6 +26,7 @@ DESCRIPTORS: dict[str, Descriptor] = {
     "distances": DistanceDescriptor(),
     "coordinates": CoordinateDescriptor(),
     "coordination": CoordinationDescriptor(),
+    "custom": CustomDescriptor(),
 }
 """Every kind of descriptor, by its name in a specification."""
 
@@ -62,6 +64,8 @@ class Features:
             `latf_sampling.features.coordination.CoordinationNumbers`) and may be left out.
         ``coordination: {..., moments: [2, 3], axes: "xy"}``
             Central moments of their distribution as well; distances in some of the axes, which cannot be periodic.
+        ``custom: {file: helix.py, class: Helix, settings: {...}}``
+            A class of one's own, see `latf_sampling.features.custom.CustomDescriptor`.
 
         ``of`` also takes atom indices: ``{atoms: [i, j, ...]}``. Columns are grouped by kind, kinds in the order in
         which they first appear; sines come before cosines.
@@ -73,6 +77,8 @@ class Features:
     ----------
     names : list of str
         One a column, such as "sin phi ALA 2" or "distance ACE1-CH3 ALA2-CB".
+    units : list of str
+        One a column, such as "nm"; empty for a pure number.
     atoms : numpy.ndarray of int64
         Sorted indices of the atoms that matter.
     n_atoms : int
@@ -119,12 +125,14 @@ class Features:
             raise SettingsError(self._aperiodic)
         self.atoms = np.unique([atom for kind in rows.values() for row in kind for atom in row.atoms]).astype(np.int64)
         local = {atom: index for index, atom in enumerate(self.atoms.tolist())}
-        self.names: list[str] = []
+        columns: list[Column] = []
         modules = []
         for kind, found in rows.items():
-            self.names += DESCRIPTORS[kind].columns(found)
+            columns += DESCRIPTORS[kind].columns(found)
             found = [row._replace(atoms=tuple(local[atom] for atom in row.atoms)) for row in found]
             modules.append(DESCRIPTORS[kind].module(found, len(self.atoms)))
+        self.names: list[str] = [column.name for column in columns]
+        self.units: list[str] = [column.unit for column in columns]
         self.module: torch.nn.Module = modules[0] if len(modules) == 1 else Columns(modules)
         self._copies: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
 

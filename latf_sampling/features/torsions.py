@@ -10,7 +10,7 @@ from mdtraj.geometry import dihedral
 from pydantic import Field
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.descriptor import Descriptor, Entry, Index, Row, Settings, check_indices, validated
+from latf_sampling.features.descriptor import Column, Descriptor, Entry, Index, Row, Settings, check_indices, validated
 from latf_sampling.features.periodic import Differences
 from latf_sampling.features.topology import Labels
 
@@ -92,8 +92,8 @@ class TorsionDescriptor(Descriptor):
             rows += [Row(tuple(q), f"{name} {labels.residue(q[1])}") for q in found.tolist()]
         return Entry(" ".join(names), rows)
 
-    def columns(self, rows: list[Row]) -> list[str]:
-        return [f"sin {row.label}" for row in rows] + [f"cos {row.label}" for row in rows]
+    def columns(self, rows: list[Row]) -> list[Column]:
+        return [Column(f"{part} {row.label}") for part in ("sin", "cos") for row in rows]
 
     def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
         return Torsions(np.array([row.atoms for row in rows]), n_atoms)
