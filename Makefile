@@ -7,7 +7,7 @@
 #   make lint               ruff
 #   make clean              remove environments, caches and runs/demo
 #
-# Another interpreter: make test PYTHON=python3.12. Arguments for pytest: make test PYTEST_ARGS="-k flow -x".
+# Another interpreter: make test PYTHON=python3.12. Arguments for pytest: make test PYTEST_ARGS="-k flow -x -n 0".
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -29,10 +29,10 @@ demo: $(INSTALLED)
 	@echo "The report is in runs/demo/report.html"
 
 test: $(INSTALLED)
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-pythonforce: $(INSTALLED_PYTHONFORCE)
-	.venv-pythonforce/bin/python -m pytest $(PYTEST_ARGS)
+	.venv-pythonforce/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .

@@ -1,7 +1,19 @@
 """What holds for all tests."""
 
 import os
+import shutil
+import tempfile
 
 # Compiling a bias takes seconds, and most tests make a new one: they let torch evaluate it, and processes that they
 # start do the same. `test_kernel` and a test of `test_bias_force` see to it that machine code gives the same numbers.
 os.environ["LATF_COMPILE"] = "0"
+
+# A folder for what the processes of one pytest share. Workers of pytest-xdist find it in their environment.
+MINE = "LATF_TESTS" not in os.environ
+if MINE:
+    os.environ["LATF_TESTS"] = tempfile.mkdtemp(prefix="latf-tests-")
+
+
+def pytest_unconfigure() -> None:
+    if MINE:
+        shutil.rmtree(os.environ.pop("LATF_TESTS"), ignore_errors=True)

@@ -3,10 +3,11 @@ tiny campaign."""
 
 from __future__ import annotations
 
-import atexit
 import copy
+import fcntl
+import os
 import shutil
-import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -259,22 +260,31 @@ TINY_WELLS = {
 @cache
 def finished_campaign() -> Path:
     """Directory of the tiny campaign, run to its end once for all tests, its protocol deleted. Change only copies."""
-    from latf_sampling.campaign import Campaign  # costs seconds, which most tests need not wait for
-
-    folder = Path(tempfile.mkdtemp(prefix="latf-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    Campaign(write_protocol(folder / "given"), folder / "run").run()
-    shutil.rmtree(folder / "given")
-    return folder / "run"
+    return _finished("campaign", write_protocol)
 
 
 @cache
 def finished_wells() -> Path:
     """Directory of the tiny wells, run to their end once for all tests. Change only copies."""
-    from latf_sampling.campaign import Campaign
 
-    folder = Path(tempfile.mkdtemp(prefix="latf-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / "protocol.yaml").write_text(yaml.safe_dump(TINY_WELLS))
-    Campaign(folder / "protocol.yaml", folder / "run").run()
-    return folder / "run"
+    def protocol(folder: Path) -> Path:
+        folder.mkdir()
+        (folder / "protocol.yaml").write_text(yaml.safe_dump(TINY_WELLS))
+        return folder / "protocol.yaml"
+
+    return _finished("wells", protocol)
+
+
+def _finished(name: str, protocol: Callable[[Path], Path]) -> Path:
+    """Directory of a finished campaign, which the first process of this pytest that needs it runs for all of them."""
+    from latf_sampling.campaign import Campaign  # costs seconds, which most tests need not wait for
+
+    shared = Path(os.environ["LATF_TESTS"])
+    with open(shared / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / name / "run" / "report.html").exists():
+            shutil.rmtree(shared / name, ignore_errors=True)  # of one that failed
+            (shared / name).mkdir()
+            Campaign(protocol(shared / name / "given"), shared / name / "run").run()
+            shutil.rmtree(shared / name / "given")
+    return shared / name / "run"
