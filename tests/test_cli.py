@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import mdtraj
 import numpy as np
 import pytest
+from rich.console import Console
 from molecules import TINY, alanine_topology, finished_campaign, finished_wells, frames, write_protocol
 
 from latf_sampling import cli, doctor
@@ -28,7 +29,8 @@ COMMANDS = ("run", "status", "train", "evaluate", "lags", "export", "starts", "r
 def latf(monkeypatch, capsys, tmp_path):
     """Calls the command line in an empty directory; gives exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(cli, "_out", Console(width=200))
+    monkeypatch.setattr(cli, "_err", Console(width=200, stderr=True))
 
     def call(*arguments) -> SimpleNamespace:
         monkeypatch.setattr(sys, "argv", ["latf", *map(str, arguments)])
