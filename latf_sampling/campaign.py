@@ -83,7 +83,7 @@ class Campaign:
         LatfError
             Something cannot go on; what is finished stays, and `run` goes on from there.
         """
-        with self.store.claim(self.protocol.canonical(), self.protocol.files):
+        with self.store.claim(self.protocol.canonical(), self.protocol.inputs()):
             for index in range(len(self.protocol.rounds)):
                 self._simulate(index, progress)
                 self._learn(index, progress)

@@ -21,8 +21,7 @@ import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -178,8 +177,8 @@ class Store:
         self.directory = Path(directory).absolute()
 
     @contextmanager
-    def claim(self, protocol: str, inputs: Sequence[Path] = ()) -> Iterator[None]:
-        """Hold the directory for one process and one protocol (its canonical text), and keep a copy of its files.
+    def claim(self, protocol: str, inputs: Mapping[str, bytes] | None = None) -> Iterator[None]:
+        """Hold the directory for one process and one protocol (its canonical text), and keep copies of its files by name.
 
         Raises
         ------
@@ -205,9 +204,9 @@ class Store:
                 if others:
                     names = ", ".join(sorted(others)[:3])
                     raise StoreError(f"{self.directory}: holds other files ({names}); give an empty directory.")
-                for file in inputs:
-                    with replacing(self.inputs / file.name) as temporary:
-                        shutil.copyfile(file, temporary)
+                for name, content in (inputs or {}).items():
+                    with replacing(self.inputs / name) as temporary:
+                        temporary.write_bytes(content)
                 write_text(mark, protocol)
             elif keys := _different(self.protocol(), json.loads(protocol)):
                 raise StoreError(

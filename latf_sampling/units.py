@@ -26,6 +26,8 @@ UNITS = {
     "mass": "dalton",
     "friction": "1 / picosecond",
     "pressure": "bar",
+    "stiffness": "kilojoule / mole / nanometer ** 2",
+    "concentration": "mole / liter",
 }
 """The internal unit of each dimension, in pint's words."""
 
@@ -38,6 +40,8 @@ EXAMPLES = {
     "mass": "3 amu",
     "friction": "1 / ps",
     "pressure": "1 bar",
+    "stiffness": "1000 kJ/mol/nm^2",
+    "concentration": "0.15 mol/l",
 }
 
 
@@ -56,7 +60,7 @@ def to_float(value: Any, dimension: str, name: str = "value") -> float:
     value
         An ``openmm.unit.Quantity``, or a number already in the internal unit.
     dimension
-        A key of `UNITS`: "length", "time", "energy", "temperature", "angle", "mass", "friction" or "pressure".
+        A key of `UNITS`, like "length".
     name
         What to call the value in an error.
 
@@ -85,6 +89,8 @@ def to_float(value: Any, dimension: str, name: str = "value") -> float:
             "mass": unit.dalton,
             "friction": unit.picosecond**-1,
             "pressure": unit.bar,
+            "stiffness": unit.kilojoule_per_mole / unit.nanometer**2,
+            "concentration": unit.molar,
         }[dimension]
         if not value.unit.is_compatible(target):
             raise SettingsError(f"{name}: {value} is not {_a(dimension)}; give one, like '{EXAMPLES[dimension]}'.")

@@ -14,13 +14,15 @@ PACKAGE = Path(latf_sampling.__file__).parent
 ORDER = [  # from the ground up; a room imports only what stands before it
     "errors",
     "units",
-    "systems",
+    "schema",
+    "system_settings",
     "settings",
     "runtime",
     "doctor",
     "store",
     "trajectories",
     "features",
+    "systems",
     "reweighting",
     "dataset",
     "flow",
@@ -57,7 +59,7 @@ ORDER = [  # from the ground up; a room imports only what stands before it
 ]
 UPWARD_ON_PURPOSE = {("cv", "bias.force")}  # inside a function: a CV hands out its own forces as BiasVariables
 # whose parts import each other freely
-PACKAGES_OF_ONE_ROOM = {"analysis", "compiler", "evaluation", "features", "report", "trainer"}
+PACKAGES_OF_ONE_ROOM = {"analysis", "compiler", "evaluation", "features", "report", "systems", "trainer"}
 SCRATCH = {"bias.force"}  # writes a table that running forces read, in a temporary folder that dies with them
 
 PUBLIC = {

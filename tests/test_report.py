@@ -148,7 +148,7 @@ def make(
     folder.mkdir(exist_ok=True)
     settings = protocol(folder, **changes)
     campaign = Campaign(settings, folder / "run")
-    with campaign.store.claim(settings.canonical(), settings.files):
+    with campaign.store.claim(settings.canonical(), settings.inputs()):
         pass
     for index in range(rounds):
         for walker in range(2):

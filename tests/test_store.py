@@ -244,14 +244,12 @@ def test_a_directory_with_other_files_is_refused_and_left_alone(tmp_path):
 
 
 def test_inputs_are_copied_once_and_a_start_cut_short_goes_on(tmp_path):
-    (tmp_path / "molecule.pdb").write_text("atoms")
     place = store.Store(tmp_path / "run")
     place.inputs.mkdir(parents=True)  # an earlier start came so far
     (place.inputs / ".molecule.123.pdb").write_text("ato")
-    with place.claim(TEXT, [tmp_path / "molecule.pdb"]):
+    with place.claim(TEXT, {"molecule.pdb": b"atoms"}):
         assert names(place.inputs) == ["molecule.pdb"]
-    (tmp_path / "molecule.pdb").write_text("other atoms")
-    with place.claim(TEXT, [tmp_path / "molecule.pdb"]):
+    with place.claim(TEXT, {"molecule.pdb": b"other atoms"}):
         assert (place.inputs / "molecule.pdb").read_text() == "atoms"
 
 

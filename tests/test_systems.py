@@ -11,10 +11,10 @@ from openmm import unit
 from pymbar.timeseries import statistical_inefficiency
 from scipy import integrate, optimize, stats
 
-from latf_sampling import systems as room
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.features import Features
 from latf_sampling.systems import SYSTEMS, by_name, double_well, harmonic_well, lj7, three_hole
+from latf_sampling.systems import potentials as room
 from latf_sampling.units import KB
 
 MADE = {

@@ -24,7 +24,7 @@ from latf_sampling.features.descriptor import (
 )
 from latf_sampling.features.periodic import Differences
 from latf_sampling.features.topology import Labels
-from latf_sampling.settings import Length
+from latf_sampling.schema import Length
 
 _MOST_ATOMS = 256  # the matrix that sums over pairs has half the cube of it as entries
 _HUGE = 1e36  # where powers stop growing; in single precision they overflow at 3e38
