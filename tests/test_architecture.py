@@ -22,6 +22,8 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "store",
     "trajectories",
     "features",
+    "testing",
+    "given",
     "systems",
     "reweighting",
     "dataset",
@@ -59,7 +61,7 @@ ORDER = [  # from the ground up; a room imports only what stands before it
 ]
 UPWARD_ON_PURPOSE = {("cv", "bias.force")}  # inside a function: a CV hands out its own forces as BiasVariables
 # whose parts import each other freely
-PACKAGES_OF_ONE_ROOM = {"analysis", "compiler", "evaluation", "features", "report", "systems", "trainer"}
+PACKAGES_OF_ONE_ROOM = {"analysis", "compiler", "evaluation", "features", "given", "report", "systems", "trainer"}
 SCRATCH = {"bias.force"}  # writes a table that running forces read, in a temporary folder that dies with them
 
 PUBLIC = {

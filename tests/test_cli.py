@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import mdtraj
 import numpy as np
 import pytest
-from rich.console import Console
 from molecules import TINY, alanine_topology, finished_campaign, finished_wells, frames, write_protocol
+from rich.console import Console
 
 from latf_sampling import cli, doctor
 from latf_sampling.campaign import Campaign

@@ -5,7 +5,8 @@ A specification lists what to measure, one kind an entry, as it stands in a prot
     [{"torsions": "phi psi"}, {"distances": {"between": "name CA", "skip": 3}}]
 
 `Features` finds the atoms with MDTraj, names every column, and builds one `torch.nn.Module` a kind of descriptor.
-A further kind is one file with a subclass of `Descriptor`, and one line in `DESCRIPTORS`.
+A further kind is one file with a subclass of `Descriptor`, and one line in `DESCRIPTORS`; a user's own is a class in a
+file of theirs, see `CustomDescriptor`.
 
 What the modules promise
 
@@ -23,5 +24,15 @@ from latf_sampling.features.features import Features
 from latf_sampling.features.periodic import minimum_image, reduced_box
 from latf_sampling.features.topology import as_mdtraj, fingerprint
 from latf_sampling.features.torsions import TORSIONS
+from latf_sampling.features.whole import Whole, bonded_tree
 
-__all__ = ["TORSIONS", "Features", "as_mdtraj", "fingerprint", "minimum_image", "reduced_box"]
+__all__ = [
+    "TORSIONS",
+    "Features",
+    "Whole",
+    "as_mdtraj",
+    "bonded_tree",
+    "fingerprint",
+    "minimum_image",
+    "reduced_box",
+]

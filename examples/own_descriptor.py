@@ -1,0 +1,52 @@
+"""A descriptor of one's own, and the check that it can be trusted inside a simulation.
+
+    python examples/own_descriptor.py structure.pdb
+
+Name the class in a protocol, with this file beside it:
+
+    features:
+      - custom: {file: own_descriptor.py, class: ShapeAnisotropy, settings: {atoms: name CA}}
+"""
+
+from __future__ import annotations
+
+import sys
+
+import mdtraj
+import torch
+
+import latf_sampling as ls
+from latf_sampling.features import Whole, bonded_tree
+from latf_sampling.testing import check_descriptors
+
+
+class ShapeAnisotropy(torch.nn.Module):
+    """How far some atoms are from round: 0 for a sphere, 1 for a line (Theodorou and Suter, doi:10.1021/ma00148a028).
+
+    With S the gyration tensor it is 3/2 tr(S^2) / tr(S)^2 - 1/2, without any eigenvalue, so that it is smooth.
+    """
+
+    def __init__(self, topology: mdtraj.Topology, atoms: str):
+        super().__init__()
+        self.atoms = topology.select(atoms).tolist()
+        self.names = [f"shape anisotropy of {atoms}"]
+        self.units = [""]
+        # forward sees these atoms alone, so here they count from 0
+        self.whole = Whole(range(len(self.atoms)), bonded_tree(topology, self.atoms), len(self.atoms))
+
+    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
+        x = self.whole(positions, box)
+        x = x - x.mean(-2, keepdim=True)
+        tensor = torch.matmul(x.transpose(-1, -2), x)
+        trace = tensor.diagonal(dim1=-2, dim2=-1).sum(-1)
+        # where all atoms coincide there is no shape; the small number keeps value and gradient finite there
+        squares = (tensor * tensor).sum([-2, -1]) + 1e-20
+        return (1.5 * squares / (trace * trace + 1e-20) - 0.5).unsqueeze(-1)
+
+
+if __name__ == "__main__":
+    frames = mdtraj.load(sys.argv[1])
+    spec = [{"custom": {"file": __file__, "class": "ShapeAnisotropy", "settings": {"atoms": "element != H"}}}]
+    check_descriptors(frames, spec)
+    features = ls.Features(frames.topology, spec)
+    print(features.names, features.transform(frames)[:5].tolist())

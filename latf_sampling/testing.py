@@ -1,0 +1,207 @@
+"""What every descriptor has to keep, as a check for those of one's own: the package's own pass the same.
+
+A descriptor runs inside the bias, at every step of a simulation, in whatever shape the molecule gets into. So its
+gradient has to be right and finite everywhere, and it must not see where a periodic box has its faces.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import mdtraj
+import numpy as np
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from latf_sampling.features import Features
+
+STEP = 1e-5
+"""nm, of finite differences in double precision."""
+DIRECTIONS = 12
+"""Random directions in which gradients are compared."""
+MOST_COLUMNS = 200
+"""Columns whose gradients are looked at; of more, so many are picked at random."""
+
+
+def check_descriptors(
+    trajectory: mdtraj.Trajectory,
+    spec: Sequence[Mapping[str, Any]],
+    *,
+    floating: bool = True,
+    periodic: bool = True,
+    tolerance: float = 1e-5,
+    seed: int = 0,
+) -> None:
+    """Check descriptors on frames of a molecule; the first promise that is broken becomes an AssertionError.
+
+    - Every column has a name of its own, and a number in every frame; single precision and any number of leading
+      dimensions give the same.
+    - ``torch.jit.script``, ``torch.jit.freeze`` and ``make_fx``, on which the exported variable and its force rest,
+      take the module and change nothing.
+    - The gradient is that of finite differences, and finite where atoms coincide or lie on a line.
+    - Nothing changes when the molecule is moved or turned, nor, in rectangular, triclinic and changing boxes, when
+      atoms are replaced by their periodic images.
+
+    Parameters
+    ----------
+    trajectory
+        Some frames of the whole molecule, as a simulation gives them; the first eight are used, their boxes are not.
+    spec
+        Descriptors, as `Features` takes them.
+    floating
+        Whether they are to stay the same when the molecule is moved and turned.
+    periodic
+        Whether they can be measured in a periodic box.
+    tolerance
+        Largest error, in the unit of a column, relative to its largest value where that is above 1.
+    seed
+        Of random moves and directions.
+
+    Raises
+    ------
+    AssertionError
+        Names the promise and the column.
+    SettingsError
+        The specification is wrong.
+
+    Examples
+    --------
+    >>> topology = mdtraj.Topology()
+    >>> residue = topology.add_residue("ARG", topology.add_chain())
+    >>> for name in ("A", "B", "C"):
+    ...     _ = topology.add_atom(name, mdtraj.element.argon, residue)
+    >>> frames = mdtraj.Trajectory(np.random.default_rng(0).normal(0, 0.2, (4, 3, 3)), topology)
+    >>> check_descriptors(frames, [{"distances": "all"}])
+    """
+    features = Features(trajectory.topology, spec, periodic=periodic)
+    # away from special places, such as those of a built structure with exact angles
+    rng = np.random.default_rng(seed)
+    x = trajectory.xyz[:8].astype(np.float64)
+    x = torch.from_numpy(x - x.mean((0, 1)) + rng.normal(0, 0.003, x.shape))
+    check = _Check(features, tolerance, rng)
+    check.columns(x)
+    check.precisions_and_shapes(x)
+    check.compiled(x)
+    check.gradient(x, None)
+    check.singular_places(x)
+    if floating:
+        check.moved_and_turned(x)
+    if periodic:
+        for kind, box in _boxes(x):
+            check.images(x, box, kind)
+            check.gradient(x, box, f" in a {kind} box")
+
+
+def _boxes(x: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """Boxes in which the shortest image of every difference within the molecule is the molecule itself."""
+    side = 2.5 * float((x.amax(-2) - x.amin(-2)).norm(dim=-1).max()) + 0.5
+    triclinic = side * torch.tensor([[1.4, 0, 0], [0.5, 1.2, 0], [-0.6, 0.4, 1.0]], dtype=x.dtype)
+    yield "rectangular", side * torch.diag(torch.tensor([1.0, 1.1, 1.3], dtype=x.dtype))
+    yield "triclinic", triclinic
+    yield "changing", triclinic * torch.linspace(1.0, 1.1, len(x), dtype=x.dtype)[:, None, None]
+
+
+class _Check:
+    def __init__(self, features: Features, tolerance: float, rng: np.random.Generator):
+        self.features, self.tolerance, self.rng = features, tolerance, rng
+
+    def columns(self, x: torch.Tensor) -> None:
+        names, units = self.features.names, self.features.units
+        twice = [name for name in names if names.count(name) > 1]
+        assert not twice, f"two columns are called '{twice[0]}'."
+        assert all(names), "a column has no name."
+        assert len(units) == len(names), f"there are {len(units)} units for {len(names)} columns."
+        values = self.features(x)
+        assert values.shape == (len(x), len(names)), (
+            f"{len(x)} frames give an array {tuple(values.shape)}, {(len(x), len(names))} is right."
+        )
+        for column, finite in zip(names, torch.isfinite(values).all(0)):
+            assert finite, f"'{column}' is not finite in one of the frames."
+
+    def precisions_and_shapes(self, x: torch.Tensor) -> None:
+        expected = self.features(x)
+        self._same(self.features(x[0]), expected[0], "a single frame gives another value")
+        self._same(self.features(x[:, None])[:, 0], expected, "further leading dimensions give another value")
+        single = self.features(x.float())
+        assert single.dtype == torch.float32, f"float32 positions give {single.dtype}."
+        self._same(single.double(), expected, "single precision gives another value", 1e-4)
+
+    def compiled(self, x: torch.Tensor) -> None:
+        expected = self.features(x)
+        atoms = torch.from_numpy(self.features.atoms)
+        module = copy.deepcopy(self.features.module).double().eval()
+        try:
+            module = torch.jit.freeze(torch.jit.script(module))
+        except Exception as error:  # torch raises many types
+            raise AssertionError(f"torch.jit.script does not take the module: {error}") from error
+        self._same(module(x[:, atoms]), expected, "torch.jit.script gives another value")
+        traced = make_fx(lambda positions: module(positions))(x[0, atoms])
+        self._same(traced(x[-1, atoms]), expected[-1], "a graph traced on one frame gives another value on the next")
+
+    def gradient(self, x: torch.Tensor, box: torch.Tensor | None, where: str = "") -> None:
+        x = x[:3]
+        box = box[:3] if box is not None and box.ndim == 3 else box
+        columns, gradients = self._gradients(x, box)
+        for _ in range(DIRECTIONS):
+            direction = torch.from_numpy(self.rng.normal(size=x.shape)) / np.sqrt(x.shape[-2])
+            plus, minus = (self.features(x + sign * STEP * direction, box)[:, columns] for sign in (1, -1))
+            expected = (plus - minus) / (2 * STEP)
+            found = (gradients * direction).sum((-2, -1)).T
+            words = f"the gradient{where} is not that of finite differences"
+            self._same(found, expected, words, 1e-5, columns)
+
+    def singular_places(self, x: torch.Tensor) -> None:
+        line = torch.zeros_like(x[0])
+        line[:, 0] = torch.linspace(0, 0.1 * len(line), len(line), dtype=x.dtype)
+        pairs = x[0].clone()
+        pairs[1::2] = pairs[: len(pairs) // 2 * 2 : 2]
+        places = {"all atoms coincide": torch.zeros_like(x[0]), "all lie on a line": line, "pairs coincide": pairs}
+        for words, place in places.items():
+            columns, gradients = self._gradients(place[None], None)
+            values = self.features(place)[columns]
+            for number, value, gradient in zip(columns.tolist(), values, gradients):
+                name = self.features.names[number]
+                assert torch.isfinite(value), f"'{name}' is not finite where {words}."
+                assert torch.isfinite(gradient).all(), f"the gradient of '{name}' is not finite where {words}."
+
+    def moved_and_turned(self, x: torch.Tensor) -> None:
+        expected = self.features(x)
+        rotation, _ = np.linalg.qr(self.rng.normal(size=(3, 3)))
+        rotation = torch.from_numpy(rotation * np.linalg.det(rotation))  # a reflection becomes a rotation
+        self._same(self.features(x + torch.tensor([0.7, -1.1, 0.4])), expected, "moving the molecule changes it")
+        self._same(self.features(x @ rotation.T), expected, "turning the molecule changes it")
+
+    def images(self, x: torch.Tensor, box: torch.Tensor, kind: str) -> None:
+        expected = self.features(x)
+        self._same(self.features(x, box), expected, f"a {kind} box that is large enough changes it")
+        shifts = torch.from_numpy(self.rng.integers(-2, 3, size=(*x.shape[:-1], 3)).astype(float))
+        moved = x + shifts @ box
+        self._same(self.features(moved, box), expected, f"periodic images of atoms in a {kind} box change it")
+
+    def _gradients(self, x: torch.Tensor, box: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Numbers of the columns, some of them where there are many, and their gradients (columns, *x.shape)."""
+        x = x.clone().requires_grad_()
+        values = self.features(x, box)
+        columns = np.sort(self.rng.permutation(values.shape[-1])[:MOST_COLUMNS])
+        gradients = [torch.autograd.grad(values[..., k].sum(), x, retain_graph=True)[0] for k in columns.tolist()]
+        return torch.from_numpy(columns), torch.stack(gradients)
+
+    def _same(
+        self,
+        found: torch.Tensor,
+        expected: torch.Tensor,
+        words: str,
+        tolerance: float | None = None,
+        columns: torch.Tensor | None = None,
+    ) -> None:
+        allowed = (self.tolerance if tolerance is None else tolerance) * expected.abs().reshape(
+            -1, expected.shape[-1]
+        ).amax(0).clamp(min=1.0)
+        errors = (found - expected).abs().reshape(-1, expected.shape[-1]).amax(0)
+        worst = int(torch.argmax((errors / allowed).nan_to_num(torch.inf)))
+        name = self.features.names[worst if columns is None else int(columns[worst])]
+        assert errors[worst] <= allowed[worst], (
+            f"'{name}': {words}, by {float(errors[worst]):.2g} where {float(allowed[worst]):.2g} is allowed."
+        )
