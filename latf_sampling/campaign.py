@@ -21,13 +21,14 @@ from latf_sampling.dataset import Dataset, Series
 from latf_sampling.errors import LatfError, SettingsError, SimulationError, StoreError
 from latf_sampling.evaluation import Evaluation, evaluate
 from latf_sampling.features import Features, as_mdtraj
+from latf_sampling.given import Given, GivenFrames, examine, stride_of
 from latf_sampling.model import LaTF
 from latf_sampling.report import write_evaluation, write_report
 from latf_sampling.settings import Protocol, TrainingSettings, steps
 from latf_sampling.simulate import Molecule, WalkerJob, build, run_walker
 from latf_sampling.starts import Starts, generate_starts
 from latf_sampling.trainer import TrainingResult, train
-from latf_sampling.trajectories import WalkerFrames, read_walker
+from latf_sampling.trajectories import Frames, read_walker
 
 EXPORT_FRAMES = 500
 """Frames of each walker that a variable's forces are looked at on when it is exported."""
@@ -83,8 +84,9 @@ class Campaign:
         LatfError
             Something cannot go on; what is finished stays, and `run` goes on from there.
         """
+        self._look_at_given()
         with self.store.claim(self.protocol.canonical(), self.protocol.inputs()):
-            for index in range(len(self.protocol.rounds)):
+            for index in range(self.n_rounds):
                 self._simulate(index, progress)
                 self._learn(index, progress)
             self._evaluate(progress)
@@ -105,24 +107,39 @@ class Campaign:
         files = store.Store(directory)
         return cls(Protocol.restore(files.protocol(), files.inputs), directory)
 
-    def frames(self, last_round: int | None = None) -> list[WalkerFrames]:
-        """All walkers of the rounds up to one (default: all rounds).
+    @property
+    def n_rounds(self) -> int:
+        """Number of rounds; given trajectories are round 0, if there are any."""
+        return len(self.protocol.all_rounds)
+
+    def frames(self, last_round: int | None = None) -> list[Frames]:
+        """All walkers of the rounds up to one (default: all rounds), given trajectories first.
 
         Raises
         ------
         SettingsError
             The protocol has no such round.
         """
-        last = len(self.protocol.rounds) - 1 if last_round is None else last_round
-        if not 0 <= last < len(self.protocol.rounds):
-            raise SettingsError(f"round: the campaign has rounds 0 to {len(self.protocol.rounds) - 1}; got {last}.")
+        last = self.n_rounds - 1 if last_round is None else last_round
+        if not 0 <= last < self.n_rounds:
+            raise SettingsError(f"round: the campaign has rounds 0 to {self.n_rounds - 1}; got {last}.")
         return [walker for index in range(last + 1) for walker in self._walkers(index)]
 
-    def references(self) -> list[WalkerFrames]:
+    def references(self) -> list[Frames]:
         """The plain simulations that models are judged by; empty where the protocol asks for none."""
-        return [] if self.protocol.evaluate is None else self._walkers(len(self.protocol.rounds))
+        return [] if self.protocol.evaluate is None else self._walkers(self.n_rounds)
 
-    def _walkers(self, index: int) -> list[WalkerFrames]:
+    def given_frames(self) -> list[GivenFrames]:
+        """The trajectories that the campaign started from, as far as they were read."""
+        folder, periodic = self.store.given, self.molecule.system.usesPeriodicBoundaryConditions()
+        return [
+            GivenFrames.read(folder(number), self.topology, periodic, number)
+            for number in range(len(Given.of(self.protocol.from_trajectories)))
+        ]
+
+    def _walkers(self, index: int) -> list[Frames]:
+        if index == 0 and self.protocol.from_trajectories:
+            return self.given_frames()
         return [
             read_walker(self.store.walker(index, walker), self.topology, index, walker)
             for walker in range(len(self.protocol.runs[index].walkers))
@@ -131,11 +148,11 @@ class Campaign:
             or store.finished_segments(self.store.walker(index, walker))
         ]
 
-    def series(self, walkers: list[WalkerFrames]) -> list[Series]:
+    def series(self, walkers: list[Frames]) -> list[Series]:
         """Descriptors of walkers' frames, with what is needed to reweight them."""
         return [
             Series(
-                self.features.transform(walker.trajectory),
+                np.concatenate([self.features.transform(piece) for piece in walker.pieces()]),
                 temperature=walker.temperature,
                 weights=walker.weights,
                 energies=walker.energies,
@@ -148,7 +165,7 @@ class Campaign:
         """The frames of the rounds up to one (default: all), as training takes them."""
         return self._dataset(self.frames(last_round))
 
-    def _dataset(self, walkers: list[WalkerFrames]) -> Dataset:
+    def _dataset(self, walkers: list[Frames]) -> Dataset:
         lag = steps(self.protocol.learning.lag, self.protocol.frame_interval)
         return Dataset(self.series(walkers), lag=lag)
 
@@ -160,7 +177,7 @@ class Campaign:
         StoreError
             There is none yet.
         """
-        for index in reversed(range(len(self.protocol.rounds))):
+        for index in reversed(range(self.n_rounds)):
             if (self.store.learning(index) / "history.json").exists():
                 return index
         raise StoreError(f"{self.store.directory}: no model is learned yet; run the campaign first.")
@@ -232,8 +249,44 @@ class Campaign:
 
     # Steps of the loop
 
+    def _look_at_given(self) -> None:
+        """Refuse trajectories that cannot be used before the campaign's directory is made, as far as a look tells."""
+        for number, given in enumerate(Given.of(self.protocol.from_trajectories)):
+            if not self.store.given(number).with_suffix(".json").exists():
+                periodic = self.molecule.system.usesPeriodicBoundaryConditions()
+                stride_of(given, self.topology, periodic, self.protocol.frame_interval)
+
+    def _read_given(self, progress: Progress) -> None:
+        """Read the given trajectories from end to end, each once in a campaign's life."""
+        stage, trajectories = "round 0: read", Given.of(self.protocol.from_trajectories)
+        system, earlier = self.molecule.system, 0
+        platform = runtime.pick_platform(self.protocol.system.platform, system.getNumParticles())
+        for number, given in enumerate(trajectories):
+            target, name = self.store.given(number), Path(given.path).name
+            mark = target.with_suffix(".json")
+            if not mark.exists():
+                examine(
+                    given,
+                    earlier if given.place else 0,
+                    self.topology,
+                    system,
+                    platform,
+                    self.protocol.frame_interval,
+                    target,
+                    lambda frames, number=number, name=name: progress(
+                        stage, number / len(trajectories), f"{name}: {frames:,} frames"
+                    ),
+                )
+            there = store.read_json(mark)["frames"]
+            earlier = there + (earlier if given.place else 0)
+        frames = sum(len(walker) for walker in self.given_frames())
+        progress(stage, 1.0, f"{frames:,} frames of {len(trajectories)} trajectories")
+
     def _simulate(self, index: int, progress: Progress) -> None:
-        settings, last = self.protocol.runs[index], len(self.protocol.rounds)
+        settings, last = self.protocol.runs[index], self.n_rounds
+        if index == 0 and self.protocol.from_trajectories:
+            self._read_given(progress)
+            return
         folders = [self.store.walker(index, walker) for walker in range(len(settings.walkers))]
         stage = f"round {index}: simulate" if index < last else "references: simulate"
         segments = steps(settings.length, self.protocol.segment)
@@ -254,7 +307,7 @@ class Campaign:
 
     def _round_starts(self, index: int, progress: Progress) -> None:
         """Structures from the flow for the walkers of a round."""
-        temperatures, stage = self.protocol.rounds[index].walkers, f"round {index}: starts"
+        temperatures, stage = self.protocol.runs[index].walkers, f"round {index}: starts"
         seed = runtime.stream_seed(self.protocol.seed, stage)
         made = self.generate_starts(
             temperatures[0], len(temperatures), seed, lambda f, words: progress(stage, f, words)
@@ -286,7 +339,7 @@ class Campaign:
     def _evaluate(self, progress: Progress) -> None:
         if self.protocol.evaluate is None or self.store.evaluation.exists():
             return
-        self._simulate(len(self.protocol.rounds), progress)
+        self._simulate(self.n_rounds, progress)
         found = self.evaluate(lambda f, words: progress("evaluate", 0.99 * f, words))
         write_evaluation(found, self.store.evaluation)
         progress("evaluate", 1.0, str(self.store.evaluation))
@@ -304,9 +357,9 @@ class Campaign:
         progress("starts", 1.0, f"{len(made)} of {settings.count} valid in {time.perf_counter() - began:.0f} s")
 
 
-def _some_frames(walkers: list[WalkerFrames]) -> tuple[np.ndarray, np.ndarray | None]:
+def _some_frames(walkers: list[Frames]) -> tuple[np.ndarray, np.ndarray | None]:
     """Positions and boxes of frames of all walkers, evenly spread in time, for the export of a variable."""
-    kept = [walker.trajectory[:: max(1, len(walker) // EXPORT_FRAMES)] for walker in walkers]
+    kept = [walker.take(slice(None, None, max(1, len(walker) // EXPORT_FRAMES))) for walker in walkers]
     boxes = [part.unitcell_vectors for part in kept]
     return np.concatenate([part.xyz for part in kept]), None if boxes[0] is None else np.concatenate(boxes)
 
@@ -323,10 +376,17 @@ def status(directory: str | Path) -> list[dict]:
     content = files.protocol()
     entries = []
     runs = list(content["rounds"])
+    given = [entry["temperature"] for entry in content["from_trajectories"] for _ in entry["files"]]
+    if given:
+        runs.insert(0, {"walkers": given})
+    learned_rounds = len(runs)
     if content["evaluate"] is not None:
         runs.append({**content["evaluate"], "walkers": content["evaluate"]["temperatures"], "bias": None})
     for index, entry in enumerate(runs):
-        name = f"round {index}" if index < len(content["rounds"]) else "references"
+        name = f"round {index}" if index < learned_rounds else "references"
+        if index == 0 and given:
+            entries += [_given_status(files, given), _learned_status(files, 0)]
+            continue
         segments = steps(entry["length"], content["segment"])
         folders = [files.walker(index, walker) for walker in range(len(entry["walkers"]))]
         stopped = [store.stopped(folder) is not None for folder in folders]
@@ -340,16 +400,11 @@ def status(directory: str | Path) -> list[dict]:
             words += f"; {sum(stopped)} walkers left what the model knows and were stopped"
         share = sum(finished) / (segments * len(finished))
         entries.append({"step": f"{name}: simulate", "done": share, "words": words})
-        if index == len(content["rounds"]):
+        if index == learned_rounds:
             done = files.evaluation.exists()
             entries.append({"step": "evaluate", "done": float(done), "words": str(files.evaluation) if done else ""})
             continue
-        learned = files.learning(index) / "history.json"
-        words = ""
-        if learned.exists():
-            history = store.read_json(learned)
-            words = f"{len(history['states'])} states, {history['seconds']:.0f} s"
-        entries.append({"step": f"round {index}: learn", "done": float(learned.exists()), "words": words})
+        entries.append(_learned_status(files, index))
     if content["starts"] is not None:
         table = files.starts / "starts.json"
         words = ""
@@ -360,6 +415,23 @@ def status(directory: str | Path) -> list[dict]:
     done = files.report.exists()
     entries.append({"step": "report", "done": float(done), "words": str(files.report) if done else ""})
     return entries
+
+
+def _given_status(files: store.Store, temperatures: list[float]) -> dict:
+    marks = [files.given(number).with_suffix(".json") for number in range(len(temperatures))]
+    done = [store.read_json(mark) for mark in marks if mark.exists()]
+    frames = sum(len(range(0, mark["frames"], mark["stride"])) for mark in done)
+    kelvin = ", ".join(f"{temperature:g} K" for temperature in temperatures)
+    words = f"{len(done)} of {len(marks)} trajectories, {frames:,} frames, {kelvin}"
+    return {"step": "round 0: read", "done": len(done) / len(marks), "words": words}
+
+
+def _learned_status(files: store.Store, index: int) -> dict:
+    learned, words = files.learning(index) / "history.json", ""
+    if learned.exists():
+        history = store.read_json(learned)
+        words = f"{len(history['states'])} states, {history['seconds']:.0f} s"
+    return {"step": f"round {index}: learn", "done": float(learned.exists()), "words": words}
 
 
 def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], processes: int | None = None) -> None:

@@ -6,6 +6,7 @@ A campaign's directory::
     inputs/                       copies of the structure and of other files that the protocol names
     lock                          held while a process works here
     rounds/00/walker-00/          segment-000.nc, .npz (per-frame numbers), .xml (state), .json (finished: checksums)
+    rounds/00/trajectory-000.json     instead of walkers: where a given trajectory is, its checksum; .npz: its energies
     rounds/01/walker-00/stopped.json  why a walker that left what its model knows was stopped
     rounds/01/hills/walker-00.hills   what a walker added to the bias so far
     rounds/01/starts/             structures that the round started from
@@ -155,6 +156,11 @@ def remove(path: str | Path) -> None:
     Path(path).unlink(missing_ok=True)
 
 
+def remove_folder(path: str | Path) -> None:
+    """Remove a folder that is no longer needed, with all that is in it."""
+    shutil.rmtree(path)
+
+
 def checksum(path: str | Path) -> str:
     """SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
@@ -238,6 +244,10 @@ class Store:
 
     def learning(self, round_index: int) -> Path:
         return self.directory / "rounds" / f"{round_index:02d}" / "learning"
+
+    def given(self, number: int) -> Path:
+        """What is known of a trajectory that the campaign started from: an NPZ and a JSON, without their suffixes."""
+        return self.directory / "rounds" / "00" / f"trajectory-{number:03d}"
 
     def round_starts(self, round_index: int) -> Path:
         return self.directory / "rounds" / f"{round_index:02d}" / "starts"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,20 +15,68 @@ from latf_sampling.errors import DataError
 from latf_sampling.units import KB
 
 
-@dataclass(frozen=True)
-class WalkerFrames:
-    """All saved frames of one walker, in order and evenly spaced in time.
+class Frames(ABC):
+    """Frames of one continuous trajectory, in order and evenly spaced in time, wherever their positions are.
 
     Attributes
     ----------
     trajectory : mdtraj.Trajectory
+        All of them in memory; `pieces` and `take` need less where positions are on the disk.
     temperature : float
         K.
     energies : numpy.ndarray (frames,)
         Potential energy without bias, kJ/mol.
+    round_index, walker : int
+        What a campaign knows it by.
+    """
+
+    trajectory: mdtraj.Trajectory
+    temperature: float
+    energies: np.ndarray
+    round_index: int
+    walker: int
+
+    def __len__(self) -> int:
+        return len(self.energies)
+
+    @abstractmethod
+    def pieces(self) -> Iterator[mdtraj.Trajectory]:
+        """All frames in order, some at a time."""
+
+    @abstractmethod
+    def take(self, frames: Sequence[int] | slice) -> mdtraj.Trajectory:
+        """Some frames, by their indices, in the order of these."""
+
+    @property
+    @abstractmethod
+    def log_weights(self) -> np.ndarray:
+        """ln of each frame's weight in the unbiased ensemble, up to a constant; (frames,)."""
+
+    @property
+    def biased(self) -> bool:
+        """Whether a bias of this campaign acted."""
+        return False
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weights of mean 1 in the unbiased ensemble; (frames,)."""
+        weights = np.exp(self.log_weights - self.log_weights.max())
+        return weights / weights.mean()
+
+    @property
+    def uneven(self) -> bool:
+        """Whether frames differ in weight although no bias of this campaign acted."""
+        return not self.biased and bool(np.ptp(self.weights) > 0)
+
+
+@dataclass(frozen=True)
+class WalkerFrames(Frames):
+    """All saved frames of one walker.
+
+    Attributes
+    ----------
     bias, offset : numpy.ndarray (frames,)
         Bias V(u, t) and its offset c(t) when the frame was saved, kJ/mol; zero without bias.
-    round_index, walker : int
     """
 
     trajectory: mdtraj.Trajectory
@@ -37,8 +87,11 @@ class WalkerFrames:
     round_index: int
     walker: int
 
-    def __len__(self) -> int:
-        return len(self.energies)
+    def pieces(self) -> Iterator[mdtraj.Trajectory]:
+        yield self.trajectory
+
+    def take(self, frames: Sequence[int] | slice) -> mdtraj.Trajectory:
+        return self.trajectory[frames]
 
     @property
     def biased(self) -> bool:
@@ -46,14 +99,8 @@ class WalkerFrames:
 
     @property
     def log_weights(self) -> np.ndarray:
-        """ln of each frame's weight, (V - c) / kT (Tiwary and Parrinello, doi:10.1021/jp504920s); (frames,)."""
+        """(V - c) / kT (Tiwary and Parrinello, doi:10.1021/jp504920s)."""
         return (self.bias - self.offset) / (KB * self.temperature)
-
-    @property
-    def weights(self) -> np.ndarray:
-        """Weights of mean 1 that undo the bias; (frames,)."""
-        weights = np.exp(self.log_weights - self.log_weights.max())
-        return weights / weights.mean()
 
 
 def read_walker(folder: Path, topology: mdtraj.Topology, round_index: int, walker: int) -> WalkerFrames:

@@ -12,7 +12,7 @@ import numpy as np
 from latf_sampling.analysis import balanced, last_bias_weights, offset_weights, settled
 from latf_sampling.reweighting import Multistate
 from latf_sampling.simulate import Molecule, WalkerJob, make_bias
-from latf_sampling.trajectories import WalkerFrames
+from latf_sampling.trajectories import Frames
 
 if TYPE_CHECKING:
     from latf_sampling.campaign import Campaign
@@ -29,7 +29,7 @@ class Weighting:
     ----------
     name : str
         "c(t)", "last bias" or "MBAR".
-    walkers : list of WalkerFrames
+    walkers : list of Frames
         Whose frames have weights.
     kept : list of slice
         Which of each walker's frames do: `analysis.settled`.
@@ -40,14 +40,14 @@ class Weighting:
     """
 
     name: str
-    walkers: list[WalkerFrames]
+    walkers: list[Frames]
     kept: list[slice]
     log_weights: list[np.ndarray]
     states: Multistate | None = None
 
 
 def weightings(
-    campaign: Campaign, walkers: Sequence[WalkerFrames], temperature: float, rng: np.random.Generator
+    campaign: Campaign, walkers: Sequence[Frames], temperature: float, rng: np.random.Generator
 ) -> list[Weighting]:
     """All three, where there are biased rounds at the temperature; MBAR alone where there are none.
 
@@ -60,7 +60,8 @@ def weightings(
     campaign
         Whose rounds the walkers are of; their biases must not be in use.
     walkers
-        As `Campaign.frames` gives them.
+        As `Campaign.frames` gives them. Given trajectories whose frames differ in weight are left out: under which bias
+        they were sampled is not known.
     temperature
         K.
     rng
@@ -71,7 +72,7 @@ def weightings(
     SimulationError
         A walker of a biased round is still running.
     """
-    walkers = [walker for walker in walkers if len(walker)]
+    walkers = [walker for walker in walkers if len(walker) and not walker.uneven]
     kept = [settled(walker) for walker in walkers]
     rounds = sorted({walker.round_index for walker in walkers if walker.biased})
     values = {index: _last_bias(campaign, index, walkers, kept) for index in rounds}
@@ -106,7 +107,7 @@ def weightings(
 
 
 def _last_bias(
-    campaign: Campaign, index: int, walkers: Sequence[WalkerFrames], kept: Sequence[slice]
+    campaign: Campaign, index: int, walkers: Sequence[Frames], kept: Sequence[slice]
 ) -> list[np.ndarray]:
     """The bias of a round as its walkers left it, at all kept frames, kJ/mol."""
     folder = campaign.store.walker(index, 0)
@@ -118,9 +119,10 @@ def _last_bias(
     bias.close()
     found = []
     for walker, part in zip(walkers, kept):
-        x, boxes = walker.trajectory.xyz[part], walker.trajectory.unitcell_vectors
-        boxes = None if boxes is None else boxes[part]
-        pieces = [slice(start, start + CHUNK) for start in range(0, len(x), CHUNK)]
-        values = [bias.energy(bias.cv(x[p].astype(np.float64), None if boxes is None else boxes[p])) for p in pieces]
-        found.append(np.concatenate(values))
+        values = []
+        for piece in walker.pieces():
+            x, boxes = piece.xyz, piece.unitcell_vectors
+            cuts = [slice(start, start + CHUNK) for start in range(0, len(x), CHUNK)]
+            values += [bias.energy(bias.cv(x[p].astype(np.float64), None if boxes is None else boxes[p])) for p in cuts]
+        found.append(np.concatenate(values)[part])
     return found

@@ -153,7 +153,7 @@ FAULTS = [
     ({"model.encoder_hidden": [32, 0]}, "model.encoder_hidden[1]", "greater than 0"),
     ({"rounds.1.bias.bias_factor": 1}, "rounds[1].bias.bias_factor", "greater than 1"),
     ({"learning.validation_fraction": 1.0}, "learning.validation_fraction", "less than 0.9"),
-    ({"rounds": []}, "rounds", "at least 1 item"),
+    ({"rounds": []}, "rounds", "give at least one"),
     ({"rounds.0.walkers": []}, "rounds[0].walkers", "at least 1 item"),
     ({"features": []}, "features", "at least 1 item"),
     ({"starts.count": 0}, "starts.count", "greater than or equal to 1"),

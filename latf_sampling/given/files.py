@@ -1,0 +1,137 @@
+"""Files of trajectories, in any format of MDTraj: read piece by piece, and refused with a reason."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+from scipy.io import netcdf_file
+
+from latf_sampling.errors import DataError
+from latf_sampling.features.topology import atom_lines
+
+PIECE_BYTES = 32 * 2**20
+"""Positions of about so many bytes are read at a time."""
+NETCDF = (".nc", ".netcdf", ".ncdf")
+FARTHEST = 1e5
+"""nm; farther from the origin nothing is a position, but a number that its format could not hold."""
+
+
+def read_pieces(
+    path: str | Path, topology: mdtraj.Topology, periodic: bool, chunk: int | None = None
+) -> Iterator[mdtraj.Trajectory]:
+    """All frames of a trajectory file in order, some at a time, molecules whole; without boxes unless `periodic`.
+
+    Parameters
+    ----------
+    path
+        File of any format that MDTraj reads.
+    topology
+        Of the system; a file that brings its own must hold the same atoms.
+    periodic
+        Whether every frame must have a box.
+    chunk
+        Number of frames at a time; none takes as many as `PIECE_BYTES` hold.
+
+    Raises
+    ------
+    DataError
+        The file is missing, damaged or truncated, holds no frame, other atoms, a frame without a box, or one with
+        positions that are none; names the file, and the frame.
+    """
+    _check_whole(path)
+    chunk = chunk or max(1, PIECE_BYTES // (12 * topology.n_atoms))
+    reader = mdtraj.iterload(str(path), top=topology, chunk=chunk)
+    bonds = np.array([[a.index, b.index] for a, b in topology.bonds]).reshape(-1, 2) if periodic else None
+    done = 0
+    while True:
+        try:
+            piece = next(reader, None)
+        except Exception as error:  # readers raise many types for a damaged file
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            if "PyTables" in reason or "tables" in reason:
+                reason = "this format needs a further package: pip install tables"
+            where = f"cannot be read beyond frame {done - 1}" if done else "cannot be read"
+            raise DataError(f"{path}: {where} ({reason}); is it truncated, or of another system?") from error
+        if piece is None:
+            break
+        if piece.topology is not topology:
+            check_atoms(piece.topology, topology, str(path))
+            piece.topology = topology
+        _check_positions(piece, path, done, periodic)
+        if periodic:
+            _make_whole(piece, bonds)
+        else:
+            piece.unitcell_vectors = None
+        done += len(piece)
+        yield piece
+    if not done:
+        raise DataError(f"{path}: holds no frame.")
+
+
+def check_atoms(have: mdtraj.Topology, need: mdtraj.Topology, where: str) -> None:
+    """Refuse a topology with other atoms than the system's, or in another order; the number of chains is no matter.
+
+    Raises
+    ------
+    DataError
+        Names the first atom that differs.
+    """
+    if have.n_atoms != need.n_atoms:
+        raise DataError(
+            f"{where}: has {have.n_atoms} atoms, the system {need.n_atoms}; a trajectory of the whole system is needed."
+        )
+    for index, (one, other) in enumerate(zip(atom_lines(have), atom_lines(need), strict=True)):
+        if one != other:
+            raise DataError(
+                f"{where}: atom {index} is '{one}' (name, element, residue, residue index), the system has '{other}'."
+            )
+
+
+def _check_whole(path: str | Path) -> None:
+    """Refuse files that their readers would fill up with zeros, or cut short, without a word."""
+    suffix = Path(path).suffix.lower()
+    try:
+        with open(path, "rb") as file:
+            head = file.read(32)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    if not head:
+        raise DataError(f"{path}: is empty.")
+    if suffix in NETCDF and head[:3] == b"CDF":
+        try:
+            netcdf_file(str(path), mmap=True).close()
+        except Exception as error:  # as many types as there are ways to end
+            raise DataError(f"{path}: is truncated or damaged.") from error
+    if suffix == ".dcd" and len(head) >= 12 and head[4:8] == b"CORD":
+        order = "<" if head[:4] == struct.pack("<i", 84) else ">"
+        promised = struct.unpack(f"{order}i", head[8:12])[0]
+        with mdtraj.open(str(path)) as trajectory:
+            there = len(trajectory)
+        if there < promised:
+            raise DataError(f"{path}: is truncated; it says it has {promised} frames, and has {there}.")
+
+
+def _check_positions(piece: mdtraj.Trajectory, path: str | Path, done: int, periodic: bool) -> None:
+    fine = (np.abs(piece.xyz) < FARTHEST).all((1, 2))  # False for NaN
+    if piece.n_atoms > 1:
+        fine &= np.ptp(piece.xyz, axis=1).any(1)
+    if not fine.all():
+        raise DataError(f"{path}: frame {done + int(fine.argmin())} holds positions that are none (NaN, or damaged).")
+    if periodic:
+        lengths = piece.unitcell_lengths
+        boxed = np.zeros(len(piece), bool) if lengths is None else (lengths > 0).all(1)
+        if not boxed.all():
+            raise DataError(f"{path}: frame {done + int(boxed.argmin())} has no periodic box, which the system needs.")
+
+
+def _make_whole(piece: mdtraj.Trajectory, bonds: np.ndarray) -> None:
+    """Put molecules together that were cut at the faces of the box; bonds of others would have absurd energies."""
+    if not len(bonds):
+        return
+    longest = np.abs(piece.xyz[:, bonds[:, 0]] - piece.xyz[:, bonds[:, 1]]).max((1, 2))
+    if (longest > 0.4 * np.diagonal(piece.unitcell_vectors, axis1=1, axis2=2).min(1)).any():
+        piece.make_molecules_whole(inplace=True)
