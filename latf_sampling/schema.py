@@ -127,6 +127,7 @@ def explain(error: ValidationError, where: str) -> str:
         message = message.removeprefix("Value error, ").removeprefix(f"{field}: " if field else "")
         for line in message.splitlines():
             own = re.match(r"[a-z_]+: ", line)  # a check across keys names the one at fault itself
-            separator = "" if not key else "." if own else ": "
+            item = re.match(r"\[\d+\]", line)  # one of a list its item
+            separator = "" if not key or item else "." if own else ": "
             lines.append(f"{where}: {key}{separator}{line}")
     return "\n".join(lines)

@@ -317,7 +317,19 @@ class Protocol(Settings):
     @field_validator("features")
     @classmethod
     def _files_of_features(cls, features: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict, ...]:
-        return _with_files(features, lambda file, where: str(existing(Path(file), info)))
+        faults = []
+
+        def found(file: str, location: Location) -> str:
+            try:
+                return str(existing(Path(file), info))
+            except SettingsError as error:
+                faults.append(f"{spell(location[1:])}: {error}")
+                return file
+
+        features = _with_files(features, found)
+        if faults:
+            raise SettingsError("\n".join(faults))
+        return features
 
     @model_validator(mode="after")
     def _fits_together(self) -> Protocol:

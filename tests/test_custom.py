@@ -94,7 +94,7 @@ def test_protocols_name_files_beside_them(tmp_path):
     (elsewhere / EXAMPLE.name).write_text("changed")
     assert again.canonical() != protocol.canonical()
     (tmp_path / "native.pdb").unlink()
-    with pytest.raises(SettingsError, match=r"features.*: there is no file .*native.pdb; paths are relative to the p"):
+    with pytest.raises(SettingsError, match=r"features\[1\].rmsd.reference\[0\]: there is no file .*native.pdb"):
         Protocol.read(path)
 
 
