@@ -22,7 +22,7 @@ from latf_sampling.features.descriptor import (
     select,
     validated,
 )
-from latf_sampling.features.periodic import Differences
+from latf_sampling.features.periodic import Differences, lengths
 from latf_sampling.features.topology import Labels
 
 
@@ -34,7 +34,7 @@ class Distances(torch.nn.Module):
         self.differences = Differences(pairs[:, 0], pairs[:, 1], n_atoms)
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        return torch.linalg.vector_norm(self.differences(positions, box), dim=-1)
+        return lengths(self.differences(positions, box))
 
 
 class _DistancePairs(Settings):

@@ -17,7 +17,7 @@ from latf_sampling.features.coordination import CoordinationDescriptor
 from latf_sampling.features.custom import CustomDescriptor
 from latf_sampling.features.descriptor import Column, Columns, Descriptor, Row
 from latf_sampling.features.distances import DistanceDescriptor
-from latf_sampling.features.periodic import Differences
+from latf_sampling.features.periodic import Differences, by_frames
 from latf_sampling.features.topology import Labels, as_mdtraj, atom_lines, digest
 from latf_sampling.features.torsions import TorsionDescriptor
 
@@ -31,6 +31,8 @@ DESCRIPTORS: dict[str, Descriptor] = {
 """Every kind of descriptor, by its name in a specification."""
 
 _CHUNK_BYTES = 64 * 2**20  # what `Features.transform` may use for intermediate arrays
+_CACHE_BYTES = 2 * 2**20  # and what it uses if that takes enough frames at a time: what a processor's cache holds
+_CHUNK_FRAMES = 64
 
 
 class Features:
@@ -222,16 +224,17 @@ class Features:
             raise DataError("trajectory: has no unit cell, but the features are periodic.")
         vectors = sum(part.rows for part in self.module.modules() if isinstance(part, Differences))
         frame_bytes = 4 * (6 * self.n_atoms + (70 if self.periodic else 15) * vectors)
-        chunk = max(1, _CHUNK_BYTES // frame_bytes)
-        out = np.empty((traj.n_frames, len(self.names)), dtype=np.float32)
+        chunk = max(1, min(_CHUNK_BYTES // frame_bytes, max(_CHUNK_FRAMES, _CACHE_BYTES // frame_bytes)))
+        atoms = torch.from_numpy(self.atoms)
+        out = torch.empty((traj.n_frames, len(self.names)), dtype=torch.float32)
         for start in range(0, traj.n_frames, chunk):
             part = slice(start, start + chunk)
             xyz = np.asarray(traj.xyz[part], dtype=np.float32)
             check_finite(xyz, "trajectory", "atom", start)
-            chosen = torch.from_numpy(xyz[:, self.atoms])
             with torch.no_grad():
-                out[part] = self._evaluate(chosen, None if boxes is None else boxes[part]).numpy()
-        return out
+                chosen = by_frames(torch.from_numpy(xyz).index_select(1, atoms))
+                out[part].copy_(self._evaluate(chosen, None if boxes is None else boxes[part]))
+        return out.numpy()
 
     def _check_topology(self, topology: Any) -> None:
         if topology.n_atoms != self.n_atoms:

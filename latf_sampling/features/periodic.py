@@ -77,6 +77,24 @@ def minimum_image(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor
     return vectors - torch.matmul(counts, box)
 
 
+def by_frames(positions: torch.Tensor) -> torch.Tensor:
+    """The same positions (frames, n, 3) with the numbers of all frames next to each other in memory.
+
+    Operations on many frames then go along long rows, several times faster than along the three components.
+    """
+    return positions.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+
+
+def lengths(vectors: torch.Tensor) -> torch.Tensor:
+    """Lengths (...) of vectors (..., 3), with gradient zero where a vector is zero."""
+    if vectors.dim() == 2:
+        return torch.linalg.vector_norm(vectors, dim=-1)
+    # of many frames: the norm in a dimension that is not innermost in memory takes ten times as long
+    x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
+    squares = torch.addcmul(torch.addcmul(x * x, y, y), z, z)
+    return squares * torch.rsqrt(squares + 1e-37)
+
+
 class Differences(torch.nn.Module):
     """Differences ``positions[second] - positions[first]`` (..., rows, 3), shortest images if there is a box."""
 
@@ -96,7 +114,11 @@ class Differences(torch.nn.Module):
         self.register_buffer("images", torch.tensor(images))
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        if self.dense:
+        if positions.dim() > 2:  # many frames: gathered with the frames innermost, as `by_frames` lays them out
+            rows = positions.movedim(-2, 0).movedim(-1, 0)
+            vectors = rows.index_select(1, self.second).sub_(rows.index_select(1, self.first))
+            vectors = vectors.movedim(0, -1).movedim(0, -2)
+        elif self.dense:
             vectors = torch.matmul(self.matrix, positions)
         else:
             vectors = positions.index_select(-2, self.second) - positions.index_select(-2, self.first)
