@@ -53,6 +53,11 @@ class Frames(ABC):
         """ln of each frame's weight in the unbiased ensemble, up to a constant; (frames,)."""
 
     @property
+    def label(self) -> str:
+        """What to call it in words."""
+        return f"round {self.round_index}, walker {self.walker}"
+
+    @property
     def biased(self) -> bool:
         """Whether a bias of this campaign acted."""
         return False

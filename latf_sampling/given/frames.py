@@ -59,6 +59,10 @@ class GivenFrames(Frames):
         )
 
     @property
+    def label(self) -> str:
+        return f"round {self.round_index}, {Path(self.path).name}"
+
+    @property
     def trajectory(self) -> mdtraj.Trajectory:
         return mdtraj.join(list(self.pieces()), check_topology=False)
 

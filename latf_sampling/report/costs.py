@@ -11,7 +11,7 @@ def numbers(records: Records) -> dict:
 
     The bias costs what biased walkers took beyond what as many steps took in plain dynamics: not known without any.
     """
-    plain = [walker for entry in records.rounds if not entry.biased for walker in entry.begun]
+    plain = [walker for entry in records.rounds if entry.kind == "plain" for walker in entry.begun]
     biased = [walker for entry in records.rounds if entry.biased for walker in entry.begun]
     plain_seconds, biased_seconds = (sum(walker.seconds for walker in group) for group in (plain, biased))
     bias = None
@@ -53,12 +53,13 @@ def section(records: Records) -> str:
 def _speeds(records: Records) -> list[tuple]:
     return [
         (
-            f"round {entry.index}, walker {walker.frames.walker}",
-            entry.settings.bias.kind if entry.settings.bias is not None else "plain",
+            walker.frames.label,
+            entry.kind,
             words.span(walker.simulated),
             words.wall(walker.seconds),
-            f"{walker.speed:,.0f} ns/day",
+            walker.speed,
         )
         for entry in records.rounds
+        if not entry.given
         for walker in entry.begun
     ]

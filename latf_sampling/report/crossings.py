@@ -43,10 +43,9 @@ def section(records: Records, estimates: Estimates) -> str:
 
 def _row(records: Records, estimates: Estimates, walker) -> list[str]:
     frames = walker.frames
-    bias = records.rounds[frames.round_index].settings.bias
     row = [
-        f"round {frames.round_index}, walker {frames.walker}",
-        bias.kind if bias is not None else "plain",
+        frames.label,
+        records.rounds[frames.round_index].kind,
         f"{frames.temperature:g} K",
         words.span(walker.simulated),
     ]
@@ -54,4 +53,4 @@ def _row(records: Records, estimates: Estimates, walker) -> list[str]:
         into, out = estimates.crossings[walker.place]
         inside = float(np.mean(walker.angles[estimates.torsion] > estimates.above))
         row += [str(into), str(out), f"{100 * inside:.2f} %"]
-    return [*row, f"{walker.speed:,.0f} ns/day"]
+    return [*row, walker.speed]

@@ -150,7 +150,7 @@ def plain_walkers(records: Records, temperature: float) -> list[Walker]:
         for entry in records.rounds
         if not entry.biased
         for walker in entry.begun
-        if walker.frames.temperature == temperature
+        if walker.frames.temperature == temperature and not walker.frames.uneven
     ]
 
 

@@ -87,9 +87,12 @@ def _title(records: Records) -> str:
 
 def _cards(records: Records, estimates: Estimates) -> list[tuple[str, str, str]]:
     finished = sum(entry.finished for entry in records.rounds)
-    begun = len(records.walkers)
+    walkers = [walker for entry in records.rounds for walker in entry.begun if entry.given]
+    count, given = len(walkers), sum(walker.simulated for walker in walkers)
+    begun = len(records.walkers) - count
     made = [
         ("Simulated time", words.span(records.simulated), f"all frames of {words.count(begun, 'walker')} together"),
+        *([("Given trajectories", words.span(given), words.count(count, "file"))] if count else []),
         ("Rounds finished", f"{finished} of {len(records.rounds)}", "simulated and learned from"),
     ]
     pooled = estimates.pooled
@@ -115,7 +118,9 @@ def _standing(records: Records) -> list[str]:
     """What is not finished yet."""
     waiting = []
     for entry in records.rounds:
-        if not entry.begun:
+        if entry.given and not entry.simulated:
+            waiting.append("the given trajectories are not read yet")
+        elif not entry.begun:
             waiting.append(f"round {entry.index} has no finished segment yet")
         elif not entry.simulated:
             waiting.append(f"round {entry.index} is still being simulated")

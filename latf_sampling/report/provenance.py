@@ -14,6 +14,11 @@ def section(records: Records) -> str:
     protocol = campaign.protocol
     settings = json.loads(protocol.canonical())
     files = [(file.name, store.checksum(file)) for file in protocol.files]
+    for number in range(len(protocol.all_rounds[0].walkers) if protocol.from_trajectories else 0):
+        mark = campaign.store.given(number).with_suffix(".json")
+        if mark.exists():
+            summary = store.read_json(mark)
+            files.append((summary["path"], summary["sha256"]))
     parts = [
         page.paragraph(
             f"Master seed {protocol.seed}; every random stream is derived from it by name. latf_sampling "

@@ -13,9 +13,10 @@ import numpy as np
 from latf_sampling import analysis, store
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import DataError, SettingsError
+from latf_sampling.given import GivenFrames
 from latf_sampling.model import LaTF
-from latf_sampling.settings import Protocol, RoundSettings, steps
-from latf_sampling.trajectories import WalkerFrames, read_walker
+from latf_sampling.settings import GivenRound, Protocol, RoundSettings, steps
+from latf_sampling.trajectories import Frames, read_walker
 
 if TYPE_CHECKING:
     from latf_sampling.campaign import Campaign
@@ -26,21 +27,21 @@ PARTNER = {"phi": "psi", "psi": "phi"}
 
 @dataclass(frozen=True)
 class Walker:
-    """A walker's finished segments.
+    """A walker's finished segments, or a given trajectory.
 
     Attributes
     ----------
-    frames : WalkerFrames
-    seconds : float
-        Wall time of its process, without what was lost to interruptions.
+    frames : Frames
+    seconds : float or None
+        Wall time of its process, without what was lost to interruptions; not known of a given trajectory.
     interval : float
         Time between frames, ps.
     angles : dict
         Observed torsion, and its partner, by name; (frames,) each, radians.
     """
 
-    frames: WalkerFrames
-    seconds: float
+    frames: Frames
+    seconds: float | None
     interval: float
     angles: dict[str, np.ndarray]
 
@@ -55,9 +56,9 @@ class Walker:
         return len(self.frames) * self.interval
 
     @property
-    def speed(self) -> float:
-        """ns of simulated time per day of wall time."""
-        return self.simulated / 1000 / self.seconds * 86400
+    def speed(self) -> str:
+        """ns of simulated time per day of wall time, in words; empty where it is not known."""
+        return "" if self.seconds is None else f"{self.simulated / 1000 / self.seconds * 86400:,.0f} ns/day"
 
     @property
     def time(self) -> np.ndarray:
@@ -79,7 +80,7 @@ class Round:
     """A round as far as it has come; `walkers` has none for those without a finished segment."""
 
     index: int
-    settings: RoundSettings
+    settings: RoundSettings | GivenRound
     walkers: list[Walker | None]
     simulated: bool
     learned: Learned | None
@@ -97,8 +98,18 @@ class Round:
         return self.simulated and self.learned is not None
 
     @property
+    def given(self) -> bool:
+        """Whether it was not simulated, but there before the campaign."""
+        return isinstance(self.settings, GivenRound)
+
+    @property
+    def kind(self) -> str:
+        """Its dynamics in one word."""
+        return self.settings.bias.kind if self.biased else "given" if self.given else "plain"
+
+    @property
     def title(self) -> str:
-        kind = self.settings.bias.kind if self.settings.bias is not None else "plain dynamics"
+        kind = {"plain": "plain dynamics", "given": "given trajectories"}.get(self.kind, self.kind)
         temperatures = ", ".join(f"{temperature:g} K" for temperature in self.settings.walkers)
         return f"Round {self.index}: {kind}, {temperatures}"
 
@@ -122,7 +133,7 @@ class Records:
         """
         observe = campaign.protocol.observe
         names = _torsions(campaign)
-        rounds = [_round(campaign, index, names) for index in range(len(campaign.protocol.rounds))]
+        rounds = [_round(campaign, index, names) for index in range(campaign.n_rounds)]
         has_reference = observe is not None and observe.reference is not None
         reference = store.read_json(observe.reference) if has_reference else None
         return cls(campaign, rounds, reference)
@@ -153,8 +164,8 @@ class Records:
 
     @property
     def simulated(self) -> float:
-        """Simulated time of all walkers, ps."""
-        return sum(walker.simulated for walker in self.walkers)
+        """Simulated time of all walkers, without given trajectories, ps."""
+        return sum(walker.simulated for entry in self.rounds if not entry.given for walker in entry.begun)
 
     def starts(self, folder: Path) -> tuple[dict, mdtraj.Trajectory] | None:
         """The table of generated structures in a folder, and the structures; none where there are not any yet."""
@@ -190,9 +201,11 @@ def _torsions(campaign: Campaign) -> list[str]:
 
 
 def _round(campaign: Campaign, index: int, names: list[str]) -> Round:
-    settings = campaign.protocol.rounds[index]
-    walkers = [_walker(campaign, index, walker, names) for walker in range(len(settings.walkers))]
-    frames = steps(settings.length, campaign.protocol.frame_interval)
+    settings = campaign.protocol.all_rounds[index]
+    given = isinstance(settings, GivenRound)
+    read = _given if given else _walker
+    walkers = [read(campaign, index, walker, names) for walker in range(len(settings.walkers))]
+    frames = 1 if given else steps(settings.length, campaign.protocol.frame_interval)
     simulated = all(walker is not None and len(walker.frames) >= frames for walker in walkers)
     folder, learned = campaign.store.learning(index), None
     if (folder / "history.json").exists():
@@ -205,7 +218,20 @@ def _walker(campaign: Campaign, index: int, walker: int, names: list[str]) -> Wa
     if not (folder / "segment-000.json").exists():
         return None
     frames = read_walker(folder, campaign.topology, index, walker)
-    interval = campaign.protocol.frame_interval
     seconds = sum(entry["seconds"] for entry in store.finished_segments(folder))
-    angles = {name: analysis.torsion_values(frames.trajectory, name) for name in names}
-    return Walker(frames, seconds, interval, angles)
+    return Walker(frames, seconds, campaign.protocol.frame_interval, _angles(frames, names))
+
+
+def _given(campaign: Campaign, index: int, number: int, names: list[str]) -> Walker | None:
+    target, periodic = campaign.store.given(number), campaign.molecule.system.usesPeriodicBoundaryConditions()
+    if not target.with_suffix(".json").exists():
+        return None
+    frames = GivenFrames.read(target, campaign.topology, periodic, number)
+    return Walker(frames, None, campaign.protocol.frame_interval, _angles(frames, names))
+
+
+def _angles(frames: Frames, names: list[str]) -> dict[str, np.ndarray]:
+    if not names:
+        return {}
+    pieces = [[analysis.torsion_values(piece, name) for name in names] for piece in frames.pieces()]
+    return {name: np.concatenate([piece[place] for piece in pieces]) for place, name in enumerate(names)}

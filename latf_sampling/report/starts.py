@@ -89,7 +89,7 @@ def _origin(records: Records, index: int, source: int) -> str:
         for walker in entry.begun:
             if source < len(walker.frames):
                 time = words.span((source + 1) * walker.interval)
-                return f"round {entry.index}, walker {walker.frames.walker}, {time}"
+                return f"{walker.frames.label}, {time}"
             source -= len(walker.frames)
     return "unknown"
 
