@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,16 @@ import numpy as np
 import torch
 
 from latf_sampling.errors import DataError, SettingsError
+from latf_sampling.features.angles import AngleDescriptor
 from latf_sampling.features.arrays import as_array, as_box, check_finite
 from latf_sampling.features.coordinates import CoordinateDescriptor
 from latf_sampling.features.coordination import CoordinationDescriptor
 from latf_sampling.features.custom import CustomDescriptor
 from latf_sampling.features.descriptor import Column, Columns, Descriptor, Row
 from latf_sampling.features.distances import DistanceDescriptor
+from latf_sampling.features.nucleobases import ErmsdDescriptor, NucleobaseDescriptor
 from latf_sampling.features.periodic import Differences, by_frames
+from latf_sampling.features.pucker import PuckerDescriptor
 from latf_sampling.features.topology import Labels, as_mdtraj, atom_lines, digest
 from latf_sampling.features.torsions import TorsionDescriptor
 
@@ -26,6 +30,10 @@ DESCRIPTORS: dict[str, Descriptor] = {
     "distances": DistanceDescriptor(),
     "coordinates": CoordinateDescriptor(),
     "coordination": CoordinationDescriptor(),
+    "angles": AngleDescriptor(),
+    "pucker": PuckerDescriptor(),
+    "nucleobases": NucleobaseDescriptor(),
+    "ermsd": ErmsdDescriptor(),
     "custom": CustomDescriptor(),
 }
 """Every kind of descriptor, by its name in a specification."""
@@ -46,7 +54,10 @@ class Features:
         A list with one entry a kind of descriptor, each a dict of one key:
 
         ``torsions: "phi psi"``
-            Sine and cosine of all torsions of these names: phi, psi, omega, chi1, chi2, chi3, chi4.
+            Sine and cosine of all torsions of these names: phi, psi, omega, chi1 to chi5 of proteins, alpha, beta, gamma,
+            delta, epsilon, zeta, chi of nucleic acids.
+        ``torsions: {names: "phi psi", residues: selection}``
+            Of the residues that have an atom in an MDTraj selection.
         ``torsions: {atoms: [[i, j, k, l], ...]}``
             The same for torsions given by atom indices.
         ``distances: "element != H"``
@@ -66,8 +77,30 @@ class Features:
             `latf_sampling.features.coordination.CoordinationNumbers`) and may be left out.
         ``coordination: {..., moments: [2, 3], axes: "xy"}``
             Central moments of their distribution as well; distances in some of the axes, which cannot be periodic.
+        ``angles: selection``
+            Cosines of all angles between two bonds of three selected atoms.
+        ``angles: {of: selection, at: selection, as: angle}``
+            Those in the middle of which is an atom of a second selection; as the angle itself, rad, if asked.
+        ``angles: {atoms: [[i, j, k], ...], as: cosine}``
+            Angles given by atom indices, j in the middle.
+        ``pucker: selection``
+            Sine and cosine of the phase of pseudorotation, and the amplitude, nm, of the sugars of all nucleotides that
+            have an atom in a selection (see `latf_sampling.features.pucker.Pucker`).
+        ``pucker: {atoms: [[C4', O4', C1', C2', C3'], ...]}``
+            Of rings given by atom indices.
+        ``nucleobases: selection``
+            G-vectors between the bases of the selected nucleotides, four columns for each ordered pair (see
+            `latf_sampling.features.nucleobases.GVectors`).
+        ``nucleobases: {between: selection, and: selection, skip: k, cutoff: 2.4}``
+            Pairs between two selections, both ways; ``skip`` as for distances; the cut-off has no unit.
+        ``nucleobases: {pairs: [[i, j], ...]}``
+            Base j in the frame of base i, given by the indices of their residues.
+        ``ermsd: {of: selection, reference: file, cutoff: 2.4}``
+            Distance in G-vectors from a structure in a file, or from several.
         ``custom: {file: helix.py, class: Helix, settings: {...}}``
             A class of one's own, see `latf_sampling.features.custom.CustomDescriptor`.
+        ``columns: [name, ...]``
+            Last of all: of the columns that the entries before it make, these alone.
 
         ``of`` also takes atom indices: ``{atoms: [i, j, ...]}``. Columns are grouped by kind, kinds in the order in
         which they first appear; sines come before cosines.
@@ -122,7 +155,8 @@ class Features:
         self._atom_lines = atom_lines(topology)
         self.topology_fingerprint = digest(self._atom_lines, topology.n_chains)
 
-        self.spec, rows, self._aperiodic = _read(spec, Labels(topology))
+        self._topology = topology
+        self.spec, rows, self._aperiodic, wanted = _read(spec, Labels(topology))
         if self.periodic and self._aperiodic:
             raise SettingsError(self._aperiodic)
         self.atoms = np.unique([atom for kind in rows.values() for row in kind for atom in row.atoms]).astype(np.int64)
@@ -133,9 +167,13 @@ class Features:
             columns += DESCRIPTORS[kind].columns(found)
             found = [row._replace(atoms=tuple(local[atom] for atom in row.atoms)) for row in found]
             modules.append(DESCRIPTORS[kind].module(found, len(self.atoms)))
+        self.module: torch.nn.Module = modules[0] if len(modules) == 1 else Columns(modules)
+        if wanted is not None and wanted != [column.name for column in columns]:
+            places = {column.name: place for place, column in enumerate(columns)}
+            self.module = Chosen(self.module, [places[name] for name in wanted])
+            columns = [columns[places[name]] for name in wanted]
         self.names: list[str] = [column.name for column in columns]
         self.units: list[str] = [column.unit for column in columns]
-        self.module: torch.nn.Module = modules[0] if len(modules) == 1 else Columns(modules)
         self._copies: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
 
     def __repr__(self) -> str:
@@ -179,6 +217,31 @@ class Features:
             return self._evaluate(chosen, box)
         with torch.no_grad():
             return self._evaluate(torch.from_numpy(x[..., self.atoms, :]), box).numpy()
+
+    def subset(self, columns: Sequence[int] | Sequence[str]) -> Features:
+        """The same descriptors with some of their columns alone, and without atoms that only others need.
+
+        Parameters
+        ----------
+        columns
+            Indices or names, each once, in the order they are to have.
+
+        Returns
+        -------
+        Features
+            Whose `spec` ends with an entry ``columns``, which says the same in a protocol.
+
+        Raises
+        ------
+        SettingsError
+            There is no such column, or it is named twice.
+        """
+        outside = [c for c in columns if not isinstance(c, str) and not 0 <= c < len(self.names)]
+        if outside:
+            raise SettingsError(f"columns: there is no column {outside[0]}; there are 0 to {len(self.names) - 1}.")
+        names = [column if isinstance(column, str) else self.names[column] for column in columns]
+        entries = [entry for entry in self.spec if "columns" not in entry]
+        return Features(self._topology, [*entries, {"columns": names}], periodic=self.periodic)
 
     def _evaluate(self, chosen: torch.Tensor, box: Any) -> torch.Tensor:
         if box is not None:
@@ -250,8 +313,21 @@ class Features:
             raise DataError(f"trajectory: its number of chains, {topology.n_chains}, is not the features' topology's.")
 
 
-def _read(spec: Any, labels: Labels) -> tuple[list[dict[str, Any]], dict[str, list[Row]], str]:
-    """Give the specification in normal form, the rows found, by kind, and why none of it can be periodic, or ""."""
+class Chosen(torch.nn.Module):
+    """Some of a module's columns, (..., n, 3) -> (..., columns)."""
+
+    def __init__(self, module: torch.nn.Module, columns: Sequence[int]):
+        super().__init__()
+        self.module = module
+        self.register_buffer("columns", torch.as_tensor(columns, dtype=torch.int64))
+
+    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
+        return self.module(positions, box).index_select(-1, self.columns)
+
+
+def _read(spec: Any, labels: Labels) -> tuple[list[dict[str, Any]], dict[str, list[Row]], str, list[str] | None]:
+    """Give the specification in normal form, the rows needed, by kind, why none of it can be periodic, or "", and the
+    names of the columns wanted, or None for all."""
     if isinstance(spec, (str, Mapping)) or not isinstance(spec, Sequence) or not len(spec):
         raise SettingsError('features: need a list with one or more entries, like [{"torsions": "phi psi"}].')
     plain: list[dict[str, Any]] = []
@@ -263,6 +339,11 @@ def _read(spec: Any, labels: Labels) -> tuple[list[dict[str, Any]], dict[str, li
             raise SettingsError(f"features[{index}]: need one kind of descriptor, one of {', '.join(DESCRIPTORS)}.")
         ((kind, value),) = entry.items()
         where = f"features[{index}].{kind}"
+        if kind == "columns":
+            if index != len(spec) - 1 or not rows:
+                raise SettingsError(f"{where}: has to be the last entry, after those that make the columns.")
+            rows = _needed(rows, value, where)
+            return [*plain, {kind: list(value)}], rows, aperiodic, list(value)
         if kind not in DESCRIPTORS:
             raise SettingsError(f"{where}: is not a kind of descriptor; known are {', '.join(DESCRIPTORS)}.")
         found = DESCRIPTORS[kind].read(value, labels, where)
@@ -274,4 +355,27 @@ def _read(spec: Any, labels: Labels) -> tuple[list[dict[str, Any]], dict[str, li
             aperiodic = f"{where}: cannot be measured in a periodic box; {found.aperiodic}."
         plain.append({kind: found.spec})
         rows.setdefault(kind, []).extend(found.rows)
-    return plain, rows, aperiodic
+    return plain, rows, aperiodic, None
+
+
+def _needed(rows: dict[str, list[Row]], wanted: Any, where: str) -> dict[str, list[Row]]:
+    """The rows that make some columns, by kind."""
+    if isinstance(wanted, str) or not isinstance(wanted, Sequence) or not wanted:
+        raise SettingsError(f"{where}: need a list of names of columns.")
+    known = {kind: [column.name for column in DESCRIPTORS[kind].columns(found)] for kind, found in rows.items()}
+    every = Counter(name for names in known.values() for name in names)
+    for name in wanted:
+        if name not in every:
+            raise SettingsError(f"{where}: there is no column '{name}'.")
+        if every[name] > 1 or list(wanted).count(name) > 1:
+            raise SettingsError(f"{where}: '{name}' is named twice.")
+    needed = {}
+    for kind, names in known.items():
+        here = set(wanted) & set(names)
+        if not here:
+            continue
+        own = [{column.name for column in DESCRIPTORS[kind].columns([row])} for row in rows[kind]]
+        # the names of some kinds depend on how many rows there are: all of them stay
+        separate = all(made <= set(names) for made in own)
+        needed[kind] = [row for row, made in zip(rows[kind], own) if not separate or made & here]
+    return needed
