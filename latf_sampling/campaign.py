@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing.connection
-import os
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -14,6 +11,7 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 
+from latf_sampling import processes as pool
 from latf_sampling import runtime, store
 from latf_sampling.analysis import torsion_values
 from latf_sampling.cv import LatentCV
@@ -26,7 +24,7 @@ from latf_sampling.model import LaTF
 from latf_sampling.report import write_evaluation, write_report
 from latf_sampling.settings import Protocol, TrainingSettings, steps
 from latf_sampling.simulate import Molecule, WalkerJob, build, run_walker
-from latf_sampling.starts import Starts, generate_starts
+from latf_sampling.starts import Starts, generate_starts, structures_at, structures_between
 from latf_sampling.trainer import TrainingResult, train
 from latf_sampling.trajectories import Frames, read_walker
 
@@ -64,7 +62,7 @@ class Campaign:
         runtime.check_installation()
         self.protocol = protocol if isinstance(protocol, Protocol) else Protocol.read(protocol)
         self.store = store.Store(directory)
-        self.molecule: Molecule = build(self.protocol.system)
+        self.molecule: Molecule = self._molecule()
         self.topology: mdtraj.Topology = as_mdtraj(self.molecule.topology)
         periodic = self.molecule.system.usesPeriodicBoundaryConditions()
         self.features = Features(self.molecule.topology, list(self.protocol.features), periodic=periodic)
@@ -86,6 +84,7 @@ class Campaign:
         """
         self._look_at_given()
         with self.store.claim(self.protocol.canonical(), self.protocol.inputs()):
+            self._keep_molecule()
             for index in range(self.n_rounds):
                 self._simulate(index, progress)
                 self._learn(index, progress)
@@ -226,28 +225,68 @@ class Campaign:
         return evaluate(model, self.dataset(learned), references, seed=self.protocol.seed, progress=progress)
 
     def generate_starts(
-        self, temperature, count: int, seed: int = 0, progress: StageProgress = lambda fraction, words: None
+        self,
+        temperature,
+        count: int,
+        seed: int = 0,
+        progress: StageProgress = lambda fraction, words: None,
+        *,
+        learned: int | None = None,
+        **options,
     ) -> Starts:
-        """Structures at a temperature, from the last model and the frames that it was trained on."""
-        learned = self.last_learned()
+        """Structures at a temperature, from a model and the frames that it was trained on.
+
+        As `latf_sampling.generate_starts`, whose further options it takes, in parallel processes where there are
+        enough structures to make; `learned` is the round that the model was learned after, by default the last.
+        """
+        model, given = self._given_to_starts(learned, seed, progress, options)
+        if self.protocol.starts is not None:
+            given = {"release": self.protocol.starts.release, **given}
+        return generate_starts(model, *given.pop("first"), temperature, count, **given)
+
+    def structures_at(self, temperature, points, seed: int = 0, *, learned: int | None = None, **options) -> Starts:
+        """Structures at values (n, d) of a model's variable, as `latf_sampling.structures_at` makes them."""
+        _, given = self._given_to_starts(learned, seed, options.pop("progress", None), options)
+        return structures_at(*given.pop("first"), temperature, points, **given)
+
+    def structures_between(
+        self, temperature, ends, count: int, seed: int = 0, *, learned: int | None = None, **options
+    ) -> Starts:
+        """A path of structures between two states or points, as `latf_sampling.structures_between` makes it."""
+        model, given = self._given_to_starts(learned, seed, options.pop("progress", None), options)
+        return structures_between(model, *given.pop("first"), temperature, ends, count, **given)
+
+    def _given_to_starts(
+        self, learned: int | None, seed: int, progress: StageProgress | None, options: dict
+    ) -> tuple[LaTF, dict]:
+        """A model, and what making structures needs besides, from its variable on."""
+        learned = self.last_learned() if learned is None else learned
         model, cv = self.model(learned)
-        archive = mdtraj.join([walker.trajectory for walker in self.frames(learned)], check_topology=False)
-        return generate_starts(
-            model,
-            cv,
-            archive,
-            self.molecule.system,
-            self.molecule.topology,
-            temperature,
-            count,
-            seed=seed,
-            timestep=self.protocol.integrator.timestep,
-            friction=self.protocol.integrator.friction,
-            platform=self.protocol.system.platform,
-            progress=progress,
-        )
+        given = {
+            "first": (cv, self.frames(learned), self.molecule.system, self.molecule.topology),
+            "seed": seed,
+            "timestep": self.protocol.integrator.timestep,
+            "friction": self.protocol.integrator.friction,
+            "platform": self.protocol.system.platform,
+            "processes": None,
+        }
+        if self.protocol.starts is not None:
+            given |= self.protocol.starts.model_dump(exclude={"temperature", "count", "release"})
+        return model, {**given, **({} if progress is None else {"progress": progress}), **options}
+
+    def _molecule(self) -> Molecule:
+        """The molecule that the directory keeps, or a new one, which is not kept before the protocol is known to be
+        right."""
+        kept = Molecule.load(self.store.system, self.protocol.made_from())
+        return build(self.protocol.system, self.protocol.seed) if kept is None else kept
 
     # Steps of the loop
+
+    def _keep_molecule(self) -> None:
+        """What was placed at random is placed once: all walkers, now and later, take the molecule from here."""
+        made_from = self.protocol.made_from()
+        if Molecule.load(self.store.system, made_from) is None:
+            self.molecule.save(self.store.system, made_from)
 
     def _look_at_given(self) -> None:
         """Refuse trajectories that cannot be used before the campaign's directory is made, as far as a look tells."""
@@ -294,7 +333,7 @@ class Campaign:
             progress(stage, 1.0, "finished before")
             return
         from_model = 0 < index < last
-        if from_model and not (self.store.round_starts(index) / "starts.json").exists():
+        if from_model:
             self._round_starts(index, progress)
         jobs = []
         for walker, folder in enumerate(folders):
@@ -302,19 +341,32 @@ class Campaign:
             biased = settings.bias is not None
             learned = self.store.learning(index - 1) if biased else None
             hills = folder.parent / "hills" if biased else None
-            jobs.append(WalkerJob(self.protocol, index, walker, folder, start, learned, hills))
+            jobs.append(WalkerJob(self.protocol, index, walker, folder, start, learned, hills, self.store.system))
         run_walkers(jobs, lambda fraction, words: progress(stage, fraction, words))
 
     def _round_starts(self, index: int, progress: Progress) -> None:
         """Structures from the flow for the walkers of a round."""
         temperatures, stage = self.protocol.runs[index].walkers, f"round {index}: starts"
         seed = runtime.stream_seed(self.protocol.seed, stage)
-        made = self.generate_starts(
-            temperatures[0], len(temperatures), seed, lambda f, words: progress(stage, f, words)
-        )
-        if len(made) < len(temperatures):
-            raise SimulationError(f"round {index}: too few structures to start from. {made.summary()}")
-        made.save(self.store.round_starts(index))
+        folder, wanted = self.store.round_starts(index), len(temperatures)
+        if not (folder / "starts.json").exists():
+            # A walker has to start somewhere: further samples take the places of targets that give no structure.
+            self.generate_starts(
+                temperatures[0],
+                wanted,
+                seed,
+                lambda f, words: progress(stage, f, words),
+                learned=index - 1,
+                spare=2 * wanted,
+                directory=folder,
+            )
+        table = store.read_json(folder / "starts.json")
+        if table["valid"] < wanted:
+            reasons = "; ".join(sorted({reason for entry in table["rejected"] for reason in entry["reasons"]})[:3])
+            raise SimulationError(
+                f"round {index}: only {table['valid']} of {wanted} walkers have a structure to start from ({reasons}; "
+                f"all of it is in {folder / 'starts.csv'})."
+            )
 
     def _learn(self, index: int, progress: Progress) -> None:
         folder, stage = self.store.learning(index), f"round {index}: learn"
@@ -351,9 +403,12 @@ class Campaign:
         began = time.perf_counter()
         seed = runtime.stream_seed(self.protocol.seed, "starts")
         made = self.generate_starts(
-            settings.temperature, settings.count, seed, lambda f, words: progress("starts", f, words)
+            settings.temperature,
+            settings.count,
+            seed,
+            lambda f, words: progress("starts", f, words),
+            directory=self.store.starts,
         )
-        made.save(self.store.starts)
         progress("starts", 1.0, f"{len(made)} of {settings.count} valid in {time.perf_counter() - began:.0f} s")
 
 
@@ -443,66 +498,37 @@ def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], p
         A walker failed or its process was killed; the others are stopped, finished segments stay.
     """
     context = multiprocessing.get_context("spawn")
-    limit = processes or max(1, len(os.sched_getaffinity(0)))
+    limit = processes or pool.cores()
     fractions = [context.Value("d", 0.0) for _ in jobs]
     waiting, running = list(range(len(jobs))), {}
     try:
         while waiting or running:
             while waiting and len(running) < limit:
                 number = waiting.pop(0)
-                receiver, sender = context.Pipe(duplex=False)
-                arguments = (jobs[number], fractions[number], sender)
-                process = context.Process(target=_walker_process, args=arguments, daemon=True)
-                _start(process)
-                sender.close()
-                running[number] = (process, receiver)
-            multiprocessing.connection.wait([process.sentinel for process, _ in running.values()], timeout=0.5)
+                running[number] = pool.Child(_walker_process, jobs[number], fractions[number])
+            multiprocessing.connection.wait([child.process.sentinel for child in running.values()], timeout=0.5)
             progress(sum(fraction.value for fraction in fractions) / len(jobs), f"{len(running)} walkers")
-            for number, (process, receiver) in list(running.items()):
-                if process.is_alive():
-                    continue
-                process.join()
-                del running[number]
-                _raise_failure(jobs[number], process.exitcode, receiver)
+            for number, child in list(running.items()):
+                if not child.process.is_alive():
+                    del running[number]
+                    _raise_failure(jobs[number], child)
     finally:
-        for process, _ in running.values():
-            process.terminate()
-        for process, _ in running.values():
-            process.join()
+        pool.stop(running.values())
 
 
-def _start(process: multiprocessing.Process) -> None:
-    """Start a child that inherits a mask against SIGINT: a Ctrl-C is for the parent, which stops its children."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _raise_failure(job: WalkerJob, exitcode: int | None, receiver) -> None:
-    message = None
-    if receiver.poll():
-        try:
-            message = receiver.recv()
-        except EOFError:
-            message = None
-    if message is not None:
-        raise SimulationError(message)
-    if exitcode != 0:
-        how = signal.Signals(-exitcode).name if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
+def _raise_failure(job: WalkerJob, child: pool.Child) -> None:
+    words, how = child.last_words(), child.ended
+    if words is not None:
+        raise SimulationError(words)
+    if how != "exit code 0":
         raise SimulationError(
             f"round {job.round_index}, walker {job.walker}: its process ended by {how}; "
             "finished segments are kept, run the campaign again to go on."
         )
 
 
-def _walker_process(job: WalkerJob, fraction, sender) -> None:
+def _walker_process(job: WalkerJob, fraction, connection) -> None:
     """What a child process runs."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)  # torch's threads would compete with the other walkers and with OpenMM's
 
     def report(value: float) -> None:
         fraction.value = value
@@ -510,12 +536,6 @@ def _walker_process(job: WalkerJob, fraction, sender) -> None:
     try:
         run_walker(job, report)
     except LatfError as error:
-        sender.send(str(error))
+        connection.send(str(error))
     except Exception:
-        sender.send(f"round {job.round_index}, walker {job.walker}: unexpected failure.\n{traceback.format_exc()}")
-
-
-def _die_with_parent() -> None:
-    """A parent that was killed cannot stop its children; they notice it and end themselves."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+        connection.send(f"round {job.round_index}, walker {job.walker}: unexpected failure.\n{traceback.format_exc()}")

@@ -262,10 +262,20 @@ class GivenRound(Settings):
 
 
 class StartsSettings(Settings):
-    """Structures generated at the end of the campaign."""
+    """Structures generated at the end of the campaign. How they are made holds for those of the rounds too."""
 
     temperature: Temperature
     count: int = Field(ge=1)
+    thermalise: Time = 4.0
+    """Time at the temperature, held at its target."""
+    release: quantity("time", 0.0) = 0.1
+    """Time without umbrella after that."""
+    tolerance: float = Field(default=4.0, gt=0)
+    """Distance from the target, in units of what the encoder and the motion in the time of the release leave open."""
+    allow_cis: bool = False
+    """Whether peptide bonds may go between cis and trans."""
+    allow_inversion: bool = False
+    """Whether stereocentres may change their handedness."""
 
 
 class ObserveSettings(Settings):
@@ -460,13 +470,21 @@ class Protocol(Settings):
         SettingsError
             A file is missing.
         """
+        return json.dumps(self._content(), indent=1, sort_keys=True)
+
+    def made_from(self) -> str:
+        """The part of `canonical` that decides what molecule there is, in one line."""
+        content = self._content()
+        return json.dumps({"system": content["system"], "seed": self.seed}, sort_keys=True)
+
+    def _content(self) -> dict[str, Any]:
         content = self.model_dump(mode="json")
         for (*parents, last), name, data in self._inputs():
             place = content
             for part in parents:
                 place = place[part]
             place[last] = {"name": name, "sha256": hashlib.sha256(data).hexdigest()}
-        return json.dumps(content, indent=1, sort_keys=True)
+        return content
 
 
 def steps(time: float, step: float) -> int | None:

@@ -17,57 +17,15 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from latf_sampling import runtime, store, systems
+from latf_sampling import runtime, store
 from latf_sampling.bias import FlowBias, Metadynamics, Opes, TrustRegion, respa_integrator
 from latf_sampling.cv import LatentCV
-from latf_sampling.errors import LeftTrustRegion, SettingsError, SimulationError
+from latf_sampling.errors import LeftTrustRegion, SimulationError
 from latf_sampling.features import as_mdtraj
 from latf_sampling.model import LaTF
-from latf_sampling.settings import AnyBiasSettings, IntegratorSettings, Protocol, SystemSettings, steps
-
-_NONBONDED = {"no cutoff": app.NoCutoff, "cutoff": app.CutoffNonPeriodic, "PME": app.PME}
-_CONSTRAINTS = {"none": None, "h-bonds": app.HBonds, "all-bonds": app.AllBonds, "h-angles": app.HAngles}
-
-
-@dataclass(frozen=True)
-class Molecule:
-    """A structure with its force field: OpenMM's system and topology, and positions (N, 3) in nm."""
-
-    system: openmm.System
-    topology: app.Topology
-    positions: np.ndarray
-
-
-def build(settings: SystemSettings) -> Molecule:
-    """Read a structure and apply a force field to it, or take a model system by its name.
-
-    Raises
-    ------
-    SettingsError
-        There is no system of the name, the structure cannot be read, or the force field does not know a residue; names
-        it.
-    """
-    if settings.name is not None:
-        model = systems.by_name(settings.name)
-        return Molecule(model.system, model.topology, model.positions)
-    suffix = settings.structure.suffix.lower()
-    try:
-        read = app.PDBxFile if suffix in (".cif", ".mmcif", ".pdbx") else app.PDBFile
-        structure = read(str(settings.structure))
-    except Exception as error:  # OpenMM's readers raise many types for a damaged file
-        raise SettingsError(f"system.structure: {settings.structure} cannot be read ({error}).") from error
-    options = {"nonbondedMethod": _NONBONDED[settings.nonbonded], "constraints": _CONSTRAINTS[settings.constraints]}
-    if settings.cutoff is not None:
-        options["nonbondedCutoff"] = settings.cutoff
-    if settings.hydrogen_mass is not None:
-        options["hydrogenMass"] = settings.hydrogen_mass
-    try:
-        system = app.ForceField(*settings.force_field).createSystem(structure.topology, **options)
-    except Exception as error:  # as many types for force fields
-        words = " ".join(str(error).split())
-        raise SettingsError(f"system.force_field: {', '.join(settings.force_field)}: {words}") from error
-    positions = np.array(structure.positions.value_in_unit(unit.nanometer))
-    return Molecule(system, structure.topology, positions)
+from latf_sampling.settings import AnyBiasSettings, IntegratorSettings, Protocol, steps
+from latf_sampling.systems import Molecule, build
+from latf_sampling.units import BAR
 
 
 def integrator(settings: IntegratorSettings, temperature: float, seed: int) -> openmm.LangevinMiddleIntegrator:
@@ -88,11 +46,13 @@ class WalkerJob:
     folder
         Where its segments go.
     start
-        NPZ file with "positions" (N, 3) in nm and "velocities" (N, 3) in nm/ps; none is the protocol's structure,
-        minimised.
+        NPZ file with "positions" (N, 3) in nm, "velocities" (N, 3) in nm/ps and, in a periodic system, "box" (3, 3) in
+        nm; none is the protocol's structure, or one of its conformations, minimised.
     learned, hills
         Folder with the model and the CV file to bias along, and the folder where the walkers of the round share their
         bias; none for plain dynamics.
+    system
+        Folder where the campaign keeps its molecule; none builds it from the protocol.
     """
 
     protocol: Protocol
@@ -102,6 +62,7 @@ class WalkerJob:
     start: Path | None = None
     learned: Path | None = None
     hills: Path | None = None
+    system: Path | None = None
 
     @property
     def temperature(self) -> float:
@@ -140,7 +101,10 @@ def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fracti
     progress(len(done) / job.segments)
     if len(done) >= job.segments or store.stopped(job.folder):
         return
-    molecule = build(job.protocol.system)
+    molecule = None if job.system is None else Molecule.load(job.system)
+    if molecule is None:
+        molecule = build(job.protocol.system, job.protocol.seed)
+    _add_barostat(job, molecule.system)
     bias = make_bias(job, molecule)
     with nullcontext() if bias is None else closing(bias):
         if bias is not None:
@@ -191,6 +155,12 @@ def make_bias(job: WalkerJob, molecule: Molecule) -> Metadynamics | Opes | FlowB
     )
 
 
+def _add_barostat(job: WalkerJob, system: openmm.System) -> None:
+    settings = job.protocol.system.barostat
+    if settings is not None:
+        system.addForce(openmm.MonteCarloBarostat(settings.pressure, job.temperature, settings.interval))
+
+
 def _simulation(job: WalkerJob, molecule: Molecule, bias, index: int) -> app.Simulation:
     """A new simulation at the beginning of a segment."""
     names = ("segment", job.round_index, job.walker, index)
@@ -201,6 +171,9 @@ def _simulation(job: WalkerJob, molecule: Molecule, bias, index: int) -> app.Sim
         dynamics = respa_integrator(
             molecule.system, bias, job.temperature, settings.friction, settings.timestep, job.bias.stride, seed
         )
+    for force in molecule.system.getForces():
+        if isinstance(force, openmm.MonteCarloBarostat):
+            force.setRandomNumberSeed(runtime.stream_seed(job.protocol.seed, "barostat", *names))
     simulation = app.Simulation(
         molecule.topology,
         molecule.system,
@@ -213,10 +186,15 @@ def _simulation(job: WalkerJob, molecule: Molecule, bias, index: int) -> app.Sim
         simulation.currentStep = store.read_json(job.folder / f"segment-{index - 1:03d}.json")["step"]
     elif job.start is not None:
         with np.load(job.start) as start:
+            if "box" in start:
+                context.setPeriodicBoxVectors(*start["box"])
             context.setPositions(start["positions"])
             context.setVelocities(start["velocities"])
     else:
-        context.setPositions(molecule.positions)
+        conformation = molecule.start(job.walker)
+        if conformation.box is not None:
+            context.setPeriodicBoxVectors(*conformation.box)
+        context.setPositions(conformation.positions)
         simulation.minimizeEnergy()
         context.setVelocitiesToTemperature(job.temperature, seed)
     return simulation
@@ -238,6 +216,7 @@ def _run_segment(
     periodic = simulation.system.usesPeriodicBoundaryConditions()
     positions = np.empty((count, simulation.system.getNumParticles(), 3), np.float32)
     boxes = np.empty((count, 3, 3), np.float32) if periodic else None
+    barostat = protocol.system.barostat
     energy, applied, offset = np.zeros(count), np.zeros(count), np.zeros(count)
     left = None
     for frame in range(count):
@@ -263,6 +242,8 @@ def _run_segment(
         vectors = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer) if periodic else None
         if periodic:
             boxes[frame] = vectors
+        if barostat is not None:  # what the ensemble weighs a frame by at any temperature and this pressure
+            energy[frame] += barostat.pressure * BAR * np.linalg.det(vectors)
         if bias is not None:
             applied[frame] = bias.felt(bias.cv(exact, vectors), simulation.currentStep)
             offset[frame] = bias.offset()

@@ -4,6 +4,7 @@ A campaign's directory::
 
     protocol.json                 the settings that made it; another protocol is refused
     inputs/                       copies of the structure and of other files that the protocol names
+    system/                       what is simulated: system.xml, structure.cif to look at, molecule.json
     lock                          held while a process works here
     rounds/00/walker-00/          segment-000.nc, .npz (per-frame numbers), .xml (state), .json (finished: checksums)
     rounds/00/trajectory-000.json     instead of walkers: where a given trajectory is, its checksum; .npz: its energies
@@ -22,6 +23,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -184,7 +186,7 @@ class Store:
 
     @contextmanager
     def claim(self, protocol: str, inputs: Mapping[str, bytes] | None = None) -> Iterator[None]:
-        """Hold the directory for one process and one protocol (its canonical text), and keep copies of its files by name.
+        """Hold the directory for one process and one protocol (its canonical text), and keep its files by name.
 
         Raises
         ------
@@ -238,6 +240,10 @@ class Store:
     @property
     def inputs(self) -> Path:
         return self.directory / "inputs"
+
+    @property
+    def system(self) -> Path:
+        return self.directory / "system"
 
     def walker(self, round_index: int, walker: int) -> Path:
         return self.directory / "rounds" / f"{round_index:02d}" / f"walker-{walker:02d}"

@@ -196,6 +196,19 @@ class SystemSettings(Settings):
         """Whether this is a model system, which takes no keys of a molecule."""
         return self.name is not None and self.name not in MOLECULES
 
+    @property
+    def title(self) -> str:
+        """The system in a few words: its name, or that of its topology's file."""
+        if self.name is not None:
+            return f"model system {self.name}" if self.is_potential else self.name
+        source = self.structure or next(getattr(self, key) for key in SOURCES if getattr(self, key) is not None)
+        return source.name if isinstance(source, Path) else source.topology.name
+
+    @property
+    def force_field_names(self) -> tuple[str, ...]:
+        names = tuple(file.name if isinstance(file, Path) else file for file in self.force_field)
+        return names if self.implicit_solvent is None else (*names, self.implicit_solvent)
+
     def content(self, file: Path) -> bytes:
         """What a campaign keeps of a file of these settings, or of any other: a copy that needs no other file."""
         if self.gromacs is not None and file == self.gromacs.topology:

@@ -17,6 +17,9 @@ from latf_sampling.errors import SettingsError
 KB = 8.31446261815324e-3
 """Boltzmann constant, kJ/mol/K (CODATA 2018: the product of two exact constants, k and N_A)."""
 
+BAR = 0.0602214076
+"""One bar as an energy per volume, kJ/mol/nm^3."""
+
 UNITS = {
     "length": "nanometer",
     "time": "picosecond",

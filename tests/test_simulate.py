@@ -125,7 +125,7 @@ def test_pme_with_its_cutoff(tmp_path):
     assert force.getNonbondedMethod() == openmm.NonbondedForce.PME
     assert force.getCutoffDistance()._value == pytest.approx(0.9)
     assert system.usesPeriodicBoundaryConditions()
-    with pytest.raises(SettingsError, match=r"^system\.force_field: .*box"):
+    with pytest.raises(SettingsError, match=r"^system\.nonbonded: PME needs a unit cell"):
         simulate.build(settings(nonbonded="PME", cutoff=0.9))  # without one
 
 

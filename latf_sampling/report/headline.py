@@ -75,10 +75,9 @@ def _title(records: Records) -> str:
     protocol, system = records.protocol, records.campaign.molecule.system
     temperatures = [t for entry in records.rounds for t in entry.settings.walkers]
     settings, atoms = protocol.system, words.count(system.getNumParticles(), "atom")
-    if settings.structure is None:
-        what = f"model system {settings.name}, {atoms}"
-    else:
-        what = f"{settings.structure.name}, {atoms}, {', '.join(settings.force_field)}, {settings.nonbonded}"
+    what = f"{settings.title}, {atoms}"
+    if not settings.is_potential and settings.openmm is None:
+        what += "".join(f", {name}" for name in settings.force_field_names) + f", {settings.nonbonded}"
     about = f"{what}; simulated at {words.kelvin(temperatures)}."
     return f'<p class="eyebrow">latf_sampling campaign</p>\n<h1>{page.escape(protocol.name)}</h1>\n' + page.paragraph(
         about, "soft"

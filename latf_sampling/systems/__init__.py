@@ -1,5 +1,7 @@
 """From what a protocol says about a system to OpenMM's objects: model potentials, molecules by name and from files."""
 
+from latf_sampling.systems.build import build
+from latf_sampling.systems.molecule import Conformation, Molecule
 from latf_sampling.systems.potentials import (
     SYSTEMS,
     ModelSystem,
@@ -12,7 +14,10 @@ from latf_sampling.systems.potentials import (
 
 __all__ = [
     "SYSTEMS",
+    "Conformation",
     "ModelSystem",
+    "Molecule",
+    "build",
     "by_name",
     "double_well",
     "harmonic_well",

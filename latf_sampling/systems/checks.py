@@ -1,0 +1,109 @@
+"""What is wrong with a structure before its first step: its box, its bonds, atoms that overlap, its energy."""
+
+from __future__ import annotations
+
+import numpy as np
+import openmm
+from openmm import unit
+from scipy.spatial import cKDTree
+
+from latf_sampling.errors import SettingsError
+from latf_sampling.systems.molecule import Conformation, Molecule, box_vectors, residue_label
+
+CLOSEST = 0.09
+"""nm; atoms that are nearer to each other without a bond overlap. The shortest hydrogen bonds have 0.15."""
+LONGEST = 2.0
+"""A bond may be so many times longer than at rest."""
+ROOM = 0.95
+"""Share of half the box that a cutoff may take where the volume changes."""
+
+
+def check_box(molecule: Molecule, changes: bool, key: str) -> None:
+    """Refuse a cutoff that is more than half of the box, in which an atom would meet two images of another."""
+    if not molecule.system.usesPeriodicBoundaryConditions():
+        return
+    box = box_vectors(molecule.system.getDefaultPeriodicBoxVectors())
+    cutoffs = [
+        force.getCutoffDistance().value_in_unit(unit.nanometer)
+        for force in molecule.system.getForces()
+        if isinstance(force, openmm.NonbondedForce | openmm.CustomNonbondedForce)
+        and force.usesPeriodicBoundaryConditions()
+    ]
+    most, width = 0.5 * box.diagonal().min() * (ROOM if changes else 1), box.diagonal().min()
+    if cutoffs and max(cutoffs) > most:
+        room = f", and {ROOM:g} of that where a barostat changes it" if changes else ""
+        raise SettingsError(
+            f"{key}: {max(cutoffs):g} nm is too long for a box whose least width is {width:.3g} nm; it may be at most "
+            f"half of it{room}: {most:.3g} nm."
+        )
+
+
+def check_start(molecule: Molecule, start: Conformation, key: str) -> None:
+    """Refuse positions that no simulation can start from.
+
+    Raises
+    ------
+    SettingsError
+        A bond is far too long, two molecules overlap, or the energy is not finite; names the residues.
+    """
+    system, positions = molecule.system, start.positions
+    atoms = list(molecule.topology.atoms())
+
+    def name(index: int) -> str:
+        return f"{atoms[index].name} of {residue_label(atoms[index].residue)}"
+
+    bonds = _bonds(system)
+    if len(bonds):
+        pairs, rest = bonds[:, :2].astype(int), bonds[:, 2]
+        length = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
+        worst = int(np.argmax(length / rest))
+        if length[worst] > LONGEST * rest[worst]:
+            first, second = pairs[worst]
+            raise SettingsError(
+                f"{key}: the bond of {name(first)} and {name(second)} is {length[worst]:.2f} nm long, at rest "
+                f"{rest[worst]:.2f} nm; the coordinates are not of this molecule, or broken."
+            )
+    if overlap := _overlap(molecule, start, {tuple(sorted(pair)) for pair in bonds[:, :2].astype(int).tolist()}):
+        first, second, distance = overlap
+        raise SettingsError(
+            f"{key}: {name(first)} and {name(second)} overlap, they are {distance:.3f} nm apart; move one of them."
+        )
+    energy = _energy(molecule, start)
+    if not np.isfinite(energy):
+        raise SettingsError(f"{key}: the potential energy of the structure is {energy}; atoms overlap in it.")
+
+
+def _bonds(system: openmm.System) -> np.ndarray:
+    """Atoms and length at rest of each bond and constraint, (bonds, 3)."""
+    rows = []
+    for force in system.getForces():
+        if isinstance(force, openmm.HarmonicBondForce):
+            rows += [force.getBondParameters(index)[:3] for index in range(force.getNumBonds())]
+    rows += [system.getConstraintParameters(index) for index in range(system.getNumConstraints())]
+    values = [(first, second, length.value_in_unit(unit.nanometer)) for first, second, length in rows]
+    found = np.array(values, dtype=float).reshape(-1, 3)
+    return found[found[:, 2] > 0]
+
+
+def _overlap(molecule: Molecule, start: Conformation, bonded: set[tuple[int, int]]) -> tuple[int, int, float] | None:
+    """The closest two atoms that are not bonded, where they are too close; virtual sites may be anywhere."""
+    real = np.array([i for i, atom in enumerate(molecule.topology.atoms()) if atom.element is not None], dtype=int)
+    bonds = bonded | {tuple(sorted((bond.atom1.index, bond.atom2.index))) for bond in molecule.topology.bonds()}
+    near = np.sort(real[cKDTree(start.positions[real]).query_pairs(CLOSEST, output_type="ndarray")], axis=1)
+    close = [pair for pair in map(tuple, near.tolist()) if pair not in bonds]
+    apart = [float(np.linalg.norm(start.positions[first] - start.positions[second])) for first, second in close]
+    return min(((*pair, distance) for pair, distance in zip(close, apart)), key=lambda entry: entry[2], default=None)
+
+
+def _energy(molecule: Molecule, start: Conformation) -> float:
+    small = molecule.system.getNumParticles() < 1000
+    platform = openmm.Platform.getPlatform("Reference" if small else "CPU")
+    context = openmm.Context(molecule.system, openmm.VerletIntegrator(0.001), platform)
+    if start.box is not None:
+        context.setPeriodicBoxVectors(*start.box)
+    context.setPositions(start.positions)
+    try:
+        context.computeVirtualSites()
+        return context.getState(getEnergy=True).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+    except openmm.OpenMMException:  # raised for a coordinate that is no number
+        return float("nan")
