@@ -473,7 +473,7 @@ def test_wrong_trajectories_are_refused(alanine, peptide, monkeypatch):
         ({"torsions": "phi"}, "features: need a list"),
         (["phi"], r"features\[0\]: need one kind"),
         ([{"torsions": "phi", "distances": "all"}], r"features\[0\]: need one kind"),
-        ([{"angles": "all"}], r"features\[0\]\.angles: is not a kind of descriptor; known are torsions, distances"),
+        ([{"angels": "all"}], r"features\[0\]\.angels: is not a kind of descriptor; known are torsions, distances"),
         ([{"torsions": "phi"}, {"torsions": "psy"}], r"features\[1\]\.torsions: 'psy' is not a torsion; known are phi"),
         ([{"torsions": "phi omega"}], r"features\[0\]\.torsions: 'omega' finds no torsion"),
         ([{"torsions": " "}], r"features\[0\]\.torsions: names no torsion"),

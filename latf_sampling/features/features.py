@@ -54,8 +54,8 @@ class Features:
         A list with one entry a kind of descriptor, each a dict of one key:
 
         ``torsions: "phi psi"``
-            Sine and cosine of all torsions of these names: phi, psi, omega, chi1 to chi5 of proteins, alpha, beta, gamma,
-            delta, epsilon, zeta, chi of nucleic acids.
+            Sine and cosine of all torsions of these names: phi, psi, omega, chi1 to chi5 of proteins; alpha, beta,
+            gamma, delta, epsilon, zeta, chi of nucleic acids.
         ``torsions: {names: "phi psi", residues: selection}``
             Of the residues that have an atom in an MDTraj selection.
         ``torsions: {atoms: [[i, j, k, l], ...]}``

@@ -2,17 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import mdtraj
 import numpy as np
 import torch
 from mdtraj.geometry import dihedral
 from pydantic import Field
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.descriptor import Column, Descriptor, Entry, Index, Row, Settings, check_indices, validated
+from latf_sampling.features.descriptor import (
+    Column,
+    Descriptor,
+    Entry,
+    Index,
+    Row,
+    Settings,
+    check_indices,
+    select,
+    validated,
+)
+from latf_sampling.features.nucleotides import nucleotides
 from latf_sampling.features.periodic import Differences
 from latf_sampling.features.topology import Labels
+
+# IUPAC-IUB, Eur. J. Biochem. 131, 9 (1983), doi:10.1111/j.1432-1033.1983.tb07225.x; - is of the nucleotide before, + of
+# the one after.
+_NUCLEIC = {
+    "alpha": ("-O3'", "P", "O5'", "C5'"),
+    "beta": ("P", "O5'", "C5'", "C4'"),
+    "gamma": ("O5'", "C5'", "C4'", "C3'"),
+    "delta": ("C5'", "C4'", "C3'", "O3'"),
+    "epsilon": ("C4'", "C3'", "O3'", "+P"),
+    "zeta": ("C3'", "O3'", "+P", "+O5'"),
+    "chi": ("O4'", "C1'", "N9 or N1", "C4 or C2"),
+}
+
+
+def _nucleic(name: str, topology: mdtraj.Topology) -> list[tuple[int, ...]]:
+    """Atoms of a nucleic acid's torsions of this name."""
+    every = nucleotides(topology)
+    after = {one.residue.index: two for one, two in zip(every, every[1:]) if one.bonded_to(two)}
+    before = {two.residue.index: one for one, two in zip(every, every[1:]) if one.bonded_to(two)}
+    found = []
+    for own in every:
+        places = {"": own, "-": before.get(own.residue.index), "+": after.get(own.residue.index)}
+        names = _NUCLEIC[name] if name != "chi" else ("O4'", "C1'", *own.glycosidic)
+        atoms = []
+        for atom in names:
+            place = places[atom[0] if atom[0] in "-+" else ""]
+            atoms.append(None if place is None else place.atoms.get(atom.lstrip("-+")))
+        if None not in atoms:
+            found.append(tuple(atoms))
+    return found
+
 
 TORSIONS = {
     "phi": dihedral.indices_phi,
@@ -22,8 +67,10 @@ TORSIONS = {
     "chi2": dihedral.indices_chi2,
     "chi3": dihedral.indices_chi3,
     "chi4": dihedral.indices_chi4,
+    "chi5": dihedral.indices_chi5,
+    **{name: partial(_nucleic, name) for name in _NUCLEIC},
 }
-"""Torsions known by name, and the function of a topology that gives their atoms (torsions, 4)."""
+"""Torsions known by name, of proteins and of nucleic acids, and the function of a topology that gives their atoms."""
 
 _STRAIGHT = 1e-16  # nm^8; squared length of (sine, cosine) before normalisation where a torsion ceases to be defined
 
@@ -63,13 +110,22 @@ class _TorsionAtoms(Settings):
     atoms: tuple[tuple[Index, Index, Index, Index], ...] = Field(min_length=1)
 
 
+class _TorsionNames(Settings):
+    names: str
+    residues: str | None = None
+
+
 class TorsionDescriptor(Descriptor):
-    """``"phi psi"``, names in `TORSIONS`, or ``{atoms: [[i, j, k, l], ...]}``."""
+    """``"phi psi"``, names in `TORSIONS`; ``{names: phi, residues: selection}``; ``{atoms: [[i, j, k, l], ...]}``."""
 
     def read(self, value: Any, labels: Labels, where: str) -> Entry:
         if isinstance(value, str):
-            return self._by_name(value, labels, where)
-        settings = validated(_TorsionAtoms, value, where, 'write names like "phi psi", or {atoms: [[0, 1, 2, 3]]}')
+            return self._by_name(_TorsionNames(names=value), labels, where, where)
+        help_ = 'write names like "phi psi", {names: phi psi, residues: selection}, or {atoms: [[0, 1, 2, 3]]}'
+        if isinstance(value, Mapping) and "names" in value:
+            settings = validated(_TorsionNames, value, where, help_)
+            return self._by_name(settings, labels, where, f"{where}.names")
+        settings = validated(_TorsionAtoms, value, where, help_)
         rows = {}
         for position, quadruple in enumerate(settings.atoms):
             check_indices(quadruple, labels.topology.n_atoms, f"{where}.atoms[{position}]")
@@ -77,20 +133,29 @@ class TorsionDescriptor(Descriptor):
             rows[atoms] = Row(atoms, "torsion " + " ".join(labels.atom(a) for a in atoms))
         return Entry(settings.model_dump(mode="json"), list(rows.values()))
 
-    def _by_name(self, value: str, labels: Labels, where: str) -> Entry:
-        names = list(dict.fromkeys(value.split()))
+    def _by_name(self, settings: _TorsionNames, labels: Labels, where: str, key: str) -> Entry:
+        topology = labels.topology
+        names = list(dict.fromkeys(settings.names.split()))
         if not names:
-            raise SettingsError(f"{where}: names no torsion; known are {', '.join(TORSIONS)}.")
+            raise SettingsError(f"{key}: names no torsion; known are {', '.join(TORSIONS)}.")
+        residues, place = None, "in this topology"
+        if settings.residues is not None:
+            chosen = select(topology, settings.residues, f"{where}.residues")
+            residues, place = {topology.atom(atom).residue.index for atom in chosen}, f"in '{settings.residues}'"
         rows = []
         for name in names:
             if name not in TORSIONS:
-                raise SettingsError(f"{where}: '{name}' is not a torsion; known are {', '.join(TORSIONS)}.")
-            found = np.asarray(TORSIONS[name](labels.topology), dtype=np.int64).reshape(-1, 4)
-            if not len(found):
-                raise SettingsError(f"{where}: '{name}' finds no torsion in this topology.")
+                raise SettingsError(f"{key}: '{name}' is not a torsion; known are {', '.join(TORSIONS)}.")
+            found = np.asarray(TORSIONS[name](topology), dtype=np.int64).reshape(-1, 4).tolist()
             # the second atom of every named torsion lies in the residue that it is named after
-            rows += [Row(tuple(q), f"{name} {labels.residue(q[1])}") for q in found.tolist()]
-        return Entry(" ".join(names), rows)
+            if residues is not None:
+                found = [q for q in found if topology.atom(q[1]).residue.index in residues]
+            if not found:
+                takes = f"; it takes nucleotides with {', '.join(_NUCLEIC[name])}" if name in _NUCLEIC else ""
+                raise SettingsError(f"{key}: '{name}' finds no torsion {place}{takes}.")
+            rows += [Row(tuple(q), f"{name} {labels.residue(q[1])}") for q in found]
+        text = " ".join(names)
+        return Entry(text if residues is None else {"names": text, "residues": settings.residues}, rows)
 
     def columns(self, rows: list[Row]) -> list[Column]:
         return [Column(f"{part} {row.label}") for part in ("sin", "cos") for row in rows]
