@@ -32,6 +32,8 @@ _ROOMS = {
     "generate_starts": "starts",
     "respa_integrator": "bias",
     "scan_lags": "lags",
+    "structures_at": "starts",
+    "structures_between": "starts",
     "train": "trainer",
 }
 
@@ -58,6 +60,8 @@ __all__ = [
     "generate_starts",
     "respa_integrator",
     "scan_lags",
+    "structures_at",
+    "structures_between",
     "train",
 ]
 
@@ -81,7 +85,7 @@ if TYPE_CHECKING:
     from latf_sampling.lags import scan_lags
     from latf_sampling.model import LaTF
     from latf_sampling.settings import ModelSettings, Protocol, TrainingSettings
-    from latf_sampling.starts import generate_starts
+    from latf_sampling.starts import generate_starts, structures_at, structures_between
     from latf_sampling.trainer import train
     from latf_sampling.units import KB
 

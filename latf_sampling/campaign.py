@@ -22,6 +22,7 @@ from latf_sampling.features import Features, as_mdtraj
 from latf_sampling.given import Given, GivenFrames, examine, stride_of
 from latf_sampling.model import LaTF
 from latf_sampling.report import write_evaluation, write_report
+from latf_sampling.selection import select_columns
 from latf_sampling.settings import Protocol, TrainingSettings, steps
 from latf_sampling.simulate import Molecule, WalkerJob, build, run_walker
 from latf_sampling.starts import Starts, generate_starts, structures_at, structures_between
@@ -66,6 +67,7 @@ class Campaign:
         self.topology: mdtraj.Topology = as_mdtraj(self.molecule.topology)
         periodic = self.molecule.system.usesPeriodicBoundaryConditions()
         self.features = Features(self.molecule.topology, list(self.protocol.features), periodic=periodic)
+        self._subsets = {tuple(self.features.names): self.features}
         runtime.pick_platform(self.protocol.system.platform, self.molecule.system.getNumParticles())
         if self.protocol.observe is not None:
             structure = mdtraj.Trajectory(self.molecule.positions, self.topology)
@@ -147,11 +149,19 @@ class Campaign:
             or store.finished_segments(self.store.walker(index, walker))
         ]
 
-    def series(self, walkers: list[Frames]) -> list[Series]:
-        """Descriptors of walkers' frames, with what is needed to reweight them."""
+    def features_of(self, cv: LatentCV) -> Features:
+        """The descriptors that a variable of this campaign is made of: all of the protocol's, or those selected."""
+        names = tuple(cv.metadata["names"])
+        if names not in self._subsets:
+            self._subsets[names] = self.features.subset(names)
+        return self._subsets[names]
+
+    def series(self, walkers: list[Frames], features: Features | None = None) -> list[Series]:
+        """Descriptors of walkers' frames (default: all of the protocol's), with what is needed to reweight them."""
+        features = self.features if features is None else features
         return [
             Series(
-                np.concatenate([self.features.transform(piece) for piece in walker.pieces()]),
+                np.concatenate([features.transform(piece) for piece in walker.pieces()]),
                 temperature=walker.temperature,
                 weights=walker.weights,
                 energies=walker.energies,
@@ -160,13 +170,15 @@ class Campaign:
             for walker in walkers
         ]
 
-    def dataset(self, last_round: int | None = None) -> Dataset:
-        """The frames of the rounds up to one (default: all), as training takes them."""
-        return self._dataset(self.frames(last_round))
+    def dataset(self, last_round: int | None = None, features: Features | None = None) -> Dataset:
+        """The frames of the rounds up to one (default: all), as training takes them before it selects columns."""
+        features = self.features if features is None else features
+        return Dataset(self.series(self.frames(last_round), features), lag=self.lag, names=features.names)
 
-    def _dataset(self, walkers: list[Frames]) -> Dataset:
-        lag = steps(self.protocol.learning.lag, self.protocol.frame_interval)
-        return Dataset(self.series(walkers), lag=lag)
+    @property
+    def lag(self) -> int:
+        """Frames."""
+        return steps(self.protocol.learning.lag, self.protocol.frame_interval)
 
     def last_learned(self) -> int:
         """Index of the last round that a model was learned after.
@@ -201,15 +213,26 @@ class Campaign:
         checkpoint: Path | None = None,
         progress: StageProgress = lambda fraction, words: None,
     ) -> tuple[LaTF, LatentCV, TrainingResult]:
-        """Train a new model on the frames of the rounds up to one (default: all), and export its variable."""
+        """Train a new model on the frames of the rounds up to one (default: all), and export its variable.
+
+        Where the protocol selects columns, the variable's metadata say under "selection" which, and why not others.
+        """
         learning = self.protocol.learning
         settings = TrainingSettings(**{name: getattr(learning, name) for name in TrainingSettings.model_fields})
         model = LaTF(self.protocol.model)
         walkers = self.frames(last_round)
-        dataset = self._dataset(walkers)
+        features, series, selection = self.features, self.series(walkers), None
+        if learning.select is not None:
+            selection = select_columns(series, self.lag, **learning.select.model_dump(), names=features.names)
+            features = features.subset(selection.kept.tolist())
+            series = [entry.subset(selection.kept) for entry in series]
+        dataset = Dataset(series, lag=self.lag, names=features.names)
         result = train(model, dataset, seed, settings=settings, checkpoint=checkpoint, progress=progress)
         positions, boxes = _some_frames(walkers)
-        return model, LatentCV.from_model(model, self.features, positions, boxes), result
+        cv = LatentCV.from_model(model, features, positions, boxes)
+        if selection is not None:
+            cv.metadata["selection"] = selection.as_dict()
+        return model, cv, result
 
     def evaluate(self, progress: StageProgress = lambda fraction, words: None) -> Evaluation:
         """Judge the last model by held-out frames and, where the protocol asks for them, independent references.
@@ -220,9 +243,10 @@ class Campaign:
             No model is learned yet.
         """
         learned = self.last_learned()
-        model, _ = self.model(learned)
-        references = self.series(self.references())
-        return evaluate(model, self.dataset(learned), references, seed=self.protocol.seed, progress=progress)
+        model, cv = self.model(learned)
+        features = self.features_of(cv)
+        references = self.series(self.references(), features)
+        return evaluate(model, self.dataset(learned, features), references, seed=self.protocol.seed, progress=progress)
 
     def generate_starts(
         self,

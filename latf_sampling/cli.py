@@ -26,7 +26,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from latf_sampling.errors import ExtrapolationWarning, LatfError
+from latf_sampling.errors import ExtrapolationWarning, LatfError, SettingsError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -148,26 +148,84 @@ def export(
 
 @app.command()
 def starts(
-    directory: Directory,
+    directory: Annotated[Path, typer.Argument(help="Directory of a campaign, or a model.pt in it.")],
     temperature: Annotated[str, typer.Option(help="With its unit, like '450 K'.")],
-    count: Annotated[int, typer.Option("-n", help="Number of structures.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Directory for the structures.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Directory for the structures; the same command goes on there.")
+    ],
+    count: Annotated[int | None, typer.Option("-n", help="Number of structures.")] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(help="In place of samples: values of the variable, like '0.3, -1.2'; repeatable."),
+    ] = None,
+    between: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="A path of -n structures between two of: 'state 0', or values of the variable."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of targets and dynamics.")] = 0,
+    processes: Annotated[
+        int | None, typer.Option(help="Structures made at once; default: one a core. Does not change them.")
+    ] = None,
+    thermalise: Annotated[str | None, typer.Option(help="Time on the target, like '4 ps'.")] = None,
+    release: Annotated[
+        str | None, typer.Option(help="Free time after that; by default 0.1 ps, and '0 ps' for --at and --between.")
+    ] = None,
+    allow_cis: Annotated[bool, typer.Option("--allow-cis", help="Peptide bonds may go between cis and trans.")] = False,
+    allow_inversion: Annotated[
+        bool, typer.Option("--allow-inversion", help="Stereocentres may change their handedness.")
+    ] = False,
+    cif: Annotated[bool, typer.Option("--cif", help="Write PDBx/mmCIF also where PDB would do.")] = False,
 ) -> None:
     """Generate structures at a temperature, simulated or not, from the last model of a campaign."""
     from latf_sampling.campaign import Campaign
     from latf_sampling.units import parse
 
+    if at and between:
+        raise SettingsError("latf starts: give --at or --between, not both.")
+    if at and count is not None:
+        raise SettingsError("latf starts: --at says how many structures there are; leave out -n.")
+    if not at and count is None:
+        raise SettingsError("latf starts: -n, the number of structures, is missing.")
     kelvin = parse(temperature, "temperature", "--temperature")
+    options = {"processes": processes, "directory": output, "structures": "cif" if cif else None}
+    for name, text in (("thermalise", thermalise), ("release", release)):
+        if text is not None:
+            options[name] = parse(text, "time", f"--{name}")
+    options |= {
+        name: True for name, wanted in (("allow_cis", allow_cis), ("allow_inversion", allow_inversion)) if wanted
+    }
+    learned = None
+    if directory.name == "model.pt" and len(directory.absolute().parents) > 3:
+        learned = directory.absolute().parent.parent
+        directory, learned = learned.parent.parent, int(learned.name) if learned.name.isdigit() else None
     campaign = Campaign.of(directory)
     with _Bars() as bars, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of too few structures: the summary says it
         warnings.simplefilter("always", ExtrapolationWarning)
-        made = campaign.generate_starts(kelvin, count, seed, lambda f, words: bars("starts", f, words))
-    made.save(output)
-    _out.print(made.summary(), soft_wrap=True)
-    if len(made) < count:
+        options |= {"learned": learned, "progress": lambda f, words: bars("starts", f, words)}
+        if at:
+            made = campaign.structures_at(kelvin, [_values(text) for text in at], seed, **options)
+        elif between:
+            made = campaign.structures_between(kelvin, [_place(text) for text in between], count, seed, **options)
+        else:
+            made = campaign.generate_starts(kelvin, count, seed, **options)
+    _out.print(made.summary(), soft_wrap=True, highlight=False)
+    if len(made) < made.requested:
         raise typer.Exit(1)
+
+
+def _values(text: str) -> list[float]:
+    """Values of the variable, as text."""
+    try:
+        return [float(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise SettingsError(f"latf starts: {text!r} are no values of the variable, like '0.3, -1.2'.") from error
+
+
+def _place(text: str) -> int | list[float]:
+    """A metastable state, as in "state 0", or values of the variable."""
+    name, _, number = text.strip().partition(" ")
+    return int(number) if name == "state" and number.strip().isdigit() else _values(text)
 
 
 @app.command()

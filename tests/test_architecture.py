@@ -20,6 +20,7 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "runtime",
     "doctor",
     "store",
+    "processes",
     "trajectories",
     "features",
     "testing",
@@ -61,7 +62,7 @@ ORDER = [  # from the ground up; a room imports only what stands before it
 ]
 UPWARD_ON_PURPOSE = {("cv", "bias.force")}  # inside a function: a CV hands out its own forces as BiasVariables
 # whose parts import each other freely
-PACKAGES_OF_ONE_ROOM = {"analysis", "compiler", "evaluation", "features", "given", "report", "systems", "trainer"}
+PACKAGES_OF_ONE_ROOM = {"analysis", "compiler", "evaluation", "features", "given", "report", "starts", "systems", "trainer"}
 SCRATCH = {"bias.force"}  # writes a table that running forces read, in a temporary folder that dies with them
 
 PUBLIC = {
@@ -87,6 +88,8 @@ PUBLIC = {
     "generate_starts",
     "respa_integrator",
     "scan_lags",
+    "structures_at",
+    "structures_between",
     "train",
 }
 

@@ -1,0 +1,230 @@
+"""What force fields take for granted and simulations can break: bonds, contacts, handedness, cis and trans peptides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import mdtraj
+import numpy as np
+import openmm
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from latf_sampling.features.periodic import minimum_image, reduced_box
+
+AS_THEY_LIE = 4
+"""Structures of fewer atoms than this are compared without superposition, and only the same ones are duplicates."""
+IMAGES = np.array(sorted(product((-1, 0, 1), repeat=3), key=lambda n: sum(map(abs, n))), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The parts of a topology that are looked at; atoms by their index, contacts among heavy atoms of molecules.
+
+    Atoms without any bond (ions, model particles) have no contacts: what surrounds an ion is nearer than radii say.
+
+    Attributes
+    ----------
+    centres : numpy.ndarray (c, 5)
+        Stereocentres, as `stereocentres` gives them.
+    amides : numpy.ndarray (a, 4)
+        Torsions of peptide bonds, as `amides` gives them.
+    bonds : numpy.ndarray (b, 2)
+    lengths : numpy.ndarray (b,)
+        The force field's length of each bond, nm; NaN where it has none.
+    heavy : numpy.ndarray (h,)
+        Atoms between which contacts are looked for.
+    radii : numpy.ndarray (h,)
+        Their van der Waals radii, nm.
+    near : set of (int, int)
+        Pairs of heavy atoms that one to three bonds lie between, the lower index first.
+    """
+
+    centres: np.ndarray
+    amides: np.ndarray
+    bonds: np.ndarray
+    lengths: np.ndarray
+    heavy: np.ndarray
+    radii: np.ndarray
+    near: frozenset[tuple[int, int]]
+
+    @classmethod
+    def of(cls, topology: mdtraj.Topology, system: openmm.System) -> Geometry:
+        """Look at a topology, and at the lengths that a system gives its bonds."""
+        around = _neighbours(topology)
+        bonds = np.array(sorted({tuple(sorted((a.index, b.index))) for a, b in topology.bonds}), int).reshape(-1, 2)
+        known = force_field_lengths(system)
+        atoms = list(topology.atoms)
+        heavy = [atom.index for atom in atoms if around[atom.index] and not _is(atom, "H", "VS")]
+        chosen, near = set(heavy), set()
+        for start in heavy:
+            seen, edge = {start}, {start}
+            for _ in range(3):
+                edge = {other for atom in edge for other in around[atom]} - seen
+                seen |= edge
+            near |= {(start, other) for other in seen if other > start and other in chosen}
+        return cls(
+            stereocentres(topology),
+            amides(topology),
+            bonds,
+            np.array([known.get(tuple(pair), np.nan) for pair in bonds.tolist()]),
+            np.array(heavy, int),
+            np.array([atoms[index].element.radius for index in heavy]),
+            frozenset(near),
+        )
+
+    def inverted(self, positions, box, other, other_box) -> np.ndarray:
+        """Stereocentres (atoms) whose handedness differs between two structures (N, 3)."""
+        changed = handedness(positions, self.centres, box) != handedness(other, self.centres, other_box)
+        return self.centres[changed, 0]
+
+    def flipped(self, positions, box, other, other_box) -> np.ndarray:
+        """Peptide bonds that are cis in one of two structures (N, 3) and trans in the other; their atoms (k, 4)."""
+        return self.amides[is_cis(positions, self.amides, box) != is_cis(other, self.amides, other_box)]
+
+    def stretch(self, positions, box, other, other_box) -> tuple[float, np.ndarray]:
+        """Largest |length / r - 1| of any bond, where r is the force field's length, or that in another structure.
+
+        Returns it with the bond's two atoms; 0 and none without bonds.
+        """
+        if not len(self.bonds):
+            return 0.0, np.empty(0, int)
+        usual = np.where(np.isnan(self.lengths), _lengths(other, self.bonds, other_box), self.lengths)
+        off = np.abs(_lengths(positions, self.bonds, box) / usual - 1)
+        worst = int(np.argmax(off))
+        return float(off[worst]), self.bonds[worst]
+
+    def closest(self, positions, box) -> tuple[float, np.ndarray]:
+        """Smallest distance of two heavy atoms, four or more bonds apart, as a share of their radii's sum.
+
+        Returns it with the two atoms; infinity and none where no two atoms are nearer than their radii's sum.
+        """
+        pairs, distances = _pairs(np.asarray(positions)[self.heavy], box, 2 * self.radii.max(initial=0.0))
+        shares = distances / (self.radii[pairs[:, 0]] + self.radii[pairs[:, 1]])
+        for k in np.argsort(shares):
+            atoms = np.sort(self.heavy[pairs[k]])
+            if tuple(atoms.tolist()) not in self.near:
+                return (float(shares[k]), atoms) if shares[k] < 1 else (np.inf, atoms[:0])
+        return np.inf, np.empty(0, int)
+
+
+def stereocentres(topology: mdtraj.Topology) -> np.ndarray:
+    """Atoms whose handedness must not change: four bonds, at most one of them to a hydrogen.
+
+    Returns
+    -------
+    numpy.ndarray (centres, 5)
+        The atom and its four neighbours, in order of index.
+    """
+    atoms = list(topology.atoms)
+    rows = [
+        [centre, *sorted(around)]
+        for centre, around in _neighbours(topology).items()
+        if len(around) == 4 and sum(_is(atoms[index], "H") for index in around) <= 1
+    ]
+    return np.array(rows, dtype=int).reshape(-1, 5)
+
+
+def amides(topology: mdtraj.Topology) -> np.ndarray:
+    """Torsions X-C-N-Y of peptide bonds: C carries an oxygen with no other bond, N another heavy atom than C.
+
+    Returns
+    -------
+    numpy.ndarray (amides, 4)
+        Where there is a choice X and Y are the carbons of lowest index, as a rule both alpha carbons.
+    """
+    around, atoms, rows = _neighbours(topology), list(topology.atoms), []
+    for pair in topology.bonds:
+        for carbon, nitrogen in ((pair[0], pair[1]), (pair[1], pair[0])):
+            if not (_is(carbon, "C") and _is(nitrogen, "N")):
+                continue
+            carbonyl = any(_is(atoms[k], "O") and len(around[k]) == 1 for k in around[carbon.index])
+            before = [k for k in sorted(around[carbon.index]) if _is(atoms[k], "C")]
+            after = [k for k in sorted(around[nitrogen.index]) if _is(atoms[k], "C") and k != carbon.index]
+            if carbonyl and before and after:
+                rows.append([before[0], carbon.index, nitrogen.index, after[0]])
+    return np.array(rows, dtype=int).reshape(-1, 4)
+
+
+def handedness(positions: np.ndarray, centres: np.ndarray, box: np.ndarray | None = None) -> np.ndarray:
+    """Sign of the volume that each centre's first three neighbours span, seen from the fourth; (centres,)."""
+    x = np.asarray(positions, np.float64)
+    a, b, c, d = (shortest(x[centres[:, k]] - x[centres[:, 0]], box) for k in range(1, 5))
+    return np.sign(np.einsum("ij,ij->i", np.cross(b - a, c - a), d - a))
+
+
+def is_cis(positions: np.ndarray, torsions: np.ndarray, box: np.ndarray | None = None) -> np.ndarray:
+    """Whether torsions (k, 4) are nearer to 0 than to 180 degrees; (k,)."""
+    x = np.asarray(positions, np.float64)
+    first, axis, last = (shortest(x[torsions[:, k + 1]] - x[torsions[:, k]], box) for k in range(3))
+    return np.einsum("ij,ij->i", np.cross(first, axis), np.cross(axis, last)) > 0
+
+
+def force_field_lengths(system: openmm.System) -> dict[tuple[int, int], float]:
+    """Lengths of bonds by their atoms, the lower index first: of constraints and of harmonic bonds, nm."""
+    found = {}
+    for force in system.getForces():
+        if isinstance(force, openmm.HarmonicBondForce):
+            for k in range(force.getNumBonds()):
+                a, b, length, _ = force.getBondParameters(k)
+                found[min(a, b), max(a, b)] = length._value
+    for k in range(system.getNumConstraints()):
+        a, b, length = system.getConstraintParameters(k)
+        found[min(a, b), max(a, b)] = length._value
+    return found
+
+
+def molecules_of(topology: mdtraj.Topology, atoms: np.ndarray) -> np.ndarray:
+    """All atoms of the molecules that some atoms belong to."""
+    bonds = np.array([(a.index, b.index) for a, b in topology.bonds], int).reshape(-1, 2)
+    graph = coo_array((np.ones(len(bonds)), bonds.T), (topology.n_atoms, topology.n_atoms))
+    molecule = connected_components(graph, directed=False)[1]
+    return np.nonzero(np.isin(molecule, molecule[atoms]))[0]
+
+
+def shortest(vectors: np.ndarray, box: np.ndarray | None) -> np.ndarray:
+    """The shortest periodic image of vectors (n, 3) in a box (3, 3), if there is one."""
+    if box is None:
+        return vectors
+    cell = reduced_box(torch.tensor(np.asarray(box, np.float64)))
+    return minimum_image(torch.from_numpy(np.ascontiguousarray(vectors)), cell, torch.from_numpy(IMAGES)).numpy()
+
+
+def _pairs(x: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of points (n, 3) nearer than a cutoff, images included, and their distances; a pair may come twice."""
+    x = np.asarray(x, np.float64)
+    if not len(x):
+        return np.empty((0, 2), int), np.empty(0)
+    owner = np.arange(len(x))
+    if box is not None:
+        cell = reduced_box(torch.tensor(np.asarray(box, np.float64))).numpy()
+        inverse = np.linalg.inv(cell)
+        inside = (x @ inverse) % 1.0
+        # So far from a face, as a share of the box's height there, an atom still has neighbours behind it.
+        reach = cutoff * np.linalg.norm(inverse, axis=0)
+        moved = (inside[None] + IMAGES[:, None]).reshape(-1, 3)
+        kept = ((moved >= -reach) & (moved < 1 + reach)).all(1)
+        # The first image is no shift, so that the points themselves come first and in their order.
+        x, owner = moved[kept] @ cell, np.tile(owner, len(IMAGES))[kept]
+    found = cKDTree(x).query_pairs(cutoff, output_type="ndarray")
+    return owner[found], np.linalg.norm(x[found[:, 0]] - x[found[:, 1]], axis=1)
+
+
+def _lengths(positions: np.ndarray, bonds: np.ndarray, box: np.ndarray | None) -> np.ndarray:
+    x = np.asarray(positions, np.float64)
+    return np.linalg.norm(shortest(x[bonds[:, 1]] - x[bonds[:, 0]], box), axis=1)
+
+
+def _neighbours(topology: mdtraj.Topology) -> dict[int, list[int]]:
+    around: dict[int, list[int]] = {atom.index: [] for atom in topology.atoms}
+    for first, second in topology.bonds:
+        around[first.index].append(second.index)
+        around[second.index].append(first.index)
+    return around
+
+
+def _is(atom, *symbols: str) -> bool:
+    return (atom.element.symbol if atom.element is not None else "VS") in symbols

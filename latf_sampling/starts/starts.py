@@ -1,0 +1,269 @@
+"""A set of structures: what there is, what became of the rest, and all of it as files."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from latf_sampling import store
+from latf_sampling.errors import SettingsError, StoreError
+from latf_sampling.features import as_mdtraj
+from latf_sampling.starts.coverage import Coverage
+from latf_sampling.starts.thermal import Thermal
+
+FORMATS = ("pdb", "cif")
+PDB_ATOMS, PDB_RESIDUES, PDB_CHAINS = 99_999, 9_999, 62
+"""A PDB file numbers so many atoms, residues of a chain, and chains."""
+PDB_COORDINATES = (-99.9, 999.9)
+"""nm; its columns hold coordinates in between."""
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Structures to start simulations from, and what became of the targets that gave none.
+
+    Attributes
+    ----------
+    positions, velocities : numpy.ndarray (m, N, 3)
+        nm and nm/ps.
+    boxes : numpy.ndarray (m, 3, 3) or None
+        Box vectors of periodic systems, nm.
+    targets, reached : numpy.ndarray (m, d)
+        Latent point that was asked for, and the structure's own.
+    sources : numpy.ndarray (m,)
+        Archived frame that each was made from.
+    energies : numpy.ndarray (m,)
+        Potential energy without umbrella, kJ/mol.
+    weights : numpy.ndarray (m,)
+        Of mean 1; they bring the set to the flow's density (`latf_sampling.starts.coverage.weights`). All are 1 where
+        points were asked for and not a distribution.
+    checks : list of dict
+        For each structure the number of its target, how many frames were tried, and the values of all checks: "held"
+        and "reached" latent, "held_distance" and "released_distance" from the target in tolerated units, "energy",
+        "closest" contact as a share of the radii's sum (None: none below 1), largest "stretch" of a bond, "inverted"
+        stereocentres and "flipped" peptide bonds.
+    rejected : list of dict
+        Per failed target: "target", "number", "reasons", one for each archived frame that was tried, and "attempts"
+        with the checks' values.
+    requested : int
+        Number of structures asked for.
+    tolerance : float
+        Largest distance from the target, in the units of `generate_starts`.
+    coverage : Coverage or None
+        How the set compares with the flow; none where points were asked for.
+    thermal : Thermal or None
+        Energies that counted as thermal, and the latent's fluctuation, as measured.
+    settings : dict
+        What it was made with.
+    """
+
+    temperature: float
+    topology: app.Topology
+    positions: np.ndarray
+    velocities: np.ndarray
+    targets: np.ndarray
+    reached: np.ndarray
+    sources: np.ndarray
+    energies: np.ndarray
+    rejected: list[dict]
+    requested: int
+    tolerance: float
+    boxes: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    checks: list[dict] = field(default_factory=list)
+    coverage: Coverage | None = None
+    thermal: Thermal | None = None
+    settings: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.weights is None:
+            object.__setattr__(self, "weights", np.ones(len(self.positions)))
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def summary(self) -> str:
+        """A sentence or more on how many there are, and why others are not."""
+        lines = [f"{len(self)} of {self.requested} structures at {self.temperature:g} K are valid."]
+        if self.coverage is not None:
+            lines.append(self.coverage.summary())
+        for entry in self.rejected:
+            target = ", ".join(f"{value:.3g}" for value in entry["target"])
+            lines.append(f"Target ({target}): {'; '.join(entry['reasons'])}.")
+        return "\n".join(lines)
+
+    def save(self, folder: str | Path, structures: str | None = None) -> None:
+        """Write all of it into a folder; `starts.json` comes last.
+
+        - ``start-000.pdb`` (or ``.cif``, PDBx/mmCIF) and so on;
+        - ``start-000.xml``: positions, velocities and box for `openmm.app.Simulation.loadState`, to the last digit;
+        - ``start-000.npz``: the same as arrays "positions", "velocities" and, in periodic systems, "box";
+        - ``starts.xtc``: all structures as one trajectory, to 0.001 nm;
+        - ``starts.json`` and ``starts.csv``: targets, latents, source frames, energies, checks, weights, and rejected
+          targets with their reasons.
+
+        Parameters
+        ----------
+        structures
+            "pdb" or "cif"; by default PDB, where it can hold the system.
+
+        Raises
+        ------
+        SettingsError
+            There is no such format.
+        """
+        folder = Path(folder)
+        if structures not in (None, *FORMATS):
+            raise SettingsError(f"starts: structures are written as {' or '.join(FORMATS)}; got {structures!r}.")
+        suffix = structures or ("pdb" if self._fits_pdb() else "cif")
+        states = _states(self)
+        for index, state in enumerate(states):
+            stem = folder / f"start-{index:03d}"
+            box = None if self.boxes is None else self.boxes[index]
+            with store.replacing(stem.with_suffix(f".{suffix}")) as temporary, open(temporary, "w") as handle:
+                write = app.PDBFile.writeFile if suffix == "pdb" else app.PDBxFile.writeFile
+                write(_boxed(self.topology, box), self.positions[index] * unit.nanometer, handle, keepIds=True)
+            store.write_text(stem.with_suffix(".xml"), state)
+            arrays = {"positions": self.positions[index], "velocities": self.velocities[index]}
+            with store.replacing(stem.with_suffix(".npz")) as temporary:
+                np.savez(temporary, **arrays, **({} if box is None else {"box": box}))
+        if len(self):
+            trajectory = mdtraj.Trajectory(self.positions, as_mdtraj(self.topology))
+            if self.boxes is not None:
+                trajectory.unitcell_vectors = self.boxes
+            with store.replacing(folder / "starts.xtc") as temporary:
+                trajectory.save_xtc(str(temporary))
+        store.write_text(folder / "starts.csv", self._csv())
+        store.write_json(folder / "starts.json", self._table())
+
+    @classmethod
+    def load(cls, folder: str | Path, topology: app.Topology) -> Starts:
+        """Read what `save` wrote, to the last digit.
+
+        Raises
+        ------
+        StoreError
+            A file is missing or damaged.
+        """
+        folder = Path(folder)
+        table = store.read_json(folder / "starts.json")
+        parts: dict[str, list] = {"positions": [], "velocities": [], "box": []}
+        for index in range(table["valid"]):
+            path = folder / f"start-{index:03d}.npz"
+            try:
+                with np.load(path) as content:
+                    for name in content.files:
+                        parts[name].append(content[name])
+            except (OSError, ValueError, KeyError) as error:
+                raise StoreError(f"{path}: cannot be read ({error}).") from error
+        count, dim, atoms = table["valid"], table["dimension"], topology.getNumAtoms()
+        made = cls(
+            table["temperature"],
+            topology,
+            np.array(parts["positions"]).reshape(count, atoms, 3),
+            np.array(parts["velocities"]).reshape(count, atoms, 3),
+            np.array(table["targets"]).reshape(count, dim),
+            np.array(table["reached"]).reshape(count, dim),
+            np.array(table["sources"], int),
+            np.array(table["energies"], float),
+            table["rejected"],
+            table["requested"],
+            table["tolerance"],
+            weights=np.array(table["weights"], float),
+            checks=table["checks"],
+            settings=table["settings"],
+        )
+        if table["coverage"] is not None:
+            numbers = {key: value for key, value in table["coverage"].items() if key != "covers"}
+            made = replace(made, coverage=Coverage(**numbers))
+        if table["thermal"] is not None:
+            made = replace(made, thermal=Thermal.from_dict(table["thermal"]))
+        return replace(made, boxes=np.array(parts["box"])) if parts["box"] else made
+
+    def _table(self) -> dict:
+        return {
+            "temperature": self.temperature,
+            "requested": self.requested,
+            "valid": len(self),
+            "dimension": self.targets.shape[1],
+            "tolerance": self.tolerance,
+            "targets": self.targets.tolist(),
+            "reached": self.reached.tolist(),
+            "sources": self.sources.tolist(),
+            "energies": self.energies.tolist(),
+            "weights": self.weights.tolist(),
+            "checks": self.checks,
+            "coverage": None if self.coverage is None else self.coverage.as_dict(),
+            "thermal": None if self.thermal is None else self.thermal.as_dict(),
+            "rejected": self.rejected,
+            "settings": self.settings,
+        }
+
+    def _csv(self) -> str:
+        """One line for each target, in the order of their numbers, with and without a structure."""
+        dim = self.targets.shape[1]
+        latents = [f"{name}_{k + 1}" for name in ("target", "held", "reached") for k in range(dim)]
+        head = ["number", "file", *latents, "source_frame", "pulled", "frames_tried", "energy_kJ_per_mol"]
+        head += ["held_distance", "released_distance", "closest_contact", "bond_stretch", "inverted", "flipped"]
+        rows = []
+        for index, values in enumerate(self.checks):
+            rows.append(_row(f"start-{index:03d}", self.targets[index], values, dim, float(self.weights[index]), ""))
+        for entry in self.rejected:
+            last = entry["attempts"][-1] if entry.get("attempts") else {}
+            values = {**last, "number": entry.get("number"), "tried": len(entry["reasons"])}
+            rows.append(_row("", entry["target"], values, dim, "", "; ".join(entry["reasons"])))
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow([*head, "weight", "rejected_because"])
+        writer.writerows(sorted(rows, key=lambda row: (row[0] is None, row[0])))
+        return buffer.getvalue()
+
+    def _fits_pdb(self) -> bool:
+        chains = list(self.topology.chains())
+        residues = max((sum(1 for _ in chain.residues()) for chain in chains), default=0)
+        low, high = PDB_COORDINATES
+        inside = not len(self) or (self.positions.min() > low and self.positions.max() < high)
+        few = self.topology.getNumAtoms() <= PDB_ATOMS and residues <= PDB_RESIDUES and len(chains) <= PDB_CHAINS
+        return bool(inside and few)
+
+
+def _row(file: str, target, values: dict, dim: int, weight, reason: str) -> list:
+    blank = [None] * dim
+    latents = [*target, *(values.get("held") or blank), *(values.get("reached") or blank)]
+    numbers = [values.get(key) for key in ("source", "pulled", "tried", "energy", "held_distance", "released_distance")]
+    shape = [values.get("closest"), values.get("stretch")]
+    lists = [" ".join(values.get(key) or ()) for key in ("inverted", "flipped")]
+    return [values.get("number"), file, *latents, *numbers, *shape, *lists, weight, reason]
+
+
+def _boxed(topology: app.Topology, box: np.ndarray | None) -> app.Topology:
+    """The topology with the box of a structure; its chains are shared."""
+    if box is None:
+        return topology
+    other = copy.copy(topology)
+    other.setPeriodicBoxVectors([openmm.Vec3(*map(float, row)) for row in box])
+    return other
+
+
+def _states(starts: Starts) -> list[str]:
+    """XML of an OpenMM state for each structure."""
+    system, made = openmm.System(), []
+    for _ in range(starts.topology.getNumAtoms()):
+        system.addParticle(1.0)
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+    for index in range(len(starts)):
+        if starts.boxes is not None:
+            context.setPeriodicBoxVectors(*starts.boxes[index])
+        context.setPositions(starts.positions[index])
+        context.setVelocities(starts.velocities[index])
+        made.append(openmm.XmlSerializer.serialize(context.getState(getPositions=True, getVelocities=True)))
+    return made
