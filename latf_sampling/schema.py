@@ -38,6 +38,7 @@ Energy = quantity("energy", 0.0, exclusive=True)
 Mass = quantity("mass", 0.0, exclusive=True)
 Friction = quantity("friction", 0.0, exclusive=True)
 Length = quantity("length", 0.0, exclusive=True)
+InverseLength = quantity("inverse length", 0.0, exclusive=True)
 Pressure = quantity("pressure", 0.0)
 Stiffness = quantity("stiffness", 0.0, exclusive=True)
 
@@ -82,7 +83,7 @@ def files_of(value: Any, location: Location = ()) -> Iterator[tuple[Location, Pa
         yield location, value
         return
     if isinstance(value, BaseModel):
-        inner = [(key, getattr(value, key)) for key in type(value).model_fields]
+        inner = [(key, getattr(value, key)) for key, field in type(value).model_fields.items() if not field.exclude]
     elif isinstance(value, dict):
         inner = list(value.items())
     elif isinstance(value, list | tuple):

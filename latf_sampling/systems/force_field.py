@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import openmm
-from openmm import app
+from openmm import app, unit
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.system_settings import SystemSettings
@@ -20,9 +20,9 @@ def options(settings: SystemSettings) -> dict:
     """What every `createSystem` of OpenMM takes."""
     found = {"nonbondedMethod": NONBONDED[settings.nonbonded], "constraints": CONSTRAINTS[settings.constraints]}
     if settings.cutoff is not None:
-        found["nonbondedCutoff"] = settings.cutoff
+        found["nonbondedCutoff"] = settings.cutoff * unit.nanometer
     if settings.hydrogen_mass is not None:
-        found["hydrogenMass"] = settings.hydrogen_mass
+        found["hydrogenMass"] = settings.hydrogen_mass * unit.dalton
     return found
 
 

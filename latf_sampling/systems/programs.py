@@ -31,7 +31,6 @@ def from_amber(settings: SystemSettings) -> Molecule:
     topology = _read(
         "system.amber.topology", files.topology, lambda file: app.AmberPrmtopFile(file, periodicBoxVectors=box)
     )
-    choose = {} if settings.implicit_solvent is None else {"implicitSolvent": getattr(app, settings.implicit_solvent)}
     positions = _array(coordinates.getPositions(asNumpy=True))
     return _finished(
         settings,
@@ -39,7 +38,7 @@ def from_amber(settings: SystemSettings) -> Molecule:
         topology.topology,
         positions,
         box,
-        lambda: topology.createSystem(**options(settings), **choose),
+        lambda: topology.createSystem(**options(settings), **_implicit(settings)),
     )
 
 
@@ -76,14 +75,13 @@ def from_charmm(settings: SystemSettings) -> Molecule:
     if box is not None:
         topology.topology.setPeriodicBoxVectors(box)
         topology.box_vectors = box
-    choose = {} if settings.implicit_solvent is None else {"implicitSolvent": getattr(app, settings.implicit_solvent)}
     return _finished(
         settings,
         "charmm",
         topology.topology,
         positions,
         box,
-        lambda: topology.createSystem(parameters, **options(settings), **choose),
+        lambda: topology.createSystem(parameters, **options(settings), **_implicit(settings)),
     )
 
 
@@ -122,6 +120,13 @@ def generalized_born(settings: SystemSettings, topology: app.Topology, system: o
         force.setNonbondedMethod(openmm.CustomGBForce.CutoffNonPeriodic)
         force.setCutoffDistance(settings.cutoff)
     return force
+
+
+def _implicit(settings: SystemSettings) -> dict:
+    """Words for OpenMM's readers, with the same surface term in all of them."""
+    if settings.implicit_solvent is None:
+        return {}
+    return {"implicitSolvent": getattr(app, settings.implicit_solvent), "gbsaModel": "ACE"}
 
 
 def _finished(
