@@ -31,8 +31,8 @@ class Pucker(torch.nn.Module):
     """Sines of the phases of all rings, their cosines, then amplitudes, nm, (..., n, 3) -> (..., 3 * rings).
 
     Amplitude q and phase P from the heights z_j of the atoms over the ring's mean plane, of Cremer and Pople, J. Am.
-    Chem. Soc. 97, 1354 (1975), doi:10.1021/ja00839a011: for atoms r_j, j = 0 ... 4, around the ring, the plane goes through
-    their mean, its normal points along R1 x R2, R1 = sum_j r_j sin(72 j), R2 = sum_j r_j cos(72 j), and
+    Chem. Soc. 97, 1354 (1975), doi:10.1021/ja00839a011: for atoms r_j, j = 0 ... 4, around the ring, the plane goes
+    through their mean, its normal points along R1 x R2, R1 = sum_j r_j sin(72 j), R2 = sum_j r_j cos(72 j), and
 
         z_j = sqrt(2 / 5) q cos(P + 126 + 144 j),   angles in degrees, q >= 0.
 
