@@ -30,8 +30,10 @@ _ROOMS = {
     "even_path": "bias",
     "free_energy_path": "bias",
     "generate_starts": "starts",
+    "rank_descriptors": "relevance",
     "respa_integrator": "bias",
     "scan_lags": "lags",
+    "select_columns": "selection",
     "structures_at": "starts",
     "structures_between": "starts",
     "train": "trainer",
@@ -58,8 +60,10 @@ __all__ = [
     "even_path",
     "free_energy_path",
     "generate_starts",
+    "rank_descriptors",
     "respa_integrator",
     "scan_lags",
+    "select_columns",
     "structures_at",
     "structures_between",
     "train",
@@ -84,6 +88,8 @@ if TYPE_CHECKING:
     from latf_sampling.features import Features
     from latf_sampling.lags import scan_lags
     from latf_sampling.model import LaTF
+    from latf_sampling.relevance import rank_descriptors
+    from latf_sampling.selection import select_columns
     from latf_sampling.settings import ModelSettings, Protocol, TrainingSettings
     from latf_sampling.starts import generate_starts, structures_at, structures_between
     from latf_sampling.trainer import train

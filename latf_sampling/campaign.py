@@ -335,6 +335,7 @@ class Campaign:
                     system,
                     platform,
                     self.protocol.frame_interval,
+                    None if self.protocol.system.barostat is None else self.protocol.system.barostat.pressure,
                     target,
                     lambda frames, number=number, name=name: progress(
                         stage, number / len(trajectories), f"{name}: {frames:,} frames"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 
@@ -79,6 +80,12 @@ class Series:
     def __len__(self) -> int:
         return len(self.x)
 
+    def subset(self, columns: Sequence[int]) -> Series:
+        """The same frames with some of their columns alone, by index."""
+        other = copy.copy(self)
+        other.x, other.mapped = np.ascontiguousarray(self.x[:, columns]), False
+        return other
+
     def _per_frame(self, values, name: str, dtype: type, default: float) -> np.ndarray:
         if values is None:
             return np.full(len(self.x), default, dtype)
@@ -130,6 +137,8 @@ class Dataset:
         Lag in frames.
     boltzmann
         Boltzmann constant in the unit of energies per unit of temperature: `KB`, or 1.0 for reduced units.
+    names
+        Of the descriptors (F,), for messages; without them columns are numbered.
 
     Attributes
     ----------
@@ -155,7 +164,9 @@ class Dataset:
     7
     """
 
-    def __init__(self, series: Sequence[Series], lag: int, boltzmann: float = KB) -> None:
+    def __init__(
+        self, series: Sequence[Series], lag: int, boltzmann: float = KB, names: Sequence[str] | None = None
+    ) -> None:
         series = list(series)
         if not series:
             raise DataError("Dataset: no series given.")
@@ -174,6 +185,9 @@ class Dataset:
         lengths = np.array([len(entry) for entry in series])
         self._offsets = np.concatenate([[0], np.cumsum(lengths)])
         self.frames, self.n_features = int(lengths.sum()), series[0].x.shape[1]
+        self.names = [f"column {k}" for k in range(self.n_features)] if names is None else list(names)
+        if len(self.names) != self.n_features:
+            raise DataError(f"Dataset: {len(self.names)} names for {self.n_features} descriptors.")
         self._parts = self._share_memory()
         weights = np.concatenate([entry.weights for entry in series])
         self.weights = torch.from_numpy(weights / weights.mean())

@@ -11,6 +11,7 @@ LatfError
 └── StoreError          a campaign directory is locked, damaged or belongs to another protocol
 
 ExtrapolationWarning    a model is asked about a temperature that its data do not cover
+ColumnWarning           columns of descriptors hardly change, or say the same
 OutsideWarning          a biased simulation is where there was no training data
 
 Each error is caught by the command line, printed as one sentence, and ends it with exit code 2.
@@ -55,6 +56,10 @@ class StoreError(LatfError, RuntimeError):
 
 class ExtrapolationWarning(UserWarning):
     """An answer is asked for at a temperature where the data say little or nothing."""
+
+
+class ColumnWarning(UserWarning):
+    """Columns of descriptors hardly change, or say the same."""
 
 
 class OutsideWarning(UserWarning):

@@ -16,6 +16,7 @@ from latf_sampling.errors import DataError
 from latf_sampling.features.periodic import reduced_box
 from latf_sampling.given.files import check_atoms, read_pieces
 from latf_sampling.settings import TrajectoriesSettings
+from latf_sampling.units import BAR
 
 WITH_TIMES = (".xtc", ".trr", ".nc", ".netcdf", ".ncdf", ".ncrst", ".h5", ".hdf5", ".lh5", ".gro")
 """Formats whose times MDTraj reads; it numbers the frames of others."""
@@ -108,6 +109,7 @@ def examine(
     system: openmm.System,
     platform: openmm.Platform,
     frame_interval: float,
+    pressure: float | None,
     target: Path,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> dict:
@@ -123,6 +125,8 @@ def examine(
         Of the campaign; energies are computed with them, unless there is a file with them.
     frame_interval
         ps; frames are thinned to it.
+    pressure
+        bar; at constant pressure pV is added to the energies, as to those of the campaign's own simulations.
     target
         Files to write, without suffix: an NPZ with energies and weights of the frames that are kept, then a JSON with
         the rest.
@@ -143,12 +147,14 @@ def examine(
     stride = stride_of(given, topology, periodic, frame_interval)
     before = stamp(path)
     context = None if "energies" in given.values else _context(system, platform)
-    times, energies, done = [], [], 0
+    times, energies, work, done = [], [], [], 0
     for piece in read_pieces(path, topology, periodic):
         times.append(piece.time)
         kept = range(-done % stride, len(piece), stride)
         if context is not None:
             energies.append([_energy(context, piece, frame, f"{path}: frame {done + frame}") for frame in kept])
+        if pressure is not None:
+            work.append(pressure * BAR * piece.unitcell_volumes[kept.start :: stride])
         done += len(piece)
         progress(done)
     _even(given, np.concatenate(times))
@@ -168,11 +174,8 @@ def examine(
     if stamp(path) != before:
         raise DataError(f"{path}: changed while it was read; is a simulation still writing it?")
     with store.replacing(target.with_suffix(".npz")) as temporary:
-        np.savez(
-            temporary,
-            energy=numbers["energies"] if context is None else np.concatenate(energies),
-            weight=weights,
-        )
+        energy = numbers["energies"] if context is None else np.concatenate(energies)
+        np.savez(temporary, energy=energy + (np.concatenate(work) if work else 0.0), weight=weights)
     store.write_json(target.with_suffix(".json"), summary)
     return summary
 

@@ -99,7 +99,8 @@ def training_points(records: Records, index: int, learned: Learned) -> tuple[np.
     walkers = [walker for entry in records.rounds[: index + 1] for walker in entry.begun]
     total = sum(len(walker.frames) for walker in walkers)
     kept = charts.thin(total, POINTS)
-    x = np.concatenate([records.campaign.features.transform(w.frames.take(kept)) for w in walkers])
+    features = records.campaign.features_of(learned.cv)
+    x = np.concatenate([features.transform(w.frames.take(kept)) for w in walkers])
     latent = learned.model.encode(x)
     with torch.no_grad():
         states = learned.model.decoder(torch.as_tensor(latent)).argmax(-1).numpy()

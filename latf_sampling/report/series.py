@@ -51,7 +51,8 @@ def _draw(axes, records: Records, entry: Round, learned: Learned | None) -> None
         kept = charts.thin(len(walker.frames), POINTS)
         rows = [np.degrees(walker.angles[records.torsion][kept])] if records.torsion is not None else []
         if learned is not None:
-            rows += list(learned.model.encode(records.campaign.features.transform(walker.frames.take(kept))).T)
+            features = records.campaign.features_of(learned.cv)
+            rows += list(learned.model.encode(features.transform(walker.frames.take(kept))).T)
         label = f"{walker.frames.label.partition(', ')[2]}, {walker.frames.temperature:g} K"
         for axis, values in zip(axes, rows):
             style = {"ms": 1.4, "mew": 0, "alpha": 0.8, "rasterized": True}

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,9 @@ import torch
 from torch import Tensor
 
 from latf_sampling import runtime
-from latf_sampling.dataset import Dataset
-from latf_sampling.errors import SettingsError, TrainingError
+from latf_sampling.columns import column_statistics
+from latf_sampling.dataset import CHUNK, Dataset
+from latf_sampling.errors import ColumnWarning, SettingsError, TrainingError
 from latf_sampling.model import LaTF
 from latf_sampling.settings import TrainingSettings
 from latf_sampling.trainer.checkpoint import Checkpoint
@@ -121,6 +123,7 @@ def train(
     if settings is not None and kwargs:
         raise SettingsError(f"train: give settings or their fields ({', '.join(kwargs)}), not both.")
     settings = settings if settings is not None else TrainingSettings(**kwargs)
+    _mention_columns(dataset)
     try:
         kept = Checkpoint(checkpoint, dataset, seed, model.settings, settings)
         run = _Run(model, dataset, seed, settings, runtime.pick_device(device), kept, progress or _silent)
@@ -128,6 +131,15 @@ def train(
     except BaseException:
         model.n_features = 0  # what is left of a training that failed or was interrupted is no model
         raise
+
+
+def _mention_columns(dataset: Dataset) -> None:
+    """Warn of columns that hardly change or say the same: they cost time in every step, and blur what matters."""
+    parts = (dataset.rows(slice(first, first + CHUNK)).numpy() for first in range(0, dataset.frames, CHUNK))
+    remarks = column_statistics(parts, dataset.names).remarks()
+    if remarks:
+        words = f"train: {' '.join(remarks)} They are learned from all the same; leave them out, or select columns."
+        warnings.warn(words, ColumnWarning, stacklevel=3)
 
 
 def _silent(fraction: float, words: str) -> None:
