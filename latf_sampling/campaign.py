@@ -65,8 +65,8 @@ class Campaign:
         self.store = store.Store(directory)
         self.molecule: Molecule = self._molecule()
         self.topology: mdtraj.Topology = as_mdtraj(self.molecule.topology)
-        periodic = self.molecule.system.usesPeriodicBoundaryConditions()
-        self.features = Features(self.molecule.topology, list(self.protocol.features), periodic=periodic)
+        self.periodic: bool = self.molecule.system.usesPeriodicBoundaryConditions()
+        self.features = Features(self.molecule.topology, list(self.protocol.features), periodic=self.periodic)
         self._subsets = {tuple(self.features.names): self.features}
         runtime.pick_platform(self.protocol.system.platform, self.molecule.system.getNumParticles())
         if self.protocol.observe is not None:
@@ -132,9 +132,8 @@ class Campaign:
 
     def given_frames(self) -> list[GivenFrames]:
         """The trajectories that the campaign started from, as far as they were read."""
-        folder, periodic = self.store.given, self.molecule.system.usesPeriodicBoundaryConditions()
         return [
-            GivenFrames.read(folder(number), self.topology, periodic, number)
+            GivenFrames.read(self.store.given(number), self.topology, self.periodic, number)
             for number in range(len(Given.of(self.protocol.from_trajectories)))
         ]
 
@@ -316,8 +315,7 @@ class Campaign:
         """Refuse trajectories that cannot be used before the campaign's directory is made, as far as a look tells."""
         for number, given in enumerate(Given.of(self.protocol.from_trajectories)):
             if not self.store.given(number).with_suffix(".json").exists():
-                periodic = self.molecule.system.usesPeriodicBoundaryConditions()
-                stride_of(given, self.topology, periodic, self.protocol.frame_interval)
+                stride_of(given, self.topology, self.periodic, self.protocol.frame_interval)
 
     def _read_given(self, progress: Progress) -> None:
         """Read the given trajectories from end to end, each once in a campaign's life."""

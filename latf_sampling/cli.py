@@ -129,6 +129,45 @@ def lags(
 
 
 @app.command()
+def features(
+    source: Annotated[Path, typer.Argument(help="Directory of a campaign, or a protocol.")],
+    trajectories: Annotated[
+        list[Path] | None, typer.Argument(help="Trajectories of its system; default: the campaign's frames.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write, .npz, .npy or .csv; default: none.")
+    ] = None,
+    ranking: Annotated[
+        bool, typer.Option("--ranking", help="Also rank them by how much the last model's variable depends on each.")
+    ] = False,
+) -> None:
+    """Measure descriptors: write them, print their statistics, and name columns that hardly change or say the same."""
+    from latf_sampling.campaign import Campaign
+    from latf_sampling.feature_file import Source, write_features
+    from latf_sampling.relevance import rank_descriptors
+
+    kept = source.is_dir()
+    campaign = Campaign.of(source) if kept else Campaign(source, source.parent / f"{source.stem}-features")
+    if trajectories:
+        sources = Source.of_files(campaign, trajectories)
+    else:
+        sources = Source.of_campaign(campaign) if kept else Source.of_protocol(campaign)
+    with _Bars() as bars:
+        found = write_features(
+            campaign.features, sources, output, lambda fraction, words: bars("features", fraction, words)
+        )
+    print(found.table())
+    for remark in found.remarks(most=1000):
+        _out.print(remark, soft_wrap=True, markup=False, highlight=False)
+    if ranking:
+        learned = campaign.last_learned()
+        model, cv = campaign.model(learned)
+        print(f"\n{rank_descriptors(model, campaign.dataset(learned, campaign.features_of(cv))).table()}")
+    if output is not None:
+        _out.print(f"Written to {output}.", soft_wrap=True)
+
+
+@app.command()
 def export(
     directory: Directory,
     output: Annotated[Path, typer.Option("-o", "--output", help="CV file to write.")],

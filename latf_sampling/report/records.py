@@ -223,10 +223,10 @@ def _walker(campaign: Campaign, index: int, walker: int, names: list[str]) -> Wa
 
 
 def _given(campaign: Campaign, index: int, number: int, names: list[str]) -> Walker | None:
-    target, periodic = campaign.store.given(number), campaign.molecule.system.usesPeriodicBoundaryConditions()
+    target = campaign.store.given(number)
     if not target.with_suffix(".json").exists():
         return None
-    frames = GivenFrames.read(target, campaign.topology, periodic, number)
+    frames = GivenFrames.read(target, campaign.topology, campaign.periodic, number)
     return Walker(frames, None, campaign.protocol.frame_interval, _angles(frames, names))
 
 
