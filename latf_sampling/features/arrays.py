@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import mdtraj
 import numpy as np
 import torch
 
@@ -41,6 +42,20 @@ def as_box(box: Any, positions: torch.Tensor) -> torch.Tensor:
     if bool((above > 1e-5 * size.amax(-1, keepdim=True)).any()):
         raise DataError("box: vector a has to lie along x and b in the xy plane; rotate box and positions together.")
     return reduced_box(box.tril()).to(positions.dtype)
+
+
+def boxes_of(traj: mdtraj.Trajectory) -> np.ndarray | None:
+    """Box vectors (frames, 3, 3) as rows, nm: ``traj.unitcell_vectors``, which takes 30 microseconds a frame."""
+    if traj.unitcell_lengths is None or traj.unitcell_angles is None:
+        return None
+    a, b, c = np.asarray(traj.unitcell_lengths, float).T
+    cosines = np.cos(np.radians(np.asarray(traj.unitcell_angles, float))).T
+    alpha, beta, gamma = np.where(abs(cosines) < 1e-7, 0.0, cosines)  # of right angles, exactly
+    sine = np.sqrt(1 - gamma**2)
+    cy = c * (alpha - beta * gamma) / sine
+    zero = np.zeros_like(a)
+    rows = [a, zero, zero, b * gamma, b * sine, zero, c * beta, cy, np.sqrt(c**2 * (1 - beta**2) - cy**2)]
+    return np.stack(rows, -1).reshape(-1, 3, 3)
 
 
 def check_finite(values: Any, what: str, row: str, first_frame: int = 0) -> None:

@@ -63,6 +63,18 @@ def minimum_image(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor
     -------
     torch.Tensor, shape (..., v, 3)
     """
+    counts = image_counts(vectors, box, images)
+    if vectors.dim() == 2:
+        return vectors - torch.matmul(counts, box)
+    n, rows = counts.movedim(-2, 0).movedim(-1, 0), box.movedim(-1, 0).movedim(-1, 0)
+    shifts = [n[0] * rows[0, k] + n[1] * rows[1, k] + n[2] * rows[2, k] for k in range(3)]
+    return vectors - torch.stack(shifts).movedim(0, -1).movedim(0, -2)
+
+
+def image_counts(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """How many of each box vector `minimum_image` subtracts, (..., v, 3); constants for the gradient."""
+    if vectors.dim() > 2:
+        return _counts_of_many(vectors, box, images)
     free, cell = vectors.detach(), box.detach()
     c = torch.round(free[..., 2:3] / cell[..., 2:3, 2:3])
     free = free - c * cell[..., 2:3, :]
@@ -73,8 +85,34 @@ def minimum_image(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor
     # |free - shift|^2 without |free|^2, which all images share
     shifts = torch.matmul(images, cell)
     score = (shifts * shifts).sum(-1).unsqueeze(-2) - 2.0 * torch.matmul(free, shifts.transpose(-1, -2))
-    counts = torch.cat([a, b, c], -1) + images[torch.argmin(score, -1)]
-    return vectors - torch.matmul(counts, box)
+    return torch.cat([a, b, c], -1) + images[torch.argmin(score, -1)]
+
+
+def _counts_of_many(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """The same for many frames: along long rows of one component, image by image, three times as fast."""
+    x, y, z = vectors.detach().movedim(-2, 0).movedim(-1, 0).unbind(0)
+    a, b, c = box.detach().movedim(-1, 0).movedim(-1, 0).contiguous().unbind(0)
+    counts_c = torch.round(z / c[2])
+    x, y, z = x - counts_c * c[0], y - counts_c * c[1], z - counts_c * c[2]
+    counts_b = torch.round(y / b[1])
+    x, y = x - counts_b * b[0], y - counts_b * b[1]
+    counts_a = torch.round(x / a[0])
+    x = x - counts_a * a[0]
+    half = torch.cat([images[:4], images[7:13], images[19:23]])  # the others are these backwards
+    least, along, which = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
+    for k in range(1, 14):
+        n = half[k]
+        shift = n[0] * a + n[1] * b + n[2] * c
+        # |free - shift|^2 - |free|^2 for the shift or its opposite, whichever is shorter
+        twice = torch.addcmul(torch.addcmul(x * (2.0 * shift[0]), y, 2.0 * shift[1]), z, 2.0 * shift[2])
+        score = (shift * shift).sum(0) - twice.abs()
+        better = score < least
+        least = torch.minimum(score, least)
+        along = torch.where(better, twice, along)
+        which = torch.where(better, torch.full_like(which, float(k)), which)
+    counts = torch.stack([counts_a, counts_b, counts_c])
+    counts = counts + half.t().index_select(1, which.to(torch.int64).flatten()).unflatten(-1, x.shape) * along.sign()
+    return counts.movedim(0, -1).movedim(0, -2)
 
 
 def by_frames(positions: torch.Tensor) -> torch.Tensor:
@@ -85,14 +123,41 @@ def by_frames(positions: torch.Tensor) -> torch.Tensor:
     return positions.permute(2, 1, 0).contiguous().permute(2, 1, 0)
 
 
+def gathered(positions: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
+    """Positions (..., len(atoms), 3) of some atoms; of many frames, laid out as by `by_frames`."""
+    if positions.dim() == 2:
+        return positions.index_select(0, atoms)
+    return positions.movedim(-2, 0).movedim(-1, 0).index_select(1, atoms).movedim(0, -1).movedim(0, -2)
+
+
+def combined(weights: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Weighted sums (..., rows, 3) of positions (..., n, 3), for weights (rows, n); laid out as they are."""
+    if positions.dim() == 2:
+        return torch.matmul(weights, positions)
+    inner = positions.movedim(-2, 0).movedim(-1, 0)
+    sums = torch.matmul(weights, inner.flatten(2)).unflatten(-1, inner.shape[2:])
+    return sums.movedim(0, -1).movedim(0, -2)
+
+
+def squared_lengths(vectors: torch.Tensor) -> torch.Tensor:
+    """Squares (...) of the lengths of vectors (..., 3)."""
+    if vectors.dim() == 2:
+        return (vectors * vectors).sum(-1)
+    x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
+    return torch.addcmul(torch.addcmul(x * x, y, y), z, z)
+
+
 def lengths(vectors: torch.Tensor) -> torch.Tensor:
     """Lengths (...) of vectors (..., 3), with gradient zero where a vector is zero."""
     if vectors.dim() == 2:
         return torch.linalg.vector_norm(vectors, dim=-1)
     # of many frames: the norm in a dimension that is not innermost in memory takes ten times as long
-    x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
-    squares = torch.addcmul(torch.addcmul(x * x, y, y), z, z)
-    return squares * torch.rsqrt(squares + 1e-37)
+    return root(squared_lengths(vectors), 1e-37)
+
+
+def root(squares: torch.Tensor, tiny: float) -> torch.Tensor:
+    """Square roots, with gradient zero instead of infinity at zero, for squares that ``tiny`` is nothing beside."""
+    return squares * torch.rsqrt(squares + tiny)
 
 
 class Differences(torch.nn.Module):
@@ -114,14 +179,10 @@ class Differences(torch.nn.Module):
         self.register_buffer("images", torch.tensor(images))
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        if positions.dim() > 2:  # many frames: gathered with the frames innermost, as `by_frames` lays them out
-            rows = positions.movedim(-2, 0).movedim(-1, 0)
-            vectors = rows.index_select(1, self.second).sub_(rows.index_select(1, self.first))
-            vectors = vectors.movedim(0, -1).movedim(0, -2)
-        elif self.dense:
+        if self.dense and positions.dim() == 2:
             vectors = torch.matmul(self.matrix, positions)
         else:
-            vectors = positions.index_select(-2, self.second) - positions.index_select(-2, self.first)
+            vectors = gathered(positions, self.second) - gathered(positions, self.first)
         if box is not None:
             vectors = minimum_image(vectors, box, self.images)
         return vectors
