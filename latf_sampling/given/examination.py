@@ -94,10 +94,10 @@ def stride_of(given: Given, topology: mdtraj.Topology, periodic: bool, frame_int
     stride = round(ratio)
     if stride < 1 or abs(ratio - stride) > 1e-3 * ratio:
         remedy = (
-            "make frame_interval a multiple of it" if ratio > 1 else f"frame_interval cannot be below {interval:g} ps"
+            "make frame_interval a multiple of it" if ratio > 1 else f"frame_interval cannot be below {interval:.4g} ps"
         )
         raise DataError(
-            f"{given.path}: has a frame every {interval:g} ps, frame_interval is {frame_interval:g} ps; {remedy}."
+            f"{given.path}: has a frame every {interval:.4g} ps, frame_interval is {frame_interval:g} ps; {remedy}."
         )
     return stride
 
@@ -202,10 +202,10 @@ def _even(given: Given, times: np.ndarray) -> float | None:
     frame = int(off.argmax())
     if off.all():
         raise DataError(
-            f"{given.path}: has a frame every {steps[frame]:g} ps, and not every {interval:g} ps as interval says."
+            f"{given.path}: has a frame every {steps[frame]:.4g} ps, and not every {interval:g} ps as interval says."
         )
     raise DataError(
-        f"{given.path}: frames {frame} and {frame + 1} are {steps[frame]:g} ps apart, others {interval:g} ps; it has "
+        f"{given.path}: frames {frame} and {frame + 1} are {steps[frame]:.4g} ps apart, others {interval:.4g} ps; it has "
         "to be one continuous trajectory."
     )
 

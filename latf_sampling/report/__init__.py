@@ -9,6 +9,7 @@ from latf_sampling import store
 from latf_sampling.report import (
     costs,
     crossings,
+    descriptors,
     headline,
     landscapes,
     learning,
@@ -51,6 +52,7 @@ def write_report(campaign: Campaign) -> Path:
         landscapes.section(records, estimates),
         series.section(records),
         learning.section(records),
+        descriptors.section(records),
         starts.section(records),
         costs.section(records),
         provenance.section(records),

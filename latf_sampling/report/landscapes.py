@@ -94,13 +94,18 @@ def _edges(grid: np.ndarray) -> np.ndarray:
     return np.append(grid - half, grid[-1] + half)
 
 
-def training_points(records: Records, index: int, learned: Learned) -> tuple[np.ndarray, np.ndarray]:
-    """Latent points (n, d) of some of the frames that a model was trained on, and their states (n,)."""
+def training_rows(records: Records, index: int, learned: Learned) -> np.ndarray:
+    """Descriptors (n, F) of some of the frames that a model was trained on."""
     walkers = [walker for entry in records.rounds[: index + 1] for walker in entry.begun]
     total = sum(len(walker.frames) for walker in walkers)
     kept = charts.thin(total, POINTS)
     features = records.campaign.features_of(learned.cv)
-    x = np.concatenate([features.transform(w.frames.take(kept)) for w in walkers])
+    return np.concatenate([features.transform(w.frames.take(kept)) for w in walkers])
+
+
+def training_points(records: Records, index: int, learned: Learned) -> tuple[np.ndarray, np.ndarray]:
+    """Latent points (n, d) of such frames, and their states (n,)."""
+    x = training_rows(records, index, learned)
     latent = learned.model.encode(x)
     with torch.no_grad():
         states = learned.model.decoder(torch.as_tensor(latent)).argmax(-1).numpy()

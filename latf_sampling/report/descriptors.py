@@ -1,0 +1,69 @@
+"""Which descriptors the variable depends on, and which were left out before it was learned."""
+
+from __future__ import annotations
+
+from latf_sampling.relevance import Relevance, rank_descriptors
+from latf_sampling.report import charts, page
+from latf_sampling.report.landscapes import training_rows
+from latf_sampling.report.records import Records
+
+MOST = 15
+"""Descriptors that are drawn."""
+
+
+def section(records: Records) -> str:
+    title = "Descriptors"
+    if not records.learned:
+        return page.section(title, page.missing("No model is learned yet."))
+    index, learned = records.learned[-1]
+    names = learned.cv.metadata["names"]
+    ranked = rank_descriptors(learned.model, training_rows(records, index, learned), names)
+    shown = min(MOST, len(names))
+    caption = (
+        f"How much the variable learned after round {index} depends on its descriptors: {shown} of {len(names)}. "
+        "The root of the mean square of each derivative over training frames, times the descriptor's standard "
+        "deviation, as a share of the sum over all descriptors; in all components together, and in each by itself. "
+        "Of descriptors that say the same, each carries a part."
+    )
+    chart = charts.chart(lambda axes: _draw(axes, ranked, shown), height=0.8 + 0.22 * shown)
+    parts = [page.figures(page.figure(chart, caption))]
+    selection = learned.cv.metadata.get("selection")
+    if selection is not None:
+        parts += _selection(selection)
+    return page.section(title, *parts)
+
+
+def _draw(axes, ranked: Relevance, shown: int) -> None:
+    order = ranked.order[:shown]
+    heights = range(len(order))
+    axes.barh(heights, 100 * ranked.total[order], color=charts.colour(0), alpha=0.85, label="all together")
+    for k, component in enumerate(ranked.components.T):
+        style = {"s": 14, "lw": 0, "color": charts.colour(k + 1), "zorder": 3}
+        axes.scatter(100 * component[order], heights, label=f"u{k + 1}", **style)
+    axes.set_yticks(heights, [ranked.names[k] for k in order])
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.set_xlim(0, None)
+    axes.set_xlabel("share, %")
+    charts.legend(axes, ncols=5)
+
+
+def _selection(selection: dict) -> list[str]:
+    candidates = selection["candidates"]
+    head = ("descriptor", "score", "gain", "left out because")
+    rows = [
+        (
+            entry["name"],
+            f"{entry['score']:.3f}",
+            "" if entry["gain"] is None else f"{entry['gain']:.3f}",
+            "" if entry["kept"] else entry["reason"],
+        )
+        for entry in candidates
+    ]
+    return [
+        page.paragraph(
+            f"{len(selection['kept'])} of {len(candidates)} columns were selected before learning. The score is the "
+            f"square of a column's correlation with itself {selection['lag']} frames later; the gain is what a column "
+            f"added to the VAMP-2 score of those taken before it, which is {selection['vamp2']:.2f} in the end."
+        ),
+        page.details("Table of all candidates", page.table(head, rows)),
+    ]
