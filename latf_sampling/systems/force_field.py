@@ -98,7 +98,7 @@ def _refusal(field: app.ForceField, topology: app.Topology, index: int, why: str
 
 
 def _template(field: app.ForceField, residue: app.topology.Residue):
-    """What the force field has for a residue of this name with as many bonds to others; none where it has nothing."""
+    """What the force field has for a residue of this name and with its bonds to others; none where it has nothing."""
     spelled = {"HIS": ("HID", "HIE", "HIP"), "CYS": ("CYS", "CYX")}.get(residue.name, (residue.name,))
     found = [
         field._templates[full]
@@ -106,12 +106,14 @@ def _template(field: app.ForceField, residue: app.topology.Residue):
         for full in (name, f"N{name}", f"C{name}", f"{name}5", f"{name}3", f"{name}N")
         if full in field._templates
     ]
-    bonds, there = len(list(residue.external_bonds())), {atom.name for atom in residue.atoms()}
-    return min(
-        found,
-        key=lambda t: (len(t.externalBonds) != bonds, sum(_heavy(a) and a.name not in there for a in t.atoms)),
-        default=None,
-    )
+    there = {atom.name for atom in residue.atoms()}
+    bonded = {atom.name for bond in residue.external_bonds() for atom in bond if atom.residue is residue}
+
+    def misfit(template) -> tuple[int, int]:
+        bonds = {template.atoms[index].name for index in template.externalBonds}
+        return len(bonds ^ bonded), sum(_heavy(atom) and atom.name not in there for atom in template.atoms)
+
+    return min(found, key=misfit, default=None)
 
 
 def _heavy(atom) -> bool:

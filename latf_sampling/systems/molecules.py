@@ -72,6 +72,8 @@ def peptide(sequence: str, backbone: tuple[tuple, ...], side_chains: tuple[tuple
         residue.psi_im1 = backbone[index - 1][1]  # of the residue before; the first one has none
         if side_chains and side_chains[index]:
             residue.inputRotamers(list(side_chains[index]))
+            if sequence[index] == "T":  # PeptideBuilder 1.1 writes this one into an attribute that it does not read
+                residue.N_CA_CB_CG2_diangle = side_chains[index][1]
     made = PeptideBuilder.initialize_res(residues[0])
     for residue in residues[1:]:
         PeptideBuilder.add_residue(made, residue)

@@ -71,7 +71,8 @@ def refuse_alternates(file: Path, key: str) -> None:
     for residue, chain, atom, alternate in (_mmcif_atoms if is_mmcif(file) else _pdb_atoms)(file, key):
         places[residue, chain][atom].add(alternate)
     split = [
-        f"{residue} (chain {chain}): {', '.join(sorted(set().union(*(labels for labels in atoms.values()))))}"
+        f"{residue} (chain {chain}): "
+        + ", ".join(sorted(label for label in set().union(*atoms.values()) if label not in {" ", ".", "?"}))
         for (residue, chain), atoms in places.items()
         if any(len(labels) > 1 for labels in atoms.values())
     ]
@@ -136,7 +137,7 @@ def _pdb_missing(file: Path, topology: app.Topology) -> Iterator[str]:
     sequences: dict[str, list[str]] = defaultdict(list)
     for line in file.read_text(errors="replace").splitlines():
         if line.startswith("SEQRES"):
-            sequences[line[11].strip()] += line[19:].split()
+            sequences[line[11].strip()] += line[17:].split()
     for chain in topology.chains():
         wanted = sequences.pop(chain.id.strip(), None)
         if wanted is None:
