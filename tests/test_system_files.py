@@ -301,7 +301,7 @@ WRONG = {
         lambda place: (place / "alanine-dipeptide.pdb").write_text(swapped()),
         r"system\.openmm: the bond of \S+ of \w+ \d \(chain A\) and .* is .* nm long",
     ),
-    "an implicit solvent in a box": ({**BOX, **PME, "implicit_solvent": "GBn2"}, None, r"implicit_solvent: goes without"),
+    "implicit solvent in a box": ({**BOX, **PME, "implicit_solvent": "GBn2"}, None, r"implicit_solvent: goes without"),
     "a force field": (
         {**AMBER, "force_field": [FIELD]},
         None,
