@@ -28,11 +28,12 @@ class ShapeAnisotropy(torch.nn.Module):
 
     def __init__(self, topology: mdtraj.Topology, atoms: str):
         super().__init__()
-        self.atoms = topology.select(atoms).tolist()
+        chosen = topology.select(atoms).tolist()
+        self.atoms, tree = bonded_tree(topology, chosen)  # the same, and what it takes to connect them
         self.names = [f"shape anisotropy of {atoms}"]
         self.units = [""]
         # forward sees these atoms alone, so here they count from 0
-        self.whole = Whole(range(len(self.atoms)), bonded_tree(topology, self.atoms), len(self.atoms))
+        self.whole = Whole(range(len(self.atoms)), tree, len(self.atoms), range(len(chosen)))
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
         x = self.whole(positions, box)

@@ -22,6 +22,7 @@ BAR = 0.0602214076
 
 UNITS = {
     "length": "nanometer",
+    "inverse length": "1 / nanometer",
     "time": "picosecond",
     "energy": "kilojoule / mole",
     "temperature": "kelvin",
@@ -36,6 +37,7 @@ UNITS = {
 
 EXAMPLES = {
     "length": "0.5 nm",
+    "inverse length": "50 / nm",
     "time": "2 fs",
     "energy": "1.2 kJ/mol",
     "temperature": "300 K",
@@ -85,6 +87,7 @@ def to_float(value: Any, dimension: str, name: str = "value") -> float:
 
         target = {
             "length": unit.nanometer,
+            "inverse length": unit.nanometer**-1,
             "time": unit.picosecond,
             "energy": unit.kilojoule_per_mole,
             "temperature": unit.kelvin,

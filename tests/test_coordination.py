@@ -16,6 +16,7 @@ from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import Features
 from latf_sampling.features.coordination import CoordinationNumbers
+from latf_sampling.features.switching import Rational
 
 R0 = 0.4
 EXPONENTS = [(8, 16), (6, 12), (2, 4), (6, 8), (4, 14), (12, 18)]
@@ -83,7 +84,7 @@ def test_hexagon_has_the_numbers_worked_out_by_hand():
     """Neighbours at r0 count one half; the square of their distance is r0^2 times 1, 3 or 4."""
     angle = np.arange(6) * np.pi / 3
     x = torch.tensor(np.vstack([np.zeros(3), np.stack([np.cos(angle), np.sin(angle), 0 * angle], 1)]))
-    out = CoordinationNumbers(range(7), 7, r0=1.0, n=2, m=4, moments=[2]).double()(x)
+    out = CoordinationNumbers(range(7), 7, Rational(1.0, 2, 4), moments=[2]).double()(x)
     outer = 3 / 2 + 2 / 4 + 1 / 5
     torch.testing.assert_close(out[:7], torch.tensor([outer] * 6 + [3.0]).double())
     torch.testing.assert_close(out[7], torch.tensor(6 / 49 * (3 - outer) ** 2).double())
@@ -108,13 +109,13 @@ def test_identical_particles_may_trade_places(topology):
 @pytest.mark.parametrize(("n", "m"), EXPONENTS)
 @pytest.mark.parametrize("axes", ["xyz", "xz"])
 def test_gradients_equal_finite_differences(n, m, axes):
-    module = CoordinationNumbers([0, 1, 2, 4], 5, r0=R0, n=n, m=m, moments=[2, 3], axes=axes).double()
+    module = CoordinationNumbers([0, 1, 2, 4], 5, Rational(R0, n, m, axes), moments=[2, 3]).double()
     x = torch.tensor(clusters(3)[:, :5], requires_grad=True)
     assert torch.autograd.gradcheck(lambda y: module(y, None), (x,), eps=1e-6, atol=1e-6)
 
 
 def test_gradients_in_a_box_equal_finite_differences():
-    module = CoordinationNumbers(range(4), 4, r0=R0, n=6, m=12, moments=[2]).double()
+    module = CoordinationNumbers(range(4), 4, Rational(R0), moments=[2]).double()
     box = torch.tensor([[0.6, 0, 0], [0.2, 0.7, 0], [-0.1, 0.3, 0.8]], dtype=torch.float64)
     x = torch.tensor(clusters(3)[:, :4], requires_grad=True)
     assert torch.autograd.gradcheck(lambda y: module(y, box), (x,), eps=1e-7, atol=1e-5)
@@ -124,7 +125,7 @@ def test_gradients_in_a_box_equal_finite_differences():
 @pytest.mark.parametrize(("n", "m"), [*EXPONENTS, (20, 40), (24, 26)])
 @pytest.mark.parametrize("distance", [0.0, 1e-20, 1e-8, R0, R0 * (1 + 1e-7), 1e2, 1e6, 1e15])
 def test_values_and_gradients_are_finite_at_every_distance(dtype, n, m, distance):
-    module = CoordinationNumbers([0, 1], 2, r0=R0, n=n, m=m, moments=[2, 3]).to(dtype)
+    module = CoordinationNumbers([0, 1], 2, Rational(R0, n, m), moments=[2, 3]).to(dtype)
     x = torch.tensor([[0.0, 0, 0], [0, distance, 0]], dtype=dtype, requires_grad=True)
     out = module(x)
     for column in out:

@@ -102,7 +102,8 @@ def validated(model: type[Settings], value: Any, where: str, help_: str) -> Any:
     if first["type"] == "missing":
         raise SettingsError(f"{key}: is missing; {help_}.")
     if first["type"] == "value_error":  # of a validator of this package: says itself what it got
-        reason = first["msg"].removeprefix("Value error, ").removeprefix(f"{first['loc'][-1]}: ")
+        name = first["loc"][-1] if first["loc"] else where
+        reason = first["msg"].removeprefix("Value error, ").removeprefix(f"{name}: ")
         raise SettingsError(f"{key}: {reason}")
     raise SettingsError(f"{key}: {first['msg']}, got {first['input']!r}.")
 
@@ -137,6 +138,14 @@ def select(topology: mdtraj.Topology, selection: str, where: str) -> list[int]:
     if not len(found):
         raise SettingsError(f"{where}: '{selection}' selects no atom of this topology.")
     return [int(atom) for atom in found]
+
+
+def words_of(of: Any, atoms: Sequence[int], labels: Labels) -> str:
+    """What to call the atoms that the key ``of`` names: its selection, or the atoms themselves."""
+    if isinstance(of, str):
+        return f"({of})" if " and " in of or " or " in of else of
+    names = [labels.atom(atom) for atom in atoms]
+    return " ".join(names) if len(names) <= 4 else f"{names[0]} to {names[-1]}, {len(names)} atoms"
 
 
 def atoms_of(topology: mdtraj.Topology, of: Any, where: str) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from typing import Annotated, Any
 
+import mdtraj
 import numpy as np
 import torch
 from pydantic import Field
@@ -47,36 +48,49 @@ class _DistanceBetween(Settings):
     skip: Annotated[int, Field(strict=True, ge=0)] = 0
 
 
+def pairs_between(
+    topology: mdtraj.Topology, between: str, and_: str | None, skip: int, where: str, key: str
+) -> list[tuple[int, int]]:
+    """Pairs of atoms within a selection, or between two, whose residues are ``skip`` or more apart, each once."""
+    first = select(topology, between, key)
+    if and_ is None:
+        pairs = combinations(first, 2)
+    else:
+        pairs = ((i, j) for i, j in product(first, select(topology, and_, f"{where}.and")) if i != j)
+    found = list(dict.fromkeys((min(pair), max(pair)) for pair in pairs))
+    if not found:
+        raise SettingsError(f"{key}: '{between}' selects one atom only; a distance needs two.")
+    residues = [atom.residue.index for atom in topology.atoms]
+    found = [(i, j) for i, j in found if abs(residues[i] - residues[j]) >= skip]
+    if not found:
+        raise SettingsError(f"{where}.skip: no two selected atoms are {skip} or more residues apart.")
+    return found
+
+
+def pairs_given(topology: mdtraj.Topology, pairs: Sequence[tuple[int, int]], where: str) -> list[tuple[int, int]]:
+    """Pairs given by indices, each once."""
+    for position, pair in enumerate(pairs):
+        check_indices(pair, topology.n_atoms, f"{where}.pairs[{position}]")
+    return list(dict.fromkeys((min(pair), max(pair)) for pair in pairs))
+
+
 class DistanceDescriptor(Descriptor):
     """A selection, ``{between: selection, and: selection, skip: k}``, or ``{pairs: [[i, j], ...]}``."""
 
     def read(self, value: Any, labels: Labels, where: str) -> Entry:
-        topology = labels.topology
         help_ = "write a selection, {between: selection, and: selection, skip: residues}, or {pairs: [[0, 1]]}"
         if isinstance(value, Mapping) and "pairs" in value:
             pairs_settings = validated(_DistancePairs, value, where, help_)
-            for position, pair in enumerate(pairs_settings.pairs):
-                check_indices(pair, topology.n_atoms, f"{where}.pairs[{position}]")
-            return Entry(pairs_settings.model_dump(mode="json"), self._rows(pairs_settings.pairs, labels))
+            pairs = pairs_given(labels.topology, pairs_settings.pairs, where)
+            return Entry(pairs_settings.model_dump(mode="json"), self._rows(pairs, labels))
         key = where if isinstance(value, str) else f"{where}.between"
         settings = validated(_DistanceBetween, {"between": value} if isinstance(value, str) else value, where, help_)
-        first = select(topology, settings.between, key)
-        if settings.and_ is None:
-            pairs = list(combinations(first, 2))
-        else:
-            pairs = [(i, j) for i, j in product(first, select(topology, settings.and_, f"{where}.and")) if i != j]
-        if not pairs:
-            raise SettingsError(f"{key}: '{settings.between}' selects one atom only; a distance needs two.")
-        residues = [atom.residue.index for atom in topology.atoms]
-        pairs = [(i, j) for i, j in pairs if abs(residues[i] - residues[j]) >= settings.skip]
-        if not pairs:
-            raise SettingsError(f"{where}.skip: no two selected atoms are {settings.skip} or more residues apart.")
+        pairs = pairs_between(labels.topology, settings.between, settings.and_, settings.skip, where, key)
         normal = settings.model_dump(mode="json", by_alias=True, exclude_none=True)
         return Entry(normal, self._rows(pairs, labels))
 
     def _rows(self, pairs: Sequence[tuple[int, int]], labels: Labels) -> list[Row]:
-        unique = dict.fromkeys((min(pair), max(pair)) for pair in pairs)
-        return [Row(pair, f"distance {labels.atom(pair[0])} {labels.atom(pair[1])}") for pair in unique]
+        return [Row(pair, f"distance {labels.atom(pair[0])} {labels.atom(pair[1])}") for pair in pairs]
 
     def columns(self, rows: list[Row]) -> list[Column]:
         return [Column(row.label, "nm") for row in rows]

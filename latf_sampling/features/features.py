@@ -13,15 +13,22 @@ import torch
 
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.features.angles import AngleDescriptor
-from latf_sampling.features.arrays import as_array, as_box, check_finite
+from latf_sampling.features.arrays import as_array, as_box, boxes_of, check_finite
+from latf_sampling.features.contacts import ContactDescriptor
 from latf_sampling.features.coordinates import CoordinateDescriptor
 from latf_sampling.features.coordination import CoordinationDescriptor
 from latf_sampling.features.custom import CustomDescriptor
 from latf_sampling.features.descriptor import Column, Columns, Descriptor, Row
 from latf_sampling.features.distances import DistanceDescriptor
+from latf_sampling.features.groups import GroupDescriptor
+from latf_sampling.features.gyration import GyrationDescriptor
+from latf_sampling.features.hydrogen_bonds import HydrogenBondDescriptor
+from latf_sampling.features.native_contacts import NativeContactDescriptor
 from latf_sampling.features.nucleobases import ErmsdDescriptor, NucleobaseDescriptor
 from latf_sampling.features.periodic import Differences, by_frames
 from latf_sampling.features.pucker import PuckerDescriptor
+from latf_sampling.features.residue_contacts import ResidueContactDescriptor
+from latf_sampling.features.rmsd import RMSDDescriptor
 from latf_sampling.features.topology import Labels, as_mdtraj, atom_lines, digest
 from latf_sampling.features.torsions import TorsionDescriptor
 
@@ -30,6 +37,13 @@ DESCRIPTORS: dict[str, Descriptor] = {
     "distances": DistanceDescriptor(),
     "coordinates": CoordinateDescriptor(),
     "coordination": CoordinationDescriptor(),
+    "contacts": ContactDescriptor(),
+    "residue_contacts": ResidueContactDescriptor(),
+    "native_contacts": NativeContactDescriptor(),
+    "hydrogen_bonds": HydrogenBondDescriptor(),
+    "groups": GroupDescriptor(),
+    "gyration": GyrationDescriptor(),
+    "rmsd": RMSDDescriptor(),
     "angles": AngleDescriptor(),
     "pucker": PuckerDescriptor(),
     "nucleobases": NucleobaseDescriptor(),
@@ -74,7 +88,8 @@ class Features:
         ``coordination: {of: selection, r0: "1.5 nm", n: 6, m: 12}``
             Coordination numbers of identical particles, smallest first, for a typical distance r0 as text with its unit
             or a float in nm; n and m, even, are the exponents of the switching function (see
-            `latf_sampling.features.coordination.CoordinationNumbers`) and may be left out.
+            `latf_sampling.features.switching`) and may be left out, or replaced by ``fermi: "0.02 nm"``, the width of
+            the other one.
         ``coordination: {..., moments: [2, 3], axes: "xy"}``
             Central moments of their distribution as well; distances in some of the axes, which cannot be periodic.
         ``angles: selection``
@@ -97,6 +112,26 @@ class Features:
             Base j in the frame of base i, given by the indices of their residues.
         ``ermsd: {of: selection, reference: file, cutoff: 2.4}``
             Distance in G-vectors from a structure in a file, or from several.
+        ``coordination: {of: selection, with: selection, r0: "0.5 nm"}``
+            One coordination number between two groups.
+        ``contacts: {between: selection, and: selection, skip: k, r0: "0.45 nm", n: 6, m: 12}``
+            Switched contacts of pairs, 1 for near and 0 for far; or ``pairs: [[i, j], ...]``, or ``fermi`` as above,
+            and ``sum: true`` for one column.
+        ``residue_contacts: {between: selection, and: selection, scheme: closest-heavy, skip: 3, beta: "20 /nm"}``
+            Smallest distances between residues, nm, as a soft minimum, by a scheme of MDTraj's ``compute_contacts``.
+        ``native_contacts: {of: selection, reference: file, cutoff: "0.45 nm", beta: "50 /nm", lambda: 1.8, skip: 4}``
+            Fraction Q of the reference's contacts that are there, or with ``each: true`` every one of them.
+        ``hydrogen_bonds: backbone``
+            Switched distances of amide hydrogens and carbonyl oxygens, three or more residues apart.
+        ``hydrogen_bonds: {donors: selection, acceptors: selection, r0: "0.25 nm", skip: 3, sum: false}``
+            The same of other atoms; n and m or ``fermi`` as above.
+        ``groups: {groups: [selection, ...], center: mass, pairs: all}``
+            Distances, nm, between centres of mass, or of ``geometry``, of groups; or ``pairs: [[0, 1], ...]`` of them.
+        ``gyration: selection``
+            Radius of gyration, nm, by mass, or ``{of: selection, weights: equal}``.
+        ``rmsd: {of: selection, reference: file, superpose: selection, weights: equal}``
+            Root-mean-square deviation, nm, from one reference or several (a list of files), superposed in the best way,
+            by the same atoms or others.
         ``custom: {file: helix.py, class: Helix, settings: {...}}``
             A class of one's own, see `latf_sampling.features.custom.CustomDescriptor`.
         ``columns: [name, ...]``
@@ -282,11 +317,10 @@ class Features:
         if not isinstance(traj, mdtraj.Trajectory):
             raise DataError(f"trajectory: need an mdtraj.Trajectory, got {type(traj).__name__}.")
         self._check_topology(traj.topology)
-        boxes = traj.unitcell_vectors if self.periodic else None
+        boxes = boxes_of(traj) if self.periodic else None
         if self.periodic and boxes is None:
             raise DataError("trajectory: has no unit cell, but the features are periodic.")
-        vectors = sum(part.rows for part in self.module.modules() if isinstance(part, Differences))
-        frame_bytes = 4 * (6 * self.n_atoms + (70 if self.periodic else 15) * vectors)
+        frame_bytes = 4 * (6 * self.n_atoms + _numbers(self.module, self.periodic))
         chunk = max(1, min(_CHUNK_BYTES // frame_bytes, max(_CHUNK_FRAMES, _CACHE_BYTES // frame_bytes)))
         atoms = torch.from_numpy(self.atoms)
         out = torch.empty((traj.n_frames, len(self.names)), dtype=torch.float32)
@@ -323,6 +357,14 @@ class Chosen(torch.nn.Module):
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
         return self.module(positions, box).index_select(-1, self.columns)
+
+
+def _numbers(module: torch.nn.Module, periodic: bool) -> int:
+    """How many intermediate numbers a frame takes: those of differences, and what a module adds as `numbers`."""
+    if isinstance(module, Columns):  # one kind after the other
+        return max(_numbers(kind, periodic) for kind in module.kinds)
+    rows = sum(part.rows for part in module.modules() if isinstance(part, Differences))
+    return (70 if periodic else 15) * rows + sum(getattr(part, "numbers", 0) for part in module.modules())
 
 
 def _read(spec: Any, labels: Labels) -> tuple[list[dict[str, Any]], dict[str, list[Row]], str, list[str] | None]:

@@ -147,6 +147,31 @@ def squared_lengths(vectors: torch.Tensor) -> torch.Tensor:
     return torch.addcmul(torch.addcmul(x * x, y, y), z, z)
 
 
+def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Rows of vectors (..., n, 3) below each other; of many frames, laid out as they are."""
+    if parts[0].dim() == 2:
+        return torch.cat(parts)
+    inner = [part.movedim(-2, 0).movedim(-1, 0) for part in parts]
+    return torch.cat(inner, 1).movedim(0, -1).movedim(0, -2)
+
+
+def dot(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Products (...) of vectors (..., 3)."""
+    if u.dim() == 2:
+        return (u * v).sum(-1)
+    return torch.addcmul(torch.addcmul(u[..., 0] * v[..., 0], u[..., 1], v[..., 1]), u[..., 2], v[..., 2])
+
+
+def cross(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Vector products of vectors (..., 3); of many frames, laid out as they are."""
+    if u.dim() == 2:
+        return torch.linalg.cross(u, v, dim=-1)
+    a, b = u.movedim(-2, 0).movedim(-1, 0), v.movedim(-2, 0).movedim(-1, 0)
+    pairs = [(1, 2), (2, 0), (0, 1)]
+    found = torch.stack([torch.addcmul(a[i] * b[j], a[j], b[i], value=-1.0) for i, j in pairs])
+    return found.movedim(0, -1).movedim(0, -2)
+
+
 def lengths(vectors: torch.Tensor) -> torch.Tensor:
     """Lengths (...) of vectors (..., 3), with gradient zero where a vector is zero."""
     if vectors.dim() == 2:

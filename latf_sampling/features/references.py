@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import mdtraj
@@ -14,7 +15,9 @@ from latf_sampling.features.topology import Labels
 _HELP = "name a structure file or several, or write {positions: [[[x, y, z], ...], ...]} in nm"
 
 
-def read_references(value: Any, labels: Labels, atoms: Sequence[int], where: str) -> tuple[dict, np.ndarray]:
+def read_references(
+    value: Any, labels: Labels, atoms: Sequence[int], where: str
+) -> tuple[dict[str, Any], np.ndarray, list[str]]:
     """Positions of some atoms in one or several reference structures.
 
     Parameters
@@ -33,14 +36,16 @@ def read_references(value: Any, labels: Labels, atoms: Sequence[int], where: str
     Returns
     -------
     tuple
-        The normal form, which needs no file any more, and the positions, float64 (references, len(atoms), 3), nm.
+        The normal form, which needs no file any more; the positions, float64 (references, len(atoms), 3), nm; and what
+        to call each, the name of its file, with a number if there are several of that name.
 
     Raises
     ------
     SettingsError
         A file cannot be read or lacks one of the atoms, or the normal form has another shape.
     """
-    if isinstance(value, dict) and set(value) == {"positions"}:
+    names: Any = None
+    if isinstance(value, dict) and "positions" in value and set(value) <= {"positions", "names"}:
         try:
             positions = np.array(value["positions"], float)
         except (TypeError, ValueError) as error:
@@ -49,16 +54,28 @@ def read_references(value: Any, labels: Labels, atoms: Sequence[int], where: str
             raise SettingsError(
                 f"{where}.positions: need the shape (references, {len(atoms)}, 3), got {positions.shape}."
             )
+        names = value.get("names", [f"reference {number + 1}" for number in range(len(positions))])
+        if not isinstance(names, Sequence) or len(names) != len(positions) or len(set(map(str, names))) < len(names):
+            raise SettingsError(f"{where}.names: need {len(positions)} different ones, got {names!r}.")
+        names = [str(name) for name in names]
     else:
         files = [value] if isinstance(value, str) else value
         if not isinstance(files, Sequence) or not files or not all(isinstance(file, str) for file in files):
             raise SettingsError(f"{where}: {value!r} cannot be read; {_HELP}.")
-        positions = np.concatenate([_from_file(file, labels, atoms, where) for file in files])
+        found = [_from_file(file, labels, atoms, where) for file in files]
+        positions = np.concatenate(found)
+        given = [Path(file).name for file, models in zip(files, found) for _ in models]
+        names = [name if given.count(name) == 1 else f"{name} #{k}" for name, k in zip(given, _numbers(given))]
     if not np.isfinite(positions).all():
         raise SettingsError(
             f"{where}: a position of reference {np.argwhere(~np.isfinite(positions))[0][0]} is no number."
         )
-    return {"positions": positions.tolist()}, positions
+    return {"positions": positions.tolist(), "names": names}, positions, names
+
+
+def _numbers(names: Sequence[str]) -> list[int]:
+    """Of each name, how many of the same stand before it and at its place."""
+    return [list(names[: index + 1]).count(name) for index, name in enumerate(names)]
 
 
 def _from_file(file: str, labels: Labels, atoms: Sequence[int], where: str) -> np.ndarray:

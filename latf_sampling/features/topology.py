@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import mdtraj
+import numpy as np
 
 from latf_sampling.errors import SettingsError
 
@@ -77,6 +78,23 @@ def atom_lines(topology: mdtraj.Topology) -> tuple[str, ...]:
 def digest(lines: Sequence[str], chains: int) -> str:
     """SHA-256 of such lines and the number of chains."""
     return hashlib.sha256("\n".join((f"{chains} chains", *lines)).encode()).hexdigest()
+
+
+def relative_weights(topology: mdtraj.Topology, atoms: Sequence[int], kind: str, where: str) -> np.ndarray:
+    """Weights (len(atoms),) that sum to one: of the kind "mass", from the elements, or "equal".
+
+    Raises
+    ------
+    SettingsError
+        By mass, and an atom has no element; massless virtual sites are fine beside others.
+    """
+    if kind == "equal":
+        return np.full(len(atoms), 1 / len(atoms))
+    elements = [topology.atom(int(atom)).element for atom in atoms]
+    masses = np.array([0.0 if element is None else element.mass for element in elements])
+    if masses.sum() == 0:
+        raise SettingsError(f"{where}: the atoms have no masses, for they have no elements; ask for equal weights.")
+    return masses / masses.sum()
 
 
 class Labels:

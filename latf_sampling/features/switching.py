@@ -1,0 +1,145 @@
+"""Switching functions: 1 for what is close, 0 for what is far, smooth in between."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from latf_sampling.errors import SettingsError
+from latf_sampling.features.descriptor import Settings
+from latf_sampling.features.periodic import lengths, squared_lengths
+from latf_sampling.schema import Length
+
+_HUGE = 1e36  # where powers stop growing; in single precision they overflow at 3e38
+
+
+class _Along(torch.nn.Module):
+    """Difference vectors with nothing but the components along some axes."""
+
+    def __init__(self, axes: str):
+        super().__init__()
+        self.all: bool = axes == "xyz"
+        self.register_buffer("axes", torch.tensor([float(axis in axes) for axis in "xyz"]))
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return vectors if self.all else vectors * self.axes
+
+
+class Rational(torch.nn.Module):
+    """s = (1 - (r / r0)^n) / (1 - (r / r0)^m) of difference vectors (..., rows, 3) -> (..., rows).
+
+    PLUMED's RATIONAL (doi:10.1016/j.cpc.2013.09.018). With g the greatest common divisor of n and m and
+    w = (r / r0)^g, it is the quotient of 1 + w + ... + w^(n/g - 1) and 1 + w + ... + w^(m/g - 1). That has no pole at
+    r0, is 1 / (1 + (r / r0)^n) for m = 2n, and contains no square root, for g is even: value and gradient are finite
+    everywhere. Where w^(m/g - 1) reaches 1e36, for m = 2n where s falls to 1e-36, s becomes constant.
+
+    Parameters
+    ----------
+    r0
+        Distance, nm.
+    n, m
+        Exponents, even, 0 < n < m.
+    axes
+        Which components of a difference make up the distance.
+
+    Examples
+    --------
+    >>> Rational(0.4)(torch.tensor([[0.0, 0.0, 0.0], [0.4, 0.0, 0.0], [0.0, 0.8, 0.0]]))
+    tensor([1.0000, 0.5000, 0.0154])
+    """
+
+    def __init__(self, r0: float, n: int = 6, m: int = 12, axes: str = "xyz"):
+        super().__init__()
+        common = gcd(n, m)
+        self.scale = r0**-2
+        self.power = common / 2
+        self.terms_above, self.terms_below = n // common, m // common
+        self.limit = _HUGE ** (2 / (m - common))
+        self.along = _Along(axes)
+        self.register_buffer("one", torch.ones(()))
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        w = torch.clamp(squared_lengths(self.along(vectors)) * self.scale, max=self.limit) ** self.power
+        # Horner's rule; the longer sum goes on where the shorter one ends
+        above = self.one
+        for _ in range(self.terms_above - 1):
+            above = torch.addcmul(self.one, above, w)
+        below = above
+        for _ in range(self.terms_below - self.terms_above):
+            below = torch.addcmul(self.one, below, w)
+        return above / below
+
+
+class Fermi(torch.nn.Module):
+    """s = 1 / (1 + exp((r - r0) / width)) of difference vectors (..., rows, 3) -> (..., rows).
+
+    At coincident atoms, where it is 1 up to exp(-r0 / width), its gradient counts as zero.
+
+    Parameters
+    ----------
+    r0
+        Distance, nm, or one a row.
+    width
+        nm; between 12 and 88 % of its height, s changes over four of them.
+    axes
+        Which components of a difference make up the distance.
+
+    Examples
+    --------
+    >>> Fermi(0.4, 0.05)(torch.tensor([[0.0, 0.0, 0.0], [0.4, 0.0, 0.0], [0.0, 0.8, 0.0]]))
+    tensor([9.9966e-01, 5.0000e-01, 3.3535e-04])
+    """
+
+    def __init__(self, r0: float | torch.Tensor, width: float, axes: str = "xyz"):
+        super().__init__()
+        self.along = _Along(axes)
+        self.slope = -1.0 / width
+        self.register_buffer("start", torch.as_tensor(r0).to(torch.get_default_dtype()) / width)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(lengths(self.along(vectors)) * self.slope + self.start)
+
+
+_Exponent = Annotated[int, Field(strict=True, ge=2, multiple_of=2)]
+
+
+class Switched(Settings):
+    """Which switching function: `Rational` with ``r0``, ``n`` and ``m``, or `Fermi` with ``r0`` and its width."""
+
+    r0: Length
+    n: _Exponent = 6
+    m: _Exponent = Field(default=12, validate_default=True)
+    fermi: Length | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_kind(cls, value: Any) -> Any:
+        if value.get("fermi") is not None and ("n" in value or "m" in value):
+            raise SettingsError("takes n and m, or fermi, the width of the other switching function; got both.")
+        return value
+
+    @field_validator("m")
+    @classmethod
+    def _steeper(cls, m: int, info: ValidationInfo) -> int:
+        if m <= info.data.get("n", 0):
+            raise SettingsError(f"{m} has to be greater than n, which is {info.data['n']}.")
+        return m
+
+    def normal(self) -> dict[str, Any]:
+        """Ready for JSON, without the keys of the other function."""
+        unused = {"fermi"} if self.fermi is None else {"n", "m"}
+        return self.model_dump(mode="json", by_alias=True, exclude=unused, exclude_none=True)
+
+    @property
+    def words(self) -> str:
+        if self.fermi is not None:
+            return f"within {self.r0:g} nm (fermi {self.fermi:g} nm)"
+        return f"within {self.r0:g} nm" + ("" if (self.n, self.m) == (6, 12) else f" (n {self.n}, m {self.m})")
+
+    def function(self, axes: str = "xyz") -> torch.nn.Module:
+        if self.fermi is not None:
+            return Fermi(self.r0, self.fermi, axes)
+        return Rational(self.r0, self.n, self.m, axes)
