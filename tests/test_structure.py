@@ -15,6 +15,7 @@ import pytest
 from molecules import STRUCTURE
 from openmm import app, unit
 
+from latf_sampling.campaign import Campaign
 from latf_sampling.errors import InstallationError, SettingsError
 from latf_sampling.settings import SystemSettings
 from latf_sampling.starts import handedness, stereocentres
@@ -374,3 +375,10 @@ def test_chignolins_conformations_are_a_hairpin_and_a_chain():
 def test_settings_that_cannot_be_are_refused(given, words):
     with pytest.raises(SettingsError, match=words):
         SystemSettings(**given)
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "protocols").glob("*.yaml")), ids=lambda f: f.stem)
+def test_the_protocols_that_come_with_the_package_are_right(tmp_path, file):
+    campaign = Campaign(file, tmp_path / "run")
+    assert len(campaign.features.names) >= 2
+    assert not (tmp_path / "run").exists()
