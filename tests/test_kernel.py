@@ -230,6 +230,7 @@ def test_place_of_the_folder(monkeypatch):
 # ------------------------------------------------------------------------------------------------- operations
 
 SMOOTH = [torch.exp, torch.expm1, torch.sin, torch.cos, torch.tan, torch.tanh, torch.sinh, torch.cosh, torch.atan]
+SMOOTH += [torch.sinc]
 SMOOTH += [torch.erf, torch.sigmoid, torch.neg, torch.abs, torch.square, torch.reciprocal, torch.asin, torch.acos]
 SMOOTH += [torch.log, torch.log1p, torch.sqrt, torch.rsqrt, torch.sign, torch.floor, torch.ceil, torch.trunc]
 SMOOTH += [torch.round, torch.clone, torch.relu, nn.functional.silu, nn.functional.gelu, nn.functional.elu]
@@ -392,6 +393,14 @@ OPERATIONS = {
         torch.linalg.cross(x, y[:, :1].expand(3, 4), dim=0),
         nn.functional.linear(x, torch.arange(20.0, dtype=torch.float64).view(5, 4), torch.ones(5, dtype=torch.float64)),
     ),
+    "eigenvectors": lambda x, y, z: (
+        *(
+            t
+            for a in (x @ x.t(), z @ z.mT, torch.ones(4, 4, dtype=torch.float64) * x[0, 0], x[:3, :3] * 0)
+            for values, vectors in [torch.linalg.eigh(a + a.mT)]
+            for t in (values, (vectors * values.unsqueeze(-2)) @ vectors.mT, vectors.mT @ vectors)
+        ),
+    ),
     "made": lambda x, y, z: (
         torch.zeros(2, dtype=torch.float64),
         torch.ones_like(x) * x,
@@ -420,6 +429,7 @@ def special(x):
     other = x.flip(0)
     values = [torch.maximum(x, other), torch.minimum(x, other), torch.fmax(x, other), torch.fmin(x, other)]
     values += [torch.clamp(x, -1, 1), torch.clamp(x, min=other), torch.relu(x), torch.floor(x), torch.sign(x), x / 0.0]
+    values += [torch.sinc(x)]
     values += [torch.round(x), x**0, x**2.5, torch.sqrt(x), torch.rsqrt(x), torch.log(x), torch.tanh(x), torch.exp(x)]
     values += [nn.functional.elu(x), nn.functional.softplus(x), nn.functional.silu(x), torch.sigmoid(x), x - x]
     values += [x.amax(), x.amin(), x[:4].amax(), x.argmax(), x[:4].argmin(), *x.sort(0), *x.sort(0, descending=True)]

@@ -90,6 +90,7 @@ ELEMENTWISE: dict[str, Any] = {
         name: f"math.{name}({{self}})" for name in ("exp", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "sinh")
     },
     **{name: f"math.{name}({{self}})" for name in ("cosh", "asin", "acos", "atan", "erf")},
+    "sinc": "(math.sin(math.pi * {self}) / (math.pi * {self}) if {self} != 0 else 1.0)",
     "atan2": "math.atan2({self}, {other})",
     "floor": "np.floor({self})",
     "ceil": "np.ceil({self})",
