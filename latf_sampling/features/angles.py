@@ -23,7 +23,7 @@ from latf_sampling.features.descriptor import (
     select,
     validated,
 )
-from latf_sampling.features.periodic import Differences
+from latf_sampling.features.periodic import Differences, cross, dot, squared_lengths
 from latf_sampling.features.topology import Labels
 
 _SHORT = 1e-16  # nm^4; squared product of the two lengths where an angle ceases to be defined
@@ -46,8 +46,7 @@ class Cosines(torch.nn.Module):
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
         u, v = torch.split(self.differences(positions, box), [self.count, self.count], -2)
-        lengths = (u * u).sum(-1) * (v * v).sum(-1)
-        return (u * v).sum(-1) * torch.rsqrt(lengths + self.short)
+        return dot(u, v) * torch.rsqrt(squared_lengths(u) * squared_lengths(v) + self.short)
 
 
 class Angles(torch.nn.Module):
@@ -67,8 +66,7 @@ class Angles(torch.nn.Module):
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
         u, v = torch.split(self.differences(positions, box), [self.count, self.count], -2)
-        normal = torch.linalg.cross(u, v, dim=-1)
-        return torch.atan2(torch.sqrt((normal * normal).sum(-1) + self.short), (u * v).sum(-1))
+        return torch.atan2(torch.sqrt(squared_lengths(cross(u, v)) + self.short), dot(u, v))
 
 
 _MODULES = {"cosine": Cosines, "angle": Angles}

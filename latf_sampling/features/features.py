@@ -320,7 +320,7 @@ class Features:
         boxes = boxes_of(traj) if self.periodic else None
         if self.periodic and boxes is None:
             raise DataError("trajectory: has no unit cell, but the features are periodic.")
-        frame_bytes = 4 * (6 * self.n_atoms + _numbers(self.module, self.periodic))
+        frame_bytes = 4 * (6 * len(self.atoms) + _numbers(self.module, self.periodic))
         chunk = max(1, min(_CHUNK_BYTES // frame_bytes, max(_CHUNK_FRAMES, _CACHE_BYTES // frame_bytes)))
         atoms = torch.from_numpy(self.atoms)
         out = torch.empty((traj.n_frames, len(self.names)), dtype=torch.float32)

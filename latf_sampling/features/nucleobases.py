@@ -14,18 +14,19 @@ from pydantic import Field
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import Column, Columns, Descriptor, Entry, Index, Row, Settings, validated
 from latf_sampling.features.nucleotides import Nucleotide, chosen_nucleotides, nucleotides
-from latf_sampling.features.periodic import Differences
+from latf_sampling.features.periodic import Differences, cross, dot, gathered, joined, squared_lengths
 from latf_sampling.features.references import read_references
 from latf_sampling.features.topology import Labels
 
 _SCALE = (0.5, 0.5, 0.3)  # nm; along x, y, z of a base's frame
 _COLLAPSED = 1e-16  # nm^2 and nm^4; squared length of an axis where a base ceases to have a frame
+_NEAR = 1e-12  # squared scaled distance below which its root is rounded off
 
 
 class GVectors(torch.nn.Module):
     """How some bases lie in the frames of others, (..., n, 3) -> (..., 4 * pairs), no unit.
 
-    Columns are x, y, z and w of the first pair, and so on.
+    Columns are the first components, x, of all pairs, then y, z, and the fourth, w.
 
     The frame of a base has its origin in the centre of C2, C4 and C6, x points to C2, and z is the normal of the plane
     (along x cross C6 of purines, x cross C4 of pyrimidines, so that the z of all bases in a strand point alike). With s
@@ -56,28 +57,30 @@ class GVectors(torch.nn.Module):
 
     def __init__(self, bases: np.ndarray, pairs: np.ndarray, n_atoms: int, cutoff: float = 2.4):
         super().__init__()
-        self.count = len(bases)
-        self.edges = Differences(np.repeat(bases[:, 0], 2), bases[:, 1:].ravel(), n_atoms)
-        self.centres = Differences(pairs[:, 0], pairs[:, 1], len(bases))
+        self.bases, self.pairs = len(bases), len(pairs)
+        self.edges = Differences(np.tile(bases[:, 0], 2), bases[:, 1:].T.ravel(), n_atoms)
+        self.between = Differences(pairs[:, 0], pairs[:, 1], len(bases))
         self.cutoff = cutoff
         self.quarter, self.height = pi / 2, 2 * cutoff / pi  # TorchScript sees no constant of the file
-        self.collapsed = _COLLAPSED
+        self.collapsed, self.near = _COLLAPSED, _NEAR
         self.register_buffer("first", torch.from_numpy(np.ascontiguousarray(bases[:, 0])))
-        self.register_buffer("frame", torch.from_numpy(np.ascontiguousarray(pairs[:, 0])))
-        self.register_buffer("scale", 1 / torch.tensor(_SCALE))
+        frames = pairs[:, 0] + len(bases) * np.arange(3)[:, None]  # rows of x, then those of y and z
+        self.register_buffer("frames", torch.from_numpy(frames.ravel()))
+        self.register_buffer("scale", 1 / torch.tensor(_SCALE).unsqueeze(-1))
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        second, third = self.edges(positions, box).unflatten(-2, [self.count, 2]).unbind(-2)
+        second, third = torch.split(self.edges(positions, box), [self.bases, self.bases], -2)
         centre = (second + third) / 3  # from C2
-        between = self.centres(positions.index_select(-2, self.first) + centre, box)
-        z = torch.linalg.cross(second, third, dim=-1)
-        y = torch.linalg.cross(centre, z, dim=-1)  # x points from the centre to C2
-        axes = torch.stack([-centre, y, z], -2)
-        axes = axes * torch.rsqrt((axes * axes).sum(-1, keepdim=True) + self.collapsed)
-        s = (axes.index_select(-3, self.frame) * between.unsqueeze(-2)).sum(-1) * self.scale
-        t = torch.clamp(torch.linalg.vector_norm(s, dim=-1, keepdim=True) / self.cutoff, max=1.0)
+        between = self.between(gathered(positions, self.first) + centre, box)
+        z = cross(second, third)
+        axes = joined([-centre, cross(centre, z), z])  # x points from the centre to C2
+        axes = axes * torch.rsqrt(squared_lengths(axes) + self.collapsed).unsqueeze(-1)
+        s = dot(gathered(axes, self.frames), joined([between, between, between]))
+        s = s.unflatten(-1, [3, self.pairs]) * self.scale
+        squares = (s * s).sum(-2, keepdim=True)
+        t = torch.clamp(squares * torch.rsqrt(squares + self.near) / self.cutoff, max=1.0)
         w = torch.sin((1.0 - t) * self.quarter)
-        return torch.cat([s * (torch.sinc(0.5 * t) * w), (w * w) * self.height], -1).flatten(-2)
+        return torch.cat([s * (torch.sinc(0.5 * t) * w), (w * w) * self.height], -2).flatten(-2)
 
 
 class Ermsd(torch.nn.Module):
@@ -193,23 +196,22 @@ class ErmsdDescriptor(Descriptor):
         if len(found) < 2:
             raise SettingsError(f"{where}.of: '{settings.of}' selects one nucleotide only; an eRMSD needs two.")
         atoms = tuple(atom for nucleotide in found for atom in _base(nucleotide, f"{where}.of"))
-        plain, positions = read_references(settings.reference, labels, atoms, f"{where}.reference")
-        label = f"ermsd of '{settings.of}' (cutoff {settings.cutoff}) from {positions.round(6).tolist()}"
+        plain, positions, names = read_references(settings.reference, labels, atoms, f"{where}.reference")
+        label = f"ermsd within {settings.cutoff:g} from {positions.tolist()}"
         spec = {"of": settings.of, "reference": plain, "cutoff": settings.cutoff}
-        return Entry(spec, [Row(atoms, label, (positions, settings.cutoff))])
+        return Entry(spec, [Row(atoms, label, (names, positions, settings.cutoff))])
 
     def columns(self, rows: list[Row]) -> list[Column]:
         names = []
         for index, row in enumerate(rows):
             noun = "ermsd" if len(rows) == 1 else f"ermsd#{index}"
-            count = len(row.settings[0])
-            names += [noun] if count == 1 else [f"{noun} {number}" for number in range(1, count + 1)]
+            names += [f"{noun} {name}" for name in row.settings[0]]
         return [Column(name) for name in names]
 
     def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
         modules: list[torch.nn.Module] = []
         for row in rows:
-            positions, cutoff = row.settings
+            _, positions, cutoff = row.settings
             bases = np.array(row.atoms).reshape(-1, 3)
             modules.append(Ermsd(bases, positions.reshape(len(positions), -1, 3, 3), n_atoms, cutoff))
         return modules[0] if len(modules) == 1 else Columns(modules)

@@ -20,7 +20,7 @@ from latf_sampling.features.descriptor import (
     validated,
 )
 from latf_sampling.features.nucleotides import chosen_nucleotides
-from latf_sampling.features.periodic import Differences
+from latf_sampling.features.periodic import Differences, cross, dot, squared_lengths
 from latf_sampling.features.topology import Labels
 
 _COLLAPSED = 1e-12  # nm^4; squared length of the normal before normalisation where a ring ceases to have a plane
@@ -42,8 +42,8 @@ class Pucker(torch.nn.Module):
     3 degrees, and q is about 0.055 nm times their amplitude in radian. Heights were taken because they are linear in
     the positions once the plane is known: smooth where angles computed from torsions are not, and far fewer operations.
 
-    A flat ring has no phase. Dividing by sqrt(q^2 + 1e-10 nm^2) instead of q keeps sine and cosine and their gradients
-    finite there; of a sugar's 0.04 nm it takes less than 1e-7.
+    A flat ring has no phase. Dividing by sqrt(q^2 + 1e-10 nm^2) instead of q keeps sine, cosine and amplitude smooth
+    there; of a sugar's 0.04 nm it takes less than 1e-7.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Pucker(torch.nn.Module):
         super().__init__()
         # Plane and heights need differences alone: from the atom across, of which none is longer than two bonds.
         others = [0, 1, 3, 4]
-        self.differences = Differences(np.repeat(rings[:, 2], 4), rings[:, others].ravel(), n_atoms)
+        self.differences = Differences(np.tile(rings[:, 2], 4), rings[:, others].T.ravel(), n_atoms)
         self.count = len(rings)
         j = np.array(others)
         plane = [np.sin(np.radians(72 * j)), np.cos(np.radians(72 * j))]
@@ -67,14 +67,19 @@ class Pucker(torch.nn.Module):
         self.collapsed, self.flat = _COLLAPSED, _FLAT
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        edges = self.differences(positions, box).unflatten(-2, [self.count, 4])
-        r1, r2, sine, cosine = torch.matmul(self.sums, edges).unbind(-2)
-        normal = torch.linalg.cross(r1, r2, dim=-1)
-        normal = normal * torch.rsqrt((normal * normal).sum(-1, keepdim=True) + self.collapsed)
-        both = (torch.stack([sine, cosine], -3) * normal.unsqueeze(-3)).sum(-1)
-        squares = (both * both).sum(-2, keepdim=True)
-        phases = (both * torch.rsqrt(squares + self.flat)).flatten(-2)
-        return torch.cat([phases, torch.linalg.vector_norm(both, dim=-2)], -1)
+        edges = self.differences(positions, box)
+        if edges.dim() == 2:
+            sums = torch.matmul(self.sums, edges.view(4, -1)).view(4 * self.count, 3)
+        else:
+            rows = edges.movedim(-2, 0).movedim(-1, 0)
+            sums = torch.matmul(self.sums, rows.reshape(3, 4, -1)).view(rows.shape).movedim(0, -1).movedim(0, -2)
+        r1, r2, sine, cosine = torch.split(sums, [self.count] * 4, -2)
+        normal = cross(r1, r2)
+        scale = torch.rsqrt(squared_lengths(normal) + self.collapsed)
+        sine, cosine = dot(sine, normal) * scale, dot(cosine, normal) * scale
+        squares = sine * sine + cosine * cosine
+        scale = torch.rsqrt(squares + self.flat)
+        return torch.cat([sine * scale, cosine * scale, squares * scale], -1)
 
 
 class _Rings(Settings):

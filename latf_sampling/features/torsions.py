@@ -25,7 +25,7 @@ from latf_sampling.features.descriptor import (
     validated,
 )
 from latf_sampling.features.nucleotides import nucleotides
-from latf_sampling.features.periodic import Differences
+from latf_sampling.features.periodic import Differences, cross, dot, lengths
 from latf_sampling.features.topology import Labels
 
 # IUPAC-IUB, Eur. J. Biochem. 131, 9 (1983), doi:10.1111/j.1432-1033.1983.tb07225.x; - is of the nucleotide before, + of
@@ -99,11 +99,11 @@ class Torsions(torch.nn.Module):
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
         bonds = self.differences(positions, box)
         b1, b2, b3 = torch.split(bonds, [self.count, self.count, 2 * self.count], -2)
-        m = torch.linalg.cross(b1, b2, dim=-1)
-        sine = m * torch.linalg.vector_norm(b2, dim=-1, keepdim=True)
-        cosine = torch.linalg.cross(m, b2, dim=-1)
-        both = (torch.cat([sine, cosine], -2) * b3).sum(-1).unflatten(-1, [2, self.count])
-        return (both * torch.rsqrt((both * both).sum(-2, keepdim=True) + self.straight)).flatten(-2)
+        m = cross(b1, b2)
+        sine = dot(m, b3[..., : self.count, :]) * lengths(b2)
+        cosine = dot(cross(m, b2), b3[..., self.count :, :])
+        scale = torch.rsqrt(sine * sine + cosine * cosine + self.straight)
+        return torch.cat([sine * scale, cosine * scale], -1)
 
 
 class _TorsionAtoms(Settings):
