@@ -22,7 +22,7 @@ from latf_sampling.model import LaTF
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
 NO_CAMPAIGN = "there is no campaign in this directory"
-COMMANDS = ("run", "status", "train", "evaluate", "lags", "export", "starts", "report", "doctor")
+COMMANDS = ("run", "status", "train", "evaluate", "lags", "features", "export", "starts", "report", "doctor")
 
 
 @pytest.fixture

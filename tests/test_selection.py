@@ -111,9 +111,16 @@ def test_parts_that_do_not_fit(parts, words):
 
 
 def test_training_warns_of_such_columns_by_name():
-    x = wells(1, 2000)
+    x = wells(1, 800)
     x = np.column_stack([x, x[:, 0], np.full(len(x), 3.0)])
-    quick = {"initial_states": 2, "refinements": 1, "joint_epochs": 0, "flow_epochs": 0, "ensemble": 0}
+    quick = {
+        "initial_states": 2,
+        "refinements": 1,
+        "refinement_epochs": 1,
+        "joint_epochs": 0,
+        "flow_epochs": 0,
+        "ensemble": 0,
+    }
     names = ["slow", "half", "noise", "again", "fixed"]
     with pytest.warns(ColumnWarning) as caught:
         train(LaTF(latent_dim=1, temperature="steered"), Dataset([Series(x)], LAG, names=names), **quick)
