@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import (
@@ -73,8 +73,6 @@ _MODULES = {"cosine": Cosines, "angle": Angles}
 
 
 class _AngleSettings(Settings):
-    model_config = ConfigDict(populate_by_name=True)
-
     as_: Literal["cosine", "angle"] = Field("cosine", alias="as")
 
 

@@ -168,9 +168,8 @@ class NucleobaseDescriptor(Descriptor):
         return Entry(settings.model_dump(mode="json", by_alias=True, exclude_none=True), list(rows.values()))
 
     def columns(self, rows: list[Row]) -> list[Column]:
-        return [
-            Column(f"gvector {part} {row.label}") for _, group in _by_cutoff(rows) for row in group for part in "xyzw"
-        ]
+        groups = [group for _, group in _by_cutoff(rows)]
+        return [Column(f"gvector {part} {row.label}") for group in groups for part in "xyzw" for row in group]
 
     def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
         modules: list[torch.nn.Module] = []
