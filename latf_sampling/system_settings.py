@@ -144,7 +144,14 @@ class OpenmmSettings(Settings):
 
 
 class BarostatSettings(Settings):
-    """Constant pressure (MonteCarloBarostat), at the temperature of each walker."""
+    """Constant pressure at the temperature of each walker.
+
+    OpenMM's MonteCarloBarostat (Chow and Ferguson, doi:10.1016/0010-4655(95)00059-O), for periodic systems.
+    The energy of a frame is then U + pV, the potential energy and the work against the pressure: the density at any
+    temperature and this pressure is proportional to exp(-(U + pV) / kT), so that frames of constant pressure are
+    reweighted from one temperature to another as those of constant volume are. Energies that come with trajectories of
+    one's own have to be U + pV, too.
+    """
 
     pressure: Pressure = 1.0
     interval: int = Field(default=25, ge=1)

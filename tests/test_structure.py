@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import doctest
 import io
 import random
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -375,6 +377,12 @@ def test_chignolins_conformations_are_a_hairpin_and_a_chain():
 def test_settings_that_cannot_be_are_refused(given, words):
     with pytest.raises(SettingsError, match=words):
         SystemSettings(**given)
+
+
+def test_examples_in_docstrings():
+    results = doctest.testmod(sys.modules["latf_sampling.systems.build"])
+    assert results.attempted >= 1
+    assert results.failed == 0
 
 
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "protocols").glob("*.yaml")), ids=lambda f: f.stem)

@@ -212,6 +212,22 @@ def test_a_triclinic_box_comes_from_the_files(folder, source, digits):
     assert sum(ours.values()) == pytest.approx(sum(theirs.values()), rel=1e-5)
 
 
+def test_a_box_for_charmm_files_that_hold_none(folder):
+    """CHARMM's own coordinates have no unit cell; PDB files have one."""
+    molecule = made(folder, {"charmm": {**PROGRAMS["charmm"], "box": ["2 nm", "2.1 nm", "22 angstrom"]}, **PME})
+    expected = openmm.XmlSerializer.clone(reference(charmm=True))
+    expected.setDefaultPeriodicBoxVectors([2, 0, 0], [0, 2.1, 0], [0, 0, 2.2])
+    nonbonded = next(force for force in expected.getForces() if isinstance(force, openmm.NonbondedForce))
+    nonbonded.setNonbondedMethod(openmm.NonbondedForce.PME)
+    nonbonded.setCutoffDistance(0.5)
+    nonbonded.setUseDispersionCorrection(False)  # CHARMM has none
+    found, wanted = (terms(system, positions())["NonbondedForce"] for system in (molecule.system, expected))
+    assert found == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(SettingsError, match=r"system\.charmm\.box: .*box\.pdb has a unit cell; remove the key"):
+        files = {**PROGRAMS["charmm"], "coordinates": "box.pdb", "box": ["2 nm"] * 3}
+        made(folder, {"charmm": files, **PME})
+
+
 def test_molecules_that_the_box_cuts_are_made_whole(folder, tmp_path):
     topology, places, system = solvated()
     box = np.array([vector._value for vector in system.getDefaultPeriodicBoxVectors()])
