@@ -22,6 +22,7 @@ from latf_sampling.report.estimates import Estimates
 from latf_sampling.report.records import Records
 from latf_sampling.settings import Protocol
 from latf_sampling.starts import Starts
+from latf_sampling.starts.coverage import Coverage
 from latf_sampling.units import KB
 
 NAME = 'alanine <script>alert("x")</script> & co'
@@ -138,6 +139,7 @@ def write_starts(campaign: Campaign, folder: Path, temperature: float, dim: int 
         rejected=[{"target": [0.25] * dim, "reasons": ["from frame 3: atom 8 changed its <chirality>"]}],
         requested=4,
         tolerance=4.0,
+        coverage=Coverage(targets=0.1, reached=0.2, weighted=0.05, expected=0.3, rejected=0.25, effective=2.5),
     ).save(folder)
 
 
@@ -270,7 +272,7 @@ def test_text_is_escaped(page):
 
 
 def test_all_sections_and_captions(page):
-    assert page.tags.count("section") == 8
+    assert page.tags.count("section") == 9
     assert page.tags.count("svg") == page.tags.count("figcaption") > 15
     for number in range(1, page.tags.count("figcaption") + 1):
         assert f"Figure {number}." in page.text
@@ -365,6 +367,9 @@ def test_starts_are_listed_with_their_origin_and_the_rejected_with_their_reasons
     assert "round 0, walker 1, 0.8 ps" in page.words
     assert "-60.5 kJ/mol" in page.words
     assert "Target (0.25, 0.25): from frame 3: atom 8" in page.words
+    assert "do not cover what the flow asked for" in page.words and "25 % of the targets gave no structure" in page.words
+    assert "are worth 2 equal ones" in page.words
+    assert "1 targets: 1 in state" in page.words
 
 
 def test_provenance(page, finished):
