@@ -8,10 +8,12 @@ import sys
 from functools import cache, partial
 from pathlib import Path
 
+import mdtraj
 import numpy as np
 import pytest
 import torch
 from molecules import SPECS, TRICLINIC, alanine_topology, frames, random_model
+from nucleic import RNA, perturbed
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -113,6 +115,21 @@ def test_kernel_is_the_graph(dim, kind, periodic):
     assert made(x, TRICLINIC, table)[1].shape == x.shape
     energy, forces = made(np.full_like(x, np.nan), TRICLINIC, table)
     assert np.isnan(energy) and np.isnan(forces).all()
+
+
+def test_descriptors_of_nucleic_acids():
+    """In one graph, since compiling takes seconds; G-vectors are in the eRMSD."""
+    rna = perturbed(RNA, frames=50)
+    spec = [{"angles": {"of": "resid 1 and name P OP1 OP2", "as": "angle"}}, {"pucker": "resid 2"}]
+    features = Features(rna.topology, [*spec, {"ermsd": {"of": "resid 0 1 5", "reference": str(RNA)}}])
+    x = rna.xyz.astype(float)
+    cv = LatentCV.from_model(random_model(features, features(x), 1), features, x[:4], force_limit=np.inf)
+    graph, inputs = graph_of(cv, Harmonic(1))
+    made = kernel.compiled(graph, inputs)
+    own = np.ascontiguousarray(x[0, cv.atoms])
+    reference = np.ascontiguousarray(mdtraj.load(str(RNA)).xyz[0, cv.atoms].astype(float))
+    for place in (own, own * [1.0, 1.0, 0.0], reference, np.zeros_like(own)):
+        compare(made, graph, [place, TRICLINIC, np.array([0.3, 2.0])], 1e-8)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])

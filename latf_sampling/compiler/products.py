@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from latf_sampling.compiler.operations import Bound
+from latf_sampling.compiler.operations import Bound, KernelError
 from latf_sampling.compiler.source import Array, Source, constant, merged, split
 
+_SWEEPS = 30
+"""Of Jacobi's method, which doubles the digits in each, at most."""
 _SPARSE = 4
 """A constant matrix of which at most one entry in so many is not zero is multiplied entry by entry."""
 
@@ -91,7 +93,60 @@ def _sparse(code: Source, matrix: torch.Tensor, dense: Array, write) -> None:
             write([i, k], total)
 
 
+def _eigh(code: Source, bound: Bound, values: Array, vectors: Array) -> None:
+    """Eigenvalues, in order, and eigenvectors of small symmetric matrices by Jacobi's rotations; signs may be any."""
+    if not bound["compute_v"]:
+        raise KernelError("the operation aten._linalg_eigh has machine code with eigenvectors alone.")
+    a = code.read(code.copied(bound["A"]))
+    n = a.shape[-1]
+    off, size, t, c, s, x, y, least = (code.name(letter) for letter in "sstcsxyk")
+    with code.loops(a.shape[:-2]) as at:
+
+        def entry(array: Array, i: str, j: str) -> str:
+            return array.address([*at, i, j])
+
+        def turned(array: Array, one: tuple[str, str], other: tuple[str, str]) -> None:
+            code.line(f"{x}, {y} = {entry(array, *one)}, {entry(array, *other)}")
+            code.line(f"{entry(array, *one)} = {c} * {x} - {s} * {y}")
+            code.line(f"{entry(array, *other)} = {s} * {x} + {c} * {y}")
+
+        with code.loops([n, n]) as (i, j):
+            code.line(f"{entry(vectors, i, j)} = 1.0 if {i} == {j} else 0.0")
+        with code.loops([_SWEEPS]):
+            code.line(f"{off} = {size} = 0.0")
+            with code.loops([n, n]) as (i, j):
+                code.line(f"{size} += {entry(a, i, j)} * {entry(a, i, j)}")
+                code.line(f"{off} += 0.0 if {i} == {j} else {entry(a, i, j)} * {entry(a, i, j)}")
+            code.line(f"if not {off} > 1e-34 * {size}:")
+            code.line("    break")
+            with code.loops([n, n]) as (p, q):
+                code.line(f"if {p} >= {q} or {entry(a, p, q)} == 0.0:")
+                code.line("    continue")
+                code.line(f"{t} = 0.5 * ({entry(a, q, q)} - {entry(a, p, p)}) / {entry(a, p, q)}")
+                code.line(f"{t} = (1.0 if {t} >= 0.0 else -1.0) / (abs({t}) + math.sqrt({t} * {t} + 1.0))")
+                code.line(f"{c} = 1.0 / math.sqrt({t} * {t} + 1.0)")
+                code.line(f"{s} = {t} * {c}")
+                with code.loops([n]) as (k,):
+                    turned(a, (k, p), (k, q))
+                with code.loops([n]) as (k,):
+                    turned(a, (p, k), (q, k))
+                    turned(vectors, (k, p), (k, q))
+        with code.loops([n]) as (i,):
+            code.line(f"{values.address([*at, i])} = {entry(a, i, i)}")
+        with code.loops([n]) as (i,):
+            code.line(f"{least} = {i}")
+            with code.loops([n]) as (j,):
+                code.line(f"if {j} > {i} and {values.address([*at, j])} < {values.address([*at, least])}:")
+                code.line(f"    {least} = {j}")
+            one, other = values.address([*at, i]), values.address([*at, least])
+            code.line(f"{one}, {other} = {other}, {one}")
+            with code.loops([n]) as (k,):
+                one, other = entry(vectors, k, i), entry(vectors, k, least)
+                code.line(f"{one}, {other} = {other}, {one}")
+
+
 PRODUCTS = {
+    "_linalg_eigh": _eigh,
     "linalg_cross": _cross,
     "mm": _product("self", "mat2"),
     "bmm": _product("self", "mat2"),

@@ -104,8 +104,8 @@ _HELP = 'write {of: selection, r0: "0.5 nm"}, with n and m or fermi, or {of: sel
 class CoordinationDescriptor(Descriptor):
     """``{of: selection, r0: "1.5 nm", n: 6, m: 12, moments: [2, 3], axes: "xy"}``.
 
-    ``fermi: "0.02 nm"`` instead of n and m; with ``with: selection``, the single coordination number between two groups.
-    One row an entry.
+    ``fermi: "0.02 nm"`` instead of n and m; with ``with: selection``, the single coordination number between two
+    groups. One row an entry.
     """
 
     def read(self, value: Any, labels: Labels, where: str) -> Entry:

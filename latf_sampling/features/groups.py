@@ -23,7 +23,7 @@ from latf_sampling.features.descriptor import (
     validated,
     words_of,
 )
-from latf_sampling.features.periodic import Differences, combined, lengths
+from latf_sampling.features.periodic import Differences, combined, lengths, together, two_parts
 from latf_sampling.features.topology import Labels, relative_weights
 from latf_sampling.features.whole import Whole, bonded_tree
 
@@ -61,11 +61,12 @@ class GroupDistances(torch.nn.Module):
             atoms += members
         self.whole = Whole(atoms, np.concatenate(trees), n_atoms, np.concatenate(wanted).tolist())
         centers = torch.block_diag(*(torch.from_numpy(weight)[None] for weight in weights))
-        self.register_buffer("centers", centers.float())
+        self.register_buffer("centers", two_parts(centers.numpy()))
         self.differences = Differences(pairs[:, 0], pairs[:, 1], len(groups))
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        return lengths(self.differences(combined(self.centers, self.whole(positions, box)), box))
+        x = self.whole(positions, box)
+        return lengths(self.differences(combined(together(self.centers).to(x.dtype), x), box))
 
 
 class _GroupSettings(Settings):

@@ -19,7 +19,7 @@ from latf_sampling.features.descriptor import (
     validated,
     words_of,
 )
-from latf_sampling.features.periodic import combined, root, squared_lengths
+from latf_sampling.features.periodic import combined, root, squared_lengths, together, two_parts
 from latf_sampling.features.topology import Labels, relative_weights
 from latf_sampling.features.whole import Whole, bonded_tree
 
@@ -44,12 +44,13 @@ class Gyration(torch.nn.Module):
     def __init__(self, atoms: Sequence[int], tree: np.ndarray, weights: np.ndarray, n_atoms: int):
         super().__init__()
         self.whole = Whole(atoms, tree, n_atoms, range(len(weights)))
-        self.register_buffer("weights", torch.as_tensor(weights).float()[None])
+        self.register_buffer("weights", two_parts(weights[None]))
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
         x = self.whole(positions, box)
-        squares = squared_lengths(x - combined(self.weights, x))
-        return root((squares * self.weights[0]).sum(-1, keepdim=True), 1e-16)
+        weights = together(self.weights).to(x.dtype)
+        squares = squared_lengths(x - combined(weights, x))
+        return root((squares * weights[0]).sum(-1, keepdim=True), 1e-16)
 
 
 class _GyrationSettings(Settings):

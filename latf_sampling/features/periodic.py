@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
+import numpy as np
 import torch
 
 _DENSE_ENTRIES = 2**22  # above this many entries of the incidence matrix, gathering is faster than multiplying
@@ -137,6 +138,20 @@ def combined(weights: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     inner = positions.movedim(-2, 0).movedim(-1, 0)
     sums = torch.matmul(weights, inner.flatten(2)).unflatten(-1, inner.shape[2:])
     return sums.movedim(0, -1).movedim(0, -2)
+
+
+def two_parts(values: np.ndarray) -> torch.Tensor:
+    """Numbers in double precision, each as the sum of two in single: as a buffer they survive any conversion.
+
+    Weights have to sum to one that well, or else far from the origin a centre is not where it should be.
+    """
+    exact = torch.from_numpy(np.ascontiguousarray(values))
+    return torch.stack([exact.float(), (exact - exact.float()).float()])
+
+
+def together(parts: torch.Tensor) -> torch.Tensor:
+    """The numbers, in double precision, that `two_parts` took apart."""
+    return parts.to(torch.float64).sum(0)
 
 
 def squared_lengths(vectors: torch.Tensor) -> torch.Tensor:

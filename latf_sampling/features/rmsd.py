@@ -20,7 +20,7 @@ from latf_sampling.features.descriptor import (
     validated,
     words_of,
 )
-from latf_sampling.features.periodic import combined, root, squared_lengths
+from latf_sampling.features.periodic import combined, root, squared_lengths, together, two_parts
 from latf_sampling.features.references import read_references
 from latf_sampling.features.topology import Labels, relative_weights
 from latf_sampling.features.whole import Whole, bonded_tree
@@ -46,16 +46,6 @@ def _key_matrix() -> np.ndarray:
             generators[i, other, other - 1, i - 1] += 1.0
         generators[i, i] -= eye
     return generators.reshape(16, 9).T
-
-
-def _two_parts(values: np.ndarray) -> torch.Tensor:
-    """Numbers in double precision as the sum of two in single, which a module keeps in whatever precision it is."""
-    exact = torch.from_numpy(np.ascontiguousarray(values))
-    return torch.stack([exact.float(), (exact - exact.float()).float()])
-
-
-def _together(parts: torch.Tensor) -> torch.Tensor:
-    return parts.to(torch.float64).sum(0)
 
 
 class RMSD(torch.nn.Module):
@@ -107,22 +97,22 @@ class RMSD(torch.nn.Module):
         def correlation(by: np.ndarray) -> np.ndarray:
             return (by[:, None] * centered).transpose(0, 2, 1).reshape(-1, len(by))
 
-        self.register_buffer("center", _two_parts(center[None]))
-        self.register_buffer("weights", _two_parts(weights))
-        self.register_buffer("squares", _two_parts(squares))
-        self.register_buffer("measured", _two_parts(correlation(weights)))
-        self.register_buffer("superposed", _two_parts(correlation(center)))
+        self.register_buffer("center", two_parts(center[None]))
+        self.register_buffer("weights", two_parts(weights))
+        self.register_buffer("squares", two_parts(squares))
+        self.register_buffer("measured", two_parts(correlation(weights)))
+        self.register_buffer("superposed", two_parts(correlation(center)))
         self.register_buffer("key", torch.from_numpy(_key_matrix()).float())
 
     def keys(self, x: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         """The matrices K (..., references, 4, 4)."""
-        sums = combined(_together(references), x).unflatten(-2, [self.count, 3]).flatten(-2)
+        sums = combined(together(references), x).unflatten(-2, [self.count, 3]).flatten(-2)
         return torch.matmul(sums, self.key.to(x.dtype)).unflatten(-1, [4, 4])
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
         # what is left near the reference is the difference of large numbers
         x = self.whole(positions, box).to(torch.float64)
-        x = x - combined(_together(self.center), x)
+        x = x - combined(together(self.center), x)
         key = self.keys(x, self.superposed)
         values, vectors = torch.linalg.eigh(key.detach())
         q = vectors[..., 3].unsqueeze(-1)
@@ -133,8 +123,8 @@ class RMSD(torch.nn.Module):
             q = q + torch.matmul(vectors, inverse * torch.matmul(vectors.transpose(-1, -2), change))
             key = self.keys(x, self.measured)
         overlap = (torch.matmul(key, q) * q).sum([-2, -1])
-        size = (squared_lengths(x) * _together(self.weights)).sum(-1, keepdim=True)
-        squares = torch.clamp(size + _together(self.squares) - 2.0 * overlap, min=0.0)
+        size = (squared_lengths(x) * together(self.weights)).sum(-1, keepdim=True)
+        squares = torch.clamp(size + together(self.squares) - 2.0 * overlap, min=0.0)
         return root(squares, 1e-16).to(positions.dtype)
 
 
