@@ -31,6 +31,8 @@ from latf_sampling.units import KB
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
 SEGMENT = ("json", "nc", "npz", "xml")
 FILES = ("hills", "lock")
+STRUCTURE_FILES = ("pdb", "npz", "xml")
+TABLES = ("starts.json", "starts.csv", "starts.xtc")
 
 
 def times(directory: Path) -> dict[str, int]:
@@ -50,6 +52,7 @@ def copy(tmp_path) -> Path:
 
 def test_every_file_has_its_place():
     expected = {"protocol.json", "report.html", f"inputs/{STRUCTURE.name}"}
+    expected |= {f"system/{name}" for name in ("system.xml", "structure.cif", "molecule.json")}
     for index, (walkers, segments) in enumerate([(1, 15), (2, 2), (1, 20)]):
         here = f"rounds/{index:02d}"
         for walker in range(walkers):
@@ -58,15 +61,15 @@ def test_every_file_has_its_place():
         expected |= {f"{here}/learning/{name}" for name in ("model.pt", "cv.pt", "history.json")}
         if index > 0:
             expected |= {f"{here}/hills/walker-{walker:02d}.{kind}" for walker in range(walkers) for kind in FILES}
-            names = [f"start-{walker:03d}.{kind}" for walker in range(walkers) for kind in ("pdb", "npz")]
-            expected |= {f"{here}/starts/{name}" for name in [*names, "starts.json"]}
+            names = [f"start-{walker:03d}.{kind}" for walker in range(walkers) for kind in STRUCTURE_FILES]
+            expected |= {f"{here}/starts/{name}" for name in [*names, *TABLES]}
     found = set(times(finished_campaign()))
     starts = {name for name in found if name.startswith("starts/")}
     assert found - starts == expected
     table = store.read_json(finished_campaign() / "starts" / "starts.json")
     assert starts == {
-        "starts/starts.json",
-        *(f"starts/start-{k:03d}.{kind}" for k in range(table["valid"]) for kind in ("pdb", "npz")),
+        *(f"starts/{name}" for name in TABLES),
+        *(f"starts/start-{k:03d}.{kind}" for k in range(table["valid"]) for kind in STRUCTURE_FILES),
     }
     assert (table["requested"], table["temperature"]) == (2, 450.0)
     assert table["valid"] + len(table["rejected"]) == 2
@@ -437,8 +440,8 @@ def test_energies_of_frames_are_those_of_the_potential(wells):
 @pytest.mark.parametrize(
     ("system", "words"),
     [
-        ({"name": "four-hole"}, "there is no model system 'four-hole'; there are three-hole"),
-        ({"name": "lj7", "force_field": ["amber14/protein.ff14SB.xml"]}, "system.force_field: goes with a structure"),
+        ({"name": "four-hole"}, "there is no model system or molecule 'four-hole'; there are three-hole"),
+        ({"name": "lj7", "force_field": ["amber14/protein.ff14SB.xml"]}, "system.force_field: does not go with a model"),
         ({"platform": "Reference"}, "system.structure: this key is missing"),
     ],
 )

@@ -19,6 +19,7 @@ from latf_sampling import cli, doctor
 from latf_sampling.campaign import Campaign
 from latf_sampling.cv import LatentCV
 from latf_sampling.model import LaTF
+from latf_sampling.starts import state_point
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
 NO_CAMPAIGN = "there is no campaign in this directory"
@@ -116,9 +117,47 @@ def test_starts(latf, tmp_path):
     assert "\x1b" not in found.err and "Traceback" not in found.err
 
 
+def test_structures_at_points_and_between_them(latf, tmp_path):
+    campaign = Campaign.of(finished_campaign())
+    model, cv = campaign.model(1)
+    point = cv(campaign.frames(1)[0].trajectory.xyz[150].astype(float))
+    short = ("--thermalise", "0.2 ps", "--temperature", "450 K")
+    place = f"{point[0]:.4f}, {point[1]:.4f}"
+    learned = finished_campaign() / "rounds" / "01" / "learning" / "model.pt"
+    found = latf("starts", learned, *short, "--at", place, "--at", place, "--cif", "-o", "at")
+    table = json.loads((tmp_path / "at" / "starts.json").read_text())
+    assert (found.code, table["requested"], table["valid"]) == (0, 2, 2)
+    assert table["targets"] == [[float(f"{value:.4f}") for value in point]] * 2
+    assert table["settings"]["variable"] == cv.fingerprint() and table["settings"]["release"] == 0
+    assert (tmp_path / "at" / "start-001.cif").exists()
+    latf("starts", learned, *short, "--between", "state 0", place, "-n", 3, "-o", "path")
+    table = json.loads((tmp_path / "path" / "starts.json").read_text())
+    targets = {entry["number"]: entry["target"] for entry in table["rejected"]}
+    targets |= {entry["number"]: target for entry, target in zip(table["checks"], table["targets"])}
+    assert sorted(targets) == [0, 1, 2]
+    assert targets[2] == pytest.approx(point, abs=1e-4)
+    assert targets[0] == pytest.approx(state_point(model, 0, 450.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--at", "0, 0", "-n", 2), "--at says how many structures there are; leave out -n"),
+        (("--at", "0, 0", "--between", "0, 0", "1, 1"), "give --at or --between, not both"),
+        ((), "-n, the number of structures, is missing"),
+        (("--at", "here"), "'here' are no values of the variable, like '0.3, -1.2'"),
+        (("--between", "state 0", "state 99", "-n", 3), "; got 99"),
+        (("--at", "0.3"), r"points must be finite numbers (n, 2); got [[0.3]]"),
+    ],
+)
+def test_starts_that_make_no_sense(latf, options, words):
+    found = latf("starts", finished_campaign(), "--temperature", "450 K", "-o", "made", *options)
+    assert found.code == 2 and words in found.err and "Traceback" not in found.err
+
+
 def test_fewer_starts_than_asked_for(latf, monkeypatch, tmp_path):
-    made = SimpleNamespace(summary=lambda: "1 of 2 structures at 450 K are valid.", save=lambda folder: None)
-    monkeypatch.setattr(Campaign, "generate_starts", lambda *_: Few(made))
+    made = SimpleNamespace(summary=lambda: "1 of 2 structures at 450 K are valid.")
+    monkeypatch.setattr(Campaign, "generate_starts", lambda *_, **__: Few(made))
     found = latf("starts", finished_campaign(), "--temperature", "450 K", "-n", 2, "-o", "made")
     assert (found.code, found.out) == (1, "1 of 2 structures at 450 K are valid.\n")
 
@@ -127,7 +166,7 @@ class Few:
     """One structure."""
 
     def __init__(self, made: SimpleNamespace) -> None:
-        self.summary, self.save = made.summary, made.save
+        self.summary, self.requested = made.summary, 2
 
     def __len__(self) -> int:
         return 1

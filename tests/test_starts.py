@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from types import SimpleNamespace
 
@@ -10,13 +9,22 @@ import mdtraj
 import numpy as np
 import openmm
 import pytest
+import torch
 from molecules import alanine, alanine_topology, context, finished_campaign, frames, pairs, positions
 from openmm import app
 
 from latf_sampling import starts
 from latf_sampling.campaign import Campaign
-from latf_sampling.errors import CVError, DataError, SettingsError
-from latf_sampling.starts import generate_starts, handedness, stereocentres
+from latf_sampling.errors import CVError, DataError, SettingsError, SimulationError
+from latf_sampling.starts import (
+    generate_starts,
+    handedness,
+    state_point,
+    stereocentres,
+    structures_at,
+    structures_between,
+)
+from latf_sampling.starts.maker import Made, PlainRun
 from latf_sampling.units import KB
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
@@ -76,7 +84,8 @@ def test_each_is_on_its_target(learned, made, near):
     assert away.max() < 4
     assert away.min() > 1e-3  # a thermal spread, not a minimum
     assert made.positions.shape == made.velocities.shape == (4, 22, 3)
-    assert made.summary() == "4 of 4 structures at 450 K are valid."
+    assert made.summary().splitlines()[0] == "4 of 4 structures at 450 K are valid."
+    assert [entry["held_distance"] < 4 and entry["released_distance"] < 4 for entry in made.checks] == [True] * 4
 
 
 def test_sources_are_the_closest_frames(learned, made):
@@ -121,14 +130,16 @@ def test_same_seed_same_structures(learned, made, near):
 
 
 def test_the_seed_decides_the_targets(learned, monkeypatch):
-    class Worker:
-        def __init__(self, *_):
+    class Failing:
+        def __init__(self, recipe):
             pass
 
-        def make(self, source, start, target):
-            return None, "not tried"
+        def __call__(self, task):
+            return (
+                (np.zeros(2), np.zeros((2, 2))) if isinstance(task, PlainRun) else Made([{"reason": "not tried"}], None)
+            )
 
-    monkeypatch.setattr(starts, "_Worker", Worker)
+    monkeypatch.setattr("latf_sampling.starts.targets.Maker", Failing)
 
     def targets(seed):
         with pytest.warns(UserWarning, match="0 of 5"):
@@ -144,7 +155,7 @@ def test_quantities_and_progress(learned, made, near):
         timestep=4 * openmm.unit.femtosecond, progress=lambda fraction, words: seen.append((fraction, words)),
     )  # fmt: skip
     assert np.array_equal(again.positions, made.positions[:1])
-    assert seen == [(1.0, "1 valid, 0 rejected")]
+    assert seen[-1] == (1.0, "1 valid, 0 rejected")
 
 
 def test_umbrella_is_the_posterior_of_the_encoder():
@@ -154,13 +165,13 @@ def test_umbrella_is_the_posterior_of_the_encoder():
     atoms = list(topology.atoms())
     for k in range(3):
         topology.addBond(atoms[2 * k], atoms[2 * k + 1])
-    cv.noise = sigma
+    cv.noise = cv.metadata["noise"] = sigma
     x = np.zeros((1, 6, 3))
     x[0, :, 0], x[0, 1::2, 1] = np.repeat([0.0, 5.0, 10.0], 2), 1.0
     model = SimpleNamespace(sample=lambda n, temperature, seed: np.full((n, 3), target))
     found = generate_starts(
         model, cv, mdtraj.Trajectory(x, mdtraj.Topology.from_openmm(topology)), system, topology, 300.0, 50,
-        timestep=0.01, friction=5.0, thermalise=1.0, platform="Reference", tolerance=6.0,
+        timestep=0.01, friction=5.0, thermalise=1.0, platform="Reference", tolerance=6.0, release=0,
     )  # fmt: skip
     assert len(found) == 50
     r = np.linspace(0.8, 1.4, 2001)
@@ -215,16 +226,15 @@ def test_a_d_form_in_the_archive_stays_one(learned, near):
 def test_a_changed_hand_is_refused_with_its_atom(learned, near, monkeypatch):
     calls = []
 
-    def flipping(x, centres):
+    def flipping(x, centres, box):
         calls.append(x)
         return handedness(x, centres) * (-1) ** len(calls)
 
-    monkeypatch.setattr(starts, "handedness", flipping)
-    (centre,) = stereocentres(learned.archive.topology)[:, 0]
+    monkeypatch.setattr("latf_sampling.starts.geometry.handedness", flipping)
     with pytest.warns(UserWarning, match="0 of 1"):
         found = generate(learned, 1, targets=near[:1], attempts=1, thermalise=0.5)
     (reason,) = found.rejected[0]["reasons"]
-    assert reason.endswith(f"atom {centre} changed its chirality")
+    assert reason.endswith("atom ALA2-CA changed its chirality")
 
 
 # ------------------------------------------------------------------------------------------------------------- failures
@@ -253,17 +263,14 @@ def test_a_tolerance_that_nothing_meets(learned, near):
     assert found.targets.shape == found.reached.shape == (0, 2)
 
 
-def test_explosions_are_rejected_one_by_one(learned, near):
+def test_a_system_that_explodes_everywhere_is_refused_at_once(learned, near):
     stiff = openmm.XmlSerializer.clone(learned.system)
     force = openmm.CustomExternalForce("1e9 * x^2")  # oscillates within a fraction of a time step
     for atom in range(22):
         force.addParticle(atom)
     stiff.addForce(force)
-    with pytest.warns(UserWarning, match="0 of 2"):
-        found = generate(learned, 2, targets=near[:2], attempts=2, system=stiff)
-    reasons = [reason for entry in found.rejected for reason in entry["reasons"]]
-    assert len(reasons) == 4
-    assert all("exploded" in reason or "not finite" in reason for reason in reasons)
+    with pytest.raises(SimulationError, match="from none of 8 archived frames a plain simulation at 450 K goes on"):
+        generate(learned, 2, targets=near[:2], attempts=2, system=stiff)
 
 
 @pytest.mark.parametrize("n", [0, -1])
@@ -302,28 +309,129 @@ def test_a_topology_without_bonds_is_refused(learned):
         generate(learned, topology=bare)
 
 
-# ---------------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------------- pulled and released
 
 
-def test_saved_files(learned, made, tmp_path):
-    made.save(tmp_path / "out")
-    names = sorted(file.name for file in (tmp_path / "out").iterdir())
-    each = [f"start-{k:03d}.{kind}" for k in range(4) for kind in ("npz", "pdb")]
-    assert names == sorted([*each, "starts.json"])
-    for index in range(4):
-        stem = tmp_path / "out" / f"start-{index:03d}"
-        pdb = app.PDBFile(f"{stem}.pdb")
-        assert np.array(pdb.positions._value) == pytest.approx(made.positions[index], abs=1e-4)
-        read = mdtraj.load(f"{stem}.pdb")
-        assert read.xyz[0] == pytest.approx(made.positions[index], abs=1e-4)
-        learned.cv.check_topology(pdb.topology)
-        learned.cv.check_topology(read.topology)
-        with np.load(f"{stem}.npz") as content:
-            assert np.array_equal(content["positions"], made.positions[index])
-            assert np.array_equal(content["velocities"], made.velocities[index])
-    table = json.loads((tmp_path / "out" / "starts.json").read_text())
-    assert table["temperature"] == 450.0
-    assert (table["requested"], table["valid"], table["rejected"]) == (4, 4, [])
-    assert table["targets"] == made.targets.tolist()
-    assert table["energies"] == made.energies.tolist()
-    assert table["sources"] == made.sources.tolist()
+def test_a_frame_that_is_not_there_yet_is_pulled(learned, near):
+    away = np.linalg.norm(learned.cv(learned.archive.xyz.astype(float)) - near[0], axis=1) / learned.cv.noise
+    far = learned.archive[(away > 2) & (away < 5)]
+    found = generate(learned, targets=near[:1], archive=far)
+    assert len(found) == 1 and found.checks[0]["pulled"]
+    assert found.checks[0]["held_distance"] < 4
+    on_it = generate(learned, targets=near[:1])
+    assert not on_it.checks[0]["pulled"]
+    # as thermal as the other
+    low, high = found.thermal.energies
+    assert low < found.energies[0] < high
+    assert found.thermal.fluctuation.shape == (2,) and (found.thermal.fluctuation > 0).all()
+
+
+def test_released_structures_have_left_the_umbrella(learned, near):
+    held, free = (generate(learned, targets=near[:1], release=time) for time in (0, 0.2))
+    assert held.checks[0]["held"] == held.checks[0]["reached"] == free.checks[0]["held"]  # the same run up to there
+    assert free.checks[0]["reached"] != free.checks[0]["held"]
+    assert (held.thermal.fluctuation == 0).all()
+    assert held.checks[0]["held_distance"] == pytest.approx(held.checks[0]["released_distance"])
+
+
+def test_structures_of_exact_samples_are_exact_samples():
+    """For targets u = r + sigma * noise of Boltzmann's r, held and released structures are Boltzmann's again."""
+    sigma, kt, rng = 0.05, KB * 300.0, np.random.default_rng(1)
+    topology, system, cv = pairs(4, f"0.5 * {kt / sigma**2} * (r - 1)^2")
+    atoms = list(topology.atoms())
+    for k in range(4):
+        topology.addBond(atoms[2 * k], atoms[2 * k + 1])
+    cv.noise = cv.metadata["noise"] = sigma
+    r = np.linspace(0.7, 1.4, 4001)
+    density = r**2 * np.exp(-((r - 1) ** 2) / (2 * sigma**2))
+    density /= density.sum()
+    targets = rng.choice(r, (60, 4), p=density) + sigma * rng.normal(size=(60, 4))
+    x = np.zeros((1, 8, 3))
+    x[0, :, 0], x[0, 1::2, 1] = np.repeat([0.0, 5.0, 10.0, 15.0], 2), 1.0
+    model = SimpleNamespace(sample=lambda n, temperature, seed: targets)
+    found = generate_starts(
+        model, cv, mdtraj.Trajectory(x, mdtraj.Topology.from_openmm(topology)), system, topology, 300.0, 60,
+        timestep=0.01, friction=5.0, thermalise=1.0, release=0.3, platform="Reference", tolerance=7.0,
+    )  # fmt: skip
+    assert len(found) == 60
+    mean = density @ r
+    deviation = np.sqrt(density @ (r - mean) ** 2)
+    assert found.reached.mean() == pytest.approx(mean, abs=4 * deviation / np.sqrt(240))
+    assert found.reached.std() == pytest.approx(deviation, rel=4 / np.sqrt(480))
+    energies = 0.5 * kt * ((found.reached - 1) / sigma) ** 2
+    assert found.energies == pytest.approx(energies.sum(1), rel=1e-6)
+
+
+def test_spare_samples_take_the_places_of_failed_ones(learned, near):
+    far = (learned.cv.bounds[:, 1] + 3.0).tolist()
+    found = generate(learned, 2, targets=[far, near[0], near[1], near[2]], spare=2, attempts=1, thermalise=0.5)
+    assert (len(found), found.requested, len(found.rejected)) == (2, 2, 1)
+    assert [entry["number"] for entry in found.checks] == [1, 2]
+    assert found.targets == pytest.approx(near[:2], abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------- points and paths
+
+
+def test_structures_at_points(learned, near):
+    found = structures_at(
+        learned.cv, learned.archive, learned.system, learned.topology, 300.0, near[:2],
+        timestep=0.004, thermalise=1.0, platform="Reference",
+    )  # fmt: skip
+    assert len(found) == 2 and found.coverage is None
+    assert (found.weights == 1).all()
+    assert np.linalg.norm(found.reached - near[:2], axis=1).max() < 4 * learned.cv.noise
+
+
+def test_a_path_goes_from_state_to_state(learned):
+    model = learned.model
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a path of a model that has seen next to nothing may go where nothing is
+        found = structures_between(
+            model, learned.cv, learned.archive, learned.system, learned.topology, 600.0, (0, near_end(learned)), 3,
+            timestep=0.004, thermalise=0.5, attempts=2, platform="Reference",
+        )  # fmt: skip
+    asked = {entry["number"]: entry["target"] for entry in found.rejected}
+    asked |= {entry["number"]: found.targets[k] for k, entry in enumerate(found.checks)}
+    assert sorted(asked) == [0, 1, 2]
+    assert asked[0] == pytest.approx(state_point(model, 0, 600.0), abs=1e-6)
+    assert asked[2] == pytest.approx(near_end(learned), abs=1e-6)
+    assert model.decoder(torch.as_tensor(state_point(model, 0, 600.0)[None].astype(np.float32))).argmax() == 0
+
+
+def near_end(learned) -> np.ndarray:
+    return learned.cv(learned.archive.xyz[[200]].astype(float))[0]
+
+
+@pytest.mark.parametrize("state", [-1, 99])
+def test_states_that_are_none_are_refused(learned, state):
+    with pytest.raises(SettingsError, match=f"the model has states 0 to .*; got {state}"):
+        state_point(learned.model, state, 300.0)
+
+
+@pytest.mark.parametrize("points", [[[0.0, 1.0, 2.0]], [[np.nan, 0.0]], []])
+def test_points_of_another_dimension_are_refused(learned, points):
+    with pytest.raises(SettingsError, match=r"points must be finite numbers \(n, 2\)"):
+        structures_at(learned.cv, learned.archive, learned.system, learned.topology, 300.0, points)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"spare": -1}, "spare must not be negative; got -1"),
+        ({"attempts": 0}, "attempts must be at least 1; got 0"),
+        ({"processes": 0}, "processes must be at least 1; got 0"),
+        ({"tolerance": 0}, "tolerance must be more than 0; got 0"),
+        ({"thermalise": 0}, "thermalise must be more than 0 ps; got 0 ps"),
+        ({"release": -0.1}, "release must not be negative; got -0.1 ps"),
+    ],
+)
+def test_impossible_settings_are_refused(learned, settings, words):
+    with pytest.raises(SettingsError, match=words):
+        generate(learned, **settings)
+
+
+def test_temperatures_that_do_not_fit_are_refused(learned):
+    with pytest.raises(DataError, match="one for each of 1 trajectories or 500 frames; got 3"):
+        generate(learned, archive=learned.archive[:500], temperatures=[300.0, 400.0, 500.0])

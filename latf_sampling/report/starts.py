@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import mdtraj
 import numpy as np
+import torch
 
 from latf_sampling import analysis
 from latf_sampling.report import charts, page, words
 from latf_sampling.report.landscapes import draw_density
 from latf_sampling.report.records import Learned, Records
+from latf_sampling.units import KB
+
+DRAWN = 5000
+"""Samples of the flow that stand for its distribution."""
 
 
 def section(records: Records) -> str:
@@ -47,25 +53,39 @@ def _set(
     text = f"{table['valid']} of {table['requested']} structures at {temperature:g} K are valid."
     if temperature not in simulated:
         text += " No frame the model was trained on was simulated at this temperature."
+    if table.get("coverage") is not None:
+        text += " " + _coverage(table["coverage"])
     parts = [page.paragraph(text)]
     made = [
         page.figure(
             charts.chart(lambda axes: _draw_latent(axes, learned, table), height=3.5),
             f"Targets drawn from the flow at {temperature:g} K (rings), the structures that reached them (dots) and "
             "targets that gave none (crosses), over the flow's free energy at that temperature, by the model "
-            f"learned after round {index}. Lines join the two; dots should lie near their rings, at most "
-            f"{table['tolerance']:g} σ away, where σ = {learned.cv.noise:.2f} is the encoder's uncertainty.",
-        )
+            f"learned after round {index}. Lines join the two. While held, each was at most {table['tolerance']:g} σ "
+            f"from its ring, where σ = {learned.cv.noise:.2f} is the encoder's uncertainty; released, it may move as "
+            "far as plain dynamics does in that time.",
+        ),
+        page.figure(
+            charts.chart(
+                lambda *axes: _draw_distributions(axes, learned, table),
+                rows=learned.cv.dim,
+                height=1 + 1.6 * learned.cv.dim,
+            ),
+            "Share of targets, and of structures as they are and by their weights, below each value of the latent "
+            f"variables, beside the flow's own at {temperature:g} K. All should lie on the flow's line as closely as "
+            "the targets, which are samples of it.",
+        ),
     ]
     if records.partner is not None and len(structures):
         made.append(_torsions(records, temperature, structures))
     parts.append(page.figures(*made))
-    head = ("structure", "target", "reached", "apart", "pulled from", "potential energy")
+    head = ("structure", "target", "reached", "apart", "from", "potential energy", "weight")
     rows = page.table(head, _rows(records, index, learned, table))
     parts.append(rows if open_table else page.details("Table of these structures", rows))
     if table["rejected"]:
         lines = [f"Target ({_point(entry['target'])}): {'; '.join(entry['reasons'])}." for entry in table["rejected"]]
-        parts += [page.heading("Rejected"), *(page.paragraph(line) for line in lines)]
+        where = page.paragraph(_whereabouts(learned, table))
+        parts += [page.heading("Rejected"), where, *(page.paragraph(line) for line in lines)]
     return parts
 
 
@@ -75,12 +95,64 @@ def _point(values) -> str:
 
 def _rows(records: Records, index: int, learned: Learned, table: dict) -> list[tuple]:
     rows = []
-    columns = zip(table["targets"], table["reached"], table["sources"], table["energies"])
-    for number, (target, reached, source, energy) in enumerate(columns):
+    columns = zip(*(table[name] for name in ("targets", "reached", "sources", "energies", "weights")))
+    for number, (target, reached, source, energy, weight) in enumerate(columns):
         apart = f"{np.linalg.norm(np.subtract(reached, target)) / learned.cv.noise:.1f} σ"
         origin = _origin(records, index, source)
-        rows.append((f"start-{number:03d}", _point(target), _point(reached), apart, origin, f"{energy:.1f} kJ/mol"))
+        values = (_point(target), _point(reached), apart, origin, f"{energy:.1f} kJ/mol", f"{weight:.2f}")
+        rows.append((f"start-{number:03d}", *values))
     return rows
+
+
+def _coverage(content: dict) -> str:
+    """The set beside the flow, in words."""
+    verdict = "cover" if content["covers"] else "do not cover"
+    return (
+        f"They {verdict} what the flow asked for: their energy distance to its samples, in units of the widths "
+        f"of hills, is {content['reached']:.2g}, by weights {content['weighted']:.2g}, and below "
+        f"{content['expected']:.2g} for 99 % of samples of this size. {100 * content['rejected']:.0f} % of the targets "
+        f"gave no structure. By their weights the structures are worth {content['effective']:.0f} equal ones."
+    )
+
+
+def _whereabouts(learned: Learned, table: dict) -> str:
+    """In which states rejected targets lie, and how high."""
+    model, temperature = learned.model, table["temperature"]
+    points = np.array([entry["target"] for entry in table["rejected"]], np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of extrapolation, which the landscapes' section states
+        drawn = model.sample(DRAWN, temperature, seed=0)
+        low = model.free_energy(drawn, temperature).min()
+        high = (model.free_energy(points, temperature) - low) / (KB * temperature)
+    with torch.no_grad():
+        states = model.decoder(torch.from_numpy(points)).argmax(-1).numpy()
+    counts = ", ".join(f"{(states == state).sum()} in state {state}" for state in np.unique(states))
+    return f"Targets: {counts}; {high.min():.0f} to {high.max():.0f} kT above the flow's lowest free energy."
+
+
+def _draw_distributions(axes, learned: Learned, table: dict) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        flow = learned.model.sample(DRAWN, table["temperature"], seed=0)
+    dim = learned.cv.dim
+    failed = [entry["target"] for entry in table["rejected"]]
+    targets = np.array([*table["targets"], *failed], float).reshape(-1, dim)
+    reached, weights = np.array(table["reached"], float).reshape(-1, dim), np.array(table["weights"], float)
+    lines = (
+        ("flow", flow, np.ones(len(flow)), charts.colour(0), "-"),
+        ("targets", targets, np.ones(len(targets)), charts.colour(1), "-"),
+        ("structures", reached, np.ones(len(reached)), charts.colour(6), "-"),
+        ("by weight", reached, weights, charts.colour(6), (0, (2, 2))),
+    )
+    for k, part in enumerate(axes):
+        for label, values, weight, colour, style in lines:
+            if len(values):
+                order = np.argsort(values[:, k])
+                share = np.cumsum(weight[order]) / weight.sum()
+                part.step(values[order, k], share, where="post", label=label, color=colour, lw=1.2, ls=style)
+        part.set_ylabel(f"share below u{'₁₂₃₄₅₆₇₈₉'[k] if k < 9 else '₁₀'}")
+    axes[-1].set_xlabel("latent variable")
+    charts.legend(axes[0], ncols=4)
 
 
 def _origin(records: Records, index: int, source: int) -> str:
