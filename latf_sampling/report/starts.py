@@ -95,7 +95,8 @@ def _point(values) -> str:
 
 def _rows(records: Records, index: int, learned: Learned, table: dict) -> list[tuple]:
     rows = []
-    columns = zip(*(table[name] for name in ("targets", "reached", "sources", "energies", "weights")))
+    weights = table.get("weights", [1.0] * table["valid"])
+    columns = zip(*(table[name] for name in ("targets", "reached", "sources", "energies")), weights)
     for number, (target, reached, source, energy, weight) in enumerate(columns):
         apart = f"{np.linalg.norm(np.subtract(reached, target)) / learned.cv.noise:.1f} σ"
         origin = _origin(records, index, source)
