@@ -248,7 +248,8 @@ def test_straight_torsions_have_finite_values_and_gradients(dtype, bend, both_en
 @pytest.mark.parametrize("box", [None, torch.eye(3)])
 def test_coincident_atoms_have_finite_values_and_gradients(kind, dtype, box):
     module = kind[0](np.array(kind[1]), 4).to(dtype)
-    for x in (torch.zeros(4, 3), torch.tensor([[0.0, 0, 0], [0, 0, 0], [0.1, 0, 0], [0.1, 0.1, 0]])):
+    two = torch.tensor([[0.0, 0, 0], [0, 0, 0], [0.1, 0, 0], [0.1, 0.1, 0]])
+    for x in (torch.zeros(4, 3), two, two.expand(3, 4, 3).clone()):
         x = x.to(dtype).requires_grad_()
         out = module(x, None if box is None else box.to(dtype))
         (gradient,) = torch.autograd.grad(out.sum(), x)

@@ -187,16 +187,20 @@ def cross(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return found.movedim(0, -1).movedim(0, -2)
 
 
-def lengths(vectors: torch.Tensor) -> torch.Tensor:
-    """Lengths (...) of vectors (..., 3), with gradient zero where a vector is zero."""
+def lengths(vectors: torch.Tensor, keepdim: bool = False) -> torch.Tensor:
+    """Lengths (...) of vectors (..., 3), or (..., 1), with gradient zero where a vector is zero."""
     if vectors.dim() == 2:
-        return torch.linalg.vector_norm(vectors, dim=-1)
+        return torch.linalg.vector_norm(vectors, dim=-1, keepdim=keepdim)
     # of many frames: the norm in a dimension that is not innermost in memory takes ten times as long
-    return root(squared_lengths(vectors), 1e-37)
+    found = root(squared_lengths(vectors), 1e-24)
+    return found.unsqueeze(-1) if keepdim else found
 
 
 def root(squares: torch.Tensor, tiny: float) -> torch.Tensor:
-    """Square roots, with gradient zero instead of infinity at zero, for squares that ``tiny`` is nothing beside."""
+    """Square roots, with gradient zero instead of infinity at zero, for squares that ``tiny`` is nothing beside.
+
+    In single precision nothing overflows if it is 1e-25 or more.
+    """
     return squares * torch.rsqrt(squares + tiny)
 
 

@@ -25,7 +25,7 @@ from latf_sampling.features.descriptor import (
     validated,
 )
 from latf_sampling.features.nucleotides import nucleotides
-from latf_sampling.features.periodic import Differences, cross, dot, lengths
+from latf_sampling.features.periodic import Differences, cross, dot, joined, lengths
 from latf_sampling.features.topology import Labels
 
 # IUPAC-IUB, Eur. J. Biochem. 131, 9 (1983), doi:10.1111/j.1432-1033.1983.tb07225.x; - is of the nucleotide before, + of
@@ -100,10 +100,8 @@ class Torsions(torch.nn.Module):
         bonds = self.differences(positions, box)
         b1, b2, b3 = torch.split(bonds, [self.count, self.count, 2 * self.count], -2)
         m = cross(b1, b2)
-        sine = dot(m, b3[..., : self.count, :]) * lengths(b2)
-        cosine = dot(cross(m, b2), b3[..., self.count :, :])
-        scale = torch.rsqrt(sine * sine + cosine * cosine + self.straight)
-        return torch.cat([sine * scale, cosine * scale], -1)
+        both = dot(joined([m * lengths(b2, keepdim=True), cross(m, b2)]), b3).unflatten(-1, [2, self.count])
+        return (both * torch.rsqrt((both * both).sum(-2, keepdim=True) + self.straight)).flatten(-2)
 
 
 class _TorsionAtoms(Settings):
