@@ -205,8 +205,8 @@ def _even(given: Given, times: np.ndarray) -> float | None:
             f"{given.path}: has a frame every {steps[frame]:.4g} ps, and not every {interval:g} ps as interval says."
         )
     raise DataError(
-        f"{given.path}: frames {frame} and {frame + 1} are {steps[frame]:.4g} ps apart, others {interval:.4g} ps; it has "
-        "to be one continuous trajectory."
+        f"{given.path}: frames {frame} and {frame + 1} are {steps[frame]:.4g} ps apart, others {interval:.4g} ps; it "
+        "has to be one continuous trajectory."
     )
 
 
