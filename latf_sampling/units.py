@@ -145,7 +145,7 @@ def parse(text: Any, dimension: str, name: str = "value") -> float:
 
 
 def _a(dimension: str) -> str:
-    return f"an {dimension}" if dimension[0] in "ae" else f"a {dimension}"
+    return f"an {dimension}" if dimension[0] in "aei" else f"a {dimension}"
 
 
 def _finite(value: Any, dimension: str, name: str) -> float:

@@ -110,9 +110,9 @@ def test_forces_are_minus_the_gradient(peptide, references, name):
     assert np.abs(found.sum(0)).max() < 1e-8 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", ["groups", "residue_contacts", "rmsd superpose"])
+@pytest.mark.parametrize("name", ["residue_contacts", "rmsd superpose"])
 def test_kinds_have_machine_code(peptide, references, name, tmp_path, monkeypatch):
-    """Those that together have every operation of all."""
+    """Those that together have the operations of all."""
     pytest.importorskip("numba")
     from latf_sampling.compiler import compiled
 
