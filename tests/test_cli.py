@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import mdtraj
 import numpy as np
 import pytest
+import torch
 from molecules import TINY, alanine_topology, finished_campaign, finished_wells, frames, write_protocol
 from rich.console import Console
 
@@ -130,13 +131,14 @@ def test_structures_at_points_and_between_them(latf, tmp_path):
     assert table["targets"] == [[float(f"{value:.4f}") for value in point]] * 2
     assert table["settings"]["variable"] == cv.fingerprint() and table["settings"]["release"] == 0
     assert (tmp_path / "at" / "start-001.cif").exists()
-    latf("starts", learned, *short, "--between", "state 0", place, "-n", 3, "-o", "path")
+    state = model.decoder(torch.from_numpy(model.sample(500, 450.0, seed=1))).argmax(-1).mode().values.item()
+    latf("starts", learned, *short, "--between", f"state {state}", place, "-n", 3, "-o", "path")
     table = json.loads((tmp_path / "path" / "starts.json").read_text())
     targets = {entry["number"]: entry["target"] for entry in table["rejected"]}
     targets |= {entry["number"]: target for entry, target in zip(table["checks"], table["targets"])}
     assert sorted(targets) == [0, 1, 2]
     assert targets[2] == pytest.approx(point, abs=1e-4)
-    assert targets[0] == pytest.approx(state_point(model, 0, 450.0))
+    assert targets[0] == pytest.approx(state_point(model, state, 450.0))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_structures_at_points_and_between_them(latf, tmp_path):
         (("--at", "0, 0", "--between", "0, 0", "1, 1"), "give --at or --between, not both"),
         ((), "-n, the number of structures, is missing"),
         (("--at", "here"), "'here' are no values of the variable, like '0.3, -1.2'"),
-        (("--between", "state 0", "state 99", "-n", 3), "; got 99"),
+        (("--between", "state 99", "state 0", "-n", 3), "; got 99"),
         (("--at", "0.3"), r"points must be finite numbers (n, 2); got [[0.3]]"),
     ],
 )

@@ -383,25 +383,22 @@ def test_structures_at_points(learned, near):
     assert np.linalg.norm(found.reached - near[:2], axis=1).max() < 4 * learned.cv.noise
 
 
-def test_a_path_goes_from_state_to_state(learned):
-    model = learned.model
-    found = []
+def test_a_path_goes_from_state_to_state(learned, near):
+    model, end = learned.model, near[2]
+    state = model.decoder(torch.from_numpy(model.sample(500, 600.0, seed=1))).argmax(-1).mode().values.item()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a path of a model that has seen next to nothing may go where nothing is
         found = structures_between(
-            model, learned.cv, learned.archive, learned.system, learned.topology, 600.0, (0, near_end(learned)), 3,
+            model, learned.cv, learned.archive, learned.system, learned.topology, 600.0, (state, end), 3,
             timestep=0.004, thermalise=0.5, attempts=2, platform="Reference",
         )  # fmt: skip
     asked = {entry["number"]: entry["target"] for entry in found.rejected}
     asked |= {entry["number"]: found.targets[k] for k, entry in enumerate(found.checks)}
     assert sorted(asked) == [0, 1, 2]
-    assert asked[0] == pytest.approx(state_point(model, 0, 600.0), abs=1e-6)
-    assert asked[2] == pytest.approx(near_end(learned), abs=1e-6)
-    assert model.decoder(torch.as_tensor(state_point(model, 0, 600.0)[None].astype(np.float32))).argmax() == 0
-
-
-def near_end(learned) -> np.ndarray:
-    return learned.cv(learned.archive.xyz[[200]].astype(float))[0]
+    point = state_point(model, state, 600.0)
+    assert asked[0] == pytest.approx(point, abs=1e-6)
+    assert asked[2] == pytest.approx(end, abs=1e-6)
+    assert model.decoder(torch.as_tensor(point[None].astype(np.float32))).argmax() == state
 
 
 @pytest.mark.parametrize("state", [-1, 99])
