@@ -53,7 +53,7 @@ DESCRIPTORS: dict[str, Descriptor] = {
 """Every kind of descriptor, by its name in a specification."""
 
 _CHUNK_BYTES = 64 * 2**20  # what `Features.transform` may use for intermediate arrays
-_CACHE_BYTES = 2 * 2**20  # and what it uses if that takes enough frames at a time: what a processor's cache holds
+_CACHE_BYTES = 8 * 2**20  # and what it uses if that takes enough frames at a time: about what a cache holds
 _CHUNK_FRAMES = 64
 
 
