@@ -26,6 +26,8 @@ from latf_sampling.features.descriptor import (
 from latf_sampling.features.periodic import Differences, lengths
 from latf_sampling.features.topology import Labels
 
+_ROWS = 256  # of many frames, whose differences then stay in a processor's cache
+
 
 class Distances(torch.nn.Module):
     """Distances, nm, (..., n, 3) -> (..., pairs); at coincident atoms the gradient is zero, not NaN."""
@@ -33,9 +35,16 @@ class Distances(torch.nn.Module):
     def __init__(self, pairs: np.ndarray, n_atoms: int):
         super().__init__()
         self.differences = Differences(pairs[:, 0], pairs[:, 1], n_atoms)
+        self.count, self.step = len(pairs), _ROWS
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        return lengths(self.differences(positions, box))
+        if positions.dim() == 2:
+            return lengths(self.differences(positions, box))
+        parts = [
+            lengths(self.differences.some(positions, box, start, min(start + self.step, self.count))).movedim(-1, 0)
+            for start in range(0, self.count, self.step)
+        ]
+        return torch.cat(parts).movedim(0, -1)
 
 
 class _DistancePairs(Settings):

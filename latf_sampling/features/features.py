@@ -210,6 +210,7 @@ class Features:
         self.names: list[str] = [column.name for column in columns]
         self.units: list[str] = [column.unit for column in columns]
         self._copies: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
+        self._rectangular: torch.nn.Module | None = None
 
     def __repr__(self) -> str:
         return f"<Features: {len(self.names)} columns from {len(self.atoms)} of {self.n_atoms} atoms>"
@@ -278,11 +279,13 @@ class Features:
         entries = [entry for entry in self.spec if "columns" not in entry]
         return Features(self._topology, [*entries, {"columns": names}], periodic=self.periodic)
 
-    def _evaluate(self, chosen: torch.Tensor, box: Any) -> torch.Tensor:
+    def _evaluate(self, chosen: torch.Tensor, box: Any, module: torch.nn.Module | None = None) -> torch.Tensor:
         if box is not None:
             if self._aperiodic:
                 raise DataError(f"box: {self._aperiodic}")
             box = as_box(box, chosen)
+        if module is not None:
+            return module(chosen, box)
         module = self.module
         if chosen.dtype != torch.float32 or chosen.device.type != "cpu":
             module = self._copy(chosen.dtype, chosen.device)
@@ -293,6 +296,15 @@ class Features:
         if (dtype, device) not in self._copies:
             self._copies[dtype, device] = copy.deepcopy(self.module).to(device=device, dtype=dtype)
         return self._copies[dtype, device]
+
+    def _for_rectangular_boxes(self) -> torch.nn.Module:
+        """Give the module without the search for shortest images that skewed boxes need."""
+        if self._rectangular is None:
+            self._rectangular = copy.deepcopy(self.module)
+            for part in self._rectangular.modules():
+                if isinstance(part, Differences):
+                    part.images = part.images[:1]
+        return self._rectangular
 
     def transform(self, traj: mdtraj.Trajectory) -> np.ndarray:
         """Measure the descriptors in every frame of a trajectory, some frames at a time.
@@ -323,6 +335,8 @@ class Features:
         frame_bytes = 4 * (6 * len(self.atoms) + _numbers(self.module, self.periodic))
         chunk = max(1, min(_CHUNK_BYTES // frame_bytes, max(_CHUNK_FRAMES, _CACHE_BYTES // frame_bytes)))
         atoms = torch.from_numpy(self.atoms)
+        rectangular = boxes is not None and not boxes[:, ~np.eye(3, dtype=bool)].any()
+        module = self._for_rectangular_boxes() if rectangular else self.module
         out = torch.empty((traj.n_frames, len(self.names)), dtype=torch.float32)
         for start in range(0, traj.n_frames, chunk):
             part = slice(start, start + chunk)
@@ -330,7 +344,7 @@ class Features:
             check_finite(xyz, "trajectory", "atom", start)
             with torch.no_grad():
                 chosen = by_frames(torch.from_numpy(xyz).index_select(1, atoms))
-                out[part].copy_(self._evaluate(chosen, None if boxes is None else boxes[part]))
+                out[part].copy_(self._evaluate(chosen, None if boxes is None else boxes[part], module))
         return out.numpy()
 
     def _check_topology(self, topology: Any) -> None:

@@ -58,12 +58,16 @@ def minimum_image(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor
     box : torch.Tensor, shape (3, 3) or (..., 3, 3)
         Box vectors as rows, nm, in reduced form (OpenMM's always are; see `reduced_box`).
     images : torch.Tensor, shape (27, 3)
-        The numbers of box vectors to try, those of no shift first; `Features` keeps it as a buffer.
+        The numbers of box vectors to try, those of no shift first; `Features` keeps it as a buffer. If it is the first
+        row alone, the box has to be rectangular, where the wrapped vector is the shortest.
 
     Returns
     -------
     torch.Tensor, shape (..., v, 3)
     """
+    if len(images) == 1:
+        size = box.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)
+        return vectors - torch.round(vectors.detach() / size.detach()) * size
     counts = image_counts(vectors, box, images)
     if vectors.dim() == 2:
         return vectors - torch.matmul(counts, box)
@@ -74,6 +78,8 @@ def minimum_image(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor
 
 def image_counts(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """How many of each box vector `minimum_image` subtracts, (..., v, 3); constants for the gradient."""
+    if len(images) == 1:
+        return torch.round(vectors.detach() / box.detach().diagonal(dim1=-2, dim2=-1).unsqueeze(-2))
     if vectors.dim() > 2:
         return _counts_of_many(vectors, box, images)
     free, cell = vectors.detach(), box.detach()
@@ -224,10 +230,19 @@ class Differences(torch.nn.Module):
         self.register_buffer("images", torch.tensor(images))
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        if self.dense and positions.dim() == 2:
+        if positions.dim() > 2:
+            return self.some(positions, box, 0, self.rows)
+        if self.dense:
             vectors = torch.matmul(self.matrix, positions)
         else:
             vectors = gathered(positions, self.second) - gathered(positions, self.first)
+        if box is not None:
+            vectors = minimum_image(vectors, box, self.images)
+        return vectors
+
+    def some(self, positions: torch.Tensor, box: torch.Tensor | None, start: int, stop: int) -> torch.Tensor:
+        """Those of some rows (..., stop - start, 3), so that of a large table not all are in memory at once."""
+        vectors = gathered(positions, self.second[start:stop]) - gathered(positions, self.first[start:stop])
         if box is not None:
             vectors = minimum_image(vectors, box, self.images)
         return vectors

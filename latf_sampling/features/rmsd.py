@@ -48,6 +48,9 @@ def _key_matrix() -> np.ndarray:
     return generators.reshape(16, 9).T
 
 
+_STEPS = 14
+
+
 class RMSD(torch.nn.Module):
     """Distances from references, nm, (..., n, 3) -> (..., references).
 
@@ -92,7 +95,7 @@ class RMSD(torch.nn.Module):
         center = weights if superpose is None else superpose
         centered = references - np.einsum("a,rai->ri", center, references)[:, None]
         squares = (centered**2).sum(-1) @ weights
-        self.count = len(references)
+        self.count, self.steps = len(references), _STEPS
 
         def correlation(by: np.ndarray) -> np.ndarray:
             return (by[:, None] * centered).transpose(0, 2, 1).reshape(-1, len(by))
@@ -109,10 +112,47 @@ class RMSD(torch.nn.Module):
         sums = combined(together(references), x).unflatten(-2, [self.count, 3]).flatten(-2)
         return torch.matmul(sums, self.key.to(x.dtype)).unflatten(-1, [4, 4])
 
+    def many(self, x: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+        """The largest eigenvalues (..., references) of K for many frames, without eigenvectors.
+
+        Theobald, doi:10.1107/S0108767305015266: they are roots of a quartic whose coefficients follow from the sums
+        that make up K, and not above the mean of both sizes. Laguerre's steps from there cube the error in each; where
+        the two largest coincide they quarter it.
+        """
+        s = combined(together(self.superposed), x).movedim(-2, 0).movedim(-1, 0).unflatten(1, [self.count, 3])
+        xx, yx, zx = s[0, :, 0], s[0, :, 1], s[0, :, 2]
+        xy, yy, zy = s[1, :, 0], s[1, :, 1], s[1, :, 2]
+        xz, yz, zz = s[2, :, 0], s[2, :, 1], s[2, :, 2]
+        squares = (s * s).sum([0, 2])
+        determinant = xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx)
+        minors = [
+            a * d - b * c
+            for a, b, c, d in [
+                (xx, xy, yx, yy), (xx, xz, yx, yz), (xy, xz, yy, yz),
+                (xx, xy, zx, zy), (xx, xz, zx, zz), (xy, xz, zy, zz),
+                (yx, yy, zx, zy), (yx, yz, zx, zz), (yy, yz, zy, zz),
+            ]
+        ]  # fmt: skip
+        of_minors = torch.stack(minors).square().sum(0)
+        c2, c1, c0 = -2.0 * squares, -8.0 * determinant, squares * squares - 4.0 * of_minors
+        found = 0.5 * (size.movedim(-1, 0) + together(self.squares).unsqueeze(-1))
+        for _ in range(self.steps):
+            square = found * found
+            value = torch.addcmul(c0, torch.addcmul(c1, square + c2, found), found)
+            slope = torch.addcmul(c1, 4.0 * square + 2.0 * c2, found)
+            bend = 12.0 * square + 2.0 * c2
+            under = torch.clamp(9.0 * slope * slope - 12.0 * value * bend, min=0.0)
+            found = found - torch.clamp(4.0 * value / (slope + torch.sqrt(under) + 1e-300), min=0.0)
+        return found.movedim(0, -1)
+
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
         # what is left near the reference is the difference of large numbers
         x = self.whole(positions, box).to(torch.float64)
         x = x - combined(together(self.center), x)
+        size = (squared_lengths(x) * together(self.weights)).sum(-1, keepdim=True)
+        if self.same and x.dim() == 3 and not x.requires_grad:
+            squares = torch.clamp(size + together(self.squares) - 2.0 * self.many(x, size), min=0.0)
+            return root(squares, 1e-16).to(positions.dtype)
         key = self.keys(x, self.superposed)
         values, vectors = torch.linalg.eigh(key.detach())
         q = vectors[..., 3].unsqueeze(-1)
@@ -122,8 +162,7 @@ class RMSD(torch.nn.Module):
             change = torch.matmul(key - key.detach(), q)
             q = q + torch.matmul(vectors, inverse * torch.matmul(vectors.transpose(-1, -2), change))
             key = self.keys(x, self.measured)
-        overlap = (torch.matmul(key, q) * q).sum([-2, -1])
-        size = (squared_lengths(x) * together(self.weights)).sum(-1, keepdim=True)
+        overlap = (key * q * q.transpose(-1, -2)).sum([-2, -1])
         squares = torch.clamp(size + together(self.squares) - 2.0 * overlap, min=0.0)
         return root(squares, 1e-16).to(positions.dtype)
 
