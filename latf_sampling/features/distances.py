@@ -38,7 +38,7 @@ class Distances(torch.nn.Module):
         self.count, self.step = len(pairs), _ROWS
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        if positions.dim() == 2:
+        if positions.dim() == 2 or self.count <= self.step:
             return lengths(self.differences(positions, box))
         parts = [
             lengths(self.differences.some(positions, box, start, min(start + self.step, self.count))).movedim(-1, 0)

@@ -242,7 +242,7 @@ class Differences(torch.nn.Module):
 
     def some(self, positions: torch.Tensor, box: torch.Tensor | None, start: int, stop: int) -> torch.Tensor:
         """Those of some rows (..., stop - start, 3), so that of a large table not all are in memory at once."""
-        vectors = gathered(positions, self.second[start:stop]) - gathered(positions, self.first[start:stop])
+        vectors = gathered(positions, self.second[start:stop]).sub_(gathered(positions, self.first[start:stop]))
         if box is not None:
             vectors = minimum_image(vectors, box, self.images)
         return vectors

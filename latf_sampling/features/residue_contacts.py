@@ -19,6 +19,7 @@ from latf_sampling.schema import InverseLength
 
 _CLOSEST = 1e-8  # nm^2; added to squares of distances, which takes 5e-9 nm^2 / d of a distance d
 _MOST_PAIRS = 2**16  # of atoms in one module; more are measured one part after the other
+_CACHED = 512  # of many frames, whose differences then stay in a processor's cache
 
 
 class SoftMinima(torch.nn.Module):
@@ -44,28 +45,40 @@ class SoftMinima(torch.nn.Module):
         super().__init__()
         pairs = np.concatenate(groups)
         self.differences = Differences(pairs[:, 0], pairs[:, 1], n_atoms)
-        self.beta, self.closest = beta, _CLOSEST
+        self.beta, self.scale = beta, beta**-2
+        self.register_buffer("least", torch.tensor(_CLOSEST * beta**-2))
         sizes = np.array([len(group) for group in groups])
-        self.shape = [len(groups), int(sizes.max())]
+        ends = np.cumsum(sizes)
         column = np.arange(sizes.max())
         real = column < sizes[:, None]
         # rows of equal length: the shorter ones repeat their first pair, which then does not count
-        places = (np.cumsum(sizes) - sizes)[:, None] + np.where(real, column, 0)
-        self.even: bool = bool(real.all())
-        self.numbers = 4 * places.size
-        self.register_buffer("places", torch.from_numpy(places.reshape(-1)))
+        places = (ends - sizes)[:, None] + np.where(real, column, 0)
+        self.register_buffer("places", torch.from_numpy(places))
         self.register_buffer("real", torch.from_numpy(real.astype(np.float32)))
+        # parts of the table: first and last group, first and last pair, longest group
+        self.parts: list[list[int]] = []
+        first = 0
+        for last in range(1, len(groups) + 1):
+            if last == len(groups) or ends[last] - (ends - sizes)[first] > _CACHED:
+                part = [first, last, (ends - sizes)[first], ends[last - 1], sizes[first:last].max()]
+                self.parts.append([int(number) for number in part])
+                first = last
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        squares = squared_lengths(self.differences(positions, box))
-        inverse = self.beta * torch.rsqrt(squares + self.closest)
-        if not self.even:
-            inverse = inverse.movedim(-1, 0).index_select(0, self.places).movedim(0, -1)
-        inverse = inverse.unflatten(-1, self.shape)
+        if positions.dim() == 2:
+            return self.minima(self.differences(positions, box), self.places, self.real)
+        columns: list[torch.Tensor] = []
+        for first, last, start, stop, longest in self.parts:
+            vectors = self.differences.some(positions, box, start, stop)
+            found = self.minima(vectors, self.places[first:last, :longest] - start, self.real[first:last, :longest])
+            columns.append(found.movedim(-1, 0))
+        return torch.cat(columns).movedim(0, -1)
+
+    def minima(self, vectors: torch.Tensor, places: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        inverse = torch.rsqrt(torch.add(self.least, squared_lengths(vectors), alpha=self.scale))  # beta / r
+        inverse = inverse.movedim(-1, 0).index_select(0, places.flatten()).movedim(0, -1).unflatten(-1, places.shape)
         largest = _largest(inverse.detach())
-        terms = torch.exp(inverse - largest)
-        if not self.even:
-            terms = terms * self.real
+        terms = torch.exp(inverse - largest) * real
         return self.beta / (torch.log(terms.sum(-1)) + largest.squeeze(-1))
 
 
