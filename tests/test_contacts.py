@@ -124,7 +124,7 @@ def test_switching_functions_and_slopes_are_finite_at_every_distance(switching, 
 
 @pytest.mark.parametrize("periodic", [False, True])
 @pytest.mark.parametrize("scheme", ["closest-heavy", "closest", "ca", "sidechain", "sidechain-heavy"])
-@pytest.mark.filterwarnings("ignore:selected topology includes")
+@pytest.mark.filterwarnings("ignore:selected topology includes", "ignore:The soft_min=True option")
 def test_residue_contacts_equal_mdtraj(protein, periodic, scheme):
     pairs = [(i, j) for i in range(12) for j in range(i + 3, 12)]
     # MDTraj takes exponentials in single precision, where exp(20 / 0.2) is infinite

@@ -56,13 +56,13 @@ class SoftMinima(torch.nn.Module):
         self.register_buffer("places", torch.from_numpy(places))
         self.register_buffer("real", torch.from_numpy(real.astype(np.float32)))
         # parts of the table: first and last group, first and last pair, longest group
-        self.parts: list[list[int]] = []
-        first = 0
+        parts, first = [], 0
         for last in range(1, len(groups) + 1):
             if last == len(groups) or ends[last] - (ends - sizes)[first] > _CACHED:
                 part = [first, last, (ends - sizes)[first], ends[last - 1], sizes[first:last].max()]
-                self.parts.append([int(number) for number in part])
+                parts.append([int(number) for number in part])
                 first = last
+        self.parts = parts
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
         if positions.dim() == 2:
