@@ -58,6 +58,7 @@ def made(given) -> Starts:
 
 def same(one: Starts, other: Starts) -> None:
     """Every bit."""
+    assert [entry["number"] for entry in one.checks] == [entry["number"] for entry in other.checks], one.summary()
     for name in ("positions", "velocities", "targets", "reached", "sources", "energies", "weights"):
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
     assert (one.rejected, one.checks, one.coverage) == (other.rejected, other.checks, other.coverage)
