@@ -106,9 +106,7 @@ def weightings(
     return [*made, Weighting("MBAR", walkers, kept, logs, mixture)]
 
 
-def _last_bias(
-    campaign: Campaign, index: int, walkers: Sequence[Frames], kept: Sequence[slice]
-) -> list[np.ndarray]:
+def _last_bias(campaign: Campaign, index: int, walkers: Sequence[Frames], kept: Sequence[slice]) -> list[np.ndarray]:
     """The bias of a round as its walkers left it, at all kept frames, kJ/mol."""
     folder = campaign.store.walker(index, 0)
     job = WalkerJob(

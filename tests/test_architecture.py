@@ -66,7 +66,17 @@ ORDER = [  # from the ground up; a room imports only what stands before it
 ]
 UPWARD_ON_PURPOSE = {("cv", "bias.force")}  # inside a function: a CV hands out its own forces as BiasVariables
 # whose parts import each other freely
-PACKAGES_OF_ONE_ROOM = {"analysis", "compiler", "evaluation", "features", "given", "report", "starts", "systems", "trainer"}
+PACKAGES_OF_ONE_ROOM = {
+    "analysis",
+    "compiler",
+    "evaluation",
+    "features",
+    "given",
+    "report",
+    "starts",
+    "systems",
+    "trainer",
+}
 SCRATCH = {"bias.force"}  # writes a table that running forces read, in a temporary folder that dies with them
 
 PUBLIC = {
