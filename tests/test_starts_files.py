@@ -103,9 +103,7 @@ def test_killed_workers_and_more_of_them_change_nothing(given, made, tmp_path):
     assert killed and multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize(
-    ("settings", "keys"), [({"seed": 6}, "points, seed"), ({"thermalise": 0.5}, "thermalise")]
-)
+@pytest.mark.parametrize(("settings", "keys"), [({"seed": 6}, "points, seed"), ({"thermalise": 0.5}, "thermalise")])
 def test_a_directory_belongs_to_one_set(given, tmp_path, settings, keys):
     def interrupt(fraction, words):
         raise KeyboardInterrupt

@@ -21,6 +21,8 @@ POOL = 64
 """So many of the best frames are looked at for different ones among them."""
 DIFFERENT = 0.02
 """nm; frames that differ by less are no second attempt."""
+DIGITS = 5
+"""Decimals of latent points."""
 CHUNK = 2000
 """Frames whose variable is computed at once."""
 
@@ -75,7 +77,8 @@ class Archive:
                     for k in range(0, len(piece), CHUNK)
                 ]
                 self.topology = piece.topology
-        self.latent = np.concatenate(latents).astype(np.float64)
+        # Last bits may depend on how often torch has run the graph; dynamics that starts from them would too.
+        self.latent = np.round(np.concatenate(latents).astype(np.float64), DIGITS) + 0.0
         self._first = np.cumsum([0, *map(len, parts)])
         self.temperatures = _of_frames(temperatures, parts)
         self._compared = molecules_of(self.topology, cv.atoms)

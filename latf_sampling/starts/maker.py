@@ -245,4 +245,6 @@ def stable_timestep(
     masses = np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
     steepest = float(np.quantile(cv.mobility(positions, masses, boxes), 0.995))
     natural = KB * temperature / cv.noise**2
-    return timestep if steepest == 0 else min(timestep, STABLE_PHASE / float(np.sqrt(natural * steepest)))
+    if steepest == 0 or timestep <= (stable := STABLE_PHASE / float(np.sqrt(natural * steepest))):
+        return timestep
+    return float(f"{stable:.3g}")  # without the last bits, which may depend on how often torch has run the graph
