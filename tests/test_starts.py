@@ -80,7 +80,9 @@ def test_each_is_on_its_target(learned, made, near):
     assert len(made) == 4 and not made.rejected
     assert made.targets == pytest.approx(near, abs=1e-6)
     assert made.reached == pytest.approx(learned.cv(made.positions), abs=1e-9)
-    away = np.linalg.norm(made.reached - made.targets, axis=1) / learned.cv.noise
+    held = np.array([entry["held"] for entry in made.checks])
+    away = np.linalg.norm(held - made.targets, axis=1) / learned.cv.noise
+    assert away == pytest.approx([entry["held_distance"] for entry in made.checks])
     assert away.max() < 4
     assert away.min() > 1e-3  # a thermal spread, not a minimum
     assert made.positions.shape == made.velocities.shape == (4, 22, 3)
@@ -324,6 +326,22 @@ def test_a_frame_that_is_not_there_yet_is_pulled(learned, near):
     low, high = found.thermal.energies
     assert low < found.energies[0] < high
     assert found.thermal.fluctuation.shape == (2,) and (found.thermal.fluctuation > 0).all()
+
+
+def test_pulled_structures_do_not_depend_on_those_made_before(learned, near):
+    away = np.linalg.norm(learned.cv(learned.archive.xyz.astype(float)) - near[0], axis=1) / learned.cv.noise
+    far = learned.archive[(away > 2) & (away < 5)]
+
+    def at(points):
+        return structures_at(
+            learned.cv, far, learned.system, learned.topology, 450.0, points,
+            timestep=0.004, thermalise=0.2, attempts=1, platform="Reference", tolerance=50.0,
+        )  # fmt: skip
+
+    first, second = at([near[0], near[0]]), at([near[1], near[0]])
+    assert all(entry["pulled"] for entry in first.checks)
+    assert np.array_equal(first.positions[-1], second.positions[-1])
+    assert not np.array_equal(first.positions[0], first.positions[1])
 
 
 def test_released_structures_have_left_the_umbrella(learned, near):

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 
 import mdtraj
 import numpy as np
+import torch
 
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import DataError
+from latf_sampling.features.periodic import reduced_box
 from latf_sampling.starts.geometry import AS_THEY_LIE, molecules_of
 from latf_sampling.trajectories import Frames
 
@@ -105,7 +107,7 @@ class Archive:
             taken = part[frames] if isinstance(part, mdtraj.Trajectory) else part.take(frames.tolist())
             positions[mine] = taken.xyz
             if boxes is not None:
-                boxes[mine] = taken.unitcell_vectors
+                boxes[mine] = _reduced(taken.unitcell_vectors)
         return positions, boxes
 
     def sample(self, most: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -132,6 +134,11 @@ class Archive:
 
 def _pieces(part: mdtraj.Trajectory | Frames) -> Iterable[mdtraj.Trajectory]:
     return [part] if isinstance(part, mdtraj.Trajectory) else part.pieces()
+
+
+def _reduced(boxes: np.ndarray) -> np.ndarray:
+    """Box vectors (n, 3, 3) in the form that OpenMM takes, which those computed from angles miss by rounding."""
+    return reduced_box(torch.from_numpy(np.tril(boxes.astype(np.float64)))).numpy()
 
 
 def _apart(some: mdtraj.Trajectory, frames: mdtraj.Trajectory, index: int) -> float:

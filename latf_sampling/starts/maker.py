@@ -126,8 +126,8 @@ class Maker:
         self.recipe = recipe
         self.cv = LatentCV.load(recipe.variable, recipe.topology)
         system = openmm.XmlSerializer.deserialize(recipe.system)
-        natural = KB * recipe.temperature / self.cv.noise**2
-        self.umbrella = Umbrella(system, self.cv, np.zeros(self.cv.dim), natural)
+        self.natural = KB * recipe.temperature / self.cv.noise**2
+        self.umbrella = Umbrella(system, self.cv, np.zeros(self.cv.dim), self.natural)
         self.without = ~(1 << self.umbrella.group) & 0xFFFFFFFF
         self.integrator = openmm.LangevinMiddleIntegrator(recipe.temperature, recipe.friction, recipe.timestep)
         platform = runtime.pick_platform(recipe.platform, system.getNumParticles())
@@ -148,7 +148,6 @@ class Maker:
         interval = self.recipe.release or max(1, self.recipe.thermalise // LOOKS)
         try:
             self._begin(task.frame, "plain", task.number)
-            self._hold(False)
             self._thermalise("plain", task.number)
             energies, latents = [], [self.umbrella.values(self.context)]
             for _ in range(max(LOOKS, self.recipe.thermalise // interval)):
@@ -182,19 +181,16 @@ class Maker:
     def _attempt(self, task: Making, attempt: int, frame: Frame, pulled: bool) -> Found:
         names = ("target", task.number, attempt)
         self._begin(frame, *names)
-        self._hold(True)
+        self._hold(frame.latent if pulled else task.target)
         if pulled:
-            self.umbrella.move_to(self.context, frame.latent)
             way = float(np.linalg.norm((task.target - frame.latent) / self.cv.sigma))
             steps = max(1, round(PULL * max(1.0, way) / self.recipe.timestep))
             self.umbrella.steer(self.simulation, task.target, steps, MOVE)
             self.simulation.minimizeEnergy(maxIterations=MINIMISE)
-        else:
-            self.umbrella.move_to(self.context, task.target)
         self._thermalise(*names)
         held = self.umbrella.values(self.context)
         if self.recipe.release:
-            self._hold(False)
+            self._let_go()
             self.simulation.step(self.recipe.release)
         state = self.context.getState(getPositions=True, getVelocities=True)
         box = state.getPeriodicBoxVectors(asNumpy=True)._value if frame.box is not None else None
@@ -220,12 +216,21 @@ class Maker:
         # Archived positions have seven digits.
         self.context.applyConstraints(1e-6)
         self.context.computeVirtualSites()
+        # Velocities are drawn for half a step before, by all forces: not by the umbrella of the target before this one.
+        self._let_go()
         self.context.setVelocitiesToTemperature(
             self.recipe.temperature, runtime.stream_seed(self.recipe.seed, "velocities", *names)
         )
 
-    def _hold(self, held: bool) -> None:
-        self.integrator.setIntegrationForceGroups(0xFFFFFFFF if held else self.without)
+    def _hold(self, centers: np.ndarray) -> None:
+        self.umbrella.stiffness = np.full(self.cv.dim, self.natural)
+        self.umbrella.move_to(self.context, centers)
+        self.integrator.setIntegrationForceGroups(0xFFFFFFFF)
+
+    def _let_go(self) -> None:
+        self.umbrella.stiffness = np.zeros(self.cv.dim)
+        self.umbrella.move_to(self.context, self.umbrella.centers)
+        self.integrator.setIntegrationForceGroups(self.without)  # which saves its evaluation
 
     def _thermalise(self, *names: str | int) -> None:
         for k, part in enumerate(np.diff(np.linspace(0, self.recipe.thermalise, ROUNDS + 1).round().astype(int))):
