@@ -13,7 +13,6 @@ from pydantic import Field
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import (
     Column,
-    Columns,
     Descriptor,
     Entry,
     Index,
@@ -21,6 +20,7 @@ from latf_sampling.features.descriptor import (
     Settings,
     check_indices,
     select,
+    side_by_side,
     validated,
 )
 from latf_sampling.features.periodic import Differences, cross, dot, squared_lengths
@@ -125,7 +125,7 @@ class AngleDescriptor(Descriptor):
 
     def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
         modules = [_MODULES[kind](np.array([row.atoms for row in part]), n_atoms) for kind, part in _by_kind(rows)]
-        return modules[0] if len(modules) == 1 else Columns(modules)
+        return side_by_side(modules)
 
 
 def _by_kind(rows: list[Row]) -> list[tuple[str, list[Row]]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from latf_sampling.features.descriptor import Column, Columns, Descriptor, Entry, Index, Row, validated
+from latf_sampling.features.descriptor import Column, Descriptor, Entry, Index, Row, side_by_side, validated
 from latf_sampling.features.distances import pairs_between, pairs_given
 from latf_sampling.features.periodic import Differences
 from latf_sampling.features.switching import Switched
@@ -50,7 +50,7 @@ def pair_module(rows: Sequence[Row], n_atoms: int) -> torch.nn.Module:
             modules += [
                 SwitchedPairs(np.array(row.atoms)[row.settings[1]], n_atoms, function(), total=True) for row in alike
             ]
-    return modules[0] if len(modules) == 1 else Columns(modules)
+    return side_by_side(modules)
 
 
 class _ContactPairs(Switched):

@@ -15,11 +15,11 @@ from latf_sampling.features.contacts import SwitchedPairs, sum_row
 from latf_sampling.features.descriptor import (
     Axes,
     Column,
-    Columns,
     Descriptor,
     Entry,
     Row,
     atoms_of,
+    side_by_side,
     validated,
     words_of,
 )
@@ -156,4 +156,4 @@ class CoordinationDescriptor(Descriptor):
                 modules.append(CoordinationNumbers(row.atoms, n_atoms, switching, settings.moments))
             else:
                 modules.append(SwitchedPairs(np.array(row.atoms)[pairs], n_atoms, switching, total=True))
-        return modules[0] if len(modules) == 1 else Columns(modules)
+        return side_by_side(modules)

@@ -11,12 +11,12 @@ import torch
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import (
     Column,
-    Columns,
     Descriptor,
     Entry,
     Row,
     Settings,
     check_indices,
+    side_by_side,
     validated,
 )
 from latf_sampling.features.topology import Labels
@@ -92,7 +92,7 @@ class CustomDescriptor(Descriptor):
 
     def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
         modules = [Selected(row.settings[0], row.atoms) for row in rows]
-        return modules[0] if len(modules) == 1 else Columns(modules)
+        return side_by_side(modules)
 
 
 def _executed(file: Path, where: str) -> Any:

@@ -71,6 +71,11 @@ class Columns(torch.nn.Module):
         return torch.cat(columns, -1)
 
 
+def side_by_side(modules: Sequence[torch.nn.Module]) -> torch.nn.Module:
+    """One module with the columns of all, one after the other."""
+    return modules[0] if len(modules) == 1 else Columns(modules)
+
+
 class Settings(BaseModel):
     """What may stand in one entry of a specification: frozen, and refuses what it does not know."""
 

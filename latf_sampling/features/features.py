@@ -18,7 +18,7 @@ from latf_sampling.features.contacts import ContactDescriptor
 from latf_sampling.features.coordinates import CoordinateDescriptor
 from latf_sampling.features.coordination import CoordinationDescriptor
 from latf_sampling.features.custom import CustomDescriptor
-from latf_sampling.features.descriptor import Column, Columns, Descriptor, Row
+from latf_sampling.features.descriptor import Column, Columns, Descriptor, Row, side_by_side
 from latf_sampling.features.distances import DistanceDescriptor
 from latf_sampling.features.groups import GroupDescriptor
 from latf_sampling.features.gyration import GyrationDescriptor
@@ -202,7 +202,7 @@ class Features:
             columns += DESCRIPTORS[kind].columns(found)
             found = [row._replace(atoms=tuple(local[atom] for atom in row.atoms)) for row in found]
             modules.append(DESCRIPTORS[kind].module(found, len(self.atoms)))
-        self.module: torch.nn.Module = modules[0] if len(modules) == 1 else Columns(modules)
+        self.module: torch.nn.Module = side_by_side(modules)
         if wanted is not None and wanted != [column.name for column in columns]:
             places = {column.name: place for place, column in enumerate(columns)}
             self.module = Chosen(self.module, [places[name] for name in wanted])

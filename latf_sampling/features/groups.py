@@ -13,13 +13,13 @@ from pydantic import Field
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import (
     Column,
-    Columns,
     Descriptor,
     Entry,
     Index,
     Row,
     Settings,
     atoms_of,
+    side_by_side,
     validated,
     words_of,
 )
@@ -116,4 +116,4 @@ class GroupDescriptor(Descriptor):
             groups, weights, pairs = row.settings[1]
             placed = [(np.array(row.atoms)[members].tolist(), tree) for members, tree in groups]
             modules.append(GroupDistances(placed, weights, pairs, n_atoms))
-        return modules[0] if len(modules) == 1 else Columns(modules)
+        return side_by_side(modules)

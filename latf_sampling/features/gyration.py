@@ -10,12 +10,12 @@ import torch
 
 from latf_sampling.features.descriptor import (
     Column,
-    Columns,
     Descriptor,
     Entry,
     Row,
     Settings,
     atoms_of,
+    side_by_side,
     validated,
     words_of,
 )
@@ -76,4 +76,4 @@ class GyrationDescriptor(Descriptor):
 
     def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
         modules = [Gyration(row.atoms, *row.settings, n_atoms) for row in rows]
-        return modules[0] if len(modules) == 1 else Columns(modules)
+        return side_by_side(modules)

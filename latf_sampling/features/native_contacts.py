@@ -14,12 +14,12 @@ from latf_sampling.errors import SettingsError
 from latf_sampling.features.contacts import SwitchedPairs, sum_row
 from latf_sampling.features.descriptor import (
     Column,
-    Columns,
     Descriptor,
     Entry,
     Row,
     Settings,
     atoms_of,
+    side_by_side,
     validated,
     words_of,
 )
@@ -127,4 +127,4 @@ class NativeContactDescriptor(Descriptor):
             for row in alike:
                 pairs = np.array(row.atoms)[row.settings[2]]
                 modules.append(NativeContacts(pairs, row.settings[1], *form, False, n_atoms))
-        return modules[0] if len(modules) == 1 else Columns(modules)
+        return side_by_side(modules)

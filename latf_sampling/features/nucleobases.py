@@ -12,7 +12,16 @@ import torch
 from pydantic import Field
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.descriptor import Column, Columns, Descriptor, Entry, Index, Row, Settings, validated
+from latf_sampling.features.descriptor import (
+    Column,
+    Descriptor,
+    Entry,
+    Index,
+    Row,
+    Settings,
+    side_by_side,
+    validated,
+)
 from latf_sampling.features.nucleotides import Nucleotide, chosen_nucleotides, nucleotides
 from latf_sampling.features.periodic import Differences, cross, dot, gathered, joined, squared_lengths
 from latf_sampling.features.references import read_references
@@ -177,7 +186,7 @@ class NucleobaseDescriptor(Descriptor):
             bases = list(dict.fromkeys(base for row in group for base in (row.atoms[:3], row.atoms[3:])))
             pairs = [[bases.index(row.atoms[:3]), bases.index(row.atoms[3:])] for row in group]
             modules.append(GVectors(np.array(bases), np.array(pairs), n_atoms, cutoff))
-        return modules[0] if len(modules) == 1 else Columns(modules)
+        return side_by_side(modules)
 
 
 class _ErmsdSettings(Settings):
@@ -213,7 +222,7 @@ class ErmsdDescriptor(Descriptor):
             _, positions, cutoff = row.settings
             bases = np.array(row.atoms).reshape(-1, 3)
             modules.append(Ermsd(bases, positions.reshape(len(positions), -1, 3, 3), n_atoms, cutoff))
-        return modules[0] if len(modules) == 1 else Columns(modules)
+        return side_by_side(modules)
 
 
 def _base(nucleotide: Nucleotide, where: str) -> tuple[int, ...]:

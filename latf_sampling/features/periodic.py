@@ -8,6 +8,8 @@ from itertools import product
 import numpy as np
 import torch
 
+IMAGES = tuple(sorted(product((-1.0, 0.0, 1.0), repeat=3), key=lambda counts: sum(map(abs, counts))))
+"""Numbers of box vectors from a cell to itself and its 26 neighbours, itself first."""
 _DENSE_ENTRIES = 2**22  # above this many entries of the incidence matrix, gathering is faster than multiplying
 
 
@@ -71,9 +73,9 @@ def minimum_image(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor
     counts = image_counts(vectors, box, images)
     if vectors.dim() == 2:
         return vectors - torch.matmul(counts, box)
-    n, rows = counts.movedim(-2, 0).movedim(-1, 0), box.movedim(-1, 0).movedim(-1, 0)
+    n, rows = inner(counts), box.movedim(-1, 0).movedim(-1, 0)
     shifts = [n[0] * rows[0, k] + n[1] * rows[1, k] + n[2] * rows[2, k] for k in range(3)]
-    return vectors - torch.stack(shifts).movedim(0, -1).movedim(0, -2)
+    return vectors - outer(torch.stack(shifts))
 
 
 def image_counts(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
@@ -97,7 +99,7 @@ def image_counts(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor)
 
 def _counts_of_many(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """The same for many frames: along long rows of one component, image by image, three times as fast."""
-    x, y, z = vectors.detach().movedim(-2, 0).movedim(-1, 0).unbind(0)
+    x, y, z = inner(vectors.detach()).unbind(0)
     cell = box.detach().movedim(-1, 0).movedim(-1, 0).contiguous()
     (ax, _, _), (bx, by, _), (cx, cy, cz) = cell[0].unbind(0), cell[1].unbind(0), cell[2].unbind(0)
     counts_c = torch.round(z / cz)
@@ -120,7 +122,7 @@ def _counts_of_many(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tens
         which = torch.where(better, float(k), which)
     counts = torch.stack([counts_a, counts_b, counts_c])
     counts = counts + half.t().index_select(1, which.to(torch.int64).flatten()).unflatten(-1, x.shape) * along.sign()
-    return counts.movedim(0, -1).movedim(0, -2)
+    return outer(counts)
 
 
 def by_frames(positions: torch.Tensor) -> torch.Tensor:
@@ -131,20 +133,29 @@ def by_frames(positions: torch.Tensor) -> torch.Tensor:
     return positions.permute(2, 1, 0).contiguous().permute(2, 1, 0)
 
 
+def inner(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors (..., n, 3) as (3, n, ...), where operations on components go along the frames; see `by_frames`."""
+    return vectors.movedim(-2, 0).movedim(-1, 0)
+
+
+def outer(components: torch.Tensor) -> torch.Tensor:
+    """What `inner` gives, (3, n, ...), as vectors (..., n, 3) again."""
+    return components.movedim(0, -1).movedim(0, -2)
+
+
 def gathered(positions: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
     """Positions (..., len(atoms), 3) of some atoms; of many frames, laid out as by `by_frames`."""
     if positions.dim() == 2:
         return positions.index_select(0, atoms)
-    return positions.movedim(-2, 0).movedim(-1, 0).index_select(1, atoms).movedim(0, -1).movedim(0, -2)
+    return outer(inner(positions).index_select(1, atoms))
 
 
 def combined(weights: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Weighted sums (..., rows, 3) of positions (..., n, 3), for weights (rows, n); laid out as they are."""
     if positions.dim() == 2:
         return torch.matmul(weights, positions)
-    inner = positions.movedim(-2, 0).movedim(-1, 0)
-    sums = torch.matmul(weights, inner.flatten(2)).unflatten(-1, inner.shape[2:])
-    return sums.movedim(0, -1).movedim(0, -2)
+    x = inner(positions)
+    return outer(torch.matmul(weights, x.flatten(2)).unflatten(-1, x.shape[2:]))
 
 
 def two_parts(values: np.ndarray) -> torch.Tensor:
@@ -173,8 +184,7 @@ def joined(parts: list[torch.Tensor]) -> torch.Tensor:
     """Rows of vectors (..., n, 3) below each other; of many frames, laid out as they are."""
     if parts[0].dim() == 2:
         return torch.cat(parts)
-    inner = [part.movedim(-2, 0).movedim(-1, 0) for part in parts]
-    return torch.cat(inner, 1).movedim(0, -1).movedim(0, -2)
+    return outer(torch.cat([inner(part) for part in parts], 1))
 
 
 def dot(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -188,10 +198,9 @@ def cross(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Vector products of vectors (..., 3); of many frames, laid out as they are."""
     if u.dim() == 2:
         return torch.linalg.cross(u, v, dim=-1)
-    a, b = u.movedim(-2, 0).movedim(-1, 0), v.movedim(-2, 0).movedim(-1, 0)
+    a, b = inner(u), inner(v)
     pairs = [(1, 2), (2, 0), (0, 1)]
-    found = torch.stack([torch.addcmul(a[i] * b[j], a[j], b[i], value=-1.0) for i, j in pairs])
-    return found.movedim(0, -1).movedim(0, -2)
+    return outer(torch.stack([torch.addcmul(a[i] * b[j], a[j], b[i], value=-1.0) for i, j in pairs]))
 
 
 def lengths(vectors: torch.Tensor, keepdim: bool = False) -> torch.Tensor:
@@ -223,11 +232,10 @@ class Differences(torch.nn.Module):
         if self.dense:
             matrix[torch.arange(rows), torch.as_tensor(first)] = -1.0
             matrix[torch.arange(rows), torch.as_tensor(second)] = 1.0
-        images = sorted(product((-1.0, 0.0, 1.0), repeat=3), key=lambda n: sum(map(abs, n)))
         self.register_buffer("matrix", matrix)
         self.register_buffer("first", torch.as_tensor(first, dtype=torch.int64))
         self.register_buffer("second", torch.as_tensor(second, dtype=torch.int64))
-        self.register_buffer("images", torch.tensor(images))
+        self.register_buffer("images", torch.tensor(IMAGES))
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
         if positions.dim() > 2:

@@ -20,7 +20,7 @@ from latf_sampling.features.descriptor import (
     validated,
 )
 from latf_sampling.features.nucleotides import chosen_nucleotides
-from latf_sampling.features.periodic import Differences, cross, dot, squared_lengths
+from latf_sampling.features.periodic import Differences, cross, dot, inner, outer, squared_lengths
 from latf_sampling.features.topology import Labels
 
 _COLLAPSED = 1e-12  # nm^4; squared length of the normal before normalisation where a ring ceases to have a plane
@@ -71,8 +71,8 @@ class Pucker(torch.nn.Module):
         if edges.dim() == 2:
             sums = torch.matmul(self.sums, edges.view(4, -1)).view(4 * self.count, 3)
         else:
-            rows = edges.movedim(-2, 0).movedim(-1, 0)
-            sums = torch.matmul(self.sums, rows.reshape(3, 4, -1)).view(rows.shape).movedim(0, -1).movedim(0, -2)
+            rows = inner(edges)
+            sums = outer(torch.matmul(self.sums, rows.reshape(3, 4, -1)).view(rows.shape))
         r1, r2, sine, cosine = torch.split(sums, [self.count] * 4, -2)
         normal = cross(r1, r2)
         scale = torch.rsqrt(squared_lengths(normal) + self.collapsed)

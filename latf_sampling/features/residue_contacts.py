@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.descriptor import Column, Columns, Descriptor, Entry, Row, Settings, select, validated
+from latf_sampling.features.descriptor import Column, Descriptor, Entry, Row, Settings, select, side_by_side, validated
 from latf_sampling.features.periodic import Differences, squared_lengths
 from latf_sampling.features.topology import Labels
 from latf_sampling.schema import InverseLength
@@ -142,7 +142,7 @@ class ResidueContactDescriptor(Descriptor):
                     part = []
                 part.append(pairs)
             modules.append(SoftMinima(part, beta, n_atoms))
-        return modules[0] if len(modules) == 1 else Columns(modules)
+        return side_by_side(modules)
 
 
 def _residues(topology: mdtraj.Topology, selection: str, where: str) -> list[int]:

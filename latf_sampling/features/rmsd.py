@@ -11,16 +11,16 @@ import torch
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import (
     Column,
-    Columns,
     Descriptor,
     Entry,
     Row,
     Settings,
     atoms_of,
+    side_by_side,
     validated,
     words_of,
 )
-from latf_sampling.features.periodic import combined, root, squared_lengths, together, two_parts
+from latf_sampling.features.periodic import combined, inner, root, squared_lengths, together, two_parts
 from latf_sampling.features.references import read_references
 from latf_sampling.features.topology import Labels, relative_weights
 from latf_sampling.features.whole import Whole, bonded_tree
@@ -119,7 +119,7 @@ class RMSD(torch.nn.Module):
         that make up K, and not above the mean of both sizes. Laguerre's steps from there cube the error in each; where
         the two largest coincide they quarter it.
         """
-        s = combined(together(self.superposed), x).movedim(-2, 0).movedim(-1, 0).unflatten(1, [self.count, 3])
+        s = inner(combined(together(self.superposed), x)).unflatten(1, [self.count, 3])
         xx, yx, zx = s[0, :, 0], s[0, :, 1], s[0, :, 2]
         xy, yy, zy = s[1, :, 0], s[1, :, 1], s[1, :, 2]
         xz, yz, zz = s[2, :, 0], s[2, :, 1], s[2, :, 2]
@@ -214,4 +214,4 @@ class RMSDDescriptor(Descriptor):
 
     def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
         modules = [RMSD(row.atoms, *row.settings[1:], n_atoms) for row in rows]
-        return modules[0] if len(modules) == 1 else Columns(modules)
+        return side_by_side(modules)

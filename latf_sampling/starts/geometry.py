@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
 import mdtraj
 import numpy as np
@@ -13,11 +12,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from latf_sampling.features.periodic import minimum_image, reduced_box
+from latf_sampling.features.periodic import IMAGES, minimum_image, reduced_box
 
 AS_THEY_LIE = 4
 """Structures of fewer atoms than this are compared without superposition, and only the same ones are duplicates."""
-IMAGES = np.array(sorted(product((-1, 0, 1), repeat=3), key=lambda n: sum(map(abs, n))), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,9 @@ def shortest(vectors: np.ndarray, box: np.ndarray | None) -> np.ndarray:
     if box is None:
         return vectors
     cell = reduced_box(torch.tensor(np.asarray(box, np.float64)))
-    return minimum_image(torch.from_numpy(np.ascontiguousarray(vectors)), cell, torch.from_numpy(IMAGES)).numpy()
+    return minimum_image(
+        torch.from_numpy(np.ascontiguousarray(vectors)), cell, torch.tensor(IMAGES, dtype=torch.float64)
+    ).numpy()
 
 
 def _pairs(x: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +205,7 @@ def _pairs(x: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.nda
         inside = (x @ inverse) % 1.0
         # So far from a face, as a share of the box's height there, an atom still has neighbours behind it.
         reach = cutoff * np.linalg.norm(inverse, axis=0)
-        moved = (inside[None] + IMAGES[:, None]).reshape(-1, 3)
+        moved = (inside[None] + np.array(IMAGES)[:, None]).reshape(-1, 3)
         kept = ((moved >= -reach) & (moved < 1 + reach)).all(1)
         # The first image is no shift, so that the points themselves come first and in their order.
         x, owner = moved[kept] @ cell, np.tile(owner, len(IMAGES))[kept]
