@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing.connection
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import mdtraj
 import numpy as np
 
-from latf_sampling import processes as pool
 from latf_sampling import runtime, store
 from latf_sampling.analysis import torsion_values
 from latf_sampling.cv import LatentCV
@@ -24,10 +21,11 @@ from latf_sampling.model import LaTF
 from latf_sampling.report import write_evaluation, write_report
 from latf_sampling.selection import select_columns
 from latf_sampling.settings import Protocol, TrainingSettings, steps
-from latf_sampling.simulate import Molecule, WalkerJob, build, run_walker
+from latf_sampling.simulate import Molecule, WalkerJob, build
 from latf_sampling.starts import Starts, generate_starts, structures_at, structures_between
 from latf_sampling.trainer import TrainingResult, train
 from latf_sampling.trajectories import Frames, read_walker
+from latf_sampling.walkers import run_walkers
 
 EXPORT_FRAMES = 500
 """Frames of each walker that a variable's forces are looked at on when it is exported."""
@@ -262,40 +260,37 @@ class Campaign:
         As `latf_sampling.generate_starts`, whose further options it takes, in parallel processes where there are
         enough structures to make; `learned` is the round that the model was learned after, by default the last.
         """
-        model, given = self._given_to_starts(learned, seed, progress, options)
+        model, things, options = self._given_to_starts(learned, {"seed": seed, "progress": progress, **options})
         if self.protocol.starts is not None:
-            given = {"release": self.protocol.starts.release, **given}
-        return generate_starts(model, *given.pop("first"), temperature, count, **given)
+            options = {"release": self.protocol.starts.release, **options}
+        return generate_starts(model, *things, temperature, count, **options)
 
     def structures_at(self, temperature, points, seed: int = 0, *, learned: int | None = None, **options) -> Starts:
         """Structures at values (n, d) of a model's variable, as `latf_sampling.structures_at` makes them."""
-        _, given = self._given_to_starts(learned, seed, options.pop("progress", None), options)
-        return structures_at(*given.pop("first"), temperature, points, **given)
+        _, things, options = self._given_to_starts(learned, {"seed": seed, **options})
+        return structures_at(*things, temperature, points, **options)
 
     def structures_between(
         self, temperature, ends, count: int, seed: int = 0, *, learned: int | None = None, **options
     ) -> Starts:
         """A path of structures between two states or points, as `latf_sampling.structures_between` makes it."""
-        model, given = self._given_to_starts(learned, seed, options.pop("progress", None), options)
-        return structures_between(model, *given.pop("first"), temperature, ends, count, **given)
+        model, things, options = self._given_to_starts(learned, {"seed": seed, **options})
+        return structures_between(model, *things, temperature, ends, count, **options)
 
-    def _given_to_starts(
-        self, learned: int | None, seed: int, progress: StageProgress | None, options: dict
-    ) -> tuple[LaTF, dict]:
-        """A model, and what making structures needs besides, from its variable on."""
+    def _given_to_starts(self, learned: int | None, options: dict) -> tuple[LaTF, tuple, dict]:
+        """A model, what structures are made from, and options, of which those given go before the protocol's."""
         learned = self.last_learned() if learned is None else learned
         model, cv = self.model(learned)
-        given = {
-            "first": (cv, self.frames(learned), self.molecule.system, self.molecule.topology),
-            "seed": seed,
+        usual = {
             "timestep": self.protocol.integrator.timestep,
             "friction": self.protocol.integrator.friction,
             "platform": self.protocol.system.platform,
             "processes": None,
         }
         if self.protocol.starts is not None:
-            given |= self.protocol.starts.model_dump(exclude={"temperature", "count", "release"})
-        return model, {**given, **({} if progress is None else {"progress": progress}), **options}
+            usual |= self.protocol.starts.model_dump(exclude={"temperature", "count", "release"})
+        things = (cv, self.frames(learned), self.molecule.system, self.molecule.topology)
+        return model, things, {**usual, **options}
 
     def _molecule(self) -> Molecule:
         """The molecule that the directory keeps, or a new one, which is not kept before the protocol is known to be
@@ -308,7 +303,7 @@ class Campaign:
     def _keep_molecule(self) -> None:
         """What was placed at random is placed once: all walkers, now and later, take the molecule from here."""
         made_from = self.protocol.made_from()
-        if Molecule.load(self.store.system, made_from) is None:
+        if not Molecule.is_kept(self.store.system, made_from):
             self.molecule.save(self.store.system, made_from)
 
     def _look_at_given(self) -> None:
@@ -440,125 +435,3 @@ def _some_frames(walkers: list[Frames]) -> tuple[np.ndarray, np.ndarray | None]:
     kept = [walker.take(slice(None, None, max(1, len(walker) // EXPORT_FRAMES))) for walker in walkers]
     boxes = [part.unitcell_vectors for part in kept]
     return np.concatenate([part.xyz for part in kept]), None if boxes[0] is None else np.concatenate(boxes)
-
-
-def status(directory: str | Path) -> list[dict]:
-    """Where a campaign stands: one entry per step, with "step", "done" (0 to 1) and "words".
-
-    Raises
-    ------
-    StoreError
-        There is no campaign in the directory.
-    """
-    files = store.Store(directory)
-    content = files.protocol()
-    entries = []
-    runs = list(content["rounds"])
-    given = [entry["temperature"] for entry in content["from_trajectories"] for _ in entry["files"]]
-    if given:
-        runs.insert(0, {"walkers": given})
-    learned_rounds = len(runs)
-    if content["evaluate"] is not None:
-        runs.append({**content["evaluate"], "walkers": content["evaluate"]["temperatures"], "bias": None})
-    for index, entry in enumerate(runs):
-        name = f"round {index}" if index < learned_rounds else "references"
-        if index == 0 and given:
-            entries += [_given_status(files, given), _learned_status(files, 0)]
-            continue
-        segments = steps(entry["length"], content["segment"])
-        folders = [files.walker(index, walker) for walker in range(len(entry["walkers"]))]
-        stopped = [store.stopped(folder) is not None for folder in folders]
-        finished = [
-            segments if halted else len(list(folder.glob("segment-*.json"))) for folder, halted in zip(folders, stopped)
-        ]
-        temperatures = ", ".join(f"{temperature:g} K" for temperature in entry["walkers"])
-        kind = "plain" if entry["bias"] is None else entry["bias"]["kind"]
-        words = f"{sum(finished)} of {segments * len(finished)} segments, {kind}, {temperatures}"
-        if any(stopped):
-            words += f"; {sum(stopped)} walkers left what the model knows and were stopped"
-        share = sum(finished) / (segments * len(finished))
-        entries.append({"step": f"{name}: simulate", "done": share, "words": words})
-        if index == learned_rounds:
-            done = files.evaluation.exists()
-            entries.append({"step": "evaluate", "done": float(done), "words": str(files.evaluation) if done else ""})
-            continue
-        entries.append(_learned_status(files, index))
-    if content["starts"] is not None:
-        table = files.starts / "starts.json"
-        words = ""
-        if table.exists():
-            made = store.read_json(table)
-            words = f"{made['valid']} of {made['requested']} valid at {made['temperature']:g} K"
-        entries.append({"step": "starts", "done": float(table.exists()), "words": words})
-    done = files.report.exists()
-    entries.append({"step": "report", "done": float(done), "words": str(files.report) if done else ""})
-    return entries
-
-
-def _given_status(files: store.Store, temperatures: list[float]) -> dict:
-    marks = [files.given(number).with_suffix(".json") for number in range(len(temperatures))]
-    done = [store.read_json(mark) for mark in marks if mark.exists()]
-    frames = sum(len(range(0, mark["frames"], mark["stride"])) for mark in done)
-    kelvin = ", ".join(f"{temperature:g} K" for temperature in temperatures)
-    words = f"{len(done)} of {len(marks)} trajectories, {frames:,} frames, {kelvin}"
-    return {"step": "round 0: read", "done": len(done) / len(marks), "words": words}
-
-
-def _learned_status(files: store.Store, index: int) -> dict:
-    learned, words = files.learning(index) / "history.json", ""
-    if learned.exists():
-        history = store.read_json(learned)
-        words = f"{len(history['states'])} states, {history['seconds']:.0f} s"
-    return {"step": f"round {index}: learn", "done": float(learned.exists()), "words": words}
-
-
-def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], processes: int | None = None) -> None:
-    """Run walkers in parallel, each in a process of its own, at most so many at once (default: one per core).
-
-    Raises
-    ------
-    SimulationError
-        A walker failed or its process was killed; the others are stopped, finished segments stay.
-    """
-    context = multiprocessing.get_context("spawn")
-    limit = processes or pool.cores()
-    fractions = [context.Value("d", 0.0) for _ in jobs]
-    waiting, running = list(range(len(jobs))), {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < limit:
-                number = waiting.pop(0)
-                running[number] = pool.Child(_walker_process, jobs[number], fractions[number])
-            multiprocessing.connection.wait([child.process.sentinel for child in running.values()], timeout=0.5)
-            progress(sum(fraction.value for fraction in fractions) / len(jobs), f"{len(running)} walkers")
-            for number, child in list(running.items()):
-                if not child.process.is_alive():
-                    del running[number]
-                    _raise_failure(jobs[number], child)
-    finally:
-        pool.stop(running.values())
-
-
-def _raise_failure(job: WalkerJob, child: pool.Child) -> None:
-    words, how = child.last_words(), child.ended
-    if words is not None:
-        raise SimulationError(words)
-    if how != "exit code 0":
-        raise SimulationError(
-            f"round {job.round_index}, walker {job.walker}: its process ended by {how}; "
-            "finished segments are kept, run the campaign again to go on."
-        )
-
-
-def _walker_process(job: WalkerJob, fraction, connection) -> None:
-    """What a child process runs."""
-
-    def report(value: float) -> None:
-        fraction.value = value
-
-    try:
-        run_walker(job, report)
-    except LatfError as error:
-        connection.send(str(error))
-    except Exception:
-        connection.send(f"round {job.round_index}, walker {job.walker}: unexpected failure.\n{traceback.format_exc()}")

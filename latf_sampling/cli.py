@@ -57,7 +57,7 @@ def run(
 @app.command()
 def status(directory: Directory) -> None:
     """Say where a campaign stands."""
-    from latf_sampling.campaign import status as of
+    from latf_sampling.status import status as of
 
     table = Table("step", "done", "")
     for entry in of(directory):

@@ -53,6 +53,7 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "bias.respa",
     "bias",
     "simulate",
+    "walkers",
     "starts",
     "analysis",
     "weighting",
@@ -61,6 +62,7 @@ ORDER = [  # from the ground up; a room imports only what stands before it
     "lags",
     "evaluation",
     "report",
+    "status",
     "campaign",
     "cli",
 ]

@@ -22,10 +22,11 @@ from molecules import STRUCTURE, TINY, TINY_WELLS, finished_campaign, finished_w
 
 from latf_sampling import campaign as room
 from latf_sampling import cli, store, systems
-from latf_sampling.campaign import Campaign, run_walkers, status
+from latf_sampling.campaign import Campaign, run_walkers
 from latf_sampling.errors import SettingsError, SimulationError, StoreError
 from latf_sampling.settings import Protocol
 from latf_sampling.simulate import WalkerJob
+from latf_sampling.status import status
 from latf_sampling.units import KB
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
@@ -153,6 +154,13 @@ def test_status_on_the_way(copy):
         "starts": 0, "report": 0,
     }  # fmt: skip
     assert Campaign.of(copy).last_learned() == 1
+
+
+def test_status_of_a_campaign_made_before_trajectories_could_be_given(copy):
+    content = store.read_json(copy / "protocol.json")
+    del content["from_trajectories"]
+    store.write_json(copy / "protocol.json", content)
+    assert status(copy)[:-1] == status(finished_campaign())[:-1]  # the last names the report by its path
 
 
 def test_a_second_run_does_nothing_but_the_report(copy, monkeypatch):

@@ -15,10 +15,11 @@ import openmm
 import pytest
 
 from latf_sampling import store
-from latf_sampling.campaign import Campaign, status
+from latf_sampling.campaign import Campaign
 from latf_sampling.errors import DataError, LatfError, SettingsError
 from latf_sampling.given import Given, GivenFrames, examine, read_pieces, stride_of
 from latf_sampling.settings import Protocol
+from latf_sampling.status import status
 
 TOPOLOGY = mdtraj.Topology.from_openmm(molecules.alanine().topology)
 REFERENCE = openmm.Platform.getPlatformByName("Reference")

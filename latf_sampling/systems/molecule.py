@@ -80,10 +80,8 @@ class Molecule:
         StoreError
             A file is damaged.
         """
-        if not (folder / "molecule.json").exists():
-            return None
-        content = store.read_json(folder / "molecule.json")
-        if made_from is not None and content["made_from"] != made_from:
+        content = _content(folder, made_from)
+        if content is None:
             return None
         file = folder / "system.xml"
         if not file.exists() or store.checksum(file) != content["checksum"]:
@@ -97,6 +95,19 @@ class Molecule:
                 for entry in content["conformations"]
             ),
         )
+
+    @staticmethod
+    def is_kept(folder: Path, made_from: str) -> bool:
+        """Whether `load` would find one; without building it."""
+        return _content(folder, made_from) is not None
+
+
+def _content(folder: Path, made_from: str | None) -> dict | None:
+    """What molecule.json holds; none where it is missing, or the molecule was made from something else."""
+    if not (folder / "molecule.json").exists():
+        return None
+    content = store.read_json(folder / "molecule.json")
+    return content if made_from in (None, content["made_from"]) else None
 
 
 def residue_label(residue: app.topology.Residue) -> str:
