@@ -74,14 +74,7 @@ class ColumnStatistics:
         rows = [
             [name, unit, *(f"{value:.4g}" for value in row)] for name, unit, row in zip(self.names, self.units, numbers)
         ]
-        widths = [max(map(len, cells)) for cells in zip(head, *rows)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if place < 2 else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(row, widths))
-            ).rstrip()
-            for row in [head, *rows]
-        )
+        return aligned([head, *rows], words=2)
 
 
 def column_statistics(
@@ -132,6 +125,18 @@ def column_statistics(
     duplicates = _duplicates(kept.frames(), np.nonzero(~constant)[0])
     return ColumnStatistics(
         names, units, count, mean, deviation, minimum, maximum, np.nonzero(constant)[0].tolist(), duplicates
+    )
+
+
+def aligned(rows: Sequence[Sequence[str]], words: int) -> str:
+    """Rows of a table as text: so many columns of words, which begin below each other, then numbers, which end so."""
+    widths = [max(map(len, cells)) for cells in zip(*rows)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place < words else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from latf_sampling.columns import aligned
 from latf_sampling.dataset import Dataset, Series
 from latf_sampling.errors import DataError
 from latf_sampling.model import LaTF
@@ -45,11 +46,7 @@ class Relevance:
             [self.names[k], *(f"{100 * share:.1f} %" for share in (self.total[k], *self.components[k]))]
             for k in self.order[:most]
         ]
-        widths = [max(map(len, cells)) for cells in zip(head, *rows)]
-        return "\n".join(
-            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
-            for row in [head, *rows]
-        )
+        return aligned([head, *rows], words=1)
 
 
 def rank_descriptors(model: LaTF, data: Dataset | Series | np.ndarray, names: Sequence[str] | None = None) -> Relevance:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from latf_sampling.columns import NEARLY_CONSTANT
+from latf_sampling.columns import NEARLY_CONSTANT, aligned
 from latf_sampling.dataset import CHUNK, Dataset, Series
 from latf_sampling.errors import DataError
 
@@ -67,8 +67,7 @@ class Selection:
         for entry in self.candidates:
             gain = "" if entry.gain is None else f"{entry.gain:.4f}"
             rows.append([entry.name, f"{entry.score:.4f}", gain, "yes" if entry.kept else f"no: {entry.reason}"])
-        widths = [max(map(len, cells)) for cells in zip(*rows)]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+        return aligned(rows, words=len(rows[0]))
 
     def as_dict(self) -> dict:
         """All of it, for JSON."""

@@ -24,7 +24,7 @@ from latf_sampling.features.features import Features
 from latf_sampling.features.periodic import minimum_image, reduced_box
 from latf_sampling.features.topology import as_mdtraj, fingerprint
 from latf_sampling.features.torsions import TORSIONS
-from latf_sampling.features.whole import Whole, bonded_tree
+from latf_sampling.features.whole import Whole, bonded_tree, whole_molecules
 
 __all__ = [
     "TORSIONS",
@@ -35,4 +35,5 @@ __all__ = [
     "fingerprint",
     "minimum_image",
     "reduced_box",
+    "whole_molecules",
 ]

@@ -114,6 +114,22 @@ def bonded_tree(topology: mdtraj.Topology, atoms: Sequence[int]) -> tuple[list[i
     return found, np.array(edges, np.int64).reshape(-1, 2)
 
 
+def whole_molecules(topology: mdtraj.Topology) -> Whole:
+    """Module that makes all molecules whole, each where its first atom is.
+
+    Examples
+    --------
+    >>> topology = mdtraj.Topology()
+    >>> residue = topology.add_residue("ARG", topology.add_chain())
+    >>> topology.add_bond(*(topology.add_atom(name, mdtraj.element.argon, residue) for name in "AB"))
+    >>> whole_molecules(topology)(torch.tensor([[0.1, 0.0, 0.0], [1.9, 0.0, 0.0]]), 2 * torch.eye(3))[1]
+    tensor([-0.1000,  0.0000,  0.0000])
+    """
+    atoms, tree = bonded_tree(topology, range(topology.n_atoms))
+    bonds = {frozenset((first.index, second.index)) for first, second in topology.bonds}
+    return Whole(atoms, tree[[frozenset(edge) in bonds for edge in tree.tolist()]], topology.n_atoms)
+
+
 class Whole(torch.nn.Module):
     """Some of the positions (..., n, 3) -> (..., wanted, 3), whole if there is a box.
 

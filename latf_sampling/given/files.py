@@ -8,9 +8,11 @@ from pathlib import Path
 
 import mdtraj
 import numpy as np
+import torch
 from scipy.io import netcdf_file
 
 from latf_sampling.errors import DataError
+from latf_sampling.features import reduced_box, whole_molecules
 from latf_sampling.features.topology import atom_lines
 
 PIECE_BYTES = 32 * 2**20
@@ -46,7 +48,7 @@ def read_pieces(
     chunk = chunk or max(1, PIECE_BYTES // (12 * topology.n_atoms))
     reader = mdtraj.iterload(str(path), top=topology, chunk=chunk)
     bonds = np.array([[a.index, b.index] for a, b in topology.bonds]).reshape(-1, 2) if periodic else None
-    done = 0
+    done, whole = 0, None
     while True:
         try:
             piece = next(reader, None)
@@ -62,9 +64,12 @@ def read_pieces(
             check_atoms(piece.topology, topology, str(path))
             piece.topology = topology
         _check_positions(piece, path, done, periodic)
-        if periodic:
-            _make_whole(piece, bonds)
-        else:
+        if periodic and _is_cut(piece, bonds):
+            # bonds across the box would have absurd energies
+            whole = whole_molecules(topology) if whole is None else whole
+            boxes = reduced_box(torch.from_numpy(np.tril(piece.unitcell_vectors)))
+            piece.xyz = whole(torch.from_numpy(piece.xyz), boxes).numpy()
+        if not periodic:
             piece.unitcell_vectors = None
         done += len(piece)
         yield piece
@@ -128,10 +133,9 @@ def _check_positions(piece: mdtraj.Trajectory, path: str | Path, done: int, peri
             raise DataError(f"{path}: frame {done + int(boxed.argmin())} has no periodic box, which the system needs.")
 
 
-def _make_whole(piece: mdtraj.Trajectory, bonds: np.ndarray) -> None:
-    """Put molecules together that were cut at the faces of the box; bonds of others would have absurd energies."""
+def _is_cut(piece: mdtraj.Trajectory, bonds: np.ndarray) -> bool:
+    """Whether molecules of a frame are cut by the faces of the box."""
     if not len(bonds):
-        return
+        return False
     longest = np.abs(piece.xyz[:, bonds[:, 0]] - piece.xyz[:, bonds[:, 1]]).max((1, 2))
-    if (longest > 0.4 * np.diagonal(piece.unitcell_vectors, axis1=1, axis2=2).min(1)).any():
-        piece.make_molecules_whole(inplace=True)
+    return bool((longest > 0.4 * np.diagonal(piece.unitcell_vectors, axis1=1, axis2=2).min(1)).any())

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from latf_sampling.features.periodic import IMAGES, minimum_image, reduced_box
+from latf_sampling.systems import bond_lengths
 
 AS_THEY_LIE = 4
 """Structures of fewer atoms than this are compared without superposition, and only the same ones are duplicates."""
@@ -54,7 +55,7 @@ class Geometry:
         """Look at a topology, and at the lengths that a system gives its bonds."""
         around = _neighbours(topology)
         bonds = np.array(sorted({tuple(sorted((a.index, b.index))) for a, b in topology.bonds}), int).reshape(-1, 2)
-        known = force_field_lengths(system)
+        known = bond_lengths(system)
         atoms = list(topology.atoms)
         heavy = [atom.index for atom in atoms if around[atom.index] and not _is(atom, "H", "VS")]
         chosen, near = set(heavy), set()
@@ -159,20 +160,6 @@ def is_cis(positions: np.ndarray, torsions: np.ndarray, box: np.ndarray | None =
     x = np.asarray(positions, np.float64)
     first, axis, last = (shortest(x[torsions[:, k + 1]] - x[torsions[:, k]], box) for k in range(3))
     return np.einsum("ij,ij->i", np.cross(first, axis), np.cross(axis, last)) > 0
-
-
-def force_field_lengths(system: openmm.System) -> dict[tuple[int, int], float]:
-    """Lengths of bonds by their atoms, the lower index first: of constraints and of harmonic bonds, nm."""
-    found = {}
-    for force in system.getForces():
-        if isinstance(force, openmm.HarmonicBondForce):
-            for k in range(force.getNumBonds()):
-                a, b, length, _ = force.getBondParameters(k)
-                found[min(a, b), max(a, b)] = length._value
-    for k in range(system.getNumConstraints()):
-        a, b, length = system.getConstraintParameters(k)
-        found[min(a, b), max(a, b)] = length._value
-    return found
 
 
 def molecules_of(topology: mdtraj.Topology, atoms: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from openmm import unit
 from scipy.spatial import cKDTree
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.systems.molecule import Conformation, Molecule, box_vectors, residue_label
+from latf_sampling.systems.molecule import Conformation, Molecule, bond_lengths, box_vectors, residue_label
 
 CLOSEST = 0.09
 """nm; atoms that are nearer to each other without a bond overlap. The shortest hydrogen bonds have 0.15."""
@@ -52,9 +52,9 @@ def check_start(molecule: Molecule, start: Conformation, key: str) -> None:
     def name(index: int) -> str:
         return f"{atoms[index].name} of {residue_label(atoms[index].residue)}"
 
-    bonds = _bonds(system)
-    if len(bonds):
-        pairs, rest = bonds[:, :2].astype(int), bonds[:, 2]
+    bonds = {pair: length for pair, length in bond_lengths(system).items() if length > 0}
+    if bonds:
+        pairs, rest = np.array(list(bonds)), np.array(list(bonds.values()))
         length = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
         worst = int(np.argmax(length / rest))
         if length[worst] > LONGEST * rest[worst]:
@@ -63,7 +63,7 @@ def check_start(molecule: Molecule, start: Conformation, key: str) -> None:
                 f"{key}: the bond of {name(first)} and {name(second)} is {length[worst]:.2f} nm long, at rest "
                 f"{rest[worst]:.2f} nm; the coordinates are not of this molecule, or broken."
             )
-    if overlap := _overlap(molecule, start, {tuple(sorted(pair)) for pair in bonds[:, :2].astype(int).tolist()}):
+    if overlap := _overlap(molecule, start, set(bonds)):
         first, second, distance = overlap
         raise SettingsError(
             f"{key}: {name(first)} and {name(second)} overlap, they are {distance:.3f} nm apart; move one of them."
@@ -71,18 +71,6 @@ def check_start(molecule: Molecule, start: Conformation, key: str) -> None:
     energy = _energy(molecule, start)
     if not np.isfinite(energy):
         raise SettingsError(f"{key}: the potential energy of the structure is {energy}; atoms overlap in it.")
-
-
-def _bonds(system: openmm.System) -> np.ndarray:
-    """Atoms and length at rest of each bond and constraint, (bonds, 3)."""
-    rows = []
-    for force in system.getForces():
-        if isinstance(force, openmm.HarmonicBondForce):
-            rows += [force.getBondParameters(index)[:3] for index in range(force.getNumBonds())]
-    rows += [system.getConstraintParameters(index) for index in range(system.getNumConstraints())]
-    values = [(first, second, length.value_in_unit(unit.nanometer)) for first, second, length in rows]
-    found = np.array(values, dtype=float).reshape(-1, 3)
-    return found[found[:, 2] > 0]
 
 
 def _overlap(molecule: Molecule, start: Conformation, bonded: set[tuple[int, int]]) -> tuple[int, int, float] | None:

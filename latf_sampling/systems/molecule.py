@@ -115,6 +115,20 @@ def residue_label(residue: app.topology.Residue) -> str:
     return f"{residue.name} {residue.id}{residue.insertionCode.strip()} (chain {residue.chain.id})"
 
 
+def bond_lengths(system: openmm.System) -> dict[tuple[int, int], float]:
+    """Lengths at rest of bonds by their atoms, the lower index first: of harmonic bonds and constraints, nm."""
+    found = {}
+    for force in system.getForces():
+        if isinstance(force, openmm.HarmonicBondForce):
+            for k in range(force.getNumBonds()):
+                a, b, length, _ = force.getBondParameters(k)
+                found[min(a, b), max(a, b)] = length.value_in_unit(unit.nanometer)
+    for k in range(system.getNumConstraints()):
+        a, b, length = system.getConstraintParameters(k)
+        found[min(a, b), max(a, b)] = length.value_in_unit(unit.nanometer)
+    return found
+
+
 def box_vectors(vectors) -> np.ndarray | None:
     """Box vectors of OpenMM's as an array (3, 3) in nm; none stays none."""
     if vectors is None:
