@@ -38,8 +38,7 @@ from latf_sampling.analysis import (
     last_bias_weights,
     offset_weights,
 )
-from latf_sampling.bias import FlowBias, Metadynamics, Opes, Umbrella
-from latf_sampling.bias.windows import UmbrellaWindows
+from latf_sampling.bias import FlowBias, Metadynamics, Opes, Umbrella, UmbrellaWindows
 from latf_sampling.reweighting import Multistate
 
 TEMPERATURE = 300.0
@@ -58,7 +57,7 @@ WELLS = ("harmonic, 1-D", "double, 1-D", "harmonic, 2-D", "double, 2-D")
 KINDS = ("metadynamics", "adaptive widths", "OPES", "flow bias", "windows")
 GROWING = KINDS[:3]
 AXES = ("first axis", "second axis")
-LONG, SHORT = {1: 400_000, 2: 2_000_000}, {1: 15_000, 2: 20_000}
+LONG, SHORT = {1: 2_000_000, 2: 6_000_000}, {1: 15_000, 2: 20_000}
 BINS, PROFILE_BINS = {1: 24, 2: 8}, 16
 
 

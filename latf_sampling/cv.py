@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -204,15 +205,17 @@ class LatentCV:
 
     def gradients(self, positions, box=None) -> np.ndarray:
         """Derivatives of each component by the positions of `atoms`, 1/nm, on frames (n, N, 3); (n, d, atoms, 3)."""
-        parts = []
+        return np.concatenate(list(self._slopes(positions, box)))
+
+    def _slopes(self, positions, box=None) -> Iterator[np.ndarray]:
+        """`gradients`, some frames at a time."""
         positions, box = np.asarray(positions, np.float64), None if box is None else np.asarray(box)
         for start in range(0, len(positions), CHUNK):
             part = slice(start, start + CHUNK)
             x = torch.from_numpy(positions[part]).requires_grad_(True)
             u = self.module(x, self._box(box if box is None or box.ndim == 2 else box[part]))
             slopes = [torch.autograd.grad(u[:, k].sum(), x, retain_graph=True)[0] for k in range(self.dim)]
-            parts.append(torch.stack(slopes, 1)[:, :, self.atoms].numpy())
-        return np.concatenate(parts)
+            yield torch.stack(slopes, 1)[:, :, self.atoms].numpy()
 
     def gradient_of_context(self, context) -> np.ndarray:
         """Length (d,) of each component's gradient at the present positions of an `openmm.Context`, 1/nm."""
@@ -229,7 +232,7 @@ class LatentCV:
         """
         masses = np.asarray(masses)[self.atoms]
         inverse = np.where(masses > 0, 1 / np.where(masses > 0, masses, 1.0), 0.0)
-        return (self.gradients(positions, box) ** 2).sum(-1) @ inverse
+        return np.concatenate([(slopes**2).sum(-1) @ inverse for slopes in self._slopes(positions, box)])
 
     def bias_variables(self) -> list:
         """One `openmm.app.BiasVariable` per component, for the stock `openmm.app.Metadynamics`.
@@ -327,11 +330,15 @@ class LatentCV:
 
     def _measure(self, positions: np.ndarray, boxes: np.ndarray | None, force_limit: float) -> None:
         """Note the mean steepness, and refuse one that no simulation could follow."""
-        slopes = self.gradients(positions, boxes)
-        self.steepness = np.sqrt((slopes**2).sum((2, 3)).mean(0))
+        squares, steepest = [], []
+        for slopes in self._slopes(positions, boxes):
+            of_atoms = np.linalg.norm(slopes, axis=-1)
+            squares.append((of_atoms**2).sum(-1))
+            steepest.append(of_atoms.max(-1))
+        self.steepness = np.sqrt(np.concatenate(squares).mean(0))
         self.metadata["steepness"] = self.steepness.tolist()
         # A Gaussian of width sigma is steepest at sigma from its centre: exp(-1/2) / sigma.
-        pushes = np.exp(-0.5) * np.linalg.norm(slopes, axis=-1).max(-1) / self.sigma
+        pushes = np.exp(-0.5) * np.concatenate(steepest) / self.sigma
         for k, push in enumerate(np.quantile(pushes, 0.999, axis=0)):
             if not push <= force_limit:
                 raise CVError(

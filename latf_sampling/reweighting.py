@@ -28,6 +28,12 @@ CHUNK = 2_000_000
 """Numbers (frames times states) that are worked on at once."""
 
 
+def boltzmann_weights(bias: np.ndarray, temperature: float) -> np.ndarray:
+    """Weights exp(V/kT) of frames from the bias they felt, kJ/mol, with mean 1 and without overflow; (n,)."""
+    weights = np.exp((bias - np.max(bias)) / (KB * temperature))
+    return weights / weights.mean()
+
+
 class Multistate:
     """Weights of frames, from any mixture of temperatures and biases, in the unbiased ensemble of any temperature.
 

@@ -158,6 +158,14 @@ def remove(path: str | Path) -> None:
     Path(path).unlink(missing_ok=True)
 
 
+def sweep(folder: str | Path, stem: str | None = None) -> None:
+    """Remove temporary files of processes that were killed while writing; of files of one name, or of all below."""
+    for leftover in Path(folder).rglob(".*") if stem is None else Path(folder).glob(".*"):
+        found = re.fullmatch(r"\.(.+)\.\d+(\.\w+)?", leftover.name)
+        if found and stem in (None, found[1]) and leftover.is_file():
+            leftover.unlink(missing_ok=True)
+
+
 def remove_folder(path: str | Path) -> None:
     """Remove a folder that is no longer needed, with all that is in it."""
     shutil.rmtree(path)
@@ -221,7 +229,7 @@ class Store:
                     f"{self.directory}: was made with other settings ({', '.join(keys)}); "
                     "go on with those, or give another directory."
                 )
-            self._sweep()
+            sweep(self.directory)
             yield
 
     def protocol(self) -> dict:
@@ -269,12 +277,6 @@ class Store:
     @property
     def report(self) -> Path:
         return self.directory / "report.html"
-
-    def _sweep(self) -> None:
-        """Remove temporary files of processes that were killed while writing."""
-        for leftover in self.directory.rglob(".*"):
-            if re.fullmatch(r"\..+\.\d+(\.\w+)?", leftover.name) and leftover.is_file():
-                leftover.unlink(missing_ok=True)
 
 
 def segment_files(walker: Path, index: int) -> dict[str, Path]:

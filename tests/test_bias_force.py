@@ -30,7 +30,7 @@ from molecules import (
 from openmm import app
 
 from latf_sampling import runtime
-from latf_sampling.bias import FlowBias, Umbrella
+from latf_sampling.bias import FlowBias, Umbrella, graph
 from latf_sampling.bias.graph import trace
 from latf_sampling.bias.grid import SPACING, WALL, GridBias
 from latf_sampling.errors import CVError, InstallationError, OutsideWarning, SimulationError
@@ -47,6 +47,9 @@ class Landscape(GridBias):
         self.change(seed)
         if system is not None:
             self._attach(system)
+
+    def _look(self, simulation) -> None:
+        raise AssertionError("nobody walks")
 
     def change(self, seed: int, context: openmm.Context | None = None) -> None:
         rng = np.random.default_rng(seed)
@@ -320,6 +323,38 @@ def alanine_bias(cv, seed: int) -> openmm.System:
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_a_fixed_table_goes_along(periodic):
+    """A system with a static bias is whole: its text gives the same forces when the bias is long gone."""
+    system, cv, x = alanine_system(periodic), alanine_cv(2, periodic=periodic), frames(1)[0]
+    box = TRICLINIC if periodic else None
+    bias = Landscape(None, cv)
+    bias._attach(system, fixed=True)
+    assert bias._force.force.getNumGlobalParameters() == 0
+    with pytest.raises(ValueError, match="read-only"):
+        bias.coefficients[...] = 0.0
+    made = context(system, x, box=box)
+    expected = energy(made, bias.group), forces(made, bias.group)
+    assert abs(expected[0]) > 0.1 and np.abs(expected[1]).max() > 1
+    text, group = openmm.XmlSerializer.serialize(system), bias.group
+    del bias, made, system
+    gc.collect()
+    copied = context(openmm.XmlSerializer.deserialize(text), x, box=box)
+    assert energy(copied, group) == pytest.approx(expected[0], rel=1e-12)
+    assert forces(copied, group) == pytest.approx(expected[1], rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", list(SPECS))
+@pytest.mark.parametrize("periodic", [False, True])
+def test_graph_is_of_no_device(kind, periodic):
+    """Moved to another device as a whole, it makes no tensor on the one it was traced on."""
+    cv = alanine_cv(2, kind, periodic=periodic)
+    shape = Landscape(None, cv)._shape()
+    inputs = graph.example(cv, shape)
+    script = graph.to_torchscript(graph.trace(cv, shape), inputs).to("meta")
+    assert [part.device.type for part in script(*(part.to("meta") for part in inputs))] == ["meta", "meta"]
 
 
 def test_a_full_system_is_refused():

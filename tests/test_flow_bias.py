@@ -82,10 +82,16 @@ def test_invalid_bias_factors(bias_factor):
         made(2, bias_factor=bias_factor)
 
 
-@pytest.mark.parametrize(("temperature", "error"), [("warm", SettingsError), (0.0, DataError), (-300.0, DataError)])
-def test_invalid_temperatures(temperature, error):
-    with pytest.raises(error, match="temperature"):
+@pytest.mark.parametrize("temperature", ["warm", 0.0, -300.0])
+def test_invalid_temperatures(temperature):
+    with pytest.raises(SettingsError, match="temperature"):
         made(2, temperature=temperature)
+
+
+@pytest.mark.parametrize("frequency", [0, -5, 2.5, True])
+def test_invalid_frequencies(frequency):
+    with pytest.raises(SettingsError, match="FlowBias: frequency must be a whole number of steps"):
+        FlowBias(alanine_system(), alanine_cv(2), alanine_model(2)[0], 300.0, 5.0, frequency=frequency)
 
 
 def test_a_model_of_another_dimension_is_refused():

@@ -7,6 +7,7 @@ import pytest
 from molecules import (
     PLATFORMS,
     alanine_cv,
+    alanine_model,
     alanine_simulation,
     alanine_system,
     energy,
@@ -17,7 +18,7 @@ from molecules import (
 from openmm import unit
 
 from latf_sampling.bias import Metadynamics
-from latf_sampling.errors import SettingsError, SimulationError
+from latf_sampling.errors import CVError, SettingsError, SimulationError
 from latf_sampling.units import KB
 
 KT = KB * 300.0
@@ -125,13 +126,13 @@ INVALID = [
     ({"height": 0.0}, "height must be more than 0"),
     ({"height": -1.0}, "height must be more than 0"),
     ({"height": float("nan")}, "height"),
-    ({"frequency": 0}, "frequency must be more than 0"),
+    ({"frequency": 0}, "frequency must be a whole number of steps"),
     ({"frequency": 2.5}, "frequency must be a whole number"),
     ({"frequency": "often"}, "frequency must be a whole number"),
     ({"width": 0.0}, "width must be more than 0"),
     ({"width": float("nan")}, "width must be more than 0"),
     ({"save_frequency": 15}, r"save_frequency \(15\) must be a multiple of frequency \(10\)"),
-    ({"save_frequency": 0}, "save_frequency must be more than 0"),
+    ({"save_frequency": 0}, "save_frequency must be a whole number of steps"),
 ]
 
 
@@ -143,6 +144,19 @@ def test_invalid_arguments(change, message):
     with pytest.raises(SettingsError, match=message):
         Metadynamics(system, alanine_cv(2), **arguments)
     assert system.getNumForces() == count
+
+
+def test_a_bias_that_is_refused_leaves_no_files(tmp_path):
+    """And no lock: the next try with the right system or model may have them."""
+    line = alanine_model(2)[0]
+    line.sample = lambda n, temperature, seed: np.repeat(np.linspace(0, 1, n)[:, None], 2, 1)
+    _, pair, _ = pairs(1, "r")
+    arguments = {"bias_factor": 5.0, "height": 1.0, "frequency": 10, "directory": tmp_path}
+    with pytest.raises(SettingsError, match="Train with latent_dim: 1"):
+        Metadynamics(alanine_system(), alanine_cv(2), 300.0, model=line, **arguments)
+    with pytest.raises(CVError, match="was made for 22 atoms"):
+        Metadynamics(pair, alanine_cv(2), 300.0, **arguments)
+    assert not list(tmp_path.iterdir())
 
 
 # ------------------------------------------------------------------------------------------------------ going on later

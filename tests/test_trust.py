@@ -59,6 +59,11 @@ def held(dim: int, **settings):
     return Metadynamics(system, alanine_cv(dim), 300.0, 5.0, 1.0, 5, trust=trust), system, trust
 
 
+def rising(distance: np.ndarray) -> np.ndarray:
+    """Energy of the wall so many hill widths outside."""
+    return np.where(distance < BEHIND, 0.5 * WALL * distance**2, WALL * BEHIND * (distance - 0.5 * BEHIND))
+
+
 def scattered(bias: Metadynamics, count: int = 4000, seed: int = 0) -> np.ndarray:
     """Points between the walls."""
     return np.random.default_rng(seed).uniform(bias.low, bias.high, (count, bias.cv.dim))
@@ -98,12 +103,25 @@ def test_wall_is_zero_inside_and_grows_with_the_distance_outside(dim):
     tree = cKDTree(dense[trust.height(dense) <= THRESHOLD[dim]] / bias.width)
     distance = np.where(inside, 0.0, tree.query(u / bias.width)[0])
     blur = 0.25 * np.sqrt(dim) + 0.1
-    low, high = (0.5 * WALL * np.clip(distance + off, 0, BEHIND) ** 2 for off in (-blur, blur))
+    low, high = (rising(np.maximum(distance + off, 0)) for off in (-blur, blur))
     assert (wall > low - 1.0).all() and (wall < high + 3.0).all()
     outside = cKDTree(dense[trust.height(dense) > THRESHOLD[dim]] / bias.width)
     deep = inside & (outside.query(u / bias.width)[0] > 4 * blur)
     assert deep.sum() > 20 and np.abs(wall[deep]).max() < 0.02
     assert wall.max() > 50
+
+
+def test_wall_pushes_back_from_anywhere_in_the_box():
+    """A walker that starts far outside feels the wall too, as steep as five widths outside."""
+    trust, width = region(1), alanine_cv(1).sigma
+    low, high = alanine_cv(1).bounds[0]
+    nodes = np.arange(low - 15 * width[0], high + 15 * width[0], 0.1 * width[0])
+    inside = trust.height(nodes[:, None]) <= THRESHOLD[1]
+    distance = np.abs(nodes[:, None] - nodes[inside]).min(1) / width[0]
+    assert distance.max() > BEHIND + 5
+    wall = trust.wall([nodes], width)
+    assert wall == pytest.approx(rising(distance))
+    assert np.abs(np.gradient(wall, nodes / width[0]))[distance > BEHIND + 0.5] == pytest.approx(WALL * BEHIND)
 
 
 @pytest.mark.parametrize("dim", [1, 2])

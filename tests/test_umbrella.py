@@ -8,8 +8,8 @@ from molecules import alanine_cv, alanine_system, context, energy, frames, pairs
 from openmm import unit
 
 from latf_sampling.bias import Umbrella
-from latf_sampling.bias.umbrella import boltzmann_weights
 from latf_sampling.errors import SettingsError, SimulationError
+from latf_sampling.reweighting import boltzmann_weights
 from latf_sampling.units import KB
 
 KT = KB * 300.0

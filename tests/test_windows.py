@@ -5,12 +5,22 @@ from __future__ import annotations
 import numpy as np
 import openmm
 import pytest
-from molecules import pairs, simulation
+from molecules import (
+    TRICLINIC,
+    alanine_cv,
+    alanine_system,
+    alanine_topology,
+    pairs,
+    positions,
+    simulation,
+)
 from openmm import unit
 
+from latf_sampling import store
+from latf_sampling.bias.mbar import OVERLAP, combine
 from latf_sampling.bias.path import even_path, free_energy_path
 from latf_sampling.bias.umbrella import Umbrella
-from latf_sampling.bias.windows import OVERLAP, UmbrellaWindows, combine
+from latf_sampling.bias.windows import UmbrellaWindows
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import DataError, SettingsError, SimulationError, StoreError
 from latf_sampling.units import KB
@@ -171,6 +181,46 @@ def test_finished_windows_stay_and_others_may_be_run_elsewhere(tmp_path):
     before = simulated.currentStep
     other.run(simulated, **SHORT)
     assert simulated.currentStep == before
+
+
+def test_a_window_that_another_process_is_at_is_left_to_it(tmp_path):
+    path = np.array([[0.7], [0.8], [0.9]])
+    windows, made = setup(1, path, tmp_path)
+    lock = store.hold(tmp_path / "window-001.lock")
+    windows.run(made, **SHORT)
+    assert windows.finished == [0, 2]
+    lock.close()  # that process was killed
+    windows.run(made, **SHORT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"window-00{k}.npz" for k in range(3)]
+
+
+def test_windows_in_a_box(tmp_path):
+    """A window takes over the box of the one before, and values are those of the nearest images."""
+    system, cv = alanine_system(periodic=True), alanine_cv(1, periodic=True)
+    system.addForce(openmm.MonteCarloBarostat(1.0, 300.0, 5))
+    start = float(cv(positions(), TRICLINIC)[0])
+    path = start + 0.3 * np.arange(3)[:, None] * cv.sigma
+    umbrella = Umbrella(system, cv, path[0], 2.5 / (0.3 * cv.sigma) ** 2)
+    made = simulation(alanine_topology(periodic=True), system, positions(), timestep=0.001)
+    windows = UmbrellaWindows(umbrella, path, 300.0, tmp_path)
+    boxes = []
+    windows.run(made, on_frame=lambda k, s: boxes.append(box_of(s)), **SHORT)
+    kept = [windows._read(k) for k in range(3)]
+    assert [np.array_equal(each["box"], boxes[4 * k + 3]) for k, each in enumerate(kept)] == [True] * 3
+    assert np.ptp([np.linalg.det(box) for box in boxes]) > 0  # the barostat has changed it
+    for each in kept:
+        assert each["u"][-1] == pytest.approx(cv(each["positions"], each["box"]), abs=1e-12)
+    far = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    far.setPeriodicBoxVectors(*kept[0]["box"])
+    moved = kept[0]["positions"].copy()
+    moved[7] += kept[0]["box"][0] - kept[0]["box"][2]
+    far.setPositions(moved)
+    assert umbrella.values(far) == pytest.approx(kept[0]["u"][-1], abs=1e-9)
+    assert windows.free_energy(overlap=0.0).u.shape == (12, 1)
+
+
+def box_of(made) -> np.ndarray:
+    return made.context.getState().getPeriodicBoxVectors(asNumpy=True)._value
 
 
 def test_a_window_starts_where_the_one_before_ended(tmp_path):

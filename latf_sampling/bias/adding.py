@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import re
+from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import openmm
 
+from latf_sampling import store
+from latf_sampling.bias.arguments import whole_steps
+from latf_sampling.bias.force import free_group
 from latf_sampling.bias.grid import SPACING, GridBias
 from latf_sampling.bias.history import SUFFIX, History, Neighbours
 from latf_sampling.bias.trust import TrustRegion
-from latf_sampling.bias.umbrella import boltzmann_weights
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SettingsError, SimulationError
 
@@ -45,27 +47,36 @@ class AddingBias(GridBias):
         walker: str = "walker",
     ) -> None:
         self.temperature = temperature
-        self.frequency = _whole(self, frequency, "frequency")
-        self.save_frequency = (
-            self.frequency if save_frequency is None else _whole(self, save_frequency, "save_frequency")
+        name = type(self).__name__
+        self.frequency = whole_steps(name, "frequency", frequency)
+        self.save_frequency = whole_steps(
+            name, "save_frequency", frequency if save_frequency is None else save_frequency
         )
         if self.save_frequency % self.frequency:
             raise SettingsError(
-                f"{type(self).__name__}: save_frequency ({save_frequency}) must be a multiple of frequency "
-                f"({frequency})."
+                f"{name}: save_frequency ({save_frequency}) must be a multiple of frequency ({frequency})."
             )
         if not re.fullmatch(r"[^./][^/]*", walker):
-            raise SettingsError(f"{type(self).__name__}: walker must be a name to call a file by; got {walker!r}.")
+            raise SettingsError(f"{name}: walker must be a name to call a file by; got {walker!r}.")
         super().__init__(cv, width, walls=walls, spacing=spacing)
         self.trust = trust
         self._fixed = None if trust is None else self._spline_through(trust.wall(self._nodes(), self.width))
-        fields = ["step", *(f"u{k}" for k in range(cv.dim)), *fields]
-        settings = {**settings, "variable": cv.fingerprint(), "width": " ".join(map(repr, self.width.tolist()))}
-        path = None if directory is None else Path(directory) / f"{walker}{SUFFIX}"
-        self._history = History(path, fields, settings)
-        self._neighbours = None if path is None else Neighbours(path, fields, settings)
         self._before = (-1, 0.0)  # the step of the last entry, and the bias where it was made
         self._others: list[np.ndarray] = []  # entries of other walkers, in the order in which they were taken up
+        self._path = None if directory is None else Path(directory) / f"{walker}{SUFFIX}"
+        self._fields = ["step", *(f"u{k}" for k in range(cv.dim)), *fields]
+        self._settings = {**settings, "variable": cv.fingerprint(), "width": " ".join(map(repr, self.width.tolist()))}
+
+    def _begin(self, system: openmm.System) -> None:
+        """Take up what the files hold, and add the force to a system."""
+        free_group(system, self.cv)  # refuses a system that does not fit before there are files
+        self._history = History(self._path, self._fields, self._settings)
+        self._neighbours = None
+        if self._path is not None:
+            store.sweep(self._path.parent, self._path.stem)  # no other process writes files of this name
+            self._neighbours = Neighbours(self._path, self._fields, self._settings)
+        self._rebuild()
+        self._attach(system)
 
     def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
         """Simulate so many steps, adding to the bias at whole multiples of `frequency`.
@@ -121,19 +132,20 @@ class AddingBias(GridBias):
         self.save()
         self._history.close()
 
-    def weights(self, u: np.ndarray) -> np.ndarray:
-        """Weights (n,) of mean 1 that undo the bias as it is now, on frames at latent points (n, d)."""
-        return boltzmann_weights(self.energy(u), self.temperature)
+    def _shares(self, times: int) -> Iterator[np.ndarray]:
+        """Entries of all walkers in so many parts, in the order of their steps."""
+        entries = np.concatenate([self._history.rows, *self._others])
+        yield from np.array_split(entries[np.argsort(entries[:, 0], kind="stable")], times)
 
+    @abstractmethod
     def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float) -> np.ndarray:
         """What to add at u (d,), where the bias is so high, kJ/mol: a row of the history without its step."""
-        raise NotImplementedError
 
-    def _take_up(self, entry: np.ndarray, coefficients: np.ndarray) -> None:
-        """Change the coefficients by an entry, a row of a history."""
-        raise NotImplementedError
+    @abstractmethod
+    def _take_up(self, entry: np.ndarray) -> None:
+        """Change the bias by an entry, a row of a history."""
 
-    def _settle(self, coefficients: np.ndarray) -> None:
+    def _settle(self) -> None:
         """Bring the coefficients up to date after some entries, where `_take_up` does not do it itself."""
 
     def _restore(self) -> int:
@@ -158,11 +170,11 @@ class AddingBias(GridBias):
         self._before = simulation.currentStep, float(self.energy(u)[0])
         self._whole = False
         self._history.add(entry)
-        self._take_up(entry, self.coefficients)
+        self._take_up(entry)
         if simulation.currentStep % self.save_frequency == 0:
             self._history.write()
             self._take_up_others()
-        self._settle(self.coefficients)
+        self._settle()
         self._whole = True
         self._force.publish(simulation.context)
         if self.trust is not None:
@@ -179,9 +191,9 @@ class AddingBias(GridBias):
             self._neighbours.resume({})
         there = 0 if anew else self._restore()
         for entry in self._history.rows[there:]:
-            self._take_up(entry, self.coefficients)
+            self._take_up(entry)
         self._take_up_others()
-        self._settle(self.coefficients)
+        self._settle()
         self._whole = True
 
     def _take_up_others(self) -> None:
@@ -193,38 +205,6 @@ class AddingBias(GridBias):
             return
         for rows in news:
             for entry in rows:
-                self._take_up(entry, self.coefficients)
+                self._take_up(entry)
             if len(rows):
                 self._others.append(rows)
-
-
-def checked(bias: object, name: str, value, least: float) -> float:
-    """A finite number above a limit.
-
-    Raises
-    ------
-    SettingsError
-        It is not; names it.
-    """
-    if not (math.isfinite(value) and value > least):
-        raise SettingsError(f"{type(bias).__name__}: {name} must be more than {least}; got {value}.")
-    return float(value)
-
-
-def hill_widths(bias: object, width, cv: LatentCV) -> np.ndarray:
-    """Widths (d,) in the latent space, from one number or (d,) in units of `cv.sigma`."""
-    try:
-        given = np.asarray(width, np.float64)
-    except (TypeError, ValueError):  # not numbers
-        given = np.empty(0)
-    given = np.full(cv.dim, given) if given.ndim == 0 else given
-    if given.shape != (cv.dim,):
-        raise SettingsError(f"{type(bias).__name__}: width must be one number or {cv.dim}; got {width}.")
-    return np.array([checked(bias, "width", one, 0) for one in given]) * cv.sigma
-
-
-def _whole(bias: object, value, name: str) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise SettingsError(f"{type(bias).__name__}: {name} must be a whole number of steps; got {value!r}.")
-    checked(bias, name, value, 0)
-    return operator.index(value)

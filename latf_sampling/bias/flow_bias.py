@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import openmm
 
+from latf_sampling.bias.arguments import checked, whole_steps
 from latf_sampling.bias.grid import GridBias
 from latf_sampling.bias.trust import TrustRegion
-from latf_sampling.bias.umbrella import boltzmann_weights
 from latf_sampling.cv import LatentCV
-from latf_sampling.errors import SettingsError
 from latf_sampling.model import LaTF
 from latf_sampling.units import to_float
 
@@ -53,18 +52,15 @@ class FlowBias(GridBias):
         trust: TrustRegion | None = None,
         frequency: int = 500,
     ) -> None:
-        if not bias_factor > 1:
-            raise SettingsError(f"FlowBias: bias_factor must be more than 1; got {bias_factor}.")
+        self.temperature = checked("FlowBias", "temperature", to_float(temperature, "temperature", "temperature"), 0)
+        self._share = 1 - 1 / checked("FlowBias", "bias_factor", bias_factor, 1)
+        self.trust, self.frequency = trust, whole_steps("FlowBias", "frequency", frequency)
         super().__init__(cv, cv.sigma)
-        self.temperature = to_float(temperature, "temperature", "temperature")
-        self.trust, self.frequency = trust, frequency
-        self._share = 1 - 1 / bias_factor
-        surface = self.flow_surface(model, self.temperature, self._share)
-        self._surface = surface
-        self.coefficients[...] = surface
+        self._surface = self.flow_surface(model, self.temperature, self._share)
+        self.coefficients[...] = self._surface
         if trust is not None:
             self.coefficients += self._spline_through(trust.wall(self._nodes(), self.width))
-        self._attach(system)
+        self._attach(system, fixed=True)
 
     def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
         """Simulate so many steps.
@@ -101,7 +97,3 @@ class FlowBias(GridBias):
 
     def close(self) -> None:
         """Nothing is to be let go."""
-
-    def weights(self, u: np.ndarray) -> np.ndarray:
-        """Weights (n,) of mean 1 that undo the bias on frames at latent points (n, d)."""
-        return boltzmann_weights(self.energy(u), self.temperature)

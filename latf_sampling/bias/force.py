@@ -37,13 +37,16 @@ from latf_sampling.bias.shapes import Shape
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import InstallationError, SimulationError
 
+NAME = "table-"
+"""Of the file of a table; a zero is appended, see `_Mapped`."""
+
 
 class BiasForce:
     """A force of the latent variables with a table that can be changed while simulations run.
 
-    A system with it can be serialized by `openmm.XmlSerializer`, and so copied. A copy shares the table while this
-    object lives. After that it has the table that this object was made with; in the torchforce lane it then works only
-    if the table was never changed.
+    A system with it can be serialized by `openmm.XmlSerializer`, and so copied. A fixed table goes along. Of one that
+    can change, a copy shares the table while this object lives. After that it has the table that this object was made
+    with; in the torchforce lane it then works only if the table was never changed.
 
     Parameters
     ----------
@@ -53,6 +56,11 @@ class BiasForce:
         The collective variable.
     shape
         Energy and force in latent space.
+    table
+        The numbers (m,) that the shape reads.
+    fixed
+        Whether these will never change: then they are part of the force, which reads no file and has no parameter, as
+        a CUDA graph needs it (``force.setProperty("useCUDAGraphs", "true")``).
 
     Attributes
     ----------
@@ -61,7 +69,7 @@ class BiasForce:
     group : int
         Its force group.
     table : numpy.ndarray (m,)
-        What the shape reads; write to it in place, then call `publish`.
+        What the shape reads; unless it is fixed, write to it in place, then call `publish`.
     version : int
         How often the table was published.
 
@@ -73,30 +81,31 @@ class BiasForce:
         Only one of variable and system is periodic, or no force group is free.
     """
 
-    def __init__(self, system: openmm.System, cv: LatentCV, shape: Shape, table: np.ndarray) -> None:
-        self.group = _free_group(system, cv)
+    def __init__(
+        self, system: openmm.System, cv: LatentCV, shape: Shape, table: np.ndarray, fixed: bool = False
+    ) -> None:
+        self.group, self.fixed, self.version = free_group(system, cv), fixed, 0
         self._system = system  # owns the force, whose default version `publish` changes
         # No other force of the system has this name, and a script gives the same one in every run: states that one
         # run saves can be loaded in the next.
         self._parameter = f"latf_version_{system.getNumForces()}"
-        self.version = 0
-        directory, self._lock = _scratch_folder()
-        weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
-        # The name ends in a zero that the module appends, see `_Module`.
-        file = directory / "table-0"
-        self.table = np.memmap(file, np.float64, "w+", shape=(max(1, shape.size),))
-        self.table[: shape.size] = table
+        parameters, file = {} if fixed else {self._parameter: 0.0}, None
+        if fixed:
+            self.table = np.array(table, np.float64)
+            self.table.setflags(write=False)
+        else:
+            directory, self._lock = _scratch_folder()
+            weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+            file = str(directory / f"{NAME}0")
+            self.table = np.memmap(file, np.float64, "w+", shape=(max(1, shape.size),))
+            self.table[: shape.size] = table
         self._torchforce = runtime.lane() == "torchforce"  # looked up once: it reads files
         if self._torchforce:
-            traced = graph.trace(cv, shape)
-            script = graph.to_torchscript(traced, graph.example(cv, shape))
-            wrapper = (_PeriodicModule if cv.periodic else _Module)(script, cv.atoms, str(file)[:-1], self.table)
-            self.force = runtime.torchforce()(torch.jit.script(wrapper))
-            self.force.setOutputsForces(True)
-            self.force.addGlobalParameter(self._parameter, 0.0)
+            self.force = _torch_force(cv, shape, self.table, file)
+            for name, value in parameters.items():
+                self.force.addGlobalParameter(name, value)
         else:
-            self.force = openmm.PythonForce(_Compute(cv, shape, self.table, str(file)), {self._parameter: 0.0})
-            self.force.setParticles([int(atom) for atom in cv.atoms])
+            self.force = _python_force(cv, shape, self.table, file, parameters)
         self.force.setUsesPeriodicBoundaryConditions(cv.periodic)
         self.force.setForceGroup(self.group)
         system.addForce(self.force)
@@ -111,7 +120,7 @@ class BiasForce:
 
     def refresh(self, context: openmm.Context) -> None:
         """Let a context see the present table, where it was changed by way of another one, or its state was loaded."""
-        if context.getParameter(self._parameter) != self.version:
+        if not self.fixed and context.getParameter(self._parameter) != self.version:
             context.setParameter(self._parameter, self.version)
 
 
@@ -145,7 +154,7 @@ class Bias:
             ) from error
 
 
-def _free_group(system: openmm.System, cv: LatentCV) -> int:
+def free_group(system: openmm.System, cv: LatentCV) -> int:
     """Check that variable and system fit together; returns the highest force group that no force has."""
     cv.check_system(system)
     if cv.periodic != system.usesPeriodicBoundaryConditions():
@@ -162,15 +171,9 @@ def _free_group(system: openmm.System, cv: LatentCV) -> int:
 
 def component_force(cv: LatentCV, component: int) -> openmm.Force:
     """A force whose energy is one component of the variable, for OpenMM's own biases."""
-    shape = _Component(cv.dim, component)
-    if runtime.lane() == "torchforce":
-        script = graph.to_torchscript(graph.trace(cv, shape), graph.example(cv, shape))
-        wrapper = (_PeriodicPlain if cv.periodic else _Plain)(script, cv.atoms)
-        force = runtime.torchforce()(torch.jit.script(wrapper))
-        force.setOutputsForces(True)
-    else:
-        force = openmm.PythonForce(_Compute(cv, shape, np.zeros(1)), {})
-        force.setParticles([int(atom) for atom in cv.atoms])
+    shape, table = _Component(cv.dim, component), np.zeros(1)
+    make = _torch_force if runtime.lane() == "torchforce" else _python_force
+    force = make(cv, shape, table)
     force.setUsesPeriodicBoundaryConditions(cv.periodic)
     return force
 
@@ -187,6 +190,27 @@ class _Component:
         return u[self.component], self.force
 
 
+def _torch_force(cv: LatentCV, shape: Shape, table: np.ndarray, file: str | None = None) -> openmm.Force:
+    """A `TorchForce` of a table that never changes, or of one that is mapped from a file."""
+    script = graph.to_torchscript(graph.trace(cv, shape), graph.example(cv, shape))
+    if file is None:
+        module = (_PeriodicFixed if cv.periodic else _Fixed)(script, cv.atoms, table)
+    else:
+        module = (_PeriodicMapped if cv.periodic else _Mapped)(script, cv.atoms, table, file)
+    force = runtime.torchforce()(torch.jit.script(module))
+    force.setOutputsForces(True)
+    return force
+
+
+def _python_force(
+    cv: LatentCV, shape: Shape, table: np.ndarray, file: str | None = None, parameters: dict[str, float] | None = None
+) -> openmm.Force:
+    """A `PythonForce` of the same."""
+    force = openmm.PythonForce(_Compute(cv, shape, table, file), parameters or {})
+    force.setParticles([int(atom) for atom in cv.atoms])
+    return force
+
+
 def _scratch_folder() -> tuple[Path, IO]:
     """A temporary folder, locked as long as the second value lives; those of processes that were killed go."""
     for leftover in Path(tempfile.gettempdir()).glob("latf-bias-*/lock"):
@@ -200,15 +224,15 @@ def _scratch_folder() -> tuple[Path, IO]:
     return folder, lock
 
 
-class _Plain(nn.Module):
+class _Fixed(nn.Module):
     """What a TorchForce evaluates on all positions of a system without a box, with a table that never changes."""
 
-    def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray) -> None:
+    def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, table: np.ndarray) -> None:
         super().__init__()
         self.graph = graph
         self.register_buffer("atoms", torch.from_numpy(atoms))
         self.register_buffer("box", torch.eye(3, dtype=torch.float64))
-        self.register_buffer("empty", torch.zeros(1, dtype=torch.float64))
+        self.register_buffer("table", torch.from_numpy(np.array(table)))
 
     def evaluate(self, positions: Tensor, box: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         # A TorchForce asks for gradients of all it evaluates; recording for them would double the cost.
@@ -218,30 +242,29 @@ class _Plain(nn.Module):
             return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return self.evaluate(positions, self.box, self.empty)
+        return self.evaluate(positions, self.box, self.table)
 
 
-class _PeriodicPlain(_Plain):
+class _PeriodicFixed(_Fixed):
     """The same with box vectors."""
 
     def forward(self, positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-        return self.evaluate(positions, box.to(torch.float64), self.empty)
+        return self.evaluate(positions, box.to(torch.float64), self.table)
 
 
-class _Module(_Plain):
+class _Mapped(_Fixed):
     """The same with a table that is mapped anew whenever its version changes."""
 
-    def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, path: str, table: np.ndarray) -> None:
-        super().__init__(graph, atoms)
-        self.path, self.length, self.version = path, len(table), 0.0
-        self.table = torch.from_numpy(np.array(table))
+    def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, table: np.ndarray, file: str) -> None:
+        super().__init__(graph, atoms, table)
+        self.stem, self.length, self.version = file[:-1], len(table), 0.0
 
     def present(self, version: Tensor, device: torch.device) -> Tensor:
         if float(version) != self.version:
             self.version = float(version)
             # Freezing would fold the reading of a file of constant name into a constant.
-            path = self.path + str(0 * int(version))
-            self.table = torch.from_file(path, True, self.length, dtype=torch.float64)
+            file = self.stem + str(0 * int(version))
+            self.table = torch.from_file(file, True, self.length, dtype=torch.float64)
         if self.table.device != device:
             self.table = self.table.to(device)
         return self.table
@@ -250,7 +273,7 @@ class _Module(_Plain):
         return self.evaluate(positions, self.box, self.present(version, positions.device))
 
 
-class _PeriodicModule(_Module):
+class _PeriodicMapped(_Mapped):
     """The same with box vectors."""
 
     def forward(self, positions: Tensor, box: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ keeps its value, the wall goes on growing, and neither energy nor force jumps an
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 
 import numpy as np
 import openmm
@@ -22,6 +23,7 @@ from latf_sampling.bias.shapes import BASIS, Shape, Spline, Sum, Walls
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import OutsideWarning, SettingsError, SimulationError
 from latf_sampling.model import LaTF
+from latf_sampling.reweighting import boltzmann_weights
 
 MARGIN = 3.0
 """The walls stand so many hill widths outside the training data."""
@@ -66,7 +68,17 @@ def check_spread(samples: np.ndarray) -> None:
         )
 
 
-class GridBias(Bias):
+def walls_around(cv: LatentCV, width: np.ndarray) -> Walls:
+    """Walls that stand three hill widths (d,) outside the training data of a variable."""
+    return Walls(cv.bounds[:, 0] - MARGIN * width, cv.bounds[:, 1] + MARGIN * width, WALL / cv.sigma**2)
+
+
+def mesh(axes: list[np.ndarray]) -> np.ndarray:
+    """All nodes of a grid; (..., d)."""
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
+class GridBias(Bias, ABC):
     """A bias in the latent space that `Metadynamics`, `Opes` and `FlowBias` fill.
 
     Attributes
@@ -85,6 +97,7 @@ class GridBias(Bias):
         The force group of the bias in the system.
     """
 
+    temperature: float
     frequency: int
 
     def __init__(self, cv: LatentCV, width: np.ndarray, *, walls: bool = True, spacing: float = SPACING) -> None:
@@ -93,7 +106,8 @@ class GridBias(Bias):
                 f"bias: a grid in {cv.dim} dimensions does not fit in memory; use a latent space of 1 to 3."
             )
         self.cv, self.width, self.walls = cv, np.asarray(width, dtype=np.float64), walls
-        self.low, self.high = cv.bounds[:, 0] - MARGIN * self.width, cv.bounds[:, 1] + MARGIN * self.width
+        self._walls = walls_around(cv, self.width)
+        self.low, self.high = self._walls.low.numpy(), self._walls.high.numpy()
         cells = np.ceil((self.high - self.low) / (spacing * self.width)).astype(int)
         self._step = (self.high - self.low) / cells
         self._behind = np.ceil(BEHIND * self.width / self._step).astype(int) + FLAT
@@ -111,11 +125,11 @@ class GridBias(Bias):
     def _shape(self) -> Shape:
         """The bias as the force evaluates it."""
         spline = Spline(self._first, self._step, self.coefficients.shape)
-        return Sum(spline, Walls(self.low, self.high, WALL / self.cv.sigma**2)) if self.walls else spline
+        return Sum(spline, self._walls) if self.walls else spline
 
-    def _attach(self, system: openmm.System) -> None:
-        """Add the force to a system; from then on `coefficients` are what it reads."""
-        self._force = BiasForce(system, self.cv, self._shape(), self.coefficients.ravel())
+    def _attach(self, system: openmm.System, fixed: bool = False) -> None:
+        """Add the force to a system; from then on `coefficients` are what it reads, and change only if not fixed."""
+        self._force = BiasForce(system, self.cv, self._shape(), self.coefficients.ravel(), fixed)
         self.group = self._force.group
         self.coefficients = self._force.table.reshape(self.coefficients.shape)
 
@@ -123,10 +137,11 @@ class GridBias(Bias):
         """Bias at latent points (n, d), walls included, kJ/mol; returns (n,)."""
         u = np.asarray(u, dtype=np.float64).reshape(-1, self.cv.dim)
         total = self._interpolated(u, self.coefficients)
-        if self.walls:
-            away = (u - np.clip(u, self.low, self.high)) / self.cv.sigma
-            total += 0.5 * WALL * (away**2).sum(1)
-        return total
+        return total + self._walls.energies(u) if self.walls else total
+
+    def weights(self, u: np.ndarray) -> np.ndarray:
+        """Weights (n,) of mean 1 that undo the bias as it is now, on frames at latent points (n, d)."""
+        return boltzmann_weights(self.energy(u), self.temperature)
 
     def _walk(self, simulation: openmm.app.Simulation, steps: int) -> None:
         """Simulate so many steps, and `_look` at whole multiples of `frequency`."""
@@ -138,9 +153,9 @@ class GridBias(Bias):
             if simulation.currentStep % self.frequency == 0:
                 self._look(simulation)
 
+    @abstractmethod
     def _look(self, simulation: openmm.app.Simulation) -> None:
         """What is done where the walker is, every `frequency` steps."""
-        raise NotImplementedError
 
     def felt(self, u: np.ndarray, step: int) -> float:
         """Bias at a point (d,) that a walker has reached at a step, kJ/mol, as it was on the way there."""
@@ -179,7 +194,7 @@ class GridBias(Bias):
         samples = model.sample(SAMPLES, temperature, seed=0)
         check_spread(samples)
         highest = float(model.free_energy(samples, temperature).max())
-        points = np.stack(np.meshgrid(*self._nodes(), indexing="ij"), axis=-1)
+        points = mesh(self._nodes())
         free_energy = model.free_energy(points.reshape(-1, self.cv.dim), temperature).reshape(points.shape[:-1])
         values = share * (highest - np.minimum(free_energy, highest)).astype(np.float64)
         return self._spline_through(gaussian_filter(values, SMOOTHING * self.width / self._step, mode="nearest"))

@@ -10,7 +10,8 @@ import numpy as np
 import openmm
 from scipy.special import logsumexp
 
-from latf_sampling.bias.adding import AddingBias, checked, hill_widths
+from latf_sampling.bias.adding import AddingBias
+from latf_sampling.bias.arguments import checked, hill_widths
 from latf_sampling.bias.grid import SPACING
 from latf_sampling.bias.trust import TrustRegion
 from latf_sampling.cv import LatentCV
@@ -96,9 +97,9 @@ class Metadynamics(AddingBias):
         directory: str | Path | None = None,
         walker: str = "walker",
     ) -> None:
-        temperature = checked(self, "temperature", to_float(temperature, "temperature", "temperature"), 0)
-        self.height = checked(self, "height", to_float(height, "energy", "height"), 0)
-        self.bias_factor = checked(self, "bias_factor", bias_factor, 1)
+        temperature = checked("Metadynamics", "temperature", to_float(temperature, "temperature", "temperature"), 0)
+        self.height = checked("Metadynamics", "height", to_float(height, "energy", "height"), 0)
+        self.bias_factor = checked("Metadynamics", "bias_factor", bias_factor, 1)
         self.adaptive = isinstance(width, str)
         if self.adaptive and width != "adaptive":
             raise SettingsError(f"Metadynamics: width must be a number, (d,) numbers or 'adaptive'; got '{width}'.")
@@ -107,7 +108,7 @@ class Metadynamics(AddingBias):
                 "Metadynamics: adaptive widths need a variable that knows its mean gradient; export it with training "
                 "frames, LatentCV.from_model(model, features, positions)."
             )
-        widths = cv.sigma if self.adaptive else hill_widths(self, width, cv)
+        widths = cv.sigma if self.adaptive else hill_widths("Metadynamics", width, cv)
         super().__init__(
             cv,
             widths,
@@ -128,8 +129,7 @@ class Metadynamics(AddingBias):
             },
         )
         self._start = None if model is None else self.flow_surface(model, temperature, 1 - 1 / self.bias_factor)
-        self._rebuild()
-        self._attach(system)
+        self._begin(system)
 
     @property
     def hills(self) -> np.ndarray:
@@ -141,12 +141,10 @@ class Metadynamics(AddingBias):
 
     def course(self, times: int = 10) -> Iterator[tuple[int, np.ndarray]]:
         """What `free_energy` was after each of so many equal shares of the hills, of all walkers: (step, surface)."""
-        hills = np.concatenate([self.hills, *self._others])
-        hills = hills[np.argsort(hills[:, 0], kind="stable")]
         coefficients = self._empty()
-        for part in np.array_split(hills, times):
+        for part in self._shares(times):
             for hill in part:
-                self._take_up(hill, coefficients)
+                self._add(coefficients, hill)
             if len(part):
                 yield int(part[-1, 0]), self._free_energy(coefficients)
 
@@ -171,6 +169,9 @@ class Metadynamics(AddingBias):
     def _empty(self) -> np.ndarray:
         return np.zeros(self.coefficients.shape) if self._start is None else self._start.copy()
 
-    def _take_up(self, hill: np.ndarray, coefficients: np.ndarray) -> None:
+    def _take_up(self, hill: np.ndarray) -> None:
+        self._add(self.coefficients, hill)
+
+    def _add(self, coefficients: np.ndarray, hill: np.ndarray) -> None:
         d = self.cv.dim
         self._add_hill(coefficients, hill[1 : 1 + d], hill[1 + d : -1], hill[-1])

@@ -6,13 +6,16 @@ import json
 import math
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import openmm
 
 from latf_sampling import store
-from latf_sampling.bias.adding import AddingBias, checked, hill_widths
+from latf_sampling.bias.adding import AddingBias
+from latf_sampling.bias.arguments import checked, hill_widths
+from latf_sampling.bias.density import Density
 from latf_sampling.bias.grid import FLAT, SPACING
 from latf_sampling.bias.kernels import Kernels
 from latf_sampling.bias.trust import TrustRegion
@@ -85,12 +88,12 @@ class Opes(AddingBias):
         directory: str | Path | None = None,
         walker: str = "walker",
     ) -> None:
-        temperature = checked(self, "temperature", to_float(temperature, "temperature", "temperature"), 0)
-        self.barrier = checked(self, "barrier", to_float(barrier, "energy", "barrier"), 0)
+        temperature = checked("Opes", "temperature", to_float(temperature, "temperature", "temperature"), 0)
+        self.barrier = checked("Opes", "barrier", to_float(barrier, "energy", "barrier"), 0)
         kT = KB * temperature
         if bias_factor is None and not self.barrier > kT:
             raise SettingsError(f"Opes: barrier must be more than kT = {kT:.3g} kJ/mol; got {self.barrier}.")
-        self.bias_factor = checked(self, "bias_factor", self.barrier / kT if bias_factor is None else bias_factor, 1)
+        self.bias_factor = checked("Opes", "bias_factor", self.barrier / kT if bias_factor is None else bias_factor, 1)
         self._share = 1 - 1 / self.bias_factor
         self._epsilon = math.exp(-self.barrier / (kT * self._share))
         if not self._epsilon > sys.float_info.min:
@@ -100,7 +103,7 @@ class Opes(AddingBias):
             )
         super().__init__(
             cv,
-            hill_widths(self, width, cv),
+            hill_widths("Opes", width, cv),
             temperature,
             frequency,
             spacing=NARROWEST[min(cv.dim, 3) - 1] * SPACING,
@@ -118,20 +121,28 @@ class Opes(AddingBias):
             },
         )
         self._state = None if directory is None else Path(directory) / f"{walker}.npz"
-        self._rebuild()
-        self._attach(system)
+        self._begin(system)
+
+    @property
+    def kernels(self) -> Kernels:
+        return self._density.kernels
 
     @property
     def effective_sample_size(self) -> float:
-        return (1 + self._weights) ** 2 / (1 + self._squares)
+        return self._density.effective_sample_size()
 
     def free_energy(self) -> np.ndarray:
         """Free energy at the nodes of `axes`, kJ/mol, -kT ln P(u), lowest value 0; infinite where no kernel is."""
-        density = np.maximum(self._density[self._between()], 0)
-        surface = np.full(density.shape, np.inf)
-        there = density > 0
-        surface[there] = -KB * self.temperature * np.log(density[there] / density.max())
-        return surface
+        return self._free_energy(self._density)
+
+    def course(self, times: int = 10) -> Iterator[tuple[int, np.ndarray]]:
+        """What `free_energy` was after each of so many equal shares of the entries, of all walkers: (step, surface)."""
+        density = self._nothing()
+        for part in self._shares(times):
+            for entry in part:
+                self._add(density, entry)
+            if len(part):
+                yield int(part[-1, 0]), self._free_energy(density)
 
     def offset(self) -> float:
         """What V has to be lowered by, kJ/mol, to be on one scale for all times: here a constant, the barrier."""
@@ -145,21 +156,9 @@ class Opes(AddingBias):
         if not self._whole:
             self._rebuild()
             self._force.publish()
+        rows, neighbours = len(self._history.rows), json.dumps(self._neighbours.places())
         with store.replacing(self._state) as temporary:
-            np.savez(
-                temporary,
-                **self._grid(),
-                rows=len(self._history.rows),
-                density=self._density,
-                centers=self.kernels.centers,
-                widths=self.kernels.widths,
-                heights=self.kernels.heights,
-                sums=[self.kernels.total, self._weights, self._squares],
-                neighbours=json.dumps(self._neighbours.places()),
-            )
-
-    def _grid(self) -> dict[str, np.ndarray]:
-        return {"first": self._first, "step": self._step, "counts": np.array(self._density.shape)}
+            np.savez(temporary, rows=rows, neighbours=neighbours, **self._density.state())
 
     def _restore(self) -> int:
         if self._state is None or not self._state.exists():
@@ -167,70 +166,65 @@ class Opes(AddingBias):
         try:
             with np.load(self._state) as state:
                 content = {name: state[name] for name in state.files}
-            rows, (total, weights, squares) = int(content["rows"]), content["sums"].tolist()
-            places = json.loads(str(content["neighbours"]))
-            kernels = content["centers"], content["widths"], content["heights"]
-            same = all(np.array_equal(content[name], value) for name, value in self._grid().items())
+            rows, places = int(content["rows"]), json.loads(str(content["neighbours"]))
+            # Not if it is later than what the walker goes on from, or on another grid.
+            taken = rows <= len(self._history.rows) and self._density.restore(content)
         except (OSError, EOFError, TypeError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
             raise SimulationError(
                 f"{self._state}: cannot be read ({error}); delete it, and the kernels are made from the history."
             ) from error
-        if rows > len(self._history.rows) or not same:  # later than what the walker goes on from, or on another grid
+        if not taken:
             store.remove(self._state)
             return 0
-        self._density[...] = content["density"]
-        self.kernels.centers, self.kernels.widths, self.kernels.heights = kernels
-        self.kernels.total, self._weights, self._squares = total, weights, squares
         self._neighbours.resume(places)
         return rows
 
     def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float) -> np.ndarray:
         log_weight = (bias - self.barrier) / (KB * self.temperature)
-        weight = math.exp(log_weight)
-        size = (1 + self._weights + weight) ** 2 / (1 + self._squares + weight**2)
-        d = self.cv.dim
+        size, d = self._density.effective_sample_size(math.exp(log_weight)), self.cv.dim
         # Silverman's rule for the width of kernels
         share = max(NARROWEST[d - 1], (size * (d + 2) / 4) ** (-1 / (d + 4)))
         return np.array([*u, *(share * self.width), log_weight])
 
-    def _take_up(self, entry: np.ndarray, coefficients: np.ndarray) -> None:
+    def _take_up(self, entry: np.ndarray) -> None:
+        self._add(self._density, entry)
+
+    def _add(self, density: Density, entry: np.ndarray) -> None:
         d = self.cv.dim
         center, width, weight = entry[1 : 1 + d], entry[1 + d : -1], math.exp(entry[-1])
-        self._weights += weight
-        self._squares += weight**2
-        gone, new = self.kernels.add(center, width, weight * float(np.prod(self.width / width)))
-        for kernel in gone:
-            self._add_kernel(*kernel[:2], -kernel[2])
-        self._add_kernel(*new)
+        density.add(center, width, weight, weight * float(np.prod(self.width / width)))
 
-    def _settle(self, coefficients: np.ndarray) -> None:
+    def _settle(self) -> None:
         if not len(self.kernels):
             return
-        mean = self.kernels.total / len(self.kernels)
-        ratio = np.maximum(self._density, 0) / mean
-        values = self._share * KB * self.temperature * np.log(ratio + self._epsilon) + self.barrier
+        visited, faces = self._density.visited, np.array(self.coefficients.shape) - FLAT
         # Values as coefficients: a spline that smooths by a hair, and unlike one through the values never overshoots at
-        # the edge of what was visited.
-        coefficients[...] = np.pad(values[(slice(FLAT, -FLAT),) * self.cv.dim], FLAT, mode="edge")
-        if self._fixed is not None:
-            coefficients += self._fixed
+        # the edge of what was visited. Elsewhere they are zero. In place, since it is done for every kernel.
+        values = np.maximum(self._density.values[visited], 0)
+        values /= self._density.mean
+        values += self._epsilon
+        np.log(values, out=values)
+        values *= self._share * KB * self.temperature
+        values += self.barrier
+        if (self._density.low < FLAT).any() or (self._density.high > faces).any():
+            whole = np.zeros(self.coefficients.shape)
+            whole[visited] = values
+            values = np.pad(whole[(slice(FLAT, -FLAT),) * self.cv.dim], FLAT, mode="edge")
+            visited = ...
+        self.coefficients[visited] = values if self._fixed is None else values + self._fixed[visited]
 
     def _empty(self) -> np.ndarray:
-        self.kernels = Kernels(self.cv.dim, math.sqrt(2 * self.barrier / (self._share * KB * self.temperature)))
-        self._density = np.zeros(self.coefficients.shape)
-        self._weights = math.exp(-self.barrier / (KB * self.temperature))
-        self._squares = self._weights**2
+        self._density = self._nothing()
         return super()._empty()
 
-    def _add_kernel(self, center: np.ndarray, width: np.ndarray, height: float) -> None:
-        """Add a kernel to the density at the nodes."""
-        places, square = [], np.zeros(())
-        for k, count in enumerate(self._density.shape):
-            middle, reach = (center[k] - self._first[k]) / self._step[k], self.kernels.cutoff * width[k] / self._step[k]
-            first, last = max(0, math.ceil(middle - reach)), min(count - 1, math.floor(middle + reach))
-            last = max(first - 1, last)  # off the grid
-            places.append(slice(first, last + 1))
-            away = ((np.arange(first, last + 1) - middle) * (self._step[k] / width[k])) ** 2
-            square = np.add.outer(square, away)
-        lowest = math.exp(-0.5 * self.kernels.cutoff**2)
-        self._density[tuple(places)] += height * np.maximum(np.exp(-0.5 * square) - lowest, 0.0)
+    def _nothing(self) -> Density:
+        kT = KB * self.temperature
+        cutoff = math.sqrt(2 * self.barrier / (self._share * kT))
+        return Density(self._first, self._step, self.coefficients.shape, cutoff, math.exp(-self.barrier / kT))
+
+    def _free_energy(self, density: Density) -> np.ndarray:
+        values = np.maximum(density.values[self._between()], 0)
+        surface = np.full(values.shape, np.inf)
+        there = values > 0
+        surface[there] = -KB * self.temperature * np.log(values[there] / values.max())
+        return surface

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
+from latf_sampling.bias.grid import mesh
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SettingsError
 from latf_sampling.model import LaTF
@@ -97,7 +98,7 @@ def free_energy_path(model: LaTF, cv: LatentCV, start, end, n: int, temperature=
     sides = (high - low) / cv.sigma
     counts = np.ceil(sides / max(SPACING, (np.prod(sides) / NODES) ** (1 / cv.dim))).astype(int) + 1
     axes = [np.linspace(*pair, count) for *pair, count in zip(low, high, counts)]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, cv.dim)
+    points = mesh(axes).reshape(-1, cv.dim)
     free_energy = model.free_energy(points.astype(np.float32), temperature).astype(np.float64)
     reduced = np.minimum((free_energy - free_energy.min()) / (KB * temperature), HIGHEST)
     step = sides / (counts - 1)

@@ -52,6 +52,10 @@ class Walls:
         force = self.stiffness * away
         return 0.5 * torch.dot(force, away), force
 
+    def energies(self, u: np.ndarray) -> np.ndarray:
+        """Energy at points (n, d); returns (n,)."""
+        return 0.5 * (u - np.clip(u, self.low.numpy(), self.high.numpy())) ** 2 @ self.stiffness.numpy()
+
 
 class Spline:
     """Cubic B-spline, with continuous second derivatives; the table holds its coefficients, row by row.

@@ -8,7 +8,7 @@ from numbers import Real
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from latf_sampling.bias.grid import BEHIND, WALL, check_spread
+from latf_sampling.bias.grid import BEHIND, WALL, check_spread, mesh
 from latf_sampling.errors import LeftTrustRegion, SettingsError
 from latf_sampling.model import LaTF
 from latf_sampling.units import to_float
@@ -29,8 +29,8 @@ class TrustRegion:
     threshold
         kT. A barrier between states that training has seen is inside as long as it is lower.
     on_leaving
-        "hold": a wall that grows with the distance from the region, 20 kJ/mol times the square of the hill widths,
-        halved, pushes the walker back. "stop": the simulation ends with `LeftTrustRegion` when the walker is outside
+        "hold": a wall pushes the walker back, of 1/2 * 20 kJ/mol * (distance from the region in hill widths)^2, which
+        grows evenly from five widths on. "stop": the simulation ends with `LeftTrustRegion` when the walker is outside
         at a multiple of the bias's frequency; its frames so far stay, for the next training to see.
 
     Raises
@@ -64,21 +64,24 @@ class TrustRegion:
     def wall(self, nodes: list[np.ndarray], width: np.ndarray) -> np.ndarray:
         """What holds a walker in the region, on a grid given by its nodes along each dimension, kJ/mol.
 
-        1/2 * 20 kJ/mol * (distance from the region in hill widths)^2, up to a distance of 5; none with "stop".
+        1/2 * 20 kJ/mol * (distance from the region in hill widths)^2, and from a distance of 5 on as steep as there;
+        none with "stop".
 
         Raises
         ------
         SettingsError
             No node lies in the region.
         """
-        points = np.stack(np.meshgrid(*nodes, indexing="ij"), axis=-1)
+        points = mesh(nodes)
         if self.on_leaving == "stop":
             return np.zeros(points.shape[:-1])
         inside = (self.height(points.reshape(-1, len(nodes))) <= self.threshold).reshape(points.shape[:-1])
         if not inside.any():
             raise SettingsError("TrustRegion: the box of the variable holds no point of the region; raise threshold.")
         steps = [(axis[1] - axis[0]) / w for axis, w in zip(nodes, width)]
-        return 0.5 * WALL * np.minimum(distance_transform_edt(~inside, sampling=steps), BEHIND) ** 2
+        away = distance_transform_edt(~inside, sampling=steps)
+        near = np.minimum(away, BEHIND)
+        return WALL * near * (away - 0.5 * near)
 
     def check(self, u: np.ndarray, step: int) -> None:
         """Raise `LeftTrustRegion` where a walker at u (d,) is outside and is to stop."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 import openmm
 
+from latf_sampling.bias.arguments import whole_steps
 from latf_sampling.bias.force import Bias, BiasForce
-from latf_sampling.bias.grid import MARGIN, WALL
-from latf_sampling.bias.shapes import Harmonic, Sum, Walls
+from latf_sampling.bias.grid import walls_around
+from latf_sampling.bias.shapes import Harmonic, Sum
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SettingsError, SimulationError
-from latf_sampling.units import KB, to_float
+from latf_sampling.reweighting import boltzmann_weights
+from latf_sampling.units import to_float
 
 
 class Umbrella(Bias):
@@ -55,10 +55,8 @@ class Umbrella(Bias):
         self.cv, self.walls = cv, bool(walls)
         self.centers = self._vector(centers, "centers")
         self.stiffness = self._stiffness(stiffness)
-        self._low, self._high = cv.bounds[:, 0] - MARGIN * cv.sigma, cv.bounds[:, 1] + MARGIN * cv.sigma
-        shape = Harmonic(cv.dim)
-        if walls:
-            shape = Sum(shape, Walls(self._low, self._high, WALL / cv.sigma**2))
+        self._walls = walls_around(cv, cv.sigma)
+        shape = Sum(Harmonic(cv.dim), self._walls) if walls else Harmonic(cv.dim)
         self._force = BiasForce(system, cv, shape, self._table())
         self.group = self._force.group
 
@@ -113,9 +111,7 @@ class Umbrella(Bias):
         u = np.asarray(u, np.float64).reshape(-1, self.cv.dim)
         centers = self.centers if centers is None else self._vector(centers, "centers")
         total = 0.5 * (self.stiffness * (u - centers) ** 2).sum(1)
-        if self.walls:
-            total += 0.5 * WALL * (((u - np.clip(u, self._low, self._high)) / self.cv.sigma) ** 2).sum(1)
-        return total
+        return total + self._walls.energies(u) if self.walls else total
 
     def weights(self, u: np.ndarray, temperature) -> np.ndarray:
         """Weights (n,) of mean 1 that undo the bias on frames at latent points (n, d)."""
@@ -144,22 +140,3 @@ class Umbrella(Bias):
         if array.shape != (self.cv.dim,) or not np.isfinite(array).all():
             raise SettingsError(f"Umbrella: {name} must be {self.cv.dim} finite numbers; got {values}.")
         return array
-
-
-def boltzmann_weights(bias: np.ndarray, temperature: float) -> np.ndarray:
-    """exp(V/kT) with mean 1, without overflow."""
-    weights = np.exp((bias - np.max(bias)) / (KB * temperature))
-    return weights / weights.mean()
-
-
-def whole_steps(owner: str, name: str, value) -> int:
-    """A positive whole number of steps.
-
-    Raises
-    ------
-    SettingsError
-        It is none; names it.
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise SettingsError(f"{owner}: {name} must be a whole number of steps, 1 or more; got {value!r}.")
-    return operator.index(value)

@@ -1,65 +1,26 @@
 """Umbrella sampling in windows along a path in latent space, and what all windows together say (MBAR).
 
 Each finished window is one file of a folder, with its settings, its values of the variable and the frame that it ended
-with, from which the next one starts. What is there is not simulated again, so that going on after an interruption, and
-several processes that take different windows, are nothing special.
+with, from which the next one starts. What is there is not simulated again, and a window that one process is at is left
+alone by others, so that going on after an interruption, and several processes with one folder, are nothing special.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import openmm
-from scipy.special import logsumexp
 
 from latf_sampling import store
-from latf_sampling.bias.umbrella import Umbrella, whole_steps
-from latf_sampling.errors import DataError, SettingsError, SimulationError, StoreError
-from latf_sampling.units import KB, to_float
-
-OVERLAP = 0.03
-"""Neighbouring windows that overlap less leave errors that cannot be trusted (Klimovich, Shirts, Mobley,
-doi:10.1007/s10822-015-9840-9)."""
-
-
-@dataclass(frozen=True)
-class WindowEstimate:
-    """Free energies of windows, and weights of their frames, from MBAR over all of them.
-
-    Attributes
-    ----------
-    free_energies, errors : numpy.ndarray (K,)
-        Free energy of the molecule under each umbrella less that under the first, kJ/mol, and its standard error.
-    overlap : numpy.ndarray (K, K)
-        Probability that a frame of window i belongs to window j; rows sum to 1.
-    u : numpy.ndarray (n, d)
-        Values of the variable in all frames, window by window.
-    windows : numpy.ndarray (n,)
-        The window of each frame.
-    log_weights : numpy.ndarray (n,)
-        ln of each frame's weight in the ensemble without any umbrella; the weights sum to 1.
-    inefficiency : numpy.ndarray (K,)
-        So many successive frames of a window count as one.
-    """
-
-    free_energies: np.ndarray
-    errors: np.ndarray
-    overlap: np.ndarray
-    u: np.ndarray
-    windows: np.ndarray
-    log_weights: np.ndarray
-    inefficiency: np.ndarray
-
-    @property
-    def weights(self) -> np.ndarray:
-        """Weights (n,) of mean 1 that undo all umbrellas."""
-        return len(self.log_weights) * np.exp(self.log_weights)
+from latf_sampling.bias.arguments import whole_steps
+from latf_sampling.bias.mbar import OVERLAP, WindowEstimate, combine
+from latf_sampling.bias.umbrella import Umbrella
+from latf_sampling.errors import SettingsError, SimulationError, StoreError
+from latf_sampling.units import to_float
 
 
 class UmbrellaWindows:
@@ -122,7 +83,7 @@ class UmbrellaWindows:
         progress: Callable[[float], None] = lambda fraction: None,
         on_frame: Callable[[int, openmm.app.Simulation], None] = lambda window, simulation: None,
     ) -> None:
-        """Run the windows that are not finished.
+        """Run the windows that are not finished, and that no other process is at.
 
         Each starts from the last frame of the one before, if that is finished, and else from where the simulation is.
 
@@ -136,7 +97,8 @@ class UmbrellaWindows:
         steps, interval
             Steps of a window that count, and from one frame to the next.
         only
-            Which windows; several processes may each take some, in contiguous parts at best. None is all.
+            Which windows; none is all. Of several processes, each may be given some, at best a contiguous part, for a
+            window to start from the one before.
         progress
             Called with the fraction of windows done.
         on_frame
@@ -165,12 +127,19 @@ class UmbrellaWindows:
             progress(count / len(chosen))
             if self._read(index, lengths) is not None:
                 continue
-            try:
-                self._approach(simulation, index, equilibrate)
-                u = np.array([self._frame(simulation, index, interval, on_frame) for _ in range(steps // interval)])
-            except SimulationError as error:  # from the umbrella, which does not know whose it is
-                raise SimulationError(f"window {index}, centres {self.path[index]}: {error}") from error
-            self._write(simulation, index, u, lengths)
+            path = self._file(index).with_suffix(".lock")
+            if (lock := store.hold(path)) is None:
+                continue
+            with lock:
+                if self._read(index, lengths) is not None:  # since a moment ago
+                    continue
+                try:
+                    self._approach(simulation, index, equilibrate)
+                    u = np.array([self._frame(simulation, index, interval, on_frame) for _ in range(steps // interval)])
+                except SimulationError as error:  # from the umbrella, which does not know whose it is
+                    raise SimulationError(f"window {index}, centres {self.path[index]}: {error}") from error
+                self._write(simulation, index, u, lengths)
+                store.remove(path)
         progress(1.0)
 
     def series(self) -> list[np.ndarray]:
@@ -283,73 +252,3 @@ class UmbrellaWindows:
                     "file to simulate the window again, or give another directory."
                 )
         return arrays
-
-
-def combine(series: Sequence[np.ndarray], bias: np.ndarray, temperature: float, overlap: float) -> WindowEstimate:
-    """MBAR over windows of one temperature.
-
-    Free energies and weights are from all frames; errors are those of as many frames as are independent, by the
-    statistical inefficiency of the slowest component of the variable. What is slower, but does not show in the
-    variable, is not in them. Sources: Shirts and Chodera, doi:10.1063/1.2978177; Chodera et al., doi:10.1021/ct0502864.
-
-    Parameters
-    ----------
-    series
-        Values of the variable in each window, (frames, d), in the order of time.
-    bias
-        Bias of each window in all frames, window by window, kJ/mol; (K, n).
-    temperature
-        K.
-    overlap
-        Least overlap of neighbouring windows.
-
-    Raises
-    ------
-    DataError
-        Two neighbours overlap less.
-
-    Examples
-    --------
-    Umbrellas of 1 kJ/mol at 0 and at 1 on a harmonic energy x^2 / 2 differ by 1/4 kJ/mol:
-
-    >>> rng, T = np.random.default_rng(0), 1 / KB
-    >>> series = [rng.normal(center / 2, 0.5**0.5, (2000, 1)) for center in (0, 1)]
-    >>> x = np.concatenate(series)[:, 0]
-    >>> estimate = combine(series, np.stack([0.5 * (x - center) ** 2 for center in (0, 1)]), T, OVERLAP)
-    >>> bool(abs(estimate.free_energies[1] - 0.25) < 4 * estimate.errors[1])
-    True
-    """
-    logging.getLogger("pymbar").setLevel(logging.ERROR)  # it advertises JAX
-    import pymbar
-    from pymbar import timeseries
-
-    counts = np.array([len(part) for part in series])
-    reduced = bias / (KB * temperature)
-    inefficiency, kept = np.ones(len(series)), []
-    for index, (part, first) in enumerate(zip(series, np.cumsum(counts) - counts)):
-        # Fewer than three frames, or frames that never change, have no correlation in time that could be measured.
-        moving = [column for column in part.T if len(part) > 2 and np.ptp(column) > 0]
-        of_each = [timeseries.statistical_inefficiency(column, fast=True) for column in moving]
-        inefficiency[index] = max(of_each, default=1.0)
-        kept.append(first + np.asarray(timeseries.subsample_correlated_data(part[:, 0], g=inefficiency[index])))
-    thinned = pymbar.MBAR(reduced[:, np.concatenate(kept)], [len(part) for part in kept], solver_protocol="robust")
-    mbar = pymbar.MBAR(reduced, counts, solver_protocol="robust", initial_f_k=thinned.f_k)
-    shares = mbar.weights()
-    shared = counts * (shares.T @ shares)
-    for index in range(len(series) - 1):
-        if not (least := min(shared[index, index + 1], shared[index + 1, index])) >= overlap:
-            raise DataError(
-                f"windows {index} and {index + 1} overlap by {least:.2g}, less than {overlap:g}: put windows between "
-                "them, or take a lower stiffness."
-            )
-    free_energies = np.asarray(mbar.f_k)
-    log_weights = -logsumexp((np.log(counts) + free_energies)[:, None] - reduced, axis=0)
-    return WindowEstimate(
-        KB * temperature * (free_energies - free_energies[0]),
-        KB * temperature * np.asarray(thinned.compute_free_energy_differences()["dDelta_f"])[0],
-        shared,
-        np.concatenate(series),
-        np.repeat(np.arange(len(series)), counts),
-        log_weights - logsumexp(log_weights),
-        inefficiency,
-    )

@@ -1,0 +1,105 @@
+"""The reweighted density of what walkers visited, as kernels and on a grid."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from latf_sampling.bias.kernels import Kernels
+
+
+class Density:
+    """Weighted kernels that are merged as they come, and their sum at the nodes of a grid.
+
+    Parameters
+    ----------
+    first, step
+        Position of the first node and distance of nodes, (d,) each.
+    counts
+        Number of nodes along each dimension.
+    cutoff
+        In kernel widths.
+    unbiased
+        Weight of a frame that feels no bias; the first kernel counts besides one such frame.
+
+    Attributes
+    ----------
+    kernels : Kernels
+    values : numpy.ndarray
+        Sum of the kernels at the nodes.
+    low, high : numpy.ndarray (d,)
+        Nodes low to high - 1 are those where it may be other than zero.
+    """
+
+    def __init__(
+        self, first: np.ndarray, step: np.ndarray, counts: tuple[int, ...], cutoff: float, unbiased: float
+    ) -> None:
+        self._first, self._step = first, step
+        self.kernels, self.values = Kernels(len(counts), cutoff), np.zeros(counts)
+        self.low, self.high = np.array(counts), np.zeros(len(counts), int)
+        self._weights, self._squares = unbiased, unbiased**2
+
+    @property
+    def mean(self) -> float:
+        """Mean of the density over the visited region, as its mean over the centres of kernels."""
+        return self.kernels.total / len(self.kernels)
+
+    @property
+    def visited(self) -> tuple[slice, ...]:
+        """The nodes from `low` to `high`."""
+        return tuple(map(slice, self.low, self.high))
+
+    def effective_sample_size(self, weight: float = 0.0) -> float:
+        """Of all entries so far, and one more of a weight."""
+        return (1 + self._weights + weight) ** 2 / (1 + self._squares + weight**2)
+
+    def add(self, center: np.ndarray, width: np.ndarray, weight: float, height: float) -> None:
+        """Add an entry of a weight as a kernel of a height."""
+        self._weights += weight
+        self._squares += weight**2
+        gone, new = self.kernels.add(center, width, height)
+        for kernel in gone:
+            self._spread(*kernel[:2], -kernel[2])
+        self._spread(*new)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that `restore` needs, by its name."""
+        return {
+            "first": self._first,
+            "step": self._step,
+            "density": self.values,
+            "visited": np.array([self.low, self.high]),
+            "centers": self.kernels.centers,
+            "widths": self.kernels.widths,
+            "heights": self.kernels.heights,
+            "sums": np.array([self.kernels.total, self._weights, self._squares]),
+        }
+
+    def restore(self, state: dict[str, np.ndarray]) -> bool:
+        """Become what was saved; returns whether that was on this grid, and if not, changes nothing."""
+        values, (low, high), sums = state["density"], state["visited"], state["sums"].tolist()
+        same = values.shape == self.values.shape
+        if not (same and all(np.array_equal(state[k], v) for k, v in (("first", self._first), ("step", self._step)))):
+            return False
+        kernels = state["centers"], state["widths"], state["heights"]
+        self.values[...], self.low, self.high = values, low, high
+        self.kernels.centers, self.kernels.widths, self.kernels.heights = kernels
+        self.kernels.total, self._weights, self._squares = sums
+        return True
+
+    def _spread(self, center: np.ndarray, width: np.ndarray, height: float) -> None:
+        """Add a kernel at the nodes."""
+        reach = self.kernels.cutoff * width / self._step
+        middle = (center - self._first) / self._step
+        first = np.maximum(0, np.ceil(middle - reach).astype(int))
+        last = np.minimum(self.values.shape, np.floor(middle + reach).astype(int) + 1)
+        if (first >= last).any():  # off the grid
+            return
+        self.low, self.high = np.minimum(self.low, first), np.maximum(self.high, last)
+        square = np.zeros(())
+        for k in range(len(center)):
+            away = ((np.arange(first[k], last[k]) - middle[k]) * (self._step[k] / width[k])) ** 2
+            square = np.add.outer(square, away)
+        lowest = math.exp(-0.5 * self.kernels.cutoff**2)
+        self.values[tuple(map(slice, first, last))] += height * np.maximum(np.exp(-0.5 * square) - lowest, 0.0)

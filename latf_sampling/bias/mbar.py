@@ -1,0 +1,121 @@
+"""What all windows of an umbrella together say, by the multistate Bennett acceptance ratio (MBAR)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import logsumexp
+
+from latf_sampling.errors import DataError
+from latf_sampling.units import KB
+
+OVERLAP = 0.03
+"""Neighbouring windows that overlap less leave errors that cannot be trusted (Klimovich, Shirts, Mobley,
+doi:10.1007/s10822-015-9840-9)."""
+
+
+@dataclass(frozen=True)
+class WindowEstimate:
+    """Free energies of windows, and weights of their frames, from MBAR over all of them.
+
+    Attributes
+    ----------
+    free_energies, errors : numpy.ndarray (K,)
+        Free energy of the molecule under each umbrella less that under the first, kJ/mol, and its standard error.
+    overlap : numpy.ndarray (K, K)
+        Probability that a frame of window i belongs to window j; rows sum to 1.
+    u : numpy.ndarray (n, d)
+        Values of the variable in all frames, window by window.
+    windows : numpy.ndarray (n,)
+        The window of each frame.
+    log_weights : numpy.ndarray (n,)
+        ln of each frame's weight in the ensemble without any umbrella; the weights sum to 1.
+    inefficiency : numpy.ndarray (K,)
+        So many successive frames of a window count as one.
+    """
+
+    free_energies: np.ndarray
+    errors: np.ndarray
+    overlap: np.ndarray
+    u: np.ndarray
+    windows: np.ndarray
+    log_weights: np.ndarray
+    inefficiency: np.ndarray
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weights (n,) of mean 1 that undo all umbrellas."""
+        return len(self.log_weights) * np.exp(self.log_weights)
+
+
+def combine(series: Sequence[np.ndarray], bias: np.ndarray, temperature: float, overlap: float) -> WindowEstimate:
+    """MBAR over windows of one temperature.
+
+    Free energies and weights are from all frames; errors are those of as many frames as are independent, by the
+    statistical inefficiency of the slowest component of the variable. What is slower, but does not show in the
+    variable, is not in them. Sources: Shirts and Chodera, doi:10.1063/1.2978177; Chodera et al., doi:10.1021/ct0502864.
+
+    Parameters
+    ----------
+    series
+        Values of the variable in each window, (frames, d), in the order of time.
+    bias
+        Bias of each window in all frames, window by window, kJ/mol; (K, n).
+    temperature
+        K.
+    overlap
+        Least overlap of neighbouring windows.
+
+    Raises
+    ------
+    DataError
+        Two neighbours overlap less.
+
+    Examples
+    --------
+    Umbrellas of 1 kJ/mol at 0 and at 1 on a harmonic energy x^2 / 2 differ by 1/4 kJ/mol:
+
+    >>> rng, T = np.random.default_rng(0), 1 / KB
+    >>> series = [rng.normal(center / 2, 0.5**0.5, (2000, 1)) for center in (0, 1)]
+    >>> x = np.concatenate(series)[:, 0]
+    >>> estimate = combine(series, np.stack([0.5 * (x - center) ** 2 for center in (0, 1)]), T, OVERLAP)
+    >>> bool(abs(estimate.free_energies[1] - 0.25) < 4 * estimate.errors[1])
+    True
+    """
+    logging.getLogger("pymbar").setLevel(logging.ERROR)  # it advertises JAX
+    import pymbar
+    from pymbar import timeseries
+
+    counts = np.array([len(part) for part in series])
+    reduced = bias / (KB * temperature)
+    inefficiency, kept = np.ones(len(series)), []
+    for index, (part, first) in enumerate(zip(series, np.cumsum(counts) - counts)):
+        # Fewer than three frames, or frames that never change, have no correlation in time that could be measured.
+        moving = [column for column in part.T if len(part) > 2 and np.ptp(column) > 0]
+        of_each = [timeseries.statistical_inefficiency(column, fast=True) for column in moving]
+        inefficiency[index] = max(of_each, default=1.0)
+        kept.append(first + np.asarray(timeseries.subsample_correlated_data(part[:, 0], g=inefficiency[index])))
+    thinned = pymbar.MBAR(reduced[:, np.concatenate(kept)], [len(part) for part in kept], solver_protocol="robust")
+    mbar = pymbar.MBAR(reduced, counts, solver_protocol="robust", initial_f_k=thinned.f_k)
+    shares = mbar.weights()
+    shared = counts * (shares.T @ shares)
+    for index in range(len(series) - 1):
+        if not (least := min(shared[index, index + 1], shared[index + 1, index])) >= overlap:
+            raise DataError(
+                f"windows {index} and {index + 1} overlap by {least:.2g}, less than {overlap:g}: put windows between "
+                "them, or take a lower stiffness."
+            )
+    free_energies = np.asarray(mbar.f_k)
+    log_weights = -logsumexp((np.log(counts) + free_energies)[:, None] - reduced, axis=0)
+    return WindowEstimate(
+        KB * temperature * (free_energies - free_energies[0]),
+        KB * temperature * np.asarray(thinned.compute_free_energy_differences()["dDelta_f"])[0],
+        shared,
+        np.concatenate(series),
+        np.repeat(np.arange(len(series)), counts),
+        log_weights - logsumexp(log_weights),
+        inefficiency,
+    )
