@@ -34,6 +34,7 @@ _ROOMS = {
     "respa_integrator": "bias",
     "scan_lags": "lags",
     "select_columns": "selection",
+    "step_together": "bias",
     "structures_at": "starts",
     "structures_between": "starts",
     "train": "trainer",
@@ -64,6 +65,7 @@ __all__ = [
     "respa_integrator",
     "scan_lags",
     "select_columns",
+    "step_together",
     "structures_at",
     "structures_between",
     "train",
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
         even_path,
         free_energy_path,
         respa_integrator,
+        step_together,
     )
     from latf_sampling.campaign import Campaign
     from latf_sampling.cv import LatentCV

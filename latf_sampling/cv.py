@@ -12,6 +12,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,8 @@ class LatentCV:
         """
         if not model.trained:
             raise CVError("LatentCV: the model is not trained yet.")
+        if not (isinstance(force_limit, Real) and force_limit > 0):
+            raise CVError(f"LatentCV: force_limit must be a number above 0, in kJ/mol/nm; got {force_limit!r}.")
         if model.n_features != len(features.names):
             raise CVError(
                 f"LatentCV: the model was trained on {model.n_features} descriptors; these features give "
@@ -163,6 +166,8 @@ class LatentCV:
             },
         }
         cv = cls(_round_trip(torch.jit.script(module)), metadata)
+        if positions is not None:
+            positions = cv._frames(positions)
         cv._check(model, features, positions)
         if positions is not None:
             cv._measure(positions, boxes, force_limit)
@@ -179,8 +184,7 @@ class LatentCV:
             Wrong number of atoms, positions with a unit, or a box missing.
         """
         is_tensor = isinstance(positions, Tensor)
-        if hasattr(positions, "value_in_unit"):
-            raise CVError("LatentCV: positions carry a unit; pass positions.value_in_unit(openmm.unit.nanometer).")
+        _without_unit(positions)
         tensor = torch.as_tensor(np.asarray(positions) if not is_tensor else positions)
         if tensor.ndim < 2 or tensor.shape[-2:] != (self.n_atoms, 3):
             raise CVError(f"LatentCV: expected positions (..., {self.n_atoms}, 3); got {tuple(tensor.shape)}.")
@@ -328,6 +332,14 @@ class LatentCV:
                     f"LatentCV: the exported {what} differs from the eager one by {difference:.2g}; not exported."
                 )
 
+    def _frames(self, positions) -> np.ndarray:
+        """Training frames (n, N, 3), of which there is one at least."""
+        _without_unit(positions)
+        frames = np.asarray(positions)
+        if frames.ndim != 3 or frames.shape[1:] != (self.n_atoms, 3) or not len(frames):
+            raise CVError(f"LatentCV: training frames must be (n, {self.n_atoms}, 3), n > 0; got {frames.shape}.")
+        return frames
+
     def _measure(self, positions: np.ndarray, boxes: np.ndarray | None, force_limit: float) -> None:
         """Note the mean steepness, and refuse one that no simulation could follow."""
         squares, steepest = [], []
@@ -347,6 +359,11 @@ class LatentCV:
                     "weight decay or a longer lag, or with descriptors that change less from structure to structure; "
                     "force_limit raises the limit."
                 )
+
+
+def _without_unit(positions) -> None:
+    if hasattr(positions, "value_in_unit"):
+        raise CVError("LatentCV: positions carry a unit; pass positions.value_in_unit(openmm.unit.nanometer).")
 
 
 def _double(module: nn.Module) -> nn.Module:

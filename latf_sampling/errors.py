@@ -13,6 +13,7 @@ LatfError
 ExtrapolationWarning    a model is asked about a temperature that its data do not cover
 ColumnWarning           columns of descriptors hardly change, or say the same
 OutsideWarning          a biased simulation is where there was no training data
+HistoryWarning          entries of a bias are missing where a simulation goes on
 
 Each error is caught by the command line, printed as one sentence, and ends it with exit code 2.
 """
@@ -64,3 +65,7 @@ class ColumnWarning(UserWarning):
 
 class OutsideWarning(UserWarning):
     """A simulation under a bias is where the collective variable has seen no data."""
+
+
+class HistoryWarning(UserWarning):
+    """A simulation goes on from later than its bias does."""

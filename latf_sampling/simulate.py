@@ -221,10 +221,7 @@ def _run_segment(
     left = None
     for frame in range(count):
         try:
-            advance(stride)
-        except LeftTrustRegion as error:
-            count, left = frame, error
-            break
+            left = _to_next_frame(simulation, advance, stride)
         except SimulationError as error:  # from the bias, which does not know whose it is
             raise SimulationError(f"round {job.round_index}, walker {job.walker}: {error}") from error
         except openmm.OpenMMException as error:
@@ -247,14 +244,27 @@ def _run_segment(
         if bias is not None:
             applied[frame] = bias.felt(bias.cv(exact, vectors), simulation.currentStep)
             offset[frame] = bias.offset()
+        if left is not None:
+            count = frame + 1
+            break
         progress((index + (frame + 1) / count) / job.segments)
     if bias is not None:
         bias.save()
-    if left is None or count:
-        table = {"energy": energy[:count], "bias": applied[:count], "offset": offset[:count]}
-        _write_segment(job, simulation, index, positions[:count], boxes, table, began)
+    table = {"energy": energy[:count], "bias": applied[:count], "offset": offset[:count]}
+    _write_segment(job, simulation, index, positions[:count], boxes, table, began)
     if left is not None:
         raise left
+
+
+def _to_next_frame(simulation: app.Simulation, advance: Callable[[int], None], stride: int) -> LeftTrustRegion | None:
+    """Go on by one frame; a walker that leaves its region on the way ends with this frame, for the next training."""
+    end = simulation.currentStep + stride
+    try:
+        advance(stride)
+    except LeftTrustRegion as left:
+        simulation.step(end - simulation.currentStep)
+        return left
+    return None
 
 
 def _write_segment(

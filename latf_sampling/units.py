@@ -101,6 +101,10 @@ def to_float(value: Any, dimension: str, name: str = "value") -> float:
         if not value.unit.is_compatible(target):
             raise SettingsError(f"{name}: {value} is not {_a(dimension)}; give one, like '{EXAMPLES[dimension]}'.")
         value = value.value_in_unit(target)
+    if isinstance(value, str):
+        raise SettingsError(
+            f"{name}: '{value}' is text; give a number, in {UNITS[dimension]}, or a quantity of openmm.unit."
+        )
     return _finite(value, dimension, name)
 
 

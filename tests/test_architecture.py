@@ -109,6 +109,7 @@ PUBLIC = {
     "respa_integrator",
     "scan_lags",
     "select_columns",
+    "step_together",
     "structures_at",
     "structures_between",
     "train",

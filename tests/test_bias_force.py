@@ -42,6 +42,8 @@ DIMENSIONS = [1, 2, 3]
 class Landscape(GridBias):
     """A random smooth function on the grid, of some 10 kJ/mol on the scale of a hill width."""
 
+    frequency = 10**9
+
     def __init__(self, system, cv, seed: int = 0) -> None:
         super().__init__(cv, cv.sigma)
         self.change(seed)

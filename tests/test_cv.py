@@ -393,6 +393,21 @@ def test_positions_with_a_unit_are_refused():
         alanine_cv()(alanine().positions)
 
 
+@pytest.mark.parametrize(
+    ("frames_", "message"),
+    [
+        (np.zeros((0, 22, 3)), "n > 0"),
+        (np.zeros((22, 3)), r"got \(22, 3\)"),
+        (frames(2) * openmm.unit.angstrom, "carry a unit"),
+    ],
+)
+def test_training_frames_of_another_kind_are_refused(frames_, message):
+    with pytest.raises(CVError, match=message):
+        LatentCV.from_model(*alanine_model(2), frames_)
+    with pytest.raises(CVError, match="force_limit must be a number above 0"):
+        LatentCV.from_model(*alanine_model(2), frames(2), force_limit="300")
+
+
 def test_system_of_another_size_is_refused():
     system = alanine_system()
     alanine_cv().check_system(system)

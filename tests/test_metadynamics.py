@@ -17,8 +17,8 @@ from molecules import (
 )
 from openmm import unit
 
-from latf_sampling.bias import Metadynamics
-from latf_sampling.errors import CVError, SettingsError, SimulationError
+from latf_sampling.bias import Metadynamics, step_together
+from latf_sampling.errors import CVError, HistoryWarning, SettingsError, SimulationError
 from latf_sampling.units import KB
 
 KT = KB * 300.0
@@ -93,19 +93,6 @@ def test_pieces_change_nothing():
     assert np.array_equal(whole.hills, parts.hills)
     x = [made.context.getState(getPositions=True).getPositions(asNumpy=True)._value for made in (first, second)]
     assert np.array_equal(*x)
-
-
-def test_a_hill_outside_the_box_is_put_on_its_face():
-    bias, made = run(dim=2)
-    u = bias.values(made.context)
-    cv = alanine_cv(2)
-    cv.bounds = np.stack([u + 10 * cv.sigma, u + 15 * cv.sigma], axis=1)
-    system = alanine_system()
-    bias = Metadynamics(system, cv, 300.0, 5.0, 4.0, 1)
-    bias.step(alanine_simulation(system), 1)
-    assert bias.hills[0, 1:3] == pytest.approx(bias.low)
-    assert bias.outside == 1
-    assert float(bias.energy(bias.low)[0]) == pytest.approx(4.0, rel=1e-3)
 
 
 def test_width_and_quantities():
@@ -272,6 +259,75 @@ def test_hills_that_do_not_fit_are_refused(tmp_path):
         run(tmp_path, "other", width=0.5)
     with pytest.raises(SimulationError, match=r"was written with biasfactor .* give each bias a directory"):
         run(tmp_path, "another", bias_factor=7.0)
+
+
+def test_another_bias_in_the_folder_is_refused_and_leaves_nothing(tmp_path):
+    """A file of its own would stop the walkers that were there first."""
+    first, made = run(tmp_path, "a", steps=10)
+    with pytest.raises(SimulationError, match="a.hills: was written with biasfactor 5.0, not 7.0"):
+        run(tmp_path, "b", bias_factor=7.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.hills", "a.lock"]
+    first.step(made, 10)
+
+
+def test_a_history_that_ends_early_is_said(tmp_path):
+    """Hills that were never saved, or another directory: gone is gone, but not unnoticed."""
+    run(tmp_path, steps=40)[0].close()
+    again, walk = run(tmp_path)
+    again.rewind(44)  # the next hill is due at 45
+    with pytest.warns(HistoryWarning, match=r"walker.hills ends at step 40, and the simulation goes on from step 45"):
+        again.rewind(45)
+    with pytest.warns(
+        HistoryWarning, match="elsewhere/walker.hills is empty, .* give the directory of the earlier run"
+    ):
+        run(tmp_path / "elsewhere")[0].rewind(40)
+    again.close()
+    for use in (lambda: again.step(walk, 5), lambda: again.rewind(0)):
+        with pytest.raises(SimulationError, match="Metadynamics: is closed"):
+            use()
+
+
+def test_a_simulation_without_the_bias_is_said():
+    system, cv = alanine_system(), alanine_cv(2)
+    made = alanine_simulation(system)
+    bias = Metadynamics(system, cv, 300.0, bias_factor=5.0, height=1.0, frequency=10)
+    with pytest.raises(SimulationError, match="make the bias first, and then the Simulation"):
+        bias.step(made, 10)
+
+
+def test_several_biases_add_as_one_goes():
+    """Each at its own multiples, with all of them in the forces, and the hills that each would add alone."""
+    system, cvs = alanine_system(), [alanine_cv(1), alanine_cv(2, "torsions")]
+    biases = [
+        Metadynamics(system, cv, 300.0, bias_factor=5.0, height=2.0, frequency=frequency)
+        for cv, frequency in zip(cvs, (4, 6))
+    ]
+    made = alanine_simulation(system)
+    step_together(made, 25, *biases)
+    assert made.currentStep == 25
+    assert [bias.hills[:, 0].tolist() for bias in biases] == [[4, 8, 12, 16, 20, 24], [6, 12, 18, 24]]
+    for bias in biases:
+        u = bias.values(made.context)
+        assert energy(made.context, bias.group) == pytest.approx(float(bias.energy(u)[0]), abs=1e-8)
+        assert energy(made.context, bias.group) > 1
+
+
+def test_a_walker_behind_the_wall_adds_where_it_is():
+    """Hills at the wall would push it further out, and it would never come back."""
+    cv = alanine_cv(1)
+    u = cv(positions())
+    cv.bounds = np.array([[u[0] - 20 * cv.sigma[0], u[0] - 4 * cv.sigma[0]]])  # one width behind the wall
+    system = alanine_system()
+    bias = Metadynamics(system, cv, 300.0, bias_factor=5.0, height=1.0, frequency=1)
+    made = alanine_simulation(system)
+    bias._look(made)
+    assert bias.hills[0, 1] == pytest.approx(u[0], abs=1e-12) and bias.hills[0, -1] == 1.0
+    away = bias.width * np.linspace(-2, 2, 9)[:, None]
+    assert bias.energy(u + away)[4] == pytest.approx(1.0 + 0.5 * 20, abs=1e-3)
+    cv.bounds = cv.bounds - 10 * cv.sigma  # off the grid: a hill there would be felt as none, or as a push outwards
+    far = Metadynamics(alanine_system(), cv, 300.0, bias_factor=5.0, height=1.0, frequency=1)
+    far._look(alanine_simulation(far._force._system))
+    assert far.hills[0, -1] == 0.0 and not far.coefficients.any()
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

@@ -69,6 +69,25 @@ def test_energy_does_not_drift_without_friction(stride):
     assert np.std(bias) > 0.05  # the bias takes part
 
 
+@pytest.mark.parametrize("stride", [1, 4])
+def test_reported_temperature_is_that_of_the_bath(stride):
+    """With constraints, whose forces are no part of a kick: as reporters compute it, within four standard errors."""
+    system, cv = alanine_system(), alanine_cv(1)
+    umbrella = Umbrella(system, cv, cv(positions()), 0.0)
+    integrator = respa_integrator(system, umbrella, 300.0, 20.0, 0.001, stride, seed=1)
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
+    context.setPositions(positions())
+    openmm.LocalEnergyMinimizer.minimize(context, 1.0)
+    context.setVelocitiesToTemperature(300.0, 1)
+    found = []
+    for _ in range(1000):
+        integrator.step(40 // stride)
+        found.append(context.getState(getEnergy=True).getKineticEnergy()._value)
+    degrees = 3 * system.getNumParticles() - system.getNumConstraints() - 3  # the system removes its drift
+    blocks = (2 * np.array(found[100:]) / (degrees * KB)).reshape(30, 30).mean(1)
+    assert blocks.mean() == pytest.approx(300, abs=4 * blocks.std() / np.sqrt(29) + 3)
+
+
 def test_a_stride_of_one_is_the_bias_at_every_step():
     simulation, umbrella = pair(1, 0.005)
     umbrella.step(simulation, 10)
@@ -88,5 +107,22 @@ def test_units_and_seed():
 def test_other_strides_are_refused(stride):
     _, system, cv = pairs(1, "100*(r-1)^2")
     umbrella = Umbrella(system, cv, [1.0], 10.0)
-    with pytest.raises(SettingsError, match="stride must be a positive whole number"):
+    with pytest.raises(SettingsError, match="stride must be a whole number of steps"):
         respa_integrator(system, umbrella, 300.0, 1.0, 0.002, stride)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-300.0, 1.0, 0.002), "temperature must be more than 0"),
+        ((300.0, -1.0, 0.002), "friction must not be negative"),
+        ((300.0, 1.0, 0.0), "timestep must be more than 0"),
+    ],
+)
+def test_other_numbers_are_refused(arguments, message):
+    _, system, cv = pairs(1, "100*(r-1)^2")
+    umbrella = Umbrella(system, cv, [1.0], 10.0)
+    with pytest.raises(SettingsError, match=message):
+        respa_integrator(system, umbrella, *arguments, stride=2)
+    with pytest.raises(SettingsError, match="has not the bias in it"):
+        respa_integrator(pairs(1, "r")[1], umbrella, 300.0, 1.0, 0.002, stride=2)

@@ -121,6 +121,11 @@ def test_windows_apart_are_named():
     assert estimate.overlap.sum(1) == pytest.approx(np.ones(4))
 
 
+def test_a_window_without_a_frame_is_named():
+    with pytest.raises(DataError, match=r"windows \[1\] have no frame"):
+        combine([np.zeros((5, 1)), np.empty((0, 1))], np.ones((2, 5)), 300.0, OVERLAP)
+
+
 def test_one_window_and_frames_that_never_change():
     estimate = combine([np.full((5, 2), 0.3)], np.ones((1, 5)), 300.0, OVERLAP)
     assert estimate.free_energies == estimate.errors == [0.0]
@@ -294,6 +299,8 @@ def test_an_explosion_names_the_window(tmp_path):
         ({"equilibrate": 0}, "equilibrate must be a whole number"),
         ({"interval": 2.5}, "interval must be a whole number"),
         ({"only": [0, 2]}, r"windows 0 to 1; got \[2\]"),
+        ({"only": [0.5]}, r"windows 0 to 1; got \[0.5\]"),
+        ({"only": 1}, "only must be a list of windows; got 1"),
     ],
 )
 def test_runs_that_cannot_be(tmp_path, changes, message):
@@ -304,7 +311,7 @@ def test_runs_that_cannot_be(tmp_path, changes, message):
 
 def test_arguments_that_cannot_be(tmp_path):
     windows, made = setup(1, [[0.7]], tmp_path)
-    for path in ([0.7], [[0.7, 0.8]], [[np.nan]], np.empty((0, 1))):
+    for path in ([0.7], [[0.7, 0.8]], [[np.nan]], np.empty((0, 1)), [[0.7], [0.8, 0.9]], "straight"):
         with pytest.raises(SettingsError, match="path must be finite numbers"):
             UmbrellaWindows(windows.umbrella, path, 300.0, tmp_path)
     with pytest.raises(SettingsError, match="temperature must be more than 0 K"):
@@ -341,6 +348,8 @@ def test_waypoints_that_repeat_change_nothing():
         ([[0.0]], 3, "two different waypoints"),
         ([[1.0], [1.0]], 3, "two different waypoints"),
         ([[0.0], [1.0]], 1, "2 points or more"),
+        ([[0.0], [1.0]], 2.5, "2 points or more"),
+        ([[0.0], [1.0, 2.0]], 3, "finite numbers"),
         ([[0.0, 1.0], [1.0, 1.0]], 3, "finite numbers"),
         ([[0.0], [np.nan]], 3, "finite numbers"),
     ],

@@ -1,6 +1,7 @@
 """From the collective variable to forces that drive OpenMM: metadynamics, OPES, flow bias, umbrellas and windows."""
 
 from latf_sampling.bias.flow_bias import FlowBias
+from latf_sampling.bias.grid import step_together
 from latf_sampling.bias.metadynamics import Metadynamics
 from latf_sampling.bias.opes import Opes
 from latf_sampling.bias.path import even_path, free_energy_path
@@ -19,4 +20,5 @@ __all__ = [
     "even_path",
     "free_energy_path",
     "respa_integrator",
+    "step_together",
 ]

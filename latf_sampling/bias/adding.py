@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from latf_sampling.bias.grid import SPACING, GridBias
 from latf_sampling.bias.history import SUFFIX, History, Neighbours
 from latf_sampling.bias.trust import TrustRegion
 from latf_sampling.cv import LatentCV
-from latf_sampling.errors import SettingsError, SimulationError
+from latf_sampling.errors import HistoryWarning, SettingsError, SimulationError
 
 
 class AddingBias(GridBias):
@@ -29,6 +30,7 @@ class AddingBias(GridBias):
     """
 
     _whole = False  # whether the grid holds every entry that was made or read; not after an interruption
+    _closed = False
 
     def __init__(
         self,
@@ -56,11 +58,11 @@ class AddingBias(GridBias):
             raise SettingsError(
                 f"{name}: save_frequency ({save_frequency}) must be a multiple of frequency ({frequency})."
             )
-        if not re.fullmatch(r"[^./][^/]*", walker):
+        if not (isinstance(walker, str) and re.fullmatch(r"[^./][^/]*", walker)):
             raise SettingsError(f"{name}: walker must be a name to call a file by; got {walker!r}.")
         super().__init__(cv, width, walls=walls, spacing=spacing)
         self.trust = trust
-        self._fixed = None if trust is None else self._spline_through(trust.wall(self._nodes(), self.width))
+        self._fixed = None if trust is None else self._spline_through(trust.wall(self._nodes(), cv.sigma))
         self._before = (-1, 0.0)  # the step of the last entry, and the bias where it was made
         self._others: list[np.ndarray] = []  # entries of other walkers, in the order in which they were taken up
         self._path = None if directory is None else Path(directory) / f"{walker}{SUFFIX}"
@@ -70,35 +72,30 @@ class AddingBias(GridBias):
     def _begin(self, system: openmm.System) -> None:
         """Take up what the files hold, and add the force to a system."""
         free_group(system, self.cv)  # refuses a system that does not fit before there are files
-        self._history = History(self._path, self._fields, self._settings)
         self._neighbours = None
         if self._path is not None:
-            store.sweep(self._path.parent, self._path.stem)  # no other process writes files of this name
             self._neighbours = Neighbours(self._path, self._fields, self._settings)
+            self._neighbours.check()  # before there is a file that would stop the others in turn
+        self._history = History(self._path, self._fields, self._settings)
+        if self._path is not None:
+            store.sweep(self._path.parent, self._path.stem)  # no other process writes files of this name
         self._rebuild()
         self._attach(system)
 
-    def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
-        """Simulate so many steps, adding to the bias at whole multiples of `frequency`.
-
-        Raises
-        ------
-        SimulationError
-            The simulation exploded, or goes on from before the end of this walker's history.
-        LeftTrustRegion
-            The walker left a trust region that says to stop.
-        """
-        rows = self._history.rows
-        if len(rows) and rows[-1, 0] > simulation.currentStep:
+    def _ready(self, simulation: openmm.app.Simulation) -> None:
+        self._check_open()
+        rows, now = self._history.rows, simulation.currentStep
+        if len(rows) and rows[-1, 0] > now:
             raise SimulationError(
                 f"{type(self).__name__}: the walker's history goes on to step {int(rows[-1, 0])}, the simulation is at "
-                f"step {simulation.currentStep}. To go on from there call rewind({simulation.currentStep}); for a new "
-                "simulation give another directory or walker."
+                f"step {now}. To go on from there call rewind({now}), which takes the {int((rows[:, 0] > now).sum())} "
+                "later entries back for good; a new or a second simulation needs a bias of its own, with another "
+                "directory or walker."
             )
         if not self._whole:
             self._rebuild()
             self._force.publish()
-        self._walk(simulation, steps)
+        super()._ready(simulation)
 
     def felt(self, u: np.ndarray, step: int) -> float:
         """Bias at a point (d,) that a walker has reached at a step, kJ/mol, without the entry made at this very step.
@@ -114,8 +111,29 @@ class AddingBias(GridBias):
         then: a walker alone then goes on as if it had never stopped, to the last bit on the Reference platform. On
         other platforms, whose forces differ in their last bits from run to run, and with other walkers, whose entries
         come in another order, it goes on along another trajectory of the same distribution.
+
+        Warns where the history ends before that step: entries were lost, unless the bias was not stepped until then.
+
+        Raises
+        ------
+        StoreError
+            The file cannot be written; nothing was taken back.
         """
+        self._check_open()
         self._history.rewind(step)
+        rows = self._history.rows
+        # Those of an earlier run may be further apart than these.
+        last, apart = (rows[-1, 0], max([self.frequency, *np.diff(rows[-2:, 0])])) if len(rows) else (0, self.frequency)
+        if step >= last + apart:
+            where = "the history" if self._path is None else str(self._path)
+            ends = f"ends at step {last:.0f}" if len(rows) else "is empty"
+            warnings.warn(
+                f"{type(self).__name__}: {where} {ends}, and the simulation goes on from step {step}. If the bias was "
+                "stepped until then, entries are missing: call save() before saving a checkpoint, and give the "
+                "directory of the earlier run.",
+                HistoryWarning,
+                stacklevel=2,
+            )
         self._rebuild()
         self._force.publish()
 
@@ -131,6 +149,11 @@ class AddingBias(GridBias):
         """`save`, and let another object or process go on as this walker."""
         self.save()
         self._history.close()
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SimulationError(f"{type(self).__name__}: is closed; make a new one to go on with this walker.")
 
     def _shares(self, times: int) -> Iterator[np.ndarray]:
         """Entries of all walkers in so many parts, in the order of their steps."""
@@ -138,7 +161,7 @@ class AddingBias(GridBias):
         yield from np.array_split(entries[np.argsort(entries[:, 0], kind="stable")], times)
 
     @abstractmethod
-    def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float) -> np.ndarray:
+    def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
         """What to add at u (d,), where the bias is so high, kJ/mol: a row of the history without its step."""
 
     @abstractmethod
@@ -163,10 +186,10 @@ class AddingBias(GridBias):
     def _look(self, simulation: openmm.app.Simulation) -> None:
         u = self.values(simulation.context)
         self.watch(u)
-        # A walker behind a wall adds where the wall stands.
-        inside = np.clip(u, self.low, self.high)
-        bias = self._interpolated(inside[None], self._added())[0]
-        entry = np.array([simulation.currentStep, *self._entry(simulation, inside, bias)])
+        # A walker that is off the grid adds at its end, and that only what is bounded: see `_entry`.
+        there = np.clip(u, *self.ends)
+        bias = self._interpolated(there[None], self._added())[0]
+        entry = np.array([simulation.currentStep, *self._entry(simulation, there, bias, (u == there).all())])
         self._before = simulation.currentStep, float(self.energy(u)[0])
         self._whole = False
         self._history.add(entry)

@@ -59,20 +59,8 @@ class FlowBias(GridBias):
         self._surface = self.flow_surface(model, self.temperature, self._share)
         self.coefficients[...] = self._surface
         if trust is not None:
-            self.coefficients += self._spline_through(trust.wall(self._nodes(), self.width))
+            self.coefficients += self._spline_through(trust.wall(self._nodes(), cv.sigma))
         self._attach(system, fixed=True)
-
-    def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
-        """Simulate so many steps.
-
-        Raises
-        ------
-        SimulationError
-            The simulation exploded.
-        LeftTrustRegion
-            The walker left a trust region that says to stop.
-        """
-        self._walk(simulation, steps)
 
     def _look(self, simulation: openmm.app.Simulation) -> None:
         u = self.values(simulation.context)

@@ -23,6 +23,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -86,16 +87,14 @@ class BiasForce:
     ) -> None:
         self.group, self.fixed, self.version = free_group(system, cv), fixed, 0
         self._system = system  # owns the force, whose default version `publish` changes
-        # No other force of the system has this name, and a script gives the same one in every run: states that one
-        # run saves can be loaded in the next.
-        self._parameter = f"latf_version_{system.getNumForces()}"
+        self._parameter = _free_name(system)
         parameters, file = {} if fixed else {self._parameter: 0.0}, None
         if fixed:
             self.table = np.array(table, np.float64)
             self.table.setflags(write=False)
         else:
-            directory, self._lock = _scratch_folder()
-            weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+            directory, lock = _scratch_folder()
+            weakref.finalize(self, _remove, directory, lock)
             file = str(directory / f"{NAME}0")
             self.table = np.memmap(file, np.float64, "w+", shape=(max(1, shape.size),))
             self.table[: shape.size] = table
@@ -116,12 +115,20 @@ class BiasForce:
         if self._torchforce:
             self.force.setGlobalParameterDefaultValue(0, self.version)
         if context is not None:
-            context.setParameter(self._parameter, self.version)
+            self.refresh(context)
 
     def refresh(self, context: openmm.Context) -> None:
         """Let a context see the present table, where it was changed by way of another one, or its state was loaded."""
-        if not self.fixed and context.getParameter(self._parameter) != self.version:
-            context.setParameter(self._parameter, self.version)
+        if self.fixed:
+            return
+        try:
+            if context.getParameter(self._parameter) != self.version:
+                context.setParameter(self._parameter, self.version)
+        except openmm.OpenMMException as error:
+            raise SimulationError(
+                "bias: the simulation has not this bias in it; make the bias first, and then the Simulation, of the "
+                "same system."
+            ) from error
 
 
 class Bias:
@@ -169,6 +176,14 @@ def free_group(system: openmm.System, cv: LatentCV) -> int:
     return max(free)
 
 
+def _free_name(system: openmm.System) -> str:
+    """A parameter that no force of the system has. A script gives the same one in every run, so that states that one
+    run saves can be loaded in the next."""
+    forces = [force for force in system.getForces() if hasattr(force, "getGlobalParameterName")]
+    taken = {force.getGlobalParameterName(k) for force in forces for k in range(force.getNumGlobalParameters())}
+    return next(name for name in (f"latf_version_{k}" for k in count(system.getNumForces())) if name not in taken)
+
+
 def component_force(cv: LatentCV, component: int) -> openmm.Force:
     """A force whose energy is one component of the variable, for OpenMM's own biases."""
     shape, table = _Component(cv.dim, component), np.zeros(1)
@@ -188,6 +203,11 @@ class _Component:
 
     def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         return u[self.component], self.force
+
+
+def _remove(folder: Path, lock: IO) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.close()
 
 
 def _torch_force(cv: LatentCV, shape: Shape, table: np.ndarray, file: str | None = None) -> openmm.Force:
@@ -301,7 +321,7 @@ class _Compute:
 
 def _restore_compute(module: bytes, metadata: dict, shape: Shape, table: np.ndarray, file: str | None) -> _Compute:
     if file is not None and os.path.exists(file):
-        table = np.memmap(file, np.float64, "r", shape=table.shape)
+        table = np.memmap(file, np.float64, "c", shape=table.shape)
     return _Compute(LatentCV(torch.jit.load(io.BytesIO(module)), metadata), shape, table, file)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import openmm
 from scipy.ndimage import convolve1d, gaussian_filter, spline_filter1d
 
+from latf_sampling.bias.arguments import latent_points
 from latf_sampling.bias.force import Bias, BiasForce
 from latf_sampling.bias.shapes import BASIS, Shape, Spline, Sum, Walls
 from latf_sampling.cv import LatentCV
@@ -85,6 +86,8 @@ class GridBias(Bias, ABC):
     ----------
     low, high : numpy.ndarray (d,)
         Where the walls stand.
+    ends : tuple of numpy.ndarray (d,)
+        Lowest and highest point of the grid that is not on its flat faces, five hill widths behind the walls.
     axes : list of numpy.ndarray
         Positions of the nodes along each dimension, between the walls.
     coefficients : numpy.ndarray
@@ -115,10 +118,13 @@ class GridBias(Bias, ABC):
         if np.prod(counts.astype(float)) > MAX_NODES:
             raise SimulationError(
                 f"bias: hills of width {self.width} on a box of {self.high - self.low} need "
-                f"{np.prod(counts.astype(float)):.3g} grid nodes, more than {MAX_NODES}; use wider hills."
+                f"{np.prod(counts.astype(float)):.3g} grid nodes, more than {MAX_NODES}; use wider hills "
+                "or fewer dimensions."
             )
         self.axes = [self.low[k] + self._step[k] * np.arange(cells[k] + 1) for k in range(cv.dim)]
         self._first = self.low - self._behind * self._step
+        last = self._first + (np.array(counts) - 1) * self._step
+        self.ends = self._first + FLAT * self._step, last - FLAT * self._step
         self.outside = self._frames = 0
         self.coefficients = np.zeros(tuple(counts))
 
@@ -135,7 +141,7 @@ class GridBias(Bias, ABC):
 
     def energy(self, u: np.ndarray) -> np.ndarray:
         """Bias at latent points (n, d), walls included, kJ/mol; returns (n,)."""
-        u = np.asarray(u, dtype=np.float64).reshape(-1, self.cv.dim)
+        u = latent_points(type(self).__name__, u, self.cv.dim)
         total = self._interpolated(u, self.coefficients)
         return total + self._walls.energies(u) if self.walls else total
 
@@ -143,15 +149,21 @@ class GridBias(Bias, ABC):
         """Weights (n,) of mean 1 that undo the bias as it is now, on frames at latent points (n, d)."""
         return boltzmann_weights(self.energy(u), self.temperature)
 
-    def _walk(self, simulation: openmm.app.Simulation, steps: int) -> None:
-        """Simulate so many steps, and `_look` at whole multiples of `frequency`."""
+    def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
+        """Simulate so many steps; at whole multiples of `frequency` it is looked where the walker is, and added there.
+
+        Raises
+        ------
+        SimulationError
+            The simulation exploded, was made before the bias, or goes on from before the end of the walker's history.
+        LeftTrustRegion
+            The walker left a trust region that says to stop.
+        """
+        step_together(simulation, steps, self)
+
+    def _ready(self, simulation: openmm.app.Simulation) -> None:
+        """What is done before the first step."""
         self._force.refresh(simulation.context)
-        while steps > 0:
-            part = min(steps, self.frequency - simulation.currentStep % self.frequency)
-            self._advance(simulation, part)
-            steps -= part
-            if simulation.currentStep % self.frequency == 0:
-                self._look(simulation)
 
     @abstractmethod
     def _look(self, simulation: openmm.app.Simulation) -> None:
@@ -249,3 +261,28 @@ class GridBias(Bias, ABC):
             places.append(slice(start, max(start, stop)))
             product = np.multiply.outer(product, hill[start - nodes[0] : max(start, stop) - nodes[0]])
         coefficients[tuple(places)] += product
+
+
+def step_together(simulation: openmm.app.Simulation, steps: int, *biases: GridBias) -> None:
+    """Simulate so many steps with several biases of one system, each of which adds at its own multiples.
+
+    Raises
+    ------
+    SimulationError, LeftTrustRegion
+        As of `GridBias.step`.
+
+    Examples
+    --------
+    >>> backbone = Metadynamics(system, cv, 300.0, 10, 1.0, 500)  # doctest: +SKIP
+    >>> contacts = Metadynamics(system, other_cv, 300.0, 10, 1.0, 400)  # doctest: +SKIP
+    >>> step_together(simulation, 100_000, backbone, contacts)  # doctest: +SKIP
+    """
+    for bias in biases:
+        bias._ready(simulation)
+    while steps > 0:
+        part = min(steps, *(bias.frequency - simulation.currentStep % bias.frequency for bias in biases))
+        biases[0]._advance(simulation, part)
+        steps -= part
+        for bias in biases:
+            if simulation.currentStep % bias.frequency == 0:
+                bias._look(simulation)

@@ -147,6 +147,14 @@ class Reader:
         self.generation, self.place = -1, 0
         self._step = -math.inf  # of the last entry
 
+    def check(self) -> None:
+        """Refuse a file that is damaged, or that was written with other fields or settings."""
+        try:
+            with open(self.path, "rb") as file:
+                self._head(file)
+        except OSError as error:
+            raise SimulationError(f"{self.path}: cannot be read as a history ({error.strerror}).") from error
+
     def news(self) -> np.ndarray:
         """Entries (n, fields) since the last call; all of them, if `generation` has changed with this one.
 
@@ -211,10 +219,15 @@ class Neighbours:
         self._own, self._format = own, (fields, settings)
         self._readers: dict[Path, Reader] = {}
 
+    def check(self) -> None:
+        """Refuse a folder whose histories are of another bias."""
+        for path in self._paths():
+            Reader(path, *self._format).check()
+
     def news(self) -> tuple[list[np.ndarray], bool]:
         """New entries of each other walker; and whether those read before are void, since a walker took some back."""
-        for path in sorted(self._own.parent.glob(f"[!.]*{SUFFIX}")):
-            if path != self._own and path not in self._readers:
+        for path in self._paths():
+            if path not in self._readers:
                 self._readers[path] = Reader(path, *self._format)
         before = self.places()
         try:
@@ -224,6 +237,9 @@ class Neighbours:
             raise
         after = self.places()
         return news, any(before[name][0] not in (-1, after[name][0]) for name in after)
+
+    def _paths(self) -> list[Path]:
+        return sorted(path for path in self._own.parent.glob(f"[!.]*{SUFFIX}") if path != self._own)
 
     def places(self) -> dict[str, tuple[int, int]]:
         """Generation of each file, and how far it is read."""

@@ -72,7 +72,7 @@ def combine(series: Sequence[np.ndarray], bias: np.ndarray, temperature: float, 
     Raises
     ------
     DataError
-        Two neighbours overlap less.
+        Two neighbours overlap less, or a window has no frame.
 
     Examples
     --------
@@ -90,6 +90,8 @@ def combine(series: Sequence[np.ndarray], bias: np.ndarray, temperature: float, 
     from pymbar import timeseries
 
     counts = np.array([len(part) for part in series])
+    if not counts.all():
+        raise DataError(f"windows {np.flatnonzero(counts == 0).tolist()} have no frame.")
     reduced = bias / (KB * temperature)
     inefficiency, kept = np.ones(len(series)), []
     for index, (part, first) in enumerate(zip(series, np.cumsum(counts) - counts)):

@@ -114,7 +114,7 @@ class Metadynamics(AddingBias):
             widths,
             temperature,
             frequency,
-            spacing=NARROWEST * SPACING if self.adaptive else SPACING,
+            spacing=NARROWEST * SPACING if self.adaptive and cv.dim < 3 else SPACING,  # finer would not fit in 3-D
             trust=trust,
             walls=walls,
             save_frequency=save_frequency,
@@ -158,8 +158,9 @@ class Metadynamics(AddingBias):
         surface = -self._at_nodes(coefficients) * self.bias_factor / (self.bias_factor - 1)
         return surface - surface.min()
 
-    def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float) -> np.ndarray:
-        height = self.height * math.exp(-bias / (KB * self.temperature * (self.bias_factor - 1)))
+    def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
+        # Hills at the end of the grid would push a walker that is beyond further out, however many there were.
+        height = on_grid * self.height * math.exp(-bias / (KB * self.temperature * (self.bias_factor - 1)))
         width = self.width
         if self.adaptive:
             share = np.clip(self.cv.gradient_of_context(simulation.context) / self.cv.steepness, NARROWEST, WIDEST)

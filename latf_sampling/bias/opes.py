@@ -34,8 +34,9 @@ class Opes(AddingBias):
     V(u) = (1 - 1/gamma) kT ln(P(u)/Z + epsilon), with P the reweighted density of what was visited, as a sum of kernels
     that are merged as they come, Z its mean over the visited region, and epsilon = exp(-barrier / (kT (1 - 1/gamma)))
     so that the bias spans about `barrier`, and a few kT more where P is far above its mean. In contrast to
-    metadynamics the bias is coarse at once and then only refined.
-    Here V has a constant added that makes it zero where nothing was visited. Source: Invernizzi and Parrinello,
+    metadynamics the bias is coarse at once and then only refined. Merging depends on the order of the entries, which
+    differs between walkers that share a bias: so do their kernels, by what merging costs. Here V has a constant added
+    that makes it zero where nothing was visited. Source: Invernizzi and Parrinello,
     doi:10.1021/acs.jpclett.0c00497.
 
     Parameters
@@ -49,7 +50,8 @@ class Opes(AddingBias):
     bias_factor
         gamma > 1; none is barrier / kT.
     width
-        Width of the first kernels in units of `cv.sigma`, one number or (d,).
+        Width of the first kernels in units of `cv.sigma`, one number or (d,). They get narrower as there are more, down
+        to 0.2, 0.35 and 0.8 of it in 1, 2 and 3 dimensions.
     trust, walls, save_frequency, directory, walker
         As for `Metadynamics`. `save` also writes ``directory/<walker>.npz``, the merged kernels, so that going on needs
         only the history since.
@@ -179,7 +181,7 @@ class Opes(AddingBias):
         self._neighbours.resume(places)
         return rows
 
-    def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float) -> np.ndarray:
+    def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
         log_weight = (bias - self.barrier) / (KB * self.temperature)
         size, d = self._density.effective_sample_size(math.exp(log_weight)), self.cv.dim
         # Silverman's rule for the width of kernels

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
+from latf_sampling.bias.arguments import numbers
 from latf_sampling.bias.grid import mesh
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import SettingsError
@@ -34,7 +35,7 @@ def even_path(waypoints, n: int, sigma) -> np.ndarray:
     Raises
     ------
     SettingsError
-        There are fewer than two different waypoints or fewer than two points, or a number is not finite.
+        There are fewer than two different waypoints or fewer than two points, or a number is none or not finite.
 
     Examples
     --------
@@ -44,12 +45,13 @@ def even_path(waypoints, n: int, sigma) -> np.ndarray:
            [1., 1.],
            [1., 2.]])
     """
-    sigma = np.asarray(sigma, np.float64)
-    points = np.asarray(waypoints, np.float64)
+    sigma, points = numbers(sigma), numbers(waypoints)
+    if sigma.ndim != 1 or not len(sigma) or not (np.isfinite(sigma) & (sigma > 0)).all():
+        raise SettingsError(f"path: sigma must be a positive number for each dimension; got {sigma}.")
     if points.ndim != 2 or points.shape[1:] != sigma.shape or not np.isfinite(points).all():
         raise SettingsError(f"path: waypoints must be finite numbers (m, {len(sigma)}); got {waypoints}.")
-    if n < 2:
-        raise SettingsError(f"path: n must be 2 points or more; got {n}.")
+    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 2:
+        raise SettingsError(f"path: n must be 2 points or more; got {n!r}.")
     places = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0) / sigma, axis=1))])
     if not places[-1] > 0:
         raise SettingsError(f"path: at least two different waypoints are needed; got {waypoints}.")
@@ -86,7 +88,11 @@ def free_energy_path(model: LaTF, cv: LatentCV, start, end, n: int, temperature=
     --------
     >>> path = free_energy_path(model, cv, start=[-1.0, 0.0], end=[1.5, 0.2], n=24)  # doctest: +SKIP
     """
-    ends = np.stack([np.asarray(point, np.float64).reshape(-1) for point in (start, end)])
+    ends = np.full((2, cv.dim), np.nan)
+    for place, point in zip(ends, (start, end)):
+        if (given := numbers(point).reshape(-1)).shape != place.shape:
+            raise SettingsError(f"path: start and end must be {cv.dim} numbers each; got {point}.")
+        place[:] = given
     even_path(ends, n, cv.sigma)  # refuses what cannot be a path
     temperature = (
         model.settings.reference_temperature

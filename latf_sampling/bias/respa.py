@@ -6,6 +6,7 @@ import math
 
 import openmm
 
+from latf_sampling.bias.arguments import checked, whole_steps
 from latf_sampling.bias.force import Bias
 from latf_sampling.errors import SettingsError
 from latf_sampling.units import KB, to_float
@@ -40,21 +41,27 @@ def respa_integrator(
     Raises
     ------
     SettingsError
-        `stride` is no positive whole number.
+        A number is out of range; names it. Or the system has not the bias in it.
 
     Examples
     --------
     >>> integrator = respa_integrator(system, bias, 300.0, 1.0, 0.002, stride=4)  # doctest: +SKIP
     """
-    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
-        raise SettingsError(f"stride must be a positive whole number of steps; got {stride!r}.")
-    step = to_float(timestep, "time", "timestep")
-    kept = math.exp(-to_float(friction, "friction", "friction") * step)
-    others = sorted({force.getForceGroup() for force in system.getForces()} - {bias.group})
+    stride = whole_steps("respa_integrator", "stride", stride)
+    step = checked("respa_integrator", "timestep", to_float(timestep, "time", "timestep"), 0)
+    kT = KB * checked("respa_integrator", "temperature", to_float(temperature, "temperature", "temperature"), 0)
+    rate = to_float(friction, "friction", "friction")
+    if rate < 0:
+        raise SettingsError(f"respa_integrator: friction must not be negative; got {friction}.")
+    kept = math.exp(-rate * step)
+    groups = {force.getForceGroup() for force in system.getForces()}
+    if bias.group not in groups:
+        raise SettingsError("respa_integrator: the system has not the bias in it; make the bias with this system.")
+    others = sorted(groups - {bias.group})
     integrator = openmm.CustomIntegrator(stride * step)
     integrator.addGlobalVariable("h", step)
     integrator.addGlobalVariable("kept", kept)
-    integrator.addGlobalVariable("noise", math.sqrt((1 - kept**2) * KB * to_float(temperature, "temperature")))
+    integrator.addGlobalVariable("noise", math.sqrt((1 - kept**2) * kT))
     integrator.addPerDofVariable("free", 0)
     integrator.addUpdateContextState()
     integrator.addComputePerDof("v", f"v + dt*f{bias.group}/m")
@@ -68,8 +75,5 @@ def respa_integrator(
         integrator.addComputePerDof("free", "x")
         integrator.addConstrainPositions()
         integrator.addComputePerDof("v", "v + (x - free)/h")
-    # Velocities are half a step behind positions, and half a kick of each force brings them up.
-    kick = "+".join([f"dt*f{bias.group}", *(f"h*f{group}" for group in others)])
-    integrator.setKineticEnergyExpression(f"m*now*now/2; now=v+0.5*({kick})/m")
     integrator.setRandomNumberSeed(seed)
     return integrator

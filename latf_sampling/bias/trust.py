@@ -29,8 +29,8 @@ class TrustRegion:
     threshold
         kT. A barrier between states that training has seen is inside as long as it is lower.
     on_leaving
-        "hold": a wall pushes the walker back, of 1/2 * 20 kJ/mol * (distance from the region in hill widths)^2, which
-        grows evenly from five widths on. "stop": the simulation ends with `LeftTrustRegion` when the walker is outside
+        "hold": a wall pushes the walker back, of 1/2 * 20 kJ/mol * (distance from the region in `cv.sigma`)^2, which
+        grows evenly from five of them on. "stop": the simulation ends with `LeftTrustRegion` when the walker is outside
         at a multiple of the bias's frequency; its frames so far stay, for the next training to see.
 
     Raises
@@ -61,24 +61,27 @@ class TrustRegion:
         """Free energy above its lowest value at latent points (n, d), kT; above `threshold` a point is outside."""
         return self._densest - self.model.log_prob(np.asarray(u, np.float32), self.temperature).astype(np.float64)
 
-    def wall(self, nodes: list[np.ndarray], width: np.ndarray) -> np.ndarray:
+    def wall(self, nodes: list[np.ndarray], sigma: np.ndarray) -> np.ndarray:
         """What holds a walker in the region, on a grid given by its nodes along each dimension, kJ/mol.
 
-        1/2 * 20 kJ/mol * (distance from the region in hill widths)^2, and from a distance of 5 on as steep as there;
+        1/2 * 20 kJ/mol * (distance from the region in `sigma`)^2, and from a distance of 5 on as steep as there;
         none with "stop".
 
         Raises
         ------
         SettingsError
-            No node lies in the region.
+            No node lies in the region, or the model is of another dimension.
         """
         points = mesh(nodes)
+        if self.model.settings.latent_dim != len(nodes):
+            dim = self.model.settings.latent_dim
+            raise SettingsError(f"TrustRegion: the model has {dim} latent dimensions, the variable {len(nodes)}.")
         if self.on_leaving == "stop":
             return np.zeros(points.shape[:-1])
         inside = (self.height(points.reshape(-1, len(nodes))) <= self.threshold).reshape(points.shape[:-1])
         if not inside.any():
             raise SettingsError("TrustRegion: the box of the variable holds no point of the region; raise threshold.")
-        steps = [(axis[1] - axis[0]) / w for axis, w in zip(nodes, width)]
+        steps = [(axis[1] - axis[0]) / w for axis, w in zip(nodes, sigma)]
         away = distance_transform_edt(~inside, sampling=steps)
         near = np.minimum(away, BEHIND)
         return WALL * near * (away - 0.5 * near)

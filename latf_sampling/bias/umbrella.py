@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import openmm
 
-from latf_sampling.bias.arguments import whole_steps
+from latf_sampling.bias.arguments import checked, latent_points, numbers, whole_steps
 from latf_sampling.bias.force import Bias, BiasForce
 from latf_sampling.bias.grid import walls_around
 from latf_sampling.bias.shapes import Harmonic, Sum
@@ -108,14 +108,15 @@ class Umbrella(Bias):
 
     def energy(self, u: np.ndarray, centers=None) -> np.ndarray:
         """Bias at latent points (n, d), kJ/mol, with the present centres or others (d,); returns (n,)."""
-        u = np.asarray(u, np.float64).reshape(-1, self.cv.dim)
+        u = latent_points("Umbrella", u, self.cv.dim)
         centers = self.centers if centers is None else self._vector(centers, "centers")
         total = 0.5 * (self.stiffness * (u - centers) ** 2).sum(1)
         return total + self._walls.energies(u) if self.walls else total
 
     def weights(self, u: np.ndarray, temperature) -> np.ndarray:
         """Weights (n,) of mean 1 that undo the bias on frames at latent points (n, d)."""
-        return boltzmann_weights(self.energy(u), to_float(temperature, "temperature", "temperature"))
+        temperature = checked("Umbrella", "temperature", to_float(temperature, "temperature", "temperature"), 0)
+        return boltzmann_weights(self.energy(u), temperature)
 
     def _table(self) -> np.ndarray:
         return np.concatenate([self.centers, self.stiffness])
@@ -133,10 +134,7 @@ class Umbrella(Bias):
         return array
 
     def _vector(self, values, name: str) -> np.ndarray:
-        try:
-            array = np.array(values, dtype=np.float64).reshape(-1)
-        except (TypeError, ValueError):  # not numbers
-            array = np.empty(0)
+        array = numbers(values).reshape(-1)
         if array.shape != (self.cv.dim,) or not np.isfinite(array).all():
             raise SettingsError(f"Umbrella: {name} must be {self.cv.dim} finite numbers; got {values}.")
         return array

@@ -16,7 +16,7 @@ import numpy as np
 import openmm
 
 from latf_sampling import store
-from latf_sampling.bias.arguments import whole_steps
+from latf_sampling.bias.arguments import numbers, whole_steps
 from latf_sampling.bias.mbar import OVERLAP, WindowEstimate, combine
 from latf_sampling.bias.umbrella import Umbrella
 from latf_sampling.errors import SettingsError, SimulationError, StoreError
@@ -36,7 +36,7 @@ class UmbrellaWindows:
     temperature
         K, or a quantity.
     directory
-        Folder of the windows' files.
+        Folder of the windows' files, for one molecule: windows of another with the same variable are not told apart.
 
     Raises
     ------
@@ -54,7 +54,7 @@ class UmbrellaWindows:
 
     def __init__(self, umbrella: Umbrella, path, temperature, directory: str | Path) -> None:
         self.umbrella, self.directory = umbrella, Path(directory)
-        self.path = np.array(path, np.float64)
+        self.path = numbers(path)
         d = umbrella.cv.dim
         if self.path.ndim != 2 or self.path.shape[1] != d or not len(self.path) or not np.isfinite(self.path).all():
             raise SettingsError(f"UmbrellaWindows: path must be finite numbers (windows, {d}); got {path}.")
@@ -103,7 +103,8 @@ class UmbrellaWindows:
             Called with the fraction of windows done.
         on_frame
             Called with the window and the simulation at each frame that counts, in the order of `WindowEstimate.u`, for
-            whatever else is to be kept.
+            whatever else is to be kept. A window that was interrupted begins anew: what it was called with before is to
+            be forgotten then.
 
         Raises
         ------
@@ -119,8 +120,10 @@ class UmbrellaWindows:
         lengths = {name: whole_steps("UmbrellaWindows", name, value) for name, value in lengths.items()}
         if steps % interval:
             raise SettingsError(f"UmbrellaWindows: steps ({steps}) must be a multiple of interval ({interval}).")
+        if isinstance(only, str) or not isinstance(only, Iterable | None):
+            raise SettingsError(f"UmbrellaWindows: only must be a list of windows; got {only!r}.")
         chosen = list(range(len(self))) if only is None else sorted(set(only))
-        if unknown := [index for index in chosen if not 0 <= index < len(self)]:
+        if unknown := [index for index in chosen if index not in range(len(self))]:
             raise SettingsError(f"UmbrellaWindows: there are windows 0 to {len(self) - 1}; got {unknown} in only.")
         self._check_temperature(simulation.integrator)
         for count, index in enumerate(chosen):
