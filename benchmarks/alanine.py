@@ -246,7 +246,7 @@ def stock(molecule, factor: float, height: float, frequency: int):
 def judge(runs: list[dict], reference: float) -> dict:
     """Errors after a number of times, when they stay small, and what a run costs."""
     from latf_sampling.analysis import crossings, depth
-    from latf_sampling.report.estimates import MARGIN
+    from latf_sampling.report.observed import MARGIN
 
     courses = np.array([course(run) for run in runs])
     length = len(runs[0]["phi"]) * float(runs[0]["interval"]) / 1000
@@ -274,7 +274,7 @@ def judge(runs: list[dict], reference: float) -> dict:
 def course(run: dict) -> np.ndarray:
     """The estimate after equal shares of a run, of frames after the filling, kJ/mol; infinite without a crossing."""
     from latf_sampling.analysis import FILLING, crossings, depth, offset_weights
-    from latf_sampling.report.estimates import MARGIN
+    from latf_sampling.report.observed import MARGIN
     from latf_sampling.units import KB
 
     log_weights = offset_weights(run["bias"], run["offset"], TEMPERATURE)

@@ -10,15 +10,14 @@ import mdtraj
 import numpy as np
 
 from latf_sampling import runtime, store
-from latf_sampling.analysis import torsion_values
 from latf_sampling.cv import LatentCV
 from latf_sampling.dataset import Dataset, Series
-from latf_sampling.errors import LatfError, SettingsError, SimulationError, StoreError
+from latf_sampling.errors import SettingsError, SimulationError, StoreError
 from latf_sampling.evaluation import Evaluation, evaluate
 from latf_sampling.features import Features, as_mdtraj
 from latf_sampling.given import Given, GivenFrames, examine, stride_of
 from latf_sampling.model import LaTF
-from latf_sampling.report import write_evaluation, write_report
+from latf_sampling.report import Observed, write_evaluation, write_report
 from latf_sampling.selection import select_columns
 from latf_sampling.settings import Protocol, TrainingSettings, steps
 from latf_sampling.simulate import Molecule, WalkerJob, build
@@ -67,12 +66,8 @@ class Campaign:
         self.features = Features(self.molecule.topology, list(self.protocol.features), periodic=self.periodic)
         self._subsets = {tuple(self.features.names): self.features}
         runtime.pick_platform(self.protocol.system.platform, self.molecule.system.getNumParticles())
-        if self.protocol.observe is not None:
-            structure = mdtraj.Trajectory(self.molecule.positions, self.topology)
-            try:
-                torsion_values(structure, self.protocol.observe.torsion)
-            except LatfError as error:
-                raise SettingsError(f"observe.torsion: {error}") from error
+        observe = self.protocol.observe
+        self.observed = None if observe is None else Observed.of(observe, self.topology, self.periodic)
 
     def run(self, progress: Progress = lambda stage, fraction, words: None) -> None:
         """Run what is missing, to the end.

@@ -16,13 +16,18 @@ Location = tuple[str | int, ...]
 """Where a value stands in a model: keys and indices from the outside in."""
 
 
+def read(value: Any, dimension: str, info: ValidationInfo) -> float:
+    """A quantity as settings hold it, from text with a unit, an openmm quantity or, from Python, a bare float."""
+    from_file = bool(info.context and info.context.get("from_file"))
+    convert = units.parse if from_file or isinstance(value, str) else units.to_float
+    return convert(value, dimension, info.field_name or dimension)
+
+
 def quantity(dimension: str, minimum: float | None = None, exclusive: bool = False):
     """A float field that takes text with a unit, an openmm quantity or, from Python, a bare float."""
 
     def convert(value: Any, info: ValidationInfo) -> float:
-        from_file = bool(info.context and info.context.get("from_file"))
-        read = units.parse if from_file or isinstance(value, str) else units.to_float
-        number = read(value, dimension, info.field_name or dimension)
+        number = read(value, dimension, info)
         if minimum is not None and (number < minimum or (exclusive and number == minimum)):
             raise SettingsError(
                 f"{value!r} is too small; it must be {'more than' if exclusive else 'at least'} {minimum:g}."

@@ -42,6 +42,7 @@ from latf_sampling.schema import (
     explain,
     files_of,
     quantity,
+    read,
     spell,
 )
 from latf_sampling.system_settings import SystemSettings
@@ -279,13 +280,42 @@ class StartsSettings(Settings):
 
 
 class ObserveSettings(Settings):
-    """A free-energy difference that the report states: `torsion` above `above` against the rest."""
+    """A free-energy difference that the report states: a torsion, or what a descriptor measures, above `above` against
+    the rest."""
 
-    torsion: str
+    torsion: str | None = None
     """Name of a torsion as descriptors name it, like 'phi ALA 2'."""
-    above: quantity("angle") = 0.0
+    descriptor: dict[str, Any] | None = None
+    """One entry as under `features`, which makes one column, or sine and cosine of one torsion."""
+    above: float | str = 0.0
+    """Radians for a torsion. For a descriptor text with its unit, or a number where its column has none: which it is,
+    only the molecule says."""
     reference: File | None = None
     """JSON file with an independent value, as `protocols/reference_alanine.py` writes it."""
+
+    @field_validator("descriptor")
+    @classmethod
+    def _files_of_descriptor(cls, descriptor: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        return descriptor and _existing_files([((), descriptor)], info)[0]
+
+    @field_validator("above", mode="before")
+    @classmethod
+    def _angle_or_as_it_stands(cls, above: Any, info: ValidationInfo) -> Any:
+        if info.data.get("descriptor", above) is None:  # a faulty one is no torsion
+            return read(above, "angle", info)
+        return str(above) if hasattr(above, "value_in_unit") else above
+
+    @model_validator(mode="after")
+    def _one_variable(self) -> ObserveSettings:
+        if (self.torsion is None) == (self.descriptor is None):
+            both = self.torsion is not None
+            raise SettingsError(
+                f"torsion: {'and descriptor are both there; give one of them' if both else 'this key is missing'}; "
+                "write torsion: phi ALA 2, or descriptor: {distances: {pairs: [[4, 6]]}}."
+            )
+        if self.descriptor is not None and "above" not in self.model_fields_set:
+            raise SettingsError("above: this key is missing; a descriptor has no value that parts states by itself.")
+        return self
 
 
 class EvaluateSettings(Settings):
@@ -327,19 +357,7 @@ class Protocol(Settings):
     @field_validator("features")
     @classmethod
     def _files_of_features(cls, features: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict, ...]:
-        faults = []
-
-        def found(file: str, location: Location) -> str:
-            try:
-                return str(existing(Path(file), info))
-            except SettingsError as error:
-                faults.append(f"{spell(location[1:])}: {error}")
-                return file
-
-        features = _with_files(features, found)
-        if faults:
-            raise SettingsError("\n".join(faults))
-        return features
+        return _existing_files([((index,), entry) for index, entry in enumerate(features)], info)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Protocol:
@@ -435,7 +453,11 @@ class Protocol(Settings):
     def _named(self) -> list[tuple[Location, Path]]:
         """Each file that the protocol refers to, with the place where it does."""
         found = list(files_of(self))
-        _with_files(self.features, lambda file, location: found.append((location, Path(file))))
+        described: list[tuple[Location, dict]] = [(("features", k), entry) for k, entry in enumerate(self.features)]
+        if self.observe is not None and self.observe.descriptor is not None:
+            described.append((("observe", "descriptor"), self.observe.descriptor))
+        for where, entry in described:
+            _with_files(entry, where, lambda file, location: found.append((location, Path(file))))
         return found
 
     def _inputs(self) -> list[tuple[Location, str, bytes]]:
@@ -493,10 +515,8 @@ def steps(time: float, step: float) -> int | None:
     return count if count >= 1 and abs(count * step - time) <= 1e-6 * time else None
 
 
-def _with_files(
-    features: Sequence[dict[str, Any]], change: Callable[[str, Location], Any]
-) -> tuple[dict[str, Any], ...]:
-    """Descriptors with their files replaced: what stands under "reference", one or a list, and under "file".
+def _with_files(entry: dict[str, Any], where: Location, change: Callable[[str, Location], Any]) -> dict[str, Any]:
+    """A descriptor with its files replaced: what stands under "reference", one or a list, and under "file".
 
     What is given in place of files, such as positions, stays as it is; so does what is no descriptor at all, which
     `latf_sampling.Features` refuses.
@@ -507,18 +527,32 @@ def _with_files(
             return [changed(item, (*location, index)) for index, item in enumerate(value)]
         return change(value, location) if isinstance(value, str) else value
 
-    return tuple(
-        {
-            kind: {
-                key: changed(item, ("features", index, kind, key)) if key in ("reference", "file") else item
-                for key, item in value.items()
-            }
-            if isinstance(value, dict)
-            else value
-            for kind, value in entry.items()
+    return {
+        kind: {
+            key: changed(item, (*where, kind, key)) if key in ("reference", "file") else item
+            for key, item in value.items()
         }
-        for index, entry in enumerate(features)
-    )
+        if isinstance(value, dict)
+        else value
+        for kind, value in entry.items()
+    }
+
+
+def _existing_files(entries: Sequence[tuple[Location, dict[str, Any]]], info: ValidationInfo) -> tuple[dict, ...]:
+    """Descriptors, each with where it stands, with whole paths of the files that they name."""
+    faults = []
+
+    def found(file: str, location: Location) -> str:
+        try:
+            return str(existing(Path(file), info))
+        except SettingsError as error:
+            faults.append(f"{spell(location)}: {error}")
+            return file
+
+    made = tuple(_with_files(entry, where, found) for where, entry in entries)
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return made
 
 
 def _names_of_files(content: Any) -> Any:

@@ -324,7 +324,7 @@ def test_numbers_are_those_of_an_independent_calculation(page, finished):
     assert numbers["protocol"] == NAME
     assert numbers["simulated_ns"] == pytest.approx(6 * 0.08)
     assert (numbers["rounds_finished"], numbers["rounds_planned"]) == (3, 3)
-    assert difference["torsion"] == "phi ALA 2"
+    assert difference["observed"] == "phi ALA 2"
     assert difference["temperature_K"] == 300.0
     assert difference["pooled"]["value_kJ_per_mol"] == pytest.approx(plain["pooled"], abs=1e-3)
     assert difference["pooled"]["frames"] == plain["frames"] == 640

@@ -137,6 +137,15 @@ FAULTS = [
     ({"rounds.1.bias.height": 1.0}, "rounds[1].bias.height", "has no unit"),
     ({"starts.temperature": 400}, "starts.temperature", "has no unit"),
     ({"observe.above": 90}, "observe.above", "has no unit"),
+    ({"observe.torsion": REMOVED}, "observe.torsion", "this key is missing"),
+    ({"observe.descriptor": {"distances": "name CA"}}, "observe.torsion", "give one of them"),
+    ({"observe": {"descriptor": {"distances": "name CA"}}}, "observe.above", "this key is missing"),
+    ({"observe": {"descriptor": "distances", "above": "1 nm"}}, "observe.descriptor", "dictionary"),
+    (
+        {"observe": {"descriptor": {"rmsd": {"of": "all", "reference": "elsewhere.pdb"}}, "above": "1 nm"}},
+        "observe.descriptor",
+        "rmsd.reference: there is no file",
+    ),
     # another dimension
     ({"integrator.timestep": "4 K"}, "integrator.timestep", "is not a time"),
     ({"rounds.1.bias.height": "1 kJ"}, "rounds[1].bias.height", "is not an energy"),

@@ -9,8 +9,8 @@ from latf_sampling.errors import DataError
 from latf_sampling.features import Features
 
 
-def torsion_values(trajectory: mdtraj.Trajectory, name: str) -> np.ndarray:
-    """A torsion by its name, like "phi ALA 2", in radians in (-pi, pi]; returns (frames,).
+def torsion_features(topology: mdtraj.Topology, name: str, *, periodic: bool = False) -> Features:
+    """Sine and cosine of a torsion by its name, like "phi ALA 2": two columns, in this order.
 
     Raises
     ------
@@ -21,12 +21,23 @@ def torsion_values(trajectory: mdtraj.Trajectory, name: str) -> np.ndarray:
     """
     if not name.split():
         raise DataError("there is no torsion without a name; give one like 'phi ALA 2'.")
-    features = Features(trajectory.topology, [{"torsions": name.split()[0]}])
+    features = Features(topology, [{"torsions": name.split()[0]}], periodic=periodic)
     wanted = [f"sin {name}", f"cos {name}"]
     if not set(wanted) <= set(features.names):
         known = ", ".join(column.removeprefix("sin ") for column in features.names if column.startswith("sin "))
         raise DataError(f"there is no torsion '{name}'; there are: {known}.")
-    sine, cosine = (features.transform(trajectory)[:, features.names.index(column)] for column in wanted)
+    return features.subset(wanted)
+
+
+def torsion_values(trajectory: mdtraj.Trajectory, name: str) -> np.ndarray:
+    """A torsion by its name, in radians in (-pi, pi]; returns (frames,).
+
+    Raises
+    ------
+    SettingsError, DataError
+        As in `torsion_features`.
+    """
+    sine, cosine = torsion_features(trajectory.topology, name).transform(trajectory).T
     return np.arctan2(sine, cosine)
 
 

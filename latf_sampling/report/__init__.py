@@ -22,12 +22,13 @@ from latf_sampling.report import (
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.report.evaluation import write_evaluation
 from latf_sampling.report.lags import write_lags
+from latf_sampling.report.observed import Observed
 from latf_sampling.report.records import Records
 
 if TYPE_CHECKING:
     from latf_sampling.campaign import Campaign
 
-__all__ = ["write_evaluation", "write_lags", "write_report"]
+__all__ = ["Observed", "write_evaluation", "write_lags", "write_report"]
 
 
 def write_report(campaign: Campaign) -> Path:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from latf_sampling.report import page, words
-from latf_sampling.report.estimates import MARGIN, Estimates
+from latf_sampling.report.estimates import Estimates
+from latf_sampling.report.observed import WAY
 from latf_sampling.report.records import Records
 
 
@@ -15,22 +14,13 @@ def section(records: Records, estimates: Estimates) -> str:
     if not records.walkers:
         return page.section("Walkers", page.missing("No walker has finished a segment yet."))
     parts = []
-    if estimates.torsion is not None:
-        margin, above = math.degrees(MARGIN), math.degrees(estimates.above)
-        parts.append(
-            page.paragraph(
-                f"A walker crosses when {estimates.torsion} goes from the core of one state to that of the other. "
-                f"The core of the observed state reaches from {above + margin:.0f}° to {180 - margin:.0f}°, that of "
-                f"the rest from {-180 + margin:.0f}° to {above - margin:.0f}°; whatever happens between them counts "
-                "for neither. Passing through ±180° and back is thus no crossing, going round that way into the "
-                "other core is one."
-            )
-        )
+    if estimates.observed is not None:
+        parts.append(page.paragraph(_cores(estimates)))
     head = ["walker", "dynamics", "temperature", "simulated", "in", "out", "share of frames inside", "speed"]
-    if estimates.torsion is None:
+    if estimates.observed is None:
         head = [title for title in head if title not in ("in", "out", "share of frames inside")]
     parts.append(page.table(head, [_row(records, estimates, walker) for walker in records.walkers]))
-    if estimates.torsion is not None:
+    if estimates.observed is not None:
         parts.append(
             page.paragraph(
                 f"In: into {estimates.state}. Shares are of the frames as they are, without weights: a bias that "
@@ -38,7 +28,29 @@ def section(records: Records, estimates: Estimates) -> str:
                 "soft",
             )
         )
-    return page.section("Walkers and crossings" if estimates.torsion is not None else "Walkers", *parts)
+    return page.section("Walkers and crossings" if estimates.observed is not None else "Walkers", *parts)
+
+
+def _cores(estimates: Estimates) -> str:
+    """What a crossing is, in words."""
+    observed, (low, high) = estimates.observed, estimates.cores
+    text = f"A walker crosses when {observed.name} goes from the core of one state to that of the other. "
+    if observed.circular:
+        margin, above = np.degrees(high), np.degrees(observed.above)
+        return text + (
+            f"The core of the observed state reaches from {above + margin:.0f}° to {180 - margin:.0f}°, that of "
+            f"the rest from {-180 + margin:.0f}° to {above - margin:.0f}°; whatever happens between them counts "
+            "for neither. Passing through ±180° and back is thus no crossing, going round that way into the "
+            "other core is one."
+        )
+    if estimates.one_sided:
+        return text + f"{estimates.one_sided} There is only one state."
+    return text + (
+        f"The core of the observed state is above {observed.words(observed.above + high, 3)}, that of the rest below "
+        f"{observed.words(observed.above + low, 3)}: each begins {100 * WAY:.0f} % of the way from the border at "
+        f"{observed.words(observed.above)} to the median of all frames on its side. Whatever happens between them "
+        "counts for neither."
+    )
 
 
 def _row(records: Records, estimates: Estimates, walker) -> list[str]:
@@ -49,8 +61,8 @@ def _row(records: Records, estimates: Estimates, walker) -> list[str]:
         f"{frames.temperature:g} K",
         words.span(walker.simulated),
     ]
-    if estimates.torsion is not None:
+    if estimates.observed is not None:
         into, out = estimates.crossings[walker.place]
-        inside = float(np.mean(walker.angles[estimates.torsion] > estimates.above))
+        inside = float(np.mean(walker.values[estimates.observed.name] > estimates.observed.above))
         row += [str(into), str(out), f"{100 * inside:.2f} %"]
     return [*row, walker.speed]

@@ -1,112 +1,130 @@
-"""The stated free-energy difference: per biased round, pooled, by plain dynamics and by the reference."""
+"""The stated free-energy difference: per round, pooled, by plain dynamics and by the reference."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from latf_sampling import analysis, runtime
 from latf_sampling.analysis import Convergence, Difference
-from latf_sampling.report.records import Records, Round, Walker
-
-MARGIN = 0.35
-"""A frame belongs to a state once it lies this far (radians, 20 degrees) inside it; what is between belongs to none."""
+from latf_sampling.report.observed import Observed
+from latf_sampling.report.records import Records, Walker
+from latf_sampling.report.reference import Reference
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """What the report says about the observed torsion.
+    """What the report says about the observed variable.
 
     Attributes
     ----------
+    observed : Observed or None
+        None where there is nothing to observe; all that follows then is empty.
     temperature : float
         K; all values are for this temperature.
-    above : float
-        radians; the difference is that of the torsion above this value less the rest.
+    biased : bool
+        Whether the estimate is made of biased rounds; of plain dynamics where the protocol has no others.
+    sampled : dict
+        Walkers whose frames the estimate is made of, by the round's index.
     courses : dict
-        Estimate of each biased round with frames and how it came about, by the round's index; none where nothing
-        relates the two states, since no walker crossed in the frames that count (see `settled_crossings`).
+        Estimate of each of these rounds and how it came about; none where nothing relates the two states, since no
+        walker crossed in the frames that count (see `settled_crossings`).
     convergence : Convergence or None
-        Of all biased rounds together, with the rounds against each other, or the walkers if there is one round; none as
+        Of all these rounds together, with the rounds against each other, or the walkers if there is one round; none as
         for one round.
     plain : list of Walker
-        Plain dynamics at the temperature.
+        Plain dynamics at the temperature, to compare biased rounds with.
     plain_estimate : Difference or None
-        None as for the biased rounds.
+        None as for the rounds.
+    cores : tuple of float
+        Depth below which the core of the rest lies, and above which that of the state does; see `Observed.cores`.
     crossings : dict
-        Times the torsion went in and out, by round and walker, in all frames.
+        Times the variable went in and out, by round and walker, in all frames.
     settled_crossings : dict
         The same both ways together, in the frames that count.
-    reference, reference_error : float or None
-        kJ/mol, if there is a reference for this temperature.
+    extent : tuple of float or None
+        Lowest and highest value of the variable in all frames; none without frames.
+    reference : Reference or None
+        For this temperature.
     """
 
-    torsion: str | None
+    observed: Observed | None
     temperature: float
-    above: float
+    biased: bool
+    sampled: dict[int, list[Walker]]
     courses: dict[int, Convergence | None]
     convergence: Convergence | None
     plain: list[Walker]
     plain_estimate: Difference | None
+    cores: tuple[float, float]
     crossings: dict[tuple[int, int], tuple[int, int]]
     settled_crossings: dict[tuple[int, int], int]
-    reference: float | None
-    reference_error: float | None
+    extent: tuple[float, float] | None
+    reference: Reference | None
 
     @classmethod
     def of(cls, records: Records) -> Estimates:
-        temperature = target_temperature(records)
-        torsion = records.torsion
-        above = records.protocol.observe.above if records.protocol.observe is not None else 0.0
+        temperature, observed = target_temperature(records), records.observed
+        sampled = sampled_walkers(records, temperature)
         courses, convergence, plain, plain_estimate, counted, settled = {}, None, [], None, {}, {}
-        if torsion is not None:
+        cores, extent = (0.0, 0.0), None
+        if observed is not None and records.walkers:
+            values = [walker.values[observed.name] for walker in records.walkers]
+            cores = observed.cores(values)
+            extent = min(float(part.min()) for part in values), max(float(part.max()) for part in values)
             for walker, kept in zip(records.walkers, settled_frames(records.walkers)):
-                depth = analysis.depth(walker.angles[torsion], above)
-                counted[walker.place] = analysis.crossings(depth, -MARGIN, MARGIN)
-                settled[walker.place] = sum(analysis.crossings(depth[kept], -MARGIN, MARGIN))
-            seed, biased = records.protocol.seed, biased_rounds(records, temperature)
-            for entry in biased:
-                rng, crossed = runtime.stream(seed, "report", entry.index), _total(settled, entry.begun)
-                courses[entry.index] = _judged([entry], torsion, above, temperature, crossed, rng)
-            crossed = sum(_total(settled, entry.begun) for entry in biased)
-            convergence = _judged(biased, torsion, above, temperature, crossed, runtime.stream(seed, "report"))
-            plain = plain_walkers(records, temperature)
+                depth = observed.depth(walker.values[observed.name])
+                counted[walker.place] = analysis.crossings(depth, *cores)
+                settled[walker.place] = sum(analysis.crossings(depth[kept], *cores))
+            seed = records.protocol.seed
+            for index, walkers in sampled.items():
+                rng = runtime.stream(seed, "report", index)
+                courses[index] = _judged({index: walkers}, observed, temperature, _total(settled, walkers), rng)
+            crossed = sum(_total(settled, walkers) for walkers in sampled.values())
+            convergence = _judged(sampled, observed, temperature, crossed, runtime.stream(seed, "report"))
+            plain = plain_walkers(records, temperature) if has_bias(records) else []
             if _total(settled, plain):
-                inside = [walker.angles[torsion] > above for walker in plain]
+                inside = [walker.values[observed.name] > observed.above for walker in plain]
                 weights = [np.zeros(len(part)) for part in inside]
                 rng = runtime.stream(seed, "report", "plain")
                 plain_estimate = analysis.free_energy_difference(inside, weights, temperature, rng)
-        value, error = _reference(records, temperature)
         return cls(
-            torsion,
+            observed,
             temperature,
-            above,
+            has_bias(records),
+            sampled,
             courses,
             convergence,
             plain,
             plain_estimate,
+            cores,
             counted,
             settled,
-            value,
-            error,
+            extent,
+            Reference.of(records, temperature),
         )
 
     @property
     def state(self) -> str:
         """The observed state in words."""
-        return f"{self.torsion} above {np.degrees(self.above):g}°"
+        return self.observed.state
+
+    @property
+    def source(self) -> str:
+        """What the estimate is made of, in words."""
+        return "the biased rounds" if self.biased else "plain dynamics"
 
     @property
     def rounds(self) -> dict[int, Difference | None]:
-        """Estimate of each biased round with frames, by its index."""
+        """Estimate of each round, by its index."""
         return {index: entry and entry.estimate for index, entry in self.courses.items()}
 
     @property
     def pooled(self) -> Difference | None:
-        """Estimate from all biased rounds."""
+        """Estimate from all of these rounds."""
         return self.convergence and self.convergence.estimate
 
     @property
@@ -114,11 +132,20 @@ class Estimates:
         """Pooled estimate less reference, in units of the combined error; none where one of them is not known."""
         if self.pooled is None or self.reference is None or not math.isfinite(self.pooled.error):
             return None
-        combined = math.hypot(self.pooled.error, self.reference_error or 0.0)
-        return (self.pooled.value - self.reference) / combined if combined > 0 else None
+        combined = math.hypot(self.pooled.error, self.reference.error)
+        return (self.pooled.value - self.reference.value) / combined if combined > 0 else None
 
     @property
-    def biased_crossings(self) -> int:
+    def one_sided(self) -> str:
+        """One sentence where no frame is in the state, or all are; else empty."""
+        if self.extent is None or self.extent[0] <= self.observed.above < self.extent[1]:
+            return ""
+        low, high = (self.observed.words(value, 3) for value in self.extent)
+        share = "No frame has" if self.extent[1] <= self.observed.above else "All frames have"
+        return f"{share} {self.state}: it went from {low} to {high}."
+
+    @property
+    def pooled_crossings(self) -> int:
         """Crossings in the frames that the pooled estimate is made from."""
         return sum(self.round_crossings(index) for index in self.rounds)
 
@@ -140,8 +167,20 @@ def target_temperature(records: Records) -> float:
     return min(temperature for entry in records.rounds for temperature in entry.settings.walkers)
 
 
-def biased_rounds(records: Records, temperature: float) -> list[Round]:
-    return [e for e in records.rounds if e.biased and e.begun and e.settings.walkers[0] == temperature]
+def has_bias(records: Records) -> bool:
+    """Whether the protocol has biased rounds."""
+    return any(entry.biased for entry in records.rounds)
+
+
+def sampled_walkers(records: Records, temperature: float) -> dict[int, list[Walker]]:
+    """Walkers at the temperature by the index of their round, of biased rounds or, without these, of plain ones."""
+    if has_bias(records):
+        rounds = [e for e in records.rounds if e.biased and e.begun and e.settings.walkers[0] == temperature]
+        return {entry.index: entry.begun for entry in rounds}
+    found: dict[int, list[Walker]] = {}
+    for walker in plain_walkers(records, temperature):
+        found.setdefault(walker.frames.round_index, []).append(walker)
+    return found
 
 
 def plain_walkers(records: Records, temperature: float) -> list[Walker]:
@@ -159,40 +198,33 @@ def settled_frames(walkers: Sequence[Walker]) -> list[slice]:
     return [analysis.settled(walker.frames) for walker in walkers]
 
 
-def log_weights(rounds: Sequence[Round]) -> list[np.ndarray]:
+def log_weights(rounds: Mapping[int, Sequence[Walker]]) -> list[np.ndarray]:
     """ln of the weights of all walkers' settled frames, each round balanced by itself."""
     made = []
-    for entry in rounds:
-        parts = zip(entry.begun, settled_frames(entry.begun))
+    for walkers in rounds.values():
+        parts = zip(walkers, settled_frames(walkers))
         made += analysis.balanced([walker.frames.log_weights[kept] for walker, kept in parts])
     return made
 
 
 def _judged(
-    rounds: Sequence[Round], torsion: str, above: float, temperature: float, crossed: int, rng: np.random.Generator
+    rounds: Mapping[int, Sequence[Walker]],
+    observed: Observed,
+    temperature: float,
+    crossed: int,
+    rng: np.random.Generator,
 ) -> Convergence | None:
-    """Free energy of the torsion above a value less the rest, from the settled frames of biased rounds; none where no
-    walker crossed."""
+    """Free energy of the observed state less the rest, from the settled frames of rounds; none where no walker
+    crossed."""
     if not crossed:
         return None
-    walkers = [walker for entry in rounds for walker in entry.begun]
-    inside = [w.angles[torsion][kept] > above for w, kept in zip(walkers, settled_frames(walkers))]
+    walkers = [walker for group in rounds.values() for walker in group]
+    inside = [w.values[observed.name][kept] > observed.above for w, kept in zip(walkers, settled_frames(walkers))]
     names = [f"round {w.frames.round_index}" if len(rounds) > 1 else f"walker {w.frames.walker}" for w in walkers]
     return Convergence.of(inside, log_weights(rounds), temperature, crossed, rng, names)
 
 
-def course_times(entry: Round, course: Convergence) -> np.ndarray:
-    """Simulated time per walker, ns, at which a round's estimate would have been that of its course."""
-    walker = entry.begun[0]
+def course_times(walker: Walker, course: Convergence) -> np.ndarray:
+    """Simulated time per walker, ns, at which the estimate of its round would have been that of its course."""
     first = (settled_frames([walker])[0].start or 0) * walker.interval
     return (first + course.shares * (walker.simulated - first)) / 1000
-
-
-def _reference(records: Records, temperature: float) -> tuple[float | None, float | None]:
-    """Value and error of the reference, if it is one for this temperature."""
-    reference = records.reference
-    if not isinstance(reference, dict) or "difference_kJ_per_mol" not in reference:
-        return None, None
-    if abs(reference.get("temperature_K", temperature) - temperature) > 0.01:
-        return None, None
-    return float(reference["difference_kJ_per_mol"]), float(reference.get("error_kJ_per_mol", 0.0))

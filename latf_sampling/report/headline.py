@@ -10,7 +10,7 @@ from latf_sampling import analysis
 from latf_sampling.analysis import Difference
 from latf_sampling.analysis.blocks import LONG, RESAMPLES
 from latf_sampling.report import charts, page, words
-from latf_sampling.report.estimates import Estimates, biased_rounds, course_times
+from latf_sampling.report.estimates import Estimates, course_times
 from latf_sampling.report.records import Records
 
 
@@ -22,27 +22,28 @@ def section(records: Records, estimates: Estimates) -> str:
         *_verdict(records, estimates),
     ]
     if estimates.rounds:
-        parts += [_estimates_table(estimates), _error_bar()]
+        parts += [_estimates_table(estimates), _error_bar(estimates)]
     if estimates.pooled is not None:
-        parts.append(_figures(records, estimates))
+        parts.append(_figures(estimates))
     return "<header>\n" + "\n".join(parts) + "\n</header>"
 
 
 def numbers(records: Records, estimates: Estimates) -> dict:
     """The headline as it goes into the page's JSON."""
-    difference = None
-    if estimates.torsion is not None:
+    difference, reference = None, estimates.reference
+    if estimates.observed is not None:
         difference = {
-            "torsion": estimates.torsion,
-            "above_degree": math.degrees(estimates.above),
+            "observed": estimates.observed.name,
+            "above": float(estimates.observed.shown(estimates.observed.above)),
+            "unit": estimates.observed.unit,
             "temperature_K": estimates.temperature,
             "pooled": _as_json(estimates.pooled),
             "converged": estimates.convergence.converged if estimates.convergence is not None else None,
             "verdict": estimates.convergence.verdict if estimates.convergence is not None else None,
             "rounds": {str(index): _as_json(entry) for index, entry in estimates.rounds.items()},
             "plain": _as_json(estimates.plain_estimate),
-            "reference_kJ_per_mol": estimates.reference,
-            "reference_error_kJ_per_mol": estimates.reference_error,
+            "reference_kJ_per_mol": reference and reference.value,
+            "reference_error_kJ_per_mol": reference and reference.error,
             "deviation_in_combined_errors": estimates.deviation,
         }
     return {
@@ -100,9 +101,14 @@ def _cards(records: Records, estimates: Estimates) -> list[tuple[str, str, str]]
         note = note.strip() + "; " if note else ""
         made.append(("Free-energy difference", value, f"{note}{estimates.state} at {estimates.temperature:g} K"))
     if estimates.reference is not None:
-        value = words.value(estimates.reference, estimates.reference_error or None)
+        value = _reference(estimates)
         made.append(("Reference", value, _distance(estimates) or "there is no estimate with an error to compare"))
     return made
+
+
+def _reference(estimates: Estimates) -> str:
+    """The reference with its error, if it has one."""
+    return words.value(estimates.reference.value, estimates.reference.error or None)
 
 
 def _distance(estimates: Estimates) -> str:
@@ -131,31 +137,35 @@ def _standing(records: Records) -> list[str]:
 
 
 def _verdict(records: Records, estimates: Estimates) -> list[str]:
-    if estimates.torsion is None:
+    if estimates.observed is None:
         return [
             page.paragraph("The protocol names nothing to observe, so no free-energy difference is stated.", "soft")
         ]
+    plain = [page.paragraph(_plain(estimates))] if estimates.biased else []
     if estimates.pooled is None and estimates.rounds:
-        text = (
-            "No biased walker has crossed between the two states since the bias was filled in, so that nothing relates "
-            "them: there is no estimate of the free-energy difference."
-        )
-        return [page.missing(text), page.paragraph(_plain(estimates))]
+        if estimates.biased:
+            text = "No biased walker has crossed between the two states since the bias was filled in"
+        else:
+            text = f"No walker at {estimates.temperature:g} K has crossed between the two states"
+        text += ", so that nothing relates them: there is no estimate of the free-energy difference."
+        return [page.missing(f"{text} {estimates.one_sided}".strip()), *plain]
     if estimates.pooled is None:
-        text = "No biased frames are there yet, so that the free-energy difference cannot be estimated."
-        return [page.missing(text), page.paragraph(_plain(estimates))]
+        frames = "biased frames" if estimates.biased else f"frames at {estimates.temperature:g} K"
+        text = f"No {frames} are there yet, so that the free-energy difference cannot be estimated."
+        return [page.missing(text), *plain]
     text = (
-        f"Free energy of {estimates.state} less that of the rest, at {estimates.temperature:g} K, from the biased "
-        f"rounds by reweighting: {words.value(estimates.pooled.value, estimates.pooled.error)}."
+        f"Free energy of {estimates.state} less that of the rest, at {estimates.temperature:g} K, from "
+        f"{estimates.source}{' by reweighting' if estimates.biased else ''}: "
+        f"{words.value(estimates.pooled.value, estimates.pooled.error)}."
     )
     if estimates.reference is not None:
-        reference = words.value(estimates.reference, estimates.reference_error or None)
-        text += f" The independent reference says {reference}"
+        source = estimates.reference.source
+        text += f" {source[0].upper()}{source[1:]} {_reference(estimates)}"
         text += f"; {_distance(estimates)}." if _distance(estimates) else "."
     elif records.reference is not None:
         text += f" The reference file holds no value for {estimates.temperature:g} K to compare with."
     judged = page.paragraph(estimates.convergence.verdict, "" if estimates.convergence.converged else "warning")
-    return [page.paragraph(text, "verdict"), judged, page.paragraph(_plain(estimates))]
+    return [page.paragraph(text, "verdict"), judged, *plain]
 
 
 def _plain(estimates: Estimates) -> str:
@@ -172,13 +182,12 @@ def _plain(estimates: Estimates) -> str:
 
 def _estimates_table(estimates: Estimates) -> str:
     rows = [_row(f"round {i}", entry, estimates.round_crossings(i)) for i, entry in estimates.rounds.items()]
-    rows.append(_row("all biased rounds", estimates.pooled, estimates.biased_crossings))
+    rows.append(_row(f"all of {estimates.source}", estimates.pooled, estimates.pooled_crossings))
     if estimates.plain:
         crossed = sum(estimates.settled_crossings[walker.place] for walker in estimates.plain)
         rows.append(_row("plain dynamics", estimates.plain_estimate, crossed))
     if estimates.reference is not None:
-        value = words.value(estimates.reference, estimates.reference_error or None)
-        rows.append(("reference", value, "", "", "", "", ""))
+        rows.append(("reference", _reference(estimates), "", "", "", "", ""))
     head = ("from", "difference", "95 % interval", "frames that count", "effective frames", "independent", "crossings")
     return page.table(head, rows)
 
@@ -191,22 +200,28 @@ def _row(name: str, entry: Difference | None, crossed: int) -> tuple:
     return name, words.value(entry.value, entry.error), bounds, *frames, crossed
 
 
-def _error_bar() -> str:
+def _error_bar(estimates: Estimates) -> str:
+    frames = (
+        (
+            f"Frames that count: the first {100 * analysis.FILLING:.0f} % of each biased walker are left out, since "
+            "the bias still changes quickly there. Each remaining frame has the weight exp((V - c)/kT), with the bias "
+            "V and its offset c as they were when it was saved; rounds count by their number of frames."
+        )
+        if estimates.biased
+        else "All frames at this temperature count, and count alike."
+    )
     return page.paragraph(
-        f"Frames that count: the first {100 * analysis.FILLING:.0f} % of each biased walker are left out, since the "
-        "bias still changes quickly there. Each remaining frame has the weight exp((V - c)/kT), with the bias V and "
-        "its offset c as they were when it was saved; rounds count by their number of frames. The error is one "
-        f"standard deviation of a bootstrap over blocks of time, {RESAMPLES} times, each block at least {LONG:g} "
-        "statistical inefficiencies long; the 95 % interval is Student's, wider where blocks are few. They cover the "
-        "scatter between blocks: how often walkers went to and fro, and how unevenly frames are weighted. They do not "
-        "cover what all blocks share: a state that no walker has found, a bias that has not settled, the time step, "
-        "the force field. Effective frames are what uneven weights leave; independent ones what correlation in time "
-        "leaves of these: so many of the unbiased ensemble would have an error as large.",
+        f"{frames} The error is one standard deviation of a bootstrap over blocks of time, {RESAMPLES} times, each "
+        f"block at least {LONG:g} statistical inefficiencies long; the 95 % interval is Student's, wider where blocks "
+        "are few. They cover the scatter between blocks: how often walkers went to and fro, and how unevenly frames "
+        "are weighted. They do not cover what all blocks share: a state that no walker has found, a bias that has not "
+        "settled, the time step, the force field. Effective frames are what uneven weights leave; independent ones "
+        "what correlation in time leaves of these: so many of the unbiased ensemble would have an error as large.",
         "soft",
     )
 
 
-def _figures(records: Records, estimates: Estimates) -> str:
+def _figures(estimates: Estimates) -> str:
     made = [
         page.figure(
             charts.chart(lambda axes: _draw_estimates(axes, estimates), height=2.6),
@@ -214,8 +229,8 @@ def _figures(records: Records, estimates: Estimates) -> str:
             "bars should reach it about two times in three, and the rounds should agree with each other.",
         ),
         page.figure(
-            charts.chart(lambda axes: _draw_course(axes, records, estimates), height=2.6),
-            "Convergence: each biased round's estimate as it would have been had the round ended earlier, with its "
+            charts.chart(lambda axes: _draw_course(axes, estimates), height=2.6),
+            "Convergence: each round's estimate as it would have been had the round ended earlier, with its "
             "95 % interval. The lines should level off, within their intervals, well before their end.",
         ),
     ]
@@ -226,9 +241,9 @@ def _draw_reference(axes, estimates: Estimates, vertical: bool) -> None:
     if estimates.reference is None:
         return
     span, line = (axes.axvspan, axes.axvline) if vertical else (axes.axhspan, axes.axhline)
-    error = estimates.reference_error or 0.0
-    span(estimates.reference - error, estimates.reference + error, color=charts.colour(2), alpha=0.3, lw=0)
-    line(estimates.reference, color=charts.colour(2), lw=1.2, label="reference")
+    value, error = estimates.reference.value, estimates.reference.error
+    span(value - error, value + error, color=charts.colour(2), alpha=0.3, lw=0)
+    line(value, color=charts.colour(2), lw=1.2, label="reference")
 
 
 def _draw_estimates(axes, estimates: Estimates) -> None:
@@ -247,18 +262,17 @@ def _draw_estimates(axes, estimates: Estimates) -> None:
     charts.legend(axes)
 
 
-def _draw_course(axes, records: Records, estimates: Estimates) -> None:
+def _draw_course(axes, estimates: Estimates) -> None:
     levels, reach = [], 1.0
-    for number, entry in enumerate(biased_rounds(records, estimates.temperature)):
-        judged = estimates.courses[entry.index]
+    for number, (index, judged) in enumerate(estimates.courses.items()):
         if judged is None:
             continue
-        time, made = course_times(entry, judged), judged.course
+        time, made = course_times(estimates.sampled[index][0], judged), judged.course
         value = np.array([step.value if math.isfinite(step.value) else np.nan for step in made])
         half = np.array([step.half_width if math.isfinite(step.error) else 0.0 for step in made])
         shade = charts.colour(number)
         axes.fill_between(time, value - half, value + half, color=shade, alpha=0.2, lw=0)
-        axes.plot(time, value, "o-", color=shade, ms=3, label=f"round {entry.index}")
+        axes.plot(time, value, "o-", color=shade, ms=3, label=f"round {index}")
         levels, reach = [*levels, *value[np.isfinite(value)]], max(reach, half[-1])
     _draw_reference(axes, estimates, vertical=False)
     if levels:  # intervals of the first few blocks may be wider than what one wants to see

@@ -1,4 +1,4 @@
-"""Free energies: of the latent variables, as each model has learned it, and of torsions by reweighting."""
+"""Free energies: of the latent variables, as each model has learned it, and of the observed variable."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import torch
 
 from latf_sampling import analysis, runtime
 from latf_sampling.report import charts, page
-from latf_sampling.report.estimates import Estimates, biased_rounds, log_weights, settled_frames
+from latf_sampling.report.estimates import Estimates, log_weights, settled_frames
 from latf_sampling.report.records import Learned, Records
 from latf_sampling.units import KB
 
 GRID = 90
 SAMPLES = 100_000
 POINTS = 3000
+BINS = 60
 CEILING = 12.0
-"""Latent free energies are drawn up to so many kT, those of torsions up to 18 kT."""
+"""Latent free energies are drawn up to so many kT, those of two torsions up to 18 kT."""
 
 
 def section(records: Records, estimates: Estimates) -> str:
-    return page.section("Free-energy landscapes", *_latent(records), *_torsions(records, estimates))
+    return page.section("Free-energy landscapes", *_latent(records), *_observed(records, estimates))
 
 
 # Latent
@@ -112,47 +113,43 @@ def training_points(records: Records, index: int, learned: Learned) -> tuple[np.
     return latent, states
 
 
-# Torsions
+# Observed
 
 
-def _torsions(records: Records, estimates: Estimates) -> list[str]:
-    if estimates.torsion is None:
+def _observed(records: Records, estimates: Estimates) -> list[str]:
+    observed = estimates.observed
+    if observed is None:
         return []
-    title = page.heading(f"Torsions at {estimates.temperature:g} K")
-    rounds = biased_rounds(records, estimates.temperature)
-    if not rounds:
-        return [title, page.missing("No biased frames are there yet, so that there is nothing to reweight.")]
-    walkers = [walker for entry in rounds for walker in entry.begun]
+    title = page.heading(f"{'Torsions' if observed.circular else observed.name} at {estimates.temperature:g} K")
+    if not estimates.sampled:
+        what = "biased frames" if estimates.biased else f"frames at {estimates.temperature:g} K"
+        return [title, page.missing(f"No {what} are there yet, so that there is nothing to draw.")]
+    walkers = [walker for group in estimates.sampled.values() for walker in group]
     kept = settled_frames(walkers)
-    weights, rng = log_weights(rounds), runtime.stream(records.protocol.seed, "report", "landscapes")
+    weights, rng = log_weights(estimates.sampled), runtime.stream(records.protocol.seed, "report", "landscapes")
 
-    def degrees(name: str) -> list[np.ndarray]:
-        return [np.degrees(walker.angles[name][part]) for walker, part in zip(walkers, kept)]
+    def shown(name: str) -> list[np.ndarray]:
+        return [observed.shown(walker.values[name][part]) for walker, part in zip(walkers, kept)]
 
-    reference = _reference_surface(records, estimates)
     made = []
     if records.partner is not None:
-        first, second = sorted([estimates.torsion, records.partner])
-        made += _maps(estimates, (first, second), degrees(first), degrees(second), weights, rng, reference)
-    made.append(_profile(estimates, degrees(estimates.torsion), weights, rng, reference))
+        first, second = sorted([observed.name, records.partner])
+        made += _maps(estimates, (first, second), shown(first), shown(second), weights, rng)
+    made.append(_profile(estimates, shown(observed.name), weights, rng))
     return [title, page.figures(*made)]
 
 
-def _reference_surface(records: Records, estimates: Estimates) -> tuple[np.ndarray, np.ndarray] | None:
-    """Edges in degrees and the surface (phi, psi), kJ/mol, if the reference has one for this temperature."""
-    reference = records.reference
-    if estimates.reference is None or not {"edges_rad", "free_energy_kJ_per_mol"} <= reference.keys():
-        return None
-    rows = reference["free_energy_kJ_per_mol"]
-    surface = np.array([[np.inf if value is None else value for value in row] for row in rows])
-    return np.degrees(reference["edges_rad"]), surface
+def _bins(estimates: Estimates) -> int:
+    """As many as the surface of the reference has."""
+    reference = estimates.reference
+    return BINS if reference is None or reference.surface is None else len(reference.surface[0]) - 1
 
 
-def _profile(estimates: Estimates, values, weights, rng: np.random.Generator, reference) -> str:
-    bins = len(reference[0]) - 1 if reference is not None else 60
-    kt = KB * estimates.temperature
-    extent = (-180, 180)
-    profile = analysis.free_energy_profile(values, weights, estimates.temperature, rng, bins, extent)
+def _profile(estimates: Estimates, values, weights, rng: np.random.Generator) -> str:
+    observed, temperature = estimates.observed, estimates.temperature
+    extent = (-180, 180) if observed.circular else None
+    profile = analysis.free_energy_profile(values, weights, temperature, rng, _bins(estimates), extent)
+    reference = estimates.reference and estimates.reference.profile(observed, profile.edges, temperature)
 
     def draw(axes) -> None:
         known = np.where(np.isfinite(profile.values), profile.values, np.nan)
@@ -160,39 +157,37 @@ def _profile(estimates: Estimates, values, weights, rng: np.random.Generator, re
         low, high = np.clip(np.where(np.isfinite(known), profile.interval, np.nan), 0, top)
         axes.stairs(high, profile.edges, baseline=low, fill=True, color=charts.colour(0), alpha=0.2, lw=0)
         axes.stairs(known, profile.edges, baseline=None, color=charts.colour(0), lw=1.6, label="campaign")
-        if reference is not None and estimates.torsion.startswith(("phi", "psi")):
-            along = 1 if estimates.torsion.startswith("phi") else 0
-            with np.errstate(divide="ignore"):
-                marginal = -kt * np.log(np.exp(-reference[1] / kt).sum(along))
-            style = {"color": charts.colour(2), "lw": 1.2}
-            axes.stairs(marginal - marginal.min(), reference[0], baseline=None, label="reference", **style)
-        axes.axvline(np.degrees(estimates.above), color=charts.LINE, lw=1, zorder=0)
-        charts.degrees(axes, "x")
+        if reference is not None:
+            edges, energies = reference
+            energies = np.where(np.isfinite(energies), energies, np.nan)
+            axes.stairs(energies, edges, baseline=None, label="reference", color=charts.colour(2), lw=1.2)
+        axes.axvline(observed.shown(observed.above), color=charts.LINE, lw=1, zorder=0)
+        if observed.circular:
+            charts.degrees(axes, "x")
         axes.set_ylim(0, top)
-        axes.set_xlabel(f"{estimates.torsion}, degrees")
+        axes.set_xlabel(observed.label)
         axes.set_ylabel("free energy, kJ/mol")
         charts.legend(axes)
 
     also = " Both curves should lie on each other but for the highest points." if reference is not None else ""
-    caption = (
-        f"Free energy along {estimates.torsion} by reweighting the biased rounds; shaded, the 95 % interval.{also}"
-    )
+    how = "by reweighting the biased rounds" if estimates.biased else "in plain dynamics"
+    caption = f"Free energy along {observed.name} {how}; shaded, the 95 % interval.{also}"
     return page.figure(charts.chart(draw, height=3.2), caption)
 
 
-def _maps(estimates: Estimates, names: tuple[str, str], x, y, weights, rng, reference) -> list[str]:
-    bins = len(reference[0]) - 1 if reference is not None else 60
+def _maps(estimates: Estimates, names: tuple[str, str], x, y, weights, rng) -> list[str]:
     extent = ((-180, 180), (-180, 180))
     ceiling = 18 * KB * estimates.temperature
-    found = analysis.free_energy_surface(x, y, weights, estimates.temperature, rng, bins, extent)
+    found = analysis.free_energy_surface(x, y, weights, estimates.temperature, rng, _bins(estimates), extent)
+    how = "by reweighting the biased rounds" if estimates.biased else "in plain dynamics"
     made = [
         page.figure(
             charts.chart(_map(names, found.x_edges, found.y_edges, found.values, ceiling), height=3.6),
-            f"Free energy of {names[0]} and {names[1]} by reweighting the biased rounds. Empty where no frame is.",
+            f"Free energy of {names[0]} and {names[1]} {how}. Empty where no frame is.",
         )
     ]
-    if reference is not None:
-        edges, surface = reference
+    if estimates.reference is not None and estimates.reference.surface is not None:
+        edges, surface = estimates.reference.surface
         caption = "The reference surface on the same scale. Wells should be the same in place and depth."
         made.append(page.figure(charts.chart(_map(names, edges, edges, surface, ceiling), height=3.6), caption))
     return made

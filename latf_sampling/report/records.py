@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import mdtraj
 import numpy as np
 
-from latf_sampling import analysis, store
+from latf_sampling import store
 from latf_sampling.cv import LatentCV
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.given import GivenFrames
 from latf_sampling.model import LaTF
+from latf_sampling.report.observed import Observed, Variable
 from latf_sampling.settings import GivenRound, Protocol, RoundSettings, steps
 from latf_sampling.trajectories import Frames, read_walker
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from latf_sampling.campaign import Campaign
 
 PARTNER = {"phi": "psi", "psi": "phi"}
-"""The torsion that a map shows next to the observed one."""
+"""The torsion that a map shows next to an observed one."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,14 @@ class Walker:
         Wall time of its process, without what was lost to interruptions; not known of a given trajectory.
     interval : float
         Time between frames, ps.
-    angles : dict
-        Observed torsion, and its partner, by name; (frames,) each, radians.
+    values : dict
+        Observed variable, and its partner, by name; (frames,) each, radians for torsions.
     """
 
     frames: Frames
     seconds: float | None
     interval: float
-    angles: dict[str, np.ndarray]
+    values: dict[str, np.ndarray]
 
     @property
     def place(self) -> tuple[int, int]:
@@ -132,8 +133,8 @@ class Records:
             A finished file is damaged; names it.
         """
         observe = campaign.protocol.observe
-        names = _torsions(campaign)
-        rounds = [_round(campaign, index, names) for index in range(campaign.n_rounds)]
+        variables = _variables(campaign)
+        rounds = [_round(campaign, index, variables) for index in range(campaign.n_rounds)]
         has_reference = observe is not None and observe.reference is not None
         reference = store.read_json(observe.reference) if has_reference else None
         return cls(campaign, rounds, reference)
@@ -143,16 +144,15 @@ class Records:
         return self.campaign.protocol
 
     @property
-    def torsion(self) -> str | None:
-        """Name of the observed torsion; none where there is nothing to observe."""
-        observe = self.protocol.observe
-        return observe.torsion if observe is not None else None
+    def observed(self) -> Observed | None:
+        """None where there is nothing to observe."""
+        return self.campaign.observed
 
     @property
     def partner(self) -> str | None:
         """Name of the torsion next to the observed one."""
-        name = partner(self.torsion) if self.torsion else None
-        return name if any(name in walker.angles for walker in self.walkers) else None
+        name = partner(self.observed.name) if self.observed is not None else None
+        return name if any(name in walker.values for walker in self.walkers) else None
 
     @cached_property
     def walkers(self) -> list[Walker]:
@@ -185,26 +185,25 @@ def partner(name: str) -> str | None:
     return f"{PARTNER[kind]} {rest}" if kind in PARTNER else None
 
 
-def _torsions(campaign: Campaign) -> list[str]:
-    """Names of the torsions to follow: the observed one, and its partner where the molecule has it."""
-    observe = campaign.protocol.observe
-    if observe is None:
+def _variables(campaign: Campaign) -> list[Variable]:
+    """What to follow: the observed variable and, for a torsion, its partner where the molecule has it."""
+    observed = campaign.observed
+    if observed is None:
         return []
-    other = partner(observe.torsion)
+    other = partner(observed.name) if observed.circular else None
     if other is None:
-        return [observe.torsion]
+        return [observed]
     try:
-        analysis.torsion_values(mdtraj.Trajectory(campaign.molecule.positions, campaign.topology), other)
+        return [observed, Variable.torsion(campaign.topology, other, campaign.periodic)]
     except (DataError, SettingsError):
-        return [observe.torsion]
-    return [observe.torsion, other]
+        return [observed]
 
 
-def _round(campaign: Campaign, index: int, names: list[str]) -> Round:
+def _round(campaign: Campaign, index: int, variables: list[Variable]) -> Round:
     settings = campaign.protocol.all_rounds[index]
     given = isinstance(settings, GivenRound)
     read = _given if given else _walker
-    walkers = [read(campaign, index, walker, names) for walker in range(len(settings.walkers))]
+    walkers = [read(campaign, index, walker, variables) for walker in range(len(settings.walkers))]
     frames = 1 if given else steps(settings.length, campaign.protocol.frame_interval)
     simulated = all(walker is not None and len(walker.frames) >= frames for walker in walkers)
     folder, learned = campaign.store.learning(index), None
@@ -213,25 +212,25 @@ def _round(campaign: Campaign, index: int, names: list[str]) -> Round:
     return Round(index, settings, walkers, simulated, learned)
 
 
-def _walker(campaign: Campaign, index: int, walker: int, names: list[str]) -> Walker | None:
+def _walker(campaign: Campaign, index: int, walker: int, variables: list[Variable]) -> Walker | None:
     folder = campaign.store.walker(index, walker)
     if not (folder / "segment-000.json").exists():
         return None
     frames = read_walker(folder, campaign.topology, index, walker)
     seconds = sum(entry["seconds"] for entry in store.finished_segments(folder))
-    return Walker(frames, seconds, campaign.protocol.frame_interval, _angles(frames, names))
+    return Walker(frames, seconds, campaign.protocol.frame_interval, _values(frames, variables))
 
 
-def _given(campaign: Campaign, index: int, number: int, names: list[str]) -> Walker | None:
+def _given(campaign: Campaign, index: int, number: int, variables: list[Variable]) -> Walker | None:
     target = campaign.store.given(number)
     if not target.with_suffix(".json").exists():
         return None
     frames = GivenFrames.read(target, campaign.topology, campaign.periodic, number)
-    return Walker(frames, None, campaign.protocol.frame_interval, _angles(frames, names))
+    return Walker(frames, None, campaign.protocol.frame_interval, _values(frames, variables))
 
 
-def _angles(frames: Frames, names: list[str]) -> dict[str, np.ndarray]:
-    if not names:
+def _values(frames: Frames, variables: list[Variable]) -> dict[str, np.ndarray]:
+    if not variables:
         return {}
-    pieces = [[analysis.torsion_values(piece, name) for name in names] for piece in frames.pieces()]
-    return {name: np.concatenate([piece[place] for piece in pieces]) for place, name in enumerate(names)}
+    pieces = [[variable.values(piece) for variable in variables] for piece in frames.pieces()]
+    return {variable.name: np.concatenate(parts) for variable, parts in zip(variables, zip(*pieces))}

@@ -1,8 +1,6 @@
-"""What the walkers did in time: the observed torsion and the collective variable."""
+"""What the walkers did in time: the observed variable and the collective one."""
 
 from __future__ import annotations
-
-import numpy as np
 
 from latf_sampling.report import charts, page
 from latf_sampling.report.records import Learned, Records, Round
@@ -18,12 +16,12 @@ def section(records: Records) -> str:
     index, learned = records.learned[-1] if records.learned else (None, None)
     parts = []
     if learned is None:
-        parts.append(page.missing("No model is learned yet, so that only the observed torsion can be shown."))
-    if learned is None and records.torsion is None:
+        parts.append(page.missing("No model is learned yet, so that only what is observed can be shown."))
+    if learned is None and records.observed is None:
         return page.section(title, *parts)
     made = []
     for entry in begun:
-        rows = (records.torsion is not None) + (learned.cv.dim if learned is not None else 0)
+        rows = (records.observed is not None) + (learned.cv.dim if learned is not None else 0)
         svg = charts.chart(
             lambda *axes, entry=entry: _draw(axes, records, entry, learned), rows=rows, height=0.5 + 1.25 * rows
         )
@@ -33,8 +31,8 @@ def section(records: Records) -> str:
 
 def _caption(entry: Round, records: Records, index: int | None) -> str:
     shown = []
-    if records.torsion is not None:
-        shown.append(records.torsion)
+    if records.observed is not None:
+        shown.append(records.observed.name)
     if index is not None:
         shown.append(f"the latent variables by the model learned after round {index}")
     expected = (
@@ -47,9 +45,10 @@ def _caption(entry: Round, records: Records, index: int | None) -> str:
 
 
 def _draw(axes, records: Records, entry: Round, learned: Learned | None) -> None:
+    observed = records.observed
     for number, walker in enumerate(entry.begun):
         kept = charts.thin(len(walker.frames), POINTS)
-        rows = [np.degrees(walker.angles[records.torsion][kept])] if records.torsion is not None else []
+        rows = [observed.shown(walker.values[observed.name][kept])] if observed is not None else []
         if learned is not None:
             features = records.campaign.features_of(learned.cv)
             rows += list(learned.model.encode(features.transform(walker.frames.take(kept))).T)
@@ -58,10 +57,11 @@ def _draw(axes, records: Records, entry: Round, learned: Learned | None) -> None
             style = {"ms": 1.4, "mew": 0, "alpha": 0.8, "rasterized": True}
             axis.plot(walker.time[kept], values, "o", color=charts.colour(number), label=label, **style)
     latent = list(axes)
-    if records.torsion is not None:
-        charts.degrees(axes[0], "y")
-        axes[0].set_ylabel(f"{records.torsion}, °")
-        axes[0].axhline(np.degrees(records.protocol.observe.above), color=charts.LINE, lw=1, zorder=0)
+    if observed is not None:
+        if observed.circular:
+            charts.degrees(axes[0], "y")
+        axes[0].set_ylabel(f"{observed.name}, {observed.unit}" if observed.unit else observed.name)
+        axes[0].axhline(observed.shown(observed.above), color=charts.LINE, lw=1, zorder=0)
         latent = latent[1:]
     for component, axis in enumerate(latent):
         axis.set_ylabel(f"u{'₁₂₃₄₅₆₇₈₉'[component] if component < 9 else component + 1}")

@@ -188,14 +188,14 @@ def _draw_latent(axes, learned: Learned, table: dict) -> None:
 
 
 def _torsions(records: Records, temperature: float, structures: mdtraj.Trajectory) -> str:
-    names = sorted([records.torsion, records.partner])
+    names = sorted([records.observed.name, records.partner])
     made = [np.degrees(analysis.torsion_values(structures, name)) for name in names]
     archive = [walker for walker in records.walkers if not walker.frames.biased]
 
     def draw(axes) -> None:
         for walker in archive:
             kept = charts.thin(len(walker.frames), 1500)
-            angles = [np.degrees(walker.angles[name][kept]) for name in names]
+            angles = [np.degrees(walker.values[name][kept]) for name in names]
             axes.scatter(*angles, s=2, lw=0, alpha=0.5, color=charts.PALETTE[-1], rasterized=True)
         axes.scatter(*made, s=26, color=charts.colour(6), lw=0, label="generated")
         charts.degrees(axes, "xy")

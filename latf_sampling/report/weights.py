@@ -12,36 +12,46 @@ from latf_sampling.report.records import Records
 from latf_sampling.weighting import Weighting, weightings
 
 TITLE = "Three ways to weigh frames"
+ALONE = "All temperatures together"
+"""The title where there is no bias, and so one way."""
 
 
 def section(records: Records, estimates: Estimates) -> str:
-    """Empty where there is nothing to observe, or no biased round."""
-    if estimates.torsion is None or not any(walker.frames.biased for walker in records.walkers):
+    """Empty where there is nothing to observe, or neither bias nor several temperatures."""
+    biased = any(walker.frames.biased for walker in records.walkers)
+    temperatures = {walker.frames.temperature for walker in records.walkers if not walker.frames.uneven}
+    if estimates.observed is None or estimates.one_sided or not (biased or len(temperatures) > 1):
         return ""
+    title = TITLE if biased else ALONE
     rng = runtime.stream(records.protocol.seed, "report", "weights")
     frames = [walker.frames for walker in records.walkers]
     try:
         ways = weightings(records.campaign, frames, estimates.temperature, rng)
     except SimulationError as error:
-        return page.section(TITLE, page.missing(f"Not while walkers run: {error}"))
+        return page.section(title, page.missing(f"Not while walkers run: {error}"))
     head = ["weights", "difference, kJ/mol", "95 % interval", "frames", "independent frames"]
     return page.section(
-        TITLE,
+        title,
         page.paragraph(
             "Frames under a bias that changes in time can be weighed by the bias as it was then, put on one scale by "
             "c(t); by the last bias, as if all had been sampled under it; and by MBAR, which joins all rounds, "
             "temperatures and plain dynamics, each under the last bias of its round. Where the three agree, the bias "
             "has settled; where they do not, simulate longer. In runs on wells with known answers, 95 % intervals by "
             "c(t) held the truth as often as they say; those by the last bias are too narrow as long as it changes."
+            if biased
+            else "MBAR weighs the frames of all temperatures by their energies, as if all were simulated at "
+            f"{estimates.temperature:g} K. It should agree with plain dynamics there; where walkers at higher "
+            "temperatures cross more often, its error is smaller."
         ),
         page.table(head, [_row(records, estimates, way, rng) for way in ways]),
     )
 
 
 def _row(records: Records, estimates: Estimates, way: Weighting, rng: np.random.Generator) -> list[str]:
-    angles = {walker.place: walker.angles[estimates.torsion] for walker in records.walkers}
+    observed = estimates.observed
+    values = {walker.place: walker.values[observed.name] for walker in records.walkers}
     inside = [
-        angles[walker.round_index, walker.walker][part] > estimates.above for walker, part in zip(way.walkers, way.kept)
+        values[walker.round_index, walker.walker][part] > observed.above for walker, part in zip(way.walkers, way.kept)
     ]
     found = analysis.free_energy_difference(inside, way.log_weights, estimates.temperature, rng, way.states)
     low, high = found.interval

@@ -22,7 +22,7 @@ from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.units import KB, to_float
 
 CELLS = 800
-"""Cells per dimension of the grid that `ModelSystem.exact_samples` draws from."""
+"""Cells per dimension of the grid that stands for a distribution."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,40 @@ class ModelSystem:
     potential: Callable[[np.ndarray], np.ndarray]
     extent: np.ndarray
 
+    def cells(self, temperature) -> tuple[np.ndarray, np.ndarray]:
+        """The Boltzmann distribution of a single particle on a fine grid over the extent.
+
+        Parameters
+        ----------
+        temperature
+            K, or a quantity.
+
+        Returns
+        -------
+        centers : numpy.ndarray (cells, 2)
+            nm.
+        probabilities : numpy.ndarray (cells,)
+
+        Raises
+        ------
+        DataError
+            The system has more than one particle.
+
+        Examples
+        --------
+        >>> centers, probabilities = harmonic_well().cells(300.0)
+        >>> variance = float(probabilities @ centers[:, 0] ** 2)  # kT / k_x
+        >>> round(variance / (KB * 300.0 / 10.0), 6)
+        1.0
+        """
+        if self.system.getNumParticles() != 1:
+            raise DataError(f"{self.name}: exact samples are for one particle; simulate this system instead.")
+        edges = [np.linspace(*side, CELLS + 1) for side in self.extent]
+        centers = np.stack(np.meshgrid(*((e[1:] + e[:-1]) / 2 for e in edges), indexing="ij"), -1).reshape(-1, 2)
+        energy = self.potential(centers[:, None])
+        weights = np.exp(-(energy - energy.min()) / (KB * to_float(temperature, "temperature", "temperature")))
+        return centers, weights / weights.sum()
+
     def exact_samples(self, n: int, temperature, rng: np.random.Generator) -> np.ndarray:
         """Independent samples of the Boltzmann distribution of a single particle.
 
@@ -79,15 +113,10 @@ class ModelSystem:
         >>> harmonic_well().exact_samples(3, 300.0, np.random.default_rng(0)).shape
         (3, 2)
         """
-        if self.system.getNumParticles() != 1:
-            raise DataError(f"{self.name}: exact samples are for one particle; simulate this system instead.")
-        edges = [np.linspace(*side, CELLS + 1) for side in self.extent]
-        centers = np.stack(np.meshgrid(*((e[1:] + e[:-1]) / 2 for e in edges), indexing="ij"), -1).reshape(-1, 1, 2)
-        energy = self.potential(centers)
-        weights = np.exp(-(energy - energy.min()) / (KB * to_float(temperature, "temperature", "temperature")))
-        cells = rng.choice(len(centers), size=n, p=weights / weights.sum())
+        centers, probabilities = self.cells(temperature)
+        cells = rng.choice(len(centers), size=n, p=probabilities)
         width = (self.extent[:, 1] - self.extent[:, 0]) / CELLS
-        return centers[cells, 0] + width * (rng.random((n, 2)) - 0.5)
+        return centers[cells] + width * (rng.random((n, 2)) - 0.5)
 
 
 def three_hole() -> ModelSystem:

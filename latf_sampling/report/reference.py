@@ -1,0 +1,99 @@
+"""What the stated free-energy difference is compared with: a value from elsewhere, or that of the potential itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import mdtraj
+import numpy as np
+
+from latf_sampling.report.observed import Observed
+from latf_sampling.report.records import Records
+from latf_sampling.systems import by_name
+from latf_sampling.units import KB
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference for one temperature.
+
+    Attributes
+    ----------
+    value, error : float
+        kJ/mol.
+    source : str
+        Where it comes from, in words that its value follows.
+    surface : tuple or None
+        Edges, degrees, (bins + 1,), and free energy of phi and psi, kJ/mol, (bins, bins).
+    distribution : tuple or None
+        Values of the observed variable, ascending, and the probability of all below each; (n,) each.
+    """
+
+    value: float
+    error: float
+    source: str
+    surface: tuple[np.ndarray, np.ndarray] | None = None
+    distribution: tuple[np.ndarray, np.ndarray] | None = None
+
+    @classmethod
+    def of(cls, records: Records, temperature: float) -> Reference | None:
+        """That of the protocol's file, or else the exact one of a single particle in a potential; none without."""
+        content = records.reference
+        if content is None:
+            return _exact(records, temperature)
+        if not isinstance(content, dict) or "difference_kJ_per_mol" not in content:
+            return None
+        if abs(content.get("temperature_K", temperature) - temperature) > 0.01:
+            return None
+        surface = None
+        if {"edges_rad", "free_energy_kJ_per_mol"} <= content.keys():
+            rows = content["free_energy_kJ_per_mol"]
+            known = np.array([[np.inf if value is None else value for value in row] for row in rows])
+            surface = np.degrees(content["edges_rad"]), known
+        value, error = float(content["difference_kJ_per_mol"]), float(content.get("error_kJ_per_mol", 0.0))
+        return cls(value, error, "the independent reference says", surface)
+
+    def profile(
+        self, observed: Observed, edges: np.ndarray, temperature: float
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Edges and free energy along the observed variable, kJ/mol, lowest 0; none where it is not known.
+
+        Parameters
+        ----------
+        edges
+            Of bins that are wanted, in the variable's unit; the file's own are taken where there are such.
+        """
+        if self.surface is not None and observed.name.startswith(("phi", "psi")):
+            edges, surface = self.surface
+            along = 1 if observed.name.startswith("phi") else 0
+            probabilities = np.exp(-surface / (KB * temperature)).sum(along)
+        elif self.distribution is not None:
+            probabilities = np.diff(np.interp(edges, *self.distribution))
+        else:
+            return None
+        with np.errstate(divide="ignore"):
+            energies = -KB * temperature * np.log(probabilities)
+        return edges, energies - energies.min()
+
+
+def _exact(records: Records, temperature: float) -> Reference | None:
+    """By quadrature over the plane, where the observed variable has values on both sides of its border."""
+    settings, observed = records.protocol.system, records.observed
+    if observed is None or not settings.is_potential:
+        return None
+    model = by_name(settings.name)
+    if model.system.getNumParticles() != 1:
+        return None
+    centers, weights = model.cells(temperature)
+    positions = np.zeros((len(centers), 1, 3), np.float32)
+    positions[:, 0, :2] = centers
+    values = observed.values(mdtraj.Trajectory(positions, records.campaign.topology))
+    points, places = np.unique(values, return_inverse=True)
+    shares = np.bincount(places, weights)
+    below = np.cumsum(shares) - shares / 2  # half of a cell lies below its center
+    rest = float(np.interp(observed.above, points, below))
+    if not 0 < rest < 1 or not points[0] < observed.above < points[-1]:
+        return None
+    value = -KB * temperature * math.log((1 - rest) / rest)
+    return Reference(value, 0.0, "quadrature of the potential says", distribution=(observed.shown(points), below))
