@@ -29,7 +29,17 @@ CHUNK = 2_000_000
 
 
 def boltzmann_weights(bias: np.ndarray, temperature: float) -> np.ndarray:
-    """Weights exp(V/kT) of frames from the bias they felt, kJ/mol, with mean 1 and without overflow; (n,)."""
+    """Weights exp(V/kT) of frames from the bias they felt, kJ/mol, with mean 1 and without overflow; (n,).
+
+    Raises
+    ------
+    DataError
+        There is no frame, or the bias of one is not finite.
+    """
+    if not len(bias):
+        raise DataError("weights: there is no frame.")
+    if not np.isfinite(bias).all():
+        raise DataError(f"weights: the bias of frame {np.flatnonzero(~np.isfinite(bias))[0]} is not finite.")
     weights = np.exp((bias - np.max(bias)) / (KB * temperature))
     return weights / weights.mean()
 
@@ -54,12 +64,16 @@ class Multistate:
         much as the number of independent-like frames it stands for (see `kish`). None is 1 for all.
     boltzmann
         Boltzmann constant, if energies are in another unit.
+    start
+        Reduced free energies of the states (K,) to begin the search with, where they are known roughly.
 
     Attributes
     ----------
     temperatures, counts, free_energies : numpy.ndarray (K,)
         Of the states: the temperatures, the summed weights of their frames, and their reduced free energies -ln Z, of
         which the first is 0.
+    states : numpy.ndarray (n,)
+        State of each frame.
 
     Raises
     ------
@@ -91,6 +105,7 @@ class Multistate:
         rng: np.random.Generator,
         weights: np.ndarray | None = None,
         boltzmann: float = KB,
+        start: np.ndarray | None = None,
     ) -> None:
         self.boltzmann = float(boltzmann)
         energies, states = np.asarray(energies, np.float64), np.asarray(states)
@@ -98,13 +113,14 @@ class Multistate:
         self._bias = None if bias is None else np.asarray(bias)
         weights = np.ones(len(energies)) if weights is None else np.asarray(weights, np.float64)
         self._check(energies, states, weights)
-        self._states, self._weights = states, weights
-        lowest = energies.min()
-        self._energies = energies - lowest  # a constant changes no weight, and sums stay within range
+        self.states, self._weights = states, weights
+        self._lowest = energies.min()
+        self._energies = energies - self._lowest  # a constant changes no weight, and sums stay within range
         self._beta = 1 / (self.boltzmann * self.temperatures)
         self.counts = np.bincount(states, weights, len(self.temperatures))
-        self._solved = self._solve(rng)
-        self.free_energies = self._solved + (self._beta - self._beta[0]) * lowest
+        shift = (self._beta - self._beta[0]) * self._lowest
+        self._solved = self._solve(rng, None if start is None else start - shift)
+        self.free_energies = self._solved + shift
         with np.errstate(divide="ignore"):
             self._log_base, self._log_counts = np.log(weights), np.log(self.counts)
         for part in self._chunks():
@@ -144,10 +160,23 @@ class Multistate:
         """Number of frames."""
         return len(self._energies)
 
+    def subset(self, frames: np.ndarray, rng: np.random.Generator) -> Multistate:
+        """The same states, solved anew with some of the frames alone, given by their indices."""
+        return Multistate(
+            self._energies[frames] + self._lowest,
+            None if self._bias is None else self._bias[:, frames],
+            self.temperatures,
+            self.states[frames],
+            rng,
+            self._weights[frames],
+            self.boltzmann,
+            self.free_energies,
+        )
+
     def centred(self, values: np.ndarray) -> np.ndarray:
         """Values at the frames less their mean in the frame's own state; (n,)."""
-        sums = np.bincount(self._states, self._weights * values, len(self.counts))
-        return values - (sums / np.where(self.counts > 0, self.counts, 1.0))[self._states]
+        sums = np.bincount(self.states, self._weights * values, len(self.counts))
+        return values - (sums / np.where(self.counts > 0, self.counts, 1.0))[self.states]
 
     def _chunks(self) -> Iterator[slice]:
         size = max(1, CHUNK // len(self.temperatures))
@@ -164,7 +193,7 @@ class Multistate:
         """ln of what each state adds to the density that the frames were drawn from; (K, frames)."""
         return (self._log_counts + self._solved)[:, None] - self._reduced(frames)
 
-    def _solve(self, rng: np.random.Generator) -> np.ndarray:
+    def _solve(self, rng: np.random.Generator, start: np.ndarray | None) -> np.ndarray:
         """Reduced free energy of each state, the first one's 0."""
         n_states = len(self.temperatures)
         if n_states == 1:
@@ -175,12 +204,12 @@ class Multistate:
         most = min(SOLVED_FRAMES, SOLVED_ENTRIES // n_states**2)
         drawn = []
         for state, count in enumerate(self.counts):
-            frames = np.flatnonzero(self._states == state) if count else np.empty(0, int)
+            frames = np.flatnonzero(self.states == state) if count else np.empty(0, int)
             # Frames without bias all weigh the same: then this is thinning, and no frame is taken twice.
             number = min(most, max(1, int(count))) if count else 0
             drawn.append(frames[systematic(self._weights[frames], number, rng)] if number else frames)
         reduced = self._reduced(np.concatenate(drawn))
-        solved = pymbar.MBAR(reduced, [len(part) for part in drawn], solver_protocol="robust")
+        solved = pymbar.MBAR(reduced, [len(part) for part in drawn], solver_protocol="robust", initial_f_k=start)
         return np.asarray(solved.f_k, np.float64)
 
     def log_weights(self, temperature: float) -> np.ndarray:
@@ -239,7 +268,7 @@ class Multistate:
             overlap += share.T @ (self._weights[part, None] * share)
             drawn += in_block[:, part] @ share
             seen += in_set[:, part] @ share
-        own = np.bincount(blocks * n_states + self._states, self._weights, n_blocks * n_states)
+        own = np.bincount(blocks * n_states + self.states, self._weights, n_blocks * n_states)
         # Sums over all frames, not counts: the two differ a little, since free energies are solved on some frames only.
         full = overlap.sum(1)[used]
         excess = own.reshape(n_blocks, n_states)[:, used] / self.counts[used] - drawn[:, used] / full
@@ -251,6 +280,20 @@ class Multistate:
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.where(total[:, None] > 0, seen / total[:, None], 0.0)[:, used]
         return -(mean @ psi).T
+
+    def influence(self, pull: np.ndarray) -> np.ndarray:
+        """Change of an estimate if a frame counts once more, by itself and by the states' free energies; (n,).
+
+        Parameters
+        ----------
+        pull
+            Change of the estimate for each frame alone, relative to its weight; of sum 0. (n,)
+        """
+        sides, size = (pull < 0).astype(int), np.abs(pull)
+        response = self.response(np.arange(len(pull)), len(pull), sides, 2, size)
+        if not np.isfinite(response).all():
+            return pull
+        return pull + response @ (np.bincount(sides, size, 2) * [1, -1])
 
 
 class TemperatureReweighting(Multistate):

@@ -18,10 +18,16 @@ from latf_sampling.errors import DataError
 from latf_sampling.reweighting import Multistate
 
 LONG = 5.0
-"""A block is at least so many statistical inefficiencies long, ten correlation times."""
+"""A block is at least so many statistical inefficiencies long, ten correlation times,"""
+SHORT = 1.0
+"""or so many where else there would be less than `FEW` blocks: what their borders then lose is made up for."""
+FEW = 4
+UNSEEN = 4
+"""A trajectory looks as if it had about so many more independent frames than it has, since the mean that correlation is
+measured about is its own (found for Gaussian processes of 1 to 20 inefficiencies)."""
 MOST = 16
-"""So many blocks, for each state where weights are solved for, are enough: more would know the error little better, and
-longer ones forgive an underestimated correlation time."""
+"""So many blocks of each kind are enough: more would know the error little better, and longer ones forgive an
+underestimated correlation time."""
 RESAMPLES = 1000
 LEVEL = 0.95
 """Probability that an interval holds the truth."""
@@ -58,6 +64,10 @@ def statistical_inefficiency(parts: Sequence[np.ndarray]) -> float:
 class Blocks:
     """Blocks of the frames of several trajectories, of which none reaches over an end.
 
+    Trajectories of one kind, the same ensemble, tell together how long their blocks have to be. Without states all are
+    of one kind. With states each state is one, since one may be slower than another, and so is each mixture of states
+    that a trajectory goes through.
+
     Parameters
     ----------
     lengths
@@ -72,12 +82,17 @@ class Blocks:
     ----------
     count : int
         Number of blocks.
-    fitted : int
-        Number of means that are taken from the blocks: one, or one for each state that has frames.
-    leak : float
-        Share of the variance that is lost at the borders of blocks, if correlation decays exponentially; 10 % at most.
     index : numpy.ndarray (n,)
         Block of each frame, all trajectories one after another.
+    kinds : numpy.ndarray (count,)
+        Kind of each block, 0 to K - 1.
+    fitted : numpy.ndarray (K,)
+        Number of means that are taken from the blocks of each kind: one, or one for each state in it.
+    leak : numpy.ndarray (K,)
+        Share of the variance that is lost at the borders of blocks, if correlation decays exponentially: 10 % at most
+        where there are more than `FEW` blocks, below 40 % elsewhere.
+    inefficiency : numpy.ndarray (K,)
+        So many successive frames of each kind count as one.
 
     Examples
     --------
@@ -94,22 +109,38 @@ class Blocks:
     def __init__(self, lengths: Sequence[int], series: Sequence[np.ndarray], states: Multistate | None = None) -> None:
         if states is not None and len(states) != sum(lengths):
             raise DataError(f"there are weights of {sum(lengths)} frames, but MBAR was solved with {len(states)}.")
-        self.states, self.fitted = states, 1 if states is None else int((states.counts > 0).sum())
+        self.states = states
         if states is not None:
             # The means of two states differ, however fast the frames of each are.
             series = [states.centred(each) for each in series]
-        ends = np.cumsum(lengths)[:-1]
-        inefficiency = max(statistical_inefficiency(np.split(each, ends)) for each in series)
-        least = max(LONG * inefficiency, sum(lengths) / (MOST * self.fitted))
-        index, self.count = [np.empty(0, int)], 0
-        for length in lengths:
+        alike: dict[tuple[int, ...], list[slice]] = {}
+        for end, length in zip(np.cumsum(lengths), lengths):
             if length:
-                here = max(1, int(length / least))
-                index.append(self.count + np.arange(length) * here // length)
+                part = slice(int(end) - length, int(end))
+                visited = (0,) if states is None else tuple(np.unique(states.states[part]).tolist())
+                alike.setdefault(visited, []).append(part)
+        self.fitted = np.array([len(visited) for visited in alike])
+        self.inefficiency = np.array(
+            [
+                max(statistical_inefficiency([each[part] for part in parts]) for each in series)
+                for parts in alike.values()
+            ]
+        )
+        self.index, self.count, kinds, self.leak = np.empty(sum(lengths), int), 0, [], np.zeros(len(alike))
+        for kind, (parts, inefficiency) in enumerate(zip(alike.values(), self.inefficiency)):
+            frames = sum(part.stop - part.start for part in parts)
+            inefficiency = self.inefficiency[kind] = frames / max(frames / inefficiency - UNSEEN, 1)
+            least = max(min(LONG * inefficiency, frames / FEW), SHORT * inefficiency, frames / MOST)
+            borders = 0
+            for part in parts:
+                length = part.stop - part.start
+                here = max(1, int(length / least + 1e-9))
+                self.index[part] = self.count + np.arange(length) * here // length
                 self.count += here
-        self.index = np.concatenate(index)
-        borders = self.count - (len(index) - 1)
-        self.leak = borders * inefficiency / (2 * len(self.index))
+                borders += here - 1
+                kinds += [kind] * here
+            self.leak[kind] = borders * inefficiency / (2 * frames)
+        self.kinds = np.array(kinds)
 
     def sums(self, weights: np.ndarray, sets: np.ndarray, n_sets: int) -> np.ndarray:
         """Weight of each set of frames in each block; (count, n_sets). A frame of a set below 0 belongs to none."""
@@ -126,7 +157,7 @@ class Blocks:
     def log_ratio_errors(
         self, top: np.ndarray, bottom: np.ndarray, response: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Standard error of ln(sum top / sum bottom), and half the width of its interval at the level `LEVEL`.
+        """Standard error of ln(sum top / sum bottom), and the degrees of freedom that it is known with.
 
         Parameters
         ----------
@@ -141,23 +172,38 @@ class Blocks:
         Returns
         -------
         tuple of numpy.ndarray (S,)
-            Error and half width; infinite where one block or none has frames on one of the sides, or blocks are no more
-            than means.
+            Error and degrees of freedom; an error is infinite where one block or none has frames on one of the sides,
+            or blocks are no more than means.
         """
         known = ((top > 0).sum(0) > 1) & ((bottom > 0).sum(0) > 1)
         known &= np.isfinite(response).all(0)
-        if self.count <= self.fitted or not known.any():
-            return np.full(top.shape[1], np.inf), np.full(top.shape[1], np.inf)
+        if self.count <= self.fitted.sum() or not known.any():
+            return np.full(top.shape[1], np.inf), np.ones(top.shape[1])
+        of_kind = np.eye(len(self.fitted))[:, self.kinds]  # (K, B)
+        number = of_kind.sum(1)
+        # As many frames of each kind in every resample, as there were in the simulation.
         weights = rng.exponential(size=(RESAMPLES, self.count))
-        weights /= weights.mean(1, keepdims=True)
+        weights /= (weights @ of_kind.T / number)[:, self.kinds]
         with np.errstate(all="ignore"):  # sides that are not known
             resampled = np.log(weights @ top) - np.log(weights @ bottom) + (weights - 1) @ response
             pulls = top / top.sum(0) - bottom / bottom.sum(0) + response  # of each block, to first order
+            free = number - self.fitted
+            alone = free < 1  # its pull as a whole is all that is known of its scatter
+            middle = np.where(alone, 0.0, 1 / number)[:, None] * (of_kind @ pulls)
+            pulls = pulls - middle[self.kinds]
+            squares = of_kind @ pulls**2
             # Random weights scatter less than independent blocks do, and blocks less about means that are their own.
-            short = (self.count + 1) / (self.count - self.fitted)
-            error = resampled.std(0) * np.sqrt(short / (1 - self.leak))
-            squares = pulls**2
+            short = np.where(alone, 1.0, 1 / (1 - self.leak - self.fitted / number))[:, None]
+            drawn = np.where(alone, 0.0, number / (number + 1))[:, None]
+            variance = short * squares
+            error = resampled.std(0) * np.sqrt(variance.sum(0) / (drawn * squares).sum(0))
             # As many as there are blocks if these are Gaussian and alike, two if one of them makes all the scatter.
-            freedom = np.clip(3 * squares.sum(0) ** 2 / (squares**2).sum(0) - 1, 1, self.count - self.fitted)
-            half = error * stats.t.ppf((1 + LEVEL) / 2, freedom)
-        return np.where(known, error, np.inf), np.where(known, half, np.inf)
+            each = 3 * squares**2 / (of_kind @ pulls**4) - 1
+            each = np.clip(np.nan_to_num(each, nan=1.0), 1, np.maximum(free, 1)[:, None])
+            freedom = variance.sum(0) ** 2 / (variance**2 / each).sum(0)  # Welch and Satterthwaite
+        return np.where(known, error, np.inf), np.where(known, freedom, 1.0)
+
+
+def reach(error: np.ndarray, freedom: np.ndarray, doubt: float = 1 - LEVEL) -> np.ndarray:
+    """Half the width of the interval that misses the truth with a probability of `doubt`, by Student's t."""
+    return error * stats.t.isf(doubt / 2, freedom)

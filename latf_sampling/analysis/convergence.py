@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from latf_sampling.analysis.blocks import reach
 from latf_sampling.analysis.differences import Difference, free_energy_difference
 from latf_sampling.errors import DataError
 from latf_sampling.reweighting import Multistate
@@ -16,9 +17,9 @@ FEW_CROSSINGS = 10
 """With fewer crossings the scatter between blocks says little about the true error."""
 FEW_FRAMES = 100
 """With fewer effective frames a few of them carry the estimate."""
-APART = 1.5
-"""Two estimates contradict each other if they differ by more than so many of their combined half widths at 95 %: three
-standard errors, more where blocks are few."""
+DOUBT = 0.003
+"""Estimates contradict each other if chance alone makes them differ as much with less than this probability: by three
+standard errors, more where blocks are few or the estimates to compare are many."""
 TOLERANCE = 4.184
 """Half width of the 95 % interval, kJ/mol, up to which an estimate is of use: one kcal/mol, chemical accuracy."""
 
@@ -78,10 +79,12 @@ class Convergence:
         crossings
             Times any walker went from one state to the other in these frames.
         groups
-            Name of the group that each trajectory belongs to, as its round; none takes each by itself. Groups are
-            compared with each other.
+            Name of the group that each trajectory belongs to, as its round. Each group is compared with the others
+            together. None takes each trajectory by itself; with states it compares none, since one window of many is no
+            estimate: name groups there that could each stand alone, as repetitions of all windows.
         states
-            As in `free_energy_difference`; for the estimate from all frames, parts take its weights as given.
+            As in `free_energy_difference`, with `log_weights` at this temperature. It is solved anew for each part of
+            the data.
         tolerance
             Half width of the 95 % interval, kJ/mol, up to which the estimate is of use.
 
@@ -100,26 +103,33 @@ class Convergence:
         >>> Convergence.of(inside, weights, 300.0, 4, rng).verdict
         'Not converged: walkers crossed 4 times, and at least 10 crossings are needed.'
         """
-        names = [f"walker {index}" for index in range(len(inside))] if groups is None else list(groups)
-        if len(names) != len(inside):
-            raise DataError(f"Convergence: {len(names)} names of groups, but {len(inside)} trajectories.")
+        if groups is not None and len(groups) != len(inside):
+            raise DataError(f"Convergence: {len(groups)} names of groups, but {len(inside)} trajectories.")
+        if groups is not None:
+            names = list(groups)
+        else:
+            names = [f"walker {index}" for index in range(len(inside))] if states is None else [None] * len(inside)
+        starts = np.cumsum([0, *map(len, inside)])
 
         def part(first: float, last: float, only: str | None = None) -> Difference | None:
             """The estimate from a stretch of each trajectory, or of those of a group; none without frames."""
-            kept = [
-                (mask[slice(*cut)], weight[slice(*cut)])
-                for mask, weight, name in zip(inside, log_weights, names)
-                if only in (None, name)
-                for cut in [(round(first * len(mask)), round(last * len(mask)))]
-            ]
-            if not sum(len(mask) for mask, _ in kept):
+            cuts = [(round(first * len(mask)), round(last * len(mask))) for mask in inside]
+            kept = [index for index, name in enumerate(names) if only in (None, name)]
+            masks = [inside[index][slice(*cuts[index])] for index in kept]
+            weights = [log_weights[index][slice(*cuts[index])] for index in kept]
+            if not any(np.isfinite(weight).any() for weight in weights):
                 return None
-            return free_energy_difference(*zip(*kept), temperature, rng)
+            if states is None:
+                return free_energy_difference(masks, weights, temperature, rng)
+            alone = states.subset(np.concatenate([starts[index] + np.arange(*cuts[index]) for index in kept]), rng)
+            solved = np.split(alone.log_weights(temperature), np.cumsum([len(mask) for mask in masks])[:-1])
+            return free_energy_difference(masks, solved, temperature, rng, alone)
 
         estimate = free_energy_difference(inside, log_weights, temperature, rng, states)
         course = [made for share in SHARES if (made := part(0.0, share)) is not None]
         halves = part(0.0, 0.5), part(0.5, 1.0)
-        alone = {name: made for name in dict.fromkeys(names) if (made := part(0.0, 1.0, name)) is not None}
+        titles = [name for name in dict.fromkeys(names) if name is not None]
+        alone = {title: made for title in titles if (made := part(0.0, 1.0, title)) is not None}
         reasons = _reasons(estimate, halves, alone, crossings, tolerance)
         return cls(estimate, SHARES[-len(course) :], course, halves, alone, crossings, reasons)
 
@@ -162,15 +172,35 @@ def _reasons(estimate, halves, groups: dict[str, Difference], crossings: int, to
         )
     if np.isfinite(estimate.error) and not all(half and np.isfinite(half.error) for half in halves):
         found.append("one half of the data alone does not bound the error")
-    named = [("first and second half of the data", *halves)]
-    bounded = [(name, made) for name, made in groups.items() if np.isfinite(made.error)]
-    if len(bounded) > 1:
-        low, high = min(bounded, key=lambda e: e[1].value), max(bounded, key=lambda e: e[1].value)
-        named.append((f"{low[0]} and {high[0]}", low[1], high[1]))
-    for title, one, other in named:
-        if one is None or other is None or not (np.isfinite(one.error) and np.isfinite(other.error)):
-            continue
-        gap, allowed = abs(one.value - other.value), APART * np.hypot(one.half_width, other.half_width)
+    bounded = {name: made for name, made in groups.items() if np.isfinite(made.error)}
+    for title, gap, allowed in [_halves_apart(halves), _group_apart(bounded)]:
         if gap > allowed:
             found.append(f"{title} differ by {gap:.1f} kJ/mol, and their errors allow {allowed:.1f} kJ/mol")
     return found
+
+
+def _halves_apart(halves) -> tuple[str, float, float]:
+    """What is compared, how far apart the two are, and how far they may be by chance, kJ/mol."""
+    if not all(half and np.isfinite(half.error) for half in halves):
+        return "", 0.0, 0.0
+    first, second = halves
+    allowed = np.hypot(*(reach(half.error, half.freedom, DOUBT) for half in halves))
+    return "first and second half of the data", abs(first.value - second.value), allowed
+
+
+def _group_apart(groups: dict[str, Difference]) -> tuple[str, float, float]:
+    """The same for the group that is least like the weighted mean of the others."""
+    if len(groups) < 2:
+        return "", 0.0, 0.0
+    names, values = list(groups), np.array([made.value for made in groups.values()])
+    # Weights by what an error says at this level, not by the error itself: that of few blocks may be small by chance.
+    widths = np.array([reach(made.error, made.freedom, DOUBT / len(groups)) for made in groups.values()])
+    inverse = 1 / np.maximum(widths, 1e-9) ** 2
+    rest = inverse.sum() - inverse
+    gaps = np.abs(values - ((inverse * values).sum() - inverse * values) / rest)
+    allowed = np.sqrt(widths**2 + 1 / rest)
+    worst = int(np.argmax(gaps / allowed))
+    title = f"{names[worst]} and the other groups together"
+    if len(names) == 2:
+        title = " and ".join(names[index] for index in np.argsort(values))
+    return title, float(gaps[worst]), float(allowed[worst])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latf_sampling.analysis.blocks import Blocks
+from latf_sampling.analysis.blocks import Blocks, reach
 from latf_sampling.analysis.weights import relative
 from latf_sampling.reweighting import Multistate, kish
 from latf_sampling.units import KB
@@ -30,6 +30,8 @@ class Difference:
         frames after weights and correlation in time; 0 where the error is not bounded.
     blocks
         Number of blocks.
+    freedom
+        Degrees of freedom of Student's t.
     """
 
     value: float
@@ -39,11 +41,12 @@ class Difference:
     effective_frames: float
     independent_frames: float
     blocks: int
+    freedom: float
 
     @property
     def half_width(self) -> float:
         """Half the width of the interval."""
-        return (self.interval[1] - self.interval[0]) / 2 if np.isfinite(self.error) else float("inf")
+        return float(reach(self.error, self.freedom))
 
 
 def free_energy_difference(
@@ -89,17 +92,21 @@ def free_energy_difference(
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(kt * (np.log(totals[1]) - np.log(totals[0])))
         pull = weights * np.where(joined, 1 / totals[0], -1 / totals[1])
-    error = half = float("inf")
+    error, freedom = float("inf"), 1.0
     # Where weights differ much from frame to frame, who goes where may be slower than what the estimate feels.
-    blocks = Blocks(lengths, [joined.astype(float)] + [pull] * bool(totals.all()), states)
+    series = [joined.astype(float)]
+    if totals.all():
+        series.append(pull if states is None else states.influence(pull))
+    blocks = Blocks(lengths, series, states)
     if totals.all():
         sets = (~joined).astype(int)
         sums, response = blocks.sums(weights, sets, 2), blocks.response(weights, sets, 2)
         with np.errstate(invalid="ignore"):  # infinite where states do not overlap
             response = response[:, :1] - response[:, 1:]
-        errors = blocks.log_ratio_errors(sums[:, :1], sums[:, 1:], response, rng)
-        error, half = (kt * float(each[0]) for each in errors)
+        found = blocks.log_ratio_errors(sums[:, :1], sums[:, 1:], response, rng)
+        error, freedom = kt * float(found[0][0]), float(found[1][0])
     share = totals[0] / totals.sum()
     independent = (kt / error) ** 2 / (share * (1 - share)) if np.isfinite(error) and error > 0 else 0.0
+    half = float(reach(error, freedom))
     interval = (value - half, value + half) if np.isfinite(half) else (-np.inf, np.inf)
-    return Difference(value, error, interval, len(weights), kish(weights), float(independent), blocks.count)
+    return Difference(value, error, interval, len(weights), kish(weights), float(independent), blocks.count, freedom)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latf_sampling.analysis.blocks import Blocks
+from latf_sampling.analysis.blocks import Blocks, reach
 from latf_sampling.analysis.weights import relative
 from latf_sampling.errors import DataError
 from latf_sampling.reweighting import Multistate
@@ -153,18 +153,18 @@ def _histogram(variables, log_weights, temperature, rng, bins, extent, states):
     series = []
     for column in columns:
         pull = weights * within * (column - np.average(column, weights=weights * within))
-        series += [column, pull]
+        series += [column, pull if states is None else states.influence(pull)]
     blocks = Blocks(lengths, series, states)
     sums = blocks.sums(weights, sets, count)
     total = sums.sum(0)
     response = blocks.response(weights, sets, count)
     with np.errstate(invalid="ignore"):  # infinite where states do not overlap
         response = response - response @ (total / total.sum())[:, None]
-    error, half = blocks.log_ratio_errors(sums, sums.sum(1, keepdims=True), response, rng)
+    error, freedom = blocks.log_ratio_errors(sums, sums.sum(1, keepdims=True), response, rng)
     with np.errstate(divide="ignore"):
         values = -kt * np.log(total / total.sum())
     values -= values.min()
-    half = np.where(np.isfinite(values), kt * half, np.inf)
+    half = np.where(np.isfinite(values), kt * reach(error, freedom), np.inf)
     bounded = np.isfinite(half)
     interval = [np.where(bounded, values + side * np.where(bounded, half, 0.0), side * np.inf) for side in (-1, 1)]
     return *edges, values.reshape(shape), kt * error.reshape(shape), np.reshape(interval, (2, *shape))
