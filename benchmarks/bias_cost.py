@@ -7,7 +7,8 @@ table. Each number is a median of blocks that are measured in turn with plain dy
 does falls on all of them. The ways:
 
 - stock: `openmm.app.Metadynamics`, whose CustomCVForce evaluates one TorchForce for each dimension by autograd;
-- TorchForce, PythonForce: `latf_sampling.Metadynamics` in either lane.
+- TorchForce, PythonForce: `latf_sampling.Metadynamics` in either lane;
+- on a GPU, a static bias on the same grid (`latf_sampling.FlowBias` is one), with and without CUDA graphs.
 
 Systems: alanine dipeptide in vacuum (45 distances, or with phi and psi besides), chignolin in implicit solvent
 (GBn2), and on a GPU (`--platform CUDA`) boxes of water with the variable on 200 atoms. Variables are two-dimensional,
@@ -34,6 +35,7 @@ from openmm import app, unit
 import latf_sampling as ls
 from latf_sampling import runtime
 from latf_sampling.bias import respa_integrator
+from latf_sampling.bias.force import BiasForce
 
 STRIDES = (1, 2, 4)
 BLOCKS = 7
@@ -41,6 +43,8 @@ BLOCK_SECONDS = 0.4
 """About as long as a block takes."""
 FREQUENCY = 500
 """Steps between hills."""
+STATIC = ("TorchForce, static", "TorchForce, static, CUDA graphs")
+"""A bias that never changes reads no parameter on the host, so that a CUDA graph can hold it; one that grows cannot."""
 WATERS = {"water-1000": 1_000, "water-10000": 10_000, "water-100000": 100_000}
 SYSTEMS = ["alanine-distances", "alanine", "chignolin", *WATERS]
 
@@ -145,9 +149,13 @@ def biased(way: str, system: openmm.System, cv: ls.LatentCV):
             variables.append(app.BiasVariable(force, float(low), float(high), float(cv.sigma[k]), False))
         bias = app.Metadynamics(system, variables, 300.0, 10.0, 0.1, FREQUENCY)
         return bias.step, bias._force.getForceGroup()
+    if way in STATIC:
+        grid = ls.Metadynamics(openmm.XmlSerializer.clone(system), cv, 300.0, 10.0, 0.1, FREQUENCY)
+        static = BiasForce(system, cv, grid._shape(), grid.coefficients.ravel(), fixed=True)
+        if way == STATIC[1]:
+            static.force.setProperty("useCUDAGraphs", "true")
+        return app.Simulation.step, static.group
     bias = ls.Metadynamics(system, cv, 300.0, bias_factor=10, height=0.1, frequency=FREQUENCY)
-    if way == "TorchForce, CUDA graphs":
-        bias._force.force.setProperty("useCUDAGraphs", "true")
     return bias.step, bias.group
 
 
@@ -180,7 +188,7 @@ def measure(name: str, platform: str | None) -> dict:
     if lane == "torchforce":
         ways += [("stock", stride) for stride in STRIDES]
         if platform == "CUDA":
-            ways.append(("TorchForce, CUDA graphs", 1))
+            ways += [(way, 1) for way in STATIC]
     steppers, failures, steps, times = {}, {}, {}, {}
     for way, stride in ways:
         try:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from latf_sampling.errors import DataError
-from latf_sampling.reweighting import Multistate
+from latf_sampling.reweighting import Multistate, kish
 
 LONG = 5.0
 """A block is at least so many statistical inefficiencies long, ten correlation times,"""
@@ -127,6 +127,7 @@ class Blocks:
             ]
         )
         self.index, self.count, kinds, self.leak = np.empty(sum(lengths), int), 0, [], np.zeros(len(alike))
+        self._pieces, pieces = np.empty(sum(lengths), int), 0
         for kind, (parts, inefficiency) in enumerate(zip(alike.values(), self.inefficiency)):
             frames = sum(part.stop - part.start for part in parts)
             inefficiency = self.inefficiency[kind] = frames / max(frames / inefficiency - UNSEEN, 1)
@@ -138,9 +139,15 @@ class Blocks:
                 self.index[part] = self.count + np.arange(length) * here // length
                 self.count += here
                 borders += here - 1
+                self._pieces[part] = pieces + np.arange(length) // max(1, round(inefficiency))
+                pieces = self._pieces[part][-1] + 1
                 kinds += [kind] * here
             self.leak[kind] = borders * inefficiency / (2 * frames)
         self.kinds = np.array(kinds)
+
+    def independent(self, weights: np.ndarray) -> float:
+        """Effective number of pieces of time, each one statistical inefficiency long, by their weights (`kish`)."""
+        return kish(np.bincount(self._pieces, weights))
 
     def sums(self, weights: np.ndarray, sets: np.ndarray, n_sets: int) -> np.ndarray:
         """Weight of each set of frames in each block; (count, n_sets). A frame of a set below 0 belongs to none."""

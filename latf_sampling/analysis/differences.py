@@ -12,6 +12,9 @@ from latf_sampling.analysis.weights import relative
 from latf_sampling.reweighting import Multistate, kish
 from latf_sampling.units import KB
 
+LEAST = 1e-30
+"""Relative weights below this are alike."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -26,8 +29,8 @@ class Difference:
     frames, effective_frames
         Number of frames, and their effective number by the weights alone (sum w)^2 / sum w^2.
     independent_frames
-        Number of independent frames of the unbiased ensemble that would leave as large an error: what is left of the
-        frames after weights and correlation in time; 0 where the error is not bounded.
+        What correlation in time leaves of these: the same of pieces of time, each one statistical inefficiency long,
+        with the weights of their frames.
     blocks
         Number of blocks.
     freedom
@@ -94,7 +97,9 @@ def free_energy_difference(
         pull = weights * np.where(joined, 1 / totals[0], -1 / totals[1])
     error, freedom = float("inf"), 1.0
     # Where weights differ much from frame to frame, who goes where may be slower than what the estimate feels.
-    series = [joined.astype(float)]
+    # Where weights differ much from frame to frame, who goes where may be slower than what the estimate feels; and where
+    # a few frames have all the weight, weights seem faster than what makes them.
+    series = [joined.astype(float), np.log(np.maximum(weights, LEAST))]
     if totals.all():
         series.append(pull if states is None else states.influence(pull))
     blocks = Blocks(lengths, series, states)
@@ -105,8 +110,6 @@ def free_energy_difference(
             response = response[:, :1] - response[:, 1:]
         found = blocks.log_ratio_errors(sums[:, :1], sums[:, 1:], response, rng)
         error, freedom = kt * float(found[0][0]), float(found[1][0])
-    share = totals[0] / totals.sum()
-    independent = (kt / error) ** 2 / (share * (1 - share)) if np.isfinite(error) and error > 0 else 0.0
     half = float(reach(error, freedom))
     interval = (value - half, value + half) if np.isfinite(half) else (-np.inf, np.inf)
-    return Difference(value, error, interval, len(weights), kish(weights), float(independent), blocks.count, freedom)
+    return Difference(value, error, interval, len(weights), kish(weights), blocks.independent(weights), blocks.count, freedom)
