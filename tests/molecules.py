@@ -253,6 +253,7 @@ TINY_WELLS = {
     "learning": {**TINY["learning"], "lag": "0.5 ps"},
     "rounds": [{"walkers": ["1 kJ/mol", "2 kJ/mol"], "length": "200 ps"}],
     "evaluate": {"temperatures": ["1.5 kJ/mol"], "length": "100 ps"},
+    "observe": {"descriptor": {"coordinates": {"of": "all", "axes": "y"}}, "above": "1.1 nm"},
 }
 """A protocol of a model system, learned from and judged in seconds."""
 

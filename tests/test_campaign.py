@@ -24,6 +24,7 @@ from latf_sampling import campaign as room
 from latf_sampling import cli, store, systems
 from latf_sampling.campaign import Campaign, run_walkers
 from latf_sampling.errors import SettingsError, SimulationError, StoreError
+from latf_sampling.report import write_report
 from latf_sampling.settings import Protocol
 from latf_sampling.simulate import WalkerJob
 from latf_sampling.status import status
@@ -212,12 +213,13 @@ def test_another_structure_under_the_same_name_is_refused(tmp_path):
     ("changes", "words"),
     [
         ({"observe": {"torsion": "phi ALA 9"}}, r"observe\.torsion"),
+        ({"observe": {"descriptor": {"distances": "name CA CB"}, "above": "3 ps"}}, r"observe\.above: .* not a length"),
         ({"features": [{"torsions": "phi"}, {"distance": "name CA"}]}, r"distance"),
         ({"system": {**TINY["system"], "force_field": ["tip3p.xml"]}}, r"system\.force_field"),
         ({"system": {**TINY["system"], "platform": "Abacus"}}, r"Abacus"),
         ({"rounds": [TINY["rounds"][1]]}, r"rounds\[0\]\.bias"),
     ],
-    ids=["torsion", "feature", "force field", "platform", "first round"],
+    ids=["torsion", "unit", "feature", "force field", "platform", "first round"],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, changes, words):
     with pytest.raises(SettingsError, match=words):
@@ -437,6 +439,79 @@ def test_nothing_is_learned_from_references(wells):
     numbers = json.loads(re.search(r'<script[^>]*id="numbers"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
     kinds = {(row["kind"], round(row["temperature"] * KB, 3)) for row in numbers["rows"]}
     assert ("reference", 1.5) in kinds and {kind for kind, kT in kinds if kT != 1.5} <= {"held out"}
+
+
+def exact_difference(above: float, temperature: float) -> float:
+    """Free energy of y above a value less the rest, by the trapezoidal rule on a grid that has the value on it."""
+    x, y = np.linspace(-4, 4, 801), np.linspace(above - 5, above + 5, 1001)
+    energies = systems.three_hole().potential(np.stack(np.meshgrid(x, y, indexing="ij"), -1)[:, :, None])
+    along = np.exp(-energies / (KB * temperature)).sum(0)
+    parts = [np.trapezoid(along[side], y[side]) for side in (y >= above, y <= above)]
+    return float(-KB * temperature * np.log(parts[0] / parts[1]))
+
+
+def numbers_of(campaign: Campaign) -> dict:
+    page = campaign.store.report.read_text()
+    return json.loads(re.search(r'<script[^>]*id="numbers"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_plain_dynamics_gives_a_free_energy_beside_the_exact_one(wells):
+    found, temperature = numbers_of(wells)["difference"], 1 / KB
+    exact = exact_difference(1.1, temperature)
+    assert (found["observed"], found["above"], found["unit"]) == ("y AR1-Ar", 1.1, "nm")
+    assert found["reference_kJ_per_mol"] == pytest.approx(exact, abs=2e-3)
+    y = wells.frames()[0].trajectory.xyz[:, 0, 1]
+    share = float(np.mean(y > 1.1))
+    pooled = found["pooled"]
+    assert pooled["value_kJ_per_mol"] == pytest.approx(-np.log(share / (1 - share)), abs=1e-6)
+    # 2.2 half widths of some ten blocks: Student's t of 4.8, beyond which is one run in a thousand
+    low, high = pooled["interval_kJ_per_mol"]
+    assert abs(pooled["value_kJ_per_mol"] - exact) < 2.2 * (high - low) / 2 < 4
+    assert found["plain"] is None
+    words = wells.store.report.read_text()
+    assert "from plain dynamics" in words and "All temperatures together" in words and ">MBAR<" in words
+
+
+def test_biased_rounds_give_the_free_energy_of_a_coordinate(wells, tmp_path):
+    """Frames drawn exactly at twice the temperature, which is a bias of minus half the potential."""
+    temperature, model = 1 / KB, systems.three_hole()
+    rounds = [
+        *TINY_WELLS["rounds"],
+        {
+            "walkers": ["1 kJ/mol"] * 2,
+            "length": "200 ps",
+            "bias": {"kind": "flow", "bias_factor": 2, "interval": "1 ps"},
+        },
+    ]
+    (tmp_path / "protocol.yaml").write_text(yaml.safe_dump({**TINY_WELLS, "rounds": rounds, "evaluate": None}))
+    campaign = Campaign(tmp_path / "protocol.yaml", tmp_path / "run")
+    with campaign.store.claim(campaign.protocol.canonical(), campaign.protocol.inputs()):
+        shutil.copytree(wells.store.directory / "rounds" / "00", campaign.store.directory / "rounds" / "00")
+    rng = np.random.default_rng(0)
+    for walker in range(2):
+        drawn = model.exact_samples(2000, 2 * temperature, rng)
+        positions = np.pad(drawn, ((0, 0), (0, 1)))[:, None].astype(np.float32)
+        energies = model.potential(drawn[:, None])
+        for segment in range(4):
+            here = slice(500 * segment, 500 * (segment + 1))
+            files = store.segment_files(campaign.store.walker(1, walker), segment)
+            with store.replacing(files["trajectory"]) as temporary:
+                mdtraj.Trajectory(positions[here], campaign.topology).save_netcdf(str(temporary))
+            with store.replacing(files["frames"]) as temporary:
+                np.savez(temporary, energy=energies[here], bias=-energies[here] / 2, offset=np.zeros(500))
+            store.write_text(files["state"], "<State/>")
+            summary = {"step": 5000 * (segment + 1), "frames": 500, "seconds": 1.0, "hills": 0}
+            store.finish_segment(files["state"].parent, segment, {**summary, "temperature": temperature})
+    write_report(campaign)
+    found, exact = numbers_of(campaign)["difference"], exact_difference(1.1, temperature)
+    low, high = found["pooled"]["interval_kJ_per_mol"]
+    assert found["converged"] is True
+    # 1.8 half widths at 95 % are three and a half errors where blocks are many
+    assert abs(found["pooled"]["value_kJ_per_mol"] - exact) < 1.8 * (high - low) / 2 < 0.5
+    assert found["plain"]["value_kJ_per_mol"] is not None
+    page = campaign.store.report.read_text()
+    for words in ("from the biased rounds by reweighting", "Three ways to weigh frames", "Free energy along y AR1-Ar"):
+        assert words in page
 
 
 def test_energies_of_frames_are_those_of_the_potential(wells):

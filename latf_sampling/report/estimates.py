@@ -150,8 +150,8 @@ class Estimates:
         return sum(self.round_crossings(index) for index in self.rounds)
 
     def round_crossings(self, index: int) -> int:
-        """Crossings in the frames of one round that count."""
-        return sum(crossed for (place, _), crossed in self.settled_crossings.items() if place == index)
+        """The same of one round."""
+        return _total(self.settled_crossings, self.sampled[index])
 
 
 def _total(crossed: dict[tuple[int, int], int], walkers: Sequence[Walker]) -> int:

@@ -64,7 +64,7 @@ class Reference:
         edges
             Of bins that are wanted, in the variable's unit; the file's own are taken where there are such.
         """
-        if self.surface is not None and observed.name.startswith(("phi", "psi")):
+        if self.surface is not None and observed.circular and observed.name.startswith(("phi", "psi")):
             edges, surface = self.surface
             along = 1 if observed.name.startswith("phi") else 0
             probabilities = np.exp(-surface / (KB * temperature)).sum(along)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from latf_sampling import analysis, runtime
 from latf_sampling.errors import SimulationError
-from latf_sampling.report import page
+from latf_sampling.report import page, words
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.report.records import Records
 from latf_sampling.weighting import Weighting, weightings
@@ -29,7 +31,7 @@ def section(records: Records, estimates: Estimates) -> str:
         ways = weightings(records.campaign, frames, estimates.temperature, rng)
     except SimulationError as error:
         return page.section(title, page.missing(f"Not while walkers run: {error}"))
-    head = ["weights", "difference, kJ/mol", "95 % interval", "frames", "independent frames"]
+    head = ["weights", "difference", "95 % interval", "frames", "independent frames"]
     return page.section(
         title,
         page.paragraph(
@@ -54,11 +56,11 @@ def _row(records: Records, estimates: Estimates, way: Weighting, rng: np.random.
         values[walker.round_index, walker.walker][part] > observed.above for walker, part in zip(way.walkers, way.kept)
     ]
     found = analysis.free_energy_difference(inside, way.log_weights, estimates.temperature, rng, way.states)
-    low, high = found.interval
+    bounded = math.isfinite(found.error)
     return [
         way.name,
-        f"{found.value:.2f} ± {found.error:.2f}",
-        f"{low:.2f} to {high:.2f}",
+        words.value(found.value, found.error),
+        "{:.2f} to {:.2f}".format(*found.interval) if bounded else "not bounded",
         f"{found.frames:,}",
         f"{found.independent_frames:,.0f}",
     ]
