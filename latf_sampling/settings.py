@@ -303,7 +303,11 @@ class ObserveSettings(Settings):
     def _angle_or_as_it_stands(cls, above: Any, info: ValidationInfo) -> Any:
         if info.data.get("descriptor", above) is None:  # a faulty one is no torsion
             return read(above, "angle", info)
-        return str(above) if hasattr(above, "value_in_unit") else above
+        if hasattr(above, "in_unit_system"):
+            from openmm import unit
+
+            return str(above.in_unit_system(unit.md_unit_system))  # whose names pint knows
+        return above
 
     @model_validator(mode="after")
     def _one_variable(self) -> ObserveSettings:

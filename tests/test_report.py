@@ -13,16 +13,18 @@ import molecules
 import numpy as np
 import pytest
 import yaml
+from openmm import unit
 
 from latf_sampling import model, store
 from latf_sampling.campaign import Campaign
-from latf_sampling.errors import StoreError
-from latf_sampling.report import landscapes, records, words, write_report
+from latf_sampling.errors import SettingsError, StoreError
+from latf_sampling.report import Observed, landscapes, records, words, write_report
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.report.records import Records
-from latf_sampling.settings import Protocol
+from latf_sampling.settings import ObserveSettings, Protocol
 from latf_sampling.starts import Starts
 from latf_sampling.starts.coverage import Coverage
+from latf_sampling.trajectories import read_walker
 from latf_sampling.units import KB
 
 NAME = 'alanine <script>alert("x")</script> & co'
@@ -507,6 +509,99 @@ def test_a_torsion_without_partner_is_shown_alone(tmp_path, monkeypatch):
     assert page.numbers["difference"]["pooled"] is not None
     assert "Free energy along phi ALA 2" in page.words
     assert "chi1" not in page.words
+
+
+# ------------------------------------------------------------------------------------------ what can be observed
+
+
+def observing(folder: Path, **observe) -> Campaign:
+    campaign = make(folder, rounds=0, finish=False, observe=observe)
+    stage_biased(campaign)
+    return campaign
+
+
+def test_a_torsion_by_its_atoms_is_the_one_by_its_name(tmp_path):
+    atoms = {"torsions": {"atoms": [[4, 6, 8, 14]]}}  # phi
+    named, given = (
+        Estimates.of(Records.read(observing(tmp_path / name, **observe)))
+        for name, observe in (
+            ("named", {"torsion": "phi ALA 2", "above": "20 degree"}),
+            ("given", {"descriptor": atoms, "above": "20 degree"}),
+        )
+    )
+    assert given.observed.circular and given.observed.unit == "°"
+    assert given.pooled == named.pooled and given.crossings == named.crossings
+    assert sum(sum(crossed) for crossed in named.crossings.values()) > 10
+    assert given.state.endswith("above 20°")
+
+
+def test_a_distance_is_observed_from_its_core_to_the_other(tmp_path):
+    """All numbers once more from the positions."""
+    campaign = observing(tmp_path, descriptor={"distances": {"pairs": [[5, 10]]}}, above="3.2 angstrom")
+    found = Estimates.of(Records.read(campaign))
+    series = [
+        np.linalg.norm(w.trajectory.xyz[:, 5] - w.trajectory.xyz[:, 10], axis=1).astype(float)
+        for w in [*campaign.frames(0), read_walker(campaign.store.walker(1, 0), campaign.topology, 1, 0)]
+    ]
+    pooled = np.concatenate(series)
+    low, high = (0.32 + 0.25 * (np.median(side) - 0.32) for side in (pooled[pooled <= 0.32], pooled[pooled > 0.32]))
+    assert 0.32 + np.array(found.cores) == pytest.approx([low, high], abs=1e-6)
+    for values, crossed in zip(series, found.crossings.values()):
+        sides = [value > 0.32 for value in values if not low <= value <= high]
+        steps = list(zip(sides, sides[1:]))
+        assert crossed == (steps.count((False, True)), steps.count((True, False)))
+    assert sum(found.crossings[1, 0]) > 5
+    assert found.pooled.frames == 80  # the last 80 of the one biased walker
+
+
+@pytest.mark.parametrize(("above", "words"), [("9 nm", "No frame has"), ("1 pm", "All frames have")])
+def test_a_border_where_no_frame_ever_was_is_a_remark(tmp_path, above, words):
+    page = report(observing(tmp_path, descriptor={"distances": {"pairs": [[5, 10]]}}, above=above))
+    assert page.numbers["difference"]["pooled"] is None
+    assert f"there is no estimate of the free-energy difference. {words} distance" in page.words
+    assert "it went from 0." in page.words and "There is only one state." in page.words
+    assert "Free energy along distance" in page.words
+
+
+def test_a_number_without_a_unit_is_observed_as_one(tmp_path):
+    contacts = {"contacts": {"pairs": [[5, 10]], "r0": "0.3 nm"}}
+    found = Estimates.of(Records.read(observing(tmp_path, descriptor=contacts, above=0.4)))
+    assert (found.observed.unit, found.observed.words(0.25), found.observed.label) == ("", "0.25", found.observed.name)
+    assert found.state.endswith(" above 0.4")
+
+
+def test_values_in_a_box_are_those_of_the_nearest_images():
+    topology = mdtraj.Topology()
+    for _ in range(2):
+        topology.add_atom("Ar", mdtraj.element.argon, topology.add_residue("AR", topology.add_chain()))
+    settings = ObserveSettings(descriptor={"distances": {"pairs": [[0, 1]]}}, above=3 * unit.angstrom)
+    trajectory = mdtraj.Trajectory(np.array([[[0.1, 0, 0], [1.9, 0, 0]]], np.float32), topology)
+    assert Observed.of(settings, topology, False).values(trajectory) == pytest.approx([1.8])
+    trajectory.unitcell_lengths, trajectory.unitcell_angles = [[2.0, 2.0, 2.0]], [[90.0, 90.0, 90.0]]
+    found = Observed.of(settings, topology, True)
+    assert found.values(trajectory) == pytest.approx([0.2], abs=1e-6)
+    assert found.above == pytest.approx(0.3)
+    assert found.depth(np.array([0.2, 0.5])) == pytest.approx([-0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "above", "words"),
+    [
+        ({"distances": "name CA CB"}, "0.5 K", r"^observe\.above: .*'0\.5 K' is not a length"),
+        ({"distances": "name CA CB"}, 0.5, r"^observe\.above: .*0\.5 has no unit"),
+        ({"contacts": {"pairs": [[0, 9]], "r0": "0.4 nm"}}, "1 nm", r"^observe\.above: .* has no unit; give a number"),
+        ({"distances": "element != H"}, "1 nm", r"^observe\.descriptor: makes 45 columns \(distance"),
+        ({"torsions": "phi psi"}, "1 rad", r"^observe\.descriptor: makes 4 columns"),
+        ({"distances": "name XX"}, "1 nm", r"^observe\.descriptor\.distances: "),
+        ({"distance": "name CA CB"}, "1 nm", r"^observe\.descriptor\.distance: is not a kind"),
+        ({"distances": "name CA CB", "gyration": "all"}, "1 nm", r"^observe\.descriptor: need one kind"),
+    ],
+)
+def test_what_cannot_be_observed_is_refused_by_its_key(descriptor, above, words):
+    topology = mdtraj.Topology.from_openmm(molecules.alanine().topology)
+    with pytest.raises(SettingsError, match=words) as refused:
+        Observed.of(ObserveSettings(descriptor=descriptor, above=above), topology, False)
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -389,6 +389,18 @@ def test_restored_from_canonical_text_and_copies_of_the_files(tmp_path):
         Protocol.restore(content, copies)
 
 
+def test_files_of_an_observed_descriptor_are_kept_like_all_others(tmp_path):
+    rmsd = {"rmsd": {"of": "all", "reference": "alanine-dipeptide.pdb"}}
+    protocol = Protocol.read(write(tmp_path / "here", observe={"descriptor": rmsd, "above": "0.1 nm"}))
+    found = (tmp_path / "here" / "alanine-dipeptide.pdb").resolve()
+    assert protocol.observe.descriptor["rmsd"]["reference"] == str(found)
+    content = json.loads(protocol.canonical())
+    assert content["observe"]["descriptor"]["rmsd"]["reference"].keys() == {"name", "sha256"}
+    assert content["observe"]["above"] == "0.1 nm"
+    restored = Protocol.restore(content, tmp_path / "here")
+    assert restored.observe == protocol.observe
+
+
 def test_canonical_without_the_file_names_the_key(tmp_path):
     protocol = Protocol.read(write(tmp_path))
     (tmp_path / "alanine-dipeptide.pdb").unlink()

@@ -150,7 +150,7 @@ def _verdict(records: Records, estimates: Estimates) -> list[str]:
         text += ", so that nothing relates them: there is no estimate of the free-energy difference."
         return [page.missing(f"{text} {estimates.one_sided}".strip()), *plain]
     if estimates.pooled is None:
-        frames = "biased frames" if estimates.biased else f"frames at {estimates.temperature:g} K"
+        frames = "biased frames" if estimates.biased else f"frames of plain dynamics at {estimates.temperature:g} K"
         text = f"No {frames} are there yet, so that the free-energy difference cannot be estimated."
         return [page.missing(text), *plain]
     text = (

@@ -122,7 +122,7 @@ def _observed(records: Records, estimates: Estimates) -> list[str]:
         return []
     title = page.heading(f"{'Torsions' if observed.circular else observed.name} at {estimates.temperature:g} K")
     if not estimates.sampled:
-        what = "biased frames" if estimates.biased else f"frames at {estimates.temperature:g} K"
+        what = "biased frames" if estimates.biased else f"frames of plain dynamics at {estimates.temperature:g} K"
         return [title, page.missing(f"No {what} are there yet, so that there is nothing to draw.")]
     walkers = [walker for group in estimates.sampled.values() for walker in group]
     kept = settled_frames(walkers)
