@@ -51,7 +51,8 @@ class Opes(AddingBias):
         gamma > 1; none is barrier / kT.
     width
         Width of the first kernels in units of `cv.sigma`, one number or (d,). They get narrower as there are more, down
-        to 0.2, 0.35 and 0.8 of it in 1, 2 and 3 dimensions.
+        to 0.2, 0.35 and 0.8 of it in 1, 2 and 3 dimensions. Where a pass is not much wider than that, and walkers cross
+        rarely, half of it is better.
     trust, walls, save_frequency, directory, walker
         As for `Metadynamics`. `save` also writes ``directory/<walker>.npz``, the merged kernels, so that going on needs
         only the history since.
