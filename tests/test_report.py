@@ -91,7 +91,7 @@ def write_walker(campaign: Campaign, index: int, walker: int, segments: int = 2,
     """Finished segments of a walker that hops between the states; biased ones carry the bias that levels them."""
     rng = np.random.default_rng([index, walker])
     settings = campaign.protocol.rounds[index]
-    hops = rng.random(segments * SEGMENT) < (0.1 if crossing else 0.0)
+    hops = rng.random(segments * SEGMENT) < (0.25 if crossing else 0.0)
     inside = (np.cumsum(hops) % 2).astype(bool)
     # Outside, some frames lie beyond -180 degrees, which is above 0: they are no crossings.
     phi = np.where(inside, rng.normal(1.1, 0.15, len(hops)), rng.normal(-1.5, 0.3, len(hops)))
