@@ -18,7 +18,7 @@ from scipy import sparse
 from scipy.special import logsumexp
 
 from latf_sampling.errors import DataError
-from latf_sampling.units import KB
+from latf_sampling.units import KB, to_array, to_kelvin
 
 SOLVED_FRAMES = 20_000
 """The free energies of the simulated states are found on at most so many frames of each,"""
@@ -40,12 +40,14 @@ def boltzmann_weights(bias: np.ndarray, temperature: float) -> np.ndarray:
         raise DataError("weights: there is no frame.")
     if not np.isfinite(bias).all():
         raise DataError(f"weights: the bias of frame {np.flatnonzero(~np.isfinite(bias))[0]} is not finite.")
-    weights = np.exp((bias - np.max(bias)) / (KB * temperature))
+    weights = np.exp((bias - np.max(bias)) / (KB * to_kelvin(temperature)))
     return weights / weights.mean()
 
 
 class Multistate:
     """Weights of frames, from any mixture of temperatures and biases, in the unbiased ensemble of any temperature.
+
+    Energies, biases and temperatures may have units of OpenMM.
 
     Parameters
     ----------
@@ -54,11 +56,11 @@ class Multistate:
     bias
         Bias of each simulated state at every frame, kJ/mol; (K, n). A plain state has zeros; None where all have.
     temperatures
-        Temperature of each state, K; (K,).
+        Temperature of each state, K; (K,), or one for all.
     states
         The state that each frame was simulated in, 0 to K - 1; (n,). A state may have no frame.
     rng
-        Chooses the frames that free energies are solved on.
+        Chooses the frames that free energies are solved on; a generator or a seed.
     weights
         Weight of each frame in its own state (n,), as of a bias that is undone already; a group of frames must weigh as
         much as the number of independent-like frames it stands for (see `kish`). None is 1 for all.
@@ -108,16 +110,21 @@ class Multistate:
         start: np.ndarray | None = None,
     ) -> None:
         self.boltzmann = float(boltzmann)
-        energies, states = np.asarray(energies, np.float64), np.asarray(states)
-        self.temperatures = np.asarray(temperatures, np.float64)
-        self._bias = None if bias is None else np.asarray(bias)
-        weights = np.ones(len(energies)) if weights is None else np.asarray(weights, np.float64)
+        rng, name = np.random.default_rng(rng), type(self).__name__
+        energies = to_array(energies, "energy", f"{name}, energies").astype(np.float64, copy=False)
+        self._bias = None if bias is None else to_array(bias, "energy", f"{name}, bias")
+        temperatures = to_array(temperatures, "temperature", f"{name}, temperatures").astype(np.float64, copy=False)
+        self.temperatures = (
+            np.full(1 if bias is None else self._bias.shape[:1] or 1, temperatures) if temperatures.ndim == 0 else temperatures
+        )
+        states = np.asarray(states)
+        weights = np.ones(energies.shape) if weights is None else np.asarray(weights, np.float64)
         self._check(energies, states, weights)
-        self.states, self._weights = states, weights
+        self.states, self._weights = states.astype(int, copy=False), weights
         self._lowest = energies.min()
         self._energies = energies - self._lowest  # a constant changes no weight, and sums stay within range
         self._beta = 1 / (self.boltzmann * self.temperatures)
-        self.counts = np.bincount(states, weights, len(self.temperatures))
+        self.counts = np.bincount(self.states, weights, len(self.temperatures))
         shift = (self._beta - self._beta[0]) * self._lowest
         self._solved = self._solve(rng, None if start is None else start - shift)
         self.free_energies = self._solved + shift
@@ -128,17 +135,26 @@ class Multistate:
 
     def _check(self, energies: np.ndarray, states: np.ndarray, weights: np.ndarray) -> None:
         name = type(self).__name__
+        for title, array in (("energies", energies), ("states", states), ("weights", weights)):
+            if array.ndim != 1:
+                raise DataError(f"{name}: the {title} have the shape {array.shape}; give one for each frame, (n,).")
+        if self.temperatures.ndim != 1:
+            raise DataError(f"{name}: the temperatures have the shape {self.temperatures.shape}; give one a state.")
         if not len(energies) == len(states) == len(weights):
             raise DataError(
                 f"{name}: {len(energies)} energies, {len(states)} states of frames and {len(weights)} weights do not "
                 "belong together."
             )
+        if not len(energies):
+            raise DataError(f"{name}: there is no frame.")
+        if states.dtype.kind not in "iufb" or (states % 1 != 0).any():
+            raise DataError(f"{name}: states are whole numbers, 0 for the first of the temperatures.")
         if not np.isfinite(energies).all():
             raise DataError(f"{name}: the energy of frame {np.argmin(np.isfinite(energies))} is not finite.")
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
             raise DataError(f"{name}: weights must be finite, none negative, and one at least above 0.")
-        if not (self.temperatures > 0).all():
-            raise DataError(f"{name}: temperatures must be above 0.")
+        if not ((self.temperatures > 0) & np.isfinite(self.temperatures)).all():
+            raise DataError(f"{name}: temperatures must be finite and above 0.")
         if states.min() < 0 or states.max() >= len(self.temperatures):
             raise DataError(
                 f"{name}: frames come from states {states.min()} to {states.max()}, but there are temperatures for "
@@ -214,14 +230,14 @@ class Multistate:
 
     def log_weights(self, temperature: float) -> np.ndarray:
         """ln of each frame's weight in the unbiased ensemble at a temperature, weights of sum 1; (n,)."""
-        log = self._log_base - self._energies / (self.boltzmann * temperature)
+        log = self._log_base - self._energies / (self.boltzmann * to_kelvin(temperature))
         return log - logsumexp(log)
 
     def heat_capacity(self, temperature: float) -> float:
         """Variance of E / kT at a temperature, the configurational heat capacity in units of k."""
         weights = np.exp(self.log_weights(temperature))
         mean = weights @ self._energies
-        return float(weights @ (self._energies - mean) ** 2) / (self.boltzmann * temperature) ** 2
+        return float(weights @ (self._energies - mean) ** 2) / (self.boltzmann * to_kelvin(temperature)) ** 2
 
     def effective_sample_size(self, temperature: float) -> float:
         """Number of equally weighted frames that would be as good as these at a temperature (Kish)."""
@@ -327,12 +343,14 @@ class TemperatureReweighting(Multistate):
     def __init__(
         self, energies: np.ndarray, temperatures: np.ndarray, weights, boltzmann: float, rng: np.random.Generator
     ) -> None:
-        if len(energies) != len(temperatures):
+        energies = to_array(energies, "energy", "TemperatureReweighting, energies")
+        temperatures = to_array(temperatures, "temperature", "TemperatureReweighting, temperatures")
+        if energies.shape != temperatures.shape or energies.ndim != 1:
             raise DataError(
-                f"TemperatureReweighting: {len(energies)} energies and {len(temperatures)} temperatures do not belong "
+                f"TemperatureReweighting: {energies.size} energies and {temperatures.size} temperatures do not belong "
                 "together."
             )
-        distinct, states = np.unique(np.asarray(temperatures, np.float64), return_inverse=True)
+        distinct, states = np.unique(temperatures.astype(np.float64, copy=False), return_inverse=True)
         super().__init__(energies, None, distinct, states, rng, weights, boltzmann)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pint
 
 from latf_sampling.errors import SettingsError
@@ -83,29 +84,80 @@ def to_float(value: Any, dimension: str, name: str = "value") -> float:
     300.0
     """
     if hasattr(value, "value_in_unit"):
-        from openmm import unit
-
-        target = {
-            "length": unit.nanometer,
-            "inverse length": unit.nanometer**-1,
-            "time": unit.picosecond,
-            "energy": unit.kilojoule_per_mole,
-            "temperature": unit.kelvin,
-            "angle": unit.radian,
-            "mass": unit.dalton,
-            "friction": unit.picosecond**-1,
-            "pressure": unit.bar,
-            "stiffness": unit.kilojoule_per_mole / unit.nanometer**2,
-            "concentration": unit.molar,
-        }[dimension]
-        if not value.unit.is_compatible(target):
-            raise SettingsError(f"{name}: {value} is not {_a(dimension)}; give one, like '{EXAMPLES[dimension]}'.")
-        value = value.value_in_unit(target)
+        value = _converted(value, dimension, name)
     if isinstance(value, str):
         raise SettingsError(
             f"{name}: '{value}' is text; give a number, in {UNITS[dimension]}, or a quantity of openmm.unit."
         )
     return _finite(value, dimension, name)
+
+
+def to_array(value: Any, dimension: str, name: str = "values") -> np.ndarray:
+    """Convert a Quantity of an array, or plain numbers in the internal unit, to an array of floats.
+
+    Floats keep their precision, and need not be finite.
+
+    Raises
+    ------
+    SettingsError
+        The quantity has another dimension, or these are no numbers.
+
+    Examples
+    --------
+    >>> import openmm.unit as unit
+    >>> to_array([0.0, 10.0] * unit.kilocalorie_per_mole, "energy").tolist()
+    [0.0, 41.84]
+    """
+    if hasattr(value, "value_in_unit"):
+        value = _converted(value, dimension, name)
+    elif isinstance(value, (list, tuple)) and any(hasattr(part, "value_in_unit") for part in value):
+        value = [to_array(part, dimension, name) for part in value]
+    elif hasattr(value, "detach"):
+        value = value.detach().cpu()
+    try:
+        array = np.asarray(value)
+        return array if array.dtype.kind == "f" else array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(
+            f"{name}: {type(value).__name__} in place of numbers; give an array, with a unit or in {UNITS[dimension]}."
+        ) from error
+
+
+def to_kelvin(value: Any, name: str = "temperature") -> float:
+    """Convert a temperature, which has to be above 0, to kelvin.
+
+    Raises
+    ------
+    SettingsError
+        It is no temperature, or is not above 0.
+    """
+    kelvin = to_float(value, "temperature", name)
+    if not kelvin > 0:
+        raise SettingsError(f"{name}: {kelvin:g} K is not above 0 K.")
+    return kelvin
+
+
+def _converted(quantity: Any, dimension: str, name: str) -> Any:
+    """The value of a quantity in the internal unit of a dimension."""
+    from openmm import unit
+
+    target = {
+        "length": unit.nanometer,
+        "inverse length": unit.nanometer**-1,
+        "time": unit.picosecond,
+        "energy": unit.kilojoule_per_mole,
+        "temperature": unit.kelvin,
+        "angle": unit.radian,
+        "mass": unit.dalton,
+        "friction": unit.picosecond**-1,
+        "pressure": unit.bar,
+        "stiffness": unit.kilojoule_per_mole / unit.nanometer**2,
+        "concentration": unit.molar,
+    }[dimension]
+    if not quantity.unit.is_compatible(target):
+        given = quantity if np.ndim(quantity.value_in_unit(quantity.unit)) == 0 else f"an array in {quantity.unit}"
+        raise SettingsError(f"{name}: {given} is not {_a(dimension)}; give one, like '{EXAMPLES[dimension]}'.")
+    return quantity.value_in_unit(target)
 
 
 def parse(text: Any, dimension: str, name: str = "value") -> float:

@@ -9,10 +9,13 @@ import mdtraj
 import molecules
 import numpy as np
 import pytest
+import torch
+from openmm import unit
 
 from latf_sampling import analysis
 from latf_sampling.analysis.weights import relative
 from latf_sampling.errors import DataError, SettingsError
+from latf_sampling.reweighting import Multistate
 from latf_sampling.trajectories import WalkerFrames
 from latf_sampling.units import KB
 
@@ -41,9 +44,69 @@ def test_last_bias_weights_recover_a_harmonic_well():
 def test_weights_that_make_no_sense_are_refused():
     with pytest.raises(DataError, match="3 values of the bias and 2 offsets"):
         analysis.offset_weights(np.zeros(3), np.zeros(2), 300.0)
-    for temperature in (0.0, -1.0, np.nan):
-        with pytest.raises(DataError, match="above 0 K"):
-            analysis.last_bias_weights(np.zeros(3), temperature)
+    for bias, offset in (([5.0, np.nan], [1.0, 1.0]), ([5.0, 6.0], [np.inf, 1.0])):
+        with pytest.raises(DataError, match="the value of frame . is not a number"):
+            analysis.offset_weights(bias, offset, 300.0)
+    with pytest.raises(DataError, match=r"shape \(3, 2\); give one value for each frame"):
+        analysis.last_bias_weights(np.zeros((3, 2)), 300.0)
+
+
+KCAL = unit.kilocalorie_per_mole
+
+
+def test_biases_may_have_a_unit():
+    wanted = np.array([0.0, 41.84]) / (KB * 300.0)
+    for bias in (np.array([0.0, 10.0]) * KCAL, [0.0 * KCAL, 10.0 * KCAL]):
+        np.testing.assert_allclose(analysis.last_bias_weights(bias, 300.0 * unit.kelvin), wanted)
+    np.testing.assert_allclose(analysis.offset_weights([1.0, 11.0] * KCAL, 1.0 * KCAL, 300.0), wanted)
+    with pytest.raises(SettingsError, match="bias: an array in nanometer is not an energy"):
+        analysis.last_bias_weights([0.0, 1.0] * unit.nanometer, 300.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -300.0, np.nan, None, "300 K", 300.0 * unit.nanometer])
+def test_temperatures_that_are_none_are_refused_everywhere(temperature):
+    inside, zero, x = [np.arange(20) % 3 == 0], [np.zeros(20)], [np.arange(20.0)]
+    states = Multistate(np.arange(20.0), None, 300.0, np.zeros(20, int), 0)
+    for call in (
+        lambda: analysis.last_bias_weights(np.zeros(3), temperature),
+        lambda: analysis.free_energy_difference(inside, zero, temperature, 0),
+        lambda: analysis.free_energy_profile(x, zero, temperature, 0),
+        lambda: analysis.Convergence.of(inside, zero, temperature, 12, 0),
+        lambda: states.log_weights(temperature),
+        lambda: states.effective_sample_size(temperature),
+        lambda: states.heat_capacity(temperature),
+    ):
+        with pytest.raises(SettingsError, match="^temperature: "):
+            call()
+
+
+def test_one_array_is_one_trajectory():
+    rng = np.random.default_rng(2)
+    inside, log_weights = rng.random(300) < 0.4, rng.normal(size=300)
+    wanted = analysis.free_energy_difference([inside], [log_weights], 300.0, 0)
+    for shape in (lambda a: a, lambda a: a[:, None], lambda a: [a[:, None]], list, lambda a: torch.tensor(a)[None]):
+        assert analysis.free_energy_difference(shape(inside), shape(log_weights), 300.0 * unit.kelvin, 0) == wanted
+    two = analysis.free_energy_difference(inside.reshape(2, 150), log_weights.reshape(2, 150), 300.0, 0)
+    assert two.value == pytest.approx(wanted.value)
+    profiles = [analysis.free_energy_profile(x, log_weights, 300.0, 0, 5) for x in (log_weights, [log_weights])]
+    np.testing.assert_array_equal(profiles[0].interval, profiles[1].interval)
+
+
+@pytest.mark.parametrize(
+    ("inside", "words"),
+    [
+        ([np.array([1.0, np.nan, 0.0])], "nan at frame 1 is neither inside"),
+        ([np.array([0.3, 1.0, 0.0])], "0.3 at frame 0 is neither inside"),
+        ([np.zeros((3, 2))], r"shape \(3, 2\)"),
+        ([[True, [False], True]], "list in place of numbers"),
+        (None, "give a list with an array"),
+        ([np.zeros(3) * KCAL], "have a unit"),
+        ([], "there is no frame|differ in number"),
+    ],
+)
+def test_what_is_neither_inside_nor_outside_is_refused(inside, words):
+    with pytest.raises(DataError, match=words):
+        analysis.free_energy_difference(inside, [np.zeros(3)], 300.0, 0)
 
 
 def test_relative_weights_stay_in_range():
@@ -66,6 +129,9 @@ def test_balanced_weights_have_mean_one_and_keep_their_ratios():
     assert np.exp(np.concatenate(made)).mean() == pytest.approx(1)
     np.testing.assert_allclose(made[0] - made[1], [-3, -2])
     assert [len(part) for part in analysis.balanced([np.zeros(0)])] == [0]
+    assert analysis.balanced([]) == []
+    with pytest.raises(DataError, match="one at least must be finite"):
+        analysis.balanced([np.full(3, -np.inf)])
 
 
 @pytest.mark.parametrize(("bias", "first"), [(0.0, 0), (1.0, 20)])
@@ -106,6 +172,9 @@ def test_crossings_need_both_thresholds():
     assert analysis.crossings(np.array([0.0, 0.1, 1.0, 0.1, 0.9]), low, high) == (0, 0)
     assert analysis.crossings(np.array([-1.0, 1.0, -1.0, 1.0]), low, high) == (2, 1)
     assert analysis.crossings(np.zeros(0), low, high) == (0, 0)
+    assert analysis.crossings([-1, 1, -1], low, high) == (1, 1)
+    with pytest.raises(DataError, match="frame 1 is not a number"):
+        analysis.crossings([0.0, np.nan], low, high)
 
 
 def test_depth_is_the_distance_to_the_nearer_border():

@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pymbar
 import pytest
+from openmm import unit
 from scipy.special import logsumexp
 
 from latf_sampling import reweighting as room
-from latf_sampling.errors import DataError
+from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.reweighting import Multistate, TemperatureReweighting, kish, systematic
 
 TEMPERATURES = np.array([1.0, 1.4, 2.0])
@@ -386,6 +387,41 @@ def test_the_response_to_a_block_is_that_of_solving_again():
     assert (outside[:, 0] == 0).all()
 
 
+def test_a_subset_is_what_its_frames_alone_give():
+    counts = [400, 300, 200, 500, 600]
+    x, bias, which = umbrella_frames(counts, seed=8)
+    states = Multistate(x**2 / 2 + 70, bias, KTS, which, 1, boltzmann=1.0)
+    kept = np.arange(0, len(x), 3)
+    alone = Multistate(x[kept] ** 2 / 2 + 70, bias[:, kept], KTS, which[kept], 1, boltzmann=1.0)
+    found = states.subset(kept, np.random.default_rng(1))
+    np.testing.assert_allclose(found.free_energies, alone.free_energies, atol=1e-5)
+    np.testing.assert_allclose(found.log_weights(1.2), alone.log_weights(1.2), atol=1e-5)
+
+
+def test_the_influence_of_a_frame_is_that_of_a_block_of_it():
+    x, states = mixture([60, 50, 40, 50, 60], seed=3)
+    weights, sets = np.exp(states.log_weights(1.0)), (x < 1.0).astype(int)
+    totals = np.bincount(sets, weights)
+    pull = weights * np.where(sets == 0, 1 / totals[0], -1 / totals[1])
+    response = states.response(np.arange(len(x)), len(x), sets, 2, weights)
+    found = states.influence(pull)
+    np.testing.assert_allclose(found, pull + response[:, 0] - response[:, 1], atol=1e-10)
+    assert np.std(found - pull) > 0.1 * np.std(pull)
+
+
+def test_energies_biases_and_temperatures_may_have_units():
+    x, bias, which = umbrella_frames([50] * 5, seed=9)
+    kj = Multistate(4.184 * x**2, 4.184 * bias, np.full(5, 300.0), which, 1)
+    for energies, biases in (
+        (x**2 * unit.kilocalorie_per_mole, bias * unit.kilocalorie_per_mole),
+        (x**2 * 4.184 * unit.kilojoule_per_mole, [row * unit.kilocalorie_per_mole for row in bias]),
+    ):
+        found = Multistate(energies, biases, 300.0 * unit.kelvin, which.astype(float), 1)
+        np.testing.assert_allclose(found.free_energies, kj.free_energies, atol=1e-9)
+    with pytest.raises(SettingsError, match="energies: an array in nanometer is not an energy"):
+        Multistate(x * unit.nanometer, bias, np.full(5, 300.0), which, 1)
+
+
 def test_values_are_centred_in_their_own_state():
     _, states = mixture([3, 0, 2, 0, 1])
     found = states.centred(np.array([1.0, 2.0, 3.0, 10.0, 20.0, 7.0]))
@@ -402,6 +438,10 @@ def test_values_are_centred_in_their_own_state():
         (None, [1.0, 1.0], [0, 0, -1, 1], None, ["states -1 to 1"]),
         (None, [1.0, 0.0], [0, 0, 1, 1], None, ["above 0"]),
         (None, [1.0, 1.0], [0, 0, 1], None, ["4 energies", "3 states"]),
+        (None, [1.0, np.nan], [0, 0, 1, 1], None, ["finite and above 0"]),
+        (None, [[1.0, 1.0]], [0, 0, 1, 1], None, ["temperatures have the shape (1, 2)"]),
+        (None, [1.0, 1.0], [0, 0, 0.5, 1], None, ["states are whole numbers"]),
+        (None, [1.0, 1.0], 0, None, ["states have the shape ()"]),
         (None, [1.0, 1.0], [0, 0, 1, 1], np.zeros(4), ["weights"]),
         (None, [1.0, 1.0], [0, 0, 1, 1], np.array([1, -1, 1, 1.0]), ["weights"]),
     ],
@@ -412,6 +452,8 @@ def test_states_that_do_not_fit_are_refused(bias, temperatures, states, weights,
         Multistate(np.zeros(4), bias, np.array(temperatures), np.array(states), rng, weights, 1.0)
     for word in words:
         assert word in str(refused.value)
+    with pytest.raises(DataError, match="there is no frame"):
+        Multistate([], None, [1.0], [], rng)
 
 
 # ---------------------------------------------------------------------------------------- drawing

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from latf_sampling.analysis.arguments import by_trajectory
 from latf_sampling.errors import DataError
 from latf_sampling.reweighting import Multistate, kish
 
@@ -52,7 +53,7 @@ def statistical_inefficiency(parts: Sequence[np.ndarray]) -> float:
     >>> 8 < statistical_inefficiency([slow]) < 12
     True
     """
-    parts = [np.asarray(part, np.float64) for part in parts if len(part)]
+    parts = [part.astype(np.float64) for part in by_trajectory(parts, "statistical_inefficiency") if len(part)]
     if not parts or all(np.ptp(part) == 0 and part[0] == parts[0][0] for part in parts):
         return 1.0
     logging.getLogger("pymbar").setLevel(logging.ERROR)  # it advertises JAX

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from latf_sampling.analysis.arguments import by_trajectory, sides, whole
 from latf_sampling.analysis.blocks import reach
 from latf_sampling.analysis.differences import Difference, free_energy_difference
 from latf_sampling.errors import DataError
 from latf_sampling.reweighting import Multistate
+from latf_sampling.units import to_float
 
 SHARES = np.linspace(0.1, 1.0, 10)
 FEW_CROSSINGS = 10
 """With fewer crossings the scatter between blocks says little about the true error."""
-FEW_FRAMES = 100
-"""With fewer effective frames a few of them carry the estimate."""
+FEW_FRAMES = 50
+"""With fewer independent frames a few of them carry the estimate, and blocks say little about its error."""
 DOUBT = 0.003
 """Estimates contradict each other if chance alone makes them differ as much with less than this probability: by three
 standard errors, more where blocks are few or the estimates to compare are many."""
@@ -69,8 +71,9 @@ class Convergence:
         """Judge whether a free-energy difference has converged.
 
         It has if its 95 % interval is no wider than the tolerance to either side, walkers crossed often enough, the
-        weights are not carried by a few frames, and neither the halves of the data nor groups of walkers contradict
-        each other. It is no proof: a state that no walker has found leaves no trace in any of these.
+        estimate is not carried by a few frames that are independent in time, and neither the halves of the data nor
+        groups of walkers contradict each other. It is no proof: a state that no walker has found leaves no trace in any
+        of these.
 
         Parameters
         ----------
@@ -103,6 +106,12 @@ class Convergence:
         >>> Convergence.of(inside, weights, 300.0, 4, rng).verdict
         'Not converged: walkers crossed 4 times, and at least 10 crossings are needed.'
         """
+        rng, tolerance = np.random.default_rng(rng), to_float(tolerance, "energy", "Convergence, tolerance")
+        crossings = whole(crossings, "Convergence, crossings", 0)
+        inside, log_weights = (
+            sides(inside, "Convergence, inside"),
+            by_trajectory(log_weights, "Convergence, log weights"),
+        )
         if groups is not None and len(groups) != len(inside):
             raise DataError(f"Convergence: {len(groups)} names of groups, but {len(inside)} trajectories.")
         if groups is not None:
@@ -149,7 +158,7 @@ class Convergence:
             f"Converged to {self.estimate.value:.1f} kJ/mol, with a 95 % interval from {low:.1f} to {high:.1f} kJ/mol: "
             f"the two halves of the data differ by {difference:.1f} kJ/mol, which their errors allow{others}, walkers "
             f"crossed {self.crossings:,} times, and the weights leave {self.estimate.effective_frames:,.0f} effective "
-            "frames."
+            f"frames, {self.estimate.independent_frames:,.0f} of them independent in time."
         )
 
 
@@ -165,10 +174,11 @@ def _reasons(estimate, halves, groups: dict[str, Difference], crossings: int, to
     if crossings < FEW_CROSSINGS:
         times = f"{crossings} time{'' if crossings == 1 else 's'}"
         found.append(f"walkers crossed {times}, and at least {FEW_CROSSINGS} crossings are needed")
-    if estimate.effective_frames < FEW_FRAMES:
+    if estimate.independent_frames < FEW_FRAMES:
         found.append(
-            f"the weights are so uneven that they count as {estimate.effective_frames:.0f} frames, and at least "
-            f"{FEW_FRAMES} are needed"
+            f"the weights are so uneven that they count as {estimate.effective_frames:,.0f} frames, of which "
+            f"correlation in time leaves {estimate.independent_frames:.0f} independent ones: at least {FEW_FRAMES} are "
+            "needed"
         )
     if np.isfinite(estimate.error) and not all(half and np.isfinite(half.error) for half in halves):
         found.append("one half of the data alone does not bound the error")

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from latf_sampling.analysis.arguments import by_trajectory, sides
 from latf_sampling.analysis.blocks import Blocks, reach
 from latf_sampling.analysis.weights import relative
 from latf_sampling.reweighting import Multistate, kish
-from latf_sampling.units import KB
+from latf_sampling.units import KB, to_kelvin
 
 LEAST = 1e-30
 """Relative weights below this are alike."""
@@ -64,11 +65,12 @@ def free_energy_difference(
     Parameters
     ----------
     inside, log_weights
-        Per trajectory, whether each frame is inside (frames,), and ln of its weight (frames,).
+        Per trajectory, whether each frame is inside (frames,), and ln of its weight (frames,). One array is one
+        trajectory.
     temperature
         K.
     rng
-        Weighs the blocks.
+        Weighs the blocks; a generator or a seed.
     states
         Where the weights are from MBAR: what they come from, its frames in the same order. The error then holds that of
         the states' free energies too.
@@ -76,7 +78,9 @@ def free_energy_difference(
     Raises
     ------
     DataError
-        There is no frame, lengths differ, or a weight is not a number.
+        There is no frame, lengths differ, a weight is not a number, or a frame neither inside nor outside.
+    SettingsError
+        The temperature is not above 0.
 
     Examples
     --------
@@ -87,18 +91,20 @@ def free_energy_difference(
     >>> bool(low < KB * 300 * np.log(3) < high)
     True
     """
+    rng, kt = np.random.default_rng(rng), KB * to_kelvin(temperature)
+    inside = sides(inside, "free_energy_difference, inside")
+    log_weights = by_trajectory(log_weights, "free_energy_difference, log weights")
     weights = relative(log_weights, inside, "free_energy_difference")
-    joined = np.concatenate(inside).astype(bool)
+    joined = np.concatenate(inside)
     lengths = [len(part) for part in inside]
     totals = np.bincount(~joined, weights, 2)
-    kt = KB * temperature
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(kt * (np.log(totals[1]) - np.log(totals[0])))
         pull = weights * np.where(joined, 1 / totals[0], -1 / totals[1])
     error, freedom = float("inf"), 1.0
     # Where weights differ much from frame to frame, who goes where may be slower than what the estimate feels.
-    # Where weights differ much from frame to frame, who goes where may be slower than what the estimate feels; and where
-    # a few frames have all the weight, weights seem faster than what makes them.
+    # Where weights differ much from frame to frame, who goes where may be slower than what the estimate feels; where a
+    # few frames have all the weight, weights seem faster than what makes them.
     series = [joined.astype(float), np.log(np.maximum(weights, LEAST))]
     if totals.all():
         series.append(pull if states is None else states.influence(pull))
@@ -112,4 +118,6 @@ def free_energy_difference(
         error, freedom = kt * float(found[0][0]), float(found[1][0])
     half = float(reach(error, freedom))
     interval = (value - half, value + half) if np.isfinite(half) else (-np.inf, np.inf)
-    return Difference(value, error, interval, len(weights), kish(weights), blocks.independent(weights), blocks.count, freedom)
+    return Difference(
+        value, error, interval, len(weights), kish(weights), blocks.independent(weights), blocks.count, freedom
+    )

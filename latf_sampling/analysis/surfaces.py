@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from latf_sampling.analysis.arguments import by_trajectory, ranges, whole
 from latf_sampling.analysis.blocks import Blocks, reach
 from latf_sampling.analysis.weights import relative
-from latf_sampling.errors import DataError
+from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.reweighting import Multistate
-from latf_sampling.units import KB
+from latf_sampling.units import KB, to_kelvin
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,12 @@ def free_energy_profile(
     Parameters
     ----------
     x, log_weights
-        Per trajectory, the variable at each frame (frames,), and ln of its weight (frames,).
+        Per trajectory, the variable at each frame (frames,), and ln of its weight (frames,). One array is one
+        trajectory.
     temperature
         K.
     rng
-        Weighs the blocks.
+        Weighs the blocks; a generator or a seed.
     bins, extent
         Number of bins, and (low, high); none takes the range of the data. Frames outside do not count.
     states
@@ -83,6 +85,8 @@ def free_energy_profile(
     ------
     DataError
         There is no frame within the extent, lengths differ, or a weight or value is not a number.
+    SettingsError
+        The temperature is not above 0, there is no bin, or the extent is not (low, high).
 
     Examples
     --------
@@ -94,7 +98,7 @@ def free_energy_profile(
     >>> bool((profile.error < 0.1).all())
     True
     """
-    return Profile(*_histogram([x], log_weights, temperature, rng, bins, extent and [extent], states))
+    return Profile(*_histogram([x], log_weights, temperature, rng, bins, extent, states, "free_energy_profile"))
 
 
 def free_energy_surface(
@@ -103,7 +107,7 @@ def free_energy_surface(
     log_weights: Sequence[np.ndarray],
     temperature: float,
     rng: np.random.Generator,
-    bins: int = 60,
+    bins: int | tuple[int, int] = 60,
     extent: tuple[tuple[float, float], tuple[float, float]] | None = None,
     states: Multistate | None = None,
 ) -> Surface:
@@ -114,7 +118,7 @@ def free_energy_surface(
     x, y, log_weights
         Per trajectory, the variables at each frame (frames,), and ln of its weight (frames,).
     bins, extent
-        Bins of each variable, and ((x low, x high), (y low, y high)).
+        Number of bins of each variable, or (of x, of y), and ((x low, x high), (y low, y high)).
 
     Examples
     --------
@@ -124,21 +128,26 @@ def free_energy_surface(
     >>> bool((surface.values < 4 * surface.error.max()).all())
     True
     """
-    return Surface(*_histogram([x, y], log_weights, temperature, rng, bins, extent, states))
+    return Surface(*_histogram([x, y], log_weights, temperature, rng, bins, extent, states, "free_energy_surface"))
 
 
-def _histogram(variables, log_weights, temperature, rng, bins, extent, states):
+def _histogram(variables, log_weights, temperature, rng, bins, extent, states, name):
     """Edges of each variable, one after another, and the free energy of the bins, its error and its interval."""
+    rng, kt = np.random.default_rng(rng), KB * to_kelvin(temperature)
+    variables = [by_trajectory(parts, f"{name}, variable") for parts in variables]
+    log_weights = by_trajectory(log_weights, f"{name}, log weights")
     for parts in variables:
-        weights = relative(log_weights, parts, "free energies")
+        weights = relative(log_weights, parts, name)
     columns = np.stack([np.concatenate(parts) for parts in variables])
     lengths = [len(part) for part in log_weights]
     if not np.isfinite(columns).all():
-        raise DataError(f"free energies: the value of frame {np.argmin(np.isfinite(columns).all(0))} is not a number.")
-    edges = [
-        np.histogram_bin_edges(column, bins, None if extent is None else extent[axis])
-        for axis, column in enumerate(columns)
-    ]
+        raise DataError(f"{name}: the value of frame {np.argmin(np.isfinite(columns).all(0))} is not a number.")
+    each = list(bins) if np.ndim(bins) else [bins] * len(columns)
+    if len(each) != len(columns):
+        raise SettingsError(f"{name}: {len(each)} numbers of bins for {len(columns)} variables.")
+    each = [whole(number, f"{name}, bins", 1) for number in each]
+    extents = [None] * len(columns) if extent is None else ranges(extent, name, len(columns))
+    edges = [np.histogram_bin_edges(*given) for given in zip(columns, each, extents)]
     shape = tuple(len(each) - 1 for each in edges)
     # The last bin holds its upper edge, as numpy's histograms have it.
     places = [
@@ -147,9 +156,9 @@ def _histogram(variables, log_weights, temperature, rng, bins, extent, states):
     ]
     within = np.all([(place >= 0) & (place < size) for place, size in zip(places, shape)], axis=0)
     if not weights[within].any():
-        raise DataError("free energies: no frame of any weight lies within the extent.")
+        raise DataError(f"{name}: no frame of any weight lies within the extent.")
     sets = np.where(within, np.ravel_multi_index(places, shape, mode="clip"), -1)
-    count, kt = int(np.prod(shape)), KB * temperature
+    count = int(np.prod(shape))
     series = []
     for column in columns:
         pull = weights * within * (column - np.average(column, weights=weights * within))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mdtraj
 import numpy as np
 
+from latf_sampling.analysis.arguments import column, plain
 from latf_sampling.errors import DataError
 from latf_sampling.features import Features
 
@@ -52,6 +53,7 @@ def depth(values: np.ndarray, above: float) -> np.ndarray:
     >>> depth(np.radians([60.0, 170.0, -170.0, -60.0]), 0.0).round(2).tolist()
     [1.05, 0.17, -0.17, -1.05]
     """
+    values = plain(values, "depth")
     inside = np.minimum(values - above, np.pi - values)
     outside = np.minimum(above - values, values + np.pi)
     return np.where(values > above, inside, -outside)
@@ -59,6 +61,9 @@ def depth(values: np.ndarray, above: float) -> np.ndarray:
 
 def crossings(values: np.ndarray, low: float, high: float) -> tuple[int, int]:
     """How often a series goes from below `low` to above `high`, and back; what lies between counts as neither."""
+    values = column(values, "crossings")
+    if np.isnan(values).any():
+        raise DataError(f"crossings: the value of frame {np.argmax(np.isnan(values))} is not a number.")
     sides = np.where(values > high, 1, np.where(values < low, -1, 0))
     sides = sides[sides != 0]
     changes = np.diff(sides)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from latf_sampling.analysis.arguments import by_trajectory, column
 from latf_sampling.errors import DataError
 from latf_sampling.trajectories import WalkerFrames
-from latf_sampling.units import KB
+from latf_sampling.units import KB, to_array, to_kelvin
 
 FILLING = 0.2
 """This first share of a biased trajectory is left out: there the bias and its offset still change quickly."""
@@ -26,22 +27,26 @@ def offset_weights(bias: np.ndarray, offset: np.ndarray, temperature: float) -> 
     Parameters
     ----------
     bias, offset
-        Bias V(u, t) and its offset c(t) when the frame was saved, kJ/mol; (frames,) each.
+        Bias V(u, t) and its offset c(t) when the frame was saved, kJ/mol or with a unit; (frames,) each. One offset
+        may stand for all frames.
     temperature
         K.
 
     Raises
     ------
     DataError
-        The arrays differ in length, or the temperature is not above 0.
+        The arrays differ in length, or a value is not finite.
+    SettingsError
+        The temperature is not above 0, or a unit is another one.
 
     Examples
     --------
     >>> offset_weights(np.array([5.0, 7.0]), np.array([3.0, 5.0]), 1 / KB).tolist()
     [2.0, 2.0]
     """
-    bias, offset = np.asarray(bias, np.float64), np.asarray(offset, np.float64)
-    if bias.shape != offset.shape:
+    bias, offset = _energies(bias, "bias"), to_array(offset, "energy", "offset")
+    offset = np.full(len(bias), offset) if offset.ndim == 0 else _energies(offset, "offset")
+    if len(bias) != len(offset):
         raise DataError(f"offset_weights: {len(bias)} values of the bias and {len(offset)} offsets differ in number.")
     return last_bias_weights(bias - offset, temperature)
 
@@ -55,23 +60,32 @@ def last_bias_weights(bias: np.ndarray, temperature: float) -> np.ndarray:
     Parameters
     ----------
     bias
-        Final bias at each frame, kJ/mol, also of the frames that were saved under earlier ones; (frames,).
+        Final bias at each frame, kJ/mol or with a unit, also of the frames that were saved under earlier ones;
+        (frames,).
     temperature
         K.
 
     Raises
     ------
     DataError
-        The temperature is not above 0.
+        A value is not finite.
+    SettingsError
+        The temperature is not above 0, or a unit is another one.
 
     Examples
     --------
     >>> last_bias_weights(np.array([0.0, 3.0]), 1 / KB).tolist()
     [0.0, 3.0]
     """
-    if not temperature > 0:
-        raise DataError(f"weights need a temperature above 0 K, and not {temperature:g} K.")
-    return np.asarray(bias, np.float64) / (KB * temperature)
+    return _energies(bias, "bias") / (KB * to_kelvin(temperature))
+
+
+def _energies(values, name: str) -> np.ndarray:
+    """Energies of frames, kJ/mol; (frames,)."""
+    array = column(to_array(values, "energy", name), name)
+    if not np.isfinite(array).all():
+        raise DataError(f"{name}: the value of frame {np.argmin(np.isfinite(array))} is not a number.")
+    return array
 
 
 def balanced(log_weights: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -79,10 +93,11 @@ def balanced(log_weights: Sequence[np.ndarray]) -> list[np.ndarray]:
 
     Weights under different biases are known up to a constant each; balanced, every bias counts by its number of frames.
     """
-    joined = np.concatenate(log_weights)
+    log_weights = by_trajectory(log_weights, "balanced")
+    joined = np.concatenate([np.empty(0), *log_weights])
     if not len(joined):
-        return list(log_weights)
-    largest = joined.max()
+        return log_weights
+    largest = _largest(joined, "balanced")
     shift = largest + np.log(np.exp(joined - largest).mean())
     return [part - shift for part in log_weights]
 
@@ -108,10 +123,14 @@ def relative(log_weights: Sequence[np.ndarray], columns: Sequence[np.ndarray], n
     if not sum(lengths):
         raise DataError(f"{name}: there is no frame.")
     joined = np.concatenate(log_weights)
+    return np.exp(joined - _largest(joined, name))
+
+
+def _largest(joined: np.ndarray, name: str) -> float:
     largest = joined.max()
     if not np.isfinite(largest):  # NaN is the largest of all to numpy
         raise DataError(f"{name}: the log weights of the frames are not numbers; one at least must be finite.")
-    return np.exp(joined - largest)
+    return largest
 
 
 def settled(walker: WalkerFrames) -> slice:
