@@ -114,9 +114,9 @@ class Multistate:
         energies = to_array(energies, "energy", f"{name}, energies").astype(np.float64, copy=False)
         self._bias = None if bias is None else to_array(bias, "energy", f"{name}, bias")
         temperatures = to_array(temperatures, "temperature", f"{name}, temperatures").astype(np.float64, copy=False)
-        self.temperatures = (
-            np.full(1 if bias is None else self._bias.shape[:1] or 1, temperatures) if temperatures.ndim == 0 else temperatures
-        )
+        if temperatures.ndim == 0:
+            temperatures = np.full(1 if bias is None else self._bias.shape[:1] or 1, temperatures)
+        self.temperatures = temperatures
         states = np.asarray(states)
         weights = np.ones(energies.shape) if weights is None else np.asarray(weights, np.float64)
         self._check(energies, states, weights)

@@ -205,9 +205,10 @@ class Blocks:
             drawn = np.where(alone, 0.0, number / (number + 1))[:, None]
             variance = short * squares
             error = resampled.std(0) * np.sqrt(variance.sum(0) / (drawn * squares).sum(0))
-            # As many as there are blocks if these are Gaussian and alike, two if one of them makes all the scatter.
+            # As many as there are blocks if these are Gaussian and alike, two if one of them makes all the scatter; one
+            # less where blocks are so short that the error hangs on how well the inefficiency is known.
             each = 3 * squares**2 / (of_kind @ pulls**4) - 1
-            each = np.clip(np.nan_to_num(each, nan=1.0), 1, np.maximum(free, 1)[:, None])
+            each = np.clip(np.nan_to_num(each, nan=1.0), 1, np.maximum(free - (self.leak > 0.5 / LONG), 1)[:, None])
             freedom = variance.sum(0) ** 2 / (variance**2 / each).sum(0)  # Welch and Satterthwaite
         return np.where(known, error, np.inf), np.where(known, freedom, 1.0)
 

@@ -41,7 +41,7 @@ class Convergence:
     halves : tuple of Difference
         From the first and from the second half of each trajectory.
     groups : dict
-        Estimate from each group of trajectories alone, by its name.
+        Estimate from each group of trajectories alone, by its name; none where none are compared.
     crossings : int
         Times any walker went from one state to the other.
     reasons : list of str
@@ -95,6 +95,8 @@ class Convergence:
         ------
         DataError
             As in `free_energy_difference`; or there is not a name for each trajectory.
+        SettingsError
+            As in `free_energy_difference`; or the crossings are no whole number.
 
         Examples
         --------

@@ -212,11 +212,12 @@ def _error_bar(estimates: Estimates) -> str:
     )
     return page.paragraph(
         f"{frames} The error is one standard deviation of a bootstrap over blocks of time, {RESAMPLES} times, each "
-        f"block at least {LONG:g} statistical inefficiencies long; the 95 % interval is Student's, wider where blocks "
-        "are few. They cover the scatter between blocks: how often walkers went to and fro, and how unevenly frames "
-        "are weighted. They do not cover what all blocks share: a state that no walker has found, a bias that has not "
+        f"block at least {LONG:g} statistical inefficiencies long where there are enough frames for it; the 95 % "
+        "interval is Student's, wider where blocks are few. They cover the scatter between blocks: how often walkers "
+        "went to and fro, and how unevenly frames are weighted. They do not cover what all blocks share: a state that "
+        "no walker has found, a bias that has not "
         "settled, the time step, the force field. Effective frames are what uneven weights leave; independent ones "
-        "what correlation in time leaves of these: so many of the unbiased ensemble would have an error as large.",
+        "what correlation in time leaves of these.",
         "soft",
     )
 
