@@ -334,10 +334,10 @@ def test_a_fixed_table_goes_along(periodic):
     box = TRICLINIC if periodic else None
     bias = Landscape(None, cv)
     bias._attach(system, fixed=True)
-    assert bias._force.force.getNumGlobalParameters() == 0
     with pytest.raises(ValueError, match="read-only"):
         bias.coefficients[...] = 0.0
     made = context(system, x, box=box)
+    assert not [name for name in made.getParameters().keys() if name.startswith("latf")]
     expected = energy(made, bias.group), forces(made, bias.group)
     assert abs(expected[0]) > 0.1 and np.abs(expected[1]).max() > 1
     text, group = openmm.XmlSerializer.serialize(system), bias.group
@@ -357,6 +357,20 @@ def test_graph_is_of_no_device(kind, periodic):
     inputs = graph.example(cv, shape)
     script = graph.to_torchscript(graph.trace(cv, shape), inputs).to("meta")
     assert [part.device.type for part in script(*(part.to("meta") for part in inputs))] == ["meta", "meta"]
+
+
+def test_parameters_have_names_of_their_own():
+    """Also where a force was removed since: two of one name would have two default values."""
+    system, cv = alanine_system(), alanine_cv(1)
+    first = Umbrella(system, cv, [0.0], 1.0)
+    system.removeForce(0)
+    second = Umbrella(system, cv, [0.0], 2.0)
+    made = context(system, frames(1)[0])
+    assert len([name for name in made.getParameters().keys() if name.startswith("latf")]) == 2
+    second.move_to(made, [1.0])
+    u = float(cv(frames(1)[0])[0])
+    assert energy(made, first.group) == pytest.approx(0.5 * u**2)
+    assert energy(made, second.group) == pytest.approx((u - 1) ** 2)
 
 
 def test_a_full_system_is_refused():

@@ -133,10 +133,10 @@ def test_invalid_arguments(change, message):
     assert system.getNumForces() == count
 
 
-def test_a_bias_that_is_refused_leaves_no_files(tmp_path):
+def test_a_bias_that_is_refused_leaves_no_files(tmp_path, monkeypatch):
     """And no lock: the next try with the right system or model may have them."""
     line = alanine_model(2)[0]
-    line.sample = lambda n, temperature, seed: np.repeat(np.linspace(0, 1, n)[:, None], 2, 1)
+    monkeypatch.setattr(line, "sample", lambda n, temperature, seed: np.repeat(np.linspace(0, 1, n)[:, None], 2, 1))
     _, pair, _ = pairs(1, "r")
     arguments = {"bias_factor": 5.0, "height": 1.0, "frequency": 10, "directory": tmp_path}
     with pytest.raises(SettingsError, match="Train with latent_dim: 1"):

@@ -90,7 +90,8 @@ class BiasForce:
         self._parameter = _free_name(system)
         parameters, file = {} if fixed else {self._parameter: 0.0}, None
         if fixed:
-            self.table = np.array(table, np.float64)
+            read = np.array(table, np.float64)
+            self.table = read.copy()
             self.table.setflags(write=False)
         else:
             directory, lock = _scratch_folder()
@@ -98,13 +99,14 @@ class BiasForce:
             file = str(directory / f"{NAME}0")
             self.table = np.memmap(file, np.float64, "w+", shape=(max(1, shape.size),))
             self.table[: shape.size] = table
+            read = self.table
         self._torchforce = runtime.lane() == "torchforce"  # looked up once: it reads files
         if self._torchforce:
-            self.force = _torch_force(cv, shape, self.table, file)
+            self.force = _torch_force(cv, shape, read, file)
             for name, value in parameters.items():
                 self.force.addGlobalParameter(name, value)
         else:
-            self.force = _python_force(cv, shape, self.table, file, parameters)
+            self.force = _python_force(cv, shape, read, file, parameters)
         self.force.setUsesPeriodicBoundaryConditions(cv.periodic)
         self.force.setForceGroup(self.group)
         system.addForce(self.force)
@@ -179,8 +181,12 @@ def free_group(system: openmm.System, cv: LatentCV) -> int:
 def _free_name(system: openmm.System) -> str:
     """A parameter that no force of the system has. A script gives the same one in every run, so that states that one
     run saves can be loaded in the next."""
-    forces = [force for force in system.getForces() if hasattr(force, "getGlobalParameterName")]
-    taken = {force.getGlobalParameterName(k) for force in forces for k in range(force.getNumGlobalParameters())}
+    taken = set()
+    for force in system.getForces():
+        if hasattr(force, "getGlobalParameters"):  # a PythonForce
+            taken.update(force.getGlobalParameters().keys())
+        elif hasattr(force, "getGlobalParameterName"):
+            taken.update(map(force.getGlobalParameterName, range(force.getNumGlobalParameters())))
     return next(name for name in (f"latf_version_{k}" for k in count(system.getNumForces())) if name not in taken)
 
 
