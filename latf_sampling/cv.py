@@ -124,8 +124,8 @@ class LatentCV:
             Their box vectors (n, 3, 3), where the variable is periodic.
         force_limit
             kJ/mol/nm. On 99.9 % of the frames, a hill of 1 kJ/mol with the suggested width may push no atom harder than
-            this: a variable that jumps between neighbouring structures makes any bias explode. A jump where there are no
-            frames is not seen.
+            this: a variable that jumps between neighbouring structures makes any bias explode. A jump where no frame is
+            shows only in a simulation.
 
         Raises
         ------

@@ -23,7 +23,6 @@ import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -87,7 +86,9 @@ class BiasForce:
     ) -> None:
         self.group, self.fixed, self.version = free_group(system, cv), fixed, 0
         self._system = system  # owns the force, whose default version `publish` changes
-        self._parameter = _free_name(system)
+        # No other force has this group, nor this name; a script gives the same one in every run, so that states that one
+        # run saves can be loaded in the next.
+        self._parameter = f"latf_version_{self.group}"
         parameters, file = {} if fixed else {self._parameter: 0.0}, None
         if fixed:
             read = np.array(table, np.float64)
@@ -176,18 +177,6 @@ def free_group(system: openmm.System, cv: LatentCV) -> int:
     if not free:
         raise SimulationError("bias: all 32 force groups of the system are taken; free one with Force.setForceGroup.")
     return max(free)
-
-
-def _free_name(system: openmm.System) -> str:
-    """A parameter that no force of the system has. A script gives the same one in every run, so that states that one
-    run saves can be loaded in the next."""
-    taken = set()
-    for force in system.getForces():
-        if hasattr(force, "getGlobalParameters"):  # a PythonForce
-            taken.update(force.getGlobalParameters().keys())
-        elif hasattr(force, "getGlobalParameterName"):
-            taken.update(map(force.getGlobalParameterName, range(force.getNumGlobalParameters())))
-    return next(name for name in (f"latf_version_{k}" for k in count(system.getNumForces())) if name not in taken)
 
 
 def component_force(cv: LatentCV, component: int) -> openmm.Force:
