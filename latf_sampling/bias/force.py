@@ -86,8 +86,8 @@ class BiasForce:
     ) -> None:
         self.group, self.fixed, self.version = free_group(system, cv), fixed, 0
         self._system = system  # owns the force, whose default version `publish` changes
-        # No other force has this group, nor this name; a script gives the same one in every run, so that states that one
-        # run saves can be loaded in the next.
+        # No other force has this group, nor this name. A script gives the same one in every run, so that states that
+        # one run saves can be loaded in the next.
         self._parameter = f"latf_version_{self.group}"
         parameters, file = {} if fixed else {self._parameter: 0.0}, None
         if fixed:
@@ -279,9 +279,8 @@ class _Mapped(_Fixed):
             self.version = float(version)
             # Freezing would fold the reading of a file of constant name into a constant.
             file = self.stem + str(0 * int(version))
-            self.table = torch.from_file(file, True, self.length, dtype=torch.float64)
-        if self.table.device != device:
-            self.table = self.table.to(device)
+            # On the CPU this is still the file itself. To compare devices at each step would cost a fifth of the step.
+            self.table = torch.from_file(file, True, self.length, dtype=torch.float64).to(device)
         return self.table
 
     def forward(self, positions: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
