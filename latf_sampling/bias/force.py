@@ -274,24 +274,24 @@ class _Mapped(_Fixed):
         super().__init__(graph, atoms, table)
         self.stem, self.length, self.version = file[:-1], len(table), 0.0
 
-    def present(self, version: Tensor, device: torch.device) -> Tensor:
+    def present(self, version: Tensor, positions: Tensor) -> Tensor:
         if float(version) != self.version:
             self.version = float(version)
             # Freezing would fold the reading of a file of constant name into a constant.
             file = self.stem + str(0 * int(version))
-            # On the CPU this is still the file itself. To compare devices at each step would cost a fifth of the step.
-            self.table = torch.from_file(file, True, self.length, dtype=torch.float64).to(device)
+            # On the CPU this is still the file itself. A graph that asks for the device at every step runs a fifth slower.
+            self.table = torch.from_file(file, True, self.length, dtype=torch.float64).to(positions.device)
         return self.table
 
     def forward(self, positions: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
-        return self.evaluate(positions, self.box, self.present(version, positions.device))
+        return self.evaluate(positions, self.box, self.present(version, positions))
 
 
 class _PeriodicMapped(_Mapped):
     """The same with box vectors."""
 
     def forward(self, positions: Tensor, box: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
-        return self.evaluate(positions, box.to(torch.float64), self.present(version, positions.device))
+        return self.evaluate(positions, box.to(torch.float64), self.present(version, positions))
 
 
 class _Compute:
