@@ -279,7 +279,7 @@ class _Mapped(_Fixed):
             self.version = float(version)
             # Freezing would fold the reading of a file of constant name into a constant.
             file = self.stem + str(0 * int(version))
-            # On the CPU this is still the file itself. A graph that asks for the device at every step runs a fifth slower.
+            # On the CPU this is still the file itself. Graphs that ask for the device at every step run a fifth slower.
             self.table = torch.from_file(file, True, self.length, dtype=torch.float64).to(positions.device)
         return self.table
 
