@@ -53,7 +53,8 @@ def weightings(
 
     c(t) puts each frame under the bias as it was then on one scale, and needs a bias that changes slowly; the last bias
     takes what was sampled under all earlier ones as sampled under the last, and needs one that has stopped changing;
-    MBAR does the same for each round, and joins rounds, temperatures and plain dynamics.
+    MBAR does the same for each round, and joins rounds, temperatures and plain dynamics, each of which it takes as
+    sampled in equilibrium: plain dynamics that never crosses a barrier draws it to the side that it stays on.
 
     Parameters
     ----------

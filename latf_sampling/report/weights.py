@@ -39,7 +39,9 @@ def section(records: Records, estimates: Estimates) -> str:
             "c(t); by the last bias, as if all had been sampled under it; and by MBAR, which joins all rounds, "
             "temperatures and plain dynamics, each under the last bias of its round. Where the three agree, the bias "
             "has settled; where they do not, simulate longer. In runs on wells with known answers, 95 % intervals by "
-            "c(t) held the truth as often as they say; those by the last bias are too narrow as long as it changes."
+            "c(t) held the truth as often as they say; those by the last bias are too narrow as long as it changes. "
+            "MBAR takes every state as sampled in equilibrium besides: plain dynamics that never crosses draws its "
+            "estimate to the side that it stays on."
             if biased
             else "MBAR weighs the frames of all temperatures by their energies, as if all were simulated at "
             f"{estimates.temperature:g} K. It should agree with plain dynamics there; where walkers at higher "
