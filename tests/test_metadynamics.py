@@ -303,6 +303,8 @@ def test_several_biases_add_as_one_goes():
         for cv, frequency in zip(cvs, (4, 6))
     ]
     made = alanine_simulation(system)
+    with pytest.raises(SettingsError, match="give the biases"):
+        step_together(made, 25)
     step_together(made, 25, *biases)
     assert made.currentStep == 25
     assert [bias.hills[:, 0].tolist() for bias in biases] == [[4, 8, 12, 16, 20, 24], [6, 12, 18, 24]]

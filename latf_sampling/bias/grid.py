@@ -268,6 +268,8 @@ def step_together(simulation: openmm.app.Simulation, steps: int, *biases: GridBi
 
     Raises
     ------
+    SettingsError
+        There is no bias.
     SimulationError, LeftTrustRegion
         As of `GridBias.step`.
 
@@ -277,6 +279,8 @@ def step_together(simulation: openmm.app.Simulation, steps: int, *biases: GridBi
     >>> contacts = Metadynamics(system, other_cv, 300.0, 10, 1.0, 400)  # doctest: +SKIP
     >>> step_together(simulation, 100_000, backbone, contacts)  # doctest: +SKIP
     """
+    if not biases:
+        raise SettingsError("step_together: give the biases to step with, step_together(simulation, steps, bias, ...).")
     for bias in biases:
         bias._ready(simulation)
     while steps > 0:
