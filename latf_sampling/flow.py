@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import lru_cache, partial
 
@@ -16,6 +17,9 @@ import zuko
 from torch import Tensor, nn
 
 from latf_sampling.dataset import CHUNK
+
+QUADRATURE = 4096
+"""So many nodes are enough to integrate the components of a latent space that are not used."""
 
 
 class TiltedGaussian:
@@ -144,8 +148,14 @@ class LatentFlow(nn.Module):
     BLUR = 0.02
     """The flow alone learns the density of the collective variable with noise of this share of the data's spread,
     enough that single frames do not show."""
-    THINNEST = 1e-4
-    """Data thinner than this share of their width count as that thick."""
+    THINNEST = 1e-3
+    """Data thinner than this share of their width count as that thick: single precision still tells a thousandth of
+    that apart."""
+    CLEARANCE = 4.0
+    """The hull is at least so many standard deviations of the blur thick on either side. A thinner one would move
+    samples along the data, since it is along rays from the origin that they are brought back inside."""
+    USED = 0.02
+    """A component of which the ones before leave less than this share unexplained is a function of them."""
 
     def __init__(
         self,
@@ -218,7 +228,49 @@ class LatentFlow(nn.Module):
     def enclose(self, u: Tensor) -> None:
         """Set the hull of the data u (n, d), beyond which samples shall not stray."""
         reach = torch.stack([(self.whiten(part) @ self.directions.T).amax(0) for part in u.split(CHUNK)]).amax(0)
-        self.support.copy_(reach.clamp(min=1e-3 * self.spread))
+        self.support.copy_(reach.clamp(min=self.CLEARANCE * self.BLUR * self.spread))
+
+    @property
+    def used(self) -> list[int]:
+        """Components that are no linear function of the ones before; of data on a line, the first alone."""
+        # Row k of the Cholesky factor: how component k depends on each one before, and what of it is its own.
+        factor = torch.linalg.inv(self.whitening.double() / self.spread).T
+        size = factor.norm(dim=1)
+        own = factor.diagonal() / torch.maximum(size, 0.1 * size.max())
+        return torch.nonzero(own >= self.USED).flatten().tolist()
+
+    def marginal_log_prob(self, u: Tensor, temperature_scale: Tensor) -> Tensor:
+        """Normalised log density of the used components (n, k) at s, a scalar; the others are integrated out; (n,).
+
+        In double precision, by the trapezoidal rule over the whitened coordinates of the others, in which their density
+        is as wide as the blur or wider.
+        """
+        used, dim = self.used, len(self.shift)
+        if len(used) == dim:
+            return self.log_prob(u, temperature_scale)
+        flow, rest = copy.deepcopy(self).double(), [k for k in range(dim) if k not in used]
+        axes = []
+        for k in rest:
+            sides = [flow.support[(flow.directions[:, k] * side).argmax()] for side in (-1.0, 1.0)]
+            low, high = (1.1 * min(float(reach), self.BOUND) for reach in sides)  # beyond, nothing is left
+            count = math.ceil((low + high) / (0.5 * self.BLUR * self.spread)) + 1
+            count = min(count, round(QUADRATURE ** (1 / len(rest))))
+            axes.append(torch.linspace(-low, high, count, dtype=torch.float64))
+        nodes = torch.cartesian_prod(*axes).reshape(-1, len(rest)).to(flow.shift)
+        # Of a step in whitened coordinates, in the latent space.
+        volume = sum(math.log(float(axis[1] - axis[0]) / float(flow.whitening[k, k])) for k, axis in zip(rest, axes))
+        found = []
+        for part in u.double().split(max(1, CHUNK // len(nodes))):
+            points = part.new_empty(len(part), len(nodes), dim)
+            for k in range(dim):
+                if k in used:
+                    points[..., k] = part[:, used.index(k), None]
+                else:  # whitening is triangular: those before this one are known
+                    before = (points[..., :k] - flow.shift[:k]) @ flow.whitening[:k, k]
+                    points[..., k] = flow.shift[k] + (nodes[:, rest.index(k)] - before) / flow.whitening[k, k]
+            log_p = flow.log_prob(points.reshape(-1, dim), temperature_scale.double()).reshape(len(part), -1)
+            found.append(torch.logsumexp(log_p, dim=1) + volume)
+        return torch.cat(found).to(u)
 
     def _excess(self, whitened: Tensor) -> Tensor:
         """By how much the hull would have to grow to hold each point (n, 1), in units of itself; 0 inside."""

@@ -158,6 +158,10 @@ class LaTF(nn.Module):
         """Most likely metastable state after one lag, of descriptors (frames, F); returns (frames,) integers."""
         return self._ask(lambda t: self.decoder(self.mean(t)).argmax(-1), x, self.n_features, "descriptors")
 
+    def state_probabilities(self, u) -> np.ndarray | Tensor:
+        """Probability of each metastable state one lag after latent points (n, d); returns (n, n_states)."""
+        return self._ask(lambda t: self.decoder(t).softmax(-1), u, self.latent_dim, "latent dimensions")
+
     def log_prob(self, u, temperature=None, return_std: bool = False):
         """Normalised log density of latent points (n, d) at a temperature (default: the reference); returns (n,).
 
@@ -180,6 +184,30 @@ class LaTF(nn.Module):
 
         value = of(self.flow)
         return (value, self._std([of(flow) for flow in self._members()])) if return_std else value
+
+    @property
+    def used_components(self) -> list[int]:
+        """Latent components that are no linear function of the ones before.
+
+        Two states are told apart by one number, and three by two: an encoder with more components than that makes the
+        last ones functions of the others. The density of the latent space then is a needle or a sheet, which a grid
+        does not hold; `marginal_log_prob` is that of the used components.
+        """
+        self._require_training()
+        return self.flow.used
+
+    def marginal_log_prob(self, u, temperature=None):
+        """Normalised log density of the used components (n, k) alone, at a temperature (default: the reference); (n,).
+
+        Where all components are used, it is `log_prob`.
+        """
+        scale = self._scale(temperature)
+        return self._ask(
+            lambda t: self.flow.marginal_log_prob(t, torch.tensor(scale, device=t.device)),
+            u,
+            len(self.flow.used),
+            "used latent dimensions",
+        )
 
     def free_energy(self, u, temperature=None, return_std: bool = False):
         """Latent free energy -kB T ln p(u|T) of latent points (n, d), kJ/mol; returns (n,).

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latf_sampling.analysis import balanced, last_bias_weights, offset_weights, settled
+from latf_sampling.analysis import STAGES, balanced, last_bias_weights, offset_weights, settled, stages
+from latf_sampling.cv import LatentCV
 from latf_sampling.reweighting import Multistate
+from latf_sampling.settings import steps
 from latf_sampling.simulate import Molecule, WalkerJob, make_bias
 from latf_sampling.trajectories import Frames
 
 if TYPE_CHECKING:
     from latf_sampling.campaign import Campaign
 
+CORE = 0.9
+"""A frame is in the core of the state that the model expects after a lag with at least this probability."""
 CHUNK = 2048
 """Frames that a variable is evaluated on at once."""
 
@@ -53,8 +57,9 @@ def weightings(
 
     c(t) puts each frame under the bias as it was then on one scale, and needs a bias that changes slowly; the last bias
     takes what was sampled under all earlier ones as sampled under the last, and needs one that has stopped changing;
-    MBAR does the same for each round, and joins rounds, temperatures and plain dynamics, each of which it takes as
-    sampled in equilibrium: plain dynamics that never crosses a barrier draws it to the side that it stays on.
+    MBAR takes a biased round as a few stages, each under the bias as it was in the middle of it, and joins rounds,
+    temperatures and plain dynamics, each of which it takes as sampled in equilibrium. Plain dynamics that stayed away
+    from a state that biased walkers were in is therefore left out: it would say that the state is empty.
 
     Parameters
     ----------
@@ -76,13 +81,13 @@ def weightings(
     walkers = [walker for walker in walkers if len(walker) and not walker.uneven]
     kept = [settled(walker) for walker in walkers]
     rounds = sorted({walker.round_index for walker in walkers if walker.biased})
-    values = {index: _last_bias(campaign, index, walkers, kept) for index in rounds}
+    biases = {index: _Biases.of(campaign, index, walkers, kept) for index in rounds}
     made = []
     there = [k for k, w in enumerate(walkers) if w.biased and w.temperature == temperature]
     if there:
         for name, weights in (
             ("c(t)", lambda k: offset_weights(walkers[k].bias[kept[k]], walkers[k].offset[kept[k]], temperature)),
-            ("last bias", lambda k: last_bias_weights(values[walkers[k].round_index][k], temperature)),
+            ("last bias", lambda k: last_bias_weights(biases[walkers[k].round_index].last[k], temperature)),
         ):
             logs: dict[int, np.ndarray] = {}
             for index in rounds:
@@ -91,37 +96,93 @@ def weightings(
             made.append(
                 Weighting(name, [walkers[k] for k in there], [kept[k] for k in there], [logs[k] for k in there])
             )
-    # One state for each temperature without bias, and one for each biased round.
-    names = [(walker.round_index if walker.biased else None, walker.temperature) for walker in walkers]
-    distinct = sorted(set(names), key=str)
+    if rounds:
+        reached = biases[rounds[-1]].reached
+        sought = set.union(*(reached[k] for k, walker in enumerate(walkers) if walker.biased))
+        mixed = [k for k, walker in enumerate(walkers) if walker.biased or reached[k] >= sought]
+        walkers, kept = [walkers[k] for k in mixed], [kept[k] for k in mixed]
+        biases = {index: bias.of_walkers(mixed) for index, bias in biases.items()}
+    # One state for each temperature without bias, and one for each stage of each biased round.
     lengths = [len(range(*part.indices(len(walker)))) for walker, part in zip(walkers, kept)]
+    names = [
+        (w.round_index, int(stage), w.temperature) if w.biased else (-1, 0, w.temperature)
+        for k, (w, length) in enumerate(zip(walkers, lengths))
+        for stage in (biases[w.round_index].stages[k] if w.biased else np.zeros(length))
+    ]
+    distinct = sorted(set(names))
     zero = np.zeros(sum(lengths))
     mixture = Multistate(
         np.concatenate([walker.energies[part] for walker, part in zip(walkers, kept)]),
-        np.stack([zero if index is None else np.concatenate(values[index]) for index, _ in distinct]),
-        np.array([state[1] for state in distinct]),
-        np.repeat([distinct.index(name) for name in names], lengths),
+        np.stack(
+            [
+                zero if index < 0 else np.concatenate([part[stage] for part in biases[index].staged])
+                for index, stage, _ in distinct
+            ]
+        ),
+        np.array([state[-1] for state in distinct]),
+        np.array([distinct.index(name) for name in names]),
         rng,
     )
     logs = np.split(mixture.log_weights(temperature), np.cumsum(lengths)[:-1])
     return [*made, Weighting("MBAR", walkers, kept, logs, mixture)]
 
 
-def _last_bias(campaign: Campaign, index: int, walkers: Sequence[Frames], kept: Sequence[slice]) -> list[np.ndarray]:
-    """The bias of a round as its walkers left it, at all kept frames, kJ/mol."""
-    folder = campaign.store.walker(index, 0)
-    job = WalkerJob(
-        campaign.protocol, index, 0, folder, learned=campaign.store.learning(index - 1), hills=folder.parent / "hills"
-    )
-    molecule = campaign.molecule
-    bias = make_bias(job, Molecule(copy.deepcopy(molecule.system), molecule.topology, molecule.positions))
-    bias.close()
+@dataclass(frozen=True)
+class _Biases:
+    """The biases that a round went through, at the kept frames of all walkers; lists have an entry for each walker.
+
+    Attributes
+    ----------
+    stages : list of numpy.ndarray
+        Stage of each frame, from 0, of walkers of the round; (frames,).
+    staged : list of numpy.ndarray
+        Bias as it was in the middle of each stage, kJ/mol; (stages, frames).
+    last : list of numpy.ndarray
+        Bias as the round left it, kJ/mol; (frames,).
+    reached : list of set
+        States, as the model of the round's variable tells them, whose core the walker was in.
+    """
+
+    stages: list[np.ndarray]
+    staged: list[np.ndarray]
+    last: list[np.ndarray]
+    reached: list[set[int]]
+
+    @classmethod
+    def of(cls, campaign: Campaign, index: int, walkers: Sequence[Frames], kept: Sequence[slice]) -> _Biases:
+        folder, learned = campaign.store.walker(index, 0), campaign.store.learning(index - 1)
+        job = WalkerJob(campaign.protocol, index, 0, folder, learned=learned, hills=folder.parent / "hills")
+        molecule = campaign.molecule
+        bias = make_bias(job, Molecule(copy.deepcopy(molecule.system), molecule.topology, molecule.positions))
+        bias.close()
+        model, cv = campaign.model(index - 1)
+        stride = steps(campaign.protocol.frame_interval, job.timestep)
+        times = [stride * np.arange(1, len(walker) + 1)[part] for walker, part in zip(walkers, kept)]
+        own = [k for k, walker in enumerate(walkers) if walker.biased and walker.round_index == index]
+        which, middles = stages(np.concatenate([times[k] for k in own]), STAGES if bias.grows else 1)
+        parts = dict(zip(own, np.split(which, np.cumsum([len(times[k]) for k in own])[:-1])))
+        latent = [_latent(cv, walker)[part] for walker, part in zip(walkers, kept)]
+        return cls(
+            [parts.get(k, np.empty(0, int)) for k in range(len(walkers))],
+            [bias.past_energy(u, middles) for u in latent],
+            [bias.energy(u) for u in latent],
+            [_reached(model.state_probabilities(u)) for u in latent],
+        )
+
+    def of_walkers(self, chosen: Sequence[int]) -> _Biases:
+        """The same of some walkers alone, by their places."""
+        return _Biases(*([part[k] for k in chosen] for part in (self.stages, self.staged, self.last, self.reached)))
+
+
+def _reached(probabilities: np.ndarray) -> set[int]:
+    return set(probabilities.argmax(1)[probabilities.max(1) >= CORE].tolist())
+
+
+def _latent(cv: LatentCV, walker: Frames) -> np.ndarray:
+    """The variable at all frames of a walker, (frames, d)."""
     found = []
-    for walker, part in zip(walkers, kept):
-        values = []
-        for piece in walker.pieces():
-            x, boxes = piece.xyz, piece.unitcell_vectors
-            cuts = [slice(start, start + CHUNK) for start in range(0, len(x), CHUNK)]
-            values += [bias.energy(bias.cv(x[p].astype(np.float64), None if boxes is None else boxes[p])) for p in cuts]
-        found.append(np.concatenate(values)[part])
-    return found
+    for piece in walker.pieces():
+        x, boxes = piece.xyz, piece.unitcell_vectors
+        cuts = [slice(start, start + CHUNK) for start in range(0, len(x), CHUNK)]
+        found += [cv(x[part].astype(np.float64), None if boxes is None else boxes[part]) for part in cuts]
+    return np.concatenate(found)

@@ -372,3 +372,119 @@ def test_standardisation_is_weighted(dim):
     whitened = flow.whitening.double().T @ covariance @ flow.whitening.double()
     np.testing.assert_allclose(whitened, radius**2 / dim * np.eye(dim), atol=1e-3)
     torch.testing.assert_close(flow.restore(flow.whiten(mu)), mu)
+
+
+# ----------------------------------------------------------------------- components that are functions of others
+
+LAYOUTS = {
+    "plane": (torch.eye(2), [0, 1]),
+    "correlated": (torch.tensor([[1.0, 0.9], [0.0, 0.2]]), [0, 1]),
+    "line": (torch.tensor([[1.0, -1.1], [0.0, 0.0]]), [0]),
+    "uneven line": (torch.tensor([[1.0, 0.1], [0.0, 0.0]]), [0]),
+    "first one constant": (torch.tensor([[0.0, 1.0], [0.0, 0.0]]), [1]),
+    "plane in space": (torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]), [0, 1]),
+    "second like the first": (torch.tensor([[1.0, 2.0, 0.3], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), [0, 2]),
+    "line in space": (torch.tensor([[1.0, 2.0, 0.3], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), [0]),
+}
+"""Mixing of independent components, and which of the results are used."""
+
+
+def flow_on(layout, enclose=True):
+    """A flow that is whitened for data of a layout, and the data."""
+    mixing, _ = LAYOUTS[layout]
+    dim = len(mixing)
+    u = 0.3 + torch.randn(5000, dim, generator=generator(20)) @ mixing
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        flow = LatentFlow(dim, 2.0, "spline", transforms=3, hidden=(16, 16), bins=8)
+    flow.fit(u, torch.ones(len(u)), torch.zeros(()))
+    if enclose:
+        flow.enclose(u)
+    return flow, u
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_used_components(layout):
+    assert flow_on(layout)[0].used == LAYOUTS[layout][1]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_blurred_data_stay_inside_the_hull(layout):
+    """Where data are on a line, a sample beside it would be brought back along a ray, far from where it was."""
+    flow, u = flow_on(layout)
+    blurred = flow.blurred(u, torch.randn(u.shape, generator=generator(21)))
+    outside = gauge(flow, blurred) - 1
+    assert (outside > 0.1).double().mean() < 5e-3
+    assert (outside > 0).double().mean() < 0.02  # those at the edge
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_single_precision_is_enough_for_the_density(layout):
+    flow, u = flow_on(layout)
+    flow.requires_grad_(False)
+    blurred = flow.blurred(u, torch.randn(u.shape, generator=generator(22)))
+    single = flow.log_prob(blurred, torch.tensor(1.0)).double()
+    double = flow.double().log_prob(blurred.double(), torch.tensor(1.0).double())
+    assert float((single - double).abs().quantile(0.99)) < 0.05
+
+
+@pytest.mark.parametrize("layout", [name for name, (mixing, used) in LAYOUTS.items() if len(used) < len(mixing)])
+def test_marginal_density_by_brute_force(layout):
+    """Sums over a fine mesh in the latent space itself, of all components but the used ones."""
+    flow, u = flow_on(layout, enclose=False)
+    flow.requires_grad_(False)
+    used, s = flow.used, torch.tensor(0.8, dtype=torch.float64)
+    rest = [k for k in range(u.shape[1]) if k not in used]
+    found = flow.marginal_log_prob(u[:3, used], s.float())
+    flow = flow.double()
+    count = 6001 if len(rest) == 1 else 241
+    for point, value in zip(u[:3].double(), found):
+        # Where the density is: 8 whitened units to either side, which a component is moved by for itself and for those
+        # before it.
+        axes, cell = [], 1.0
+        for k in rest:
+            width = 8 / float(flow.whitening[k, k])
+            axes.append(point[k] + torch.linspace(-width, width, count, dtype=torch.float64))
+            cell *= 2 * width / (count - 1)
+        mesh = point.repeat(count ** len(rest), 1)
+        mesh[:, rest] = torch.cartesian_prod(*axes).reshape(-1, len(rest))
+        if len(rest) == 2:  # along the line, the second follows the first
+            mesh[:, rest[1]] -= (mesh[:, rest[0]] - point[rest[0]]) * float(
+                flow.whitening[rest[0], rest[1]] / flow.whitening[rest[1], rest[1]]
+            )
+        exact = float(flow.log_prob(mesh, s).exp().sum()) * cell
+        assert math.exp(value) == pytest.approx(exact, rel=2e-3)
+
+
+def test_marginal_density_of_a_plane_is_its_density():
+    flow, u = flow_on("correlated")
+    s = torch.tensor(1.2)
+    assert torch.equal(flow.marginal_log_prob(u[:50], s), flow.log_prob(u[:50], s))
+
+
+def test_a_trained_flow_knows_the_density_along_a_line():
+    """Two Gaussians, twice as many data in one as in the other."""
+    drawn = generator(23)
+    x = torch.randn(30_000, 1, generator=drawn) * 0.3 + torch.where(torch.arange(30_000) % 3 > 0, 1.0, -1.0)[:, None]
+    u = torch.cat([x, 0.1 - 1.1 * x], 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        flow = LatentFlow(2, 2.0, "spline", transforms=3, hidden=(16, 16), bins=8)
+    flow.fit(u, torch.ones(len(u)), torch.zeros(()))
+    optimiser, one = torch.optim.Adam(flow.parameters(), 1e-2), torch.tensor(1.0)
+    for _ in range(300):
+        batch = u[torch.randint(len(u), (2048,), generator=drawn)]
+        loss = -flow.log_prob(flow.blurred(batch, torch.randn(batch.shape, generator=drawn)), one).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    flow.enclose(u)
+    line = torch.linspace(-4, 4, 801)[:, None]
+    with torch.no_grad():
+        density, samples = flow.marginal_log_prob(line, one).exp(), flow.sample(20_000, 1.0, drawn)
+    assert float(density.sum()) * 0.01 == pytest.approx(1.0, abs=0.02)
+    assert float(density[:400].sum()) * 0.01 == pytest.approx(1 / 3, abs=0.05)
+    # What the flow draws is what its density says, also along the line.
+    counts = torch.histc(samples[:, 0], 40, -4, 4) / len(samples)
+    expected = density[:800].reshape(40, 20).sum(1) * 0.01
+    assert float((counts - expected).abs().sum()) < 0.05

@@ -97,6 +97,6 @@ def test_invalid_frequencies(frequency):
 def test_a_model_of_another_dimension_is_refused():
     system = alanine_system()
     count = system.getNumForces()
-    with pytest.raises(DataError, match="latent dimensions"):
+    with pytest.raises(SettingsError, match="the model has 3 latent dimensions, the variable 2"):
         FlowBias(system, alanine_cv(2), alanine_model(3)[0], 300.0, GAMMA)
     assert system.getNumForces() == count

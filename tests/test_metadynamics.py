@@ -133,14 +133,12 @@ def test_invalid_arguments(change, message):
     assert system.getNumForces() == count
 
 
-def test_a_bias_that_is_refused_leaves_no_files(tmp_path, monkeypatch):
+def test_a_bias_that_is_refused_leaves_no_files(tmp_path):
     """And no lock: the next try with the right system or model may have them."""
-    line = alanine_model(2)[0]
-    monkeypatch.setattr(line, "sample", lambda n, temperature, seed: np.repeat(np.linspace(0, 1, n)[:, None], 2, 1))
     _, pair, _ = pairs(1, "r")
     arguments = {"bias_factor": 5.0, "height": 1.0, "frequency": 10, "directory": tmp_path}
-    with pytest.raises(SettingsError, match="Train with latent_dim: 1"):
-        Metadynamics(alanine_system(), alanine_cv(2), 300.0, model=line, **arguments)
+    with pytest.raises(SettingsError, match="the model has 3 latent dimensions, the variable 2"):
+        Metadynamics(alanine_system(), alanine_cv(2), 300.0, model=alanine_model(3)[0], **arguments)
     with pytest.raises(CVError, match="was made for 22 atoms"):
         Metadynamics(pair, alanine_cv(2), 300.0, **arguments)
     assert not list(tmp_path.iterdir())

@@ -25,7 +25,7 @@ from openmm import unit
 from scipy.spatial import cKDTree
 
 from latf_sampling.bias import Metadynamics, Opes, TrustRegion
-from latf_sampling.bias.grid import BEHIND, WALL, check_spread
+from latf_sampling.bias.grid import BEHIND, WALL
 from latf_sampling.errors import LeftTrustRegion, SettingsError, SimulationError
 from latf_sampling.model import LaTF
 from latf_sampling.units import KB
@@ -234,16 +234,3 @@ def test_a_region_outside_the_box_is_refused():
     cv.bounds = cv.bounds + 1000
     with pytest.raises(SettingsError, match="holds no point of the region; raise threshold"):
         Metadynamics(alanine_system(), cv, 300.0, 5.0, 1.0, 5, trust=region(2))
-
-
-def test_a_model_whose_latent_space_is_a_line_is_refused():
-    """Two states are told apart by one number: a second dimension is then a function of the first."""
-    line = np.random.default_rng(0).normal(size=(1000, 1)) * [1.0, -1.1]
-    plane = np.random.default_rng(0).normal(size=(1000, 2))
-    check_spread(plane)
-    check_spread(line[:, :1])
-    check_spread(plane @ [[1.0, 0.9], [0.0, 0.2]])
-    with pytest.raises(SettingsError, match=r"2 latent dimensions of which 1 are used.*latent_dim: 1"):
-        check_spread(line)
-    with pytest.raises(SettingsError, match="3 latent dimensions of which 2 are used"):
-        check_spread(np.column_stack([plane, plane.sum(1)]))

@@ -7,10 +7,19 @@ from latf_sampling.analysis.convergence import Convergence
 from latf_sampling.analysis.differences import Difference, free_energy_difference
 from latf_sampling.analysis.surfaces import Profile, Surface, free_energy_profile, free_energy_surface
 from latf_sampling.analysis.torsions import crossings, depth, torsion_values
-from latf_sampling.analysis.weights import FILLING, balanced, last_bias_weights, offset_weights, settled
+from latf_sampling.analysis.weights import (
+    FILLING,
+    STAGES,
+    balanced,
+    last_bias_weights,
+    offset_weights,
+    settled,
+    stages,
+)
 
 __all__ = [
     "FILLING",
+    "STAGES",
     "Convergence",
     "Difference",
     "Profile",
@@ -24,6 +33,7 @@ __all__ = [
     "last_bias_weights",
     "offset_weights",
     "settled",
+    "stages",
     "statistical_inefficiency",
     "torsion_values",
 ]

@@ -18,6 +18,39 @@ from latf_sampling.units import KB, to_array, to_kelvin
 FILLING = 0.2
 """This first share of a biased trajectory is left out: there the bias and its offset still change quickly."""
 
+STAGES = 4
+"""Parts of the time of a growing bias, each of which MBAR takes as sampled under one bias. More would follow the bias
+more closely, but each takes one more free energy from the same frames."""
+
+
+def stages(steps: np.ndarray, number: int = STAGES) -> tuple[np.ndarray, list[int]]:
+    """Cut the time in which a bias grew into equal parts, each of which is taken as sampled under one bias.
+
+    MBAR (`Multistate`) wants states that do not change in time. With the bias as it was in the middle of each part
+    (`past_energy` of metadynamics and OPES) the parts are such states, nearly: of their bias only what it grew within
+    a part is neglected, and not, as with the weights of the last bias, all of it.
+
+    Parameters
+    ----------
+    steps
+        Step at which each frame was saved, (n,), of all walkers that share the bias.
+    number
+        Of parts.
+
+    Returns
+    -------
+    tuple
+        Part that each frame is in, from 0, (n,); and the step in the middle of each part.
+
+    Examples
+    --------
+    >>> stages(np.array([100, 200, 300, 400, 500]), 2)
+    (array([0, 0, 1, 1, 1]), [200, 400])
+    """
+    borders = np.linspace(steps.min(), steps.max(), number + 1)
+    which = np.searchsorted(borders[1:-1], steps, side="right")
+    return which, [round(middle) for middle in (borders[1:] + borders[:-1]) / 2]
+
 
 def offset_weights(bias: np.ndarray, offset: np.ndarray, temperature: float) -> np.ndarray:
     """ln of each frame's weight from the bias it felt, (V - c) / kT; (frames,).

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import openmm
 
 from latf_sampling import store
-from latf_sampling.bias.arguments import whole_steps
+from latf_sampling.bias.arguments import latent_points, whole_steps
 from latf_sampling.bias.force import free_group
 from latf_sampling.bias.grid import SPACING, GridBias
 from latf_sampling.bias.history import SUFFIX, History, Neighbours
@@ -24,11 +24,13 @@ from latf_sampling.errors import HistoryWarning, SettingsError, SimulationError
 class AddingBias(GridBias):
     """Every `frequency` steps, an entry is made where the walker is, kept in a history and taken up in the grid.
 
-    A kind of bias says what an entry is (`_entry`), and how it changes the coefficients (`_take_up`). Everything else
-    follows from the entries: the bias of a simulation that goes on is made by taking up those of its history again, one
-    by one in their order, so that it has every bit that it had.
+    A kind of bias says what an entry is (`_entry`), how it changes the coefficients (`_take_up`), and what entries
+    would have made at an earlier time (`_nothing`, `_add`). Everything else follows from the entries: the bias of a
+    simulation that goes on is made by taking up those of its history again, one by one in their order, so that it has
+    every bit that it had.
     """
 
+    grows = True
     _whole = False  # whether the grid holds every entry that was made or read; not after an interruption
     _closed = False
 
@@ -64,7 +66,6 @@ class AddingBias(GridBias):
         self.trust = trust
         self._fixed = None if trust is None else self._spline_through(trust.wall(self._nodes(), cv.sigma))
         self._before = (-1, 0.0)  # the step of the last entry, and the bias where it was made
-        self._others: list[np.ndarray] = []  # entries of other walkers, in the order in which they were taken up
         self._path = None if directory is None else Path(directory) / f"{walker}{SUFFIX}"
         self._fields = ["step", *(f"u{k}" for k in range(cv.dim)), *fields]
         self._settings = {**settings, "variable": cv.fingerprint(), "width": " ".join(map(repr, self.width.tolist()))}
@@ -155,10 +156,49 @@ class AddingBias(GridBias):
         if self._closed:
             raise SimulationError(f"{type(self).__name__}: is closed; make a new one to go on with this walker.")
 
-    def _shares(self, times: int) -> Iterator[np.ndarray]:
-        """Entries of all walkers in so many parts, in the order of their steps."""
-        entries = np.concatenate([self._history.rows, *self._others])
-        yield from np.array_split(entries[np.argsort(entries[:, 0], kind="stable")], times)
+    def course(self, times: int = 10) -> Iterator[tuple[int, np.ndarray]]:
+        """What `free_energy` was after each of so many equal shares of the entries, of all walkers: (step, surface)."""
+        made = self._nothing()
+        for part in np.array_split(self._all_entries(), times):
+            for entry in part:
+                self._add(made, entry)
+            if len(part):
+                yield int(part[-1, 0]), self._free_energy_of(made)
+
+    def past_energy(self, u: np.ndarray, steps: Sequence[int]) -> np.ndarray:
+        u = latent_points(type(self).__name__, u, self.cv.dim)
+        entries, made, done = self._all_entries(), self._nothing(), 0
+        ends = np.searchsorted(entries[:, 0], steps, side="right")
+        energies = np.empty((len(ends), len(u)))
+        for index in np.argsort(ends, kind="stable"):
+            for entry in entries[done : ends[index]]:
+                self._add(made, entry)
+            done = ends[index]
+            coefficients = self._coefficients_of(made)
+            energies[index] = self._total(u, coefficients if self._fixed is None else coefficients + self._fixed)
+        return energies
+
+    def _all_entries(self) -> np.ndarray:
+        """Of all walkers, in the order of their steps; those of others as far as these have written them."""
+        others = [] if self._neighbours is None else self._neighbours.entries()
+        entries = np.concatenate([self._history.rows, *others])
+        return entries[np.argsort(entries[:, 0], kind="stable")]
+
+    @abstractmethod
+    def _nothing(self):
+        """What is made of no entry, of a type that the kind of bias chooses."""
+
+    @abstractmethod
+    def _add(self, made, entry: np.ndarray) -> None:
+        """Add an entry, a row of a history, to what is made of those before it."""
+
+    @abstractmethod
+    def _coefficients_of(self, made) -> np.ndarray:
+        """Coefficients of the spline by what is made of entries, without the wall of a trust region."""
+
+    @abstractmethod
+    def _free_energy_of(self, made) -> np.ndarray:
+        """Free energy at the nodes of `axes` by what is made of entries."""
 
     @abstractmethod
     def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
@@ -209,7 +249,6 @@ class AddingBias(GridBias):
         self.coefficients[...] = self._empty()
         if self._fixed is not None:
             self.coefficients += self._fixed
-        self._others.clear()
         if self._neighbours is not None:
             self._neighbours.resume({})
         there = 0 if anew else self._restore()
@@ -229,5 +268,3 @@ class AddingBias(GridBias):
         for rows in news:
             for entry in rows:
                 self._take_up(entry)
-            if len(rows):
-                self._others.append(rows)

@@ -16,6 +16,7 @@ from latf_sampling.units import to_float
 class FlowBias(GridBias):
     """V(u) = (1 - 1/gamma) kT ln p(u|T), up to a constant, where the flow has seen data, and zero elsewhere.
 
+    A component of the variable that is a function of others does not count: p is then the density of those others.
     The constant makes V positive where there are data; V is smoothed by half a hill width. It does not change in time,
     so that frames under it are reweighted exactly, however wrong the flow may be. What a wrong flow costs is time: a
     barrier that it does not know stays.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import openmm
@@ -42,31 +43,10 @@ FADE = 8
 """Nodes around what is filtered: what the filter assumes beyond the last one fades by a factor of 0.27 a node."""
 SAMPLES = 20_000
 """Of the flow, to find the highest free energy that it has seen."""
-THINNEST = 0.01
-"""Latent space is a line where its spread across is less than this part of that along it."""
 SMOOTHING = 0.5
 """Width of the Gaussian that a flow's surface is smoothed by, in hill widths."""
 REACH = 6.0
 """A hill is cut off so many of its widths from its centre, where it is 1e-8 of its height."""
-
-
-def check_spread(samples: np.ndarray) -> None:
-    """Refuse samples (n, d) of a flow that lie on a line or a plane: its density is not one on a grid then.
-
-    Raises
-    ------
-    SettingsError
-        They do; says what to train instead.
-    """
-    if samples.shape[1] == 1:
-        return
-    correlation = np.atleast_2d(np.corrcoef(samples.T))
-    used = int((np.linalg.eigvalsh(correlation) > THINNEST**2).sum())
-    if used < samples.shape[1]:
-        raise SettingsError(
-            f"the model has {samples.shape[1]} latent dimensions of which {used} are used, as components are functions "
-            f"of others: its density cannot be a bias. Train with latent_dim: {used}."
-        )
 
 
 def walls_around(cv: LatentCV, width: np.ndarray) -> Walls:
@@ -77,6 +57,32 @@ def walls_around(cv: LatentCV, width: np.ndarray) -> Walls:
 def mesh(axes: list[np.ndarray]) -> np.ndarray:
     """All nodes of a grid; (..., d)."""
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
+def check_dimension(model: LaTF, dim: int) -> None:
+    """Refuse a model of another dimension than a variable's.
+
+    Raises
+    ------
+    SettingsError
+        It is.
+    """
+    if model.latent_dim != dim:
+        raise SettingsError(
+            f"the model has {model.latent_dim} latent dimensions, the variable {dim}; give the model that the variable "
+            "was exported from."
+        )
+
+
+def flow_log_prob(model: LaTF, temperature: float, nodes: list[np.ndarray]) -> np.ndarray:
+    """ln of the flow's density at all nodes of a grid along each dimension, of the components that are used."""
+    check_dimension(model, len(nodes))
+    used = model.used_components
+    points = mesh([nodes[k] for k in used])
+    values = model.marginal_log_prob(points.reshape(-1, len(used)).astype(np.float32), temperature)
+    # The same whatever those components are that are functions of these.
+    shape = [len(axis) if k in used else 1 for k, axis in enumerate(nodes)]
+    return np.broadcast_to(values.astype(np.float64).reshape(shape), [len(axis) for axis in nodes])
 
 
 class GridBias(Bias, ABC):
@@ -102,6 +108,8 @@ class GridBias(Bias, ABC):
 
     temperature: float
     frequency: int
+    grows = False
+    """Whether it changes as walkers go on."""
 
     def __init__(self, cv: LatentCV, width: np.ndarray, *, walls: bool = True, spacing: float = SPACING) -> None:
         if cv.dim > 3:
@@ -141,9 +149,16 @@ class GridBias(Bias, ABC):
 
     def energy(self, u: np.ndarray) -> np.ndarray:
         """Bias at latent points (n, d), walls included, kJ/mol; returns (n,)."""
-        u = latent_points(type(self).__name__, u, self.cv.dim)
-        total = self._interpolated(u, self.coefficients)
+        return self._total(latent_points(type(self).__name__, u, self.cv.dim), self.coefficients)
+
+    def _total(self, u: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+        """Spline of some coefficients and walls at latent points (n, d), kJ/mol; returns (n,)."""
+        total = self._interpolated(u, coefficients)
         return total + self._walls.energies(u) if self.walls else total
+
+    def past_energy(self, u: np.ndarray, steps: Sequence[int]) -> np.ndarray:
+        """What `energy` at latent points (n, d) was when walkers were at each of some steps, kJ/mol; (steps, n)."""
+        return np.tile(self.energy(u), (len(steps), 1))
 
     def weights(self, u: np.ndarray) -> np.ndarray:
         """Weights (n,) of mean 1 that undo the bias as it is now, on frames at latent points (n, d)."""
@@ -203,12 +218,10 @@ class GridBias(Bias, ABC):
         Zero where it is cut off, positive elsewhere, and smoothed by half a hill width: a flow may fall from what it
         has seen to nothing within one node, which no time step could follow.
         """
-        samples = model.sample(SAMPLES, temperature, seed=0)
-        check_spread(samples)
-        highest = float(model.free_energy(samples, temperature).max())
-        points = mesh(self._nodes())
-        free_energy = model.free_energy(points.reshape(-1, self.cv.dim), temperature).reshape(points.shape[:-1])
-        values = share * (highest - np.minimum(free_energy, highest)).astype(np.float64)
+        samples = model.sample(SAMPLES, temperature, seed=0)[:, model.used_components]
+        lowest = float(model.marginal_log_prob(samples, temperature).min())
+        seen = np.maximum(flow_log_prob(model, temperature, self._nodes()) - lowest, 0)
+        values = share * model.boltzmann * temperature * seen
         return self._spline_through(gaussian_filter(values, SMOOTHING * self.width / self._step, mode="nearest"))
 
     def watch(self, u: np.ndarray) -> None:

@@ -238,6 +238,10 @@ class Neighbours:
         after = self.places()
         return news, any(before[name][0] not in (-1, after[name][0]) for name in after)
 
+    def entries(self) -> list[np.ndarray]:
+        """All entries of each other walker, whether they were news before or not."""
+        return [Reader(path, *self._format).news() for path in self._paths()]
+
     def _paths(self) -> list[Path]:
         return sorted(path for path in self._own.parent.glob(f"[!.]*{SUFFIX}") if path != self._own)
 

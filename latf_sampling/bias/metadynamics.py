@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -137,26 +136,13 @@ class Metadynamics(AddingBias):
 
     def free_energy(self) -> np.ndarray:
         """Free energy at the nodes of `axes`, kJ/mol, from the bias: -V gamma / (gamma - 1), lowest value 0."""
-        return self._free_energy(self._added())
-
-    def course(self, times: int = 10) -> Iterator[tuple[int, np.ndarray]]:
-        """What `free_energy` was after each of so many equal shares of the hills, of all walkers: (step, surface)."""
-        coefficients = self._empty()
-        for part in self._shares(times):
-            for hill in part:
-                self._add(coefficients, hill)
-            if len(part):
-                yield int(part[-1, 0]), self._free_energy(coefficients)
+        return self._free_energy_of(self._added())
 
     def offset(self) -> float:
         """c(t), kJ/mol: the free-energy cost of the bias so far, by which V(u, t) is put on one scale for all t."""
         bias = self._at_nodes(self._added()) / (KB * self.temperature)
         whole, rest = (bias * share / (self.bias_factor - 1) for share in (self.bias_factor, 1))
         return KB * self.temperature * float(logsumexp(whole) - logsumexp(rest))
-
-    def _free_energy(self, coefficients: np.ndarray) -> np.ndarray:
-        surface = -self._at_nodes(coefficients) * self.bias_factor / (self.bias_factor - 1)
-        return surface - surface.min()
 
     def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
         # Hills at the end of the grid would push a walker that is beyond further out, however many there were.
@@ -168,11 +154,21 @@ class Metadynamics(AddingBias):
         return np.array([*u, *width, height])
 
     def _empty(self) -> np.ndarray:
-        return np.zeros(self.coefficients.shape) if self._start is None else self._start.copy()
+        return self._nothing()
 
     def _take_up(self, hill: np.ndarray) -> None:
         self._add(self.coefficients, hill)
 
+    def _nothing(self) -> np.ndarray:
+        return np.zeros(self.coefficients.shape) if self._start is None else self._start.copy()
+
     def _add(self, coefficients: np.ndarray, hill: np.ndarray) -> None:
         d = self.cv.dim
         self._add_hill(coefficients, hill[1 : 1 + d], hill[1 + d : -1], hill[-1])
+
+    def _coefficients_of(self, coefficients: np.ndarray) -> np.ndarray:
+        return coefficients
+
+    def _free_energy_of(self, coefficients: np.ndarray) -> np.ndarray:
+        surface = -self._at_nodes(coefficients) * self.bias_factor / (self.bias_factor - 1)
+        return surface - surface.min()

@@ -6,7 +6,6 @@ import json
 import math
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -136,16 +135,7 @@ class Opes(AddingBias):
 
     def free_energy(self) -> np.ndarray:
         """Free energy at the nodes of `axes`, kJ/mol, -kT ln P(u), lowest value 0; infinite where no kernel is."""
-        return self._free_energy(self._density)
-
-    def course(self, times: int = 10) -> Iterator[tuple[int, np.ndarray]]:
-        """What `free_energy` was after each of so many equal shares of the entries, of all walkers: (step, surface)."""
-        density = self._nothing()
-        for part in self._shares(times):
-            for entry in part:
-                self._add(density, entry)
-            if len(part):
-                yield int(part[-1, 0]), self._free_energy(density)
+        return self._free_energy_of(self._density)
 
     def offset(self) -> float:
         """What V has to be lowered by, kJ/mol, to be on one scale for all times: here a constant, the barrier."""
@@ -198,23 +188,27 @@ class Opes(AddingBias):
         density.add(center, width, weight, weight * float(np.prod(self.width / width)))
 
     def _settle(self) -> None:
-        if not len(self.kernels):
+        self._spread(self._density, self.coefficients, self._fixed)
+
+    def _spread(self, density: Density, coefficients: np.ndarray, fixed: np.ndarray | None = None) -> None:
+        """Set coefficients to those of the bias by a density, with something fixed on top, where it is not zero."""
+        if not len(density.kernels):
             return
-        visited, faces = self._density.visited, np.array(self.coefficients.shape) - FLAT
+        visited, faces = density.visited, np.array(coefficients.shape) - FLAT
         # Values as coefficients: a spline that smooths by a hair, and unlike one through the values never overshoots at
         # the edge of what was visited. Elsewhere they are zero. In place, since it is done for every kernel.
-        values = np.maximum(self._density.values[visited], 0)
-        values /= self._density.mean
+        values = np.maximum(density.values[visited], 0)
+        values /= density.mean
         values += self._epsilon
         np.log(values, out=values)
         values *= self._share * KB * self.temperature
         values += self.barrier
-        if (self._density.low < FLAT).any() or (self._density.high > faces).any():
-            whole = np.zeros(self.coefficients.shape)
+        if (density.low < FLAT).any() or (density.high > faces).any():
+            whole = np.zeros(coefficients.shape)
             whole[visited] = values
             values = np.pad(whole[(slice(FLAT, -FLAT),) * self.cv.dim], FLAT, mode="edge")
             visited = ...
-        self.coefficients[visited] = values if self._fixed is None else values + self._fixed[visited]
+        coefficients[visited] = values if fixed is None else values + fixed[visited]
 
     def _empty(self) -> np.ndarray:
         self._density = self._nothing()
@@ -225,7 +219,12 @@ class Opes(AddingBias):
         cutoff = math.sqrt(2 * self.barrier / (self._share * kT))
         return Density(self._first, self._step, self.coefficients.shape, cutoff, math.exp(-self.barrier / kT))
 
-    def _free_energy(self, density: Density) -> np.ndarray:
+    def _coefficients_of(self, density: Density) -> np.ndarray:
+        coefficients = np.zeros(self.coefficients.shape)
+        self._spread(density, coefficients)
+        return coefficients
+
+    def _free_energy_of(self, density: Density) -> np.ndarray:
         values = np.maximum(density.values[self._between()], 0)
         surface = np.full(values.shape, np.inf)
         there = values > 0

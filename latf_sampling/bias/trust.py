@@ -8,7 +8,7 @@ from numbers import Real
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from latf_sampling.bias.grid import BEHIND, WALL, check_spread, mesh
+from latf_sampling.bias.grid import BEHIND, WALL, check_dimension, flow_log_prob
 from latf_sampling.errors import LeftTrustRegion, SettingsError
 from latf_sampling.model import LaTF
 from latf_sampling.units import to_float
@@ -53,13 +53,17 @@ class TrustRegion:
         if not self.temperature > 0:
             raise SettingsError(f"TrustRegion: temperature must be more than 0; got {temperature}.")
         self.threshold, self.on_leaving = float(threshold), on_leaving
-        samples = model.sample(10_000, self.temperature, seed=0)
-        check_spread(samples)
-        self._densest = float(model.log_prob(samples, self.temperature).max())
+        self._used = model.used_components
+        samples = model.sample(10_000, self.temperature, seed=0)[:, self._used]
+        self._densest = float(model.marginal_log_prob(samples, self.temperature).max())
 
     def height(self, u: np.ndarray) -> np.ndarray:
-        """Free energy above its lowest value at latent points (n, d), kT; above `threshold` a point is outside."""
-        return self._densest - self.model.log_prob(np.asarray(u, np.float32), self.temperature).astype(np.float64)
+        """Free energy above its lowest value at latent points (n, d), kT; above `threshold` a point is outside.
+
+        Components that are functions of others do not count.
+        """
+        used = np.asarray(u, np.float32)[:, self._used]
+        return self._densest - self.model.marginal_log_prob(used, self.temperature).astype(np.float64)
 
     def wall(self, nodes: list[np.ndarray], sigma: np.ndarray) -> np.ndarray:
         """What holds a walker in the region, on a grid given by its nodes along each dimension, kJ/mol.
@@ -72,13 +76,10 @@ class TrustRegion:
         SettingsError
             No node lies in the region, or the model is of another dimension.
         """
-        points = mesh(nodes)
-        if self.model.settings.latent_dim != len(nodes):
-            dim = self.model.settings.latent_dim
-            raise SettingsError(f"TrustRegion: the model has {dim} latent dimensions, the variable {len(nodes)}.")
+        check_dimension(self.model, len(nodes))
         if self.on_leaving == "stop":
-            return np.zeros(points.shape[:-1])
-        inside = (self.height(points.reshape(-1, len(nodes))) <= self.threshold).reshape(points.shape[:-1])
+            return np.zeros([len(axis) for axis in nodes])
+        inside = self._densest - flow_log_prob(self.model, self.temperature, nodes) <= self.threshold
         if not inside.any():
             raise SettingsError("TrustRegion: the box of the variable holds no point of the region; raise threshold.")
         steps = [(axis[1] - axis[0]) / w for axis, w in zip(nodes, sigma)]
