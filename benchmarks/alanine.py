@@ -48,7 +48,11 @@ class Method:
 
     @property
     def learned(self) -> bool:
-        return self.kind in ("metadynamics", "opes")
+        return self.kind in ("metadynamics", "opes", "flow")
+
+    @property
+    def needs_model(self) -> bool:
+        return self.kind == "flow" or self.options.get("start") == "flow"
 
 
 METHODS = {
@@ -63,6 +67,7 @@ METHODS = {
     "metadynamics, from the flow": Method("metadynamics", {"start": "flow"}),
     "metadynamics, double height": Method("metadynamics", {"height": 2.0}),
     "metadynamics, half interval": Method("metadynamics", {"interval": 0.5}),
+    "flow": Method("flow"),
     "opes, half width": Method("opes", {"width": 0.5}),
     "opes, barrier 50": Method("opes", {"barrier": 50.0}),
     "phi-psi, half interval": Method("phi-psi", {"interval": 0.5}),
@@ -138,6 +143,8 @@ def file_of(options: argparse.Namespace, name: str, seed: int) -> Path:
     digest.update(json.dumps([method.kind, method.options, options.ns * method.length]).encode())
     if method.learned:
         digest.update(options.cv.read_bytes())
+    if method.needs_model:
+        digest.update(options.model.read_bytes())
     return options.output / f"{name.replace(', ', '-').replace(' ', '-')}-{digest.hexdigest()[:8]}-{seed}.npz"
 
 
@@ -190,7 +197,7 @@ def simulate(method: Method, options: argparse.Namespace, protocol, seed: int, f
 
 def sampler(method: Method, options: argparse.Namespace, protocol, molecule):
     """Functions that simulate so many steps, and that say bias and offset at the present positions, kJ/mol."""
-    from latf_sampling.bias import Metadynamics, Opes
+    from latf_sampling.bias import FlowBias, Metadynamics, Opes
     from latf_sampling.cv import LatentCV
     from latf_sampling.model import LaTF
     from latf_sampling.settings import steps
@@ -205,10 +212,12 @@ def sampler(method: Method, options: argparse.Namespace, protocol, molecule):
         return stock(molecule, hills.bias_factor, changed["height"], frequency)
     cv = LatentCV.load(options.cv, molecule.topology)
     common = {"frequency": frequency, "width": changed["width"]}
-    if method.kind == "opes":
+    model = LaTF.load(options.model) if method.needs_model else None
+    if method.kind == "flow":
+        bias = FlowBias(molecule.system, cv, model, TEMPERATURE, hills.bias_factor, frequency=frequency)
+    elif method.kind == "opes":
         bias = Opes(molecule.system, cv, TEMPERATURE, changed["barrier"], **common)
     else:
-        model = LaTF.load(options.model) if changed["start"] == "flow" else None
         height, factor = changed["height"], hills.bias_factor
         bias = Metadynamics(molecule.system, cv, TEMPERATURE, factor, height, model=model, **common)
     return bias.step, lambda simulation, positions: (bias.energy(cv(positions))[0], bias.offset())

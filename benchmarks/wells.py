@@ -37,6 +37,7 @@ from latf_sampling.analysis import (
     free_energy_profile,
     last_bias_weights,
     offset_weights,
+    stages,
 )
 from latf_sampling.bias import FlowBias, Metadynamics, Opes, Umbrella, UmbrellaWindows
 from latf_sampling.reweighting import Multistate
@@ -316,7 +317,16 @@ class Trial:
             settled = slice(round(left_out * count), None)
             found[f"c(t), without {left_out:.0%}"] = Estimate([u[settled]], [offset_log[settled]])
             found[f"last bias, without {left_out:.0%}"] = Estimate([u[settled]], [last_log[settled]])
+        settled = slice(round(FILLING * count), None)
+        which, middles = stages(STRIDE * np.arange(1, count + 1)[settled])
+        states = self._states(bias.past_energy(u[settled], middles), which)
+        found[f"MBAR, {len(middles)} stages"] = Estimate([u[settled]], [states.log_weights(TEMPERATURE)], states)
         return {**found, "frozen half-way": frozen}
+
+    def _states(self, bias: np.ndarray, which: np.ndarray) -> Multistate:
+        """MBAR of states of one temperature, from the bias of each at all frames, and the state of each frame."""
+        temperatures = np.full(len(bias), TEMPERATURE)
+        return Multistate(np.zeros(len(which)), bias, temperatures, which, np.random.default_rng(0))
 
     def _windows(self, simulation: app.Simulation, steps: int) -> Estimate:
         each = steps // len(self.path) // STRIDE * STRIDE
@@ -326,8 +336,7 @@ class Trial:
             series = windows.series()
         u, which = np.concatenate(series), np.repeat(np.arange(len(series)), each // STRIDE)
         energies = np.stack([self.bias.energy(u, center) for center in self.path])
-        temperatures = np.full(len(series), TEMPERATURE)
-        states = Multistate(np.zeros(len(u)), energies, temperatures, which, np.random.default_rng(0))
+        states = self._states(energies, which)
         return Estimate(series, np.split(states.log_weights(TEMPERATURE), len(series)), states)
 
 

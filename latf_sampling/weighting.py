@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from latf_sampling.campaign import Campaign
 
 CORE = 0.9
-"""A frame is in the core of the state that the model expects after a lag with at least this probability."""
+"""A frame is in the core of a state that is the likeliest one a lag later, with so much of the probability of the frame
+where it is largest."""
 CHUNK = 2048
 """Frames that a variable is evaluated on at once."""
 
@@ -166,7 +167,7 @@ class _Biases:
             [parts.get(k, np.empty(0, int)) for k in range(len(walkers))],
             [bias.past_energy(u, middles) for u in latent],
             [bias.energy(u) for u in latent],
-            [_reached(model.state_probabilities(u)) for u in latent],
+            _reached([model.state_probabilities(u) for u in latent]),
         )
 
     def of_walkers(self, chosen: Sequence[int]) -> _Biases:
@@ -174,8 +175,13 @@ class _Biases:
         return _Biases(*([part[k] for k in chosen] for part in (self.stages, self.staged, self.last, self.reached)))
 
 
-def _reached(probabilities: np.ndarray) -> set[int]:
-    return set(probabilities.argmax(1)[probabilities.max(1) >= CORE].tolist())
+def _reached(probabilities: Sequence[np.ndarray]) -> list[set[int]]:
+    """States whose core each walker was in, from the probabilities of all states at each of its frames."""
+    largest = np.concatenate(probabilities).max(0)
+    return [
+        set(part.argmax(1)[((part >= CORE * largest) & (part == part.max(1, keepdims=True))).any(1)].tolist())
+        for part in probabilities
+    ]
 
 
 def _latent(cv: LatentCV, walker: Frames) -> np.ndarray:

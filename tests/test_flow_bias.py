@@ -8,7 +8,7 @@ import pytest
 from molecules import alanine_cv, alanine_model, alanine_simulation, alanine_system, energy
 
 from latf_sampling.bias import FlowBias
-from latf_sampling.errors import DataError, SettingsError
+from latf_sampling.errors import SettingsError
 from latf_sampling.units import KB
 
 KT = KB * 300.0

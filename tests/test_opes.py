@@ -387,7 +387,9 @@ while not done:
     done = done or end and made.currentStep >= end
     time.sleep(0 if end else 0.1)
 for place, (bias, made) in walks.items():
-    others = np.concatenate([np.empty((0, bias._history.rows.shape[1])), *bias._others])
+    others = np.empty((0, bias._history.rows.shape[1]))
+    for other, (_, read) in bias._neighbours.places().items():  # what is in the grid, of a file that may go on
+        others = np.loadtxt((place / other).read_bytes()[:read].decode().splitlines(), comments="#", ndmin=2)
     np.savez(place / f"temporary-{name}", rows=bias._history.rows, state=test_opes.state(made), others=others,
              coefficients=bias.coefficients, weights=bias._density._weights if hasattr(bias, "_density") else 0.0)
     os.replace(place / f"temporary-{name}.npz", place / f"end-{name}.npz")
@@ -466,11 +468,8 @@ def test_processes_that_share_a_folder(tmp_path):
         assert len(a["rows"]) == 200
         for mine, name, of in ((a, "a", "b"), (b, "b", "a")):
             assert np.array_equal(files[name], mine["rows"])
-            # A walker that went on from saved kernels has those before them in the kernels alone.
-            stop = int(np.searchsorted(files[of][:, 0], mine["others"][-1, 0], side="right"))
-            assert np.array_equal(mine["others"], files[of][stop - len(mine["others"]) : stop])
-            assert len(mine["others"]) == stop or (kind, name) == (Opes, "a")
-            mine["seen"] = np.concatenate([mine["rows"], files[of][:stop]])
+            assert np.array_equal(mine["others"], files[of][: len(mine["others"])])
+            mine["seen"] = np.concatenate([mine["rows"], mine["others"]])
         assert len(a["others"]) > 0 and len(b["others"]) == 200  # the one that ended last has everything
         bias, _ = well(kind=kind)
         u = everywhere(bias, 500)
@@ -489,7 +488,7 @@ def test_processes_that_share_a_folder(tmp_path):
     # a new process has all of both
     for kind in KINDS:
         fresh, _ = well(kind=kind, directory=tmp_path / kind.__name__, walker="c")
-        assert sum(map(len, fresh._others)) == sum(len(finish(tmp_path, kind, name)["rows"]) for name in ("a", "b"))
+        assert len(fresh._all_entries()) == sum(len(finish(tmp_path, kind, name)["rows"]) for name in ("a", "b"))
 
 
 # ------------------------------------------------------------------------------------------------ what the history says
@@ -505,7 +504,7 @@ def test_course_ends_with_the_free_energy(tmp_path, kind):
         other.step(moving, 50)
     one.step(made, 10)
     course = list(one.course(2))
-    steps = np.sort(np.concatenate([one._history.rows, *one._others])[:, 0])
+    steps = np.sort(np.concatenate([one._history.rows, other._history.rows])[:, 0])
     assert [step for step, _ in course] == [steps[(len(steps) + 1) // 2 - 1], steps[-1]]
     # Kernels that are merged in another order, as they come from two walkers, give nearly the same sum.
     low = one.free_energy() < 15
@@ -513,6 +512,43 @@ def test_course_ends_with_the_free_energy(tmp_path, kind):
     away = np.abs(course[1][1] - one.free_energy())[low].max()
     assert away < (1e-6 if kind is Metadynamics else 1.0)
     assert np.abs(course[0][1] - course[1][1])[low].max() > max(1.0, 3 * away)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_past_energy_is_what_the_energy_was(tmp_path, kind):
+    """At any step and in any order, also for a bias that goes on from what is on the disk."""
+    bias, made = well(kind=kind, directory=tmp_path, walker="a")
+    u, then = everywhere(bias, 200), {0: bias.energy(everywhere(bias, 200))}
+    for _ in range(4):
+        bias.step(made, 45)
+        then[made.currentStep] = bias.energy(u)
+    assert np.abs(then[180] - then[90]).max() > 1
+    steps = [180, 0, 90, 135, 45]
+    expected = np.stack([then[step] for step in steps])
+    assert np.abs(bias.past_energy(u, steps) - expected).max() < 1e-9
+    bias.close()
+    again, _ = well(kind=kind, directory=tmp_path, walker="a")
+    assert np.abs(again.past_energy(u, steps) - expected).max() < 1e-9
+    assert bias.past_energy(u, []).shape == (0, 200)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_past_energy_is_of_all_walkers(tmp_path, kind):
+    """Of a walker that goes on from saved kernels too, which has those of others in its kernels alone."""
+    walkers = [well(kind=kind, directory=tmp_path, walker=name, seed=seed) for seed, name in enumerate("ab", 1)]
+    for _ in range(20):
+        for bias, made in walkers:
+            bias.step(made, 10)
+    # The first one reads what the second wrote before at every step of both.
+    u, steps = everywhere(walkers[0][0], 200), [60, 130, 200]
+    found = walkers[0][0].past_energy(u, steps)
+    assert np.abs(walkers[1][0].past_energy(u, steps) - found).max() < 1.5
+    for bias, _ in walkers:
+        bias.close()
+    again, _ = well(kind=kind, directory=tmp_path, walker="a")
+    assert len(again._all_entries()) == 40
+    assert np.abs(again.past_energy(u, steps) - found).max() < 1e-9
+    assert np.abs(again.past_energy(u, steps)[-1] - again.energy(u)).max() < (1e-6 if kind is Metadynamics else 1.5)
 
 
 # -------------------------------------------------------------------------------------------------------- known physics

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pymbar
 import pytest
 from molecules import finished_campaign
 
-from latf_sampling.analysis import settled
+from latf_sampling.analysis import STAGES, settled
 from latf_sampling.campaign import Campaign
 from latf_sampling.units import KB
 from latf_sampling.weighting import weightings
@@ -23,10 +25,11 @@ def ways(campaign):
     return {way.name: way for way in weightings(campaign, campaign.frames(), 300.0, np.random.default_rng(0))}
 
 
-def last_bias(campaign: Campaign, index: int, walker) -> np.ndarray:
-    """All hills of a round on a walker's settled frames, with the walls, kJ/mol."""
+def last_bias(campaign: Campaign, index: int, walker, until: float = np.inf) -> np.ndarray:
+    """All hills of a round up to a step on a walker's settled frames, with the walls, kJ/mol."""
     folder = campaign.store.walker(index, 0).parent / "hills"
     hills = np.concatenate([np.loadtxt(path) for path in sorted(folder.glob("*.hills"))])
+    hills = hills[hills[:, 0] <= until]
     _, cv = campaign.model(index - 1)
     u = cv(walker.trajectory.xyz[settled(walker)].astype(float))
     square = (((u[:, None] - hills[:, 1:3]) / hills[:, 3:5]) ** 2).sum(-1)
@@ -61,20 +64,55 @@ def test_weights_of_the_bias_at_the_time_and_of_the_last_bias(campaign, ways):
     assert np.ptp(np.concatenate(ways["last bias"].log_weights)) > 0.3
 
 
-def test_mbar_is_that_of_pymbar(campaign, ways):
+def test_mbar_is_that_of_pymbar_with_each_round_in_stages(campaign, ways):
     found = ways["MBAR"]
     energies = np.concatenate([w.energies[kept] for w, kept in zip(found.walkers, found.kept)])
-    counts = {0: len(found.log_weights[0]), 1: sum(map(len, found.log_weights[1:3])), 2: len(found.log_weights[3])}
-    reduced = [energies / (KB * 600.0)]
-    for index in (1, 2):
-        bias = np.concatenate([last_bias(campaign, index, walker) for walker in found.walkers])
-        reduced.append((energies + bias) / (KB * 300.0))
-    solved = pymbar.MBAR(np.array(reduced), list(counts.values()), solver_protocol="robust")
-    terms = np.log(list(counts.values()))[:, None] + solved.f_k[:, None] - np.array(reduced)
-    expected = -energies / (KB * 300.0) - np.logaddexp.reduce(terms, axis=0)
-    weights = np.concatenate(found.log_weights)
+    order, counts, reduced = [], [len(found.log_weights[0])], [energies / (KB * 600.0)]
+    stride = round(campaign.protocol.frame_interval / campaign.protocol.integrator.timestep)
+    numbers = [np.zeros(counts[0], int)]
+    for index, places in ((1, (1, 2)), (2, (3,))):
+        steps = {k: stride * np.arange(1, len(found.walkers[k]) + 1)[found.kept[k]] for k in places}
+        first, last = min(part[0] for part in steps.values()), max(part[-1] for part in steps.values())
+        numbers += [np.minimum((steps[k] - first) * STAGES // (last - first), STAGES - 1) for k in places]
+        for stage in range(STAGES):
+            middle = first + (stage + 0.5) / STAGES * (last - first)
+            bias = np.concatenate([last_bias(campaign, index, walker, round(middle)) for walker in found.walkers])
+            reduced.append((energies + bias) / (KB * 300.0))
+            counts.append(sum(int((numbers[k] == stage).sum()) for k in places))
+            order.append((places, stage))
+    # pymbar wants the frames of a state together
+    joined, walker = np.concatenate(numbers), np.repeat(np.arange(4), list(map(len, numbers)))
+    sorting = [np.flatnonzero(walker == 0)]
+    sorting += [np.flatnonzero(np.isin(walker, places) & (joined == stage)) for places, stage in order]
+    sorting = np.concatenate(sorting)
+    reduced = np.array(reduced)[:, sorting]
+    solved = pymbar.MBAR(reduced, counts, solver_protocol="robust")
+    terms = np.log(counts)[:, None] + solved.f_k[:, None] - reduced
+    expected = -energies[sorting] / (KB * 300.0) - np.logaddexp.reduce(terms, axis=0)
+    weights = np.concatenate(found.log_weights)[sorting]
     assert np.ptp(weights) > 3
     assert np.std(weights - expected) < 0.02
+    assert len(found.states.temperatures) == 1 + 2 * STAGES
+
+
+def test_plain_dynamics_that_stayed_away_from_a_state_is_left_out_of_mbar(campaign, ways):
+    model, cv = campaign.model(1)
+    plain, *biased = campaign.frames()
+    state = model.state_probabilities(cv(plain.trajectory.xyz.astype(float))).argmax(1)
+    assert len(set(state)) > 1  # it reaches several, and counts
+    here = np.flatnonzero(state == np.bincount(state).argmax())
+    trapped = replace(
+        plain,
+        walker=7,
+        **{name: getattr(plain, name)[here] for name in ("trajectory", "energies", "bias", "offset")},
+    )
+    found = weightings(campaign, [trapped, plain, *biased], 300.0, np.random.default_rng(0))[-1]
+    assert [w.walker for w in found.walkers if not w.biased] == [0]
+    for weights, expected in zip(found.log_weights, ways["MBAR"].log_weights):
+        assert np.array_equal(weights, expected)
+    # Where nothing tells that there is more, it counts.
+    (alone,) = weightings(campaign, [trapped], 300.0, np.random.default_rng(0))
+    assert alone.walkers == [trapped]
 
 
 def test_without_a_bias_there_is_mbar_alone(campaign):

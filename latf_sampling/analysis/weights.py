@@ -18,7 +18,7 @@ from latf_sampling.units import KB, to_array, to_kelvin
 FILLING = 0.2
 """This first share of a biased trajectory is left out: there the bias and its offset still change quickly."""
 
-STAGES = 4
+STAGES = 6
 """Parts of the time of a growing bias, each of which MBAR takes as sampled under one bias. More would follow the bias
 more closely, but each takes one more free energy from the same frames."""
 

@@ -32,22 +32,31 @@ def section(records: Records, estimates: Estimates) -> str:
     except SimulationError as error:
         return page.section(title, page.missing(f"Not while walkers run: {error}"))
     head = ["weights", "difference", "95 % interval", "frames", "independent frames"]
+    counted = {(walker.round_index, walker.walker) for walker in ways[-1].walkers}
+    trapped = [w for w in frames if not (w.uneven or (w.round_index, w.walker) in counted)]
     return page.section(
         title,
         page.paragraph(
             "Frames under a bias that changes in time can be weighed by the bias as it was then, put on one scale by "
             "c(t); by the last bias, as if all had been sampled under it; and by MBAR, which joins all rounds, "
-            "temperatures and plain dynamics, each under the last bias of its round. Where the three agree, the bias "
-            "has settled; where they do not, simulate longer. In runs on wells with known answers, 95 % intervals by "
-            "c(t) held the truth as often as they say; those by the last bias are too narrow as long as it changes. "
-            "MBAR takes every state as sampled in equilibrium besides: plain dynamics that never crosses draws its "
-            "estimate to the side that it stays on."
+            f"temperatures and plain dynamics, with each round in {analysis.STAGES} stages under the bias as it was "
+            "in the middle of each. Where the three agree, the bias has settled; where they do not, simulate longer. In "
+            "runs on wells with known answers, 95 % intervals by c(t) and by MBAR held the truth about as often as they "
+            "say; those by the last bias are too narrow as long as it changes."
             if biased
             else "MBAR weighs the frames of all temperatures by their energies, as if all were simulated at "
             f"{estimates.temperature:g} K. It should agree with plain dynamics there; where walkers at higher "
             "temperatures cross more often, its error is smaller."
         ),
         page.table(head, [_row(records, estimates, way, rng) for way in ways]),
+        page.paragraph(
+            f"Not in MBAR: {words.listed([walker.label for walker in trapped])}. Plain dynamics that never reached a "
+            "state that biased walkers were in says nothing about how probable that state is, but MBAR would take it "
+            "to say that the state is empty.",
+            "soft",
+        )
+        if trapped
+        else "",
     )
 
 
