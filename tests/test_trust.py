@@ -17,6 +17,7 @@ from molecules import (
     forces,
     frames,
     gradient,
+    line_model,
     pairs,
     random_model,
     simulation,
@@ -234,3 +235,19 @@ def test_a_region_outside_the_box_is_refused():
     cv.bounds = cv.bounds + 1000
     with pytest.raises(SettingsError, match="holds no point of the region; raise threshold"):
         Metadynamics(alanine_system(), cv, 300.0, 5.0, 1.0, 5, trust=region(2))
+
+
+def test_of_a_latent_line_the_component_along_it_counts():
+    trust, model = TrustRegion(line_model(), 300.0, threshold=NARROW[2]), line_model()
+    u = model.sample(200, 300.0, seed=4)
+    height = trust.height(u)
+    assert -0.5 < height.min() < 1 and height.max() < 15
+    assert np.array_equal(trust.height(u + [0.0, 3.0]), height)
+    assert (trust.height(u + [100.0, 0.0]) > 100).all()
+    cv = alanine_cv(2)
+    nodes = [np.linspace(*(side + 2 * np.ptp(side) * np.array([-1, 1])), 61) for side in cv.bounds]
+    wall = trust.wall(nodes, cv.sigma)
+    assert wall.shape == (61, 61) and np.ptp(wall, axis=1).max() == 0
+    inside = trust.height(np.stack([nodes[0], nodes[1]], 1)) <= NARROW[2]
+    assert 5 < inside.sum() < 56
+    assert np.array_equal(wall[:, 0] == 0, inside)

@@ -102,7 +102,6 @@ def free_energy_difference(
         value = float(kt * (np.log(totals[1]) - np.log(totals[0])))
         pull = weights * np.where(joined, 1 / totals[0], -1 / totals[1])
     error, freedom = float("inf"), 1.0
-    # Where weights differ much from frame to frame, who goes where may be slower than what the estimate feels.
     # Where weights differ much from frame to frame, who goes where may be slower than what the estimate feels; where a
     # few frames have all the weight, weights seem faster than what makes them.
     series = [joined.astype(float), np.log(np.maximum(weights, LEAST))]

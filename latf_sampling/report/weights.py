@@ -40,9 +40,9 @@ def section(records: Records, estimates: Estimates) -> str:
             "Frames under a bias that changes in time can be weighed by the bias as it was then, put on one scale by "
             "c(t); by the last bias, as if all had been sampled under it; and by MBAR, which joins all rounds, "
             f"temperatures and plain dynamics, with each round in {analysis.STAGES} stages under the bias as it was "
-            "in the middle of each. Where the three agree, the bias has settled; where they do not, simulate longer. In "
-            "runs on wells with known answers, 95 % intervals by c(t) and by MBAR held the truth about as often as they "
-            "say; those by the last bias are too narrow as long as it changes."
+            "in the middle of each. Where the three agree, the bias has settled; where they do not, simulate longer. "
+            "In runs on wells with known answers, 95 % intervals by c(t) and by MBAR held the truth about as often as "
+            "they say; those by the last bias are too narrow as long as it changes."
             if biased
             else "MBAR weighs the frames of all temperatures by their energies, as if all were simulated at "
             f"{estimates.temperature:g} K. It should agree with plain dynamics there; where walkers at higher "
