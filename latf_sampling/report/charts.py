@@ -52,6 +52,11 @@ def colour(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
 
 
+def component(index: int) -> str:
+    """Name of a latent component, counted from 0, on an axis."""
+    return "u" + "".join("₀₁₂₃₄₅₆₇₈₉"[int(digit)] for digit in str(index + 1))
+
+
 def chart(draw: Callable[..., None], rows: int = 1, height: float = 3.0, width: float = WIDTH) -> str:
     """A figure of rows that share their x axis, as SVG; `draw` gets the axes, one argument each."""
     with matplotlib.rc_context(_STYLE):

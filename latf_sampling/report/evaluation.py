@@ -175,8 +175,8 @@ def _draw_map(axes, evaluation: Evaluation, shares: np.ndarray, pair: tuple[int,
         energy = -np.log(shares)
     x, y = (evaluation.edges[component] for component in pair)
     charts.surface(axes, x, y, energy - energy.min(), CEILING, "-ln p")
-    axes.set_xlabel(f"latent u{'₁₂₃₄₅₆₇₈₉'[pair[0]]}")
-    axes.set_ylabel(f"latent u{'₁₂₃₄₅₆₇₈₉'[pair[1]] if pair[1] < 9 else pair[1] + 1}")
+    axes.set_xlabel(f"latent {charts.component(pair[0])}")
+    axes.set_ylabel(f"latent {charts.component(pair[1])}")
 
 
 def _free_energies(evaluation: Evaluation) -> str:

@@ -49,35 +49,39 @@ def _latent(records: Records) -> list[str]:
 def _draw_learned(axes, records: Records, index: int, learned: Learned) -> None:
     draw_density(axes, learned, learned.model.settings.reference_temperature)
     latent, states = training_points(records, index, learned)
+    shown = components(learned)
     for state in range(learned.model.n_states):
-        here = latent[states == state]
-        height = here[:, 1] if latent.shape[1] > 1 else np.full(len(here), -0.3 - 0.25 * state)
+        here = latent[states == state][:, shown]
+        height = here[:, 1] if len(shown) > 1 else np.full(len(here), -0.3 - 0.25 * state)
         style = {"s": 2.5, "alpha": 0.45, "lw": 0, "rasterized": True}
         axes.scatter(here[:, 0], height, color=charts.colour(state + 1), label=f"state {state}", **style)
-    bounds = learned.cv.bounds
-    for edge in bounds[0]:
-        axes.axvline(edge, color=charts.INK, lw=0.7, ls=(0, (4, 3)))
-    if len(bounds) > 1:
-        for edge in bounds[1]:
-            axes.axhline(edge, color=charts.INK, lw=0.7, ls=(0, (4, 3)))
+    for k, draw in zip(shown, (axes.axvline, axes.axhline)):
+        for edge in learned.cv.bounds[k]:
+            draw(edge, color=charts.INK, lw=0.7, ls=(0, (4, 3)))
     charts.legend(axes, ncols=4)
 
 
+def components(learned: Learned) -> list[int]:
+    """The components of the variable that are drawn: the only one that is used, or the first two."""
+    used = learned.model.used_components
+    return used if len(used) == 1 else [0, 1]
+
+
 def draw_density(axes, learned: Learned, temperature: float) -> None:
-    """The flow's free energy at a temperature: a line in one dimension, a map of the first two in more."""
-    model, kt = learned.model, KB * temperature
+    """The flow's free energy at a temperature: a line where one component is used, a map of the first two else."""
+    model, kt, shown = learned.model, KB * temperature, components(learned)
     low, high = learned.cv.bounds.T
     margin = 0.25 * (high - low)
     low, high = low - margin, high + margin
     grids = [np.linspace(a, b, GRID) for a, b in zip(low, high)]
-    axes.set_xlabel("latent u₁")
-    if model.latent_dim == 1:
-        energy = model.free_energy(grids[0][:, None], temperature)
-        axes.plot(grids[0], (energy - energy.min()) / kt, color=charts.colour(0))
-        axes.set_ylim(None, CEILING)
+    axes.set_xlabel(f"latent {charts.component(shown[0])}")
+    if len(shown) == 1:
+        log_p = model.marginal_log_prob(grids[shown[0]][:, None].astype(np.float32), temperature)
+        axes.plot(grids[shown[0]], log_p.max() - log_p, color=charts.colour(0))
+        axes.set_ylim(-0.6 - 0.25 * model.n_states, CEILING)  # room for the frames of each state below
         axes.set_ylabel("free energy, kT")
         return
-    axes.set_ylabel("latent u₂")
+    axes.set_ylabel(f"latent {charts.component(1)}")
     if model.latent_dim == 2:
         points = np.stack(np.meshgrid(*grids, indexing="ij"), axis=-1)
         energy = model.free_energy(points.reshape(-1, 2), temperature).reshape(GRID, GRID)

@@ -64,6 +64,6 @@ def _draw(axes, records: Records, entry: Round, learned: Learned | None) -> None
         axes[0].axhline(observed.shown(observed.above), color=charts.LINE, lw=1, zorder=0)
         latent = latent[1:]
     for component, axis in enumerate(latent):
-        axis.set_ylabel(f"u{'₁₂₃₄₅₆₇₈₉'[component] if component < 9 else component + 1}")
+        axis.set_ylabel(charts.component(component))
     axes[-1].set_xlabel("time since the round began, ns")
     charts.legend(axes[0], markerscale=4, ncols=2)

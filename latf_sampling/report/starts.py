@@ -11,7 +11,7 @@ import torch
 
 from latf_sampling import analysis
 from latf_sampling.report import charts, page, words
-from latf_sampling.report.landscapes import draw_density
+from latf_sampling.report.landscapes import components, draw_density
 from latf_sampling.report.records import Learned, Records
 from latf_sampling.units import KB
 
@@ -151,7 +151,7 @@ def _draw_distributions(axes, learned: Learned, table: dict) -> None:
                 order = np.argsort(values[:, k])
                 share = np.cumsum(weight[order]) / weight.sum()
                 part.step(values[order, k], share, where="post", label=label, color=colour, lw=1.2, ls=style)
-        part.set_ylabel(f"share below u{'₁₂₃₄₅₆₇₈₉'[k] if k < 9 else '₁₀'}")
+        part.set_ylabel(f"share below {charts.component(k)}")
     axes[-1].set_xlabel("latent variable")
     charts.legend(axes[0], ncols=4)
 
@@ -169,11 +169,11 @@ def _origin(records: Records, index: int, source: int) -> str:
 
 def _draw_latent(axes, learned: Learned, table: dict) -> None:
     draw_density(axes, learned, table["temperature"])
-    dim = learned.cv.dim
+    shown = components(learned)
 
     def points(values) -> tuple[np.ndarray, np.ndarray]:
-        array = np.array(values, dtype=float).reshape(-1, dim)
-        return array[:, 0], array[:, 1] if dim > 1 else np.zeros(len(array))
+        array = np.array(values, dtype=float).reshape(-1, learned.cv.dim)[:, shown]
+        return array[:, 0], array[:, 1] if len(shown) > 1 else np.zeros(len(array))
 
     for target, reached in zip(np.transpose(points(table["targets"])), np.transpose(points(table["reached"]))):
         axes.plot(*zip(target, reached), color=charts.colour(1), lw=0.9)
