@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,10 +16,10 @@ import pytest
 import yaml
 from openmm import unit
 
-from latf_sampling import model, store
+from latf_sampling import model, store, weighting
 from latf_sampling.campaign import Campaign
 from latf_sampling.errors import SettingsError, StoreError
-from latf_sampling.report import Observed, landscapes, records, words, write_report
+from latf_sampling.report import Observed, landscapes, records, weights, words, write_report
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.report.records import Records
 from latf_sampling.settings import ObserveSettings, Protocol
@@ -618,3 +619,17 @@ def test_examples_in_docstrings():
     found = doctest.testmod(words)
     assert found.attempted > 0
     assert found.failed == 0
+
+
+def test_what_mbar_leaves_out_is_said(monkeypatch):
+    campaign = Campaign.of(molecules.finished_campaign())
+    # a border that frames lie on both sides of, wherever the walkers went
+    phi = np.concatenate([campaign.observed.values(walker.trajectory) for walker in campaign.frames()])
+    campaign.observed = replace(campaign.observed, above=float(np.median(phi)))
+    made = Records.read(campaign)
+    estimates = Estimates.of(made)
+    assert "MBAR" in weights.section(made, estimates)
+    assert "Not in MBAR" not in weights.section(made, estimates)
+    monkeypatch.setattr(weighting, "_reached", lambda probabilities: [set(), {0}, {0, 1}, {1}])
+    told = weights.section(made, estimates)
+    assert "Not in MBAR: round 0, walker 0. Plain dynamics that never reached a state" in told
