@@ -273,6 +273,7 @@ def child(broken):
     process = subprocess.Popen(
         [sys.executable, "-m", "latf_sampling.cli", *command(broken)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
     yield process
     try:
