@@ -163,10 +163,14 @@ class _Biases:
         which, middles = stages(np.concatenate([times[k] for k in own]), STAGES if bias.grows else 1)
         parts = dict(zip(own, np.split(which, np.cumsum([len(times[k]) for k in own])[:-1])))
         latent = [_latent(cv, walker)[part] for walker, part in zip(walkers, kept)]
+        joined, ends = (
+            np.concatenate(latent),
+            np.cumsum(list(map(len, latent)))[:-1],
+        )  # the history is gone through once
         return cls(
             [parts.get(k, np.empty(0, int)) for k in range(len(walkers))],
-            [bias.past_energy(u, middles) for u in latent],
-            [bias.energy(u) for u in latent],
+            np.split(bias.past_energy(joined, middles), ends, axis=1),
+            np.split(bias.energy(joined), ends),
             _reached([model.state_probabilities(u) for u in latent]),
         )
 
