@@ -11,6 +11,7 @@ import numpy as np
 
 from latf_sampling.analysis import STAGES, balanced, last_bias_weights, offset_weights, settled, stages
 from latf_sampling.cv import LatentCV
+from latf_sampling.model import LaTF
 from latf_sampling.reweighting import Multistate
 from latf_sampling.settings import steps
 from latf_sampling.simulate import Molecule, WalkerJob, make_bias
@@ -105,27 +106,38 @@ def weightings(
         biases = {index: bias.of_walkers(mixed) for index, bias in biases.items()}
     # One state for each temperature without bias, and one for each stage of each biased round.
     lengths = [len(range(*part.indices(len(walker)))) for walker, part in zip(walkers, kept)]
-    names = [
-        (w.round_index, int(stage), w.temperature) if w.biased else (-1, 0, w.temperature)
+    stage = [
+        biases[w.round_index].stages[k] if w.biased else np.zeros(length, int)
         for k, (w, length) in enumerate(zip(walkers, lengths))
-        for stage in (biases[w.round_index].stages[k] if w.biased else np.zeros(length))
     ]
-    distinct = sorted(set(names))
+    own = [{_state(walker, number) for number in set(part.tolist())} for walker, part in zip(walkers, stage)]
+    distinct = sorted(set.union(*own))
+    places = {state: place for place, state in enumerate(distinct)}
     zero = np.zeros(sum(lengths))
     mixture = Multistate(
         np.concatenate([walker.energies[part] for walker, part in zip(walkers, kept)]),
         np.stack(
             [
-                zero if index < 0 else np.concatenate([part[stage] for part in biases[index].staged])
-                for index, stage, _ in distinct
+                zero if index < 0 else np.concatenate([part[number] for part in biases[index].staged])
+                for index, number, _ in distinct
             ]
         ),
         np.array([state[-1] for state in distinct]),
-        np.array([distinct.index(name) for name in names]),
+        np.concatenate(
+            [
+                np.array([places.get(_state(walker, number), -1) for number in range(STAGES)])[part]
+                for walker, part in zip(walkers, stage)
+            ]
+        ),
         rng,
     )
     logs = np.split(mixture.log_weights(temperature), np.cumsum(lengths)[:-1])
     return [*made, Weighting("MBAR", walkers, kept, logs, mixture)]
+
+
+def _state(walker: Frames, stage: int) -> tuple[int, int, float]:
+    """What MBAR tells states apart by: the round if it is biased, its stage, and the temperature."""
+    return (walker.round_index, stage, walker.temperature) if walker.biased else (-1, 0, walker.temperature)
 
 
 @dataclass(frozen=True)
@@ -156,17 +168,15 @@ class _Biases:
         molecule = campaign.molecule
         bias = make_bias(job, Molecule(copy.deepcopy(molecule.system), molecule.topology, molecule.positions))
         bias.close()
-        model, cv = campaign.model(index - 1)
+        model = LaTF.load(learned / "model.pt")
         stride = steps(campaign.protocol.frame_interval, job.timestep)
         times = [stride * np.arange(1, len(walker) + 1)[part] for walker, part in zip(walkers, kept)]
         own = [k for k, walker in enumerate(walkers) if walker.biased and walker.round_index == index]
         which, middles = stages(np.concatenate([times[k] for k in own]), STAGES if bias.grows else 1)
         parts = dict(zip(own, np.split(which, np.cumsum([len(times[k]) for k in own])[:-1])))
-        latent = [_latent(cv, walker)[part] for walker, part in zip(walkers, kept)]
-        joined, ends = (
-            np.concatenate(latent),
-            np.cumsum(list(map(len, latent)))[:-1],
-        )  # the history is gone through once
+        latent = [_latent(bias.cv, walker)[part] for walker, part in zip(walkers, kept)]
+        # All together, so that the history of the bias is gone through once.
+        joined, ends = np.concatenate(latent), np.cumsum(list(map(len, latent)))[:-1]
         return cls(
             [parts.get(k, np.empty(0, int)) for k in range(len(walkers))],
             np.split(bias.past_energy(joined, middles), ends, axis=1),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from latf_sampling import analysis, runtime
 from latf_sampling.report import charts, page
@@ -112,9 +111,7 @@ def training_points(records: Records, index: int, learned: Learned) -> tuple[np.
     """Latent points (n, d) of such frames, and their states (n,)."""
     x = training_rows(records, index, learned)
     latent = learned.model.encode(x)
-    with torch.no_grad():
-        states = learned.model.decoder(torch.as_tensor(latent)).argmax(-1).numpy()
-    return latent, states
+    return latent, learned.model.state_probabilities(latent).argmax(1)
 
 
 # Observed

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import mdtraj
 import numpy as np
-import torch
 
 from latf_sampling import analysis
 from latf_sampling.report import charts, page, words
@@ -125,8 +124,7 @@ def _whereabouts(learned: Learned, table: dict) -> str:
         drawn = model.sample(DRAWN, temperature, seed=0)
         low = model.free_energy(drawn, temperature).min()
         high = (model.free_energy(points, temperature) - low) / (KB * temperature)
-    with torch.no_grad():
-        states = model.decoder(torch.from_numpy(points)).argmax(-1).numpy()
+    states = model.state_probabilities(points).argmax(1)
     counts = ", ".join(f"{(states == state).sum()} in state {state}" for state in np.unique(states))
     return f"Targets: {counts}; {high.min():.0f} to {high.max():.0f} kT above the flow's lowest free energy."
 

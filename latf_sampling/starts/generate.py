@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import openmm
-import torch
 from openmm import app
 
 from latf_sampling import runtime
@@ -218,9 +217,7 @@ def state_point(model: LaTF, state: int, temperature) -> np.ndarray:
     if not 0 <= state < model.n_states:
         raise SettingsError(f"starts: the model has states 0 to {model.n_states - 1}; got {state}.")
     samples = model.sample(STATE_SAMPLES, temperature, seed=0)
-    with torch.no_grad():
-        states = model.decoder(torch.as_tensor(samples)).argmax(-1).numpy()
-    inside = samples[states == state]
+    inside = samples[model.state_probabilities(samples).argmax(1) == state]
     if not len(inside):
         raise SettingsError(f"starts: state {state} has next to no weight at {temperature:g} K; give a point instead.")
     return inside[np.argmax(model.log_prob(inside, temperature))].astype(np.float64)
