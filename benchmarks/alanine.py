@@ -100,7 +100,7 @@ def main() -> None:
 
 def files_of(directory: Path) -> tuple[Path, Path]:
     """The last variable of a campaign, and its model."""
-    from latf_sampling.campaign import Campaign
+    from latf_sampling.campaign.campaign import Campaign
 
     campaign = Campaign.of(directory)
     learned = campaign.store.learning(campaign.last_learned())
@@ -156,23 +156,23 @@ def simulate(method: Method, options: argparse.Namespace, protocol, seed: int, f
     import mdtraj
     from openmm import app
 
-    from latf_sampling import runtime, store
     from latf_sampling.analysis import torsion_values
+    from latf_sampling.core import platforms, storage, streams
     from latf_sampling.features import as_mdtraj
     from latf_sampling.settings import steps
-    from latf_sampling.simulate import build, integrator
+    from latf_sampling.simulation.walker import build, integrator
 
     molecule = build(protocol.system)
     advance, applied = sampler(method, options, protocol, molecule)
     simulation = app.Simulation(
         molecule.topology,
         molecule.system,
-        integrator(protocol.integrator, TEMPERATURE, runtime.stream_seed(seed, method.kind)),
-        runtime.pick_platform(protocol.system.platform, molecule.system.getNumParticles()),
+        integrator(protocol.integrator, TEMPERATURE, streams.stream_seed(seed, method.kind)),
+        platforms.pick_platform(protocol.system.platform, molecule.system.getNumParticles()),
     )
     simulation.context.setPositions(molecule.positions)
     simulation.minimizeEnergy()
-    simulation.context.setVelocitiesToTemperature(TEMPERATURE, runtime.stream_seed(seed, method.kind, "velocities"))
+    simulation.context.setVelocitiesToTemperature(TEMPERATURE, streams.stream_seed(seed, method.kind, "velocities"))
     stride = steps(protocol.frame_interval, protocol.integrator.timestep)
     count = round(1000 * options.ns * method.length / protocol.frame_interval)
     positions, felt = np.empty((count, len(molecule.positions), 3), np.float32), np.empty((count, 2))
@@ -183,7 +183,7 @@ def simulate(method: Method, options: argparse.Namespace, protocol, seed: int, f
         positions[frame], felt[frame] = exact, applied(simulation, exact)
     seconds, cpu = time.perf_counter() - began, time.process_time() - before
     phi = torsion_values(mdtraj.Trajectory(positions, as_mdtraj(molecule.topology)), protocol.observe.torsion)
-    with store.replacing(file) as temporary:
+    with storage.atomic_write(file) as temporary:
         np.savez(
             temporary,
             phi=phi,
@@ -197,9 +197,9 @@ def simulate(method: Method, options: argparse.Namespace, protocol, seed: int, f
 
 def sampler(method: Method, options: argparse.Namespace, protocol, molecule):
     """Functions that simulate so many steps, and that say bias and offset at the present positions, kJ/mol."""
-    from latf_sampling.bias import FlowBias, Metadynamics, Opes
-    from latf_sampling.cv import LatentCV
-    from latf_sampling.model import LaTF
+    from latf_sampling.bias import OPES, FlowBias, Metadynamics
+    from latf_sampling.cv.latent_cv import LatentCV
+    from latf_sampling.learning.model import LaTF
     from latf_sampling.settings import steps
 
     if method.kind == "plain":
@@ -216,12 +216,12 @@ def sampler(method: Method, options: argparse.Namespace, protocol, molecule):
     if method.kind == "flow":
         bias = FlowBias(molecule.system, cv, model, TEMPERATURE, hills.bias_factor, frequency=frequency)
     elif method.kind == "opes":
-        bias = Opes(molecule.system, cv, TEMPERATURE, changed["barrier"], **common)
+        bias = OPES(molecule.system, cv, TEMPERATURE, changed["barrier"], **common)
     else:
         height, factor = changed["height"], hills.bias_factor
         bias = Metadynamics(molecule.system, cv, TEMPERATURE, factor, height, model=model, **common)
     return bias.step, lambda simulation, positions: (
-        bias.felt(cv(positions), simulation.currentStep),
+        bias.applied_bias(cv(positions), simulation.currentStep),
         bias.offset(),
     )
 
@@ -258,9 +258,9 @@ def stock(molecule, factor: float, height: float, frequency: int):
 def judge(runs: list[dict], reference: float) -> dict:
     """Errors after a number of times, when they stay small, and what a run costs."""
     from latf_sampling.analysis import crossings, depth
-    from latf_sampling.report.observed import MARGIN
+    from latf_sampling.records.observables import MARGIN
 
-    courses = np.array([course(run) for run in runs])
+    courses = np.array([free_energy_history(run) for run in runs])
     length = len(runs[0]["phi"]) * float(runs[0]["interval"]) / 1000
     times = length * np.arange(1, COURSE + 1) / COURSE
     squares = (courses - reference) ** 2
@@ -283,10 +283,10 @@ def judge(runs: list[dict], reference: float) -> dict:
     }
 
 
-def course(run: dict) -> np.ndarray:
+def free_energy_history(run: dict) -> np.ndarray:
     """The estimate after equal shares of a run, of frames after the filling, kJ/mol; infinite without a crossing."""
     from latf_sampling.analysis import FILLING, crossings, depth, offset_weights
-    from latf_sampling.report.observed import MARGIN
+    from latf_sampling.records.observables import MARGIN
     from latf_sampling.units import KB
 
     log_weights = offset_weights(run["bias"], run["offset"], TEMPERATURE)

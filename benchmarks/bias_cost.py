@@ -33,9 +33,9 @@ import torch
 from openmm import app, unit
 
 import latf_sampling as ls
-from latf_sampling import runtime
 from latf_sampling.bias import respa_integrator
-from latf_sampling.bias.force import BiasForce
+from latf_sampling.core import installation, platforms
+from latf_sampling.cv.force import BiasForce
 
 STRIDES = (1, 2, 4)
 BLOCKS = 7
@@ -143,7 +143,7 @@ def biased(way: str, system: openmm.System, cv: ls.LatentCV):
         kind = PeriodicStock if cv.periodic else Stock
         variables = []
         for k in range(cv.dim):
-            force = runtime.torchforce()(torch.jit.script(kind(cv.module, k, cv.periodic)))
+            force = installation.torchforce()(torch.jit.script(kind(cv.module, k, cv.periodic)))
             force.setUsesPeriodicBoundaryConditions(cv.periodic)
             low, high = cv.bounds[k]
             variables.append(app.BiasVariable(force, float(low), float(high), float(cv.sigma[k]), False))
@@ -171,7 +171,7 @@ def simulation(name: str, way: str, stride: int, platform: str | None):
         integrator = openmm.LangevinMiddleIntegrator(300.0, 1.0, 0.002)
     else:
         integrator = respa_integrator(system, argparse.Namespace(group=group), 300.0, 1.0, 0.002, stride)
-    chosen = runtime.pick_platform(platform, system.getNumParticles())
+    chosen = platforms.pick_platform(platform, system.getNumParticles())
     run = app.Simulation(topology, system, integrator, chosen)
     run.context.setPositions(positions)
     run.minimizeEnergy(maxIterations=50)
@@ -182,7 +182,7 @@ def simulation(name: str, way: str, stride: int, platform: str | None):
 def measure(name: str, platform: str | None) -> dict:
     """Microseconds of a time step, for each way and stride that this interpreter's lane has: a list of blocks each."""
     torch.set_num_threads(1)
-    lane = runtime.lane()
+    lane = installation.lane()
     ours = "TorchForce" if lane == "torchforce" else "PythonForce"
     ways = [("plain", 1), *((ours, stride) for stride in STRIDES)]
     if lane == "torchforce":

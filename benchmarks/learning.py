@@ -165,7 +165,7 @@ def train_and_judge(case: Case, variant: dict, seed: int, file: Path) -> dict:
     import torch
 
     from latf_sampling import Dataset, LaTF, ModelSettings, Series, TrainingSettings, train
-    from latf_sampling.evaluation import evaluate
+    from latf_sampling.learning.evaluation import evaluate
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

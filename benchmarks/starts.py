@@ -59,7 +59,7 @@ def main() -> None:
 def run_all(options: argparse.Namespace) -> str:
     import torch
 
-    from latf_sampling.campaign import Campaign
+    from latf_sampling.campaign.campaign import Campaign
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

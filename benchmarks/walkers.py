@@ -26,7 +26,7 @@ import torch
 from wells import BARRIER, BIAS_FACTOR, KT, TEMPERATURE, TIMESTEP, WELLS, Well, frames, simulate
 
 from latf_sampling.analysis import FILLING, free_energy_difference, offset_weights
-from latf_sampling.bias import Metadynamics, Opes
+from latf_sampling.bias import OPES, Metadynamics
 
 COUNTS = (1, 2, 4, 8)
 KINDS = ("metadynamics", "OPES")
@@ -94,7 +94,7 @@ def walk(walker: int, jobs: list, barriers: dict, output: Path) -> None:
         system, folder = well.system(), folder_of(output, kind, count, seed)
         shared = {"directory": folder, "walker": f"walker-{walker}"}
         if kind == "OPES":
-            bias = Opes(system, well.cv, TEMPERATURE, BARRIER, KERNELS, **shared)
+            bias = OPES(system, well.cv, TEMPERATURE, BARRIER, KERNELS, **shared)
         else:
             bias = Metadynamics(system, well.cv, TEMPERATURE, BIAS_FACTOR, HEIGHT, HILLS, **shared)
         simulation = simulate(well, system, 100 * seed + walker)

@@ -30,7 +30,7 @@ import torch
 from openmm import app
 from scipy.special import logsumexp
 
-from latf_sampling import KB, Features, LatentCV, LaTF, store, systems
+from latf_sampling import KB, Features, LatentCV, LaTF, systems
 from latf_sampling.analysis import (
     FILLING,
     free_energy_difference,
@@ -39,8 +39,9 @@ from latf_sampling.analysis import (
     offset_weights,
     stages,
 )
-from latf_sampling.bias import FlowBias, Metadynamics, Opes, Umbrella, UmbrellaWindows
-from latf_sampling.reweighting import Multistate
+from latf_sampling.analysis.mbar import Multistate
+from latf_sampling.bias import OPES, FlowBias, Metadynamics, Umbrella, UmbrellaWindows
+from latf_sampling.core import storage
 
 TEMPERATURE = 300.0
 KT = KB * TEMPERATURE
@@ -96,7 +97,7 @@ def run_all(name: str, kind: str, options: argparse.Namespace) -> None:
     if not long.exists():
         steps = (SHORT if options.quick else LONG)[well.dim]
         found = trial.run(steps, seed=1000)
-        with store.replacing(long) as temporary:
+        with storage.atomic_write(long) as temporary:
             arrays = {how: np.column_stack([*map(np.concatenate, (e.u, e.log_weights))]) for how, e in found.items()}
             if kind in GROWING:
                 arrays |= {"bias itself": trial.bias.free_energy(), **dict(zip(AXES, trial.bias.axes))}
@@ -285,7 +286,7 @@ class Trial:
             self.path = lattice(axes)
             self.bias = Umbrella(self.system, cv, self.path[0], 2 * KT / np.array([x[1] - x[0] for x in axes]) ** 2)
         elif kind == "OPES":
-            self.bias = Opes(self.system, cv, TEMPERATURE, BARRIER, KERNELS)
+            self.bias = OPES(self.system, cv, TEMPERATURE, BARRIER, KERNELS)
         elif kind == "flow bias":
             self.bias = FlowBias(self.system, cv, well.model, TEMPERATURE, BIAS_FACTOR)
         else:
@@ -360,7 +361,7 @@ def frames(bias, simulation: app.Simulation, count: int, grow: bool = True) -> I
             simulation.step(STRIDE)
         u = bias.values(simulation.context)
         if grow and not isinstance(bias, FlowBias):
-            felt = bias.felt(u, simulation.currentStep)
+            felt = bias.applied_bias(u, simulation.currentStep)
             if offset is None or simulation.currentStep % bias.frequency == 0:
                 offset = bias.offset()
         yield u, felt, offset

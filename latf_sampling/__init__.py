@@ -11,37 +11,38 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "KB": "units",
-    "Campaign": "campaign",
-    "Dataset": "dataset",
+    "Campaign": "campaign.campaign",
+    "Dataset": "data.dataset",
     "Features": "features",
     "FlowBias": "bias",
-    "LaTF": "model",
-    "LatentCV": "cv",
+    "LaTF": "learning.model",
+    "LatentCV": "cv.latent_cv",
     "Metadynamics": "bias",
     "ModelSettings": "settings",
-    "Opes": "bias",
+    "OPES": "bias",
     "Protocol": "settings",
-    "Series": "dataset",
+    "Series": "data.dataset",
     "TrainingSettings": "settings",
     "TrustRegion": "bias",
     "Umbrella": "bias",
     "UmbrellaWindows": "bias",
-    "evaluate": "evaluation",
+    "evaluate": "learning.evaluation",
     "even_path": "bias",
     "free_energy_path": "bias",
     "generate_starts": "starts",
-    "rank_descriptors": "relevance",
+    "rank_descriptors": "learning.sensitivity",
     "respa_integrator": "bias",
-    "scan_lags": "lags",
-    "select_columns": "selection",
+    "scan_lags": "learning.lag_scan",
+    "select_columns": "data.selection",
     "step_together": "bias",
     "structures_at": "starts",
     "structures_between": "starts",
-    "train": "trainer",
+    "train": "learning.training",
 }
 
 __all__ = [
     "KB",
+    "OPES",
     "Campaign",
     "Dataset",
     "Features",
@@ -50,7 +51,6 @@ __all__ = [
     "LatentCV",
     "Metadynamics",
     "ModelSettings",
-    "Opes",
     "Protocol",
     "Series",
     "TrainingSettings",
@@ -73,9 +73,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from latf_sampling.bias import (
+        OPES,
         FlowBias,
         Metadynamics,
-        Opes,
         TrustRegion,
         Umbrella,
         UmbrellaWindows,
@@ -84,18 +84,18 @@ if TYPE_CHECKING:
         respa_integrator,
         step_together,
     )
-    from latf_sampling.campaign import Campaign
-    from latf_sampling.cv import LatentCV
-    from latf_sampling.dataset import Dataset, Series
-    from latf_sampling.evaluation import evaluate
+    from latf_sampling.campaign.campaign import Campaign
+    from latf_sampling.cv.latent_cv import LatentCV
+    from latf_sampling.data.dataset import Dataset, Series
+    from latf_sampling.data.selection import select_columns
     from latf_sampling.features import Features
-    from latf_sampling.lags import scan_lags
-    from latf_sampling.model import LaTF
-    from latf_sampling.relevance import rank_descriptors
-    from latf_sampling.selection import select_columns
+    from latf_sampling.learning.evaluation import evaluate
+    from latf_sampling.learning.lag_scan import scan_lags
+    from latf_sampling.learning.model import LaTF
+    from latf_sampling.learning.sensitivity import rank_descriptors
+    from latf_sampling.learning.training import train
     from latf_sampling.settings import ModelSettings, Protocol, TrainingSettings
     from latf_sampling.starts import generate_starts, structures_at, structures_between
-    from latf_sampling.trainer import train
     from latf_sampling.units import KB
 
 

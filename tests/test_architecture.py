@@ -1,6 +1,7 @@
-"""The house stays the house: no room imports one above it, public names stay, files are written in one place."""
+"""A folder imports only folders before it, no two files import each other, public names stay, one file writes."""
 
 import ast
+import graphlib
 import inspect
 import subprocess
 import sys
@@ -11,78 +12,10 @@ import pytest
 import latf_sampling
 
 PACKAGE = Path(latf_sampling.__file__).parent
-ORDER = [  # from the ground up; a room imports only what stands before it
-    "errors",
-    "units",
-    "schema",
-    "system_settings",
-    "settings",
-    "runtime",
-    "doctor",
-    "store",
-    "processes",
-    "trajectories",
-    "features",
-    "testing",
-    "given",
-    "systems",
-    "reweighting",
-    "dataset",
-    "columns",
-    "selection",
-    "flow",
-    "model",
-    "relevance",
-    "trainer",
-    "compiler",
-    "cv",
-    "bias.arguments",
-    "bias.shapes",
-    "bias.graph",
-    "bias.force",
-    "bias.grid",
-    "bias.umbrella",
-    "bias.path",
-    "bias.mbar",
-    "bias.windows",
-    "bias.trust",
-    "bias.history",
-    "bias.kernels",
-    "bias.density",
-    "bias.adding",
-    "bias.metadynamics",
-    "bias.opes",
-    "bias.flow_bias",
-    "bias.respa",
-    "bias",
-    "simulate",
-    "walkers",
-    "starts",
-    "analysis",
-    "weighting",
-    "feature_file",
-    "kinetics",
-    "lags",
-    "evaluation",
-    "report",
-    "status",
-    "campaign",
-    "cli",
+LINE = [  # a folder, or a file beside the folders, imports only what stands before it; see docs/architecture.md
+    *("errors", "units", "core", "settings", "features", "testing", "systems", "analysis", "data", "learning", "cv"),
+    *("bias", "simulation", "starts", "records", "report", "campaign", "cli"),
 ]
-UPWARD_ON_PURPOSE = {("cv", "bias.force")}  # inside a function: a CV hands out its own forces as BiasVariables
-# whose parts import each other freely
-PACKAGES_OF_ONE_ROOM = {
-    "analysis",
-    "compiler",
-    "evaluation",
-    "features",
-    "given",
-    "report",
-    "starts",
-    "systems",
-    "trainer",
-}
-SCRATCH = {"bias.force"}  # writes a table that running forces read, in a temporary folder that dies with them
 
 PUBLIC = {
     "KB",
@@ -94,7 +27,7 @@ PUBLIC = {
     "LatentCV",
     "Metadynamics",
     "ModelSettings",
-    "Opes",
+    "OPES",
     "Protocol",
     "Series",
     "TrainingSettings",
@@ -165,85 +98,72 @@ DEFAULTS = {
 }
 
 
-def rooms() -> dict[str, list[Path]]:
-    """The files of each room, by its name in `ORDER`."""
-    found: dict[str, list[Path]] = {}
+def modules() -> dict[str, Path]:
+    """Every module below the package by its dotted name, a folder's `__init__` by that of the folder."""
+    names = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
-        if parts[-1] == "__init__":
-            parts.pop()
-        if parts and parts[0] in PACKAGES_OF_ONE_ROOM:
-            parts = parts[:1]
-        if parts:  # the package's own __init__ is the front door, not a room
-            found.setdefault(".".join(parts), []).append(path)
-    return found
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
 
 
-ROOMS = rooms()
+MODULES = modules()
 
 
-def room_of(dotted: str, name: str | None = None) -> str | None:
-    """The room that `import dotted`, or `from dotted import name`, goes to; None outside the package."""
-    parts = dotted.split(".")
-    if parts[0] != "latf_sampling":
-        return None
-    if parts[1:2] and parts[1] in PACKAGES_OF_ONE_ROOM:
-        return parts[1]
-    for candidate in ([*parts[1:], name] if name else [], parts[1:]):
-        if ".".join(candidate) in ROOMS:
-            return ".".join(candidate)
-    return ""  # the front door itself
-
-
-def imports(path: Path) -> list[tuple[str, bool, int]]:
-    """(room, whether inside a function, line) of each import that runs; those for type checkers do not."""
-    found = []
-
-    def visit(node: ast.AST, inside: bool) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for child in node.orelse:
-                visit(child, inside)
-            return
+def imports(path: Path) -> list[tuple[str, int]]:
+    """(module of this package, line) of each import in a file, those in functions and for type checkers included."""
+    targets = []
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found.extend((room_of(alias.name), inside, node.lineno) for alias in node.names)
+            targets += [(alias.name, node.lineno) for alias in node.names]
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
             for alias in node.names:
-                if node.module == "latf_sampling" and alias.name == "__version__":
+                if (node.module, alias.name) == ("latf_sampling", "__version__"):
                     continue
-                found.append((room_of(node.module, alias.name), inside, node.lineno))
-        inside = inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        for child in ast.iter_child_nodes(node):
-            visit(child, inside)
-
-    visit(ast.parse(path.read_text()), False)
-    return [entry for entry in found if entry[0] is not None]
+                submodule = f"{node.module}.{alias.name}"
+                targets.append((submodule if submodule in MODULES else node.module, node.lineno))
+    return [(target, line) for target, line in targets if target.split(".")[0] == "latf_sampling"]
 
 
-def test_every_room_has_its_place_in_the_order():
-    assert set(ROOMS) <= set(ORDER), "new room: give it a place in ORDER, and in docs/architecture.md"
+def place(module: str) -> int:
+    """Where the folder of a module stands in the line."""
+    return LINE.index(module.split(".")[1])
 
 
-@pytest.mark.parametrize("room", sorted(ROOMS))
-def test_no_room_imports_upward(room):
-    for path in ROOMS[room]:
-        for target, inside, line in imports(path):
-            assert target != "", f"{path}:{line}: imports from the front door, and so everything"
-            if target == room and room in PACKAGES_OF_ONE_ROOM:
-                continue
-            if (room, target) in UPWARD_ON_PURPOSE and inside:
-                continue
-            assert ORDER.index(target) < ORDER.index(room), f"{path}:{line}: {room} imports {target}, which is above it"
+def test_the_line_names_every_folder():
+    assert {module.split(".")[1] for module in MODULES if "." in module} == set(LINE)
 
 
-def test_the_check_for_upward_imports_would_find_one(tmp_path):
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"latf_sampling"}))
+def test_a_folder_imports_only_folders_before_it(module):
+    for target, line in imports(MODULES[module]):
+        where = f"{MODULES[module]}:{line}"
+        assert target != "latf_sampling", f"{where}: imports the package itself, and so everything"
+        same = target.split(".")[1] == module.split(".")[1]
+        assert same or place(target) < place(module), f"{where}: imports {target}, which stands after it"
+
+
+def test_no_two_files_import_each_other():
+    graph = {module: {target for target, _ in imports(path)} for module, path in MODULES.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def test_the_check_finds_imports_wherever_they_stand(tmp_path):
     module = tmp_path / "flow.py"
     module.write_text(
-        "import numpy\nfrom latf_sampling import trainer\ndef f():\n    from latf_sampling.bias.force import x\n"
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from latf_sampling.cli import app\n"
-        "from latf_sampling import KB\nimport latf_sampling.model\n"
+        "import numpy\nfrom latf_sampling.learning import training\n"
+        "def f():\n    from latf_sampling.cv.force import x\n"
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from latf_sampling.cli.main import app\n"
+        "from latf_sampling import KB\nimport latf_sampling.learning.model\n"
     )
-    assert imports(module) == [("trainer", False, 2), ("bias.force", True, 4), ("", False, 8), ("model", False, 9)]
+    assert sorted(imports(module), key=lambda entry: entry[1]) == [
+        ("latf_sampling.learning.training", 2),
+        ("latf_sampling.cv.force", 4),
+        ("latf_sampling.cli.main", 7),
+        ("latf_sampling", 8),
+        ("latf_sampling.learning.model", 9),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ public names
@@ -293,10 +213,10 @@ def test_parameters_that_scripts_rely_on(call):
 # ---------------------------------------------------------------------------------------------- what an import costs
 
 
-@pytest.mark.parametrize("statement", ["import latf_sampling", "import latf_sampling.errors, latf_sampling.runtime"])
-def test_importing_the_package_loads_neither_torch_nor_openmm(statement):
+@pytest.mark.parametrize("module", ["latf_sampling", "latf_sampling.errors, latf_sampling.core.installation"])
+def test_importing_the_package_loads_neither_torch_nor_openmm(module):
     # `latf doctor` has to start where either crashes when it is loaded.
-    code = f"import sys\n{statement}\nprint([n for n in ('torch', 'openmm', 'mdtraj', 'zuko') if n in sys.modules])"
+    code = f"import sys\nimport {module}\nprint([n for n in ('torch', 'openmm', 'mdtraj', 'zuko') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
     assert done.stdout.strip() == "[]"
     assert done.stderr == ""
@@ -310,17 +230,17 @@ MOVERS = {f"os.{name}" for name in ("replace", "rename", "remove", "unlink")} | 
 
 
 def writes(tree: ast.AST) -> list[int]:
-    """Lines that write a file outside `with replacing(...)`; what goes to a buffer in memory is no file."""
+    """Lines that write a file outside `with atomic_write(...)`; what goes to a buffer in memory is no file."""
     found = []
 
     def visit(node: ast.AST, allowed: bool) -> None:
         if isinstance(node, ast.With):
-            allowed = allowed or any("replacing(" in ast.unparse(item.context_expr) for item in node.items)
+            allowed = allowed or any("atomic_write(" in ast.unparse(item.context_expr) for item in node.items)
         if isinstance(node, ast.Call) and not allowed:
             name = ast.unparse(node.func)
             last = name.rsplit(".", 1)[-1]
             to_buffer = any(isinstance(argument, ast.Name) and "buffer" in argument.id for argument in node.args)
-            writer = (last in WRITERS or name in MODULE_WRITERS | MOVERS) and name != "store.write_text"
+            writer = (last in WRITERS or name in MODULE_WRITERS | MOVERS) and name != "storage.write_text"
             if last == "open" and name != "os.open":
                 place = 1 if name in ("open", "io.open") else 0
                 modes = [k.value for k in node.keywords if k.arg == "mode"] + node.args[place : place + 1]
@@ -334,11 +254,17 @@ def writes(tree: ast.AST) -> list[int]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("room", sorted(set(ROOMS) - {"store"} - SCRATCH))
-def test_files_are_written_through_the_store_alone(room):
-    for path in ROOMS[room]:
-        lines = writes(ast.parse(path.read_text()))
-        assert not lines, f"{path}: writes a file by itself in lines {lines}; use store.replacing"
+WRITE = {
+    "latf_sampling.core.storage",
+    "latf_sampling.data.layout",  # the lock of a campaign
+    "latf_sampling.cv.force",  # a table that running forces read, in a temporary folder that dies with them
+}
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - WRITE))
+def test_files_are_written_through_storage_alone(module):
+    lines = writes(ast.parse(MODULES[module].read_text()))
+    assert not lines, f"{MODULES[module]}: writes a file by itself in lines {lines}; use storage.atomic_write"
 
 
 def test_the_check_for_writes_would_find_one():
@@ -348,14 +274,14 @@ open("a")
 open("a", mode="ab")
 Path("a").open("x")
 Path("a").write_text("b")
-store.write_text("a", "b")
+storage.write_text("a", "b")
 np.savez("a", x=1)
 torch.save(x, "a")
 torch.save(x, buffer)
-with store.replacing("a") as t, open(t, "w") as handle:
+with storage.atomic_write("a") as t, open(t, "w") as handle:
     np.savez(t, x=1)
 os.replace("a", "b")
 "".replace("a", "b")
 """
     assert writes(ast.parse(code)) == [2, 4, 5, 6, 8, 9, 13]
-    assert writes(ast.parse((PACKAGE / "store.py").read_text()))  # the store itself does write
+    assert writes(ast.parse((PACKAGE / "core" / "storage.py").read_text()))  # storage itself does write

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import mdtraj
 import pytest
-from molecules import finished_campaign, write_protocol
+from helpers.molecules import finished_campaign, write_protocol
 
 import latf_sampling
-from latf_sampling import cli
+from latf_sampling.cli import main as cli
 from latf_sampling.settings import Protocol
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
@@ -77,7 +77,7 @@ def test_starts(example, monkeypatch, tmp_path):
 
 def test_campaign(monkeypatch, capsys, tmp_path):
     """On a campaign that is finished already; the example's own takes minutes."""
-    monkeypatch.setattr("latf_sampling.campaign.write_report", lambda campaign: None)
+    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda campaign: None)
     shutil.copytree(finished_campaign(), tmp_path / "run")
     main = runpy.run_path(str(ROOT / "examples" / "campaign.py"))["main"]
     assert Protocol.read(main.__globals__["PROTOCOL"]).name == "alanine dipeptide"

@@ -15,8 +15,8 @@ import numpy as np
 from scipy import stats
 
 from latf_sampling.analysis.arguments import by_trajectory
+from latf_sampling.analysis.mbar import Multistate, kish
 from latf_sampling.errors import DataError
-from latf_sampling.reweighting import Multistate, kish
 
 LONG = 5.0
 """A block is at least so many statistical inefficiencies long, ten correlation times,"""

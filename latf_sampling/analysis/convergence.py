@@ -10,8 +10,8 @@ import numpy as np
 from latf_sampling.analysis.arguments import by_trajectory, sides, whole
 from latf_sampling.analysis.blocks import reach
 from latf_sampling.analysis.differences import Difference, free_energy_difference
+from latf_sampling.analysis.mbar import Multistate
 from latf_sampling.errors import DataError
-from latf_sampling.reweighting import Multistate
 from latf_sampling.units import to_float
 
 SHARES = np.linspace(0.1, 1.0, 10)

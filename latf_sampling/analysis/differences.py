@@ -9,8 +9,8 @@ import numpy as np
 
 from latf_sampling.analysis.arguments import by_trajectory, sides
 from latf_sampling.analysis.blocks import Blocks, reach
+from latf_sampling.analysis.mbar import Multistate, kish
 from latf_sampling.analysis.weights import relative
-from latf_sampling.reweighting import Multistate, kish
 from latf_sampling.units import KB, to_kelvin
 
 LEAST = 1e-30

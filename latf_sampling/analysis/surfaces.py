@@ -9,9 +9,9 @@ import numpy as np
 
 from latf_sampling.analysis.arguments import by_trajectory, ranges, whole
 from latf_sampling.analysis.blocks import Blocks, reach
+from latf_sampling.analysis.mbar import Multistate
 from latf_sampling.analysis.weights import relative
 from latf_sampling.errors import DataError, SettingsError
-from latf_sampling.reweighting import Multistate
 from latf_sampling.units import KB, to_kelvin
 
 

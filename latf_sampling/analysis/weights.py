@@ -1,7 +1,7 @@
 """ln of the weights that undo a bias.
 
 From the bias as it was (`offset_weights`), from the bias as it ended (`last_bias_weights`), or from all rounds, walkers
-and temperatures together: `latf_sampling.reweighting.Multistate`, which needs every bias at every frame.
+and temperatures together: `latf_sampling.analysis.mbar.Multistate`, which needs every bias at every frame.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from latf_sampling.analysis.arguments import by_trajectory, column
+from latf_sampling.data.trajectories import WalkerFrames
 from latf_sampling.errors import DataError
-from latf_sampling.trajectories import WalkerFrames
 from latf_sampling.units import KB, to_array, to_kelvin
 
 FILLING = 0.2

@@ -3,17 +3,17 @@
 from latf_sampling.bias.flow_bias import FlowBias
 from latf_sampling.bias.grid import step_together
 from latf_sampling.bias.metadynamics import Metadynamics
-from latf_sampling.bias.opes import Opes
+from latf_sampling.bias.opes import OPES
 from latf_sampling.bias.path import even_path, free_energy_path
 from latf_sampling.bias.respa import respa_integrator
-from latf_sampling.bias.trust import TrustRegion
+from latf_sampling.bias.trust_region import TrustRegion
 from latf_sampling.bias.umbrella import Umbrella
 from latf_sampling.bias.windows import UmbrellaWindows
 
 __all__ = [
+    "OPES",
     "FlowBias",
     "Metadynamics",
-    "Opes",
     "TrustRegion",
     "Umbrella",
     "UmbrellaWindows",

@@ -7,7 +7,7 @@ import operator
 
 import numpy as np
 
-from latf_sampling.cv import LatentCV
+from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import DataError, SettingsError
 
 

@@ -7,9 +7,9 @@ import openmm
 
 from latf_sampling.bias.arguments import checked, whole_steps
 from latf_sampling.bias.grid import GridBias
-from latf_sampling.bias.trust import TrustRegion
-from latf_sampling.cv import LatentCV
-from latf_sampling.model import LaTF
+from latf_sampling.bias.trust_region import TrustRegion
+from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.learning.model import LaTF
 from latf_sampling.units import to_float
 
 

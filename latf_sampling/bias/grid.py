@@ -19,13 +19,13 @@ import numpy as np
 import openmm
 from scipy.ndimage import convolve1d, gaussian_filter, spline_filter1d
 
+from latf_sampling.analysis.mbar import boltzmann_weights
 from latf_sampling.bias.arguments import latent_points
-from latf_sampling.bias.force import Bias, BiasForce
-from latf_sampling.bias.shapes import BASIS, Shape, Spline, Sum, Walls
-from latf_sampling.cv import LatentCV
+from latf_sampling.cv.force import Bias, BiasForce
+from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.cv.shapes import BASIS, Shape, Spline, Sum, Walls
 from latf_sampling.errors import OutsideWarning, SettingsError, SimulationError
-from latf_sampling.model import LaTF
-from latf_sampling.reweighting import boltzmann_weights
+from latf_sampling.learning.model import LaTF
 
 MARGIN = 3.0
 """The walls stand so many hill widths outside the training data."""
@@ -86,7 +86,7 @@ def flow_log_prob(model: LaTF, temperature: float, nodes: list[np.ndarray]) -> n
 
 
 class GridBias(Bias, ABC):
-    """A bias in the latent space that `Metadynamics`, `Opes` and `FlowBias` fill.
+    """A bias in the latent space that `Metadynamics`, `OPES` and `FlowBias` fill.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class GridBias(Bias, ABC):
 
     temperature: float
     frequency: int
-    grows = False
+    is_adaptive = False
     """Whether it changes as walkers go on."""
 
     def __init__(self, cv: LatentCV, width: np.ndarray, *, walls: bool = True, spacing: float = SPACING) -> None:
@@ -184,7 +184,7 @@ class GridBias(Bias, ABC):
     def _look(self, simulation: openmm.app.Simulation) -> None:
         """What is done where the walker is, every `frequency` steps."""
 
-    def felt(self, u: np.ndarray, step: int) -> float:
+    def applied_bias(self, u: np.ndarray, step: int) -> float:
         """Bias at a point (d,) that a walker has reached at a step, kJ/mol, as it was on the way there."""
         return float(self.energy(u)[0])
 

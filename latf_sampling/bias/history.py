@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latf_sampling import store
+from latf_sampling.core import storage
 from latf_sampling.errors import SimulationError, StoreError
 
 SUFFIX = ".hills"
@@ -51,7 +51,7 @@ class History:
         self._written = self._size = self._generation = 0
         if path is None:
             return
-        self._lock = store.hold(path.with_suffix(".lock"))
+        self._lock = storage.try_lock(path.with_suffix(".lock"))
         if self._lock is None:
             raise SimulationError(f"{path}: another process adds to this history; give each walker a name of its own.")
         try:
@@ -87,13 +87,13 @@ class History:
         """
         if self.path is None or self._written == self._count:
             return
-        self._size = store.append(self.path, _lines(self.rows[self._written :]), self._size)
+        self._size = storage.append(self.path, _lines(self.rows[self._written :]), self._size)
         self._written = self._count
 
     def sync(self) -> None:
         """See to it that what was written survives a power cut too."""
         if self.path is not None:
-            store.sync(self.path)
+            storage.sync(self.path)
 
     def rewind(self, step: int) -> bool:
         """Take back entries after a step; returns whether there were any.
@@ -127,7 +127,7 @@ class History:
         settings = "".join(f"#! SET {name} {value}\n" for name, value in self.settings.items())
         head = f"#! FIELDS {' '.join(self.fields)}\n{settings}#! SET generation {self._generation}\n"
         text = head + _lines(rows)
-        store.write_text(self.path, text)
+        storage.write_text(self.path, text)
         self._written, self._size = len(rows), len(text)
 
 

@@ -9,20 +9,20 @@ import numpy as np
 import openmm
 from scipy.special import logsumexp
 
-from latf_sampling.bias.adding import AddingBias
+from latf_sampling.bias.adaptive import AdaptiveBias
 from latf_sampling.bias.arguments import checked, hill_widths
 from latf_sampling.bias.grid import SPACING
-from latf_sampling.bias.trust import TrustRegion
-from latf_sampling.cv import LatentCV
+from latf_sampling.bias.trust_region import TrustRegion
+from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SettingsError
-from latf_sampling.model import LaTF
+from latf_sampling.learning.model import LaTF
 from latf_sampling.units import KB, to_float
 
 NARROWEST, WIDEST = 0.5, 2.0
 """Limits of adaptive widths, in units of `cv.sigma`."""
 
 
-class Metadynamics(AddingBias):
+class Metadynamics(AdaptiveBias):
     """Well-tempered metadynamics, in the manner of `openmm.app.Metadynamics`.
 
     Every `frequency` steps a Gaussian is added where the walker is, of height h exp(-V(u) / (kB T (gamma - 1))).

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import openmm
 
-from latf_sampling import store
-from latf_sampling.bias.adding import AddingBias
+from latf_sampling.bias.adaptive import AdaptiveBias
 from latf_sampling.bias.arguments import checked, hill_widths
 from latf_sampling.bias.density import Density
 from latf_sampling.bias.grid import FLAT, SPACING
 from latf_sampling.bias.kernels import Kernels
-from latf_sampling.bias.trust import TrustRegion
-from latf_sampling.cv import LatentCV
+from latf_sampling.bias.trust_region import TrustRegion
+from latf_sampling.core import storage
+from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SettingsError, SimulationError
 from latf_sampling.units import KB, to_float
 
@@ -27,7 +27,7 @@ NARROWEST = (0.2, 0.35, 0.8)
 Silverman's rule that takes some thousand entries, and a finer grid would cost more than it gives."""
 
 
-class Opes(AddingBias):
+class OPES(AdaptiveBias):
     """OPES in the flavour that flattens a well-tempered distribution ("metad").
 
     V(u) = (1 - 1/gamma) kT ln(P(u)/Z + epsilon), with P the reweighted density of what was visited, as a sum of kernels
@@ -70,7 +70,7 @@ class Opes(AddingBias):
 
     Examples
     --------
-    >>> bias = Opes(system, cv, 300.0, barrier=40.0, frequency=500)  # doctest: +SKIP
+    >>> bias = OPES(system, cv, 300.0, barrier=40.0, frequency=500)  # doctest: +SKIP
     >>> bias.step(simulation, 100_000)  # doctest: +SKIP
     """
 
@@ -90,22 +90,22 @@ class Opes(AddingBias):
         directory: str | Path | None = None,
         walker: str = "walker",
     ) -> None:
-        temperature = checked("Opes", "temperature", to_float(temperature, "temperature", "temperature"), 0)
-        self.barrier = checked("Opes", "barrier", to_float(barrier, "energy", "barrier"), 0)
+        temperature = checked("OPES", "temperature", to_float(temperature, "temperature", "temperature"), 0)
+        self.barrier = checked("OPES", "barrier", to_float(barrier, "energy", "barrier"), 0)
         kT = KB * temperature
         if bias_factor is None and not self.barrier > kT:
-            raise SettingsError(f"Opes: barrier must be more than kT = {kT:.3g} kJ/mol; got {self.barrier}.")
-        self.bias_factor = checked("Opes", "bias_factor", self.barrier / kT if bias_factor is None else bias_factor, 1)
+            raise SettingsError(f"OPES: barrier must be more than kT = {kT:.3g} kJ/mol; got {self.barrier}.")
+        self.bias_factor = checked("OPES", "bias_factor", self.barrier / kT if bias_factor is None else bias_factor, 1)
         self._share = 1 - 1 / self.bias_factor
         self._epsilon = math.exp(-self.barrier / (kT * self._share))
         if not self._epsilon > sys.float_info.min:
             raise SettingsError(
-                f"Opes: barrier must be less than {-math.log(sys.float_info.min) * kT * self._share:.4g} kJ/mol at a "
+                f"OPES: barrier must be less than {-math.log(sys.float_info.min) * kT * self._share:.4g} kJ/mol at a "
                 f"bias_factor of {self.bias_factor:g}; got {self.barrier:g}."
             )
         super().__init__(
             cv,
-            hill_widths("Opes", width, cv),
+            hill_widths("OPES", width, cv),
             temperature,
             frequency,
             spacing=NARROWEST[min(cv.dim, 3) - 1] * SPACING,
@@ -150,7 +150,7 @@ class Opes(AddingBias):
             self._rebuild()
             self._force.publish()
         rows, neighbours = len(self._history.rows), json.dumps(self._neighbours.places())
-        with store.replacing(self._state) as temporary:
+        with storage.atomic_write(self._state) as temporary:
             np.savez(temporary, rows=rows, neighbours=neighbours, **self._density.state())
 
     def _restore(self) -> int:
@@ -167,7 +167,7 @@ class Opes(AddingBias):
                 f"{self._state}: cannot be read ({error}); delete it, and the kernels are made from the history."
             ) from error
         if not taken:
-            store.remove(self._state)
+            storage.remove(self._state)
             return 0
         self._neighbours.resume(places)
         return rows

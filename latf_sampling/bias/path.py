@@ -12,9 +12,9 @@ from scipy.sparse.csgraph import dijkstra
 
 from latf_sampling.bias.arguments import numbers
 from latf_sampling.bias.grid import mesh
-from latf_sampling.cv import LatentCV
+from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SettingsError
-from latf_sampling.model import LaTF
+from latf_sampling.learning.model import LaTF
 from latf_sampling.units import KB, to_float
 
 SPACING = 0.25

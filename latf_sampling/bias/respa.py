@@ -7,7 +7,7 @@ import math
 import openmm
 
 from latf_sampling.bias.arguments import checked, whole_steps
-from latf_sampling.bias.force import Bias
+from latf_sampling.cv.force import Bias
 from latf_sampling.errors import SettingsError
 from latf_sampling.units import KB, to_float
 

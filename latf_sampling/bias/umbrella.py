@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import openmm
 
+from latf_sampling.analysis.mbar import boltzmann_weights
 from latf_sampling.bias.arguments import checked, latent_points, numbers, whole_steps
-from latf_sampling.bias.force import Bias, BiasForce
 from latf_sampling.bias.grid import walls_around
-from latf_sampling.bias.shapes import Harmonic, Sum
-from latf_sampling.cv import LatentCV
+from latf_sampling.cv.force import Bias, BiasForce
+from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.cv.shapes import Harmonic, Sum
 from latf_sampling.errors import SettingsError, SimulationError
-from latf_sampling.reweighting import boltzmann_weights
 from latf_sampling.units import to_float
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import openmm
 
-from latf_sampling import store
+from latf_sampling.analysis.windows import OVERLAP, WindowEstimate, combine
 from latf_sampling.bias.arguments import numbers, whole_steps
-from latf_sampling.bias.mbar import OVERLAP, WindowEstimate, combine
 from latf_sampling.bias.umbrella import Umbrella
+from latf_sampling.core import storage
 from latf_sampling.errors import SettingsError, SimulationError, StoreError
 from latf_sampling.units import to_float
 
@@ -131,7 +131,7 @@ class UmbrellaWindows:
             if self._read(index, lengths) is not None:
                 continue
             path = self._file(index).with_suffix(".lock")
-            if (lock := store.hold(path)) is None:
+            if (lock := storage.try_lock(path)) is None:
                 continue
             with lock:
                 if self._read(index, lengths) is not None:  # since a moment ago
@@ -142,7 +142,7 @@ class UmbrellaWindows:
                 except SimulationError as error:  # from the umbrella, which does not know whose it is
                     raise SimulationError(f"window {index}, centres {self.path[index]}: {error}") from error
                 self._write(simulation, index, u, lengths)
-                store.remove(path)
+                storage.remove(path)
         progress(1.0)
 
     def series(self) -> list[np.ndarray]:
@@ -227,7 +227,7 @@ class UmbrellaWindows:
 
     def _write(self, simulation: openmm.app.Simulation, index: int, u: np.ndarray, lengths: dict[str, int]) -> None:
         state = simulation.context.getState(getPositions=True, getVelocities=True)
-        with store.replacing(self._file(index)) as temporary:
+        with storage.atomic_write(self._file(index)) as temporary:
             np.savez(
                 temporary,
                 settings=json.dumps({**self._settings(index), **lengths}),

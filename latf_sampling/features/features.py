@@ -225,7 +225,7 @@ class Features:
             on any device.
         box : numpy.ndarray or torch.Tensor, shape (3, 3) or (..., 3, 3), optional
             Box vectors as rows, nm, a along x and b in the xy plane, as in OpenMM and MDTraj; one for all frames or one
-            a frame. They need not be reduced. Given, all differences are shortest periodic images whether or not
+            a frame. They need not be reduced. With a box, all differences are shortest periodic images whether or not
             `periodic` is set; None, none are.
 
         Returns

@@ -15,7 +15,7 @@ from latf_sampling.features.contacts import pair_module, rows_of
 from latf_sampling.features.descriptor import Column, Descriptor, Entry, Row, atoms_of, validated, words_of
 from latf_sampling.features.switching import Switched
 from latf_sampling.features.topology import Labels
-from latf_sampling.schema import Length
+from latf_sampling.settings.fields import Length
 
 _BACKBONE = {"donors": "backbone", "acceptors": "backbone"}
 

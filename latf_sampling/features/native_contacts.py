@@ -26,7 +26,7 @@ from latf_sampling.features.descriptor import (
 from latf_sampling.features.references import read_references
 from latf_sampling.features.switching import Fermi
 from latf_sampling.features.topology import Labels
-from latf_sampling.schema import InverseLength, Length
+from latf_sampling.settings.fields import InverseLength, Length
 
 
 class NativeContacts(torch.nn.Module):

@@ -15,7 +15,7 @@ from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import Column, Descriptor, Entry, Row, Settings, select, side_by_side, validated
 from latf_sampling.features.periodic import Differences, squared_lengths
 from latf_sampling.features.topology import Labels
-from latf_sampling.schema import InverseLength
+from latf_sampling.settings.fields import InverseLength
 
 _CLOSEST = 1e-8  # nm^2; added to squares of distances, which takes 5e-9 nm^2 / d of a distance d
 _MOST_PAIRS = 2**16  # of atoms in one module; more are measured one part after the other

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import Settings
 from latf_sampling.features.periodic import lengths, squared_lengths
-from latf_sampling.schema import Length
+from latf_sampling.settings.fields import Length
 
 _HUGE = 1e36  # where powers stop growing; in single precision they overflow at 3e38
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latf_sampling import store
+from latf_sampling.core import storage
+from latf_sampling.records.observables import Observed
+from latf_sampling.records.records import Records
 from latf_sampling.report import (
     costs,
     crossings,
@@ -22,11 +24,9 @@ from latf_sampling.report import (
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.report.evaluation import write_evaluation
 from latf_sampling.report.lags import write_lags
-from latf_sampling.report.observed import Observed
-from latf_sampling.report.records import Records
 
 if TYPE_CHECKING:
-    from latf_sampling.campaign import Campaign
+    from latf_sampling.campaign.campaign import Campaign
 
 __all__ = ["Observed", "write_evaluation", "write_lags", "write_report"]
 
@@ -59,7 +59,7 @@ def write_report(campaign: Campaign) -> Path:
         provenance.section(records),
     ]
     numbers = {**headline.numbers(records, estimates), "seconds": costs.numbers(records)}
-    store.write_text(
+    storage.write_text(
         campaign.store.report, page.document(f"{records.protocol.name}: campaign report", sections, numbers)
     )
     return campaign.store.report

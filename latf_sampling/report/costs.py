@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from latf_sampling.records.records import Records
 from latf_sampling.report import charts, page, words
-from latf_sampling.report.records import Records
 
 
 def numbers(records: Records) -> dict:

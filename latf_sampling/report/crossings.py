@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from latf_sampling.records.observables import WAY
+from latf_sampling.records.records import Records
 from latf_sampling.report import page, words
 from latf_sampling.report.estimates import Estimates
-from latf_sampling.report.observed import WAY
-from latf_sampling.report.records import Records
 
 
 def section(records: Records, estimates: Estimates) -> str:

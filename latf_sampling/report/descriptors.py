@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from latf_sampling.relevance import Relevance, rank_descriptors
+from latf_sampling.learning.sensitivity import Relevance, rank_descriptors
+from latf_sampling.records.records import Records
 from latf_sampling.report import charts, page
 from latf_sampling.report.landscapes import training_rows
-from latf_sampling.report.records import Records
 
 MOST = 15
 """Descriptors that are drawn."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latf_sampling import analysis, runtime
+from latf_sampling import analysis
 from latf_sampling.analysis import Convergence, Difference
-from latf_sampling.report.observed import Observed
-from latf_sampling.report.records import Records, Walker
+from latf_sampling.core import streams
+from latf_sampling.records.observables import Observed
+from latf_sampling.records.records import Records, Walker
 from latf_sampling.report.reference import Reference
 
 
@@ -81,15 +82,15 @@ class Estimates:
                 settled[walker.place] = sum(analysis.crossings(depth[kept], *cores))
             seed = records.protocol.seed
             for index, walkers in sampled.items():
-                rng = runtime.stream(seed, "report", index)
+                rng = streams.stream(seed, "report", index)
                 courses[index] = _judged({index: walkers}, observed, temperature, _total(settled, walkers), rng)
             crossed = sum(_total(settled, walkers) for walkers in sampled.values())
-            convergence = _judged(sampled, observed, temperature, crossed, runtime.stream(seed, "report"))
+            convergence = _judged(sampled, observed, temperature, crossed, streams.stream(seed, "report"))
             plain = plain_walkers(records, temperature) if has_bias(records) else []
             if _total(settled, plain):
                 inside = [walker.values[observed.name] > observed.above for walker in plain]
                 weights = [np.zeros(len(part)) for part in inside]
-                rng = runtime.stream(seed, "report", "plain")
+                rng = streams.stream(seed, "report", "plain")
                 plain_estimate = analysis.free_energy_difference(inside, weights, temperature, rng)
         return cls(
             observed,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from latf_sampling import store
-from latf_sampling.evaluation import Evaluation
-from latf_sampling.evaluation.comparison import Row
-from latf_sampling.kinetics import Kinetics
+from latf_sampling.analysis.kinetics import Kinetics
+from latf_sampling.core import storage
+from latf_sampling.learning.evaluation import Evaluation
+from latf_sampling.learning.evaluation.comparison import Row
 from latf_sampling.report import charts, page, words
 from latf_sampling.units import KB
 
@@ -36,7 +36,7 @@ def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
         _timescales(evaluation),
         _chapman_kolmogorov(evaluation),
     ]
-    store.write_text(path, page.document("Evaluation of a model", sections, evaluation.as_dict()))
+    storage.write_text(path, page.document("Evaluation of a model", sections, evaluation.as_dict()))
 
 
 def _head(evaluation: Evaluation) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 from latf_sampling import analysis
 from latf_sampling.analysis import Difference
 from latf_sampling.analysis.blocks import LONG, RESAMPLES
+from latf_sampling.records.records import Records
 from latf_sampling.report import charts, page, words
 from latf_sampling.report.estimates import Estimates, course_times
-from latf_sampling.report.records import Records
 
 
 def section(records: Records, estimates: Estimates) -> str:
@@ -92,7 +92,7 @@ def _cards(records: Records, estimates: Estimates) -> list[tuple[str, str, str]]
     begun = len(records.walkers) - count
     made = [
         ("Simulated time", words.span(records.simulated), f"all frames of {words.count(begun, 'walker')} together"),
-        *([("Given trajectories", words.span(given), words.count(count, "file"))] if count else []),
+        *([("External trajectories", words.span(given), words.count(count, "file"))] if count else []),
         ("Rounds finished", f"{finished} of {len(records.rounds)}", "simulated and learned from"),
     ]
     pooled = estimates.pooled

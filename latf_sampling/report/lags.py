@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from latf_sampling import store
-from latf_sampling.lags import CONDITIONS, LagScan
+from latf_sampling.core import storage
+from latf_sampling.learning.lag_scan import CONDITIONS, LagScan
 from latf_sampling.report import charts, page, words
 
 
@@ -22,7 +22,7 @@ def write_lags(scan: LagScan, path: str | Path) -> None:
         The file cannot be written.
     """
     sections = [_head(scan), _table(scan), _picture(scan)]
-    store.write_text(path, page.document("Choice of the lag", sections, scan.as_dict()))
+    storage.write_text(path, page.document("Choice of the lag", sections, scan.as_dict()))
 
 
 def _head(scan: LagScan) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from latf_sampling import analysis, runtime
+from latf_sampling import analysis
+from latf_sampling.core import streams
+from latf_sampling.records.records import Learned, Records
 from latf_sampling.report import charts, page
 from latf_sampling.report.estimates import Estimates, log_weights, settled_frames
-from latf_sampling.report.records import Learned, Records
 from latf_sampling.units import KB
 
 GRID = 90
@@ -127,7 +128,7 @@ def _observed(records: Records, estimates: Estimates) -> list[str]:
         return [title, page.missing(f"No {what} are there yet, so that there is nothing to draw.")]
     walkers = [walker for group in estimates.sampled.values() for walker in group]
     kept = settled_frames(walkers)
-    weights, rng = log_weights(estimates.sampled), runtime.stream(records.protocol.seed, "report", "landscapes")
+    weights, rng = log_weights(estimates.sampled), streams.stream(records.protocol.seed, "report", "landscapes")
 
     def shown(name: str) -> list[np.ndarray]:
         return [observed.shown(walker.values[name][part]) for walker, part in zip(walkers, kept)]

@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 
 from latf_sampling.errors import ExtrapolationWarning
+from latf_sampling.records.records import Learned, Records
 from latf_sampling.report import charts, page, words
-from latf_sampling.report.records import Learned, Records
 
 
 def section(records: Records) -> str:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 
-from latf_sampling import __version__, runtime, store
+from latf_sampling import __version__
+from latf_sampling.core import installation, storage
+from latf_sampling.records.records import Records
 from latf_sampling.report import page
-from latf_sampling.report.records import Records
 
 
 def section(records: Records) -> str:
     campaign = records.campaign
     protocol = campaign.protocol
     settings = json.loads(protocol.canonical())
-    files = [(file.name, store.checksum(file)) for file in protocol.files]
+    files = [(file.name, storage.checksum(file)) for file in protocol.files]
     for number in range(len(protocol.all_rounds[0].walkers) if protocol.from_trajectories else 0):
         mark = campaign.store.given(number).with_suffix(".json")
         if mark.exists():
-            summary = store.read_json(mark)
+            summary = storage.read_json(mark)
             files.append((summary["path"], summary["sha256"]))
     parts = [
         page.paragraph(
@@ -53,7 +54,7 @@ def _models(records: Records) -> list[str]:
 
 def _versions(records: Records) -> str:
     """Versions that write the report, and those that learned, where they differ."""
-    now = {name: version for name, version in runtime.installed().items() if version}
+    now = {name: version for name, version in installation.installed().items() if version}
     then = records.learned[-1][1].cv.metadata["versions"] if records.learned else now
     rows = [(name, then.get(name, "none"), now.get(name, "none")) for name in sorted(then.keys() | now.keys())]
     if then == now:

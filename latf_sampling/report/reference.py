@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import mdtraj
 import numpy as np
 
-from latf_sampling.report.observed import Observed
-from latf_sampling.report.records import Records
+from latf_sampling.records.observables import Observed
+from latf_sampling.records.records import Records
 from latf_sampling.systems import by_name
 from latf_sampling.units import KB
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from latf_sampling.records.records import Learned, Records, Round
 from latf_sampling.report import charts, page
-from latf_sampling.report.records import Learned, Records, Round
 
 POINTS = 2000
 

@@ -9,9 +9,9 @@ import mdtraj
 import numpy as np
 
 from latf_sampling import analysis
+from latf_sampling.records.records import Learned, Records
 from latf_sampling.report import charts, page, words
 from latf_sampling.report.landscapes import components, draw_density
-from latf_sampling.report.records import Learned, Records
 from latf_sampling.units import KB
 
 DRAWN = 5000

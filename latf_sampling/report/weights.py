@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 
-from latf_sampling import analysis, runtime
+from latf_sampling import analysis
+from latf_sampling.core import streams
 from latf_sampling.errors import SimulationError
+from latf_sampling.records.records import Records
+from latf_sampling.records.weighting import Weighting, weightings
 from latf_sampling.report import page, words
 from latf_sampling.report.estimates import Estimates
-from latf_sampling.report.records import Records
-from latf_sampling.weighting import Weighting, weightings
 
 TITLE = "Three ways to weigh frames"
 ALONE = "All temperatures together"
@@ -25,7 +26,7 @@ def section(records: Records, estimates: Estimates) -> str:
     if estimates.observed is None or estimates.one_sided or not (biased or len(temperatures) > 1):
         return ""
     title = TITLE if biased else ALONE
-    rng = runtime.stream(records.protocol.seed, "report", "weights")
+    rng = streams.stream(records.protocol.seed, "report", "weights")
     frames = [walker.frames for walker in records.walkers]
     try:
         ways = weightings(records.campaign, frames, estimates.temperature, rng)

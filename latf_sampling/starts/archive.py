@@ -9,11 +9,11 @@ import mdtraj
 import numpy as np
 import torch
 
-from latf_sampling.cv import LatentCV
+from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.data.trajectories import Frames
 from latf_sampling.errors import DataError
 from latf_sampling.features.periodic import reduced_box
 from latf_sampling.starts.geometry import AS_THEY_LIE, molecules_of
-from latf_sampling.trajectories import Frames
 
 Trajectories = mdtraj.Trajectory | Frames | Sequence[mdtraj.Trajectory | Frames]
 

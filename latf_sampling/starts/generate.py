@@ -9,11 +9,11 @@ import numpy as np
 import openmm
 from openmm import app
 
-from latf_sampling import runtime
 from latf_sampling.bias import free_energy_path
-from latf_sampling.cv import LatentCV
+from latf_sampling.core import streams
+from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SettingsError
-from latf_sampling.model import LaTF
+from latf_sampling.learning.model import LaTF
 from latf_sampling.starts.archive import Trajectories
 from latf_sampling.starts.coverage import SAMPLES, cover, weights
 from latf_sampling.starts.request import Request
@@ -127,7 +127,7 @@ def generate_starts(
     if spare < 0:
         raise SettingsError(f"starts: spare must not be negative; got {spare}.")
     seed, temperature = given.seed, given.recipe.temperature
-    points = model.sample(n + spare, temperature, seed=runtime.stream_seed(seed, "targets")).astype(np.float64)
+    points = model.sample(n + spare, temperature, seed=streams.stream_seed(seed, "targets")).astype(np.float64)
     starts = given.make(points, n, lambda made: _weighted(made, model, cv, seed))
     if len(starts) < n:
         warnings.warn(starts.summary(), stacklevel=2)
@@ -229,10 +229,10 @@ def _weighted(starts: Starts, model: LaTF, cv: LatentCV, seed: int) -> Starts:
         return starts
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of extrapolation: drawing the targets has said it
-        drawn = model.sample(SAMPLES, starts.temperature, seed=runtime.stream_seed(seed, "weights"))
+        drawn = model.sample(SAMPLES, starts.temperature, seed=streams.stream_seed(seed, "weights"))
     samples = drawn.astype(np.float64)
     weight = weights(starts.reached, samples, cv.noise)
     failed = np.array([entry["target"] for entry in starts.rejected]).reshape(-1, cv.dim)
     asked = np.concatenate([starts.targets, failed])
-    coverage = cover(asked, starts.reached, weight, samples, cv.sigma, runtime.stream(seed, "coverage"))
+    coverage = cover(asked, starts.reached, weight, samples, cv.sigma, streams.stream(seed, "coverage"))
     return replace(starts, weights=weight, coverage=coverage)

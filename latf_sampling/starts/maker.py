@@ -10,9 +10,9 @@ import numpy as np
 import openmm
 from openmm import app
 
-from latf_sampling import runtime
 from latf_sampling.bias import Umbrella
-from latf_sampling.cv import LatentCV
+from latf_sampling.core import platforms, streams
+from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SimulationError
 from latf_sampling.starts.archive import CLOSE
 from latf_sampling.starts.checks import Checks, Found
@@ -130,7 +130,7 @@ class Maker:
         self.umbrella = Umbrella(system, self.cv, np.zeros(self.cv.dim), self.natural)
         self.without = ~(1 << self.umbrella.group) & 0xFFFFFFFF
         self.integrator = openmm.LangevinMiddleIntegrator(recipe.temperature, recipe.friction, recipe.timestep)
-        platform = runtime.pick_platform(recipe.platform, system.getNumParticles())
+        platform = platforms.pick_platform(recipe.platform, system.getNumParticles())
         properties = {}
         if recipe.threads is not None and platform.getName() == "CPU":
             properties["Threads"] = str(recipe.threads)
@@ -205,10 +205,10 @@ class Maker:
 
     def _begin(self, frame: Frame, *names: str | int) -> None:
         """Put the context to a frame, and its random numbers, a barostat's among them, to the beginning of a stream."""
-        self.integrator.setRandomNumberSeed(runtime.stream_seed(self.recipe.seed, "noise", *names))
+        self.integrator.setRandomNumberSeed(streams.stream_seed(self.recipe.seed, "noise", *names))
         for k, force in enumerate(self.simulation.system.getForces()):
             if hasattr(force, "setRandomNumberSeed"):
-                force.setRandomNumberSeed(runtime.stream_seed(self.recipe.seed, "force", k, *names))
+                force.setRandomNumberSeed(streams.stream_seed(self.recipe.seed, "force", k, *names))
         self.context.reinitialize()
         if frame.box is not None:
             self.context.setPeriodicBoxVectors(*frame.box)
@@ -219,7 +219,7 @@ class Maker:
         # Velocities are drawn for half a step before, by all forces: not by the umbrella of the target before this one.
         self._let_go()
         self.context.setVelocitiesToTemperature(
-            self.recipe.temperature, runtime.stream_seed(self.recipe.seed, "velocities", *names)
+            self.recipe.temperature, streams.stream_seed(self.recipe.seed, "velocities", *names)
         )
 
     def _hold(self, centers: np.ndarray) -> None:
@@ -234,7 +234,7 @@ class Maker:
 
     def _thermalise(self, *names: str | int) -> None:
         for k, part in enumerate(np.diff(np.linspace(0, self.recipe.thermalise, ROUNDS + 1).round().astype(int))):
-            seed = runtime.stream_seed(self.recipe.seed, "thermalise", *names, k)
+            seed = streams.stream_seed(self.recipe.seed, "thermalise", *names, k)
             self.context.setVelocitiesToTemperature(self.recipe.temperature, seed)
             self.simulation.step(int(part))
 

@@ -11,8 +11,9 @@ import numpy as np
 import openmm
 from openmm import app
 
-from latf_sampling import runtime
-from latf_sampling.cv import LatentCV
+from latf_sampling.core import platforms, streams
+from latf_sampling.core.storage import read_json
+from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.features import as_mdtraj
 from latf_sampling.starts.archive import Archive, Trajectories
@@ -21,7 +22,6 @@ from latf_sampling.starts.maker import Made, Recipe, stable_timestep
 from latf_sampling.starts.starts import Starts
 from latf_sampling.starts.targets import Progress, Targets, default_processes, refuse_other, workshop
 from latf_sampling.starts.thermal import Thermal
-from latf_sampling.store import read_json
 from latf_sampling.units import to_float
 
 STEEPNESS_FRAMES = 1000
@@ -101,8 +101,8 @@ class Request:
             thermalise=max(1, round(times["thermalise"] / step)),
             release=max(1, round(times["release"] / step)) if times["release"] else 0,
             checks=Checks.of(known, system, cv.noise, tolerance, **allowed),
-            seed=runtime.stream_seed(seed, "starts"),
-            platform=runtime.pick_platform(platform, system.getNumParticles()).getName(),
+            seed=streams.stream_seed(seed, "starts"),
+            platform=platforms.pick_platform(platform, system.getNumParticles()).getName(),
             threads=None,
         )
         moving = sum(system.getParticleMass(k)._value > 0 for k in range(system.getNumParticles()))

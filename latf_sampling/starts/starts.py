@@ -13,7 +13,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from latf_sampling import store
+from latf_sampling.core import storage
 from latf_sampling.errors import SettingsError, StoreError
 from latf_sampling.features import as_mdtraj
 from latf_sampling.starts.coverage import Coverage
@@ -128,21 +128,21 @@ class Starts:
         for index, state in enumerate(states):
             stem = folder / f"start-{index:03d}"
             box = None if self.boxes is None else self.boxes[index]
-            with store.replacing(stem.with_suffix(f".{suffix}")) as temporary, open(temporary, "w") as handle:
+            with storage.atomic_write(stem.with_suffix(f".{suffix}")) as temporary, open(temporary, "w") as handle:
                 write = app.PDBFile.writeFile if suffix == "pdb" else app.PDBxFile.writeFile
                 write(_boxed(self.topology, box), self.positions[index] * unit.nanometer, handle, keepIds=True)
-            store.write_text(stem.with_suffix(".xml"), state)
+            storage.write_text(stem.with_suffix(".xml"), state)
             arrays = {"positions": self.positions[index], "velocities": self.velocities[index]}
-            with store.replacing(stem.with_suffix(".npz")) as temporary:
+            with storage.atomic_write(stem.with_suffix(".npz")) as temporary:
                 np.savez(temporary, **arrays, **({} if box is None else {"box": box}))
         if len(self):
             trajectory = mdtraj.Trajectory(self.positions, as_mdtraj(self.topology))
             if self.boxes is not None:
                 trajectory.unitcell_vectors = self.boxes
-            with store.replacing(folder / "starts.xtc") as temporary:
+            with storage.atomic_write(folder / "starts.xtc") as temporary:
                 trajectory.save_xtc(str(temporary))
-        store.write_text(folder / "starts.csv", self._csv())
-        store.write_json(folder / "starts.json", self._table())
+        storage.write_text(folder / "starts.csv", self._csv())
+        storage.write_json(folder / "starts.json", self._table())
 
     @classmethod
     def load(cls, folder: str | Path, topology: app.Topology) -> Starts:
@@ -154,7 +154,7 @@ class Starts:
             A file is missing or damaged.
         """
         folder = Path(folder)
-        table = store.read_json(folder / "starts.json")
+        table = storage.read_json(folder / "starts.json")
         parts: dict[str, list] = {"positions": [], "velocities": [], "box": []}
         for index in range(table["valid"]):
             path = folder / f"start-{index:03d}.npz"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from latf_sampling import processes as pool
-from latf_sampling import store
-from latf_sampling.cv import LatentCV
+from latf_sampling.core import processes as pool
+from latf_sampling.core import storage
+from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SimulationError, StoreError
 from latf_sampling.starts.archive import Archive
 from latf_sampling.starts.checks import Found, duplicates
@@ -92,7 +92,7 @@ class Targets:
     def _thermal(self, folder: Path, progress: Progress) -> Thermal:
         file = folder / "thermal.json"
         if file.exists():
-            return Thermal.from_dict(store.read_json(file))
+            return Thermal.from_dict(storage.read_json(file))
         some = self.points[:RUNS]
         each = -(-RUNS // len(some))
         frames = [index for point in some for index in self._neighbours(point, each)][:RUNS]
@@ -108,7 +108,7 @@ class Targets:
                 f"K goes on: {runs[0]}. A shorter timestep usually mends it."
             )
         thermal = Thermal.of(good, self.freedom, self.recipe.temperature)
-        store.write_json(file, thermal.as_dict())
+        storage.write_json(file, thermal.as_dict())
         return thermal
 
     def _task(self, number: int, thermal: Thermal) -> Making:
@@ -137,17 +137,17 @@ def workshop(directory: Path | None, settings: dict, points: np.ndarray) -> Iter
             yield Path(folder)
         return
     folder = directory / "targets"
-    lock = store.hold(folder / "lock")
+    lock = storage.try_lock(folder / "lock")
     if lock is None:
         raise StoreError(f"{directory}: another process is making these structures.")
     with lock:
         plan, content = folder / "plan.json", {**settings, "points": points.tolist()}
         if plan.exists():
-            refuse_other(directory, store.read_json(plan), content)
+            refuse_other(directory, storage.read_json(plan), content)
         else:
-            store.write_json(plan, content)
+            storage.write_json(plan, content)
         yield folder
-        store.remove_folder(folder)
+        storage.remove_folder(folder)
 
 
 def refuse_other(directory: Path, there: dict, wanted: dict) -> None:
@@ -177,7 +177,7 @@ def _write(path: Path, made: Made) -> None:
         arrays = {name: getattr(found, name) for name in ("positions", "velocities", "held", "reached", "energy")}
         if found.box is not None:
             arrays["box"] = found.box
-    with store.replacing(path) as temporary:
+    with storage.atomic_write(path) as temporary:
         np.savez(temporary, attempts=json.dumps(made.attempts), **arrays)
 
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from latf_sampling import runtime
+from latf_sampling.core import streams
 from latf_sampling.errors import SettingsError
-from latf_sampling.system_settings import SystemSettings
-from latf_sampling.systems import molecules, potentials
+from latf_sampling.settings.system import SystemSettings
+from latf_sampling.systems import named, potentials
 from latf_sampling.systems.checks import check_box, check_start
-from latf_sampling.systems.force_field import apply_force_field, load_force_field
-from latf_sampling.systems.molecule import Conformation, Molecule
-from latf_sampling.systems.prepare import complete, solvated
-from latf_sampling.systems.programs import (
+from latf_sampling.systems.engine_files import (
     from_amber,
     from_charmm,
     from_gromacs,
     from_openmm,
     read_coordinates,
 )
+from latf_sampling.systems.force_field import apply_force_field, load_force_field
+from latf_sampling.systems.molecule import Conformation, Molecule
+from latf_sampling.systems.preparation import complete, solvated
 from latf_sampling.systems.restraints import add_restraints
 from latf_sampling.systems.structure import read_structure, refuse_breaks, refuse_missing
-from latf_sampling.systems.whole import made_whole
+from latf_sampling.systems.whole_molecules import made_whole
 
 _PROGRAMS: dict[str, Callable[[SystemSettings], Molecule]] = {
     "amber": from_amber,
@@ -77,9 +77,9 @@ def build(settings: SystemSettings, seed: int = 0) -> Molecule:
 
 def _from_structure(settings: SystemSettings, seed: int) -> Molecule:
     field, periodic = load_force_field(settings.force_field), settings.nonbonded == "PME"
-    prepare, streams = settings.prepare, [runtime.stream_seed(seed, "prepare", number) for number in range(2)]
+    prepare, seeds = settings.prepare, [streams.stream_seed(seed, "prepare", number) for number in range(2)]
     if settings.name is not None:
-        structure = molecules.by_name(settings.name, seed=streams[0])
+        structure = named.by_name(settings.name, seed=seeds[0])
     else:
         key, file = "system.structure", settings.structure
         structure = read_structure(file, key, periodic)
@@ -87,10 +87,10 @@ def _from_structure(settings: SystemSettings, seed: int) -> Molecule:
             refuse_missing(file, structure.topology, key)
             refuse_breaks(structure, key)
         if prepare is not None:
-            structure = complete(file, prepare, streams[0])
+            structure = complete(file, prepare, seeds[0])
             refuse_breaks(structure, "system.prepare")
     if prepare is not None and prepare.solvent is not None:
-        structure = solvated(structure, field, prepare.solvent, streams[1])
+        structure = solvated(structure, field, prepare.solvent, seeds[1])
     if periodic and structure.topology.getPeriodicBoxVectors() is None:
         raise SettingsError(
             "system.nonbonded: PME needs a unit cell, and the structure has none; give it one (CRYST1 in PDB), or put "
@@ -104,7 +104,7 @@ def _conformations(settings: SystemSettings, molecule: Molecule, seed: int):
     for number, entry in enumerate(settings.conformations):
         key = f"system.conformations[{number}]"
         if settings.name is not None:
-            made = molecules.by_name(settings.name, entry, runtime.stream_seed(seed, "prepare", 0))
+            made = named.by_name(settings.name, entry, streams.stream_seed(seed, "prepare", 0))
             yield Conformation(made.positions)
             continue
         positions, box = read_coordinates(entry, key, periodic)

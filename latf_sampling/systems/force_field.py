@@ -9,7 +9,7 @@ import openmm
 from openmm import app, unit
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.system_settings import SystemSettings
+from latf_sampling.settings.system import SystemSettings
 from latf_sampling.systems.molecule import residue_label
 
 NONBONDED = {"no cutoff": app.NoCutoff, "cutoff": app.CutoffNonPeriodic, "PME": app.PME}

@@ -9,7 +9,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from latf_sampling import store
+from latf_sampling.core import storage
 from latf_sampling.errors import StoreError
 
 
@@ -56,9 +56,9 @@ class Molecule:
         made_from
             What the molecule was made from, in any words; `load` asks for the same.
         """
-        with store.replacing(folder / "structure.cif") as temporary, open(temporary, "w") as handle:
+        with storage.atomic_write(folder / "structure.cif") as temporary, open(temporary, "w") as handle:
             app.PDBxFile.writeFile(self.topology, self.positions * unit.nanometer, handle, keepIds=True)
-        store.write_text(folder / "system.xml", openmm.XmlSerializer.serialize(self.system))
+        storage.write_text(folder / "system.xml", openmm.XmlSerializer.serialize(self.system))
         content = {
             "made_from": made_from,
             "topology": _described(self.topology),
@@ -67,9 +67,9 @@ class Molecule:
                 {"positions": entry.positions.tolist(), "box": None if entry.box is None else entry.box.tolist()}
                 for entry in self.conformations
             ],
-            "checksum": store.checksum(folder / "system.xml"),
+            "checksum": storage.checksum(folder / "system.xml"),
         }
-        store.write_json(folder / "molecule.json", content)  # last: where it is, the others are
+        storage.write_json(folder / "molecule.json", content)  # last: where it is, the others are
 
     @classmethod
     def load(cls, folder: Path, made_from: str | None = None) -> Molecule | None:
@@ -84,7 +84,7 @@ class Molecule:
         if content is None:
             return None
         file = folder / "system.xml"
-        if not file.exists() or store.checksum(file) != content["checksum"]:
+        if not file.exists() or storage.checksum(file) != content["checksum"]:
             raise StoreError(f"{file}: is missing or was changed; restore it, or begin in another directory.")
         return cls(
             openmm.XmlSerializer.deserialize(file.read_text()),
@@ -106,7 +106,7 @@ def _content(folder: Path, made_from: str | None) -> dict | None:
     """What molecule.json holds; none where it is missing, or the molecule was made from something else."""
     if not (folder / "molecule.json").exists():
         return None
-    content = store.read_json(folder / "molecule.json")
+    content = storage.read_json(folder / "molecule.json")
     return content if made_from in (None, content["made_from"]) else None
 
 

@@ -10,7 +10,7 @@ from openmm import app
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import as_mdtraj
-from latf_sampling.system_settings import RestraintSettings
+from latf_sampling.settings.system import RestraintSettings
 
 
 def add_restraints(

@@ -15,7 +15,7 @@ from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.systems.molecule import residue_label
-from latf_sampling.systems.whole import made_whole
+from latf_sampling.systems.whole_molecules import made_whole
 
 LONGEST_LINK = 0.25
 """nm; residues of a chain whose bond would be longer have others missing between them. A peptide bond has 0.133."""

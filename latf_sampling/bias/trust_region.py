@@ -1,0 +1,99 @@
+"""Where a model can be trusted: the part of latent space that its flow has seen."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from latf_sampling.bias.grid import BEHIND, WALL, check_dimension, flow_log_prob
+from latf_sampling.errors import LeftTrustRegion, SettingsError
+from latf_sampling.learning.model import LaTF
+from latf_sampling.units import to_float
+
+
+class TrustRegion:
+    """Where the flow's free energy -ln p(u|T) lies less than a threshold above its lowest value.
+
+    An encoder says something about every structure, also about those unlike any it was trained on. What says how far
+    outside the training data a walker is, is the flow's density: it falls steeply where no data were.
+
+    Parameters
+    ----------
+    model
+        The trained `LaTF`.
+    temperature
+        T, K, or a quantity.
+    threshold
+        kT. A barrier between states that training has seen is inside as long as it is lower.
+    on_leaving
+        "hold": a wall pushes the walker back, of 1/2 * 20 kJ/mol * (distance from the region in `cv.sigma`)^2, which
+        grows evenly from five of them on. "stop": the simulation ends with `LeftTrustRegion` when the walker is outside
+        at a multiple of the bias's frequency; its frames so far stay, for the next training to see.
+
+    Raises
+    ------
+    SettingsError
+        The threshold is not positive, or `on_leaving` is neither.
+
+    Examples
+    --------
+    >>> trust = TrustRegion(model, 300.0, threshold=25)  # doctest: +SKIP
+    >>> bias = Metadynamics(system, cv, 300.0, 10, 1.0, 250, trust=trust)  # doctest: +SKIP
+    """
+
+    def __init__(self, model: LaTF, temperature, threshold: float = 30.0, on_leaving: str = "hold") -> None:
+        if not (isinstance(threshold, Real) and math.isfinite(threshold) and threshold > 0):
+            raise SettingsError(f"TrustRegion: threshold must be a number of kT above 0; got {threshold!r}.")
+        if on_leaving not in ("hold", "stop"):
+            raise SettingsError(f"TrustRegion: on_leaving must be 'hold' or 'stop'; got {on_leaving!r}.")
+        self.model, self.temperature = model, to_float(temperature, "temperature", "temperature")
+        if not self.temperature > 0:
+            raise SettingsError(f"TrustRegion: temperature must be more than 0; got {temperature}.")
+        self.threshold, self.on_leaving = float(threshold), on_leaving
+        self._used = model.used_components
+        samples = model.sample(10_000, self.temperature, seed=0)[:, self._used]
+        self._densest = float(model.marginal_log_prob(samples, self.temperature).max())
+
+    def height(self, u: np.ndarray) -> np.ndarray:
+        """Free energy above its lowest value at latent points (n, d), kT; above `threshold` a point is outside.
+
+        Components that are functions of others do not count.
+        """
+        used = np.asarray(u, np.float32)[:, self._used]
+        return self._densest - self.model.marginal_log_prob(used, self.temperature).astype(np.float64)
+
+    def wall(self, nodes: list[np.ndarray], sigma: np.ndarray) -> np.ndarray:
+        """What holds a walker in the region, on a grid given by its nodes along each dimension, kJ/mol.
+
+        1/2 * 20 kJ/mol * (distance from the region in `sigma`)^2, and from a distance of 5 on as steep as there;
+        none with "stop".
+
+        Raises
+        ------
+        SettingsError
+            No node lies in the region, or the model is of another dimension.
+        """
+        check_dimension(self.model, len(nodes))
+        if self.on_leaving == "stop":
+            return np.zeros([len(axis) for axis in nodes])
+        inside = self._densest - flow_log_prob(self.model, self.temperature, nodes) <= self.threshold
+        if not inside.any():
+            raise SettingsError("TrustRegion: the box of the variable holds no point of the region; raise threshold.")
+        steps = [(axis[1] - axis[0]) / w for axis, w in zip(nodes, sigma)]
+        away = distance_transform_edt(~inside, sampling=steps)
+        near = np.minimum(away, BEHIND)
+        return WALL * near * (away - 0.5 * near)
+
+    def check(self, u: np.ndarray, step: int) -> None:
+        """Raise `LeftTrustRegion` where a walker at u (d,) is outside and is to stop."""
+        if self.on_leaving == "hold":
+            return
+        height = float(self.height(u[None])[0])
+        if not height <= self.threshold:
+            raise LeftTrustRegion(
+                f"at step {step} the walker left the trust region: the flow's free energy at {u} is {height:.0f} kT, "
+                f"the threshold is {self.threshold:g} kT. Train again with its frames, or hold it by a wall."
+            )

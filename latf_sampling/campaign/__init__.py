@@ -1,0 +1,1 @@
+"""The loop: simulate, learn, export, bias, start anew."""

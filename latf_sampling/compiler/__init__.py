@@ -1,5 +1,0 @@
-"""A traced graph of torch operations as machine code."""
-
-from latf_sampling.compiler.kernel import Kernel, KernelError, compiled
-
-__all__ = ["Kernel", "KernelError", "compiled"]

@@ -1,0 +1,1 @@
+"""Files, processes, installation, platforms and random numbers: nothing here knows of molecules or models."""

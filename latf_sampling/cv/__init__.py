@@ -1,0 +1,1 @@
+"""From a differentiable variable to an OpenMM force."""

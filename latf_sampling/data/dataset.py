@@ -1,0 +1,324 @@
+"""Time-lagged pairs that never cross a trajectory's end."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from latf_sampling.analysis.mbar import TemperatureReweighting, kish
+from latf_sampling.errors import DataError
+from latf_sampling.units import KB, to_float
+
+CHUNK = 65536
+"""Frames that are worked on at a time where all of them would not fit into memory."""
+BLOCKS = 10
+"""Each series is cut into so many blocks; whole blocks are held out for validation."""
+
+
+class Series:
+    """One continuous trajectory of descriptors.
+
+    Parameters
+    ----------
+    x
+        Descriptors (frames, F), evenly spaced in time. A float32 `numpy.memmap` stays on the disk and is read where
+        it is needed.
+    temperature
+        Temperature of the simulation: K, an `openmm.unit.Quantity`, or in reduced units with `Dataset(boltzmann=1.0)`.
+    weights
+        Weight of each frame (frames,) where the simulation was biased; none is 1 for all.
+    labels
+        State index of each frame (frames,); none lets training make many small clusters.
+    energies
+        Potential energy of each frame without bias, kJ/mol (frames,), for reweighting in temperature. Of a simulation
+        at constant pressure: the enthalpy (see `enthalpy`).
+    interval
+        Time between frames, ps, or a quantity; series that name different ones do not fit in one data set.
+
+    Raises
+    ------
+    DataError
+        Wrong shapes, or a value that is not finite; names the frame and the column.
+
+    Examples
+    --------
+    >>> series = Series(np.random.default_rng(0).normal(size=(100, 3)), temperature=300.0)
+    >>> len(series)
+    100
+    """
+
+    def __init__(self, x, temperature: float = 300.0, weights=None, labels=None, energies=None, interval=None) -> None:
+        self.mapped = isinstance(x, np.memmap)
+        self.x = np.ascontiguousarray(_array(x), dtype=np.float32)
+        if self.x.ndim != 2 or 0 in self.x.shape:
+            raise DataError(f"Series: x must have the shape (frames, descriptors); got {self.x.shape}.")
+        for first in range(0, len(self.x), CHUNK):
+            bad = np.argwhere(~np.isfinite(self.x[first : first + CHUNK]))
+            if len(bad):
+                raise DataError(f"Series: x is not finite in frame {first + bad[0][0]}, column {bad[0][1]}.")
+        self.temperature = to_float(temperature, "temperature", "Series: temperature")
+        if self.temperature <= 0:
+            raise DataError(f"Series: temperature must be positive; got {temperature}.")
+        # Double, since exp(V / kT) of a high bias is beyond single precision before the mean is divided out.
+        self.weights = self._per_frame(weights, "weights", np.float64, 1.0)
+        if (self.weights < 0).any() or self.weights.sum() <= 0:
+            raise DataError("Series: weights must not be negative, and some must be positive.")
+        self.labels = None if labels is None else self._per_frame(labels, "labels", np.int64, 0)
+        if self.labels is not None and self.labels.min() < 0:
+            raise DataError(
+                f"Series: labels must be state indices from 0; frame {self.labels.argmin()} has {self.labels.min()}."
+            )
+        self.energies = None if energies is None else self._per_frame(energies, "energies", np.float64, 0.0)
+        self.interval = None if interval is None else to_float(interval, "time", "Series: interval")
+        if self.interval is not None and self.interval <= 0:
+            raise DataError(f"Series: interval must be positive; got {interval}.")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def subset(self, columns: Sequence[int]) -> Series:
+        """The same frames with some of their columns alone, by index."""
+        other = copy.copy(self)
+        other.x, other.mapped = np.ascontiguousarray(self.x[:, columns]), False
+        return other
+
+    def _per_frame(self, values, name: str, dtype: type, default: float) -> np.ndarray:
+        if values is None:
+            return np.full(len(self.x), default, dtype)
+        values = _array(values)
+        if values.shape != (len(self.x),):
+            raise DataError(
+                f"Series: {name} must have one value for each of the {len(self.x)} frames; got {values.shape}."
+            )
+        if not np.isfinite(values).all():
+            raise DataError(f"Series: {name} is not finite in frame {np.argmin(np.isfinite(values))}.")
+        converted = values.astype(dtype)
+        if dtype is np.int64 and (converted != values).any():
+            raise DataError(f"Series: {name} must be whole numbers; frame {np.argmax(converted != values)} has others.")
+        return converted
+
+
+def enthalpy(energies, volumes, pressure) -> np.ndarray:
+    """Energy E + pV that takes the place of the potential energy where a barostat is at work.
+
+    Parameters
+    ----------
+    energies, volumes
+        kJ/mol and nm^3 of each frame (frames,).
+    pressure
+        bar, or a quantity.
+
+    Returns
+    -------
+    numpy.ndarray (frames,)
+        kJ/mol.
+
+    Examples
+    --------
+    >>> enthalpy([0.0], [30.0], 1.0).round(3)
+    array([1.807])
+    """
+    bar = 0.0602214076  # kJ/mol per nm^3: 1e5 Pa times 1e-27 m^3 times the Avogadro constant
+    return np.asarray(energies) + to_float(pressure, "pressure", "pressure") * bar * np.asarray(volumes)
+
+
+class Dataset:
+    """All series of a training, with the pairs (t, t + lag) inside each of them.
+
+    Parameters
+    ----------
+    series
+        Trajectories with the same descriptors.
+    lag
+        Lag in frames.
+    boltzmann
+        Boltzmann constant in the unit of energies per unit of temperature: `KB`, or 1.0 for reduced units.
+    names
+        Of the descriptors (F,), for messages; without them columns are numbered.
+
+    Attributes
+    ----------
+    frames, n_features : int
+        Their numbers, all series together.
+    weights : Tensor (frames,) float64 of mean 1; temperatures : Tensor (frames,) float64
+        All series one after the other.
+    energies : numpy.ndarray (frames,), or None
+        None where any series has none.
+    first : Tensor (pairs,)
+        Frame index t of each pair; its partner is t + lag.
+    labels : Tensor (frames,) int64, or None
+
+    Raises
+    ------
+    DataError
+        Series that do not fit together (descriptors, labels, sampling intervals), or all too short for the lag.
+
+    Examples
+    --------
+    >>> dataset = Dataset([Series(np.zeros((10, 2)))], lag=3)
+    >>> len(dataset)
+    7
+    """
+
+    def __init__(
+        self, series: Sequence[Series], lag: int, boltzmann: float = KB, names: Sequence[str] | None = None
+    ) -> None:
+        series = list(series)
+        if not series:
+            raise DataError("Dataset: no series given.")
+        if lag < 1 or int(lag) != lag:
+            raise DataError(f"Dataset: lag must be a whole number of frames, at least 1; got {lag}.")
+        widths = {entry.x.shape[1] for entry in series}
+        if len(widths) > 1:
+            raise DataError(f"Dataset: series have different numbers of descriptors: {sorted(widths)}.")
+        if len({entry.labels is None for entry in series}) > 1:
+            raise DataError("Dataset: either all series carry labels or none.")
+        _check_intervals(series)
+        longest = max(len(entry) for entry in series)
+        if longest <= lag:
+            raise DataError(f"Dataset: the longest series has {longest} frames; a lag of {lag} leaves no pair.")
+        self.series, self.lag, self.boltzmann = series, int(lag), float(boltzmann)
+        lengths = np.array([len(entry) for entry in series])
+        self._offsets = np.concatenate([[0], np.cumsum(lengths)])
+        self.frames, self.n_features = int(lengths.sum()), series[0].x.shape[1]
+        self.names = [f"column {k}" for k in range(self.n_features)] if names is None else list(names)
+        if len(self.names) != self.n_features:
+            raise DataError(f"Dataset: {len(self.names)} names for {self.n_features} descriptors.")
+        self._parts = self._share_memory()
+        weights = np.concatenate([entry.weights for entry in series])
+        self.weights = torch.from_numpy(weights / weights.mean())
+        self.temperatures = torch.from_numpy(np.repeat([entry.temperature for entry in series], lengths))
+        self.energies = (
+            None
+            if any(entry.energies is None for entry in series)
+            else np.concatenate([entry.energies for entry in series])
+        )
+        labelled = series[0].labels is not None
+        self.labels = torch.from_numpy(np.concatenate([entry.labels for entry in series])) if labelled else None
+        starts = [first + np.arange(max(length - self.lag, 0)) for first, length in zip(self._offsets, lengths)]
+        self.first = torch.from_numpy(np.concatenate(starts))
+        self.blocks = time_blocks(lengths)
+
+    def _share_memory(self) -> list[torch.Tensor]:
+        """Descriptors as one tensor that the series become views of; mapped ones stay apart on the disk."""
+        if len(self.series) > 1 and not any(entry.mapped for entry in self.series):
+            joined = np.concatenate([entry.x for entry in self.series])
+            for entry, first in zip(self.series, self._offsets):
+                entry.x = joined[first : first + len(entry)]
+            return [torch.from_numpy(joined)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch warns of memory that it must not write to
+            return [torch.from_numpy(entry.x) for entry in self.series]
+
+    @property
+    def x(self) -> torch.Tensor:
+        """All descriptors (frames, F); a copy in memory where they lie on the disk in several pieces."""
+        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
+
+    def rows(self, frames: torch.Tensor | slice) -> torch.Tensor:
+        """Descriptors of some frames (n,), in their order; returns (n, F)."""
+        if isinstance(frames, slice):
+            frames = torch.arange(self.frames)[frames]
+        if len(self._parts) == 1:
+            return self._parts[0][frames]
+        which = torch.from_numpy(np.searchsorted(self._offsets, frames.numpy(), side="right") - 1)
+        gathered = torch.empty(len(frames), self.n_features)
+        for part in torch.unique(which).tolist():
+            here = which == part
+            gathered[here] = self._parts[part][frames[here] - int(self._offsets[part])]
+        return gathered
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.first)
+
+    def reweighting(self, rng: np.random.Generator, weights: np.ndarray | None = None) -> TemperatureReweighting:
+        """MBAR over the temperatures, where all series carry energies.
+
+        Parameters
+        ----------
+        rng
+            Chooses the frames that free energies are solved on.
+        weights
+            Weight of each frame (frames,); none takes the data set's own. A series whose weights differ counts by its
+            number of effective frames.
+
+        Raises
+        ------
+        DataError
+            A series carries no energies.
+        """
+        if self.energies is None:
+            raise DataError("Dataset: frames carry no energies; give Series(energies=...) to reweight in temperature.")
+        weights = self.weights.numpy() if weights is None else weights
+        parts = np.split(weights, self._offsets[1:-1])
+        effective = np.concatenate([part * kish(part) / part.sum() for part in parts])
+        return TemperatureReweighting(self.energies, self.temperatures.numpy(), effective, self.boltzmann, rng)
+
+    def split(
+        self, fraction: float, rng: np.random.Generator, labels: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Split the pairs into training and validation by whole blocks of consecutive frames.
+
+        Pairs with one foot in a held-out block and one outside belong to neither part. A block that carries more
+        than a quarter of a state's frames is never held out, so that a state visited once is still learned.
+
+        Parameters
+        ----------
+        fraction
+            Share of the blocks to hold out.
+        rng
+            Chooses them.
+        labels
+            State index of each frame (frames,); none treats all blocks alike.
+
+        Returns
+        -------
+        tuple of Tensor
+            Frame indices t of the training and of the validation pairs.
+        """
+        blocks = np.unique(self.blocks)
+        wanted = max(1, round(fraction * len(blocks)))
+        if labels is not None:
+            labels = labels.cpu().numpy()
+            counts = np.zeros((len(blocks), labels.max() + 1))
+            np.add.at(counts, (np.searchsorted(blocks, self.blocks), labels), 1)
+            blocks = blocks[(counts <= 0.25 * counts.sum(0)).all(1)]
+        chosen = rng.choice(blocks, size=min(wanted, len(blocks)), replace=False)
+        held = torch.from_numpy(np.isin(self.blocks, chosen))
+        now, later = held[self.first], held[self.first + self.lag]
+        return self.first[~now & ~later], self.first[now & later]
+
+
+def time_blocks(lengths: Sequence[int]) -> np.ndarray:
+    """Index of the block of time that each frame of series of these lengths is in, series after series; (frames,)."""
+    return np.concatenate([k * BLOCKS + np.arange(length) * BLOCKS // length for k, length in enumerate(lengths)])
+
+
+def _check_intervals(series: list[Series]) -> None:
+    """Refuse series with different times between frames: a lag in frames would mean different times."""
+    known = {number: entry.interval for number, entry in enumerate(series) if entry.interval is not None}
+    if not known:
+        return
+    longest = max(known, key=known.get)
+    for number, interval in known.items():
+        ratio = known[longest] / interval
+        if abs(ratio - 1) < 1e-6:
+            continue
+        remedy = (
+            f"take every {round(ratio)}th frame of series {number}"
+            if abs(ratio - round(ratio)) < 1e-6
+            else "bring them to a common interval"
+        )
+        raise DataError(
+            f"Dataset: series {number} has a frame every {interval:g} ps, series {longest} every {known[longest]:g} "
+            f"ps; a lag in frames would mean different times. Please {remedy}."
+        )
+
+
+def _array(values) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

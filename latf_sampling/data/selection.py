@@ -1,0 +1,249 @@
+"""Fewer columns: which of many candidates to learn from, and why the others are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from latf_sampling.data.columns import NEARLY_CONSTANT, aligned
+from latf_sampling.data.dataset import CHUNK, Dataset, Series
+from latf_sampling.errors import DataError
+
+DEPENDENT = 1e-4
+"""A column of which less than this share of the variance is its own is a linear combination of columns kept before."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What became of one column.
+
+    Attributes
+    ----------
+    index : int
+    name : str
+    score : float
+        Squared correlation of the column with itself one lag later, 0 to 1.
+    kept : bool
+    gain : float or None
+        What a column that is kept added to the VAMP-2 score of those kept before it.
+    reason : str
+        Why it is not kept; empty where it is.
+    """
+
+    index: int
+    name: str
+    score: float
+    kept: bool
+    gain: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which columns are kept.
+
+    Attributes
+    ----------
+    kept : numpy.ndarray of int64
+        Their indices, ascending.
+    candidates : list of Candidate
+        All columns: those kept, the most important first, then the others.
+    lag : int
+        Frames.
+    vamp2 : float
+        Score of the columns that are kept, together.
+    """
+
+    kept: np.ndarray
+    candidates: list[Candidate]
+    lag: int
+    vamp2: float
+
+    def table(self) -> str:
+        """All columns with their scores and the reasons, as text."""
+        rows = [["column", "score", "gain", "kept"]]
+        for entry in self.candidates:
+            gain = "" if entry.gain is None else f"{entry.gain:.4f}"
+            rows.append([entry.name, f"{entry.score:.4f}", gain, "yes" if entry.kept else f"no: {entry.reason}"])
+        return aligned(rows, words=len(rows[0]))
+
+    def as_dict(self) -> dict:
+        """All of it, for JSON."""
+        return {
+            "kept": self.kept.tolist(),
+            "lag": self.lag,
+            "vamp2": self.vamp2,
+            "candidates": [asdict(entry) for entry in self.candidates],
+        }
+
+
+def select_columns(
+    data: Dataset | Series | Sequence[Series],
+    lag: int | None = None,
+    keep: int | None = None,
+    *,
+    correlation: float = 0.95,
+    names: Sequence[str] | None = None,
+) -> Selection:
+    """Choose columns to learn from, in three steps.
+
+    1. Columns that hardly change are left out: their standard deviation is below 0.001 of 1 + \\|mean\\|.
+    2. Each column has a score, the square of its correlation with itself one lag later. Of columns that are correlated
+       by more than `correlation`, with either sign, the one with the highest score stays.
+    3. Columns are then taken one by one: always the one that adds most to the VAMP-2 score of those taken before it,
+       until there are `keep`, or until all that is left are linear combinations of these.
+
+    The VAMP-2 score of columns together is 1 + \\|C00^(-1/2) C0t Ctt^(-1/2)\\|^2, with their covariances at the first
+    frames of pairs, at the last, and between the two (Wu and Noé, doi:10.1007/s00332-019-09567-y). That of one
+    column is 1 + its score.
+
+    Series whose frames differ in weight are left out where there are others: under a bias that changes, correlations in
+    time are not those of the molecule. All temperatures count alike.
+
+    Parameters
+    ----------
+    data
+        A data set, or one or several series.
+    lag
+        Frames; none takes the data set's.
+    keep
+        At most so many; none goes on to the end.
+    correlation
+        Between 0 and 1; 1 leaves out none.
+    names
+        Of the columns.
+
+    Raises
+    ------
+    DataError
+        No lag is given, all series are too short for it, no column changes, or a number is out of its range.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> slow = np.cumsum(rng.normal(size=2000)) / 50
+    >>> x = np.column_stack([rng.normal(size=2000), slow, 3 * slow + 0.01 * rng.normal(size=2000), np.ones(2000)])
+    >>> chosen = select_columns(Series(x), lag=5, keep=1, names=["noise", "slow", "same", "none"])
+    >>> chosen.kept
+    array([1])
+    >>> {entry.name: entry.reason for entry in chosen.candidates if entry.score > 0.9}
+    {'slow': '', 'same': "correlation 1.000 with 'slow', which has a higher score"}
+    """
+    if isinstance(data, Dataset):
+        lag = data.lag if lag is None else lag
+        names = data.names if names is None else names
+        data = data.series
+    series = [data] if isinstance(data, Series) else list(data)
+    if lag is None:
+        raise DataError("select_columns: give a lag, in frames.")
+    if keep is not None and keep < 1:
+        raise DataError(f"select_columns: keep must be at least 1; got {keep}.")
+    if not 0 < correlation <= 1:
+        raise DataError(f"select_columns: correlation must be above 0 and at most 1; got {correlation}.")
+    even = [entry for entry in series if np.ptp(entry.weights) == 0 and len(entry) > lag]
+    used = even or [entry for entry in series if len(entry) > lag]
+    if not used:
+        raise DataError(f"select_columns: no series is longer than the lag of {lag} frames.")
+    width = used[0].x.shape[1]
+    names = [f"column {k}" for k in range(width)] if names is None else list(names)
+    if len(names) != width:
+        raise DataError(f"select_columns: {len(names)} names for {width} columns.")
+    mean, early, late, between = _covariances(used, lag)
+    deviation = np.sqrt(np.minimum(np.diagonal(early), np.diagonal(late)))
+    varies = deviation >= NEARLY_CONSTANT * (1 + np.abs(mean))
+    if not varies.any():
+        raise DataError("select_columns: no column changes; there is nothing to choose from.")
+    reasons = {int(k): f"hardly changes (standard deviation {deviation[k]:.2g})" for k in np.nonzero(~varies)[0]}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own = np.diagonal(between) ** 2 / (np.diagonal(early) * np.diagonal(late))
+    scores = np.where(varies, np.clip(np.nan_to_num(own), 0, 1), 0.0)
+    order = [int(k) for k in np.argsort(-scores, kind="stable") if varies[k]]
+    safe = np.where(varies, np.sqrt(np.diagonal(early)), 1.0)
+    r = early / np.outer(safe, safe)
+    left: list[int] = []
+    for k in order:
+        close = np.abs(r[k, left]) > correlation
+        if close.any():
+            other = left[int(np.argmax(np.abs(r[k, left])))]
+            reasons[k] = f"correlation {r[k, other]:.3f} with '{names[other]}', which has a higher score"
+        else:
+            left.append(k)
+    left.sort()
+    taken, gains, rest = _forward(early, late, between, left, len(left) if keep is None else keep)
+    for k, gain in rest.items():
+        reasons[k] = (
+            "is a linear combination of those kept"
+            if gain is None
+            else f"would add {gain:.4f} to the score, less than those kept"
+        )
+    candidates = [Candidate(k, names[k], float(scores[k]), True, gain) for k, gain in zip(taken, gains)]
+    candidates += [Candidate(k, names[k], float(scores[k]), False, None, reasons[k]) for k in sorted(reasons)]
+    return Selection(np.array(sorted(taken), np.int64), candidates, int(lag), 1.0 + float(sum(gains)))
+
+
+def _covariances(series: list[Series], lag: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of the first frames of all pairs (F,), and covariances (F, F) of first, of last, and of first with last."""
+    pairs = sum(len(entry) - lag for entry in series)
+    origin = series[0].x[0].astype(np.float64)  # lest large means cancel the variance
+    width = len(origin)
+    sums, products = np.zeros((2, width)), np.zeros((3, width, width))
+    for entry in series:
+        for start in range(0, len(entry) - lag, CHUNK):
+            stop = min(start + CHUNK, len(entry) - lag)
+            now = entry.x[start:stop] - origin
+            later = entry.x[start + lag : stop + lag] - origin
+            sums += now.sum(0), later.sum(0)
+            products += now.T @ now, later.T @ later, now.T @ later
+    first, last = sums / pairs
+    early, late, between = products / pairs
+    return (
+        origin + first,
+        early - np.outer(first, first),
+        late - np.outer(last, last),
+        between - np.outer(first, last),
+    )
+
+
+def _forward(
+    early: np.ndarray, late: np.ndarray, between: np.ndarray, columns: list[int], keep: int
+) -> tuple[list[int], list[float], dict[int, float | None]]:
+    """Columns in the order in which they add most to the VAMP-2 score, what each adds, and what the others would.
+
+    After each choice the chosen column is projected out of all others, at both ends of the pairs separately, as in a
+    Cholesky decomposition with pivots. In the orthonormal bases that arise, one at each end, the score is the sum of
+    the squares of the matrix between them, which a further column enlarges by a row, a column and their corner.
+    """
+    a, b, c = (matrix[np.ix_(columns, columns)].copy() for matrix in (early, late, between))
+    own_a, own_b = np.diagonal(a).copy(), np.diagonal(b).copy()
+    # squares of each column's remainder, at one end, with the basis at the other
+    rows, sides = np.zeros((len(columns), 0)), np.zeros((len(columns), 0))
+    taken: list[int] = []
+    gains: list[float] = []
+    while True:
+        va, vb, corner = np.diagonal(a), np.diagonal(b), np.diagonal(c)
+        free = (va > DEPENDENT * own_a) & (vb > DEPENDENT * own_b)
+        free[taken] = False
+        va, vb = np.where(free, va, 1.0), np.where(free, vb, 1.0)
+        gain = (rows**2).sum(1) / va + (sides**2).sum(1) / vb + corner**2 / (va * vb)
+        gain = np.where(free, gain, -1.0)
+        if len(taken) == keep or not free.any():
+            break
+        k = int(np.argmax(gain))
+        taken.append(k)
+        gains.append(float(gain[k]))
+        # the new member of each basis, and what remains of every column without it
+        share_a, share_b = a[:, k] / a[k, k], b[:, k] / b[k, k]
+        length_a, length_b = np.sqrt(a[k, k]), np.sqrt(b[k, k])
+        rows = rows - np.outer(share_a, rows[k])
+        sides = sides - np.outer(share_b, sides[k])
+        with_late = c[:, k] / length_b  # remainders at the first frames with the new member at the last
+        with_early = c[k] / length_a
+        rows = np.column_stack([rows, with_late - share_a * with_late[k]])
+        sides = np.column_stack([sides, with_early - share_b * with_early[k]])
+        c = c - np.outer(share_a, c[k]) - np.outer(c[:, k], share_b) + np.outer(share_a, share_b) * c[k, k]
+        a = a - np.outer(share_a, a[k])
+        b = b - np.outer(share_b, b[k])
+    rest = {columns[k]: float(gain[k]) if free[k] else None for k in range(len(columns)) if k not in taken}
+    return [columns[k] for k in taken], gains, rest

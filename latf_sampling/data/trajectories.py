@@ -1,0 +1,142 @@
+"""Finished segments as arrays: positions in nm with temperature, energies, weights and where they come from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+
+from latf_sampling.data import layout
+from latf_sampling.errors import DataError
+from latf_sampling.units import KB
+
+
+class Frames(ABC):
+    """Frames of one continuous trajectory, in order and evenly spaced in time, wherever their positions are.
+
+    Attributes
+    ----------
+    trajectory : mdtraj.Trajectory
+        All of them in memory; `pieces` and `take` need less where positions are on the disk.
+    temperature : float
+        K.
+    energies : numpy.ndarray (frames,)
+        Potential energy without bias, kJ/mol.
+    round_index, walker : int
+        What a campaign knows it by.
+    """
+
+    trajectory: mdtraj.Trajectory
+    temperature: float
+    energies: np.ndarray
+    round_index: int
+    walker: int
+
+    def __len__(self) -> int:
+        return len(self.energies)
+
+    @abstractmethod
+    def pieces(self) -> Iterator[mdtraj.Trajectory]:
+        """All frames in order, some at a time."""
+
+    @abstractmethod
+    def take(self, frames: Sequence[int] | slice) -> mdtraj.Trajectory:
+        """Some frames, by their indices, in the order of these."""
+
+    @property
+    @abstractmethod
+    def log_weights(self) -> np.ndarray:
+        """ln of each frame's weight in the unbiased ensemble, up to a constant; (frames,)."""
+
+    @property
+    def label(self) -> str:
+        """What to call it in words."""
+        return f"round {self.round_index}, walker {self.walker}"
+
+    @property
+    def biased(self) -> bool:
+        """Whether a bias of this campaign acted."""
+        return False
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weights of mean 1 in the unbiased ensemble; (frames,)."""
+        weights = np.exp(self.log_weights - self.log_weights.max())
+        return weights / weights.mean()
+
+    @property
+    def uneven(self) -> bool:
+        """Whether frames differ in weight although no bias of this campaign acted."""
+        return not self.biased and bool(np.ptp(self.weights) > 0)
+
+
+@dataclass(frozen=True)
+class WalkerFrames(Frames):
+    """All saved frames of one walker.
+
+    Attributes
+    ----------
+    bias, offset : numpy.ndarray (frames,)
+        Bias V(u, t) and its offset c(t) when the frame was saved, kJ/mol; zero without bias.
+    """
+
+    trajectory: mdtraj.Trajectory
+    temperature: float
+    energies: np.ndarray
+    bias: np.ndarray
+    offset: np.ndarray
+    round_index: int
+    walker: int
+
+    def pieces(self) -> Iterator[mdtraj.Trajectory]:
+        yield self.trajectory
+
+    def take(self, frames: Sequence[int] | slice) -> mdtraj.Trajectory:
+        return self.trajectory[frames]
+
+    @property
+    def biased(self) -> bool:
+        return bool(self.bias.any())
+
+    @property
+    def log_weights(self) -> np.ndarray:
+        """(V - c) / kT (Tiwary and Parrinello, doi:10.1021/jp504920s)."""
+        return (self.bias - self.offset) / (KB * self.temperature)
+
+
+def read_walker(folder: Path, topology: mdtraj.Topology, round_index: int, walker: int) -> WalkerFrames:
+    """Read a walker's finished segments.
+
+    Raises
+    ------
+    DataError
+        No segment is finished, or a trajectory holds another number of frames than its table; names the file.
+    """
+    summaries = layout.finished_segments(folder)
+    if not summaries:
+        raise DataError(f"{folder}: no segment is finished there.")
+    pieces, tables = [], []
+    for index in range(len(summaries)):
+        files = layout.segment_files(folder, index)
+        pieces.append(mdtraj.load_netcdf(str(files["trajectory"]), top=topology))
+        with np.load(files["frames"]) as table:
+            tables.append({name: table[name] for name in ("energy", "bias", "offset")})
+        if len(pieces[-1]) != len(tables[-1]["energy"]):
+            raise DataError(
+                f"{files['trajectory']}: holds {len(pieces[-1])} frames, its table {len(tables[-1]['energy'])}; "
+                "one of them was truncated."
+            )
+    columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    return WalkerFrames(
+        trajectory=mdtraj.join(pieces, check_topology=False) if len(pieces) > 1 else pieces[0],
+        temperature=summaries[0]["temperature"],
+        energies=columns["energy"],
+        bias=columns["bias"],
+        offset=columns["offset"],
+        round_index=round_index,
+        walker=walker,
+    )

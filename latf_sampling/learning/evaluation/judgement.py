@@ -1,0 +1,290 @@
+"""How good a trained model is, at temperatures it was trained on and at others.
+
+Its densities and populations are compared with data that training has not fitted: blocks that were held out, and
+independent simulations. Beside every number that even a perfect model would not bring to zero stands its noise floor,
+from parts of the same data. Held-out blocks have a say in when training stops, and states were found on all frames;
+the stricter judges are the references.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.table import Table
+
+from latf_sampling.analysis.kinetics import Kinetics, kinetics
+from latf_sampling.core import streams
+from latf_sampling.data.dataset import Dataset, Series
+from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError, TrainingError
+from latf_sampling.learning.evaluation.comparison import Frames, Judge, Row
+from latf_sampling.learning.evaluation.populations import MeltingCurve, melting_curve
+from latf_sampling.learning.model import LaTF
+from latf_sampling.units import KB
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found; `latf_sampling.report.write_evaluation` makes a page of it.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+        By temperature; empty if no block was held out and no reference given.
+    melting : MeltingCurve
+    kinetics : tuple of Kinetics
+        One for each simulated temperature with unbiased series.
+    samples, bins, dim, n_states : int
+        Generated samples per temperature, bins per dimension, latent dimensions and metastable states.
+    lag : int
+        Lag of the training, frames.
+    boltzmann : float
+        `KB`, or 1 in reduced units, where temperatures and energies carry no unit.
+    edges : numpy.ndarray (d, bins + 1)
+        Of the bins.
+    minimum_effective_size : float
+        Effective frames below which the model calls a temperature an extrapolation.
+    notes : tuple of str
+        What is missing, and why.
+    """
+
+    rows: tuple[Row, ...]
+    melting: MeltingCurve
+    kinetics: tuple[Kinetics, ...]
+    samples: int
+    bins: int
+    dim: int
+    n_states: int
+    lag: int
+    boltzmann: float
+    edges: np.ndarray = field(repr=False, metadata={"picture": True})
+    minimum_effective_size: float
+    notes: tuple[str, ...]
+
+    @property
+    def energy_unit(self) -> str:
+        return "kJ/mol" if self.boltzmann == KB else "reduced"
+
+    def at(self, temperature: float) -> str:
+        """A temperature with its unit."""
+        return f"{temperature:g} K" if self.boltzmann == KB else f"T = {temperature:g}"
+
+    def cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Head and rows of the table of densities, as text."""
+        head = (
+            "data",
+            "effective frames",
+            "KL, nats",
+            "KL of halves (floor)",
+            "KL with noise (floor)",
+            "JS of halves (floor)",
+            f"free energy off, {self.energy_unit}",
+            "populations off",
+            "samples outside",
+            "training frames that count",
+        )
+        return head, [self._cells(row) for row in self.rows]
+
+    def _cells(self, row: Row) -> tuple[str, ...]:
+        energy = row.free_energy
+        return (
+            f"{row.kind}, {self.at(row.temperature)}",
+            f"{row.effective_frames:,.0f}",
+            f"{row.divergence.full:.3f}",
+            *(f"{part.half:.3f} ({part.floor:.3f})" for part in (row.divergence, row.noisy_divergence, row.distance)),
+            "–" if energy is None else f"{energy.rms:.2f}, at most {energy.largest:.2f}",
+            f"{100 * row.population_difference:.1f} %",
+            f"{row.outside:,}",
+            f"{row.effective_sample_size:,.0f}{', extrapolated' if row.extrapolated else ''}",
+        )
+
+    def table(self) -> Table:
+        """The rows as a table for the terminal."""
+        head, rows = self.cells()
+        table = Table(title=f"{self.samples:,} generated samples, {self.bins} bins per dimension", title_justify="left")
+        for number, title in enumerate(head):
+            table.add_column(title, justify="right" if number else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+    def as_dict(self) -> dict:
+        """All numbers, ready for JSON: null for what is not finite or not known; without the arrays of the pictures."""
+        return _plain(self)
+
+
+def evaluate(
+    model: LaTF,
+    dataset: Dataset,
+    references: Sequence[Series] = (),
+    *,
+    samples: int = 100_000,
+    bins: int = 50,
+    seed: int = 0,
+    progress: Progress = lambda fraction, words: None,
+) -> Evaluation:
+    """Judge a trained model by held-out blocks and independent simulations.
+
+    Histograms have the same bins for all temperatures, over the joint range of the data; what lies beside them goes to
+    one bin more. Where data are in a bin and no generated sample is, half a sample is assumed.
+
+    Parameters
+    ----------
+    model
+        Trained, with a density.
+    dataset
+        What it was trained on; also gives the kinetics, and the melting curve by MBAR.
+    references
+        Independent simulations at any temperatures, with weights where they were biased; those of one temperature are
+        taken together.
+    samples
+        Samples to generate at each temperature.
+    bins
+        Bins per latent dimension.
+    seed
+        The same seed gives the same numbers.
+    progress
+        Called with the fraction done and a few words.
+
+    Raises
+    ------
+    TrainingError
+        The model is not trained, or was trained without a density.
+    DataError
+        Data with another number of descriptors, or another data set than the model was trained on.
+    SettingsError
+        Fewer than one sample or two bins.
+
+    Examples
+    --------
+    >>> from latf_sampling import train
+    >>> rng = np.random.default_rng(0)
+    >>> x = [np.sign(np.sin(np.arange(2000) / 100))[:, None] + 0.1 * rng.normal(size=(2000, 2)) for _ in range(2)]
+    >>> model, dataset = LaTF(latent_dim=1, temperature="steered"), Dataset([Series(x[0])], lag=5)
+    >>> _ = train(model, dataset, initial_states=4, refinements=2, joint_epochs=1, flow_epochs=1)
+    >>> evaluation = evaluate(model, dataset, [Series(x[1])], samples=1000)
+    >>> [row.kind for row in evaluation.rows]
+    ['held out', 'reference']
+    """
+    _check(model, dataset, references, samples, bins)
+    rng = streams.stream(seed, "evaluation")
+    progress(0.0, "encoding frames")
+    training = Frames.of(model, dataset.series, rng)
+    independent = Frames.of(model, references, rng) if references else None
+    seen = [frames.where(frames.weights > 0) for frames in (training, independent) if frames is not None]
+    judge = Judge(model, seen, samples, bins, seed)
+    held = np.isin(training.blocks, model.provenance["held_blocks"]) & (training.weights > 0)
+    parts = _by_temperature("held out", training.where(held))
+    if independent is not None:
+        parts += _by_temperature("reference", seen[1])
+    parts.sort(key=lambda part: (part[1], part[0]))
+    rows = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExtrapolationWarning)  # rows and melting curve say it instead
+        for kind, temperature, frames in parts:
+            progress(0.05 + 0.45 * len(rows) / len(parts), f"{kind} at {temperature:g}")
+            rows.append(judge.row(kind, temperature, frames))
+        melting = melting_curve(
+            model,
+            dataset,
+            training.states,
+            [series.temperature for series in (*dataset.series, *references)],
+            rng,
+            lambda fraction: progress(0.5 + 0.4 * fraction, "melting curve"),
+        )
+    progress(0.9, "kinetics")
+    result = Evaluation(
+        rows=tuple(rows),
+        melting=melting,
+        kinetics=_kinetics(model, dataset, training.states, rng),
+        samples=samples,
+        bins=bins,
+        dim=model.latent_dim,
+        n_states=model.n_states,
+        lag=dataset.lag,
+        boltzmann=model.boltzmann,
+        edges=judge.grid.edges,
+        minimum_effective_size=model.provenance["minimum_effective_size"],
+        notes=_notes(model, dataset, parts),
+    )
+    progress(1.0, "done")
+    return result
+
+
+def _check(model: LaTF, dataset: Dataset, references: Sequence[Series], samples: int, bins: int) -> None:
+    if not model.trained:
+        raise TrainingError("evaluate: the model is not trained yet; call latf_sampling.train first.")
+    if not model.provenance["density"]:
+        raise TrainingError("evaluate: the model was trained without a density; train with flow_epochs of 1 or more.")
+    widths = {"the data set has": dataset.n_features}
+    widths |= {f"reference {number} has": series.x.shape[1] for number, series in enumerate(references)}
+    for which, width in widths.items():
+        if width != model.n_features:
+            raise DataError(f"evaluate: {which} {width} descriptors; the model was trained on {model.n_features}.")
+    if dataset.frames != model.provenance["frames"]:
+        raise DataError(
+            f"evaluate: the data set has {dataset.frames} frames; the model was trained on another one, of "
+            f"{model.provenance['frames']}."
+        )
+    if samples < 1 or bins < 2:
+        raise SettingsError(f"evaluate: at least 1 sample and 2 bins are needed; got {samples} and {bins}.")
+
+
+def _by_temperature(kind: str, frames: Frames) -> list[tuple[str, float, Frames]]:
+    """The frames of each temperature that has at least two."""
+    parts = [
+        (kind, float(value), frames.where(frames.temperatures == value)) for value in np.unique(frames.temperatures)
+    ]
+    return [part for part in parts if len(part[2]) > 1]
+
+
+def _kinetics(model: LaTF, dataset: Dataset, states: np.ndarray, rng: np.random.Generator) -> tuple[Kinetics, ...]:
+    """Of each temperature with series that no bias has hurried: those whose weights are all equal."""
+    ends = np.cumsum([len(series) for series in dataset.series])
+    plain: dict[float, list[np.ndarray]] = {}
+    for series, part in zip(dataset.series, np.split(states, ends[:-1])):
+        if np.ptp(series.weights) == 0:
+            plain.setdefault(series.temperature, []).append(part)
+    interval = next((series.interval for series in dataset.series if series.interval is not None), None)
+    return tuple(
+        kinetics(plain[temperature], model.n_states, dataset.lag, temperature, rng, interval)
+        for temperature in sorted(plain)
+    )
+
+
+def _notes(model: LaTF, dataset: Dataset, parts: list[tuple[str, float, Frames]]) -> tuple[str, ...]:
+    notes = []
+    held = {temperature for kind, temperature, _ in parts if kind == "held out"}
+    missing = [value for value in model.provenance["temperatures"] if value not in held]
+    if missing:
+        listed = ", ".join(f"{value:g}" for value in missing)
+        notes.append(f"No block was held out from training at {listed}, so that only references can judge there.")
+    if model.latent_dim > 2:
+        notes.append(
+            f"With {model.latent_dim} latent dimensions, divergences and distances are means over histograms of all "
+            "pairs of components, and free energies are not compared."
+        )
+    if len(model.ensemble) < 2:
+        notes.append("The model has no ensemble, and so its populations no errors.")
+    if dataset.energies is None:
+        notes.append("Frames carry no energies, so that there is no melting curve by MBAR.")
+    return tuple(notes)
+
+
+def _plain(value):
+    """Dataclasses and arrays as what JSON knows."""
+    if dataclasses.is_dataclass(value):
+        shown = [entry for entry in dataclasses.fields(value) if not entry.metadata.get("picture")]
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in shown}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

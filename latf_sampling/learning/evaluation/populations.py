@@ -1,0 +1,161 @@
+"""Populations of metastable states: of weighted frames, with errors, and against temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from latf_sampling.data.dataset import Dataset
+from latf_sampling.learning.model import LaTF
+
+RESAMPLES = 1000
+TEMPERATURES = 25
+MARGIN = 0.05
+"""A melting curve reaches this share below the lowest and above the highest temperature asked."""
+
+
+def populations(
+    states: np.ndarray,
+    weights: np.ndarray,
+    blocks: np.ndarray,
+    n_states: int,
+    rng: np.random.Generator,
+    groups: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Weighted populations, and their standard errors from the Bayesian bootstrap over blocks of time.
+
+    Blocks are given random weights instead of being drawn, so that none is ever missing: a state seen in one block only
+    still has a population in every resample. Source: Rubin, doi:10.1214/aos/1176345338.
+
+    Parameters
+    ----------
+    states, weights, blocks
+        State index, weight and index of the block of each frame; (frames,) each.
+    n_states
+        Number of states.
+    rng
+        Draws the weights of the blocks.
+    groups
+        Of each frame (frames,): a group of blocks always has the same weight in all. None is a single group.
+
+    Returns
+    -------
+    tuple
+        Populations (n_states,), and their errors (n_states,), or None where every group is a single block.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> states = (rng.random(10_000) < 0.3).astype(int)
+    >>> values, errors = populations(states, np.ones(10_000), np.arange(10_000) // 500, 2, rng)
+    >>> bool(abs(values[1] - 0.3) < 4 * errors[1] < 0.04)
+    True
+    """
+    distinct, first, which = np.unique(blocks, return_index=True, return_inverse=True)
+    n = len(distinct)
+    sums = np.bincount(which * n_states + states, weights, n * n_states).reshape(n, n_states)
+    values = sums.sum(0) / sums.sum()
+    group = np.zeros(n, int) if groups is None else np.unique(groups[first], return_inverse=True)[1]
+    sizes = np.bincount(group)
+    if len(sizes) == n:
+        return values, None
+    drawn = rng.standard_exponential((RESAMPLES, n))
+    drawn *= (sizes / (drawn @ np.eye(len(sizes))[group]))[:, group]
+    resampled = drawn @ sums
+    spread = (resampled / resampled.sum(1, keepdims=True)).std(0)
+    # The weights of m blocks spread less than m independent ones would, by this much.
+    return values, spread * np.sqrt((n + len(sizes)) / (n - len(sizes)))
+
+
+@dataclass(frozen=True)
+class MeltingCurve:
+    """Populations of the states against temperature.
+
+    Attributes
+    ----------
+    temperatures : numpy.ndarray (k,)
+    model : numpy.ndarray (k, states)
+        Populations by the model.
+    errors : numpy.ndarray (k, states), or None
+        Their standard errors; none without an ensemble.
+    extrapolated : numpy.ndarray (k,) of bool
+        Where the training data say too little for the model to be more than a guess.
+    reweighted, reweighted_errors : numpy.ndarray (k, states), or None
+        Populations of the training frames by MBAR; none where frames carry no energies. The errors come from blocks
+        within each simulated temperature; those of the temperatures' free energies are not in them.
+    effective_sizes : numpy.ndarray (k,), or None
+        Effective number of frames that MBAR's populations rest on.
+    """
+
+    temperatures: np.ndarray
+    model: np.ndarray
+    errors: np.ndarray | None
+    extrapolated: np.ndarray
+    reweighted: np.ndarray | None
+    reweighted_errors: np.ndarray | None
+    effective_sizes: np.ndarray | None
+
+
+def melting_curve(
+    model: LaTF,
+    dataset: Dataset,
+    states: np.ndarray,
+    temperatures: Sequence[float],
+    rng: np.random.Generator,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> MeltingCurve:
+    """Populations from below the lowest to above the highest of some temperatures, by model and by MBAR.
+
+    Parameters
+    ----------
+    model
+        Trained, with a density.
+    dataset, states
+        The training data, and the state of each of its frames (frames,).
+    temperatures
+        K, or in reduced units.
+    rng
+        Draws what MBAR and bootstrap draw.
+    progress
+        Called with the fraction done.
+
+    Warns
+    -----
+    ExtrapolationWarning
+        From the model, at temperatures out of its reach.
+    """
+    grid = np.linspace((1 - MARGIN) * min(temperatures), (1 + MARGIN) * max(temperatures), TEMPERATURES)
+    values, errors = [], []
+    for done, temperature in enumerate(grid, 1):
+        value, error = model_populations(model, temperature)
+        values.append(value)
+        errors.append(error)
+        progress(done / len(grid))
+    curve = {
+        "temperatures": grid,
+        "model": np.array(values),
+        "errors": None if errors[0] is None else np.array(errors),
+        "extrapolated": np.array([model.extrapolates(temperature) for temperature in grid]),
+    }
+    if dataset.energies is None:
+        return MeltingCurve(**curve, reweighted=None, reweighted_errors=None, effective_sizes=None)
+    reweighting, groups = dataset.reweighting(rng), dataset.temperatures.numpy()
+    frames = [
+        populations(states, np.exp(reweighting.log_weights(temperature)), dataset.blocks, model.n_states, rng, groups)
+        for temperature in grid
+    ]
+    return MeltingCurve(
+        **curve,
+        reweighted=np.array([value for value, _ in frames]),
+        reweighted_errors=np.array([error for _, error in frames]),
+        effective_sizes=np.array([reweighting.effective_sample_size(temperature) for temperature in grid]),
+    )
+
+
+def model_populations(model: LaTF, temperature: float) -> tuple[np.ndarray, np.ndarray | None]:
+    """Populations by a model (states,), and their errors (states,), or None without an ensemble."""
+    if len(model.ensemble) < 2:
+        return model.populations(temperature), None
+    return model.populations(temperature, return_std=True)

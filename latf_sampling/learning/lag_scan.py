@@ -1,0 +1,444 @@
+"""Which lag time to take: the first stage of training at several lags, and what the states found there are worth.
+
+A lag that is too short resolves motions that nobody asks for, and time scales come out wrong; one that is too long
+loses states that live shorter than it, and leaves little to predict. Three numbers per lag tell:
+
+- The metastable states that training finds. A state whose life time is shorter than the lag is no state at this lag.
+- The implied time scales of these states, -lag / ln|eigenvalue| of their transition matrix, which level off where the
+  model is Markovian: Swope, Pitera, Suits, doi:10.1021/jp037421y.
+- The VAMP-2 score of the latent space, which is the larger the more of the slow motion it holds: Wu and Noé,
+  doi:10.1007/s00332-019-09567-y. Scores at different lags cannot be compared, since every process has decayed further
+  at a longer one; all models are therefore scored at one lag, the middle one of the list. At the shortest, motions too
+  fast for any state would count like slow ones; at the longest, little but noise is left to be scored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from latf_sampling.analysis.kinetics import kinetics
+from latf_sampling.core import storage, streams
+from latf_sampling.data.dataset import Dataset, Series
+from latf_sampling.errors import DataError, SettingsError, TrainingError
+from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.training import train
+from latf_sampling.settings import ModelSettings, TrainingSettings
+
+FRAMES = 50_000
+"""At most so many frames are used, the first ones of each series: enough to tell lags apart, and quick."""
+TRAINING = TrainingSettings(refinements=24, refinement_epochs=2)
+"""Shorter rounds than a final model gets, and more of them: the number of states settles by relabelling."""
+SHARE, TIMES = 10, 100
+"""Lags are at most a tenth of the longest series. Those chosen here are also at most a hundredth of all frames: a
+process that lasts three lags is then seen thirty times."""
+FOLDS = 5
+"""Parts of each series that are held out in turn for the VAMP-2 score."""
+RESOLVED = 3
+"""A lag resolves a process that lasts so many lags."""
+TOLERANCE = 0.1
+"""Time scales that differ by less than this share agree, however small their errors: they never level off entirely."""
+
+CONDITIONS = {
+    "resolved": "the lag is more than a third of the slowest time scale",
+    "level": "a longer lag finds a longer slowest time scale",
+    "states": "the number of states does not stay the same with every seed and at the next longer lag",
+    "score": "the VAMP-2 score is more than one standard error below the best",
+}
+"""What a good lag meets, the most important first, and what to say where it is not met."""
+
+
+@dataclass(frozen=True)
+class LagResult:
+    """What was found at one lag; times are in frames.
+
+    Attributes
+    ----------
+    lag : int
+    states : tuple of int
+        Number of metastable states that training with each seed found; 1 where it ended in a single one.
+    timescales, errors : tuple of float
+        Implied time scales of the first seed's states, the slowest first, and their standard errors. They are one fewer
+        than states that lead to each other.
+    vamp2, vamp2_error : float or None
+        Cross-validated score of the first seed's latent space at the scan's `scoring_lag`, and its standard error; none
+        where there is a single state, or where series are too short to be cut into parts.
+    """
+
+    lag: int
+    states: tuple[int, ...]
+    timescales: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
+    vamp2: float | None = None
+    vamp2_error: float | None = None
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the lag is at most a third of the slowest time scale."""
+        return bool(self.timescales) and RESOLVED * self.lag <= self.timescales[0]
+
+    def falls_short_of(self, other: LagResult) -> bool:
+        """Whether the slowest time scale is shorter, by more than the joint standard error and a tenth."""
+        missing = other.timescales[0] - self.timescales[0]
+        return missing > max(math.hypot(self.errors[0], other.errors[0]), TOLERANCE * other.timescales[0])
+
+
+@dataclass(frozen=True)
+class LagScan:
+    """What `scan_lags` found, and the lag that follows from it.
+
+    A good lag meets four conditions, the most important first:
+
+    1. It is at most a third of the slowest time scale.
+    2. The slowest time scale has levelled off: no longer lag that meets the first condition finds a longer one, beyond
+       the joint standard error and a tenth. States that are not Markovian err to this side.
+    3. The number of states, found alike with every seed, is the same at the next longer lag.
+    4. The VAMP-2 score is within one standard error of the best: nothing slow is lost.
+
+    The shortest good lag is recommended, which resolves the most and leaves the most to learn from. Where there is
+    none, conditions that cannot be met together with more important ones are passed over; where the third is, the lag
+    with the fewest states is taken, since a lag that is too short finds too many of them.
+
+    Attributes
+    ----------
+    results : tuple of LagResult
+        One per lag, the shortest first.
+    scoring_lag : int
+        Frames; of all VAMP-2 scores.
+    temperature : float
+        K; time scales and scores are those of the simulations at this temperature.
+    frames : int
+        Number of frames in use, at all temperatures.
+    interval : float or None
+        Time between frames, ps.
+    """
+
+    results: tuple[LagResult, ...]
+    scoring_lag: int
+    temperature: float
+    frames: int
+    interval: float | None = None
+
+    @property
+    def recommended(self) -> int | None:
+        """The lag to take, in frames; none where every training ended in a single state."""
+        left = [result for result in self.results if result.states[0] > 1]
+        if not left:
+            return None
+        for condition in CONDITIONS:
+            left = [result for result in left if self.meets(result)[condition]] or left
+        # The first is the one with the shortest lag.
+        return min(left, key=lambda result: 0 if self.meets(result)["states"] else result.states[0]).lag
+
+    @property
+    def reason(self) -> str:
+        """Why this lag, in words."""
+        if self.recommended is None:
+            return (
+                "No lag can be recommended: at each of them training ended in a single state. The data hold no "
+                "transition that is slow at these lags; take shorter lags, or simulate longer."
+            )
+        chosen = next(result for result in self.results if result.lag == self.recommended)
+        unmet = [CONDITIONS[name] for name, met in self.meets(chosen).items() if not met]
+        if unmet:
+            return f"No lag meets all conditions. {self.lag(chosen.lag)} comes closest, yet {', and '.join(unmet)}."
+        slowest = self.time(chosen.timescales[0], chosen.errors[0])
+        return (
+            f"{self.lag(chosen.lag)} is the shortest lag at which the slowest time scale, {slowest}, is resolved and "
+            f"has levelled off, the number of states, {chosen.states[0]}, stays the same at the next longer lag, and "
+            "the VAMP-2 score is within one standard error of the best."
+        )
+
+    def meets(self, result: LagResult) -> dict[str, bool]:
+        """Which of the `CONDITIONS` one of the results meets."""
+        longer = [other for other in self.results if other.lag > result.lag]
+        scored = [other for other in self.results if other.vamp2 is not None]
+        best = max(scored, key=lambda other: other.vamp2, default=None)
+        return {
+            "resolved": result.resolved,
+            "level": bool(result.timescales)
+            and not any(other.resolved and result.falls_short_of(other) for other in longer),
+            "states": len({*result.states, *(other.states[0] for other in longer[:1])}) == 1 and bool(longer),
+            "score": result.vamp2 is not None and result.vamp2 >= best.vamp2 - best.vamp2_error,
+        }
+
+    def lag(self, frames: int) -> str:
+        """A lag in words: frames, and ps where the interval is known."""
+        words = f"{frames} frame{'' if frames == 1 else 's'}"
+        return words if self.interval is None else f"{words} ({frames * self.interval:g} ps)"
+
+    def time(self, frames: float, error: float) -> str:
+        """A time with its error in words: in ps where the interval is known, else in frames."""
+        unit = self.interval or 1.0
+        # Two digits of the error are worth saying.
+        digits = max(0, 1 - math.floor(math.log10(error * unit))) if error > 0 else 2
+        name = "frames" if self.interval is None else "ps"
+        return f"{frames * unit:.{digits}f} ± {error * unit:.{digits}f} {name}"
+
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows of the table, as text."""
+        head = ["lag", "states", "slowest time scale", "next one", "VAMP-2", "not met"]
+        rows = []
+        for result in self.results:
+            times = [self.time(*pair) for pair in zip(result.timescales, result.errors)]
+            unmet = [name for name, met in self.meets(result).items() if not met]
+            rows.append(
+                [
+                    self.lag(result.lag) + (" *" if result.lag == self.recommended else ""),
+                    " or ".join(map(str, sorted(set(result.states)))),
+                    *(times + ["-", "-"])[:2],
+                    "-" if result.vamp2 is None else f"{result.vamp2:.3f} ± {result.vamp2_error:.3f}",
+                    ", ".join(unmet) if result.timescales else "-",
+                ]
+            )
+        return head, rows
+
+    def table(self) -> str:
+        """The results as a table of text, the recommended lag with a star."""
+        head, rows = self.cells()
+        widths = [max(map(len, column)) for column in zip(head, *rows)]
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in [head, *rows])
+
+    def as_dict(self) -> dict:
+        """All numbers with the recommendation, for JSON; lags and time scales in frames."""
+        return {
+            "recommended": self.recommended,
+            "reason": self.reason,
+            "scoring_lag": self.scoring_lag,
+            "temperature_K": self.temperature,
+            "frames": self.frames,
+            "interval_ps": self.interval,
+            "results": [{**asdict(result), "meets": self.meets(result)} for result in self.results],
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write `as_dict` as a JSON file."""
+        storage.write_json(path, self.as_dict())
+
+
+def scan_lags(
+    series: Sequence[Series],
+    lags: Sequence[int] | None = None,
+    *,
+    model: ModelSettings | None = None,
+    training: TrainingSettings | None = None,
+    seeds: int = 1,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> LagScan:
+    """Train the first stage at several lags, and recommend one of them.
+
+    Only the first 50,000 frames are used, shared among the series in proportion to their lengths; they are not thinned
+    out, since pairs would be lost. Series whose frames differ in weight are left out: they were biased, and a bias
+    changes the times that states live. Training hears all temperatures. Time scales and scores are those of the lowest
+    temperature that has transitions between the states of every model, as far as there are states at all; failing
+    that, of the highest.
+
+    Parameters
+    ----------
+    series
+        Trajectories, as for `Dataset`.
+    lags
+        Frames, in ascending order; none takes 1, 2, 4, ... up to a tenth of the longest series and a hundredth of all
+        frames in use.
+    model
+        As for the model to be trained in the end; what concerns the density is of no importance here.
+    training
+        None takes 24 rounds of relabelling with 2 epochs each. Stages after the first are left out.
+    seeds
+        Number of trainings per lag, which tell whether the number of states can be relied on. Time scales and scores
+        are those of the first.
+    seed
+        Master seed; the same seed gives the same scan on one machine.
+    device
+        Where to train; none picks a GPU where there is one.
+    progress
+        Called with the fraction done and a few words.
+
+    Returns
+    -------
+    LagScan
+        A training that ends in a single state is a result, not an error. The VAMP-2 score is that of the slowest d
+        processes, d being the latent dimension, so that many states are no advantage by themselves, in linear
+        combinations of mu(x) and of the decoder's probabilities p(y|mu(x)). These are fitted to four fifths of each
+        series and judged on the rest, in turn; encoder and decoder have seen all of it.
+
+    Raises
+    ------
+    SettingsError
+        Lags that are not whole, positive and ascending, or no seed.
+    DataError
+        Series that are biased, or too short for the lags, or do not fit together.
+    TrainingError
+        Training failed otherwise than by ending in a single state.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> states = np.cumsum(rng.random(3000) < 0.02) % 2
+    >>> x = states[:, None] + 0.1 * rng.normal(size=(3000, 2))
+    >>> quick = TrainingSettings(initial_states=4, refinements=2, learning_rate=1e-2)
+    >>> scan = scan_lags([Series(x)], lags=[2, 4], training=quick)
+    >>> scan.recommended, [result.states for result in scan.results]
+    (2, [(2,), (2,)])
+    """
+    used = _leading([entry for entry in series if np.ptp(entry.weights) == 0])
+    longest = max(len(entry) for entry in used)
+    lags = _checked(lags, longest, sum(len(entry) for entry in used))
+    if seeds < 1:
+        raise SettingsError(f"scan_lags: seeds must be at least 1; got {seeds}.")
+    settings = (model or ModelSettings()).model_copy(update={"temperature": "steered"})
+    first_stage = {"joint_epochs": 0, "flow_epochs": 0, "ensemble": 0}
+    training = (training or TRAINING).model_copy(update=first_stage)
+    counts: list[tuple[int, ...]] = []
+    models: list[LaTF | None] = []
+    for index, lag in enumerate(lags):
+        trained = []
+        for attempt in range(seeds):
+
+            def report(fraction: float, words: str, done: int = index * seeds + attempt, lag: int = lag) -> None:
+                if progress is not None:
+                    progress((done + fraction) / (len(lags) * seeds), f"lag {lag}: {words}")
+
+            own = seed if attempt == 0 else streams.stream_seed(seed, "lags", attempt)
+            trained.append(_train(settings, Dataset(used, lag), own, training, device, report))
+        counts.append(tuple(1 if entry is None else entry.n_states for entry in trained))
+        models.append(trained[0])
+    scoring_lag = lags[len(lags) // 2]
+    for temperature in sorted({entry.temperature for entry in used}):
+        here = [entry for entry in used if entry.temperature == temperature]
+        results = tuple(
+            LagResult(lag, found, *_examine(model, here, lag, scoring_lag, streams.stream(seed, "lags", lag)))
+            for lag, found, model in zip(lags, counts, models)
+        )
+        if all(result.timescales or result.states[0] == 1 for result in results):
+            break
+    interval = next((entry.interval for entry in used if entry.interval is not None), None)
+    return LagScan(results, scoring_lag, temperature, sum(len(entry) for entry in used), interval)
+
+
+def vamp2(features: Sequence[np.ndarray], lag: int, processes: int) -> tuple[float, float] | None:
+    """Cross-validated VAMP-2 score, Wu and Noé, doi:10.1007/s00332-019-09567-y.
+
+    Parameters
+    ----------
+    features
+        Of each series (frames, F).
+    lag
+        Frames.
+    processes
+        At most so many of the slowest are scored, besides the constant one.
+
+    Returns
+    -------
+    tuple of float, or None
+        Mean over five folds and its standard error. Each series is cut into five parts, one for each fold; no pair of
+        frames reaches from one part into another. None where two folds or fewer have parts that are longer than two
+        lags.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> states = np.cumsum(rng.random(50_000) < 0.02) % 2  # its eigenvalue at a lag of 1 is 0.96
+    >>> score, error = vamp2([states[:, None].astype(float)], lag=1, processes=1)
+    >>> bool(abs(score - 1 - 0.96**2) < 4 * error + 0.005)
+    True
+    """
+    from deeptime.decomposition import VAMP
+
+    parts = [np.array_split(entry, FOLDS) for entry in features]
+    folds = [[entry[fold] for entry in parts if len(entry[fold]) > 2 * lag] for fold in range(FOLDS)]
+    folds = [fold for fold in folds if fold]
+    if len(folds) < 3:
+        return None
+    scores = []
+    for held in range(len(folds)):
+        fitted, judge = VAMP(lagtime=lag), VAMP(lagtime=lag)
+        for number, fold in enumerate(folds):
+            for part in fold:
+                (judge if number == held else fitted).partial_fit(part)
+        scores.append(fitted.fetch_model().score(2, test_model=judge.fetch_model(), dim=processes))
+    return float(np.mean(scores)), float(np.std(scores, ddof=1) / np.sqrt(len(scores)))
+
+
+def _leading(series: list[Series]) -> list[Series]:
+    """The first frames of each series, in all at most `FRAMES`."""
+    if not series:
+        raise DataError("scan_lags: there is no series whose frames weigh the same; give one of plain dynamics.")
+    share = min(1.0, FRAMES / sum(len(entry) for entry in series))
+    used = []
+    for entry in series:
+        frames = max(1, int(share * len(entry)))
+        labels = None if entry.labels is None else entry.labels[:frames]
+        used.append(Series(entry.x[:frames], entry.temperature, labels=labels, interval=entry.interval))
+    return used
+
+
+def _checked(lags: Sequence[int] | None, longest: int, frames: int) -> list[int]:
+    """The lags to scan; by default powers of two."""
+    most = longest // SHARE
+    if most < 1:
+        raise DataError(f"scan_lags: the longest series has {longest} frames in use, too few for any lag.")
+    if lags is None:
+        return [2**power for power in range(max(1, min(most, frames // TIMES)).bit_length())]
+    lags = list(lags)
+    if not lags or any(lag < 1 or int(lag) != lag for lag in lags) or sorted(set(lags)) != lags:
+        raise SettingsError(f"scan_lags: lags must be whole numbers of frames in ascending order, from 1; got {lags}.")
+    if lags[-1] > most:
+        raise DataError(
+            f"scan_lags: a lag of {lags[-1]} is more than a tenth of the longest series, which has {longest} frames in "
+            "use."
+        )
+    return [int(lag) for lag in lags]
+
+
+def _train(
+    settings: ModelSettings,
+    dataset: Dataset,
+    seed: int,
+    training: TrainingSettings,
+    device: torch.device | str | None,
+    progress: Callable[[float, str], None],
+) -> LaTF | None:
+    """A model after the first stage; none where a single state was left."""
+    model = LaTF(settings)
+    try:
+        train(model, dataset, seed, settings=training, device=device, progress=progress)
+    except TrainingError as error:
+        if "a single state" not in str(error):
+            raise
+        return None
+    return model
+
+
+def _examine(
+    model: LaTF | None, series: list[Series], lag: int, scoring_lag: int, rng: np.random.Generator
+) -> tuple[tuple[float, ...], tuple[float, ...], float | None, float | None]:
+    """Time scales with their errors, and the VAMP-2 score with its own, as in `LagResult`."""
+    if model is None:
+        return (), (), None, None
+    states = [model.assign(entry.x) for entry in series]
+    found = kinetics(states, model.n_states, lag, series[0].temperature, rng)
+    here = found.lags == lag
+    # Half of a 95 % interval is 1.96 standard errors.
+    rows = found.timescales[here].ravel(), (found.upper - found.lower)[here].ravel() / (2 * 1.96)
+    timescales, errors = (tuple(values[np.isfinite(rows[0])].tolist()) for values in rows)
+    features = [_latent(model, entry.x) for entry in series]
+    return timescales, errors, *(vamp2(features, scoring_lag, model.latent_dim) or (None, None))
+
+
+def _latent(model: LaTF, x: np.ndarray) -> np.ndarray:
+    """mu(x), and the probability of each state but one a lag later, which adds what is not linear in mu(x).
+
+    States themselves would do so in steps, that many states can follow a slow process with better than few.
+    """
+    mu = torch.from_numpy(model.encode(x))
+    with torch.no_grad():
+        later = torch.softmax(model.decoder(mu), -1)
+    return torch.cat([mu, later[:, 1:]], dim=1).double().numpy()

@@ -1,0 +1,62 @@
+"""The file that a training is kept in, so that it can go on after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import torch
+
+from latf_sampling.core import storage
+from latf_sampling.data.dataset import Dataset
+from latf_sampling.errors import TrainingError
+from latf_sampling.settings import ModelSettings, TrainingSettings
+
+
+class Checkpoint:
+    """One file, written after every epoch; without a path, nothing is kept.
+
+    It remembers what it was made from, and refuses to go on with anything else.
+    """
+
+    def __init__(
+        self, path: str | Path | None, dataset: Dataset, seed: int, model: ModelSettings, training: TrainingSettings
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        if self.path is None:
+            return
+        digest = hashlib.blake2b(f"{seed} {model!r} {training!r} {dataset.lag} {dataset.boltzmann}".encode())
+        for series in dataset.series:
+            digest.update(f"{series.x.shape} {series.temperature}".encode())
+            for part in (series.x, series.weights, series.energies, series.labels):
+                digest.update(b"" if part is None else part)
+        self.fingerprint = digest.hexdigest()
+
+    def read(self) -> dict | None:
+        """What was written last, or None.
+
+        Raises
+        ------
+        TrainingError
+            The file is damaged, or belongs to another training.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many types for a damaged file
+            raise TrainingError(f"{self.path}: cannot be read as a checkpoint; delete it to train anew.") from error
+        if not isinstance(content, dict) or content.get("fingerprint") != self.fingerprint:
+            raise TrainingError(
+                f"{self.path}: is the checkpoint of a training with other data, settings or seed; delete it to train "
+                "anew."
+            )
+        return content
+
+    def write(self, content: dict) -> None:
+        """Keep this, at once or not at all; needs a path."""
+        buffer = io.BytesIO()  # torch's own writer reports a full disk as a RuntimeError
+        torch.save({**content, "fingerprint": self.fingerprint}, buffer)
+        with storage.atomic_write(self.path) as temporary:
+            temporary.write_bytes(buffer.getvalue())

@@ -1,0 +1,191 @@
+"""Frames of a data set on a device, drawn with their Boltzmann weights at any temperature within reach."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latf_sampling.analysis.mbar import TemperatureReweighting, kish, systematic
+from latf_sampling.core import streams
+from latf_sampling.data.dataset import CHUNK, Dataset
+from latf_sampling.errors import TrainingError
+from latf_sampling.settings import ModelSettings, TrainingSettings
+
+MINIMUM_SHARE, MINIMUM_SIZE = 0.03, 200.0
+"""A temperature is within reach if the effective sample there is this share of all frames, and so many frames; or, of
+few frames, half as large as at the worst of the simulated temperatures."""
+FARTHEST = 2.5
+"""Temperatures beyond the simulated ones are within reach up to this factor at most."""
+TABLE = 200
+"""Temperatures that the effective sample size is computed at."""
+
+
+class Frames:
+    """What training sees of the data.
+
+    Attributes
+    ----------
+    weights : numpy.ndarray (frames,)
+        Weight of each frame at its own temperature, bias undone.
+    reweighting : TemperatureReweighting, or None
+        None where temperature enters through the prior alone.
+    reach : numpy.ndarray
+        Temperatures with enough effective frames, in ascending order and evenly spaced in thermodynamic length, that
+        is in how much the distribution changes (Crooks, doi:10.1103/PhysRevLett.99.100602); empty without reweighting.
+    """
+
+    def __init__(
+        self, dataset: Dataset, model: ModelSettings, training: TrainingSettings, seed: int, device: torch.device
+    ) -> None:
+        self.dataset, self.device, self.seed = dataset, device, seed
+        self._x = dataset.x.to(device) if self._fits() else None
+        self.weights = dataset.weights.numpy()
+        self.temperatures = dataset.temperatures.numpy()
+        if training.balance_temperatures:
+            self.weights = self._balanced()
+        self.reference = model.reference_temperature
+        self._scale = (dataset.temperatures / self.reference).float().to(device)
+        self.reweighting: TemperatureReweighting | None = None
+        self.reach = np.empty(0)
+        self.minimum_effective_size = max(MINIMUM_SHARE * dataset.frames, MINIMUM_SIZE)
+        if model.temperature == "reweighted":
+            self._reach()
+
+    def _fits(self) -> bool:
+        """Whether all descriptors fit on the device; otherwise every batch is fetched from the data set."""
+        if any(series.mapped for series in self.dataset.series):
+            return False
+        if self.device.type != "cuda":
+            return True
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return 4 * self.dataset.frames * self.dataset.n_features < free // 2
+
+    def rows(self, frames: Tensor) -> Tensor:
+        """Descriptors of some frames (n,); (n, F)."""
+        if self._x is not None:
+            return self._x[frames]
+        return self.dataset.rows(frames.cpu()).to(self.device)
+
+    @torch.no_grad()
+    def batched(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """A function of the descriptors of all frames, piece by piece."""
+        frames = torch.arange(self.dataset.frames, device=self.device)
+        return torch.cat([function(self.rows(part)) for part in frames.split(CHUNK)])
+
+    def counting(self, pairs: Tensor) -> Tensor:
+        """The pairs that count: a frame without weight is one that its owner has taken out."""
+        return pairs[torch.from_numpy(self.weights)[pairs] > 0].to(self.device)
+
+    def scaling(self) -> tuple[Tensor, Tensor]:
+        """Weighted mean of each descriptor, and the inverse of its standard deviation; (F,) each.
+
+        Raises
+        ------
+        TrainingError
+            Values are so large that their squares overflow; names the column.
+        """
+        share = torch.from_numpy(self.weights / self.weights.sum()).to(self.device)
+        zero = self.rows(torch.zeros(1, dtype=torch.int64, device=self.device))[0].double()
+        first, second = torch.zeros_like(zero), torch.zeros_like(zero)
+        for part in torch.arange(self.dataset.frames, device=self.device).split(CHUNK):
+            x = self.rows(part).double() - zero  # from the first frame, lest a large mean cancels the variance
+            first, second = first + share[part] @ x, second + share[part] @ x.square()
+        deviation = torch.sqrt(torch.clamp(second - first.square(), min=0.0))
+        fine = deviation < torch.finfo(torch.float32).max ** 0.5
+        if not fine.all():
+            raise TrainingError(
+                f"train: values in column {int(fine.int().argmin())} of the descriptors are too large; look for "
+                "outliers."
+            )
+        mean = first + zero
+        # A column that never changes says nothing; its scale stays 1 so that rounding noise is not blown up.
+        varies = deviation > 1e-5 * (1 + mean.abs())
+        return mean, torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 1.0)
+
+    # Temperatures
+
+    def draw(self, frames: Tensor, weights: np.ndarray, rng: np.random.Generator, spread: int) -> tuple[Tensor, Tensor]:
+        """Draw as many frames as are given, by their Boltzmann weights.
+
+        Parameters
+        ----------
+        frames
+            Indices to draw from (n,).
+        weights
+            Weight of each frame of the data set at its own temperature (frames,).
+        rng
+            Draws.
+        spread
+            Number of temperatures within reach to draw at; without reweighting each frame stays at its own.
+
+        Returns
+        -------
+        tuple of Tensor
+            Indices (n,) in random order, and s = T / T0 of each (n,).
+        """
+        allowed = frames.cpu().numpy()
+        order = rng.permutation(len(allowed))
+        if self.reweighting is None:
+            drawn = allowed[systematic(weights[allowed], len(allowed), rng)][order]
+            drawn = torch.from_numpy(drawn).to(self.device)
+            return drawn, self._scale[drawn]
+        spread = min(spread, max(1, len(allowed) // 8))
+        edges = np.linspace(0, len(self.reach) - 1, spread + 1)
+        places = edges[:-1] + rng.random(spread) * np.diff(edges)
+        temperatures = np.interp(places, np.arange(len(self.reach)), self.reach)
+        counts = np.diff(np.linspace(0, len(allowed), spread + 1).astype(int))
+        relative = weights[allowed] / np.where(self.weights[allowed] > 0, self.weights[allowed], 1.0)
+        parts = []
+        for temperature, count in zip(temperatures, counts):
+            log = self.reweighting.log_weights(temperature)[allowed]
+            parts.append(systematic(relative * np.exp(log - log.max()), count, rng))
+        drawn = torch.from_numpy(allowed[np.concatenate(parts)][order]).to(self.device)
+        scale = np.repeat(temperatures, counts)[order] / self.reference
+        return drawn, torch.from_numpy(scale).float().to(self.device)
+
+    def effective_sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Inverse temperatures in ascending order, and the effective sample size at each."""
+        if self.reweighting is None:
+            # Frames count at their own temperature and nowhere else: a narrow peak at each.
+            simulated = np.unique(self.temperatures)[::-1]
+            own = [kish(self.weights[self.temperatures == temperature]) for temperature in simulated]
+            peaks = np.multiply.outer(1 / simulated, 1 + 1e-4 * np.array([-2, -1, 1, 2]))
+            return peaks.ravel(), np.multiply.outer(own, [0.0, 1.0, 1.0, 0.0]).ravel()
+        simulated = self.reweighting.temperatures
+        inverse = np.geomspace(1 / (FARTHEST * simulated[-1]), FARTHEST / simulated[0], TABLE)
+        return inverse, np.array([self.reweighting.effective_sample_size(1 / value) for value in inverse])
+
+    def resampled(self, rng: np.random.Generator) -> np.ndarray:
+        """Weights of the frames in a bootstrap sample of the data set's blocks; (frames,)."""
+        blocks, which = np.unique(self.dataset.blocks, return_inverse=True)
+        times = np.bincount(rng.integers(len(blocks), size=len(blocks)), minlength=len(blocks))
+        return self.weights * times[which]
+
+    def _reach(self) -> None:
+        if self.dataset.energies is None:
+            warnings.warn(
+                "train: frames carry no energies, so that temperature enters through the prior alone, as with "
+                "temperature='steered'. Series(energies=...) lets frames be reweighted in temperature.",
+                stacklevel=5,
+            )
+            return
+        self.reweighting = self.dataset.reweighting(streams.stream(self.seed, "reweighting"), self.weights)
+        worst = min(self.reweighting.effective_sample_size(value) for value in self.reweighting.temperatures)
+        self.minimum_effective_size = min(self.minimum_effective_size, 0.5 * worst)
+        inverse, sizes = self.effective_sizes()
+        enough = np.flatnonzero(sizes >= self.minimum_effective_size)[::-1]
+        reach = 1 / inverse[enough]
+        speed = np.sqrt([self.reweighting.heat_capacity(temperature) for temperature in reach])
+        steps = 0.5 * (speed[1:] + speed[:-1]) * np.diff(np.log(reach))
+        steps[np.diff(enough) < -1] = 0.0  # no draws in a gap between temperatures within reach
+        length = np.concatenate([[0.0], np.cumsum(steps)])
+        self.reach = np.interp(np.linspace(0, length[-1], TABLE), length, reach)
+
+    def _balanced(self) -> np.ndarray:
+        """Weights with the same sum at each temperature."""
+        _, which = np.unique(self.temperatures, return_inverse=True)
+        return self.weights / np.bincount(which, self.weights)[which] * len(self.weights) / (which.max() + 1)

@@ -1,0 +1,1 @@
+"""What a campaign's directory holds, read without changing anything."""

@@ -1,0 +1,48 @@
+"""What a user may set: frozen models, and the protocol that holds them."""
+
+from latf_sampling.settings.bias import (
+    AnyBiasSettings,
+    BiasSettings,
+    FlowBiasSettings,
+    MetadynamicsSettings,
+    OpesSettings,
+    TrustSettings,
+)
+from latf_sampling.settings.protocol import (
+    EvaluateSettings,
+    ExternalRound,
+    IntegratorSettings,
+    LargeFiles,
+    ObserveSettings,
+    Protocol,
+    RoundSettings,
+    StartsSettings,
+    TrajectoriesSettings,
+    steps,
+)
+from latf_sampling.settings.system import SystemSettings
+from latf_sampling.settings.training import LearningSettings, ModelSettings, SelectSettings, TrainingSettings
+
+__all__ = [
+    "AnyBiasSettings",
+    "BiasSettings",
+    "EvaluateSettings",
+    "ExternalRound",
+    "FlowBiasSettings",
+    "IntegratorSettings",
+    "LargeFiles",
+    "LearningSettings",
+    "MetadynamicsSettings",
+    "ModelSettings",
+    "ObserveSettings",
+    "OpesSettings",
+    "Protocol",
+    "RoundSettings",
+    "SelectSettings",
+    "StartsSettings",
+    "SystemSettings",
+    "TrainingSettings",
+    "TrajectoriesSettings",
+    "TrustSettings",
+    "steps",
+]

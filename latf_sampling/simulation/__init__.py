@@ -1,0 +1,1 @@
+"""Walkers, from a system to finished segments."""

@@ -1,0 +1,330 @@
+"""Nothing half-written, one process at a time, and finished files stay what they were."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from latf_sampling.core import storage
+from latf_sampling.data import layout
+from latf_sampling.errors import StoreError
+
+SETTINGS = {"seed": 1, "integrator": {"timestep": 0.002, "friction": 1.0}}
+TEXT = json.dumps(SETTINGS)
+
+
+def child(code: str, *arguments, **options) -> subprocess.Popen:
+    """Another Python with the same import path, that runs some code on some arguments."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def line_of(process: subprocess.Popen) -> str:
+    """The next line that it prints; fails with what it said when it ended instead."""
+    line = process.stdout.readline().strip()
+    assert line, process.communicate()[1]
+    return line
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+# --------------------------------------------------------------------------------------------------- writing
+
+
+def test_a_file_appears_whole_under_its_own_name(tmp_path):
+    target = tmp_path / "deep" / "down" / "note.txt"
+    with storage.atomic_write(target) as temporary:
+        temporary.write_text("half")
+        assert not target.exists()
+        assert temporary.parent == target.parent  # a rename across file systems would not be atomic
+        assert temporary.suffix == ".txt"  # writers choose the format by it
+    assert target.read_text() == "half"
+    assert names(target.parent) == ["note.txt"]
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "note.txt"
+    storage.write_text(target, "old")
+    with pytest.raises(ZeroDivisionError), storage.atomic_write(target) as temporary:
+        temporary.write_text("ne")
+        raise ZeroDivisionError
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["note.txt"]
+
+
+def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
+    target = tmp_path / "note.txt"
+    storage.write_text(target, "old")
+    with storage.atomic_write(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+
+
+def test_a_body_that_writes_nothing_is_an_error(tmp_path):
+    with pytest.raises(StoreError, match="note.txt: cannot be written"), storage.atomic_write(tmp_path / "note.txt"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        storage.write_text(tmp_path / "file" / "note.txt", "text")
+
+
+def _limit_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write fails as it does on a full disk
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "storage.write_text(target, 'x' * 1_000_000)",
+        "storage.write_json(target, list(range(100_000)))",
+        "with storage.atomic_write(target) as temporary: np.savez(temporary, x=np.zeros(100_000))",
+        "model.save(target)",
+    ],
+)
+def test_a_disk_without_space_is_an_error_and_the_old_file_survives(tmp_path, write):
+    target = tmp_path / "data.npz"
+    target.write_text("old")
+    code = (
+        "import sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from latf_sampling.core import storage\n"
+        "from latf_sampling.errors import StoreError\n"
+        "target = Path(sys.argv[1])\n"
+        + ("from latf_sampling import LaTF\nmodel = LaTF(); model.build(50, 3)\n" if "model" in write else "")
+        + f"try:\n    {write}\nexcept StoreError as error:\n    print('refused', error)\n"
+    )
+    process = child(code, target, preexec_fn=_limit_files)
+    out, err = process.communicate(timeout=60)
+    assert out.startswith(f"refused {target}: cannot be written (File too large)"), err
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["data.npz"]
+
+
+KILLED_WHILE_WRITING = """
+import sys, time
+from latf_sampling.core.storage import atomic_write
+from latf_sampling.data.layout import Store
+store = Store(sys.argv[1])
+with store.acquire(sys.argv[2]):
+    with atomic_write(store.walker(0, 0) / "segment-000.dcd") as temporary, open(temporary, "w") as handle:
+        handle.write("half of the new")
+        handle.flush()
+        print("writing", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_kill_while_writing_leaves_the_old_file_and_the_next_claim_sweeps(tmp_path):
+    place = layout.Store(tmp_path / "run")
+    target = place.walker(0, 0) / "segment-000.dcd"
+    with place.acquire(TEXT):
+        storage.write_text(target, "old")
+    process = child(KILLED_WHILE_WRITING, place.directory, TEXT)
+    assert line_of(process) == "writing"
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(10) == -signal.SIGKILL
+    process.communicate()
+    leftovers = [name for name in names(target.parent) if name != target.name]
+    assert len(leftovers) == 1  # otherwise it was not killed in the middle of writing
+    assert target.read_text() == "old"
+    (target.parent / ".keep").write_text("")  # hidden, but not one of ours
+    with place.acquire(TEXT):
+        assert names(target.parent) == [".keep", target.name]
+        assert target.read_text() == "old"
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def test_json_round_trip(tmp_path):
+    storage.write_json(tmp_path / "a.json", SETTINGS)
+    assert storage.read_json(tmp_path / "a.json") == SETTINGS
+
+
+@pytest.mark.parametrize("content", [None, "", '{"half": ', b"\xff\xfe"])
+def test_a_missing_or_damaged_json_file_is_named(tmp_path, content):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(StoreError, match="a.json: cannot be read"):
+        storage.read_json(path)
+
+
+def test_checksum_of_known_bytes(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    # NIST's test vector
+    assert storage.checksum(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (tmp_path / "long").write_bytes(b"a" * 1_000_000)
+    # and its long one
+    assert storage.checksum(tmp_path / "long") == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"
+
+
+# ------------------------------------------------------------------------------------------------- the lock
+
+HOLDING = """
+import sys, time
+from latf_sampling.data.layout import Store
+with Store(sys.argv[1]).acquire(sys.argv[2]):
+    print("claimed", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_at_a_time_and_a_killed_one_frees_the_directory(tmp_path):
+    place = layout.Store(tmp_path / "run")
+    process = child(HOLDING, place.directory, TEXT)
+    try:
+        assert line_of(process) == "claimed"
+        with pytest.raises(StoreError, match="another process is running this campaign"), place.acquire(TEXT):
+            pytest.fail("two processes hold one directory")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    deadline = time.monotonic() + 10
+    while True:  # the kernel takes a moment to close a killed process's files
+        try:
+            with place.acquire(TEXT):
+                break
+        except StoreError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_the_lock_is_freed_by_an_exception_too(tmp_path):
+    place = layout.Store(tmp_path / "run")
+    with pytest.raises(ZeroDivisionError), place.acquire(TEXT):
+        raise ZeroDivisionError
+    with place.acquire(TEXT):
+        pass
+
+
+# --------------------------------------------------------------------------------------------- the protocol
+
+
+def test_another_protocol_is_refused_with_the_keys_that_differ(tmp_path):
+    place = layout.Store(tmp_path / "run")
+    with place.acquire(TEXT):
+        pass
+    assert place.protocol() == SETTINGS
+    other = json.dumps({"seed": 2, "integrator": {"timestep": 0.002, "friction": 5.0}, "name": "new"})
+    with pytest.raises(StoreError) as refused, place.acquire(other):
+        pytest.fail("another protocol was let in")
+    for key in ("seed", "integrator.friction", "name"):
+        assert key in str(refused.value)
+    assert "timestep" not in str(refused.value)
+    assert place.protocol() == SETTINGS
+    with place.acquire(json.dumps(SETTINGS, indent=4)):  # only the spacing differs
+        pass
+
+
+def test_a_directory_with_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(StoreError, match="thesis.tex"), layout.Store(tmp_path).acquire(TEXT):
+        pytest.fail("a directory with other files was taken")
+    assert set(names(tmp_path)) <= {"thesis.tex", "lock"}
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_inputs_are_copied_once_and_a_start_cut_short_goes_on(tmp_path):
+    place = layout.Store(tmp_path / "run")
+    place.inputs.mkdir(parents=True)  # an earlier start came so far
+    (place.inputs / ".molecule.123.pdb").write_text("ato")
+    with place.acquire(TEXT, {"molecule.pdb": b"atoms"}):
+        assert names(place.inputs) == ["molecule.pdb"]
+    with place.acquire(TEXT, {"molecule.pdb": b"other atoms"}):
+        assert (place.inputs / "molecule.pdb").read_text() == "atoms"
+
+
+def test_a_damaged_protocol_is_a_store_error(tmp_path):
+    place = layout.Store(tmp_path / "run")
+    with place.acquire(TEXT):
+        pass
+    (place.directory / "protocol.json").write_text('{"seed": ')
+    with pytest.raises(StoreError, match="protocol.json: cannot be read"), place.acquire(TEXT):
+        pytest.fail("a damaged protocol was let in")
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "run").write_text("")
+    with (
+        pytest.raises(StoreError, match="cannot be used as a campaign directory"),
+        layout.Store(tmp_path / "run").acquire(TEXT),
+    ):
+        pytest.fail("a file was taken for a directory")
+
+
+def test_paths_stay_inside_and_are_distinct(tmp_path):
+    place = layout.Store(tmp_path)
+    paths = [place.walker(r, w) for r in range(3) for w in range(3)]
+    paths += [place.learning(r) for r in range(3)] + [place.round_starts(r) for r in range(3)]
+    paths += [place.starts, place.report]
+    assert len(set(paths)) == len(paths)
+    assert all(path.is_relative_to(tmp_path) for path in paths)
+
+
+# ------------------------------------------------------------------------------------------------- segments
+
+
+def finish(walker: Path, index: int) -> dict[str, Path]:
+    files = layout.segment_files(walker, index)
+    for name, path in files.items():
+        storage.write_text(path, f"{name} {index}")
+    layout.finish_segment(walker, index, {"steps": 100 * index})
+    return files
+
+
+def test_finished_segments_come_in_order_up_to_the_first_gap(tmp_path):
+    assert layout.finished_segments(tmp_path) == []
+    for index in (0, 1, 3):
+        finish(tmp_path, index)
+    assert [summary["steps"] for summary in layout.finished_segments(tmp_path)] == [0, 100]
+    finish(tmp_path, 2)
+    assert [summary["steps"] for summary in layout.finished_segments(tmp_path)] == [0, 100, 200, 300]
+
+
+def test_a_segment_without_its_mark_is_not_finished(tmp_path):
+    for path in layout.segment_files(tmp_path, 0).values():
+        storage.write_text(path, "whole")
+    assert layout.finished_segments(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["trajectory", "frames", "state"])
+@pytest.mark.parametrize("damage", ["changed", "truncated", "missing"])
+def test_a_finished_file_that_changed_is_named(tmp_path, name, damage):
+    finish(tmp_path, 0)
+    path = finish(tmp_path, 1)[name]
+    if damage == "missing":
+        path.unlink()
+    else:
+        content = path.read_bytes()
+        path.write_bytes(bytes([content[0] ^ 1]) + content[1:] if damage == "changed" else content[:-1])
+    with pytest.raises(StoreError) as refused:
+        layout.finished_segments(tmp_path)
+    assert str(path) in str(refused.value)
+    assert "segment-001.json" in str(refused.value)
+
+
+def test_a_segment_cannot_be_finished_without_its_files(tmp_path):
+    with pytest.raises(OSError, match="segment-000"):
+        layout.finish_segment(tmp_path, 0, {})
+    assert layout.finished_segments(tmp_path) == []

@@ -1,0 +1,495 @@
+"""Machine code of a bias against the graph it was made from, and every operation against torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import cache, partial
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import pytest
+import torch
+from helpers.molecules import SPECS, TRICLINIC, alanine_topology, frames, random_model
+from helpers.nucleic import RNA, perturbed
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from latf_sampling.cv.graph import example, trace
+from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.cv.shapes import Harmonic, Spline, Sum, Walls
+from latf_sampling.features import Features
+
+pytest.importorskip("numba")
+from latf_sampling.cv.compiler import kernel
+from latf_sampling.cv.compiler.lowering import lowered
+
+KINDS = {
+    **SPECS,
+    "coordination": [{"coordination": {"of": "element != H", "r0": "0.4 nm", "moments": [2, 3]}}],
+    "coordinates": [{"coordinates": {"of": "element != H"}}],
+}
+# Descriptors know nothing of the latent dimension, and shapes nothing of descriptors: a case for each is enough.
+CASES = [
+    *((2, kind, False) for kind in KINDS),
+    *((2, kind, True) for kind in ("distances", "torsions", "coordination")),
+    *((dim, "coordinates", False) for dim in (1, 3)),
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folder(tmp_path_factory):
+    """Machine code of these tests, in a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield kernel.folder()
+
+
+@cache
+def variable(dim: int, kind: str, periodic: bool, seed: int = 0) -> LatentCV:
+    features = Features(alanine_topology(), KINDS[kind], periodic=periodic)
+    boxes = np.tile(TRICLINIC, (50, 1, 1)) if periodic else None
+    model = random_model(features, features(frames(50), boxes), dim, seed=seed)
+    return LatentCV.from_model(model, features, frames(4), boxes[:4] if periodic else None, force_limit=np.inf)
+
+
+def grid(cv: LatentCV, nodes: int = 12) -> Sum:
+    """A spline that ends 1 sigma outside the data, so that displaced atoms leave it, and walls."""
+    size = cv.bounds[:, 1] - cv.bounds[:, 0] + 2 * cv.sigma
+    spline = Spline(cv.bounds[:, 0] - cv.sigma, size / (nodes - 1), (nodes,) * cv.dim)
+    return Sum(spline, Walls(cv.bounds[:, 0], cv.bounds[:, 1], 20 / cv.sigma**2))
+
+
+def graph_of(cv: LatentCV, shape) -> tuple[torch.fx.GraphModule, tuple[torch.Tensor, ...]]:
+    """The graph, and inputs of its shapes."""
+    return trace(cv, shape), example(cv, shape)
+
+
+def configurations(cv: LatentCV) -> dict[str, np.ndarray]:
+    """Positions (n, 3) of the variable's atoms, ordinary and not."""
+    x = np.ascontiguousarray(frames(2, seed=1)[:, cv.atoms])
+    images = np.random.default_rng(2).integers(-2, 3, x[0].shape) @ TRICLINIC
+    together = x[1].copy()
+    together[1] = together[0]
+    return {
+        "ordinary": x[0],
+        "displaced": x[1] + np.random.default_rng(3).normal(scale=0.2, size=x[1].shape),
+        "broken": x[0] + images,
+        "coincident": together,
+        "all in one place": np.zeros_like(x[0]),
+    }
+
+
+def compare(made: kernel.Kernel, graph: torch.fx.GraphModule, inputs: list[np.ndarray], exact: float = 1e-10) -> None:
+    expected = graph(*(torch.from_numpy(x) for x in inputs))
+    found = made(*inputs)
+    assert len(found) == len(expected)
+    for mine, other in zip(found, expected):
+        other = other.numpy()
+        assert np.shape(mine) == other.shape
+        scale = np.abs(other[np.isfinite(other)]).max(initial=0.0)
+        np.testing.assert_allclose(mine, other, rtol=exact, atol=exact * scale)
+
+
+# ---------------------------------------------------------------------------------------------------- whole graphs
+
+
+@pytest.mark.parametrize(("dim", "kind", "periodic"), CASES)
+def test_kernel_is_the_graph(dim, kind, periodic):
+    cv = variable(dim, kind, periodic)
+    shape = grid(cv)
+    graph, inputs = graph_of(cv, shape)
+    made = kernel.compiled(graph, inputs)
+    table = np.random.default_rng(0).normal(size=shape.size)
+    for x in configurations(cv).values():
+        for scale in (1.0, 1.1) if periodic else (1.0,):
+            compare(made, graph, [x, scale * TRICLINIC, table])
+    # Where the graph multiplies infinity by the zeros of a sparse matrix, the kernel does not: no comparison.
+    x = configurations(cv)["ordinary"]
+    x[2, 1] = np.nan
+    energy, forces = made(x, TRICLINIC, table)
+    assert np.isnan(energy) and np.isnan(forces).any()
+    x[2, 1] = np.inf
+    assert made(x, TRICLINIC, table)[1].shape == x.shape
+    energy, forces = made(np.full_like(x, np.nan), TRICLINIC, table)
+    assert np.isnan(energy) and np.isnan(forces).all()
+
+
+def test_descriptors_of_nucleic_acids():
+    """In one graph, since compiling takes seconds; G-vectors are in the eRMSD."""
+    rna = perturbed(RNA, frames=50)
+    spec = [{"angles": {"of": "resid 1 and name P OP1 OP2", "as": "angle"}}, {"pucker": "resid 2"}]
+    features = Features(rna.topology, [*spec, {"ermsd": {"of": "resid 0 1 5", "reference": str(RNA)}}])
+    x = rna.xyz.astype(float)
+    cv = LatentCV.from_model(random_model(features, features(x), 1), features, x[:4], force_limit=np.inf)
+    graph, inputs = graph_of(cv, Harmonic(1))
+    made = kernel.compiled(graph, inputs)
+    own = np.ascontiguousarray(x[0, cv.atoms])
+    reference = np.ascontiguousarray(mdtraj.load(str(RNA)).xyz[0, cv.atoms].astype(float))
+    for place in (own, own * [1.0, 1.0, 0.0], reference, np.zeros_like(own)):
+        compare(made, graph, [place, TRICLINIC, np.array([0.3, 2.0])], 1e-8)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_umbrella(dim):
+    cv = variable(dim, "coordinates", False)
+    graph, inputs = graph_of(cv, Harmonic(dim))
+    made = kernel.compiled(graph, inputs)
+    for x in configurations(cv).values():
+        compare(made, graph, [x, TRICLINIC, np.linspace(-1, 2, 2 * dim)])
+
+
+def test_other_weights_and_another_grid_are_the_same_machine_code():
+    first, second = variable(2, "distances", False), variable(2, "distances", False, seed=5)
+    programs = [lowered(*graph_of(cv, grid(cv, nodes))) for cv, nodes in ((first, 12), (second, 15))]
+    assert programs[0].source == programs[1].source
+    assert programs[0].floats.shape == programs[1].floats.shape
+    assert not np.array_equal(programs[0].floats, programs[1].floats)
+    table = np.random.default_rng(0).normal(size=15**2)
+    graph, inputs = graph_of(second, grid(second, 15))
+    compare(kernel.compiled(graph, inputs), graph, [configurations(second)["ordinary"], TRICLINIC, table])
+
+
+def test_tables_may_be_read_only_and_results_are_new():
+    cv = variable(2, "distances", False)
+    graph, inputs = graph_of(cv, grid(cv))
+    made, table = kernel.compiled(graph, inputs), np.random.default_rng(0).normal(size=144)
+    table.flags.writeable = False
+    one, two = configurations(cv)["ordinary"], configurations(cv)["coincident"]
+    forces = made(one, TRICLINIC, table)[1]
+    kept = forces.copy()
+    made(two, TRICLINIC, table)
+    assert np.array_equal(forces, kept)
+
+
+def test_arrays_of_other_shapes_and_kinds_are_refused():
+    cv = variable(2, "distances", False)
+    made = kernel.compiled(*graph_of(cv, grid(cv)))
+    x, table = configurations(cv)["ordinary"], np.zeros(144)
+    with pytest.raises(ValueError, match=r"need arrays of shapes \[\(10, 3\), \(3, 3\), \(144,\)\], got"):
+        made(x[:5], TRICLINIC, table)
+    with pytest.raises(TypeError):
+        made(x.astype(np.float32), TRICLINIC, table)
+    with pytest.raises(TypeError):
+        made(np.asfortranarray(x), TRICLINIC, table)
+
+
+# --------------------------------------------------------------------------------------------------- the folder
+
+
+ONE_KERNEL = """
+import sys, warnings
+warnings.simplefilter("error", RuntimeWarning)
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from latf_sampling.cv.compiler import kernel
+x = torch.arange(6.0, dtype=torch.float64)
+made = kernel.compiled(make_fx(lambda x: (x.tanh() * {factor},))(x), (x,))
+assert abs(made(x.numpy())[0] - {factor} * x.tanh().numpy()).max() < 1e-15
+(function,) = [m.kernel for n, m in sys.modules.items() if n.startswith("latf_kernel_")]
+print(sum(function.stats.cache_hits.values()), sum(function.stats.cache_misses.values()))
+"""
+
+
+def start(factor: int, folder: Path) -> subprocess.Popen:
+    environment = {**os.environ, "LATF_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
+    code = [sys.executable, "-c", ONE_KERNEL.format(factor=factor)]
+    return subprocess.Popen(
+        code, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
+
+
+def test_machine_code_is_kept_and_processes_may_compile_at_once(tmp_path, monkeypatch):
+    def files() -> list[str]:
+        return sorted(path.suffix for path in tmp_path.rglob("latf_kernel_*") if path.suffix != ".pyc")
+
+    results = [process.communicate() for process in [start(3, tmp_path) for _ in range(2)]]
+    assert [error for _, error in results if "Error" in error] == []
+    assert {out.strip() for out, _ in results} <= {"0 1", "1 0"}
+    assert files() == [".nbc", ".nbi", ".py"]
+    monkeypatch.setenv("LATF_CACHE", str(tmp_path))
+    x = torch.arange(6.0, dtype=torch.float64)
+    made = kernel.compiled(make_fx(lambda x: (x.tanh() * 3,))(x), (x,))
+    assert sum(made._function.stats.cache_hits.values()) == 1
+    assert files() == [".nbc", ".nbi", ".py"]
+
+
+def test_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LATF_CACHE", str(tmp_path / "file"))
+    x = torch.rand(3, dtype=torch.float64)
+    with pytest.warns(RuntimeWarning, match="set LATF_CACHE to a folder that can be written"):
+        made = kernel.compiled(make_fx(lambda x: (x * 17,))(x), (x,))
+    assert np.array_equal(made(x.numpy())[0], 17 * x.numpy())
+
+
+def test_damaged_source_is_written_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATF_CACHE", str(tmp_path))
+    x = torch.rand(3, dtype=torch.float64)
+    graph = make_fx(lambda x: (x * 19,))(x)
+    kernel.compiled(graph, (x,))
+    (path,) = tmp_path.rglob("*.py")
+    path.write_text("damaged")
+    kernel._function.cache_clear()
+    assert np.array_equal(kernel.compiled(graph, (x,))(x.numpy())[0], 19 * x.numpy())
+
+
+def test_place_of_the_folder(monkeypatch):
+    monkeypatch.delenv("LATF_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/some/where")
+    assert kernel.folder() == Path("/some/where/latf_sampling/kernels")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert kernel.folder() == Path.home() / ".cache/latf_sampling/kernels"
+
+
+# ------------------------------------------------------------------------------------------------- operations
+
+SMOOTH = [torch.exp, torch.expm1, torch.sin, torch.cos, torch.tan, torch.tanh, torch.sinh, torch.cosh, torch.atan]
+SMOOTH += [torch.sinc]
+SMOOTH += [torch.erf, torch.sigmoid, torch.neg, torch.abs, torch.square, torch.reciprocal, torch.asin, torch.acos]
+SMOOTH += [torch.log, torch.log1p, torch.sqrt, torch.rsqrt, torch.sign, torch.floor, torch.ceil, torch.trunc]
+SMOOTH += [torch.round, torch.clone, torch.relu, nn.functional.silu, nn.functional.gelu, nn.functional.elu]
+SMOOTH += [nn.functional.softplus, nn.functional.leaky_relu]
+EXPONENTS = [0, 1, 2, 3, 0.5, -1, -2, -0.5, 2.5, 4]
+
+
+def with_gradients(*functions):
+    """All functions of x, and the gradients of their sums."""
+
+    def run(x, y, z):
+        x = x.detach().requires_grad_(True)
+        values = [function(x) for function in functions]
+        return *values, *(torch.autograd.grad(v.sum(), x)[0] if v.requires_grad else v for v in values)
+
+    return run
+
+
+def index(z, count: int, size: int):
+    """Integers made from numbers: an index that is not known before it runs."""
+    return (z.reshape(-1)[:count].abs() * 10).to(torch.int64) % size
+
+
+def in_place(x, y, z):
+    a = x * 2
+    b = a[1]  # what changes the view changes a, and the other way round
+    b.mul_(3)
+    c = a + 0
+    a.add_(1)
+    d = torch.zeros_like(x)
+    d[1:, :2] = y[1:, :2]
+    d.masked_fill_(x > 0.5, -1.0)
+    e = torch.zeros(4, dtype=torch.float64)
+    e[2:].copy_(z[0, 0, :2])
+    return a, b, c, d, e
+
+
+def views(x, y, z):
+    w = (x.t() + 1).t()
+    return (
+        x.t().reshape(-1) * 2,
+        w.view(-1) if w.is_contiguous() else w.t().reshape(4, 3) * x.t().reshape(4, 3),
+        z.permute(2, 0, 1)[1:, :, ::2].flatten(1),
+        torch.cat([part * k for k, part in enumerate(x.split(2, 1))], 0),
+        torch.stack(z.unbind(1), -1).squeeze(0),
+        x[:, None, :].expand(3, 2, 4) * z,
+        x.unflatten(1, (2, 2)).transpose(0, 1).contiguous().view(3, 4) + 1,
+        x.diagonal(),
+    )
+
+
+OPERATIONS = {
+    "one argument": with_gradients(*SMOOTH),
+    "powers": with_gradients(*(lambda x, p=p: x**p for p in EXPONENTS), lambda x: 2.0**x, lambda x: x**x),
+    "activations": with_gradients(
+        *(
+            lambda x, f=f: f(4 * x - 2)
+            for f in (nn.SiLU(), nn.ELU(0.7), nn.GELU(), nn.Softplus(2.0, 3.0), nn.Sigmoid())
+        ),
+        *(lambda x, f=f: f(4 * x - 2) for f in (nn.LeakyReLU(0.1), nn.ReLU(), nn.Tanh(), nn.CELU(0.5), nn.SELU())),
+    ),
+    "two arguments": lambda x, y, z: (
+        x + y,
+        torch.add(x, y, alpha=3),
+        torch.sub(x, 2, alpha=0.5),
+        1 - x,
+        x * y[0],
+        x / y[:, :1],
+        torch.div(x, 0.3, rounding_mode="floor"),
+        torch.remainder(x - 0.5, 0.2),
+        torch.atan2(x, y),
+        torch.maximum(x, y),
+        torch.fmin(x, y),
+        torch.addcmul(x, y, y, value=2.0),
+        torch.addcdiv(x, y, y + 1),
+        torch.outer(x[0], y[1]),
+        torch.clamp(x, 0.2, 0.7),
+        torch.clamp(x, max=y),
+        torch.clamp_min(x, 0.5),
+    ),
+    "truth": lambda x, y, z: tuple(
+        t.double()
+        for t in (
+            x == y,
+            x != 0.5,
+            x < y,
+            x <= 0.5,
+            (x > y) & (x >= 0.3),
+            (x > y) | ~(x < 0.3),
+            torch.logical_not(x > 0.5),
+            torch.logical_and(x > 0.5, y > 0.5),
+            torch.where(x > y, x, y * 2),
+            torch.where(x > y, 1.0, y),
+            x.masked_fill(y > 0.5, -3.0),
+            (x > 0.1).all(1),
+            (x > 0.9).any(),
+            (10 * x).to(torch.int64) * 3,
+            torch.isnan(x),
+        )
+    ),
+    "reductions": lambda x, y, z: (
+        x.sum(),
+        z.sum((0, 2)),
+        z.mean(1, keepdim=True),
+        z.mean(),
+        x.prod(0),
+        z.amax((1, 2)),
+        x.amin(0),
+        x.max(),
+        *(t.double() for t in x.max(1)),
+        x.argmin().double(),
+        x.argmax(1, keepdim=True).double(),
+        x.t().argmin().double(),
+        z.cumsum(1),
+        torch.linalg.vector_norm(z, dim=-1),
+        torch.linalg.norm(x),
+        (x > 0.5).sum(0).double(),
+    ),
+    "order": lambda x, y, z: (
+        *(t.double() for t in x.sort(1)),
+        *(t.double() for t in z.sort(0, descending=True)),
+        torch.gather(x, 1, x.argsort(1, descending=True)),
+    ),
+    "indices": lambda x, y, z: (
+        x.index_select(1, index(z, 5, 4)),
+        x[index(z, 5, 3)],
+        x[index(z, 4, 3), index(z, 4, 4) - 4],
+        z[index(z, 3, 3), :, index(z, 3, 4)],
+        z[:, index(z, 4, 2).view(2, 2)],
+        torch.gather(z, 0, index(z, 24, 3).view(3, 2, 4)),
+        x.scatter(1, x.argsort(1), y),
+        x.scatter_add(0, index(z, 12, 3).view(3, 4), y),
+        x.scatter(0, index(z, 1, 3).view(1, 1), 7.0),
+        x.index_add(0, index(z, 5, 3), z.reshape(6, 4)[:5], alpha=2),
+        x.index_put((index(z, 6, 3), index(z, 6, 4)), z[0, 0, 0].expand(6), accumulate=True),
+        x.index_put((index(z, 1, 3),), y[0]),
+        torch.select_scatter(x, y[0], 0, 1),
+        torch.slice_scatter(x, y[:, :2], 1, 0, 4, 2),
+    ),
+    "backward": with_gradients(
+        lambda x: (x[1, ::2] * x[0, 0]).cumsum(0),
+        lambda x: x[[0, 2, 0]] ** 2,
+        lambda x: torch.linalg.vector_norm(x[None] - x[:, None], dim=-1),
+        lambda x: x.prod(0) * x.amax(1).sum(),
+        lambda x: torch.linalg.cross(x[:, :3], x[:, 1:]) @ x[:, 1:].t(),
+    ),
+    "products": lambda x, y, z: (
+        x @ y.t(),
+        x @ y[0],
+        torch.dot(x[0], y[1]),
+        torch.bmm(z, z.transpose(1, 2)),
+        torch.addmv(x[:, 0], x, y[0], beta=0.5, alpha=2.0),
+        torch.addmm(y[0, :3], x, y.t(), alpha=3.0),
+        torch.baddbmm(z[:, :, :2], z, z.mT),
+        x @ torch.arange(12.0, dtype=torch.float64).view(4, 3),
+        torch.eye(8, dtype=torch.float64)[:, :3] @ x,
+        x.t() @ torch.eye(9, dtype=torch.float64)[:3],
+        torch.eye(16, dtype=torch.float64)[:, :4] @ x[0],
+        torch.linalg.cross(x[:, :3], y[:, 1:]),
+        torch.linalg.cross(x, y[:, :1].expand(3, 4), dim=0),
+        nn.functional.linear(x, torch.arange(20.0, dtype=torch.float64).view(5, 4), torch.ones(5, dtype=torch.float64)),
+    ),
+    "eigenvectors": lambda x, y, z: (
+        *(
+            t
+            for a in (x @ x.t(), z @ z.mT, torch.ones(4, 4, dtype=torch.float64) * x[0, 0], x[:3, :3] * 0)
+            for values, vectors in [torch.linalg.eigh(a + a.mT)]
+            for t in (values, (vectors * values.unsqueeze(-2)) @ vectors.mT, vectors.mT @ vectors)
+        ),
+    ),
+    "made": lambda x, y, z: (
+        torch.zeros(2, dtype=torch.float64),
+        torch.ones_like(x) * x,
+        x.new_full((2, 2), 3.5),
+        torch.arange(4, dtype=torch.float64) + x[0],
+        torch.full((), torch.inf, dtype=torch.float64),
+        x,
+    ),
+    "views": views,
+    "in place": in_place,
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations(name):
+    rng = np.random.default_rng(len(name))
+    inputs = [rng.uniform(0.05, 0.95, shape) for shape in ((3, 4), (3, 4), (3, 2, 4))]
+    tensors = tuple(torch.from_numpy(x) for x in inputs)
+    graph = make_fx(OPERATIONS[name])(*tensors)
+    graph.graph.eliminate_dead_code()
+    compare(kernel.compiled(graph, tensors), graph, inputs, 1e-12)
+
+
+def special(x):
+    """What NaN, infinity and zero make of operations that treat them in a way of their own."""
+    other = x.flip(0)
+    values = [torch.maximum(x, other), torch.minimum(x, other), torch.fmax(x, other), torch.fmin(x, other)]
+    values += [torch.clamp(x, -1, 1), torch.clamp(x, min=other), torch.relu(x), torch.floor(x), torch.sign(x), x / 0.0]
+    values += [torch.sinc(x)]
+    values += [torch.round(x), x**0, x**2.5, torch.sqrt(x), torch.rsqrt(x), torch.log(x), torch.tanh(x), torch.exp(x)]
+    values += [nn.functional.elu(x), nn.functional.softplus(x), nn.functional.silu(x), torch.sigmoid(x), x - x]
+    values += [x.amax(), x.amin(), x[:4].amax(), x.argmax(), x[:4].argmin(), *x.sort(0), *x.sort(0, descending=True)]
+    values += [x == x, x < other, x != other, torch.where(x > 0, x, -x), torch.isnan(x), x.sum(), x.to(torch.int64)]
+    return tuple(value.double() for value in values)
+
+
+def test_nan_and_infinity():
+    numbers = [1.5, -0.5, 2.5, -0.0, 0.0, np.nan, np.inf, -np.inf, 1e300, -3.0, np.nan]
+    x = np.array(numbers)
+    graph = make_fx(special)(torch.from_numpy(x))
+    compare(kernel.compiled(graph, (torch.from_numpy(x),)), graph, [x], 1e-12)
+
+
+def test_no_number_reads_outside():
+    """Where torch would refuse an index, the closest one is taken."""
+    x = torch.rand(5, dtype=torch.float64)
+
+    def pick(x, place):
+        at = torch.floor(place).to(torch.int64)
+        return x.index_select(0, at), x[at], torch.zeros(5, dtype=torch.float64).index_add(0, at, place)
+
+    made = kernel.compiled(make_fx(pick)(x, torch.zeros(2, dtype=torch.float64)), (x, x[:2]))
+    for place, taken in ((np.nan, 0), (1e300, 0), (1e9, 4), (-1e9, 0)):
+        for found in made(x.numpy(), np.array([place, 3.5]))[:2]:
+            assert np.array_equal(found, x.numpy()[[taken, 3]])
+
+
+def as_tuple(function, x):
+    return (function(x),)
+
+
+def test_what_has_no_machine_code_is_named():
+    x = torch.rand(3, 3, dtype=torch.float64)
+    weight = torch.rand(3, dtype=torch.float64)
+    for function, name in {
+        lambda x: torch.linalg.inv(x): "aten.linalg_inv_ex",
+        lambda x: torch.linalg.vector_norm(x, 3): "aten.linalg_vector_norm",
+        lambda x: torch.round(x, decimals=2): "aten.round.decimals",
+        lambda x: nn.functional.gelu(x, approximate="tanh"): "aten.gelu",
+        lambda x: x.float().double(): "torch.float32",
+        lambda x: x.clone().copy_(x) + weight.add_(x[0]): "aten.add_.Tensor",
+        lambda x: torch.ops.aten.mul_.Tensor(x, 2): "aten.mul_.Tensor",
+    }.items():
+        with pytest.raises(kernel.KernelError, match=name):
+            kernel.compiled(make_fx(partial(as_tuple, function))(x), (x,))

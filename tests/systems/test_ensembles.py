@@ -1,0 +1,334 @@
+"""Restraints, constant pressure, conformations, and a molecule that is made once for a whole campaign."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from functools import cache
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import openmm
+import pytest
+import yaml
+from helpers.molecules import STRUCTURE, alanine, context, energy, forces, gradient, positions
+from openmm import app, unit
+
+from latf_sampling.campaign.campaign import Campaign
+from latf_sampling.cli import main as cli
+from latf_sampling.data.trajectories import read_walker
+from latf_sampling.errors import SettingsError, StoreError
+from latf_sampling.settings import Protocol, SystemSettings
+from latf_sampling.simulation import walker as simulate
+from latf_sampling.simulation.walker import WalkerJob, run_walker
+from latf_sampling.systems import Molecule, build
+from latf_sampling.units import BAR
+
+FIELD, WATER = "amber14/protein.ff14SB.xml", "amber14/tip3p.xml"
+TRICLINIC = np.array([[2.0, 0.0, 0.0], [0.5, 1.9, 0.0], [-0.4, 0.6, 1.8]])
+
+
+@cache
+def water() -> tuple[app.Topology, np.ndarray]:
+    """A box of water, 1.4 nm wide."""
+    modeller = app.Modeller(app.Topology(), [] * unit.nanometer)
+    modeller.addSolvent(app.ForceField(WATER), boxSize=openmm.Vec3(1.4, 1.4, 1.4) * unit.nanometer)
+    return modeller.topology, np.array(modeller.positions.value_in_unit(unit.nanometer))
+
+
+def protocol(folder: Path, system: dict, **changes) -> Path:
+    """A protocol of one round; its system finds alanine dipeptide and a box of water beside it."""
+    folder.mkdir(exist_ok=True)
+    (folder / STRUCTURE.name).write_bytes(STRUCTURE.read_bytes())
+    with open(folder / "water.pdb", "w") as handle:
+        app.PDBFile.writeFile(water()[0], water()[1] * unit.nanometer, handle)
+    content = {
+        "name": "test",
+        "system": system,
+        "integrator": {"timestep": "2 fs"},
+        "frame_interval": "0.2 ps",
+        "segment": "0.6 ps",
+        "features": [{"distances": {"between": "index 0 1 2"}}],
+        "learning": {"lag": "0.2 ps"},
+        "rounds": [{"walkers": ["300 K", "330 K"], "length": "1.2 ps"}],
+        **changes,
+    }
+    (folder / "protocol.yaml").write_text(yaml.safe_dump(content))
+    return folder / "protocol.yaml"
+
+
+def restrained(tmp_path: Path, periodic: bool, atoms: str = "element != H", stiffness: float = 900.0) -> Molecule:
+    """Alanine dipeptide, held by some of its atoms."""
+    structure = tmp_path / "alanine.pdb"
+    topology = app.PDBFile(str(STRUCTURE)).topology
+    topology.setPeriodicBoxVectors([openmm.Vec3(*row) for row in TRICLINIC] * unit.nanometer)
+    with open(structure, "w") as handle:
+        app.PDBFile.writeFile(topology, alanine().positions, handle)
+    box = {"nonbonded": "PME", "cutoff": 0.6} if periodic else {}
+    held = [{"atoms": atoms, "stiffness": stiffness}]
+    return build(SystemSettings(structure=structure, force_field=(FIELD,), restraints=held, constraints="none", **box))
+
+
+# ----------------------------------------------------------------------------------------------------------- restraints
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_restraints_are_harmonic_and_their_forces_are_their_gradient(tmp_path, periodic):
+    made = restrained(tmp_path, periodic)
+    force = next(force for force in made.system.getForces() if force.getName() == "restraints")
+    force.setForceGroup(7)
+    place = context(made.system, made.positions)
+    assert energy(place, 7) == 0.0
+    assert np.abs(forces(place, 7)).max() == 0.0  # and not NaN, where the distance has no gradient
+    moved = made.positions + np.random.default_rng(0).normal(scale=0.05, size=made.positions.shape)
+    heavy = [atom.index for atom in made.topology.atoms() if atom.element.symbol != "H"]
+    assert force.getNumParticles() == len(heavy) == 10
+    expected = 450.0 * ((moved - made.positions)[heavy] ** 2).sum()
+
+    def energies(frames: np.ndarray) -> np.ndarray:
+        found = []
+        for frame in frames:
+            place.setPositions(frame)
+            found.append(energy(place, 7))
+        return np.array(found)
+
+    assert energies(moved[None])[0] == pytest.approx(expected, rel=1e-6)
+    slopes = gradient(energies, moved)
+    place.setPositions(moved)
+    assert np.abs(forces(place, 7) + slopes).max() < 1e-4 * np.abs(slopes).max()
+    if periodic:  # an atom that leaves through a face is held where it was
+        images, box = moved.copy(), [vector._value for vector in made.system.getDefaultPeriodicBoxVectors()]
+        images[heavy[3]] += np.array(box[2]) - np.array(box[0])
+        assert energies(images[None])[0] == pytest.approx(expected, rel=1e-6)
+    assert not any(isinstance(force, openmm.CMMotionRemover) for force in made.system.getForces())
+
+
+@pytest.mark.parametrize(
+    ("atoms", "words"),
+    [
+        ("name XX", r"system\.restraints\[0\]\.atoms: 'name XX' selects no atoms"),
+        ("name CA and", r"system\.restraints\[0\]\.atoms: 'name CA and' is not a selection"),
+    ],
+)
+def test_a_selection_that_selects_nothing(tmp_path, atoms, words):
+    with pytest.raises(SettingsError, match=words):
+        restrained(tmp_path, False, atoms)
+
+
+def test_an_atom_is_restrained_once(tmp_path):
+    twice = [{"atoms": "name CA", "stiffness": 1.0}, {"atoms": "resname ALA", "stiffness": 2.0}]
+    with pytest.raises(SettingsError, match=r"restraints\[1\]\.atoms: 'resname ALA' selects atom 8, which"):
+        build(SystemSettings(name="alanine-dipeptide", restraints=twice))
+
+
+# ------------------------------------------------------------------------------------------------------------- pressure
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory) -> list[WalkerJob]:
+    """Water at 4 kbar and two temperatures."""
+    folder = tmp_path_factory.mktemp("pressure")
+    system = {"structure": "water.pdb", "force_field": [WATER], "nonbonded": "PME", "cutoff": "0.6 nm"}
+    system |= {"barostat": {"pressure": "4000 bar", "interval": 5}, "platform": "CPU"}
+    given = Protocol.read(protocol(folder / "given", system))
+    jobs = [WalkerJob(given, 0, walker, folder / f"walker-{walker}") for walker in range(2)]
+    for made in jobs:
+        run_walker(made)
+    return jobs
+
+
+def test_constant_pressure_at_the_temperature_of_each_walker(compressed):
+    topology = mdtraj.Topology.from_openmm(water()[0])
+    for made in compressed:
+        frames = read_walker(made.folder, topology, 0, made.walker)
+        volumes = frames.trajectory.unitcell_volumes
+        assert len(set(np.round(volumes, 5))) > 3
+        assert volumes[-1] < 0.99 * 1.4**3  # 4 kbar take some 12 % off, and 1.2 ps are not enough for all of it
+        assert volumes[-1] > 0.8 * 1.4**3
+        molecule = build(made.protocol.system)
+        simulate._add_barostat(made, molecule.system)
+        (barostat,) = (force for force in molecule.system.getForces() if isinstance(force, openmm.MonteCarloBarostat))
+        assert barostat.getDefaultPressure()._value == 4000.0
+        assert barostat.getDefaultTemperature()._value == made.temperature
+        assert barostat.getFrequency() == 5
+
+
+def test_energies_at_constant_pressure_are_enthalpies(compressed):
+    """U + pV: the Boltzmann factor of a frame at any temperature and this pressure."""
+    made = compressed[0]
+    frames = read_walker(made.folder, mdtraj.Topology.from_openmm(water()[0]), 0, 0)
+    place = context(build(made.protocol.system).system, water()[1], "CPU")
+    for index in (1, 4):
+        place.setPeriodicBoxVectors(*frames.trajectory.unitcell_vectors[index].astype(float))
+        place.setPositions(frames.trajectory.xyz[index].astype(float))
+        potential = place.getState(getEnergy=True).getPotentialEnergy()._value
+        volume = frames.trajectory.unitcell_volumes[index] * unit.nanometer**3
+        work = (4000.0 * unit.bar * volume * unit.AVOGADRO_CONSTANT_NA).value_in_unit(unit.kilojoule_per_mole)
+        assert work > 500
+        assert frames.energies[index] == pytest.approx(potential + work, abs=1.0)
+    assert (1.0 * unit.bar * unit.nanometer**3 * unit.AVOGADRO_CONSTANT_NA).value_in_unit(
+        unit.kilojoule_per_mole
+    ) == pytest.approx(BAR, rel=1e-9)
+
+
+def test_no_volume_no_pressure(tmp_path):
+    with pytest.raises(SettingsError, match=r"system\.barostat: there is no volume to change"):
+        Protocol.read(protocol(tmp_path, {"name": "alanine-dipeptide", "barostat": {}}))
+    (tmp_path / "a.xml").write_text(
+        openmm.XmlSerializer.serialize(build(SystemSettings(name="alanine-dipeptide")).system)
+    )
+    given = {"openmm": {"system": "a.xml", "topology": STRUCTURE.name}, "barostat": {}}
+    with pytest.raises(SettingsError, match=r"system\.barostat: the system has no periodic boundaries"):
+        build(Protocol.read(protocol(tmp_path, given)).system)
+
+
+# -------------------------------------------------------------------------------------------------------- conformations
+
+
+def turned(folder: Path) -> np.ndarray:
+    """Alanine dipeptide with phi turned by 130 degrees, as a file; its positions."""
+    atoms = {(atom.residue.name, atom.name): atom.index for atom in alanine().topology.atoms()}
+    first, second = (positions()[atoms["ALA", name]] for name in ("N", "CA"))
+    axis = (second - first) / np.linalg.norm(second - first)
+    angle, moved = np.deg2rad(130.0), positions()
+    for atom in alanine().topology.atoms():
+        if atom.residue.name == "NME" or (atom.residue.name == "ALA" and atom.name not in ("N", "H", "CA")):
+            arm = moved[atom.index] - second
+            moved[atom.index] = second + (
+                arm * np.cos(angle) + np.cross(axis, arm) * np.sin(angle) + axis * (axis @ arm) * (1 - np.cos(angle))
+            )
+    with open(folder / "turned.pdb", "w") as handle:
+        app.PDBFile.writeFile(alanine().topology, moved * unit.nanometer, handle)
+    return moved
+
+
+def test_walkers_take_conformations_in_turn(tmp_path):
+    (tmp_path / "given").mkdir()
+    turned(tmp_path / "given")
+    system = {"name": "alanine-dipeptide"}
+    file = {"structure": STRUCTURE.name, "force_field": [FIELD], "platform": "Reference"}
+    rounds = [{"walkers": ["20 K"] * 3, "length": "0.4 ps"}]
+    changes = {"rounds": rounds, "segment": "0.2 ps", "learning": {"lag": "0.2 ps"}}
+    given = Protocol.read(
+        protocol(tmp_path / "given", {**file, "conformations": [STRUCTURE.name, "turned.pdb"]}, **changes)
+    )
+    angles = []
+    for walker in range(3):
+        made = WalkerJob(given, 0, walker, tmp_path / f"walker-{walker}")
+        run_walker(made)
+        frames = read_walker(made.folder, mdtraj.Topology.from_openmm(alanine().topology), 0, walker)
+        angles.append(np.rad2deg(mdtraj.compute_phi(frames.trajectory)[1].ravel()))
+    assert np.abs(angles[0] + 75).max() < 30
+    assert np.abs(angles[1] - 60).max() < 30
+    assert np.abs(angles[2] + 75).max() < 30
+    assert build(SystemSettings(**system)).start(5).positions.shape == (22, 3)
+
+
+def test_a_conformation_has_the_same_atoms_and_is_checked_too(tmp_path):
+    given = {"structure": STRUCTURE.name, "force_field": [FIELD], "conformations": ["water.pdb"]}
+    with pytest.raises(SettingsError, match=r"system\.conformations\[0\]: .*water\.pdb has \d+ atoms, the molecule 22"):
+        build(Protocol.read(protocol(tmp_path, given)).system)
+    clash = turned(tmp_path)
+    clash[6] = clash[1] + 0.01
+    with open(tmp_path / "turned.pdb", "w") as handle:
+        app.PDBFile.writeFile(alanine().topology, clash * unit.nanometer, handle)
+    with pytest.raises(SettingsError, match=r"system\.conformations\[0\]: the bond of"):
+        build(Protocol.read(protocol(tmp_path, {**given, "conformations": ["turned.pdb"]})).system)
+
+
+# -------------------------------------------------------------------------------------------------- once for a campaign
+
+PREPARED = {
+    "structure": "bare.pdb",
+    "force_field": [FIELD, WATER],
+    "nonbonded": "PME",
+    "cutoff": "0.5 nm",
+    "prepare": {"solvent": {"padding": "0.3 nm", "ionic_strength": "1 mol/l"}},
+}
+
+
+def bare(folder: Path) -> None:
+    """Alanine dipeptide without hydrogens."""
+    folder.mkdir(exist_ok=True)
+    lines = STRUCTURE.read_text().splitlines(True)
+    kept = [line for line in lines if not (line[:4] in ("ATOM", "HETA") and line[76:78].strip() == "H")]
+    (folder / "bare.pdb").write_text("".join(line for line in kept if not line.startswith("CONECT")))
+
+
+def test_a_molecule_is_made_once_and_kept(tmp_path, monkeypatch):
+    pytest.importorskip("pdbfixer")
+    bare(tmp_path / "given")
+    place = tmp_path / "run"
+    campaign = Campaign(protocol(tmp_path / "given", PREPARED), place)
+    assert not place.exists()
+    with campaign.store.acquire(campaign.protocol.canonical(), campaign.protocol.inputs()):
+        campaign._keep_molecule()
+    assert sorted(file.name for file in (place / "system").iterdir()) == [
+        "molecule.json",
+        "structure.cif",
+        "system.xml",
+    ]
+    kept = Molecule.load(place / "system")
+    made = campaign.molecule
+    assert openmm.XmlSerializer.serialize(kept.system) == openmm.XmlSerializer.serialize(made.system)
+    assert np.array_equal(kept.positions, made.positions)
+    described = [
+        [(a.name, a.element, a.id, a.residue.name, a.residue.id, a.residue.chain.id) for a in m.topology.atoms()]
+        for m in (kept, made)
+    ]
+    assert described[0] == described[1]
+    bonds = [[(b.atom1.index, b.atom2.index) for b in m.topology.bonds()] for m in (kept, made)]
+    assert bonds[0] == bonds[1]
+    assert len(app.PDBxFile(str(place / "system" / "structure.cif")).positions) == len(made.positions)
+
+    def refuse(*arguments):
+        raise AssertionError("the molecule was made once more")
+
+    monkeypatch.setattr("latf_sampling.campaign.campaign.build", refuse)
+    monkeypatch.setattr(simulate, "build", refuse)
+    again = Campaign.of(place)
+    assert np.array_equal(again.molecule.positions, made.positions)
+    jobs = [WalkerJob(again.protocol, 0, 0, tmp_path / "walker", system=place / "system")]
+    run_walker(jobs[0])
+    assert read_walker(tmp_path / "walker", again.topology, 0, 0).trajectory.n_atoms == len(made.positions)
+    with open(place / "system" / "system.xml", "a") as handle:
+        handle.write("\n")
+    with pytest.raises(StoreError, match=r"system\.xml: is missing or was changed"):
+        Campaign.of(place)
+
+
+def test_another_seed_is_another_molecule(tmp_path):
+    pytest.importorskip("pdbfixer")
+    bare(tmp_path / "given")
+    first = Campaign(protocol(tmp_path / "given", PREPARED), tmp_path / "run")
+    with first.store.acquire(first.protocol.canonical(), first.protocol.inputs()):
+        first._keep_molecule()
+    other = Campaign(protocol(tmp_path / "given", PREPARED, seed=3), tmp_path / "run")
+    assert not np.array_equal(other.molecule.positions, first.molecule.positions)
+    with pytest.raises(StoreError, match=r"other settings \(seed\)"), other.store.acquire(other.protocol.canonical()):
+        pytest.fail("two seeds in one directory")
+
+
+@pytest.mark.parametrize("missing", [None, "pdbfixer"])
+def test_the_command_line_refuses_in_one_sentence_and_writes_nothing(tmp_path, monkeypatch, capsys, missing):
+    given = PREPARED if missing else {**PREPARED, "prepare": None, "nonbonded": "no cutoff", "cutoff": None}
+    bare(tmp_path / "given")
+    path = protocol(tmp_path / "given", given)
+    if missing:
+        true_import = builtins.__import__
+
+        def refuse(name, *arguments, **named):
+            if name == missing:
+                raise ImportError(name)
+            return true_import(name, *arguments, **named)
+
+        monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setattr(sys, "argv", ["latf", "run", str(path), "-o", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    words = capsys.readouterr().err.strip()
+    assert ("pip install" if missing else "ACE 1 (chain A) lacks hydrogens, 3 of 3; set 'prepare: {}'") in words
+    assert words.count("\n") == 0
+    assert not (tmp_path / "run").exists()
