@@ -1,25 +1,48 @@
-"""The one place that converts quantities.
+"""The one module that converts quantities, and the home of physical constants.
 
-Inside the package every number is a plain float in nanometre, picosecond, kJ/mol, kelvin, radian and
+Inside the package every number is a plain float in nanometer, picosecond, kJ/mol, kelvin, radian and
 atomic mass unit. Quantities enter here, as text ("300 K"), as ``openmm.unit.Quantity`` or as floats
-that are already in these units, and leave towards OpenMM as plain floats, since these are OpenMM's own.
+that are already in these units. OpenMM takes plain floats in the same units; `to_quantity` serves the
+few functions of it that insist on a ``Quantity``.
+
+The constants follow from the Avogadro and the Boltzmann constant, which the SI of 2019 fixes exactly
+(CODATA 2018, doi:10.1103/RevModPhys.93.025010).
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pint
 
 from latf_sampling.errors import SettingsError
 
-KB = 8.31446261815324e-3
-"""Boltzmann constant, kJ/mol/K (CODATA 2018: the product of two exact constants, k and N_A)."""
+if TYPE_CHECKING:  # importing this module does not load OpenMM
+    from numpy.typing import ArrayLike
+    from openmm.unit import Quantity, Unit
 
-BAR = 0.0602214076
-"""One bar as an energy per volume, kJ/mol/nm^3."""
+AVOGADRO = 6.02214076e23
+"""Avogadro constant N_A, 1/mol (exact)."""
+
+KB = 1.380649e-23 * AVOGADRO / 1000
+"""Boltzmann constant times N_A, the molar gas constant, kJ/mol/K (exact: 1.380649e-23 J/K times N_A)."""
+
+BAR = 1e5 * 1e-27 * AVOGADRO / 1000
+"""One bar as an energy per volume, kJ/mol/nm^3: 1e5 Pa times 1e-27 m^3/nm^3 times N_A."""
+
+QuantityLike: TypeAlias = "float | Quantity"
+"""A number in the internal unit, or an ``openmm.unit.Quantity``; the aliases below name its dimension."""
+TemperatureLike: TypeAlias = "float | Quantity"
+TimeLike: TypeAlias = "float | Quantity"
+LengthLike: TypeAlias = "float | Quantity"
+EnergyLike: TypeAlias = "float | Quantity"
+FrictionLike: TypeAlias = "float | Quantity"
+PressureLike: TypeAlias = "float | Quantity"
+StiffnessLike: TypeAlias = "float | Quantity"
+QuantityArrayLike: TypeAlias = "ArrayLike | Quantity"
+"""Numbers in the internal unit, or an ``openmm.unit.Quantity`` of an array."""
 
 UNITS = {
     "length": "nanometer",
@@ -34,7 +57,7 @@ UNITS = {
     "stiffness": "kilojoule / mole / nanometer ** 2",
     "concentration": "mole / liter",
 }
-"""The internal unit of each dimension, in pint's words."""
+"""The internal unit of each dimension, as pint spells it."""
 
 EXAMPLES = {
     "length": "0.5 nm",
@@ -49,6 +72,7 @@ EXAMPLES = {
     "stiffness": "1000 kJ/mol/nm^2",
     "concentration": "0.15 mol/l",
 }
+"""An example of each dimension, for error messages and the JSON schema."""
 
 
 @lru_cache(maxsize=1)
@@ -100,7 +124,7 @@ def to_array(value: Any, dimension: str, name: str = "values") -> np.ndarray:
     Raises
     ------
     SettingsError
-        The quantity has another dimension, or these are no numbers.
+        The quantity has another dimension, or the values are not numbers.
 
     Examples
     --------
@@ -109,54 +133,94 @@ def to_array(value: Any, dimension: str, name: str = "values") -> np.ndarray:
     [0.0, 41.84]
     """
     if hasattr(value, "value_in_unit"):
-        value = _converted(value, dimension, name)
+        plain = _converted(value, dimension, name)
     elif isinstance(value, (list, tuple)) and any(hasattr(part, "value_in_unit") for part in value):
-        value = [to_array(part, dimension, name) for part in value]
-    elif hasattr(value, "detach"):
-        value = value.detach().cpu()
+        plain = [to_array(part, dimension, name) for part in value]
+    else:
+        detach = getattr(value, "detach", None)  # of a tensor
+        plain = value if detach is None else detach().cpu()
     try:
-        array = np.asarray(value)
+        array = np.asarray(plain)
         return array if array.dtype.kind == "f" else array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise SettingsError(
-            f"{name}: {type(value).__name__} in place of numbers; give an array, with a unit or in {UNITS[dimension]}."
+            f"{name}: got {type(value).__name__} in place of numbers; give an array, with a unit or in "
+            f"{UNITS[dimension]}."
         ) from error
 
 
-def to_kelvin(value: Any, name: str = "temperature") -> float:
-    """Convert a temperature, which has to be above 0, to kelvin.
+def to_kelvin(temperature: Any, name: str = "temperature") -> float:
+    """Convert a temperature to kelvin; every temperature that a script passes goes through this function.
+
+    Parameters
+    ----------
+    temperature
+        An ``openmm.unit.Quantity``, or a number in kelvin.
+    name
+        What to call the value in an error.
 
     Raises
     ------
     SettingsError
-        It is no temperature, or is not above 0.
+        It is not a temperature, or is not above 0.
+
+    Examples
+    --------
+    >>> to_kelvin(300)
+    300.0
+    >>> to_kelvin(-1.0)
+    Traceback (most recent call last):
+        ...
+    latf_sampling.errors.SettingsError: temperature: must be more than 0 K; got -1 K.
     """
-    kelvin = to_float(value, "temperature", name)
+    kelvin = to_float(temperature, "temperature", name)
     if not kelvin > 0:
-        raise SettingsError(f"{name}: {kelvin:g} K is not above 0 K.")
+        raise SettingsError(f"{name}: must be more than 0 K; got {kelvin:g} K.")
     return kelvin
 
 
-def _converted(quantity: Any, dimension: str, name: str) -> Any:
-    """The value of a quantity in the internal unit of a dimension."""
+def to_quantity(value: Any, dimension: str) -> Quantity:
+    """A number or an array in the internal unit as an ``openmm.unit.Quantity``.
+
+    Examples
+    --------
+    >>> print(to_quantity(0.5, "length"))
+    0.5 nm
+    """
     from openmm import unit
 
-    target = {
-        "length": unit.nanometer,
-        "inverse length": unit.nanometer**-1,
-        "time": unit.picosecond,
+    return unit.Quantity(value, _openmm_unit(dimension))
+
+
+def _openmm_unit(dimension: str) -> Unit:
+    """OpenMM's unit that is the internal one of a dimension."""
+    from openmm import unit
+
+    # OpenMM defines its prefixed units when it is imported, where no type checker sees them.
+    nanometer: unit.Unit = getattr(unit, "nanometer")  # noqa: B009
+    picosecond: unit.Unit = getattr(unit, "picosecond")  # noqa: B009
+    return {
+        "length": nanometer,
+        "inverse length": nanometer**-1,
+        "time": picosecond,
         "energy": unit.kilojoule_per_mole,
         "temperature": unit.kelvin,
         "angle": unit.radian,
         "mass": unit.dalton,
-        "friction": unit.picosecond**-1,
+        "friction": picosecond**-1,
         "pressure": unit.bar,
-        "stiffness": unit.kilojoule_per_mole / unit.nanometer**2,
+        "stiffness": unit.kilojoule_per_mole / nanometer**2,
         "concentration": unit.molar,
     }[dimension]
+
+
+def _converted(quantity: Any, dimension: str, name: str) -> Any:
+    """The value of a quantity in the internal unit of a dimension."""
+    target = _openmm_unit(dimension)
     if not quantity.unit.is_compatible(target):
-        given = quantity if np.ndim(quantity.value_in_unit(quantity.unit)) == 0 else f"an array in {quantity.unit}"
-        raise SettingsError(f"{name}: {given} is not {_a(dimension)}; give one, like '{EXAMPLES[dimension]}'.")
+        scalar = np.ndim(quantity.value_in_unit(quantity.unit)) == 0
+        received = quantity if scalar else f"an array in {quantity.unit}"
+        raise SettingsError(f"{name}: {received} is not {_a(dimension)}; give one, like '{EXAMPLES[dimension]}'.")
     return quantity.value_in_unit(target)
 
 
