@@ -17,7 +17,7 @@ import numpy as np
 from scipy import sparse
 from scipy.special import logsumexp
 
-from latf_sampling.errors import DataError
+from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.units import KB, to_array, to_kelvin
 
 SOLVED_FRAMES = 20_000
@@ -154,7 +154,7 @@ class Multistate:
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
             raise DataError(f"{name}: weights must be finite, none negative, and one at least above 0.")
         if not ((self.temperatures > 0) & np.isfinite(self.temperatures)).all():
-            raise DataError(f"{name}: temperatures must be finite and above 0.")
+            raise SettingsError(f"{name}: temperatures must be finite and above 0.")
         if states.min() < 0 or states.max() >= len(self.temperatures):
             raise DataError(
                 f"{name}: frames come from states {states.min()} to {states.max()}, but there are temperatures for "

@@ -10,7 +10,7 @@ from latf_sampling.bias.grid import GridBias
 from latf_sampling.bias.trust_region import TrustRegion
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.learning.model import LaTF
-from latf_sampling.units import to_float
+from latf_sampling.units import to_kelvin
 
 
 class FlowBias(GridBias):
@@ -53,7 +53,7 @@ class FlowBias(GridBias):
         trust: TrustRegion | None = None,
         frequency: int = 500,
     ) -> None:
-        self.temperature = checked("FlowBias", "temperature", to_float(temperature, "temperature", "temperature"), 0)
+        self.temperature = to_kelvin(temperature, "FlowBias: temperature")
         self._share = 1 - 1 / checked("FlowBias", "bias_factor", bias_factor, 1)
         self.trust, self.frequency = trust, whole_steps("FlowBias", "frequency", frequency)
         super().__init__(cv, cv.sigma)

@@ -16,7 +16,7 @@ from latf_sampling.bias.trust_region import TrustRegion
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SettingsError
 from latf_sampling.learning.model import LaTF
-from latf_sampling.units import KB, to_float
+from latf_sampling.units import KB, to_float, to_kelvin
 
 NARROWEST, WIDEST = 0.5, 2.0
 """Limits of adaptive widths, in units of `cv.sigma`."""
@@ -96,7 +96,7 @@ class Metadynamics(AdaptiveBias):
         directory: str | Path | None = None,
         walker: str = "walker",
     ) -> None:
-        temperature = checked("Metadynamics", "temperature", to_float(temperature, "temperature", "temperature"), 0)
+        temperature = to_kelvin(temperature, "Metadynamics: temperature")
         self.height = checked("Metadynamics", "height", to_float(height, "energy", "height"), 0)
         self.bias_factor = checked("Metadynamics", "bias_factor", bias_factor, 1)
         self.adaptive = isinstance(width, str)

@@ -20,7 +20,7 @@ from latf_sampling.bias.trust_region import TrustRegion
 from latf_sampling.core import storage
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SettingsError, SimulationError
-from latf_sampling.units import KB, to_float
+from latf_sampling.units import KB, to_float, to_kelvin
 
 NARROWEST = (0.2, 0.35, 0.8)
 """Kernels get narrower as there are more, down to so many times their first width, in 1, 2 and 3 dimensions: by
@@ -90,7 +90,7 @@ class OPES(AdaptiveBias):
         directory: str | Path | None = None,
         walker: str = "walker",
     ) -> None:
-        temperature = checked("OPES", "temperature", to_float(temperature, "temperature", "temperature"), 0)
+        temperature = to_kelvin(temperature, "OPES: temperature")
         self.barrier = checked("OPES", "barrier", to_float(barrier, "energy", "barrier"), 0)
         kT = KB * temperature
         if bias_factor is None and not self.barrier > kT:

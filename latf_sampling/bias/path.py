@@ -15,7 +15,7 @@ from latf_sampling.bias.grid import mesh
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SettingsError
 from latf_sampling.learning.model import LaTF
-from latf_sampling.units import KB, to_float
+from latf_sampling.units import KB, to_kelvin
 
 SPACING = 0.25
 """Distance of grid nodes in units of `cv.sigma`, if these are not too many."""
@@ -94,11 +94,7 @@ def free_energy_path(model: LaTF, cv: LatentCV, start, end, n: int, temperature=
             raise SettingsError(f"path: start and end must be {cv.dim} numbers each; got {point}.")
         place[:] = given
     even_path(ends, n, cv.sigma)  # refuses what cannot be a path
-    temperature = (
-        model.settings.reference_temperature
-        if temperature is None
-        else to_float(temperature, "temperature", "temperature")
-    )
+    temperature = model.settings.reference_temperature if temperature is None else to_kelvin(temperature)
     low = np.minimum(cv.bounds[:, 0], ends.min(0)) - cv.sigma
     high = np.maximum(cv.bounds[:, 1], ends.max(0)) + cv.sigma
     sides = (high - low) / cv.sigma

@@ -9,7 +9,7 @@ import openmm
 from latf_sampling.bias.arguments import checked, whole_steps
 from latf_sampling.cv.force import Bias
 from latf_sampling.errors import SettingsError
-from latf_sampling.units import KB, to_float
+from latf_sampling.units import KB, to_float, to_kelvin
 
 
 def respa_integrator(
@@ -49,7 +49,7 @@ def respa_integrator(
     """
     stride = whole_steps("respa_integrator", "stride", stride)
     step = checked("respa_integrator", "timestep", to_float(timestep, "time", "timestep"), 0)
-    kT = KB * checked("respa_integrator", "temperature", to_float(temperature, "temperature", "temperature"), 0)
+    kT = KB * to_kelvin(temperature, "respa_integrator: temperature")
     rate = to_float(friction, "friction", "friction")
     if rate < 0:
         raise SettingsError(f"respa_integrator: friction must not be negative; got {friction}.")

@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from latf_sampling.bias.grid import BEHIND, WALL, check_dimension, flow_log_prob
 from latf_sampling.errors import LeftTrustRegion, SettingsError
 from latf_sampling.learning.model import LaTF
-from latf_sampling.units import to_float
+from latf_sampling.units import to_kelvin
 
 
 class TrustRegion:
@@ -49,9 +49,7 @@ class TrustRegion:
             raise SettingsError(f"TrustRegion: threshold must be a number of kT above 0; got {threshold!r}.")
         if on_leaving not in ("hold", "stop"):
             raise SettingsError(f"TrustRegion: on_leaving must be 'hold' or 'stop'; got {on_leaving!r}.")
-        self.model, self.temperature = model, to_float(temperature, "temperature", "temperature")
-        if not self.temperature > 0:
-            raise SettingsError(f"TrustRegion: temperature must be more than 0; got {temperature}.")
+        self.model, self.temperature = model, to_kelvin(temperature, "TrustRegion: temperature")
         self.threshold, self.on_leaving = float(threshold), on_leaving
         self._used = model.used_components
         samples = model.sample(10_000, self.temperature, seed=0)[:, self._used]

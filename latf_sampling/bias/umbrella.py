@@ -6,13 +6,13 @@ import numpy as np
 import openmm
 
 from latf_sampling.analysis.mbar import boltzmann_weights
-from latf_sampling.bias.arguments import checked, latent_points, numbers, whole_steps
+from latf_sampling.bias.arguments import latent_points, numbers, whole_steps
 from latf_sampling.bias.grid import walls_around
 from latf_sampling.cv.force import Bias, BiasForce
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.cv.shapes import Harmonic, Sum
 from latf_sampling.errors import SettingsError, SimulationError
-from latf_sampling.units import to_float
+from latf_sampling.units import to_kelvin
 
 
 class Umbrella(Bias):
@@ -115,7 +115,7 @@ class Umbrella(Bias):
 
     def weights(self, u: np.ndarray, temperature) -> np.ndarray:
         """Weights (n,) of mean 1 that undo the bias on frames at latent points (n, d)."""
-        temperature = checked("Umbrella", "temperature", to_float(temperature, "temperature", "temperature"), 0)
+        temperature = to_kelvin(temperature, "Umbrella: temperature")
         return boltzmann_weights(self.energy(u), temperature)
 
     def _table(self) -> np.ndarray:

@@ -20,7 +20,7 @@ from latf_sampling.bias.arguments import numbers, whole_steps
 from latf_sampling.bias.umbrella import Umbrella
 from latf_sampling.core import storage
 from latf_sampling.errors import SettingsError, SimulationError, StoreError
-from latf_sampling.units import to_float
+from latf_sampling.units import to_kelvin
 
 
 class UmbrellaWindows:
@@ -58,9 +58,7 @@ class UmbrellaWindows:
         d = umbrella.cv.dim
         if self.path.ndim != 2 or self.path.shape[1] != d or not len(self.path) or not np.isfinite(self.path).all():
             raise SettingsError(f"UmbrellaWindows: path must be finite numbers (windows, {d}); got {path}.")
-        self.temperature = to_float(temperature, "temperature", "temperature")
-        if not self.temperature > 0:
-            raise SettingsError(f"UmbrellaWindows: temperature must be more than 0 K; got {temperature}.")
+        self.temperature = to_kelvin(temperature, "UmbrellaWindows: temperature")
         self._variable = umbrella.cv.fingerprint()
 
     def __len__(self) -> int:
@@ -181,7 +179,7 @@ class UmbrellaWindows:
     def _check_temperature(self, integrator: openmm.Integrator) -> None:
         if not hasattr(integrator, "getTemperature"):
             return
-        kept = to_float(integrator.getTemperature(), "temperature", "temperature")
+        kept = to_kelvin(integrator.getTemperature())
         if not np.isclose(kept, self.temperature):
             raise SettingsError(
                 f"UmbrellaWindows: the integrator keeps {kept:g} K, the windows are at {self.temperature:g} K."

@@ -11,7 +11,7 @@ import torch
 
 from latf_sampling.analysis.mbar import TemperatureReweighting, kish
 from latf_sampling.errors import DataError
-from latf_sampling.units import KB, to_float
+from latf_sampling.units import BAR, KB, to_float, to_kelvin
 
 CHUNK = 65536
 """Frames that are worked on at a time where all of them would not fit into memory."""
@@ -60,9 +60,7 @@ class Series:
             bad = np.argwhere(~np.isfinite(self.x[first : first + CHUNK]))
             if len(bad):
                 raise DataError(f"Series: x is not finite in frame {first + bad[0][0]}, column {bad[0][1]}.")
-        self.temperature = to_float(temperature, "temperature", "Series: temperature")
-        if self.temperature <= 0:
-            raise DataError(f"Series: temperature must be positive; got {temperature}.")
+        self.temperature = to_kelvin(temperature, "Series: temperature")
         # Double, since exp(V / kT) of a high bias is beyond single precision before the mean is divided out.
         self.weights = self._per_frame(weights, "weights", np.float64, 1.0)
         if (self.weights < 0).any() or self.weights.sum() <= 0:
@@ -122,8 +120,7 @@ def enthalpy(energies, volumes, pressure) -> np.ndarray:
     >>> enthalpy([0.0], [30.0], 1.0).round(3)
     array([1.807])
     """
-    bar = 0.0602214076  # kJ/mol per nm^3: 1e5 Pa times 1e-27 m^3 times the Avogadro constant
-    return np.asarray(energies) + to_float(pressure, "pressure", "pressure") * bar * np.asarray(volumes)
+    return np.asarray(energies) + to_float(pressure, "pressure", "pressure") * BAR * np.asarray(volumes)
 
 
 class Dataset:

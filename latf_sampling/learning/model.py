@@ -21,7 +21,7 @@ from latf_sampling.core import storage
 from latf_sampling.errors import DataError, ExtrapolationWarning, LatfError, SettingsError, TrainingError
 from latf_sampling.learning.flow import LatentFlow, MixturePrior
 from latf_sampling.settings import ModelSettings
-from latf_sampling.units import KB, to_float
+from latf_sampling.units import KB, to_kelvin
 
 FORMAT = 2
 POPULATION_SAMPLES = 20_000
@@ -344,14 +344,7 @@ class LaTF(nn.Module):
             raise TrainingError("LaTF: the model is not trained yet; call latf_sampling.train first.")
 
     def _temperature(self, temperature) -> float:
-        value = (
-            self.settings.reference_temperature
-            if temperature is None
-            else to_float(temperature, "temperature", "temperature")
-        )
-        if value <= 0:
-            raise DataError(f"LaTF: temperature must be positive; got {value}.")
-        return value
+        return self.settings.reference_temperature if temperature is None else to_kelvin(temperature)
 
     def _scale(self, temperature) -> float:
         """T / T0 for a question to the flow, with a warning where the answer is extrapolation."""

@@ -22,7 +22,7 @@ from latf_sampling.starts.maker import Made, Recipe, stable_timestep
 from latf_sampling.starts.starts import Starts
 from latf_sampling.starts.targets import Progress, Targets, default_processes, refuse_other, workshop
 from latf_sampling.starts.thermal import Thermal
-from latf_sampling.units import to_float
+from latf_sampling.units import to_float, to_kelvin
 
 STEEPNESS_FRAMES = 1000
 """Archived frames on which the variable's steepness decides about the time step."""
@@ -69,10 +69,10 @@ class Request:
         structures: str | None = None,
         progress: Progress = lambda fraction, words: None,
     ) -> Request:
-        temperature = to_float(temperature, "temperature", "temperature")
+        temperature = to_kelvin(temperature, "starts: temperature")
         times = {"timestep": timestep, "thermalise": thermalise, "release": release}
         times = {name: to_float(value, "time", name) for name, value in times.items()}
-        above = {"temperature": (temperature, " K"), "tolerance": (tolerance, "")}
+        above = {"tolerance": (tolerance, "")}
         above |= {name: (times[name], " ps") for name in ("timestep", "thermalise")}
         for name, (value, unit_name) in above.items():
             if not value > 0:

@@ -19,7 +19,7 @@ import openmm
 from openmm import app
 
 from latf_sampling.errors import DataError, SettingsError
-from latf_sampling.units import KB, to_float
+from latf_sampling.units import KB, to_kelvin
 
 CELLS = 800
 """Cells per dimension of the grid that stands for a distribution."""
@@ -83,7 +83,7 @@ class ModelSystem:
         edges = [np.linspace(*side, CELLS + 1) for side in self.extent]
         centers = np.stack(np.meshgrid(*((e[1:] + e[:-1]) / 2 for e in edges), indexing="ij"), -1).reshape(-1, 2)
         energy = self.potential(centers[:, None])
-        weights = np.exp(-(energy - energy.min()) / (KB * to_float(temperature, "temperature", "temperature")))
+        weights = np.exp(-(energy - energy.min()) / (KB * to_kelvin(temperature)))
         return centers, weights / weights.sum()
 
     def exact_samples(self, n: int, temperature, rng: np.random.Generator) -> np.ndarray:

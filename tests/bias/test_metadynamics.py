@@ -104,7 +104,7 @@ def test_width_and_quantities():
 
 
 INVALID = [
-    ({"temperature": 0}, "temperature must be more than 0"),
+    ({"temperature": 0}, "temperature: must be more than 0"),
     ({"temperature": 2.0 * unit.nanometer}, "temperature"),
     ({"temperature": "warm"}, "temperature"),
     ({"bias_factor": 1.0}, "bias_factor must be more than 1"),

@@ -187,7 +187,7 @@ INVALID = [
     ({"barrier": float("nan")}, "barrier"),
     ({"barrier": 2 * unit.nanometer}, "barrier"),
     ({"bias_factor": 1.0}, "bias_factor must be more than 1"),
-    ({"temperature": 0}, "temperature must be more than 0"),
+    ({"temperature": 0}, "temperature: must be more than 0"),
     ({"frequency": 0}, "frequency must be a whole number of steps"),
     ({"frequency": 2.5}, "frequency must be a whole number"),
     ({"save_frequency": 15}, r"save_frequency \(15\) must be a multiple of frequency \(10\)"),

@@ -114,7 +114,7 @@ def test_other_strides_are_refused(stride):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((-300.0, 1.0, 0.002), "temperature must be more than 0"),
+        ((-300.0, 1.0, 0.002), "temperature: must be more than 0"),
         ((300.0, -1.0, 0.002), "friction must not be negative"),
         ((300.0, 1.0, 0.0), "timestep must be more than 0"),
     ],

@@ -314,7 +314,7 @@ def test_arguments_that_cannot_be(tmp_path):
     for path in ([0.7], [[0.7, 0.8]], [[np.nan]], np.empty((0, 1)), [[0.7], [0.8, 0.9]], "straight"):
         with pytest.raises(SettingsError, match="path must be finite numbers"):
             UmbrellaWindows(windows.umbrella, path, 300.0, tmp_path)
-    with pytest.raises(SettingsError, match="temperature must be more than 0 K"):
+    with pytest.raises(SettingsError, match="temperature: must be more than 0 K"):
         UmbrellaWindows(windows.umbrella, [[0.7]], 0.0, tmp_path)
     with pytest.raises(SettingsError, match="the integrator keeps 300 K, the windows are at 310 K"):
         UmbrellaWindows(windows.umbrella, [[0.7]], 310.0, tmp_path).run(made, **SHORT)

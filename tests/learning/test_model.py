@@ -8,7 +8,7 @@ import pytest
 import torch
 from openmm import unit
 
-from latf_sampling.errors import DataError, ExtrapolationWarning, LatfError, SettingsError, TrainingError
+from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError, TrainingError
 from latf_sampling.learning.model import POPULATION_SAMPLES, LaTF
 from latf_sampling.settings import ModelSettings
 from latf_sampling.units import KB
@@ -97,7 +97,7 @@ def test_wrong_shapes_are_refused_with_both_shapes(method, shape, kind):
 @pytest.mark.parametrize("temperature", [0.0, -300.0, float("nan"), 1.0 * unit.nanometer, "300 K"])
 def test_impossible_temperatures_are_refused(temperature):
     for use in (lambda: make().sample(2, temperature), lambda: make().log_prob(np.zeros((1, 2)), temperature)):
-        with pytest.raises(LatfError, match="temperature"):
+        with pytest.raises(SettingsError, match="temperature"):
             use()
 
 
@@ -364,7 +364,7 @@ def test_effective_sample_size_is_read_off_in_inverse_temperature():
     assert model.effective_sample_size(half * unit.kelvin) == pytest.approx(250)
     assert model.effective_sample_size(700.0) == model.effective_sample_size(150.0) == 0
     assert model.effective_sample_size() == model.effective_sample_size(300.0)
-    with pytest.raises(DataError, match="temperature"):
+    with pytest.raises(SettingsError, match="temperature"):
         model.effective_sample_size(0.0)
 
 

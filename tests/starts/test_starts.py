@@ -283,7 +283,7 @@ def test_no_structures_are_refused(learned, n):
 
 @pytest.mark.parametrize("temperature", [0.0, -5.0])
 def test_no_temperature_is_refused(learned, temperature):
-    with pytest.raises(SettingsError, match="temperature must be more than 0 K"):
+    with pytest.raises(SettingsError, match="temperature: must be more than 0 K"):
         generate(learned, temperature=temperature)
 
 
