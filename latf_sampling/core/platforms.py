@@ -7,7 +7,6 @@ import platform as machine
 from functools import cache
 from typing import TYPE_CHECKING
 
-from latf_sampling.core import installation
 from latf_sampling.errors import InstallationError, SettingsError
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def pick_platform(name: str | None = None, particles: int | None = None) -> open
     Parameters
     ----------
     name
-        "Reference", "CPU", "CUDA", "HIP" or "OpenCL", in any case. None picks a GPU that works and can carry a bias;
+        "Reference", "CPU", "CUDA", "HIP" or "OpenCL", in any case. `None` picks a GPU that works;
         where there is none, Reference for up to `SMALL` particles and CPU for more.
     particles
         Size of the system, for the choice between Reference and CPU; unknown counts as large.
@@ -60,7 +59,7 @@ def pick_platform(name: str | None = None, particles: int | None = None) -> open
             )
         return here[exact]
     for gpu in GPU_PLATFORMS:
-        if gpu in here and usable(gpu) is None and _carries_bias(gpu):
+        if gpu in here and usable(gpu) is None:
             return here[gpu]
     return here["Reference" if particles is not None and particles <= SMALL else "CPU"]
 
@@ -82,14 +81,6 @@ def usable(platform: str) -> str | None:
     except Exception as error:  # whatever it is, the platform is not for us
         return str(error) or type(error).__name__
     return None
-
-
-def _carries_bias(platform: str) -> bool:
-    """PythonForce runs on any platform; TorchForce has a plugin for each."""
-    if installation.lane() == "pythonforce":
-        return True
-    installation.torchforce()
-    return installation.has_torchforce_kernels(platform)
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:

@@ -1,27 +1,19 @@
-"""From a bias shape in latent space to an OpenMM force, in whichever lane is installed.
+"""From a bias shape in latent space to an OpenMM force, by either backend.
 
-Collective variable, shape and the pull-back to the atoms are one graph of plain operations (`graph`), which either lane
-evaluates:
+Collective variable, shape and the pull-back to the atoms are one graph of plain operations (`graph`). `TorchForce`
+evaluates it as TorchScript (`torch_force`), `PythonForce` as machine code (`python_force`); both give the same numbers.
 
-- torchforce (OpenMM 8.4): a `TorchForce` around the graph.
-- pythonforce (OpenMM 8.5 and later): a `PythonForce` that calls the graph, compiled to machine code by numba, on the
-  atoms that matter.
-
-The table of a shape lives in a file that is mapped into memory, for a module inside a TorchForce is copied when a
-context is made and cannot be reached from Python later. What is written to the table is seen by every context on the
-CPU at once; a global parameter, its version, tells contexts elsewhere to read it again.
+The table of a shape is mapped from a file into memory. What is written to it acts in every context on the CPU at once;
+a global parameter, its version, tells contexts elsewhere to read it again.
 """
 
 from __future__ import annotations
 
 import fcntl
-import io
 import os
 import shutil
 import tempfile
-import warnings
 import weakref
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -29,16 +21,20 @@ from typing import IO
 import numpy as np
 import openmm
 import torch
-from torch import Tensor, nn
+from openmm import app
+from torch import Tensor
 
-from latf_sampling.core import installation
-from latf_sampling.cv import graph
-from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.core.backends import choose_backend
+from latf_sampling.cv.python_force import python_force
 from latf_sampling.cv.shapes import Shape
-from latf_sampling.errors import InstallationError, SimulationError
+from latf_sampling.cv.torch_force import torch_force
+from latf_sampling.cv.variable import Variable
+from latf_sampling.errors import SimulationError
 
 NAME = "table-"
-"""Of the file of a table; a zero is appended, see `_Mapped`."""
+"""Of the file of a table; a zero is appended, see `torch_force`."""
+
+_MAKE = {"torchforce": torch_force, "pythonforce": python_force}
 
 
 class BiasForce:
@@ -46,13 +42,13 @@ class BiasForce:
 
     A system with it can be serialized by `openmm.XmlSerializer`, and so copied. A fixed table goes along. Of one that
     can change, a copy shares the table while this object lives. After that it has the table that this object was made
-    with; in the torchforce lane it then works only if the table was never changed.
+    with; a TorchForce then works only if the table was never changed.
 
     Parameters
     ----------
     system
         Gets the force, in a force group of its own, so that its energy can be told from the others'.
-    cv
+    variable
         The collective variable.
     shape
         Energy and force in latent space.
@@ -61,6 +57,8 @@ class BiasForce:
     fixed
         Whether these will never change: then they are part of the force, which reads no file and has no parameter, as
         a CUDA graph needs it (``force.setProperty("useCUDAGraphs", "true")``).
+    backend
+        "torchforce", "pythonforce" or "auto", see `choose_backend`.
 
     Attributes
     ----------
@@ -72,6 +70,8 @@ class BiasForce:
         What the shape reads; unless it is fixed, write to it in place, then call `publish`.
     version : int
         How often the table was published.
+    backend, backend_reason : str
+        What evaluates the force, and why it is this one.
 
     Raises
     ------
@@ -82,9 +82,16 @@ class BiasForce:
     """
 
     def __init__(
-        self, system: openmm.System, cv: LatentCV, shape: Shape, table: np.ndarray, fixed: bool = False
+        self,
+        system: openmm.System,
+        variable: Variable,
+        shape: Shape,
+        table: np.ndarray,
+        fixed: bool = False,
+        backend: str = "auto",
     ) -> None:
-        self.group, self.fixed, self.version = free_group(system, cv), fixed, 0
+        self.backend, self.backend_reason = choose_backend(backend)
+        self.group, self.fixed, self.version = free_group(system, variable), fixed, 0
         self._system = system  # owns the force, whose default version `publish` changes
         # No other force has this group, nor this name. A script gives the same one in every run, so that states that
         # one run saves can be loaded in the next.
@@ -101,21 +108,15 @@ class BiasForce:
             self.table = np.memmap(file, np.float64, "w+", shape=(max(1, shape.size),))
             self.table[: shape.size] = table
             read = self.table
-        self._torchforce = installation.lane() == "torchforce"  # looked up once: it reads files
-        if self._torchforce:
-            self.force = _torch_force(cv, shape, read, file)
-            for name, value in parameters.items():
-                self.force.addGlobalParameter(name, value)
-        else:
-            self.force = _python_force(cv, shape, read, file, parameters)
-        self.force.setUsesPeriodicBoundaryConditions(cv.periodic)
+        self.force = _MAKE[self.backend](variable, shape, read, file, parameters)
+        self.force.setUsesPeriodicBoundaryConditions(variable.periodic)
         self.force.setForceGroup(self.group)
         system.addForce(self.force)
 
     def publish(self, context: openmm.Context | None = None) -> None:
         """Let this context see the table as it is now, and those made from now on; for others, see `refresh`."""
         self.version += 1
-        if self._torchforce:
+        if self.backend == "torchforce":
             self.force.setGlobalParameterDefaultValue(0, self.version)
         if context is not None:
             self.refresh(context)
@@ -137,7 +138,7 @@ class BiasForce:
 class Bias:
     """What every bias can do, whatever its shape: `cv` is its variable, `_force` its `BiasForce`."""
 
-    cv: LatentCV
+    cv: Variable
     _force: BiasForce
 
     def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
@@ -164,14 +165,14 @@ class Bias:
             ) from error
 
 
-def free_group(system: openmm.System, cv: LatentCV) -> int:
+def free_group(system: openmm.System, variable: Variable) -> int:
     """Check that variable and system fit together; returns the highest force group that no force has."""
-    cv.check_system(system)
-    if cv.periodic != system.usesPeriodicBoundaryConditions():
+    variable.check_system(system)
+    if variable.periodic != system.usesPeriodicBoundaryConditions():
         raise SimulationError(
-            f"bias: the collective variable was made {'with' if cv.periodic else 'without'} a periodic box, the system "
-            f"is {'not periodic' if cv.periodic else 'periodic'}; make Features(..., periodic={not cv.periodic}) and "
-            "train again."
+            f"bias: the collective variable was made {'with' if variable.periodic else 'without'} a periodic box, the "
+            f"system is {'not periodic' if variable.periodic else 'periodic'}; make Features(..., "
+            f"periodic={not variable.periodic}) and train again."
         )
     free = set(range(32)) - {entry.getForceGroup() for entry in system.getForces()}
     if not free:
@@ -179,13 +180,25 @@ def free_group(system: openmm.System, cv: LatentCV) -> int:
     return max(free)
 
 
-def component_force(cv: LatentCV, component: int) -> openmm.Force:
+def component_force(variable: Variable, component: int, backend: str = "auto") -> openmm.Force:
     """A force whose energy is one component of the variable, for OpenMM's own biases."""
-    shape, table = _Component(cv.dim, component), np.zeros(1)
-    make = _torch_force if installation.lane() == "torchforce" else _python_force
-    force = make(cv, shape, table)
-    force.setUsesPeriodicBoundaryConditions(cv.periodic)
+    force = _MAKE[choose_backend(backend)[0]](variable, _Component(variable.dim, component), np.zeros(1))
+    force.setUsesPeriodicBoundaryConditions(variable.periodic)
     return force
+
+
+def bias_variables(variable: Variable, backend: str = "auto") -> list[app.BiasVariable]:
+    """One `openmm.app.BiasVariable` per component, for the stock `openmm.app.Metadynamics`.
+
+    Its range is that of the variable's bounds and three hill widths on either side.
+    """
+    low, high = variable.bounds.T + 3 * np.outer([-1, 1], variable.sigma)
+    return [
+        app.BiasVariable(
+            component_force(variable, k, backend), float(low[k]), float(high[k]), float(variable.sigma[k]), False
+        )
+        for k in range(variable.dim)
+    ]
 
 
 class _Component:
@@ -205,28 +218,6 @@ def _remove(folder: Path, lock: IO) -> None:
     lock.close()
 
 
-def _torch_force(cv: LatentCV, shape: Shape, table: np.ndarray, file: str | None = None) -> openmm.Force:
-    """A `TorchForce` of a table that never changes, or of one that is mapped from a file."""
-    script = graph.to_torchscript(graph.trace(cv, shape), graph.example(cv, shape))
-    if file is None:
-        module = (_PeriodicFixed if cv.periodic else _Fixed)(script, cv.atoms, table)
-    else:
-        module = (_PeriodicMapped if cv.periodic else _Mapped)(script, cv.atoms, table, file)
-    force = installation.torchforce()(torch.jit.script(module))
-    force.setOutputsForces(True)
-    return force
-
-
-def _python_force(
-    cv: LatentCV, shape: Shape, table: np.ndarray, file: str | None = None, parameters: dict[str, float] | None = None
-) -> openmm.Force:
-    """A `PythonForce` of the same."""
-    force = openmm.PythonForce(_Compute(cv, shape, table, file), parameters or {})
-    if hasattr(force, "setParticles"):  # from OpenMM 8.6 on
-        force.setParticles([int(atom) for atom in cv.atoms])
-    return force
-
-
 def _scratch_folder() -> tuple[Path, IO]:
     """A temporary folder, locked as long as the second value lives; those of processes that were killed go."""
     for leftover in Path(tempfile.gettempdir()).glob("latf-bias-*/lock"):
@@ -238,118 +229,3 @@ def _scratch_folder() -> tuple[Path, IO]:
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.rename(folder / "new", folder / "lock")  # under this name only once it is held
     return folder, lock
-
-
-class _Fixed(nn.Module):
-    """What a TorchForce evaluates on all positions of a system without a box, with a table that never changes."""
-
-    def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, table: np.ndarray) -> None:
-        super().__init__()
-        self.graph = graph
-        self.register_buffer("atoms", torch.from_numpy(atoms))
-        self.register_buffer("box", torch.eye(3, dtype=torch.float64))
-        self.register_buffer("table", torch.from_numpy(np.array(table)))
-
-    def evaluate(self, positions: Tensor, box: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        # A TorchForce asks for gradients of all it evaluates; recording for them would double the cost.
-        with torch.no_grad():
-            x = positions.index_select(0, self.atoms).to(torch.float64)
-            energy, forces = self.graph(x, box, table)
-            return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
-
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return self.evaluate(positions, self.box, self.table)
-
-
-class _PeriodicFixed(_Fixed):
-    """The same with box vectors."""
-
-    def forward(self, positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-        return self.evaluate(positions, box.to(torch.float64), self.table)
-
-
-class _Mapped(_Fixed):
-    """The same with a table that is mapped anew whenever its version changes."""
-
-    def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, table: np.ndarray, file: str) -> None:
-        super().__init__(graph, atoms, table)
-        self.stem, self.length, self.version = file[:-1], len(table), 0.0
-
-    def present(self, version: Tensor, positions: Tensor) -> Tensor:
-        if float(version) != self.version:
-            self.version = float(version)
-            # Freezing would fold the reading of a file of constant name into a constant.
-            file = self.stem + str(0 * int(version))
-            # On the CPU this is still the file itself. Graphs that ask for the device at every step run a fifth slower.
-            self.table = torch.from_file(file, True, self.length, dtype=torch.float64).to(positions.device)
-        return self.table
-
-    def forward(self, positions: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
-        return self.evaluate(positions, self.box, self.present(version, positions))
-
-
-class _PeriodicMapped(_Mapped):
-    """The same with box vectors."""
-
-    def forward(self, positions: Tensor, box: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
-        return self.evaluate(positions, box.to(torch.float64), self.present(version, positions))
-
-
-class _Compute:
-    """What a PythonForce calls; picklable, since OpenMM copies forces by serializing them."""
-
-    def __init__(self, cv: LatentCV, shape: Shape, table: np.ndarray, file: str | None = None) -> None:
-        self.cv, self.shape, self.table, self.file = cv, shape, table, file
-        self.periodic, self.box = cv.periodic, np.eye(3)
-        self.evaluate = _compiled(cv, shape)
-
-    def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
-        positions = np.asarray(state.getPositions(asNumpy=True)._value, np.float64)
-        box = np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) if self.periodic else self.box
-        if len(positions) == len(self.cv.atoms):
-            return self.evaluate(positions, box, self.table)
-        # OpenMM 8.5 gives and takes all atoms.
-        energy, own = self.evaluate(positions[self.cv.atoms], box, self.table)
-        forces = np.zeros_like(positions)
-        forces[self.cv.atoms] = own
-        return energy, forces
-
-    def __reduce__(self):
-        buffer = io.BytesIO()
-        torch.jit.save(self.cv.module, buffer)
-        return _restore_compute, (buffer.getvalue(), self.cv.metadata, self.shape, np.array(self.table), self.file)
-
-
-def _restore_compute(module: bytes, metadata: dict, shape: Shape, table: np.ndarray, file: str | None) -> _Compute:
-    if file is not None and os.path.exists(file):
-        table = np.memmap(file, np.float64, "c", shape=table.shape)
-    return _Compute(LatentCV(torch.jit.load(io.BytesIO(module)), metadata), shape, table, file)
-
-
-def _compiled(cv: LatentCV, shape: Shape) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, np.ndarray]]:
-    """The graph as machine code: (positions, box, table) -> (energy, forces).
-
-    A descriptor of one's own may contain an operation that has no machine code here. Then torch evaluates the graph:
-    the same numbers, several times slower, and a warning that says so. LATF_COMPILE=0 in the environment asks for
-    torch from the start, for scripts that are done before a new kernel is compiled.
-    """
-    traced, inputs = graph.trace(cv, shape), graph.example(cv, shape)
-    if os.environ.get("LATF_COMPILE") != "0":
-        try:
-            from latf_sampling.cv.compiler import KernelError, compiled
-        except ImportError as error:
-            raise InstallationError(
-                "bias: numba, which compiles the bias, is not installed: pip install numba (or set LATF_COMPILE=0 and "
-                "do without, several times slower)."
-            ) from error
-        try:
-            return compiled(traced, inputs)
-        except KernelError as error:
-            warnings.warn(f"bias: evaluated by torch, not as machine code ({error})", RuntimeWarning, stacklevel=5)
-    script = torch.jit.freeze(graph.to_torchscript(traced, inputs).eval())
-
-    def evaluate(positions: np.ndarray, box: np.ndarray, table: np.ndarray) -> tuple[float, np.ndarray]:
-        energy, forces = script(*(torch.from_numpy(array) for array in (positions, box, table)))
-        return float(energy), forces.numpy()
-
-    return evaluate

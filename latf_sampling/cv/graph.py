@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.cv.shapes import Shape
+from latf_sampling.cv.variable import Variable
 
 aten = torch.ops.aten
 
 
-def trace(cv: LatentCV, shape: Shape) -> fx.GraphModule:
-    """Graph of (positions (n, 3) of the CV's atoms, box (3, 3), table (m,)) -> (energy, forces (n, 3)), all double."""
+def trace(variable: Variable, shape: Shape) -> fx.GraphModule:
+    """Graph of (positions (n, 3) of its atoms, box (3, 3), table (m,)) -> (energy, forces (n, 3)), all double."""
 
     def energy_and_forces(positions: Tensor, box: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         positions = positions.detach().requires_grad_(True)
-        u = cv.module.compact(positions, box if cv.periodic else None)
+        u = variable.module.compact(positions, box if variable.periodic else None)
         with torch.no_grad():
             energy, force = shape(u, table)
         (forces,) = torch.autograd.grad(u, positions, force)
@@ -32,15 +32,15 @@ def trace(cv: LatentCV, shape: Shape) -> fx.GraphModule:
 
     # The profiling executor would record its own guards and fused kernels instead of plain operations.
     with torch.jit.optimized_execution(False):
-        traced = make_fx(energy_and_forces)(*example(cv, shape))
+        traced = make_fx(energy_and_forces)(*example(variable, shape))
     _fold(traced)
     return traced
 
 
-def example(cv: LatentCV, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
+def example(variable: Variable, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs of the right shapes: random positions, a large box, an empty table."""
     return (
-        torch.from_numpy(0.2 * np.random.default_rng(0).normal(size=(len(cv.atoms), 3))),
+        torch.from_numpy(0.2 * np.random.default_rng(0).normal(size=(len(variable.atoms), 3))),
         10 * torch.eye(3, dtype=torch.float64),
         torch.zeros(shape.size, dtype=torch.float64),
     )

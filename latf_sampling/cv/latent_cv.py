@@ -1,4 +1,4 @@
-"""The collective variable: descriptors, scaling and the encoder's mean, frozen into one TorchScript file.
+"""The learned collective variable: descriptors, scaling and the encoder's mean, frozen into one TorchScript file.
 
 The file holds everything: no Python code of this package is needed to evaluate it. It computes in double precision,
 as OpenMM's Reference and CPU platforms do, since its cost is the number of operations, not their size.
@@ -6,24 +6,30 @@ as OpenMM's Reference and CPU platforms do, since its cost is the number of oper
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import io
 import json
 import zipfile
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from latf_sampling.core import installation, storage
+from latf_sampling.cv.force import bias_variables
+from latf_sampling.cv.variable import OfAllAtoms, Positions, Variable
 from latf_sampling.errors import CVError
-from latf_sampling.features import Features, fingerprint, reduced_box
+from latf_sampling.features import Features, fingerprint
 from latf_sampling.learning.model import LaTF
+from latf_sampling.units import to_array
+
+if TYPE_CHECKING:
+    import mdtraj
+    from openmm import app
 
 FORMAT = 2
 TOLERANCE = 1e-5
@@ -31,8 +37,6 @@ TOLERANCE = 1e-5
 FORCE_LIMIT = 300.0
 """kJ/mol/nm; the largest force on one atom, on training frames, by a hill of 1 kJ/mol at its steepest. Good variables
 of alanine dipeptide give 50 to 100; one of three times that let simulations of 4 fs a step explode."""
-CHUNK = 512
-"""Frames whose gradients are taken at once."""
 
 
 class _Linear(nn.Module):
@@ -48,24 +52,18 @@ class _Linear(nn.Module):
         return nn.functional.linear(x, self.weight, self.bias)
 
 
-class _Module(nn.Module):
-    def __init__(self, features: nn.Module, atoms: Tensor, encoder: nn.Module) -> None:
+class _Encoded(nn.Module):
+    """Descriptors, then the encoder: a function of the atoms that they depend on."""
+
+    def __init__(self, features: nn.Module, encoder: nn.Module) -> None:
         super().__init__()
         self.features, self.encoder = features, encoder
-        self.register_buffer("atoms", atoms)
 
-    @torch.jit.export
-    def compact(self, positions: Tensor, box: Tensor | None) -> Tensor:
-        """From the atoms that matter alone, (..., n, 3) in double precision."""
+    def forward(self, positions: Tensor, box: Tensor | None) -> Tensor:
         return self.encoder(self.features(positions, box))
 
-    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
-        if box is not None:
-            box = box.to(torch.float64)
-        return self.compact(positions.index_select(-2, self.atoms).to(torch.float64), box)
 
-
-class LatentCV:
+class LatentCV(Variable):
     """A learned collective variable of all atoms' positions.
 
     Made by `from_model` or `load`.
@@ -94,20 +92,17 @@ class LatentCV:
     """
 
     def __init__(self, module: torch.jit.ScriptModule, metadata: dict[str, Any]) -> None:
-        self.module, self.metadata = module, metadata
-        self.atoms = np.array(metadata["atoms"], dtype=np.int64)
-        self.bounds = np.array(metadata["bounds"])
-        self.sigma = np.array(metadata["sigma"])
+        names = ("atoms", "n_atoms", "bounds", "sigma", "periodic", "steepness")
+        super().__init__(module, *(metadata[name] for name in names))
+        self.metadata = metadata
         self.noise = float(metadata["noise"])
-        self.steepness = None if metadata["steepness"] is None else np.array(metadata["steepness"])
-        self.dim, self.n_atoms, self.periodic = len(self.sigma), int(metadata["n_atoms"]), bool(metadata["periodic"])
 
     @classmethod
     def from_model(
         cls,
         model: LaTF,
         features: Features,
-        positions: np.ndarray | None = None,
+        positions: Positions | None = None,
         boxes: np.ndarray | None = None,
         force_limit: float = FORCE_LIMIT,
     ) -> LatentCV:
@@ -118,7 +113,7 @@ class LatentCV:
         model, features
             The trained model, and the descriptors it was trained on.
         positions
-            Training frames (n, N, 3) in nm on which the export is checked; none takes random ones, and checks no
+            Training frames (n, N, 3) in nm on which the export is checked; `None` takes random positions, and checks no
             forces.
         boxes
             Their box vectors (n, 3, 3), where the variable is periodic.
@@ -142,8 +137,8 @@ class LatentCV:
                 f"LatentCV: the model was trained on {model.n_features} descriptors; these features give "
                 f"{len(features.names)}."
             )
-        module = _Module(_double(features.module), torch.from_numpy(np.asarray(features.atoms)), _folded_encoder(model))
-        module.requires_grad_(False)
+        encoded = _Encoded(_double(features.module), _folded_encoder(model))
+        module = OfAllAtoms(encoded, torch.from_numpy(np.asarray(features.atoms))).requires_grad_(False)
         noise = float(torch.exp(0.5 * model.log_variance.detach()))
         sigma = np.maximum(model.latent_spread.double().numpy(), 0.5 * noise)
         metadata = {
@@ -167,119 +162,28 @@ class LatentCV:
             },
         }
         cv = cls(_round_trip(torch.jit.script(module)), metadata)
-        if positions is not None:
-            positions = cv._frames(positions)
-        cv._check(model, features, positions)
-        if positions is not None:
-            cv._measure(positions, boxes, force_limit)
+        frames = None if positions is None else cv._training_frames(positions)
+        cv._compare_with(model, features, frames)
+        if frames is not None:
+            cv._measure_steepness(frames, boxes, force_limit)
         return cv
 
-    def __call__(self, positions, box=None):
-        """Evaluate on positions (..., N, 3) in nm, with box vectors (..., 3, 3) where the variable is `periodic`.
-
-        Returns (..., d). A variable that is not periodic takes no images, in a box or not.
-
-        Raises
-        ------
-        CVError
-            Wrong number of atoms, positions with a unit, or a box missing.
-        """
-        is_tensor = isinstance(positions, Tensor)
-        _without_unit(positions)
-        tensor = torch.as_tensor(np.asarray(positions) if not is_tensor else positions)
-        if tensor.ndim < 2 or tensor.shape[-2:] != (self.n_atoms, 3):
-            raise CVError(f"LatentCV: expected positions (..., {self.n_atoms}, 3); got {tuple(tensor.shape)}.")
-        u = self.module(tensor, self._box(box))
-        return u if is_tensor else u.detach().numpy()
-
-    def _box(self, box) -> Tensor | None:
-        """Box vectors in OpenMM's reduced form, which those of a trajectory need not have."""
-        if not self.periodic:
-            return None
-        if box is None:
-            raise CVError("LatentCV: the variable was made for a periodic system; give the box vectors.")
-        return reduced_box(
-            box.to(torch.float64) if isinstance(box, Tensor) else torch.tensor(np.asarray(box, np.float64))
-        )
-
-    def of_context(self, context) -> np.ndarray:
-        """Value (d,) at the present positions of an `openmm.Context`."""
-        state = context.getState(getPositions=True)
-        box = state.getPeriodicBoxVectors(asNumpy=True)._value if self.periodic else None
-        return self(state.getPositions(asNumpy=True)._value, box)
-
-    def gradients(self, positions, box=None) -> np.ndarray:
-        """Derivatives of each component by the positions of `atoms`, 1/nm, on frames (n, N, 3); (n, d, atoms, 3)."""
-        return np.concatenate(list(self._slopes(positions, box)))
-
-    def _slopes(self, positions, box=None) -> Iterator[np.ndarray]:
-        """`gradients`, some frames at a time."""
-        positions, box = np.asarray(positions, np.float64), None if box is None else np.asarray(box)
-        for start in range(0, len(positions), CHUNK):
-            part = slice(start, start + CHUNK)
-            x = torch.from_numpy(positions[part]).requires_grad_(True)
-            u = self.module(x, self._box(box if box is None or box.ndim == 2 else box[part]))
-            slopes = [torch.autograd.grad(u[:, k].sum(), x, retain_graph=True)[0] for k in range(self.dim)]
-            yield torch.stack(slopes, 1)[:, :, self.atoms].numpy()
-
-    def gradient_of_context(self, context) -> np.ndarray:
-        """Length (d,) of each component's gradient at the present positions of an `openmm.Context`, 1/nm."""
-        state = context.getState(getPositions=True)
-        box = state.getPeriodicBoxVectors(asNumpy=True)._value if self.periodic else None
-        slopes = self.gradients(state.getPositions(asNumpy=True)._value[None], box)[0]
-        return np.sqrt((slopes**2).sum((1, 2)))
-
-    def mobility(self, positions, masses: np.ndarray, box=None) -> np.ndarray:
-        """Inverse mass of each component, sum_i |du/dx_i|^2 / m_i, on frames (n, N, 3); returns (n, d) in 1/(amu nm^2).
-
-        A spring of stiffness k on the component oscillates at sqrt(k * mobility): that must stay well below one
-        radian per time step.
-        """
-        masses = np.asarray(masses)[self.atoms]
-        inverse = np.where(masses > 0, 1 / np.where(masses > 0, masses, 1.0), 0.0)
-        return np.concatenate([(slopes**2).sum(-1) @ inverse for slopes in self._slopes(positions, box)])
-
-    def bias_variables(self) -> list:
+    def bias_variables(self, backend: str = "auto") -> list[app.BiasVariable]:
         """One `openmm.app.BiasVariable` per component, for the stock `openmm.app.Metadynamics`.
 
         Stock metadynamics evaluates the network once for each of them; `latf_sampling.Metadynamics` once in all.
         """
-        from openmm import app
+        return bias_variables(self, backend)
 
-        from latf_sampling.cv.force import component_force
+    def _definition(self) -> bytes:
+        return json.dumps(self.metadata["features"], sort_keys=True).encode()
 
-        margin = 3 * self.sigma
-        return [
-            app.BiasVariable(
-                component_force(self, k),
-                float(self.bounds[k, 0] - margin[k]),
-                float(self.bounds[k, 1] + margin[k]),
-                float(self.sigma[k]),
-                False,
-            )
-            for k in range(self.dim)
-        ]
-
-    def fingerprint(self) -> str:
-        """Sixteen letters that two variables have in common only if they are the same function of the positions."""
-        digest = hashlib.sha256(json.dumps(self.metadata["features"], sort_keys=True).encode())
-        for name, value in sorted(self.module.state_dict().items()):
-            digest.update(name.encode() + value.numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-    def check_topology(self, topology) -> None:
+    def check_topology(self, topology: app.Topology | mdtraj.Topology) -> None:
         """Refuse a topology (OpenMM's or MDTraj's) other than the one that the variable was made for."""
         if fingerprint(topology) != self.metadata["topology"]:
             raise CVError(
                 "LatentCV: the variable was made for another topology (other atoms, names or residues); "
                 "train and export it for this one."
-            )
-
-    def check_system(self, system) -> None:
-        """Refuse an OpenMM system with another number of particles."""
-        if system.getNumParticles() != self.n_atoms:
-            raise CVError(
-                f"LatentCV: the variable was made for {self.n_atoms} atoms; the system has {system.getNumParticles()}."
             )
 
     def save(self, path: str | Path) -> None:
@@ -290,7 +194,7 @@ class LatentCV:
             temporary.write_bytes(buffer.getvalue())
 
     @classmethod
-    def load(cls, path: str | Path, topology=None) -> LatentCV:
+    def load(cls, path: str | Path, topology: app.Topology | mdtraj.Topology | None = None) -> LatentCV:
         """Read a file written by `save`.
 
         Raises
@@ -316,7 +220,7 @@ class LatentCV:
             cv.check_topology(topology)
         return cv
 
-    def _check(self, model: LaTF, features: Features, positions: np.ndarray | None) -> None:
+    def _compare_with(self, model: LaTF, features: Features, positions: np.ndarray | None) -> None:
         """The exported variable and its gradient must be those of the eager descriptors and encoder."""
         if positions is None:
             positions = 0.3 * np.random.default_rng(0).normal(size=(4, self.n_atoms, 3))
@@ -333,24 +237,23 @@ class LatentCV:
                     f"LatentCV: the exported {what} differs from the eager one by {difference:.2g}; not exported."
                 )
 
-    def _frames(self, positions) -> np.ndarray:
-        """Training frames (n, N, 3), of which there is one at least."""
-        _without_unit(positions)
-        frames = np.asarray(positions)
+    def _training_frames(self, positions: Positions) -> np.ndarray:
+        """Training frames (n, N, 3), at least one."""
+        frames = to_array(positions, "length", "positions")
         if frames.ndim != 3 or frames.shape[1:] != (self.n_atoms, 3) or not len(frames):
             raise CVError(f"LatentCV: training frames must be (n, {self.n_atoms}, 3), n > 0; got {frames.shape}.")
         return frames
 
-    def _measure(self, positions: np.ndarray, boxes: np.ndarray | None, force_limit: float) -> None:
-        """Note the mean steepness, and refuse one that no simulation could follow."""
+    def _measure_steepness(self, positions: np.ndarray, boxes: np.ndarray | None, force_limit: float) -> None:
+        """Set the mean steepness, and refuse a variable whose forces no simulation could follow."""
         squares, steepest = [], []
-        for slopes in self._slopes(positions, boxes):
+        for slopes in self.gradients_in_chunks(positions, boxes):
             of_atoms = np.linalg.norm(slopes, axis=-1)
             squares.append((of_atoms**2).sum(-1))
             steepest.append(of_atoms.max(-1))
         self.steepness = np.sqrt(np.concatenate(squares).mean(0))
         self.metadata["steepness"] = self.steepness.tolist()
-        # A Gaussian of width sigma is steepest at sigma from its centre: exp(-1/2) / sigma.
+        # A Gaussian of width sigma is steepest at sigma from its center: exp(-1/2) / sigma.
         pushes = np.exp(-0.5) * np.concatenate(steepest) / self.sigma
         for k, push in enumerate(np.quantile(pushes, 0.999, axis=0)):
             if not push <= force_limit:
@@ -362,14 +265,7 @@ class LatentCV:
                 )
 
 
-def _without_unit(positions) -> None:
-    if hasattr(positions, "value_in_unit"):
-        raise CVError("LatentCV: positions carry a unit; pass positions.value_in_unit(openmm.unit.nanometer).")
-
-
 def _double(module: nn.Module) -> nn.Module:
-    import copy
-
     return copy.deepcopy(module).double()
 
 

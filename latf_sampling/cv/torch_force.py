@@ -1,0 +1,105 @@
+"""A bias in `TorchForce`: variable, shape and the pull-back to the atoms as one TorchScript module.
+
+OpenMM copies the module into each context, where Python cannot reach it afterwards. A table that changes is therefore
+read from a file that is mapped into memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import openmm
+import torch
+from torch import Tensor, nn
+
+from latf_sampling.core import backends
+from latf_sampling.cv import graph
+from latf_sampling.cv.shapes import Shape
+from latf_sampling.cv.variable import Variable
+
+
+def torch_force(
+    variable: Variable,
+    shape: Shape,
+    table: np.ndarray,
+    file: str | None = None,
+    parameters: dict[str, float] | None = None,
+) -> openmm.Force:
+    """A `TorchForce` of a shape.
+
+    Parameters
+    ----------
+    variable, shape
+        The collective variable, and energy and force as functions of it.
+    table
+        The numbers (m,) that the shape reads.
+    file
+        Where they are mapped from, whenever a parameter says that they have changed; `None` makes them part of the
+        force.
+    parameters
+        Global parameters and their defaults; with a file the version of the table.
+    """
+    script = graph.to_torchscript(graph.trace(variable, shape), graph.example(variable, shape))
+    if file is None:
+        module = (_PeriodicFixed if variable.periodic else _Fixed)(script, variable.atoms, table)
+    else:
+        module = (_PeriodicMapped if variable.periodic else _Mapped)(script, variable.atoms, table, file)
+    force = backends.torchforce()(torch.jit.script(module))
+    force.setOutputsForces(True)
+    for name, value in (parameters or {}).items():
+        force.addGlobalParameter(name, value)
+    return force
+
+
+class _Fixed(nn.Module):
+    """What a TorchForce evaluates on all positions of a system without a box, with a table that never changes."""
+
+    def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, table: np.ndarray) -> None:
+        super().__init__()
+        self.graph = graph
+        self.register_buffer("atoms", torch.from_numpy(atoms))
+        self.register_buffer("box", torch.eye(3, dtype=torch.float64))
+        self.register_buffer("table", torch.from_numpy(np.array(table)))
+
+    def evaluate(self, positions: Tensor, box: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        # A TorchForce asks for gradients of all it evaluates; recording for them would double the cost.
+        with torch.no_grad():
+            x = positions.index_select(0, self.atoms).to(torch.float64)
+            energy, forces = self.graph(x, box, table)
+            return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return self.evaluate(positions, self.box, self.table)
+
+
+class _PeriodicFixed(_Fixed):
+    """The same with box vectors."""
+
+    def forward(self, positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+        return self.evaluate(positions, box.to(torch.float64), self.table)
+
+
+class _Mapped(_Fixed):
+    """The same with a table that is mapped anew whenever its version changes."""
+
+    def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, table: np.ndarray, file: str) -> None:
+        super().__init__(graph, atoms, table)
+        self.stem, self.length, self.version = file[:-1], len(table), 0.0
+
+    def present(self, version: Tensor, positions: Tensor) -> Tensor:
+        if float(version) != self.version:
+            self.version = float(version)
+            # Freezing would fold the reading of a file of constant name into a constant.
+            file = self.stem + str(0 * int(version))
+            # On the CPU this is still the file itself. Graphs that ask for the device at every step run a fifth slower.
+            self.table = torch.from_file(file, True, self.length, dtype=torch.float64).to(positions.device)
+        return self.table
+
+    def forward(self, positions: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
+        return self.evaluate(positions, self.box, self.present(version, positions))
+
+
+class _PeriodicMapped(_Mapped):
+    """The same with box vectors."""
+
+    def forward(self, positions: Tensor, box: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
+        return self.evaluate(positions, box.to(torch.float64), self.present(version, positions))

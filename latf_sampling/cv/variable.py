@@ -1,0 +1,250 @@
+"""Any differentiable collective variable of atomic positions: what every bias takes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latf_sampling.errors import CVError, SettingsError
+from latf_sampling.features import reduced_box
+from latf_sampling.units import to_array
+
+if TYPE_CHECKING:
+    import openmm
+    from openmm import unit
+
+Positions: TypeAlias = "np.ndarray | unit.Quantity | Sequence"
+
+CHUNK = 512
+"""Frames whose gradients are evaluated at once."""
+
+
+class OfAllAtoms(nn.Module):
+    """A function of some atoms as a function of all of them.
+
+    Parameters
+    ----------
+    function
+        (positions (..., n, 3), box (..., 3, 3) or `None`) -> (..., d), in double precision, of the atoms alone that it
+        depends on.
+    atoms
+        Their indices (n,).
+    """
+
+    atoms: Tensor
+
+    def __init__(self, function: nn.Module, atoms: Tensor) -> None:
+        super().__init__()
+        self.function = function
+        self.register_buffer("atoms", atoms)
+
+    @torch.jit.export
+    def compact(self, positions: Tensor, box: Tensor | None) -> Tensor:
+        """Evaluate on the positions (..., n, 3) of `atoms` alone, in double precision."""
+        return self.function(positions, box)
+
+    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
+        if box is not None:
+            box = box.to(torch.float64)
+        return self.compact(positions.index_select(-2, self.atoms).to(torch.float64), box)
+
+
+class Variable:
+    """A collective variable that torch can differentiate.
+
+    Parameters
+    ----------
+    function
+        A torch module that TorchScript can compile: (positions (..., n, 3) in nm of `atoms`, box vectors (..., 3, 3) in
+        nm or `None`) -> (..., d), in double precision.
+    atoms
+        Indices (n,) of the atoms that it depends on.
+    n_atoms
+        Number of particles of the system.
+    bounds
+        Range (d, 2) of each component: the grid of a bias covers it, and walls stand outside.
+    sigma
+        Width (d,) of a hill along each component.
+    periodic
+        Whether it depends on the periodic box.
+    steepness
+        Length (d,) of each component's gradient, 1/nm, root of the mean square over typical frames; hills with adaptive
+        widths need it.
+
+    Raises
+    ------
+    CVError
+        The function cannot be compiled, or `bounds` and `sigma` do not fit together.
+
+    Examples
+    --------
+    The distance between two atoms:
+
+    >>> class Distance(nn.Module):
+    ...     def forward(self, positions: Tensor, box: Tensor | None) -> Tensor:
+    ...         return (positions[..., 1, :] - positions[..., 0, :]).norm(dim=-1, keepdim=True)
+    >>> distance = Variable(Distance(), atoms=[0, 1], n_atoms=2, bounds=[[0.1, 1.0]], sigma=[0.02])
+    >>> distance([[0.0, 0.0, 0.0], [0.3, 0.0, 0.4]])
+    array([0.5])
+    """
+
+    module: Any
+    """The compiled function of all atoms, with the method ``compact`` for `atoms` alone; a `torch.jit.ScriptModule`."""
+
+    def __init__(
+        self,
+        function: nn.Module,
+        atoms: Sequence[int] | np.ndarray,
+        n_atoms: int,
+        bounds: Sequence[Sequence[float]] | np.ndarray,
+        sigma: Sequence[float] | np.ndarray,
+        periodic: bool = False,
+        steepness: Sequence[float] | np.ndarray | None = None,
+    ) -> None:
+        self.atoms = np.array(atoms, dtype=np.int64)
+        self.n_atoms, self.periodic = int(n_atoms), bool(periodic)
+        self.bounds, self.sigma = np.array(bounds, np.float64), np.array(sigma, np.float64)
+        self.steepness = None if steepness is None else np.array(steepness, np.float64)
+        if self.sigma.ndim != 1 or self.bounds.shape != (len(self.sigma), 2):
+            raise CVError(
+                f"{self._name}: bounds must be (d, 2) and sigma (d,); got {self.bounds.shape} and {self.sigma.shape}."
+            )
+        if isinstance(function, torch.jit.ScriptModule) and hasattr(function, "compact"):
+            self.module = function
+            return
+        try:
+            script = torch.jit.script(OfAllAtoms(function, torch.from_numpy(self.atoms)))
+        except (RuntimeError, torch.jit.frontend.FrontendError) as error:
+            raise CVError(f"{self._name}: TorchScript cannot compile the function ({error}).") from error
+        self.module = script.requires_grad_(False)
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def dim(self) -> int:
+        """Number of components d."""
+        return len(self.sigma)
+
+    @overload
+    def __call__(self, positions: Tensor, box: Any = None) -> Tensor: ...
+    @overload
+    def __call__(self, positions: Positions, box: Any = None) -> np.ndarray: ...
+    def __call__(self, positions: Any, box: Any = None) -> Any:
+        """Evaluate on positions (..., N, 3), with box vectors (..., 3, 3) where the variable is `periodic`.
+
+        Both are tensors, arrays in nm, or quantities. A variable that is not periodic uses no periodic images, with a
+        box or without one.
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor
+            (..., d), a tensor where the positions are one.
+
+        Raises
+        ------
+        CVError
+            The number of atoms is another one, or the box is missing.
+        SettingsError
+            The positions are no lengths.
+        """
+        is_tensor = isinstance(positions, Tensor)
+        tensor = positions if is_tensor else torch.as_tensor(to_array(positions, "length", "positions"))
+        if tensor.ndim < 2 or tensor.shape[-2:] != (self.n_atoms, 3):
+            raise CVError(f"{self._name}: expected positions (..., {self.n_atoms}, 3); got {tuple(tensor.shape)}.")
+        u = self.module(tensor, self._box(box))
+        return u if is_tensor else u.detach().numpy()
+
+    def _box(self, box: Any) -> Tensor | None:
+        """Box vectors in OpenMM's reduced form, which those of a trajectory need not have."""
+        if not self.periodic:
+            return None
+        if box is None:
+            raise CVError(f"{self._name}: the variable was made for a periodic system; give the box vectors.")
+        if isinstance(box, Tensor):
+            return reduced_box(box.to(torch.float64))
+        return reduced_box(torch.tensor(np.asarray(to_array(box, "length", "box"), np.float64)))
+
+    def of_context(self, context: openmm.Context) -> np.ndarray:
+        """Value (d,) at the present positions of a context."""
+        return self(*self._state_of(context))
+
+    def gradient_of_context(self, context: openmm.Context) -> np.ndarray:
+        """Length (d,) of each component's gradient at the present positions of a context, 1/nm."""
+        positions, box = self._state_of(context)
+        slopes = self.gradients(positions[None], box)[0]
+        return np.sqrt((slopes**2).sum((1, 2)))
+
+    def _state_of(self, context: openmm.Context) -> tuple[np.ndarray, np.ndarray | None]:
+        state = context.getState(getPositions=True)
+        box = state.getPeriodicBoxVectors(asNumpy=True)._value if self.periodic else None
+        return state.getPositions(asNumpy=True)._value, box
+
+    def gradients(self, positions: Positions, box: Any = None) -> np.ndarray:
+        """Derivatives of each component by the positions of `atoms`, 1/nm, on frames (n, N, 3); (n, d, atoms, 3)."""
+        return np.concatenate(list(self.gradients_in_chunks(positions, box)))
+
+    def gradients_in_chunks(self, positions: Positions, box: Any = None) -> Iterator[np.ndarray]:
+        """What `gradients` gives, for `CHUNK` frames at a time."""
+        positions = np.asarray(to_array(positions, "length", "positions"), np.float64)
+        box = None if box is None else np.asarray(to_array(box, "length", "box"))
+        for start in range(0, len(positions), CHUNK):
+            part = slice(start, start + CHUNK)
+            x = torch.from_numpy(positions[part]).requires_grad_(True)
+            u = self.module(x, self._box(box if box is None or box.ndim == 2 else box[part]))
+            slopes = [torch.autograd.grad(u[:, k].sum(), x, retain_graph=True)[0] for k in range(self.dim)]
+            yield torch.stack(slopes, 1)[:, :, self.atoms].numpy()
+
+    def mobility(self, positions: Positions, masses: np.ndarray, box: Any = None) -> np.ndarray:
+        """Inverse mass of each component, sum_i |du/dx_i|^2 / m_i, on frames (n, N, 3); returns (n, d) in 1/(amu nm^2).
+
+        A spring of stiffness k on the component oscillates at sqrt(k * mobility): that must stay well below one
+        radian per time step.
+        """
+        masses = np.asarray(masses)[self.atoms]
+        inverse = np.where(masses > 0, 1 / np.where(masses > 0, masses, 1.0), 0.0)
+        return np.concatenate([(slopes**2).sum(-1) @ inverse for slopes in self.gradients_in_chunks(positions, box)])
+
+    def check_system(self, system: openmm.System) -> None:
+        """Refuse an OpenMM system that the variable was not made for.
+
+        Raises
+        ------
+        CVError
+            The system has another number of particles.
+        SettingsError
+            The argument is no system.
+        """
+        if not hasattr(system, "getNumParticles"):
+            raise SettingsError(f"{self._name}: expected an openmm.System; got {type(system).__name__}.")
+        if system.getNumParticles() != self.n_atoms:
+            raise CVError(
+                f"{self._name}: the variable was made for {self.n_atoms} atoms; the system has "
+                f"{system.getNumParticles()}."
+            )
+
+    def fingerprint(self) -> str:
+        """Sixteen characters that two variables have in common only if they are the same function of the positions."""
+        digest = hashlib.sha256(self._definition())
+        for name, value in sorted(self.module.state_dict().items()):
+            digest.update(name.encode() + value.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _definition(self) -> bytes:
+        """What defines the function beside its numbers."""
+        return f"{self.n_atoms} {self.periodic} {self.module.function.code}".encode()
+
+    def __getstate__(self) -> dict[str, Any]:
+        buffer = io.BytesIO()
+        torch.jit.save(self.module, buffer)
+        return {**self.__dict__, "module": buffer.getvalue()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, module=torch.jit.load(io.BytesIO(state["module"])))
