@@ -107,12 +107,17 @@ def spell(location: Location) -> str:
     return words
 
 
-def explain(error: ValidationError, where: str) -> str:
-    """One line per fault, each with the key as it stands in the file."""
+def explain(error: ValidationError, where: str, *, nested: bool = False, usage: str = "") -> str:
+    """One line per fault, each with the key as it stands in the file.
+
+    ``where`` is a file or a class; if ``nested``, it is a key itself (``features[0].rmsd``), which the keys of the
+    faults continue. ``usage`` says what may be written, and follows a key that is missing or unknown.
+    """
     lines = []
+    usage = f"; {usage}." if usage else "."
     faults = error.errors()
     for fault in faults:
-        key, depth = "", len(fault["loc"])
+        key, depth = where if nested else "", len(fault["loc"])
         if fault["type"] == "too_short" and any(
             len(other["loc"]) > depth and other["loc"][:depth] == fault["loc"] for other in faults
         ):
@@ -124,16 +129,18 @@ def explain(error: ValidationError, where: str) -> str:
             key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
         kind, message = fault["type"], fault["msg"]
         if kind == "extra_forbidden":
-            message = "no such key."
+            message = f"no such key{usage}"
         elif kind in ("union_tag_invalid", "union_tag_not_found"):
             key, message = f"{key}.kind", "must be 'metadynamics', 'opes' or 'flow'."
         elif kind == "missing":
-            message = "this key is missing."
+            message = f"this key is missing{usage}"
+        elif kind != "value_error" and len(got := repr(fault["input"])) <= 60:
+            message = f"{message}, got {got}."
         field = next((part for part in reversed(fault["loc"]) if isinstance(part, str)), "")
         message = message.removeprefix("Value error, ").removeprefix(f"{field}: " if field else "")
         for line in message.splitlines():
             own = re.match(r"[a-z_]+: ", line)  # a check across keys names the one at fault itself
             item = re.match(r"\[\d+\]", line)  # one of a list its item
             separator = "" if not key or item else "." if own else ": "
-            lines.append(f"{where}: {key}{separator}{line}")
+            lines.append(f"{key}{separator}{line}" if nested else f"{where}: {key}{separator}{line}")
     return "\n".join(lines)
