@@ -18,6 +18,8 @@ from latf_sampling.analysis.arguments import by_trajectory
 from latf_sampling.analysis.mbar import Multistate, kish
 from latf_sampling.errors import DataError
 
+BLOCKS = 10
+"""Series are cut into so many blocks for held-out validation, populations and kinetics."""
 LONG = 5.0
 """A block is at least so many statistical inefficiencies long, ten correlation times,"""
 SHORT = 1.0

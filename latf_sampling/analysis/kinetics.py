@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latf_sampling.data.dataset import BLOCKS
+from latf_sampling.analysis.blocks import BLOCKS
 
 RESAMPLES = 200
 LAGS = 8

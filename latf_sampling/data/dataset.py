@@ -9,14 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from latf_sampling.analysis.blocks import BLOCKS
 from latf_sampling.analysis.mbar import TemperatureReweighting, kish
 from latf_sampling.errors import DataError
 from latf_sampling.units import BAR, KB, to_float, to_kelvin
 
 CHUNK = 65536
 """Frames that are worked on at a time where all of them would not fit into memory."""
-BLOCKS = 10
-"""Each series is cut into so many blocks; whole blocks are held out for validation."""
 
 
 class Series:

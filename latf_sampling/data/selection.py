@@ -7,12 +7,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from latf_sampling.analysis.vamp import forward_selection, lagged_covariances
 from latf_sampling.data.columns import NEARLY_CONSTANT, aligned
-from latf_sampling.data.dataset import CHUNK, Dataset, Series
+from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import DataError
-
-DEPENDENT = 1e-4
-"""A column of which less than this share of the variance is its own is a linear combination of columns kept before."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,8 @@ def select_columns(
     names = [f"column {k}" for k in range(width)] if names is None else list(names)
     if len(names) != width:
         raise DataError(f"select_columns: {len(names)} names for {width} columns.")
-    mean, early, late, between = _covariances(used, lag)
+    covariances = lagged_covariances([entry.x for entry in used], lag)
+    mean, early, late, between = covariances
     deviation = np.sqrt(np.minimum(np.diagonal(early), np.diagonal(late)))
     varies = deviation >= NEARLY_CONSTANT * (1 + np.abs(mean))
     if not varies.any():
@@ -171,7 +170,7 @@ def select_columns(
         else:
             left.append(k)
     left.sort()
-    taken, gains, rest = _forward(early, late, between, left, len(left) if keep is None else keep)
+    taken, gains, rest = forward_selection(covariances, left, len(left) if keep is None else keep)
     for k, gain in rest.items():
         reasons[k] = (
             "is a linear combination of those kept"
@@ -181,69 +180,3 @@ def select_columns(
     candidates = [Candidate(k, names[k], float(scores[k]), True, gain) for k, gain in zip(taken, gains)]
     candidates += [Candidate(k, names[k], float(scores[k]), False, None, reasons[k]) for k in sorted(reasons)]
     return Selection(np.array(sorted(taken), np.int64), candidates, int(lag), 1.0 + float(sum(gains)))
-
-
-def _covariances(series: list[Series], lag: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean of the first frames of all pairs (F,), and covariances (F, F) of first, of last, and of first with last."""
-    pairs = sum(len(entry) - lag for entry in series)
-    origin = series[0].x[0].astype(np.float64)  # lest large means cancel the variance
-    width = len(origin)
-    sums, products = np.zeros((2, width)), np.zeros((3, width, width))
-    for entry in series:
-        for start in range(0, len(entry) - lag, CHUNK):
-            stop = min(start + CHUNK, len(entry) - lag)
-            now = entry.x[start:stop] - origin
-            later = entry.x[start + lag : stop + lag] - origin
-            sums += now.sum(0), later.sum(0)
-            products += now.T @ now, later.T @ later, now.T @ later
-    first, last = sums / pairs
-    early, late, between = products / pairs
-    return (
-        origin + first,
-        early - np.outer(first, first),
-        late - np.outer(last, last),
-        between - np.outer(first, last),
-    )
-
-
-def _forward(
-    early: np.ndarray, late: np.ndarray, between: np.ndarray, columns: list[int], keep: int
-) -> tuple[list[int], list[float], dict[int, float | None]]:
-    """Columns in the order in which they add most to the VAMP-2 score, what each adds, and what the others would.
-
-    After each choice the chosen column is projected out of all others, at both ends of the pairs separately, as in a
-    Cholesky decomposition with pivots. In the orthonormal bases that arise, one at each end, the score is the sum of
-    the squares of the matrix between them, which a further column enlarges by a row, a column and their corner.
-    """
-    a, b, c = (matrix[np.ix_(columns, columns)].copy() for matrix in (early, late, between))
-    own_a, own_b = np.diagonal(a).copy(), np.diagonal(b).copy()
-    # squares of each column's remainder, at one end, with the basis at the other
-    rows, sides = np.zeros((len(columns), 0)), np.zeros((len(columns), 0))
-    taken: list[int] = []
-    gains: list[float] = []
-    while True:
-        va, vb, corner = np.diagonal(a), np.diagonal(b), np.diagonal(c)
-        free = (va > DEPENDENT * own_a) & (vb > DEPENDENT * own_b)
-        free[taken] = False
-        va, vb = np.where(free, va, 1.0), np.where(free, vb, 1.0)
-        gain = (rows**2).sum(1) / va + (sides**2).sum(1) / vb + corner**2 / (va * vb)
-        gain = np.where(free, gain, -1.0)
-        if len(taken) == keep or not free.any():
-            break
-        k = int(np.argmax(gain))
-        taken.append(k)
-        gains.append(float(gain[k]))
-        # the new member of each basis, and what remains of every column without it
-        share_a, share_b = a[:, k] / a[k, k], b[:, k] / b[k, k]
-        length_a, length_b = np.sqrt(a[k, k]), np.sqrt(b[k, k])
-        rows = rows - np.outer(share_a, rows[k])
-        sides = sides - np.outer(share_b, sides[k])
-        with_late = c[:, k] / length_b  # remainders at the first frames with the new member at the last
-        with_early = c[k] / length_a
-        rows = np.column_stack([rows, with_late - share_a * with_late[k]])
-        sides = np.column_stack([sides, with_early - share_b * with_early[k]])
-        c = c - np.outer(share_a, c[k]) - np.outer(c[:, k], share_b) + np.outer(share_a, share_b) * c[k, k]
-        a = a - np.outer(share_a, a[k])
-        b = b - np.outer(share_b, b[k])
-    rest = {columns[k]: float(gain[k]) if free[k] else None for k in range(len(columns)) if k not in taken}
-    return [columns[k] for k in taken], gains, rest

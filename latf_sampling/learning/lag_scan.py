@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from latf_sampling.analysis.kinetics import kinetics
+from latf_sampling.analysis.vamp import cross_validated_vamp2
 from latf_sampling.core import storage, streams
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import DataError, SettingsError, TrainingError
@@ -37,8 +38,6 @@ TRAINING = TrainingSettings(refinements=24, refinement_epochs=2)
 SHARE, TIMES = 10, 100
 """Lags are at most a tenth of the longest series. Those chosen here are also at most a hundredth of all frames: a
 process that lasts three lags is then seen thirty times."""
-FOLDS = 5
-"""Parts of each series that are held out in turn for the VAMP-2 score."""
 RESOLVED = 3
 """A lag resolves a process that lasts so many lags."""
 TOLERANCE = 0.1
@@ -323,50 +322,6 @@ def scan_lags(
     return LagScan(results, scoring_lag, temperature, sum(len(entry) for entry in used), interval)
 
 
-def vamp2(features: Sequence[np.ndarray], lag: int, processes: int) -> tuple[float, float] | None:
-    """Cross-validated VAMP-2 score, Wu and Noé, doi:10.1007/s00332-019-09567-y.
-
-    Parameters
-    ----------
-    features
-        Of each series (frames, F).
-    lag
-        Frames.
-    processes
-        At most so many of the slowest are scored, besides the constant one.
-
-    Returns
-    -------
-    tuple of float, or None
-        Mean over five folds and its standard error. Each series is cut into five parts, one for each fold; no pair of
-        frames reaches from one part into another. None where two folds or fewer have parts that are longer than two
-        lags.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> states = np.cumsum(rng.random(50_000) < 0.02) % 2  # its eigenvalue at a lag of 1 is 0.96
-    >>> score, error = vamp2([states[:, None].astype(float)], lag=1, processes=1)
-    >>> bool(abs(score - 1 - 0.96**2) < 4 * error + 0.005)
-    True
-    """
-    from deeptime.decomposition import VAMP
-
-    parts = [np.array_split(entry, FOLDS) for entry in features]
-    folds = [[entry[fold] for entry in parts if len(entry[fold]) > 2 * lag] for fold in range(FOLDS)]
-    folds = [fold for fold in folds if fold]
-    if len(folds) < 3:
-        return None
-    scores = []
-    for held in range(len(folds)):
-        fitted, judge = VAMP(lagtime=lag), VAMP(lagtime=lag)
-        for number, fold in enumerate(folds):
-            for part in fold:
-                (judge if number == held else fitted).partial_fit(part)
-        scores.append(fitted.fetch_model().score(2, test_model=judge.fetch_model(), dim=processes))
-    return float(np.mean(scores)), float(np.std(scores, ddof=1) / np.sqrt(len(scores)))
-
-
 def _leading(series: list[Series]) -> list[Series]:
     """The first frames of each series, in all at most `FRAMES`."""
     if not series:
@@ -430,7 +385,7 @@ def _examine(
     rows = found.timescales[here].ravel(), (found.upper - found.lower)[here].ravel() / (2 * 1.96)
     timescales, errors = (tuple(values[np.isfinite(rows[0])].tolist()) for values in rows)
     features = [_latent(model, entry.x) for entry in series]
-    return timescales, errors, *(vamp2(features, scoring_lag, model.latent_dim) or (None, None))
+    return timescales, errors, *(cross_validated_vamp2(features, scoring_lag, model.latent_dim) or (None, None))
 
 
 def _latent(model: LaTF, x: np.ndarray) -> np.ndarray:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from deeptime.decomposition import VAMP
 
 from latf_sampling.data.dataset import Series
 from latf_sampling.errors import DataError, SettingsError, TrainingError
 from latf_sampling.learning import lag_scan as lags
-from latf_sampling.learning.lag_scan import LagResult, LagScan, scan_lags, vamp2
+from latf_sampling.learning.lag_scan import LagResult, LagScan, scan_lags
 from latf_sampling.report.lags import write_lags
 from latf_sampling.settings import ModelSettings, TrainingSettings
 
@@ -164,27 +163,6 @@ def test_series_that_cannot_be_used_are_refused():
         scan_lags([Series(np.zeros((100, 1)), weights=np.linspace(1, 2, 100))])
     with pytest.raises(SettingsError, match="seeds must be at least 1"):
         scan_lags([Series(np.zeros((100, 1)))], [1], seeds=0)
-
-
-# The score
-
-
-def test_vamp2_is_deeptimes_own_on_a_split_by_hand():
-    rng = np.random.default_rng(0)
-    features = np.cumsum(rng.normal(size=(1000, 3)), 0) % 7
-    parts = [features[200 * fold : 200 * (fold + 1)] for fold in range(5)]
-    scores = []
-    for fold in range(5):
-        fitted = VAMP(lagtime=3).fit([part for number, part in enumerate(parts) if number != fold]).fetch_model()
-        judge = VAMP(lagtime=3).fit(parts[fold]).fetch_model()
-        scores.append(fitted.score(2, test_model=judge, dim=2))
-    score, error = vamp2([features], 3, processes=2)
-    assert score == pytest.approx(np.mean(scores), rel=1e-6)
-    assert error == pytest.approx(np.std(scores, ddof=1) / np.sqrt(5), rel=1e-6)
-
-
-def test_short_series_have_no_score():
-    assert vamp2([np.random.default_rng(0).normal(size=(50, 2))], 5, processes=2) is None
 
 
 # The rule
