@@ -52,7 +52,7 @@ CASES = {
 VARIANTS = {
     "as it comes": {},
     "flow fitted afterwards": {"joint_epochs": 0},
-    "steered": {"temperature": "steered"},
+    "steered": {"temperature_mode": "steered"},
     "RealNVP": {"flow": "realnvp", "flow_transforms": 8},
     "1 dimension": {"latent_dim": 1},
     "3 dimensions": {"latent_dim": 3},

@@ -5,6 +5,7 @@ LatfError
 ├── SettingsError       a protocol or an argument is wrong; names the key
 ├── DataError           a trajectory, an array or a descriptor is wrong; names the file, frame, column or atom
 ├── TrainingError       training produced NaN or cannot start; names the epoch or the setting
+│   └── SingleStateError training was left with a single metastable state
 ├── CVError             a CV file does not fit the system, or does not reproduce its own values
 ├── SimulationError     a simulation exploded or a bias left its domain; names the step
 │   └── LeftTrustRegion a walker that was to stop there left the region that its model knows
@@ -37,6 +38,10 @@ class DataError(LatfError, ValueError):
 
 class TrainingError(LatfError, RuntimeError):
     """Training cannot start or has diverged."""
+
+
+class SingleStateError(TrainingError):
+    """Training was left with a single metastable state: the data hold no transition that is slow at this lag."""
 
 
 class CVError(LatfError, ValueError):

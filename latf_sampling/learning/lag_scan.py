@@ -292,7 +292,7 @@ def scan_lags(
     lags = _checked(lags, longest, sum(len(entry) for entry in used))
     if seeds < 1:
         raise SettingsError(f"scan_lags: seeds must be at least 1; got {seeds}.")
-    settings = (model or ModelSettings()).model_copy(update={"temperature": "steered"})
+    settings = (model or ModelSettings()).model_copy(update={"temperature_mode": "steered"})
     first_stage = {"joint_epochs": 0, "flow_epochs": 0, "ensemble": 0}
     training = (training or TRAINING).model_copy(update=first_stage)
     counts: list[tuple[int, ...]] = []

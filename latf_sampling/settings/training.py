@@ -16,7 +16,7 @@ class ModelSettings(Settings):
     """Dimension d of the latent space, that is of the collective variable."""
     reference_temperature: Temperature = 300.0
     """T0: the prior at temperature T has the scale s = T / T0."""
-    temperature: Literal["reweighted", "steered"] = "reweighted"
+    temperature_mode: Literal["reweighted", "steered"] = "reweighted"
     """How the flow follows temperature. "reweighted": it is trained at all temperatures that MBAR weights of the
     frames reach, which needs their potential energies. "steered": through the width of the prior alone, as in the
     paper."""

@@ -123,12 +123,12 @@ def test_training_warns_of_such_columns_by_name():
     }
     names = ["slow", "half", "noise", "again", "fixed"]
     with pytest.warns(ColumnWarning) as caught:
-        train(LaTF(latent_dim=1, temperature="steered"), Dataset([Series(x)], LAG, names=names), **quick)
+        train(LaTF(latent_dim=1, temperature_mode="steered"), Dataset([Series(x)], LAG, names=names), **quick)
     (text,) = [str(entry.message) for entry in caught if entry.category is ColumnWarning]
     assert "1 column hardly changes: 'fixed'" in text and "'again' is 'slow'" in text
     with warnings.catch_warnings():
         warnings.simplefilter("error", ColumnWarning)
-        train(LaTF(latent_dim=1, temperature="steered"), Dataset([Series(x[:, :3])], LAG), **quick)
+        train(LaTF(latent_dim=1, temperature_mode="steered"), Dataset([Series(x[:, :3])], LAG), **quick)
 
 
 # ------------------------------------------------------------------------------------------------ selection
@@ -251,7 +251,7 @@ def test_subsets_that_cannot_be(columns, words):
 def trained() -> tuple[LaTF, Dataset]:
     """A variable of two wells, with three columns of noise among its descriptors."""
     dataset = Dataset([Series(wells())], lag=20, names=["slow", "half", "noise 1", "noise 2", "noise 3"])
-    model = LaTF(latent_dim=1, temperature="steered", encoder_hidden=(16,))
+    model = LaTF(latent_dim=1, temperature_mode="steered", encoder_hidden=(16,))
     train(
         model,
         dataset,

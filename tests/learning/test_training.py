@@ -27,7 +27,7 @@ from latf_sampling.units import KB
 CENTERS = np.array([[0.0, 0, 0, 0], [3, 0, 1, 0], [0, 3, 0, -1]])
 POPULATIONS = [0.5, 0.3, 0.2]
 TINY = {"encoder_hidden": (16,), "decoder_hidden": (16,), "flow_hidden": (16, 16), "flow_transforms": 2}
-SMALL = {**TINY, "temperature": "steered"}
+SMALL = {**TINY, "temperature_mode": "steered"}
 QUICK = {
     "initial_states": 5,
     "refinements": 2,
@@ -619,8 +619,8 @@ def of_the_well(n, kT, rng, potential=None, **options) -> Series:
     return Series(x, kT, **{**made, **{name: f(x) for name, f in options.items()}})
 
 
-def train_on(series, seed=0, latent_dim=1, temperature="reweighted", **options) -> LaTF:
-    model = LaTF(latent_dim=latent_dim, reference_temperature=1.0, **{**TINY, "temperature": temperature})
+def train_on(series, seed=0, latent_dim=1, mode="reweighted", **options) -> LaTF:
+    model = LaTF(latent_dim=latent_dim, reference_temperature=1.0, **{**TINY, "temperature_mode": mode})
     train(model, Dataset(series, lag=1, boltzmann=1.0), seed, **{**EPOCHS, **options})
     return model
 
@@ -760,7 +760,7 @@ def test_balanced_temperatures_weigh_the_same(mode):
     series = [of_the_well(n, kT, rng) for n, kT in ((3000, 1.0), (600, 2.0))]
     dataset, settings = (
         Dataset(series, lag=1, boltzmann=1.0),
-        ModelSettings(reference_temperature=1.0, temperature=mode),
+        ModelSettings(reference_temperature=1.0, temperature_mode=mode),
     )
     frames = {
         balance: Frames(dataset, settings, TrainingSettings(balance_temperatures=balance), 0, torch.device("cpu"))

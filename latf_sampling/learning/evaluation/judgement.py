@@ -165,7 +165,7 @@ def evaluate(
     >>> from latf_sampling import train
     >>> rng = np.random.default_rng(0)
     >>> x = [np.sign(np.sin(np.arange(2000) / 100))[:, None] + 0.1 * rng.normal(size=(2000, 2)) for _ in range(2)]
-    >>> model, dataset = LaTF(latent_dim=1, temperature="steered"), Dataset([Series(x[0])], lag=5)
+    >>> model, dataset = LaTF(latent_dim=1, temperature_mode="steered"), Dataset([Series(x[0])], lag=5)
     >>> _ = train(model, dataset, initial_states=4, refinements=2, joint_epochs=1, flow_epochs=1)
     >>> evaluation = evaluate(model, dataset, [Series(x[1])], samples=1000)
     >>> [row.kind for row in evaluation.rows]

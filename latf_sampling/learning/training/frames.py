@@ -52,7 +52,7 @@ class Frames:
         self.reweighting: TemperatureReweighting | None = None
         self.reach = np.empty(0)
         self.minimum_effective_size = max(MINIMUM_SHARE * dataset.frames, MINIMUM_SIZE)
-        if model.temperature == "reweighted":
+        if model.temperature_mode == "reweighted":
             self._reach()
 
     def _fits(self) -> bool:
@@ -169,7 +169,7 @@ class Frames:
         if self.dataset.energies is None:
             warnings.warn(
                 "train: frames carry no energies, so that temperature enters through the prior alone, as with "
-                "temperature='steered'. Series(energies=...) lets frames be reweighted in temperature.",
+                "temperature_mode='steered'. Series(energies=...) lets frames be reweighted in temperature.",
                 stacklevel=5,
             )
             return

@@ -112,7 +112,7 @@ def train(
     --------
     >>> from latf_sampling import Series
     >>> x = np.sign(np.sin(np.arange(2000) / 100))[:, None] + 0.1 * np.random.default_rng(0).normal(size=(2000, 2))
-    >>> model = LaTF(latent_dim=1, temperature="steered")
+    >>> model = LaTF(latent_dim=1, temperature_mode="steered")
     >>> quick = {"initial_states": 4, "refinements": 2, "joint_epochs": 1, "flow_epochs": 1, "ensemble": 0}
     >>> result = train(model, Dataset([Series(x)], lag=5), **quick)
     >>> model.encode(x).shape
