@@ -264,6 +264,22 @@ def parse(text: Any, dimension: str, name: str = "value") -> float:
     return float(f"{_finite(value, dimension, name):.12g}")
 
 
+def symbol(dimension: str) -> str:
+    """The internal unit of a dimension in short: ``ps``."""
+    return f"{_registry().Unit(UNITS[dimension]):~}"
+
+
+def to_text(value: float, dimension: str) -> str:
+    """A number in the internal unit as text that `parse` reads.
+
+    Examples
+    --------
+    >>> to_text(0.25, "energy"), to_text(1.0, "friction")
+    ('0.25 kJ / mol', '1 / ps')
+    """
+    return f"{value:.12g} {symbol(dimension)}".replace(" 1 / ", " / ")
+
+
 def _a(dimension: str) -> str:
     return f"an {dimension}" if dimension[0] in "aei" else f"a {dimension}"
 

@@ -5,7 +5,7 @@ from latf_sampling.settings.bias import (
     BiasSettings,
     FlowBiasSettings,
     MetadynamicsSettings,
-    OpesSettings,
+    OPESSettings,
     TrustSettings,
 )
 from latf_sampling.settings.protocol import (
@@ -34,8 +34,8 @@ __all__ = [
     "LearningSettings",
     "MetadynamicsSettings",
     "ModelSettings",
+    "OPESSettings",
     "ObserveSettings",
-    "OpesSettings",
     "Protocol",
     "RoundSettings",
     "SelectSettings",

@@ -4,70 +4,80 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Field
 
 from latf_sampling.settings.fields import Energy, Settings, Time
 
 
 class TrustSettings(Settings):
-    """The part of latent space that the model knows, and what happens to a walker that leaves it."""
+    """The trust region: the part of latent space where the model had training data."""
 
     threshold: float = Field(default=30.0, gt=0)
-    """kT; a walker is outside where the flow's free energy is so far above its lowest value."""
+    """A walker is outside where the flow's free energy is more than this above its minimum, in kT."""
     on_leaving: Literal["hold", "stop"] = "hold"
-    """A wall, or the end of this walker, whose frames are learned from."""
+    """What happens at the border: a wall holds the walker back, or the walker is stopped and its frames are kept."""
 
 
 class BiasSettings(Settings):
-    """What all kinds of bias have in common."""
+    """Settings that all kinds of bias have in common."""
 
     interval: Time
-    """Time between hills, or between looks at where a walker is."""
+    """Time between two hills, or between two checks of the collective variable."""
     stride: int = Field(default=1, ge=1, le=10)
-    """The bias is evaluated every so many time steps, all other forces at each."""
+    """Time steps between two evaluations of the bias; all other forces are evaluated at each step."""
+    backend: Literal["auto", "torchforce", "pythonforce"] = "auto"
+    """The OpenMM force that carries the bias. "auto" takes the one that is faster on the platform, or the one that is
+    installed."""
     trust: TrustSettings | None = None
-    """None trusts the model everywhere between the walls."""
+    """Region outside which the bias does not drive walkers; None trusts the model everywhere between the walls."""
 
 
 class MetadynamicsSettings(BiasSettings):
-    """Well-tempered metadynamics in the learned collective variables."""
+    """Well-tempered metadynamics in the learned collective variables (doi:10.1103/PhysRevLett.100.020603)."""
 
     kind: Literal["metadynamics"] = "metadynamics"
+    """Well-tempered metadynamics; also what a bias without this key is."""
     bias_factor: float = Field(gt=1)
+    """Factor by which barriers are lowered: (T + delta T) / T."""
     height: Energy
     """Height of the first hills."""
     width: Annotated[float, Field(gt=0)] | Literal["adaptive"] = 1.0
-    """Hill width in units of the width that the CV suggests, or adapted to how steep the CV is."""
+    """Hill width in units of the width that the collective variable suggests (its sigma), or "adaptive": narrower
+    where the variable changes steeply with the positions."""
     start: Literal["nothing", "flow"] = "nothing"
-    """Whether the bias starts from the free energy that the model has learned."""
+    """Initial bias: none, or the one that belongs to the free energy that the model has learned ("flow")."""
 
 
-class OpesSettings(BiasSettings):
-    """OPES in the learned collective variables."""
+class OPESSettings(BiasSettings):
+    """OPES metadynamics in the learned collective variables (doi:10.1021/acs.jpclett.0c00497)."""
 
     kind: Literal["opes"] = "opes"
+    """On-the-fly probability enhanced sampling."""
     barrier: Energy
     """Highest barrier to be crossed."""
     bias_factor: float | None = Field(default=None, gt=1)
-    """None is barrier / kT."""
+    """Factor by which barriers are lowered; None is barrier / kT."""
     width: float = Field(default=1.0, gt=0)
-    """Width of the first kernels in units of the width that the CV suggests."""
+    """Width of the first kernels in units of the width that the collective variable suggests (its sigma)."""
 
 
 class FlowBiasSettings(BiasSettings):
-    """The free energy that the model has learned, as a static bias."""
+    """The free energy that the model has learned, inverted, as a static bias."""
 
     kind: Literal["flow"] = "flow"
+    """Static bias from the flow."""
     bias_factor: float = Field(gt=1)
+    """Factor by which barriers are lowered: the bias is -(1 - 1 / bias_factor) times the free energy."""
 
 
-def _kind(bias: Any) -> Any:
-    return bias.get("kind", "metadynamics") if isinstance(bias, dict) else getattr(bias, "kind", None)
+def _with_kind(bias: Any) -> Any:
+    """A bias without a kind is metadynamics."""
+    return {"kind": "metadynamics", **bias} if isinstance(bias, dict) else bias
 
 
 AnyBiasSettings = Annotated[
-    Annotated[MetadynamicsSettings, Tag("metadynamics")]
-    | Annotated[OpesSettings, Tag("opes")]
-    | Annotated[FlowBiasSettings, Tag("flow")],
-    Discriminator(_kind),
+    MetadynamicsSettings | OPESSettings | FlowBiasSettings,
+    Field(discriminator="kind"),
+    BeforeValidator(_with_kind),
 ]
+"""Settings of one bias; its `kind` says which. A new kind is one class above and one entry in this union."""

@@ -29,6 +29,7 @@ from pydantic import (
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.bias import AnyBiasSettings
 from latf_sampling.settings.fields import (
+    Dimension,
     File,
     Friction,
     Location,
@@ -38,7 +39,6 @@ from latf_sampling.settings.fields import (
     existing,
     explain,
     files_of,
-    quantity,
     read,
     spell,
 )
@@ -126,7 +126,7 @@ class StartsSettings(Settings):
     count: int = Field(ge=1)
     thermalise: Time = 4.0
     """Time at the temperature, held at its target."""
-    release: quantity("time", 0.0) = 0.1
+    release: Annotated[float, Dimension("time", 0.0)] = 0.1
     """Time without umbrella after that."""
     tolerance: float = Field(default=4.0, gt=0)
     """Distance from the target, in units of what the encoder and the motion in the time of the release leave open."""
@@ -200,13 +200,13 @@ class Protocol(Settings):
     name: str = Field(min_length=1)
     seed: int = Field(default=0, ge=0)
     system: SystemSettings
-    integrator: IntegratorSettings = IntegratorSettings()
+    integrator: IntegratorSettings = Field(default_factory=IntegratorSettings)
     frame_interval: Time
     """Time between saved frames."""
     segment: Time
     """Length of the pieces that a walker finishes one by one; an interruption loses at most one."""
     features: tuple[dict[str, Any], ...] = Field(min_length=1)
-    model: ModelSettings = ModelSettings()
+    model: ModelSettings = Field(default_factory=ModelSettings)
     learning: LearningSettings
     from_trajectories: tuple[TrajectoriesSettings, ...] = ()
     """Trajectories to learn from first: they are round 0, and `rounds` are numbered from 1."""
@@ -279,7 +279,7 @@ class Protocol(Settings):
         try:
             return cls.model_validate(data, context={"from_file": True, "directory": path.parent})
         except ValidationError as error:
-            raise SettingsError(explain(error, str(path))) from error
+            raise SettingsError(explain(error, str(path), cls)) from error
 
     @property
     def all_rounds(self) -> tuple[RoundSettings | ExternalRound, ...]:
@@ -341,7 +341,7 @@ class Protocol(Settings):
         try:
             return cls.model_validate(_names_of_files(content), context={"directory": directory})
         except ValidationError as error:
-            raise SettingsError(explain(error, str(directory))) from error
+            raise SettingsError(explain(error, str(directory), cls)) from error
 
     def canonical(self) -> str:
         """The settings as JSON, the same text for the same campaign.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.settings.fields import File, Length, Mass, Pressure, Settings, Stiffness, existing, quantity
+from latf_sampling.settings.fields import Concentration, File, Length, Mass, Pressure, Settings, Stiffness, existing
 
 SOURCES = ("name", "structure", "amber", "gromacs", "charmm", "openmm")
 """Where a system may come from; a protocol names exactly one."""
@@ -74,7 +74,7 @@ class SolventSettings(Settings):
     """Edges of a rectangular box."""
     shape: Literal["cube", "dodecahedron", "octahedron"] = "cube"
     """Of the box that a padding gives; the last two hold less water than a cube."""
-    ionic_strength: quantity("concentration", 0.0) = 0.0
+    ionic_strength: Concentration = 0.0
     """Of the ions beyond those that neutralise the molecule, mol/l."""
     positive_ion: Literal["Cs+", "K+", "Li+", "Na+", "Rb+"] = "Na+"
     negative_ion: Literal["Cl-", "Br-", "F-", "I-"] = "Cl-"

@@ -143,8 +143,8 @@ FAULTS = [
     ({"observe": {"descriptor": "distances", "above": "1 nm"}}, "observe.descriptor", "dictionary"),
     (
         {"observe": {"descriptor": {"rmsd": {"of": "all", "reference": "elsewhere.pdb"}}, "above": "1 nm"}},
-        "observe.descriptor",
-        "rmsd.reference: there is no file",
+        "observe.descriptor.rmsd.reference",
+        "there is no file",
     ),
     # another dimension
     ({"integrator.timestep": "4 K"}, "integrator.timestep", "is not a time"),
