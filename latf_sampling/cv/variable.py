@@ -120,8 +120,9 @@ class Variable:
             return
         try:
             script = torch.jit.script(OfAllAtoms(function, torch.from_numpy(self.atoms)))
-        except (RuntimeError, torch.jit.frontend.FrontendError) as error:
-            raise CVError(f"{self._name}: TorchScript cannot compile the function ({error}).") from error
+        except (RuntimeError, ValueError, torch.jit.frontend.FrontendError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CVError(f"{self._name}: TorchScript cannot compile the function ({reason}).") from error
         self.module = script.requires_grad_(False)
 
     @property
