@@ -1,4 +1,4 @@
-"""Frames to start from: where each is in latent space, and which of them to try for a target."""
+"""Archived frames to start from: their latent points, and the frames to try for a target."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ import torch
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.trajectories import Frames
 from latf_sampling.errors import DataError
+from latf_sampling.features import as_mdtraj
 from latf_sampling.features.periodic import reduced_box
-from latf_sampling.starts.geometry import AS_THEY_LIE, molecules_of
+from latf_sampling.starts.geometry import SUPERPOSED_ATOMS, molecules_of
+from latf_sampling.units import QuantityArrayLike, to_array
 
 Trajectories = mdtraj.Trajectory | Frames | Sequence[mdtraj.Trajectory | Frames]
 
-CLOSE = 0.5
-"""Frames within so many sigma of a target are on it: no pull is needed, and that of the nearest temperature is best."""
-POOL = 64
-"""So many of the best frames are looked at for different ones among them."""
-DIFFERENT = 0.02
-"""nm; frames that differ by less are no second attempt."""
-DIGITS = 5
+ON_TARGET = 0.5
+"""Frames within so many sigma of a target are on it: they need not be pulled, and the one of the nearest temperature is
+the best."""
+CANDIDATES = 64
+"""Number of the best frames among which different ones are selected."""
+MIN_DIFFERENCE = 0.02
+"""nm; a frame that differs by less from those before it is not worth a second attempt."""
+DECIMALS = 5
 """Decimals of latent points."""
 CHUNK = 2000
-"""Frames whose variable is computed at once."""
+"""Number of frames whose variable is computed at once."""
 
 
 class Archive:
@@ -35,14 +38,14 @@ class Archive:
     Parameters
     ----------
     trajectories
-        One `mdtraj.Trajectory`, or several of the same atoms, or of a campaign's `Frames`; they are not copied, and
+        One `mdtraj.Trajectory`, or several of the same atoms, or `Frames` of a campaign; they are not copied, and
         those on the disk are read piece by piece.
     cv
         The variable.
     temperatures
-        Of each trajectory, or of each frame, K; None where they are not known. `Frames` know theirs.
+        Of each trajectory, or of each frame, K, or a quantity; `None` takes those of `Frames`, or none.
     periodic
-        Whether box vectors matter; those of frames without need of any are left alone.
+        Whether the box vectors of frames are used.
 
     Attributes
     ----------
@@ -55,12 +58,18 @@ class Archive:
     Raises
     ------
     DataError
-        There is no frame, temperatures are not as many as frames or trajectories, or box vectors are missing.
+        There is no frame, there are not as many temperatures as frames or trajectories, or box vectors are missing.
     CVError
-        The frames are of another molecule than the variable.
+        The frames belong to another molecule than the variable.
     """
 
-    def __init__(self, trajectories: Trajectories, cv: LatentCV, temperatures=None, periodic: bool = False) -> None:
+    def __init__(
+        self,
+        trajectories: Trajectories,
+        cv: LatentCV,
+        temperatures: QuantityArrayLike | None = None,
+        periodic: bool = False,
+    ) -> None:
         parts = [trajectories] if isinstance(trajectories, (mdtraj.Trajectory, Frames)) else list(trajectories)
         if not sum(map(len, parts)):
             raise DataError("starts: the archive holds no frame to start from.")
@@ -70,66 +79,68 @@ class Archive:
         latents = []
         for part in parts:
             for piece in _pieces(part):
-                cv.check_topology(piece.topology)
+                self.topology = as_mdtraj(piece.topology)
+                cv.check_topology(self.topology)
                 cells = piece.unitcell_vectors if periodic else None
                 if periodic and cells is None:
                     raise DataError("starts: the system is periodic, and frames of the archive have no box vectors.")
-                latents += [
-                    cv(piece.xyz[k : k + CHUNK], None if cells is None else cells[k : k + CHUNK])
-                    for k in range(0, len(piece), CHUNK)
-                ]
-                self.topology = piece.topology
-        # Last bits may depend on how often torch has run the graph; dynamics that starts from them would too.
-        self.latent = np.round(np.concatenate(latents).astype(np.float64), DIGITS) + 0.0
+                positions = np.asarray(piece.xyz)
+                for k in range(0, len(piece), CHUNK):
+                    latents.append(cv(positions[k : k + CHUNK], None if cells is None else cells[k : k + CHUNK]))
+        # The last bits may depend on how often torch has run the graph; dynamics that starts from them would, too.
+        self.latent = np.round(np.concatenate(latents).astype(np.float64), DECIMALS) + 0.0
         self._first = np.cumsum([0, *map(len, parts)])
-        self.temperatures = _of_frames(temperatures, parts)
+        self.temperatures = _temperatures_of_frames(temperatures, parts)
         self._compared = molecules_of(self.topology, cv.atoms)
 
     def __len__(self) -> int:
         return len(self.latent)
 
     def fingerprint(self) -> str:
-        """Sixteen letters that two archives share only if their frames have the same latents and temperatures."""
+        """Sixteen letters that two archives share only if their latent points and temperatures are the same."""
         digest = hashlib.sha256(np.ascontiguousarray(self.latent).tobytes())
         if self.temperatures is not None:
             digest.update(self.temperatures.tobytes())
         return digest.hexdigest()[:16]
 
-    def take(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Positions (n, N, 3) and box vectors (n, 3, 3), nm, if there are any, of some frames."""
+    def take(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Positions (n, N, 3) and, of a periodic system, box vectors (n, 3, 3) of some frames, nm."""
         indices = np.asarray(indices, int)
         owner = np.searchsorted(self._first, indices, side="right") - 1
         positions = np.empty((len(indices), self.topology.n_atoms, 3))
         boxes = np.empty((len(indices), 3, 3)) if self.periodic else None
         for number in np.unique(owner):
-            mine = owner == number
-            part, frames = self.parts[number], indices[mine] - self._first[number]
-            taken = part[frames] if isinstance(part, mdtraj.Trajectory) else part.take(frames.tolist())
-            positions[mine] = taken.xyz
+            rows = owner == number
+            part, frames = self.parts[number], indices[rows] - self._first[number]
+            selected = part[frames] if isinstance(part, mdtraj.Trajectory) else part.take(frames.tolist())
+            positions[rows] = selected.xyz
             if boxes is not None:
-                boxes[mine] = _reduced(taken.unitcell_vectors)
+                boxes[rows] = _reduced(np.asarray(selected.unitcell_vectors))
         return positions, boxes
 
     def sample(self, most: int) -> tuple[np.ndarray, np.ndarray | None]:
         """At most so many frames, evenly spaced: positions (n, N, 3) and boxes."""
         return self.take(range(0, len(self), max(1, -(-len(self) // most))))
 
-    def neighbours(self, target: np.ndarray, temperature: float, count: int) -> list[int]:
-        """Frames to try for a target (d,), the best first, each different from those before as far as there are any.
+    def nearest_frames(self, target: np.ndarray, temperature: float, count: int) -> list[int]:
+        """Frames to try for a target (d,), the best first; they differ from each other, as far as the archive allows.
 
-        Those within half a sigma of the target are all as close; of these the one simulated at the nearest temperature
-        (in 1/T, which counts in Boltzmann factors) comes first. Farther ones come by their distance.
+        Frames within half a sigma of the target are equally close. Of these the one simulated at the nearest
+        temperature (in 1/T, as in Boltzmann factors) is the first. Farther ones are in the order of their distance.
         """
         distance = np.linalg.norm(self.latent - target, axis=1) / self.noise
-        colder = np.zeros(len(self)) if self.temperatures is None else np.abs(1 / self.temperatures - 1 / temperature)
-        order = np.lexsort((distance, colder, np.maximum(distance, CLOSE)))[:POOL]
+        if self.temperatures is None:
+            temperature_distance = np.zeros(len(self))
+        else:
+            temperature_distance = np.abs(1 / self.temperatures - 1 / temperature)
+        order = np.lexsort((distance, temperature_distance, np.maximum(distance, ON_TARGET)))[:CANDIDATES]
         frames = mdtraj.Trajectory(self.take(order)[0][:, self._compared], None)
-        chosen: list[int] = []
+        selected: list[int] = []
         for k in range(len(order)):
-            if len(chosen) < count and (not chosen or _apart(frames[chosen], frames, k) > DIFFERENT):
-                chosen.append(k)
-        chosen += [k for k in range(len(order)) if k not in chosen]
-        return [int(index) for index in order[chosen[:count]]]
+            if len(selected) < count and (not selected or _difference(frames[selected], frames, k) > MIN_DIFFERENCE):
+                selected.append(k)
+        selected += [k for k in range(len(order)) if k not in selected]
+        return [int(index) for index in order[selected[:count]]]
 
 
 def _pieces(part: mdtraj.Trajectory | Frames) -> Iterable[mdtraj.Trajectory]:
@@ -137,28 +148,34 @@ def _pieces(part: mdtraj.Trajectory | Frames) -> Iterable[mdtraj.Trajectory]:
 
 
 def _reduced(boxes: np.ndarray) -> np.ndarray:
-    """Box vectors (n, 3, 3) in the form that OpenMM takes, which those computed from angles miss by rounding."""
+    """Box vectors (n, 3, 3) in the form that OpenMM accepts; those computed from angles deviate from it by rounding."""
     return reduced_box(torch.from_numpy(np.tril(boxes.astype(np.float64)))).numpy()
 
 
-def _apart(some: mdtraj.Trajectory, frames: mdtraj.Trajectory, index: int) -> float:
-    """Smallest distance of a frame from some others, nm: after superposition, where there is anything to superpose."""
-    if frames.n_atoms < AS_THEY_LIE:
-        return float(np.sqrt(((some.xyz - frames.xyz[index]) ** 2).sum(2).mean(1)).min())
-    return float(mdtraj.rmsd(some, frames, index).min())
+def _difference(others: mdtraj.Trajectory, frames: mdtraj.Trajectory, index: int) -> float:
+    """Smallest root-mean-square distance of a frame from others, nm; after superposition, if there are enough atoms."""
+    if frames.n_atoms < SUPERPOSED_ATOMS:
+        distances = np.asarray(others.xyz) - np.asarray(frames.xyz)[index]
+        return float(np.sqrt((distances**2).sum(2).mean(1)).min())
+    return float(mdtraj.rmsd(others, frames, index).min())
 
 
-def _of_frames(temperatures, parts: list) -> np.ndarray | None:
+def _temperatures_of_frames(
+    temperatures: QuantityArrayLike | None, parts: Sequence[mdtraj.Trajectory | Frames]
+) -> np.ndarray | None:
+    """The temperature of each frame, K, or `None` if it is not known."""
+    lengths = [len(part) for part in parts]
     if temperatures is None:
-        if not all(isinstance(part, Frames) for part in parts):
+        temperatures = [part.temperature for part in parts if isinstance(part, Frames)]
+        if len(temperatures) < len(parts):
             return None
-        temperatures = [part.temperature for part in parts]
-    given, lengths = np.array(temperatures, np.float64).reshape(-1), [len(part) for part in parts]
-    if len(given) == len(parts):
-        given = np.repeat(given, lengths)
-    if len(given) != sum(lengths) or not (np.isfinite(given) & (given > 0)).all():
+    kelvin = to_array(temperatures, "temperature", "starts: temperatures").astype(np.float64).reshape(-1)
+    count = len(kelvin)
+    if count == len(parts):
+        kelvin = np.repeat(kelvin, lengths)
+    if len(kelvin) != sum(lengths) or not (np.isfinite(kelvin) & (kelvin > 0)).all():
         raise DataError(
             f"starts: temperatures must be positive numbers, one for each of {len(parts)} trajectories or "
-            f"{sum(lengths)} frames; got {len(given)}."
+            f"{sum(lengths)} frames; got {count}."
         )
-    return given
+    return kelvin

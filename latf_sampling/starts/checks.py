@@ -1,4 +1,4 @@
-"""What a structure must be for a simulation to start from it."""
+"""Checks that a structure must pass before a simulation starts from it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,37 @@ from dataclasses import dataclass
 
 import mdtraj
 import numpy as np
+import openmm
 
 from latf_sampling.features.topology import Labels
-from latf_sampling.starts.geometry import AS_THEY_LIE, Geometry
+from latf_sampling.starts.geometry import SUPERPOSED_ATOMS, Geometry
 from latf_sampling.starts.thermal import Thermal
 
 CLASH = 0.6
-"""Heavy atoms, four or more bonds apart, that are nearer than this share of their radii's sum clash. In plain dynamics
-of alanine dipeptide at 600 K none of 20,000 frames falls below 0.66."""
+"""Heavy atoms, four or more bonds apart, clash if they are nearer than this share of the sum of their radii. In plain
+dynamics of alanine dipeptide at 600 K none of 20,000 frames is below 0.66."""
 BROKEN = 0.25
-"""A bond that is longer or shorter than usual by more than this share is broken."""
+"""A bond is broken if its length differs from the usual one by more than this share."""
 DUPLICATE = 0.005
-"""nm; of two structures that are nearer (root of the mean square after superposition), one is a duplicate. Structures
-that were thermalised apart differ by ten times as much."""
+"""nm; of two structures that are nearer (root-mean-square distance after superposition), one is a duplicate. Structures
+that were thermalized separately differ by ten times as much."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A structure, and where it came from."""
+class Structure:
+    """A structure, its latent points, and its energy.
+
+    Attributes
+    ----------
+    positions, velocities : numpy.ndarray (N, 3)
+        nm and nm/ps.
+    box : numpy.ndarray (3, 3) or None
+        Box vectors of a periodic system, nm.
+    held, reached : numpy.ndarray (d,)
+        Latent point under the umbrella, and after the release.
+    energy : float
+        Potential energy without umbrella, kJ/mol.
+    """
 
     positions: np.ndarray
     velocities: np.ndarray
@@ -35,19 +48,19 @@ class Found:
 
 @dataclass(frozen=True)
 class Checks:
-    """The limits, and everything that is needed to see whether a structure keeps them.
+    """The limits, and everything that is needed to check a structure against them.
 
     Parameters
     ----------
     geometry, names
-        What to look at, and how atoms are called.
+        Bonds, stereocenters and the like, and the names of atoms.
     noise
-        sigma, the encoder's uncertainty.
+        sigma, the standard deviation of the encoder.
     tolerance
-        In units of sigma while the structure is held, and of the root of sigma^2 + the measured fluctuation^2 after it
-        was released.
+        Largest distance from the target, in units of sigma under the umbrella, and of the root of sigma^2 + the
+        measured fluctuation^2 after the release.
     allow_cis, allow_inversion
-        Whether peptide bonds may go from trans to cis or back, and stereocentres change their handedness.
+        Whether peptide bonds may go from trans to cis or back, and stereocenters change their handedness.
     """
 
     geometry: Geometry
@@ -58,69 +71,95 @@ class Checks:
     allow_inversion: bool
 
     @classmethod
-    def of(cls, topology: mdtraj.Topology, system, noise: float, tolerance: float, **allowed: bool) -> Checks:
+    def from_topology(
+        cls,
+        topology: mdtraj.Topology,
+        system: openmm.System,
+        *,
+        noise: float,
+        tolerance: float,
+        allow_cis: bool,
+        allow_inversion: bool,
+    ) -> Checks:
+        """Checks of a molecule, with the lengths that a system gives its bonds."""
         labels = Labels(topology)
         names = [labels.atom(index) for index in range(topology.n_atoms)]
-        return cls(Geometry.of(topology, system), names, noise, tolerance, **allowed)
+        return cls(Geometry.from_topology(topology, system), names, noise, tolerance, allow_cis, allow_inversion)
 
     def examine(
-        self, found: Found, target: np.ndarray, thermal: Thermal, source: np.ndarray, source_box: np.ndarray | None
+        self,
+        structure: Structure,
+        target: np.ndarray,
+        thermal: Thermal,
+        source: np.ndarray,
+        source_box: np.ndarray | None,
     ) -> tuple[dict, str]:
-        """Every check's value, and why the structure does not count; empty where it does."""
-        finite = all(np.isfinite(part).all() for part in (found.energy, found.positions, found.velocities))
-        if not finite:
+        """Compare a structure with its target (d,) and with the frame (N, 3) that it was made from.
+
+        Returns
+        -------
+        dict
+            The value of every check, as in `Starts.checks`.
+        str
+            The reason to reject the structure; empty if it is valid.
+        """
+        if not all(np.isfinite(part).all() for part in (structure.energy, structure.positions, structure.velocities)):
             return {}, "the energy is not finite"
-        here, there = (found.positions, found.box), (source, source_box)
-        held = float(np.linalg.norm(found.held - target)) / self.noise
-        away = float(np.linalg.norm((found.reached - target) / np.sqrt(self.noise**2 + thermal.fluctuation**2)))
-        share, pair = self.geometry.closest(*here)
-        stretch, bond = self.geometry.stretch(*here, *there)
-        inverted, flipped = self.geometry.inverted(*here, *there), self.geometry.flipped(*here, *there)
+        placed, reference = (structure.positions, structure.box), (source, source_box)
+        held = float(np.linalg.norm(structure.held - target)) / self.noise
+        tolerated = np.sqrt(self.noise**2 + thermal.fluctuation**2)
+        released = float(np.linalg.norm((structure.reached - target) / tolerated))
+        share, pair = self.geometry.closest(*placed)
+        stretch, bond = self.geometry.stretch(*placed, *reference)
+        inverted = self.geometry.inverted(*placed, *reference)
+        flipped = self.geometry.flipped(*placed, *reference)
         values = {
-            "held": found.held.tolist(),
-            "reached": found.reached.tolist(),
+            "held": structure.held.tolist(),
+            "reached": structure.reached.tolist(),
             "held_distance": held,
-            "released_distance": away,
-            "energy": found.energy,
+            "released_distance": released,
+            "energy": structure.energy,
             "closest": share if np.isfinite(share) else None,
             "stretch": stretch,
             "inverted": [self.names[atom] for atom in inverted],
             "flipped": ["-".join(self.names[atom] for atom in row[1:3]) for row in flipped],
         }
         low, high = thermal.energies
-        if not low <= found.energy <= high:
-            why = f"the energy is {found.energy:.0f} kJ/mol, {low:.0f} to {high:.0f} would be thermal"
+        if not low <= structure.energy <= high:
+            reason = f"the energy is {structure.energy:.0f} kJ/mol, {low:.0f} to {high:.0f} would be thermal"
         elif not held <= self.tolerance:
-            why = f"its latent stayed {held:.1f} sigma from the target, {self.tolerance:g} are tolerated"
-        elif not away <= self.tolerance:
-            why = f"its latent left the target when released, {away:.1f} of {self.tolerance:g} tolerated fluctuations"
+            reason = f"its latent stayed {held:.1f} sigma from the target, {self.tolerance:g} are tolerated"
+        elif not released <= self.tolerance:
+            reason = (
+                f"its latent left the target when released, {released:.1f} of {self.tolerance:g} tolerated fluctuations"
+            )
         elif share < CLASH:
-            why = f"atoms {self._pair(pair)} clash at {share:.2f} of their radii"
+            reason = f"atoms {self._pair(pair)} clash at {share:.2f} of their radii"
         elif stretch > BROKEN:
-            why = f"the bond {self._pair(bond)} is broken, {100 * stretch:.0f} % from its length"
+            reason = f"the bond {self._pair(bond)} is broken, {100 * stretch:.0f} % from its length"
         elif len(inverted) and not self.allow_inversion:
-            why = f"atom {values['inverted'][0]} changed its chirality"
+            reason = f"atom {values['inverted'][0]} changed its chirality"
         elif len(flipped) and not self.allow_cis:
-            why = f"the peptide bond {values['flipped'][0]} went between cis and trans"
+            reason = f"the peptide bond {values['flipped'][0]} went between cis and trans"
         else:
-            why = ""
-        return values, why
+            reason = ""
+        return values, reason
 
     def _pair(self, atoms: np.ndarray) -> str:
         return " and ".join(self.names[atom] for atom in atoms)
 
 
 def duplicates(positions: np.ndarray) -> dict[int, int]:
-    """Structures (m, n, 3) that repeat an earlier one: their index, and that of the first they repeat."""
+    """Structures (m, n, 3) that repeat an earlier one: their index, and that of the first one that they repeat."""
     m, n = positions.shape[:2]
-    if n < AS_THEY_LIE:
+    if n < SUPERPOSED_ATOMS:
         first: dict[bytes, int] = {}
         same = {k: first.setdefault(positions[k].tobytes(), k) for k in range(m)}
         return {k: earlier for k, earlier in same.items() if earlier != k}
     frames, repeated = mdtraj.Trajectory(positions, None), {}
     for k in range(1, m):
-        kept = [j for j in range(k) if j not in repeated]
-        apart = mdtraj.rmsd(frames[kept], frames, k)
-        if apart.min() < DUPLICATE:
-            repeated[k] = kept[int(apart.argmin())]
+        different = [j for j in range(k) if j not in repeated]
+        distances = mdtraj.rmsd(frames[different], frames, k)
+        if distances.min() < DUPLICATE:
+            repeated[k] = different[int(distances.argmin())]
     return repeated

@@ -1,4 +1,4 @@
-"""Whether structures cover what the flow asked for, and weights that make up for the difference."""
+"""How well a set of structures covers the flow's density, and weights that correct for the difference."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
 SAMPLES = 4000
-"""Samples of the flow that a set is compared with."""
+"""Number of samples of the flow that a set is compared with."""
 DRAWS = 400
-"""Sets of fresh samples that say how far a set of this size is from the flow by chance."""
+"""Number of sets of samples that show how far a set of this size is from the flow by chance."""
 LEVEL = 0.99
-"""A set that is farther than this share of them does not cover the flow."""
+"""A set does not cover the flow if it is farther from it than this share of these sets."""
 MOST_REJECTED = 0.05
-"""Nor does one that lost a larger share of its targets."""
+"""A set does not cover the flow if a larger share of its targets was rejected."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Coverage:
     targets, reached, weighted : float
         Distance of all targets, of the structures, and of the weighted structures.
     expected : float
-        What 99 % of sets of as many samples of the flow stay below.
+        Upper limit of this distance for 99 % of sets of as many samples of the flow.
     rejected : float
         Share of the targets that gave no structure.
     effective : float
-        Number of equally weighted structures that the weighted ones are worth, (sum w)^2 / sum w^2.
+        Effective number of structures under their weights, (sum w)^2 / sum w^2 (Kish).
     """
 
     targets: float
@@ -47,72 +47,88 @@ class Coverage:
 
     @property
     def covers(self) -> bool:
-        """Whether the set is as good as a sample of the flow."""
+        """Whether the set is as close to the flow as a set of its samples."""
         return self.rejected <= MOST_REJECTED and min(self.reached, self.weighted) <= self.expected
 
     def summary(self) -> str:
-        """A sentence."""
+        """The comparison as a sentence."""
         verdict = "cover" if self.covers else "do not cover"
-        found = f"energy distance {self.reached:.2g}, weighted {self.weighted:.2g}"
+        distances = f"energy distance {self.reached:.2g}, weighted {self.weighted:.2g}"
         usual = f"below {self.expected:.2g} in 99 % of such samples"
         lost = f"{100 * self.rejected:.0f} % of the targets were rejected"
-        return f"They {verdict} what the flow asked for: {found}, {usual}; {lost}."
+        return f"They {verdict} the flow's density: {distances}, {usual}; {lost}."
 
     def as_dict(self) -> dict:
+        """The values for a JSON file."""
         return {**asdict(self), "covers": self.covers}
 
+    @classmethod
+    def from_dict(cls, content: dict) -> Coverage:
+        """The comparison from what `as_dict` gave."""
+        return cls(**{key: value for key, value in content.items() if key != "covers"})
 
-def weights(reached: np.ndarray, samples: np.ndarray, width) -> np.ndarray:
+
+def weights(reached: np.ndarray, samples: np.ndarray, sigma: float | np.ndarray) -> np.ndarray:
     """Weights (n,) of mean 1 that bring structures at latent points (n, d) to the density of samples (m, d).
 
-    Each sample s of the flow is shared among the structures by how probable it is under the encoder around each of
-    them, and a structure's weight is what it gets:
+    Each sample s of the flow is shared among the structures in proportion to its probability under the encoder around
+    each of them, and a structure's weight is the sum of its shares:
 
         w_i = n E_s[ q(s|x_i) / sum_k q(s|x_k) ],   q(s|x) = N(s; mu(x), sigma^2)
 
-    It is one step of expectation and maximisation (Dempster, Laird, Rubin, doi:10.1111/j.2517-6161.1977.tb01600.x) for
-    the weights of the mixture of q(s|x_i) that is most likely to give the samples, from equal ones. What no structure
-    is near to goes to the nearest.
+    This is one step of expectation maximization (Dempster, Laird, Rubin, doi:10.1111/j.2517-6161.1977.tb01600.x), from
+    equal weights, towards the mixture of q(s|x_i) that has the largest likelihood of the samples. A sample that is far
+    from all structures belongs to the nearest one.
 
     Parameters
     ----------
-    width
-        sigma, one number or (d,).
+    reached, samples
+        Latent points of structures (n, d), and samples of the flow (m, d).
+    sigma
+        Standard deviation of the encoder, one number or (d,).
 
     Examples
     --------
-    Three structures in one well and one in another that is as deep:
+    Three structures in one well, and one in another well of the same depth:
 
     >>> weights(np.array([[0.0], [0.0], [0.0], [9.0]]), np.array([[0.1], [9.1]]), 0.5).round(3).tolist()
     [0.667, 0.667, 0.667, 2.0]
     """
     if not len(reached):
         return np.zeros(0)
-    exponents = -0.5 * cdist(np.asarray(samples) / width, np.asarray(reached) / width, "sqeuclidean")
+    exponents = -0.5 * cdist(np.asarray(samples) / sigma, np.asarray(reached) / sigma, "sqeuclidean")
     shares = np.exp(exponents - logsumexp(exponents, axis=1, keepdims=True)).mean(0)
     return len(reached) * shares
 
 
 def cover(
-    targets: np.ndarray, reached: np.ndarray, weight: np.ndarray, samples: np.ndarray, scale: np.ndarray,
+    targets: np.ndarray,
+    reached: np.ndarray,
+    weight: np.ndarray,
+    samples: np.ndarray,
+    scale: np.ndarray,
     rng: np.random.Generator,
-) -> Coverage:  # fmt: skip
-    """Compare targets (n, d) and weighted structures (m, d) with samples of the flow, lengths in units of `scale`."""
-    pool, targets, reached = (np.asarray(part, np.float64) / scale for part in (samples, targets, reached))
-    between = cdist(pool, pool)
-    from_pool = between.mean(1)
-    within = float(from_pool.mean())
+) -> Coverage:
+    """Compare targets (n, d) and structures (m, d) of weights (m,) with samples of the flow (k, d).
+
+    Distances are in units of `scale` (d,).
+    """
+    samples, targets, reached = (np.asarray(part, np.float64) / scale for part in (samples, targets, reached))
+    between_samples = cdist(samples, samples)
+    from_samples = between_samples.mean(1)
+    within_samples = float(from_samples.mean())
 
     def distance(points: np.ndarray, w: np.ndarray) -> float:
         if not len(points):
             return float("inf")
         w = w / w.sum()
-        return 2 * float(w @ cdist(points, pool).mean(1)) - float(w @ cdist(points, points) @ w) - within
+        return 2 * float(w @ cdist(points, samples).mean(1)) - float(w @ cdist(points, points) @ w) - within_samples
 
     by_chance = []
     for _ in range(DRAWS):
-        drawn = rng.choice(len(pool), len(targets), replace=len(targets) > len(pool))
-        by_chance.append(2 * from_pool[drawn].mean() - between[np.ix_(drawn, drawn)].mean() - within)
+        drawn = rng.choice(len(samples), len(targets), replace=len(targets) > len(samples))
+        within_drawn = between_samples[np.ix_(drawn, drawn)].mean()
+        by_chance.append(2 * from_samples[drawn].mean() - within_drawn - within_samples)
     return Coverage(
         targets=distance(targets, np.ones(len(targets))),
         reached=distance(reached, np.ones(len(reached))),

@@ -1,9 +1,12 @@
-"""The doors: structures for samples of the flow, at given latent points, and along a path between two."""
+"""The entry points: structures for samples of the flow, at given latent points, and along a path between two."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openmm
@@ -16,11 +19,16 @@ from latf_sampling.errors import SettingsError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.starts.archive import Trajectories
 from latf_sampling.starts.coverage import SAMPLES, cover, weights
-from latf_sampling.starts.request import Request
-from latf_sampling.starts.starts import Starts
+from latf_sampling.starts.options import Progress, StartOptions, no_progress
+from latf_sampling.starts.pipeline import StartPipeline
+from latf_sampling.starts.structure_set import Starts
+from latf_sampling.units import FrictionLike, QuantityArrayLike, TemperatureLike, TimeLike, to_kelvin
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 STATE_SAMPLES = 20_000
-"""Samples of the flow among which the most probable point of a state is looked for."""
+"""Samples of the flow among which the most probable point of a state is searched."""
 
 
 def generate_starts(
@@ -29,29 +37,44 @@ def generate_starts(
     archive: Trajectories,
     system: openmm.System,
     topology: app.Topology,
-    temperature,
+    temperature: TemperatureLike,
     n: int,
     *,
-    release=0.1,
-    spare: int = 0,
-    **options,
+    extra_samples: int = 0,
+    temperatures: QuantityArrayLike | None = None,
+    seed: int = 0,
+    timestep: TimeLike = 0.002,
+    friction: FrictionLike = 1.0,
+    thermalise: TimeLike = 4.0,
+    release: TimeLike = 0.1,
+    tolerance: float = 4.0,
+    attempts: int = 4,
+    allow_cis: bool = False,
+    allow_inversion: bool = False,
+    platform: str | None = None,
+    processes: int | None = 1,
+    directory: str | Path | None = None,
+    structures: str | None = None,
+    progress: Progress = no_progress,
 ) -> Starts:
     """Generate n structures at a temperature, simulated or not.
 
-    Latent samples are drawn from the flow at the temperature. For each, the closest archived frame is thermalised
-    under the umbrella of stiffness kT / sigma^2 (see `latf_sampling.starts`); where no frame is within half a sigma,
-    it is pulled there first by a moving umbrella and minimised. Then it is released: it runs freely for a moment, which
-    takes away what the umbrella strained, and goes on being a sample of the Boltzmann distribution if it was one. A
-    structure counts if it passes all of these; otherwise the next closest frame is tried.
+    Latent samples are drawn from the flow at the temperature. For each of them, the closest archived frame is
+    thermalized under the umbrella of stiffness kT / sigma^2 (see `latf_sampling.starts`). If no frame is within half a
+    sigma, the closest one is first pulled to the target by a moving umbrella and minimized. Then the structure is
+    released: it runs without the umbrella for a moment, which removes the strain that the umbrella caused, and which
+    preserves the Boltzmann distribution. A structure is valid if it passes all of these checks; otherwise the next
+    closest frame is tried.
 
-    - While held its latent is within `tolerance` sigma of the target. Released, it is within `tolerance` times
-      sqrt(sigma^2 + s^2) in each component, where s is the root of the mean square change of the latent in plain runs
-      as long as the release, measured from archived frames at this temperature before anything else.
+    - Under the umbrella its latent is within `tolerance` sigma of the target. After the release, it is within
+      `tolerance` times sqrt(sigma^2 + s^2) in each component, where s is the root of the mean square change of the
+      latent in plain runs as long as the release. These runs start from archived frames at this temperature, before
+      anything else is done.
     - Its potential energy is finite, and within 8 standard deviations of the mean of these plain runs.
     - No two heavy atoms, four or more bonds apart, are nearer than 0.6 of the sum of their van der Waals radii; no bond
       is 25 % longer or shorter than the force field's length.
-    - Stereocentres have the handedness, and peptide bonds the cis or trans form, that the archived frame has.
-    - It repeats no other structure of the set (within 0.005 nm after superposition).
+    - Stereocenters have the same handedness, and peptide bonds the same cis or trans form, as in the archived frame.
+    - It does not repeat another structure of the set (within 0.005 nm after superposition).
 
     Parameters
     ----------
@@ -60,59 +83,58 @@ def generate_starts(
     archive
         Frames to start from, of one trajectory or several.
     system, topology
-        The system without any bias; it is copied, not changed. Restraints and a barostat in it act.
+        The system without any bias; it is copied, not changed. Its restraints and its barostat are active.
     temperature
         K, or a quantity.
     n
         Number of targets.
+    extra_samples
+        Up to so many further samples of the flow replace targets that give no structure.
+    temperatures
+        Of each trajectory of the archive, or of each frame, K, or a quantity: among frames within half a sigma of a
+        target, the one of the nearest 1/T is tried first.
+    seed
+        Determines the targets and all random forces.
+    timestep, friction
+        Of the Langevin dynamics, ps and 1/ps, or quantities. The time step is shortened if the gradient of the
+        collective variable is so large that the oscillation in the umbrella would be too fast for it.
+    thermalise
+        Time at the temperature on each target, ps, or a quantity.
     release
-        Time without umbrella, ps, or a quantity: long enough for bonds and angles to forget the umbrella, short enough
-        for the latent not to leave a target on a slope. 0 gives the structures as they are held.
-    spare
-        Up to so many further samples take the places of targets that give no structure.
-    **options
-        temperatures
-            Of each trajectory of the archive, or each frame, K: of frames within half a sigma of a target that of the
-            nearest 1/T is taken first.
-        seed : int
-            Same seed, same targets and same random forces; 0 by default.
-        timestep, friction
-            Of the Langevin dynamics, ps and 1/ps, or quantities; 0.002 and 1 by default. The time step is shortened
-            where the collective variable is so steep that the umbrella would oscillate too fast for it.
-        thermalise
-            Time at the temperature on each target, ps, or a quantity; 4 by default.
-        tolerance : float
-            4 by default.
-        attempts : int
-            Archived frames that are tried for each target; 4 by default. They differ from each other.
-        allow_cis, allow_inversion : bool
-            Let peptide bonds and stereocentres change.
-        platform : str
-            OpenMM platform; none picks one.
-        processes : int
-            Structures made at once, each process with a context of its own; 1 by default, in this process. The result
-            is the same for any number.
-        directory
-            Where finished targets are kept, and at the end all that `Starts.save` writes. The same call goes on there
-            after an interruption, and reads what is finished.
-        structures : str
-            "pdb" or "cif", as in `Starts.save`.
-        progress
-            Called with the fraction done and a few words.
+        Time without umbrella, ps, or a quantity: long enough for bonds and angles to relax, short enough for the latent
+        to stay at a target on a slope. With 0 the structures are those under the umbrella.
+    tolerance
+        Largest distance from the target in the units above.
+    attempts
+        Number of archived frames that are tried for each target; they differ from each other.
+    allow_cis, allow_inversion
+        Whether peptide bonds and stereocenters may change.
+    platform
+        OpenMM platform; `None` chooses one.
+    processes
+        Number of structures that are made at the same time, each process with a context of its own. With 1 they are
+        made in this process; `None` chooses a number. The structures are the same for any number.
+    directory
+        Where finished targets are kept, and at the end everything that `Starts.save` writes. After an interruption the
+        same call continues there, and it reads what is finished.
+    structures
+        "pdb" or "cif", as in `Starts.save`.
+    progress
+        Called with the fraction that is done, and a few words.
 
     Returns
     -------
     Starts
-        With fewer than n structures there is a warning, and `Starts.rejected` says why.
+        If there are fewer than n structures, a warning is issued, and `Starts.rejected` gives the reasons.
 
     Raises
     ------
     SettingsError, DataError, CVError
-        Something given cannot work; names it.
+        An argument cannot work; names it.
     SimulationError
-        Not even plain runs from archived frames go on.
+        Not even plain runs from archived frames are stable.
     StoreError
-        The directory holds structures made with other settings, or another process works there.
+        The directory holds structures that were made with other settings, or another process works there.
 
     Examples
     --------
@@ -121,14 +143,30 @@ def generate_starts(
     16 of 16 structures at 450 K are valid.
     >>> starts.save("starts-450K")  # doctest: +SKIP
     """
-    given = Request.of(cv, archive, system, topology, temperature, release, **options)
+    options = StartOptions.from_quantities(
+        temperature=temperature,
+        seed=seed,
+        timestep=timestep,
+        friction=friction,
+        thermalise=thermalise,
+        release=release,
+        tolerance=tolerance,
+        attempts=attempts,
+        allow_cis=allow_cis,
+        allow_inversion=allow_inversion,
+        platform=platform,
+        processes=processes,
+        directory=directory,
+        structures=structures,
+        progress=progress,
+    )
+    pipeline = StartPipeline.from_options(cv, archive, temperatures, system, topology, options)
     if n < 1:
         raise SettingsError(f"starts: n must be at least 1; got {n}.")
-    if spare < 0:
-        raise SettingsError(f"starts: spare must not be negative; got {spare}.")
-    seed, temperature = given.seed, given.recipe.temperature
-    points = model.sample(n + spare, temperature, seed=streams.stream_seed(seed, "targets")).astype(np.float64)
-    starts = given.make(points, n, lambda made: _weighted(made, model, cv, seed))
+    if extra_samples < 0:
+        raise SettingsError(f"starts: extra_samples must not be negative; got {extra_samples}.")
+    drawn = model.sample(n + extra_samples, options.temperature, seed=streams.stream_seed(seed, "targets"))
+    starts = pipeline.run(drawn.astype(np.float64), n, lambda starts: _with_weights(starts, model, cv, seed))
     if len(starts) < n:
         warnings.warn(starts.summary(), stacklevel=2)
     return starts
@@ -139,16 +177,29 @@ def structures_at(
     archive: Trajectories,
     system: openmm.System,
     topology: app.Topology,
-    temperature,
-    points,
+    temperature: TemperatureLike,
+    points: ArrayLike,
     *,
-    release=0.0,
-    **options,
+    temperatures: QuantityArrayLike | None = None,
+    seed: int = 0,
+    timestep: TimeLike = 0.002,
+    friction: FrictionLike = 1.0,
+    thermalise: TimeLike = 4.0,
+    release: TimeLike = 0.0,
+    tolerance: float = 4.0,
+    attempts: int = 4,
+    allow_cis: bool = False,
+    allow_inversion: bool = False,
+    platform: str | None = None,
+    processes: int | None = 1,
+    directory: str | Path | None = None,
+    structures: str | None = None,
+    progress: Progress = no_progress,
 ) -> Starts:
-    """Structures at given values of the collective variable, thermal at a temperature: to begin umbrellas, for example.
+    """Structures at given values of the collective variable, thermal at a temperature, to start umbrellas for example.
 
-    As `generate_starts`, with these points in place of samples of the flow. They are given as they are held, since few
-    points are places where a released structure would stay.
+    They are made as in `generate_starts`, which describes the other parameters, with these points instead of samples of
+    the flow. By default they are not released, since a released structure would leave most points.
 
     Parameters
     ----------
@@ -158,19 +209,36 @@ def structures_at(
     Raises
     ------
     SettingsError
-        The points are no finite numbers (n, d).
+        The points are not finite numbers (n, d); and as in `generate_starts`, like the other errors.
 
     Examples
     --------
     >>> starts = structures_at(cv, archive, system, pdb.topology, 300.0, [[0.3, -1.2]])  # doctest: +SKIP
     >>> umbrella.move_to(context, starts.targets[0])  # doctest: +SKIP
     """
-    given = Request.of(cv, archive, system, topology, temperature, release, **options)
+    options = StartOptions.from_quantities(
+        temperature=temperature,
+        seed=seed,
+        timestep=timestep,
+        friction=friction,
+        thermalise=thermalise,
+        release=release,
+        tolerance=tolerance,
+        attempts=attempts,
+        allow_cis=allow_cis,
+        allow_inversion=allow_inversion,
+        platform=platform,
+        processes=processes,
+        directory=directory,
+        structures=structures,
+        progress=progress,
+    )
+    pipeline = StartPipeline.from_options(cv, archive, temperatures, system, topology, options)
     array = np.array(points, np.float64)
     array = array[None] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] != cv.dim or not len(array) or not np.isfinite(array).all():
         raise SettingsError(f"starts: points must be finite numbers (n, {cv.dim}); got {points}.")
-    starts = given.make(array, len(array), lambda made: made)
+    starts = pipeline.run(array, len(array), lambda starts: starts)
     if len(starts) < len(array):
         warnings.warn(starts.summary(), stacklevel=2)
     return starts
@@ -182,31 +250,76 @@ def structures_between(
     archive: Trajectories,
     system: openmm.System,
     topology: app.Topology,
-    temperature,
-    ends,
+    temperature: TemperatureLike,
+    ends: Sequence[int | ArrayLike],
     n: int,
-    **options,
+    *,
+    temperatures: QuantityArrayLike | None = None,
+    seed: int = 0,
+    timestep: TimeLike = 0.002,
+    friction: FrictionLike = 1.0,
+    thermalise: TimeLike = 4.0,
+    release: TimeLike = 0.0,
+    tolerance: float = 4.0,
+    attempts: int = 4,
+    allow_cis: bool = False,
+    allow_inversion: bool = False,
+    platform: str | None = None,
+    processes: int | None = 1,
+    directory: str | Path | None = None,
+    structures: str | None = None,
+    progress: Progress = no_progress,
 ) -> Starts:
     """A path of n structures between two points or states, where the flow's free energy is lowest.
 
-    The path is that of `free_energy_path` at the temperature; the rest is as in `structures_at`.
+    The path is that of `free_energy_path` at the temperature. The structures are made as in `structures_at`;
+    `generate_starts` describes the other parameters.
 
     Parameters
     ----------
     ends
-        Two of: a point (d,), or the index of a metastable state, which stands for its most probable point.
+        Two of: a point (d,), or the index of a metastable state, which means the state's most probable point.
+    n
+        Number of structures, both ends included.
+
+    Raises
+    ------
+    SettingsError
+        An end or the number cannot work; and as in `generate_starts`, like the other errors.
 
     Examples
     --------
     >>> path = structures_between(model, cv, archive, system, pdb.topology, 300.0, (0, 1), 12)  # doctest: +SKIP
     >>> path.save("path")  # doctest: +SKIP
     """
-    first, last = (state_point(model, end, temperature) if np.ndim(end) == 0 else end for end in ends)
-    points = free_energy_path(model, cv, first, last, n, temperature)
-    return structures_at(cv, archive, system, topology, temperature, points, **options)
+    temperature = to_kelvin(temperature, "starts: temperature")
+    first, last = (_end_point(model, end, temperature) for end in ends)
+    return structures_at(
+        cv,
+        archive,
+        system,
+        topology,
+        temperature,
+        free_energy_path(model, cv, first, last, n, temperature),
+        temperatures=temperatures,
+        seed=seed,
+        timestep=timestep,
+        friction=friction,
+        thermalise=thermalise,
+        release=release,
+        tolerance=tolerance,
+        attempts=attempts,
+        allow_cis=allow_cis,
+        allow_inversion=allow_inversion,
+        platform=platform,
+        processes=processes,
+        directory=directory,
+        structures=structures,
+        progress=progress,
+    )
 
 
-def state_point(model: LaTF, state: int, temperature) -> np.ndarray:
+def state_point(model: LaTF, state: int, temperature: TemperatureLike) -> np.ndarray:
     """The most probable latent point (d,) of a metastable state at a temperature, among samples of the flow.
 
     Raises
@@ -214,25 +327,31 @@ def state_point(model: LaTF, state: int, temperature) -> np.ndarray:
     SettingsError
         The model has no such state, or the flow gives it no sample at this temperature.
     """
+    kelvin = to_kelvin(temperature, "starts: temperature")
     if not 0 <= state < model.n_states:
         raise SettingsError(f"starts: the model has states 0 to {model.n_states - 1}; got {state}.")
-    samples = model.sample(STATE_SAMPLES, temperature, seed=0)
+    samples = model.sample(STATE_SAMPLES, kelvin, seed=0)
     inside = samples[model.state_probabilities(samples).argmax(1) == state]
     if not len(inside):
-        raise SettingsError(f"starts: state {state} has next to no weight at {temperature:g} K; give a point instead.")
-    return inside[np.argmax(model.log_prob(inside, temperature))].astype(np.float64)
+        raise SettingsError(f"starts: state {state} has next to no weight at {kelvin:g} K; give a point instead.")
+    return inside[np.argmax(model.log_prob(inside, kelvin))].astype(np.float64)
 
 
-def _weighted(starts: Starts, model: LaTF, cv: LatentCV, seed: int) -> Starts:
-    """With weights, and compared with the flow."""
+def _end_point(model: LaTF, end: int | ArrayLike, temperature: float) -> ArrayLike:
+    """The latent point (d,) of an end of a path."""
+    return state_point(model, int(end), temperature) if isinstance(end, (int, np.integer)) else end
+
+
+def _with_weights(starts: Starts, model: LaTF, cv: LatentCV, seed: int) -> Starts:
+    """Add weights, and the comparison with the flow."""
     if not len(starts):
         return starts
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of extrapolation: drawing the targets has said it
+        warnings.simplefilter("ignore")  # of extrapolation, issued when the targets were drawn
         drawn = model.sample(SAMPLES, starts.temperature, seed=streams.stream_seed(seed, "weights"))
     samples = drawn.astype(np.float64)
     weight = weights(starts.reached, samples, cv.noise)
     failed = np.array([entry["target"] for entry in starts.rejected]).reshape(-1, cv.dim)
-    asked = np.concatenate([starts.targets, failed])
-    coverage = cover(asked, starts.reached, weight, samples, cv.sigma, streams.stream(seed, "coverage"))
+    targets = np.concatenate([starts.targets, failed])
+    coverage = cover(targets, starts.reached, weight, samples, cv.sigma, streams.stream(seed, "coverage"))
     return replace(starts, weights=weight, coverage=coverage)

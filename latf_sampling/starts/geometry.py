@@ -1,4 +1,4 @@
-"""What force fields take for granted and simulations can break: bonds, contacts, handedness, cis and trans peptides."""
+"""Features of a molecule that a simulation can break: bonds, contacts, handedness, cis and trans peptide bonds."""
 
 from __future__ import annotations
 
@@ -10,39 +10,43 @@ import openmm
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from latf_sampling.features.periodic import IMAGES, minimum_image, reduced_box
 from latf_sampling.systems import bond_lengths
 
-AS_THEY_LIE = 4
-"""Structures of fewer atoms than this are compared without superposition, and only the same ones are duplicates."""
+Box = np.ndarray | None
+"""Box vectors (3, 3), nm, of a periodic system."""
+
+SUPERPOSED_ATOMS = 4
+"""Structures of fewer atoms are compared without superposition, and only identical ones are duplicates."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The parts of a topology that are looked at; atoms by their index, contacts among heavy atoms of molecules.
+    """The parts of a topology that are checked, as indices of atoms; contacts are those of heavy atoms of molecules.
 
-    Atoms without any bond (ions, model particles) have no contacts: what surrounds an ion is nearer than radii say.
+    Atoms without any bond (ions, model particles) have no contacts: the neighbors of an ion are nearer than the sum of
+    the radii.
 
     Attributes
     ----------
-    centres : numpy.ndarray (c, 5)
-        Stereocentres, as `stereocentres` gives them.
+    centers : numpy.ndarray (c, 5)
+        Stereocenters, as `stereocenters` gives them.
     amides : numpy.ndarray (a, 4)
         Torsions of peptide bonds, as `amides` gives them.
     bonds : numpy.ndarray (b, 2)
     lengths : numpy.ndarray (b,)
-        The force field's length of each bond, nm; NaN where it has none.
+        The force field's length of each bond, nm; NaN if it has none.
     heavy : numpy.ndarray (h,)
-        Atoms between which contacts are looked for.
+        Atoms whose contacts are checked.
     radii : numpy.ndarray (h,)
         Their van der Waals radii, nm.
     near : set of (int, int)
-        Pairs of heavy atoms that one to three bonds lie between, the lower index first.
+        Pairs of heavy atoms that are one to three bonds apart, the lower index first.
     """
 
-    centres: np.ndarray
+    centers: np.ndarray
     amides: np.ndarray
     bonds: np.ndarray
     lengths: np.ndarray
@@ -51,55 +55,55 @@ class Geometry:
     near: frozenset[tuple[int, int]]
 
     @classmethod
-    def of(cls, topology: mdtraj.Topology, system: openmm.System) -> Geometry:
-        """Look at a topology, and at the lengths that a system gives its bonds."""
-        around = _neighbours(topology)
+    def from_topology(cls, topology: mdtraj.Topology, system: openmm.System) -> Geometry:
+        """The geometry of a topology, with the lengths that a system gives its bonds."""
+        bonded = _neighbors(topology)
         bonds = np.array(sorted({tuple(sorted((a.index, b.index))) for a, b in topology.bonds}), int).reshape(-1, 2)
-        known = bond_lengths(system)
+        lengths = bond_lengths(system)
         atoms = list(topology.atoms)
-        heavy = [atom.index for atom in atoms if around[atom.index] and not _is(atom, "H", "VS")]
-        chosen, near = set(heavy), set()
+        heavy = [atom.index for atom in atoms if bonded[atom.index] and not _is(atom, "H", "VS")]
+        heavy_set, near = set(heavy), set()
         for start in heavy:
-            seen, edge = {start}, {start}
+            visited, shell = {start}, {start}
             for _ in range(3):
-                edge = {other for atom in edge for other in around[atom]} - seen
-                seen |= edge
-            near |= {(start, other) for other in seen if other > start and other in chosen}
+                shell = {other for atom in shell for other in bonded[atom]} - visited
+                visited |= shell
+            near |= {(start, other) for other in visited if other > start and other in heavy_set}
         return cls(
-            stereocentres(topology),
+            stereocenters(topology),
             amides(topology),
             bonds,
-            np.array([known.get(tuple(pair), np.nan) for pair in bonds.tolist()]),
+            np.array([lengths.get((first, second), np.nan) for first, second in bonds.tolist()]),
             np.array(heavy, int),
             np.array([atoms[index].element.radius for index in heavy]),
             frozenset(near),
         )
 
-    def inverted(self, positions, box, other, other_box) -> np.ndarray:
-        """Stereocentres (atoms) whose handedness differs between two structures (N, 3)."""
-        changed = handedness(positions, self.centres, box) != handedness(other, self.centres, other_box)
-        return self.centres[changed, 0]
+    def inverted(self, positions: np.ndarray, box: Box, other: np.ndarray, other_box: Box) -> np.ndarray:
+        """Stereocenters (atoms) whose handedness differs between two structures (N, 3)."""
+        changed = handedness(positions, self.centers, box) != handedness(other, self.centers, other_box)
+        return self.centers[changed, 0]
 
-    def flipped(self, positions, box, other, other_box) -> np.ndarray:
+    def flipped(self, positions: np.ndarray, box: Box, other: np.ndarray, other_box: Box) -> np.ndarray:
         """Peptide bonds that are cis in one of two structures (N, 3) and trans in the other; their atoms (k, 4)."""
         return self.amides[is_cis(positions, self.amides, box) != is_cis(other, self.amides, other_box)]
 
-    def stretch(self, positions, box, other, other_box) -> tuple[float, np.ndarray]:
+    def stretch(self, positions: np.ndarray, box: Box, other: np.ndarray, other_box: Box) -> tuple[float, np.ndarray]:
         """Largest |length / r - 1| of any bond, where r is the force field's length, or that in another structure.
 
-        Returns it with the bond's two atoms; 0 and none without bonds.
+        Returns it with the bond's two atoms; without bonds it is 0 with no atoms.
         """
         if not len(self.bonds):
             return 0.0, np.empty(0, int)
         usual = np.where(np.isnan(self.lengths), _lengths(other, self.bonds, other_box), self.lengths)
-        off = np.abs(_lengths(positions, self.bonds, box) / usual - 1)
-        worst = int(np.argmax(off))
-        return float(off[worst]), self.bonds[worst]
+        deviations = np.abs(_lengths(positions, self.bonds, box) / usual - 1)
+        worst = int(np.argmax(deviations))
+        return float(deviations[worst]), self.bonds[worst]
 
-    def closest(self, positions, box) -> tuple[float, np.ndarray]:
-        """Smallest distance of two heavy atoms, four or more bonds apart, as a share of their radii's sum.
+    def closest(self, positions: np.ndarray, box: Box) -> tuple[float, np.ndarray]:
+        """Smallest distance of two heavy atoms, four or more bonds apart, as a share of the sum of their radii.
 
-        Returns it with the two atoms; infinity and none where no two atoms are nearer than their radii's sum.
+        Returns it with the two atoms; if no two atoms are nearer than this sum, infinity with no atoms.
         """
         pairs, distances = _pairs(np.asarray(positions)[self.heavy], box, 2 * self.radii.max(initial=0.0))
         shares = distances / (self.radii[pairs[:, 0]] + self.radii[pairs[:, 1]])
@@ -110,19 +114,19 @@ class Geometry:
         return np.inf, np.empty(0, int)
 
 
-def stereocentres(topology: mdtraj.Topology) -> np.ndarray:
+def stereocenters(topology: mdtraj.Topology) -> np.ndarray:
     """Atoms whose handedness must not change: four bonds, at most one of them to a hydrogen.
 
     Returns
     -------
-    numpy.ndarray (centres, 5)
-        The atom and its four neighbours, in order of index.
+    numpy.ndarray (centers, 5)
+        The atom and its four neighbors, in order of index.
     """
     atoms = list(topology.atoms)
     rows = [
-        [centre, *sorted(around)]
-        for centre, around in _neighbours(topology).items()
-        if len(around) == 4 and sum(_is(atoms[index], "H") for index in around) <= 1
+        [center, *sorted(bonded)]
+        for center, bonded in _neighbors(topology).items()
+        if len(bonded) == 4 and sum(_is(atoms[index], "H") for index in bonded) <= 1
     ]
     return np.array(rows, dtype=int).reshape(-1, 5)
 
@@ -133,29 +137,29 @@ def amides(topology: mdtraj.Topology) -> np.ndarray:
     Returns
     -------
     numpy.ndarray (amides, 4)
-        Where there is a choice X and Y are the carbons of lowest index, as a rule both alpha carbons.
+        If there is a choice, X and Y are the carbons of lowest index, usually both alpha carbons.
     """
-    around, atoms, rows = _neighbours(topology), list(topology.atoms), []
+    bonded, atoms, rows = _neighbors(topology), list(topology.atoms), []
     for pair in topology.bonds:
         for carbon, nitrogen in ((pair[0], pair[1]), (pair[1], pair[0])):
             if not (_is(carbon, "C") and _is(nitrogen, "N")):
                 continue
-            carbonyl = any(_is(atoms[k], "O") and len(around[k]) == 1 for k in around[carbon.index])
-            before = [k for k in sorted(around[carbon.index]) if _is(atoms[k], "C")]
-            after = [k for k in sorted(around[nitrogen.index]) if _is(atoms[k], "C") and k != carbon.index]
+            carbonyl = any(_is(atoms[k], "O") and len(bonded[k]) == 1 for k in bonded[carbon.index])
+            before = [k for k in sorted(bonded[carbon.index]) if _is(atoms[k], "C")]
+            after = [k for k in sorted(bonded[nitrogen.index]) if _is(atoms[k], "C") and k != carbon.index]
             if carbonyl and before and after:
                 rows.append([before[0], carbon.index, nitrogen.index, after[0]])
     return np.array(rows, dtype=int).reshape(-1, 4)
 
 
-def handedness(positions: np.ndarray, centres: np.ndarray, box: np.ndarray | None = None) -> np.ndarray:
-    """Sign of the volume that each centre's first three neighbours span, seen from the fourth; (centres,)."""
+def handedness(positions: np.ndarray, centers: np.ndarray, box: Box = None) -> np.ndarray:
+    """Sign of the volume that each center's first three neighbors span, seen from the fourth; (centers,)."""
     x = np.asarray(positions, np.float64)
-    a, b, c, d = (shortest(x[centres[:, k]] - x[centres[:, 0]], box) for k in range(1, 5))
+    a, b, c, d = (shortest(x[centers[:, k]] - x[centers[:, 0]], box) for k in range(1, 5))
     return np.sign(np.einsum("ij,ij->i", np.cross(b - a, c - a), d - a))
 
 
-def is_cis(positions: np.ndarray, torsions: np.ndarray, box: np.ndarray | None = None) -> np.ndarray:
+def is_cis(positions: np.ndarray, torsions: np.ndarray, box: Box = None) -> np.ndarray:
     """Whether torsions (k, 4) are nearer to 0 than to 180 degrees; (k,)."""
     x = np.asarray(positions, np.float64)
     first, axis, last = (shortest(x[torsions[:, k + 1]] - x[torsions[:, k]], box) for k in range(3))
@@ -170,8 +174,8 @@ def molecules_of(topology: mdtraj.Topology, atoms: np.ndarray) -> np.ndarray:
     return np.nonzero(np.isin(molecule, molecule[atoms]))[0]
 
 
-def shortest(vectors: np.ndarray, box: np.ndarray | None) -> np.ndarray:
-    """The shortest periodic image of vectors (n, 3) in a box (3, 3), if there is one."""
+def shortest(vectors: np.ndarray, box: Box) -> np.ndarray:
+    """The shortest periodic image of vectors (n, 3) in a box (3, 3); without a box the vectors themselves."""
     if box is None:
         return vectors
     cell = reduced_box(torch.tensor(np.asarray(box, np.float64)))
@@ -180,8 +184,8 @@ def shortest(vectors: np.ndarray, box: np.ndarray | None) -> np.ndarray:
     ).numpy()
 
 
-def _pairs(x: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of points (n, 3) nearer than a cutoff, images included, and their distances; a pair may come twice."""
+def _pairs(x: np.ndarray, box: Box, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of points (n, 3) nearer than a cutoff, images included, and their distances; a pair may appear twice."""
     x = np.asarray(x, np.float64)
     if not len(x):
         return np.empty((0, 2), int), np.empty(0)
@@ -190,27 +194,28 @@ def _pairs(x: np.ndarray, box: np.ndarray | None, cutoff: float) -> tuple[np.nda
         cell = reduced_box(torch.tensor(np.asarray(box, np.float64))).numpy()
         inverse = np.linalg.inv(cell)
         inside = (x @ inverse) % 1.0
-        # So far from a face, as a share of the box's height there, an atom still has neighbours behind it.
-        reach = cutoff * np.linalg.norm(inverse, axis=0)
-        moved = (inside[None] + np.array(IMAGES)[:, None]).reshape(-1, 3)
-        kept = ((moved >= -reach) & (moved < 1 + reach)).all(1)
-        # The first image is no shift, so that the points themselves come first and in their order.
-        x, owner = moved[kept] @ cell, np.tile(owner, len(IMAGES))[kept]
-    found = cKDTree(x).query_pairs(cutoff, output_type="ndarray")
-    return owner[found], np.linalg.norm(x[found[:, 0]] - x[found[:, 1]], axis=1)
+        # An atom that is farther from a face than this share of the box's height has no neighbors behind the face.
+        margin = cutoff * np.linalg.norm(inverse, axis=0)
+        images = (inside[None] + np.array(IMAGES)[:, None]).reshape(-1, 3)
+        near = ((images >= -margin) & (images < 1 + margin)).all(1)
+        # The first image is not shifted, so that the points themselves come first and in their order.
+        x, owner = images[near] @ cell, np.tile(owner, len(IMAGES))[near]
+    pairs = KDTree(x).query_pairs(cutoff, output_type="ndarray")
+    return owner[pairs], np.linalg.norm(x[pairs[:, 0]] - x[pairs[:, 1]], axis=1)
 
 
-def _lengths(positions: np.ndarray, bonds: np.ndarray, box: np.ndarray | None) -> np.ndarray:
+def _lengths(positions: np.ndarray, bonds: np.ndarray, box: Box) -> np.ndarray:
     x = np.asarray(positions, np.float64)
     return np.linalg.norm(shortest(x[bonds[:, 1]] - x[bonds[:, 0]], box), axis=1)
 
 
-def _neighbours(topology: mdtraj.Topology) -> dict[int, list[int]]:
-    around: dict[int, list[int]] = {atom.index: [] for atom in topology.atoms}
+def _neighbors(topology: mdtraj.Topology) -> dict[int, list[int]]:
+    """The atoms that each atom is bonded to."""
+    bonded: dict[int, list[int]] = {atom.index: [] for atom in topology.atoms}
     for first, second in topology.bonds:
-        around[first.index].append(second.index)
-        around[second.index].append(first.index)
-    return around
+        bonded[first.index].append(second.index)
+        bonded[second.index].append(first.index)
+    return bonded
 
 
 def _is(atom, *symbols: str) -> bool:

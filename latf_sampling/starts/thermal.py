@@ -1,4 +1,4 @@
-"""What is thermal at a temperature, measured: short plain runs from archived frames, before any structure is made."""
+"""The thermal range of energies at a temperature, measured in short plain runs from archived frames."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from latf_sampling.units import KB
 
 RUNS = 8
-"""So many archived frames are run, those closest to targets."""
-WIDE = 8.0
-"""Energies within so many standard deviations of the mean are thermal. Only strain and cold are to be found: what is
-improbable, such as a barrier, is not to be refused."""
+"""Number of plain runs; they start from the archived frames that are closest to targets."""
+ENERGY_RANGE = 8.0
+"""Energies within so many standard deviations of the mean are thermal. The check must detect strained and cold
+structures, but not reject improbable ones, such as those on a barrier."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,23 @@ class Thermal:
     fluctuation: np.ndarray
 
     @classmethod
-    def of(cls, runs: Sequence[tuple[np.ndarray, np.ndarray]], freedom: int, temperature: float) -> Thermal:
-        """From the energies (k,) and squared changes (k, d) of several runs.
+    def from_runs(cls, runs: Sequence[tuple[np.ndarray, np.ndarray]], dof: int, temperature: float) -> Thermal:
+        """The range from the energies (k,) and squared changes of the latent (k, d) of several runs.
 
-        The standard deviation is the measured one, or that of as many harmonic degrees of freedom, sqrt(f/2) kT, where
-        this is more.
+        The standard deviation is the larger one of the measured one and that of f harmonic degrees of freedom,
+        sqrt(f/2) kT.
         """
         energies = np.concatenate([run[0] for run in runs])
-        width = WIDE * max(float(energies.std()), np.sqrt(freedom / 2) * KB * temperature)
+        half_width = ENERGY_RANGE * max(float(energies.std()), float(np.sqrt(dof / 2)) * KB * temperature)
         mean = float(energies.mean())
-        return cls((mean - width, mean + width), np.sqrt(np.concatenate([run[1] for run in runs]).mean(0)))
+        return cls((mean - half_width, mean + half_width), np.sqrt(np.concatenate([run[1] for run in runs]).mean(0)))
 
     def as_dict(self) -> dict:
+        """The values for a JSON file."""
         return {"energies": list(self.energies), "fluctuation": self.fluctuation.tolist()}
 
     @classmethod
     def from_dict(cls, content: dict) -> Thermal:
-        return cls(tuple(content["energies"]), np.array(content["fluctuation"]))
+        """The range from what `as_dict` gave."""
+        low, high = content["energies"]
+        return cls((low, high), np.array(content["fluctuation"]))

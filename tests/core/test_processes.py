@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from latf_sampling.core import processes
-from latf_sampling.core.processes import Died, work
+from latf_sampling.core.processes import WorkerDied, run_tasks
 from latf_sampling.errors import DataError, SimulationError
 
 
@@ -38,12 +38,12 @@ class Squares:
 
 def test_results_whatever_happens_to_a_worker(tmp_path):
     tasks = [(0, 5), (1, "die"), (2, "die once"), (3, 7)]
-    assert dict(work(Squares, tmp_path, tasks, 2)) == {0: 25, 1: Died("SIGKILL"), 2: 4, 3: 49}
+    assert dict(run_tasks(Squares, tmp_path, tasks, 2)) == {0: 25, 1: WorkerDied("SIGKILL"), 2: 4, 3: 49}
     assert multiprocessing.active_children() == []
 
 
 def test_a_worker_is_kept_for_the_next_task(tmp_path):
-    results = work(Squares, tmp_path, iter([(k, "who") for k in range(9)]), 2)
+    results = run_tasks(Squares, tmp_path, iter([(k, "who") for k in range(9)]), 2)
     found = [next(results)[1] for _ in range(4)]
     assert os.getpid() not in {pid for pid, _ in found}
     assert max(done for _, done in found) > 1
@@ -52,7 +52,10 @@ def test_a_worker_is_kept_for_the_next_task(tmp_path):
 
 
 def test_one_process_is_this_one(tmp_path):
-    assert list(work(Squares, tmp_path, [(0, "who"), (1, "who")], 1)) == [(0, (os.getpid(), 1)), (1, (os.getpid(), 2))]
+    assert list(run_tasks(Squares, tmp_path, [(0, "who"), (1, "who")], 1)) == [
+        (0, (os.getpid(), 1)),
+        (1, (os.getpid(), 2)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -61,9 +64,9 @@ def test_one_process_is_this_one(tmp_path):
 )
 def test_errors_arrive_and_end_the_others(tmp_path, task, error, words):
     with pytest.raises(error, match="(?s)" + words):
-        list(work(Squares, tmp_path, [(0, task)], 2))
+        list(run_tasks(Squares, tmp_path, [(0, task)], 2))
     assert multiprocessing.active_children() == []
 
 
 def test_cores():
-    assert 1 <= processes.cores() <= os.cpu_count()
+    assert 1 <= processes.available_cores() <= os.cpu_count()

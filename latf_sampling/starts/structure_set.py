@@ -1,34 +1,35 @@
-"""A set of structures: what there is, what became of the rest, and all of it as files."""
+"""A set of structures with their checks, the rejected targets with their reasons, and all of it as files."""
 
 from __future__ import annotations
 
 import copy
 import csv
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mdtraj
 import numpy as np
 import openmm
-from openmm import app, unit
+from openmm import app
 
 from latf_sampling.core import storage
-from latf_sampling.errors import SettingsError, StoreError
+from latf_sampling.errors import SettingsError
 from latf_sampling.features import as_mdtraj
 from latf_sampling.starts.coverage import Coverage
+from latf_sampling.starts.files import FORMATS, StartFiles
 from latf_sampling.starts.thermal import Thermal
+from latf_sampling.units import to_quantity
 
-FORMATS = ("pdb", "cif")
 PDB_ATOMS, PDB_RESIDUES, PDB_CHAINS = 99_999, 9_999, 62
-"""A PDB file numbers so many atoms, residues of a chain, and chains."""
+"""Largest numbers of atoms, residues of a chain, and chains in a PDB file."""
 PDB_COORDINATES = (-99.9, 999.9)
-"""nm; its columns hold coordinates in between."""
+"""nm; coordinates that fit into the columns of a PDB file."""
 
 
 @dataclass(frozen=True)
 class Starts:
-    """Structures to start simulations from, and what became of the targets that gave none.
+    """Structures to start simulations from, and the targets that gave none.
 
     Attributes
     ----------
@@ -37,32 +38,32 @@ class Starts:
     boxes : numpy.ndarray (m, 3, 3) or None
         Box vectors of periodic systems, nm.
     targets, reached : numpy.ndarray (m, d)
-        Latent point that was asked for, and the structure's own.
+        Requested latent point, and that of the structure.
     sources : numpy.ndarray (m,)
-        Archived frame that each was made from.
+        Index of the archived frame that each structure was made from.
     energies : numpy.ndarray (m,)
         Potential energy without umbrella, kJ/mol.
     weights : numpy.ndarray (m,)
-        Of mean 1; they bring the set to the flow's density (`latf_sampling.starts.coverage.weights`). All are 1 where
-        points were asked for and not a distribution.
+        Of mean 1; they bring the set to the flow's density (`latf_sampling.starts.coverage.weights`). All are 1 for
+        structures at given points.
     checks : list of dict
-        For each structure the number of its target, how many frames were tried, and the values of all checks: "held"
-        and "reached" latent, "held_distance" and "released_distance" from the target in tolerated units, "energy",
-        "closest" contact as a share of the radii's sum (None: none below 1), largest "stretch" of a bond, "inverted"
-        stereocentres and "flipped" peptide bonds.
+        For each structure the "number" of its target, how many frames were "tried", and the values of all checks:
+        "held" and "reached" latent, "held_distance" and "released_distance" from the target in the units of the
+        tolerance, "energy", "closest" contact as a share of the sum of the radii (`None` if it is above 1), largest
+        "stretch" of a bond, "inverted" stereocenters and "flipped" peptide bonds.
     rejected : list of dict
-        Per failed target: "target", "number", "reasons", one for each archived frame that was tried, and "attempts"
-        with the checks' values.
+        For each failed target: "target", "number", "reasons", one for each archived frame that was tried, and
+        "attempts" with the values of the checks.
     requested : int
-        Number of structures asked for.
+        Requested number of structures.
     tolerance : float
         Largest distance from the target, in the units of `generate_starts`.
     coverage : Coverage or None
-        How the set compares with the flow; none where points were asked for.
+        The comparison with the flow; `None` for structures at given points.
     thermal : Thermal or None
-        Energies that counted as thermal, and the latent's fluctuation, as measured.
+        The thermal range of energies, and the fluctuation of the latent, as measured.
     settings : dict
-        What it was made with.
+        Everything that determined the structures.
     """
 
     temperature: float
@@ -77,7 +78,7 @@ class Starts:
     requested: int
     tolerance: float
     boxes: np.ndarray | None = None
-    weights: np.ndarray | None = None
+    weights: np.ndarray = None  # pyright: ignore[reportAssignmentType]  # __post_init__ makes them 1
     checks: list[dict] = field(default_factory=list)
     coverage: Coverage | None = None
     thermal: Thermal | None = None
@@ -91,7 +92,7 @@ class Starts:
         return len(self.positions)
 
     def summary(self) -> str:
-        """A sentence or more on how many there are, and why others are not."""
+        """One or more sentences: the number of structures, their coverage, and the reasons of rejections."""
         lines = [f"{len(self)} of {self.requested} structures at {self.temperature:g} K are valid."]
         if self.coverage is not None:
             lines.append(self.coverage.summary())
@@ -101,7 +102,7 @@ class Starts:
         return "\n".join(lines)
 
     def save(self, folder: str | Path, structures: str | None = None) -> None:
-        """Write all of it into a folder; `starts.json` comes last.
+        """Write everything into a folder; `starts.json` is the last.
 
         - ``start-000.pdb`` (or ``.cif``, PDBx/mmCIF) and so on;
         - ``start-000.xml``: positions, velocities and box for `openmm.app.Simulation.loadState`, to the last digit;
@@ -113,63 +114,56 @@ class Starts:
         Parameters
         ----------
         structures
-            "pdb" or "cif"; by default PDB, where it can hold the system.
+            "pdb" or "cif"; by default PDB if it can hold the system.
 
         Raises
         ------
         SettingsError
             There is no such format.
         """
-        folder = Path(folder)
+        files = StartFiles(folder)
         if structures not in (None, *FORMATS):
             raise SettingsError(f"starts: structures are written as {' or '.join(FORMATS)}; got {structures!r}.")
         suffix = structures or ("pdb" if self._fits_pdb() else "cif")
         states = _states(self)
         for index, state in enumerate(states):
-            stem = folder / f"start-{index:03d}"
             box = None if self.boxes is None else self.boxes[index]
-            with storage.atomic_write(stem.with_suffix(f".{suffix}")) as temporary, open(temporary, "w") as handle:
+            with storage.atomic_write(files.structure(index, suffix)) as temporary, open(temporary, "w") as handle:
                 write = app.PDBFile.writeFile if suffix == "pdb" else app.PDBxFile.writeFile
-                write(_boxed(self.topology, box), self.positions[index] * unit.nanometer, handle, keepIds=True)
-            storage.write_text(stem.with_suffix(".xml"), state)
+                write(_boxed(self.topology, box), to_quantity(self.positions[index], "length"), handle, keepIds=True)
+            storage.write_text(files.state(index), state)
             arrays = {"positions": self.positions[index], "velocities": self.velocities[index]}
-            with storage.atomic_write(stem.with_suffix(".npz")) as temporary:
+            with storage.atomic_write(files.arrays(index)) as temporary:
                 np.savez(temporary, **arrays, **({} if box is None else {"box": box}))
         if len(self):
             trajectory = mdtraj.Trajectory(self.positions, as_mdtraj(self.topology))
             if self.boxes is not None:
                 trajectory.unitcell_vectors = self.boxes
-            with storage.atomic_write(folder / "starts.xtc") as temporary:
+            with storage.atomic_write(files.trajectory) as temporary:
                 trajectory.save_xtc(str(temporary))
-        storage.write_text(folder / "starts.csv", self._csv())
-        storage.write_json(folder / "starts.json", self._table())
+        storage.write_text(files.spreadsheet, self._csv())
+        storage.write_json(files.table, self._table())
 
     @classmethod
     def load(cls, folder: str | Path, topology: app.Topology) -> Starts:
-        """Read what `save` wrote, to the last digit.
+        """A set from the files that `save` wrote, to the last digit.
 
         Raises
         ------
         StoreError
             A file is missing or damaged.
         """
-        folder = Path(folder)
-        table = storage.read_json(folder / "starts.json")
-        parts: dict[str, list] = {"positions": [], "velocities": [], "box": []}
-        for index in range(table["valid"]):
-            path = folder / f"start-{index:03d}.npz"
-            try:
-                with np.load(path) as content:
-                    for name in content.files:
-                        parts[name].append(content[name])
-            except (OSError, ValueError, KeyError) as error:
-                raise StoreError(f"{path}: cannot be read ({error}).") from error
+        files = StartFiles(folder)
+        table = files.read_table()
         count, dim, atoms = table["valid"], table["dimension"], topology.getNumAtoms()
-        made = cls(
+        arrays = [files.read_arrays(index) for index in range(count)]
+        boxes = [entry["box"] for entry in arrays if "box" in entry]
+        coverage, thermal = table["coverage"], table["thermal"]
+        return cls(
             table["temperature"],
             topology,
-            np.array(parts["positions"]).reshape(count, atoms, 3),
-            np.array(parts["velocities"]).reshape(count, atoms, 3),
+            np.array([entry["positions"] for entry in arrays]).reshape(count, atoms, 3),
+            np.array([entry["velocities"] for entry in arrays]).reshape(count, atoms, 3),
             np.array(table["targets"]).reshape(count, dim),
             np.array(table["reached"]).reshape(count, dim),
             np.array(table["sources"], int),
@@ -179,14 +173,11 @@ class Starts:
             table["tolerance"],
             weights=np.array(table["weights"], float),
             checks=table["checks"],
+            boxes=np.array(boxes) if boxes else None,
+            coverage=None if coverage is None else Coverage.from_dict(coverage),
+            thermal=None if thermal is None else Thermal.from_dict(thermal),
             settings=table["settings"],
         )
-        if table["coverage"] is not None:
-            numbers = {key: value for key, value in table["coverage"].items() if key != "covers"}
-            made = replace(made, coverage=Coverage(**numbers))
-        if table["thermal"] is not None:
-            made = replace(made, thermal=Thermal.from_dict(table["thermal"]))
-        return replace(made, boxes=np.array(parts["box"])) if parts["box"] else made
 
     def _table(self) -> dict:
         return {
@@ -213,9 +204,9 @@ class Starts:
         latents = [f"{name}_{k + 1}" for name in ("target", "held", "reached") for k in range(dim)]
         head = ["number", "file", *latents, "source_frame", "pulled", "frames_tried", "energy_kJ_per_mol"]
         head += ["held_distance", "released_distance", "closest_contact", "bond_stretch", "inverted", "flipped"]
-        rows = []
+        rows: list[list] = []
         for index, values in enumerate(self.checks):
-            rows.append(_row(f"start-{index:03d}", self.targets[index], values, dim, float(self.weights[index]), ""))
+            rows.append(_row(StartFiles.name(index), self.targets[index], values, dim, float(self.weights[index]), ""))
         for entry in self.rejected:
             last = entry["attempts"][-1] if entry.get("attempts") else {}
             values = {**last, "number": entry.get("number"), "tried": len(entry["reasons"])}
@@ -223,7 +214,8 @@ class Starts:
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow([*head, "weight", "rejected_because"])
-        writer.writerows(sorted(rows, key=lambda row: (row[0] is None, row[0])))
+        rows.sort(key=lambda row: (row[0] is None, row[0]))
+        writer.writerows(rows)
         return buffer.getvalue()
 
     def _fits_pdb(self) -> bool:
@@ -231,21 +223,22 @@ class Starts:
         residues = max((sum(1 for _ in chain.residues()) for chain in chains), default=0)
         low, high = PDB_COORDINATES
         inside = not len(self) or (self.positions.min() > low and self.positions.max() < high)
-        few = self.topology.getNumAtoms() <= PDB_ATOMS and residues <= PDB_RESIDUES and len(chains) <= PDB_CHAINS
-        return bool(inside and few)
+        small = self.topology.getNumAtoms() <= PDB_ATOMS and residues <= PDB_RESIDUES and len(chains) <= PDB_CHAINS
+        return bool(inside and small)
 
 
 def _row(file: str, target, values: dict, dim: int, weight, reason: str) -> list:
-    blank = [None] * dim
-    latents = [*target, *(values.get("held") or blank), *(values.get("reached") or blank)]
+    """A line of the spreadsheet."""
+    empty = [None] * dim
+    latents = [*target, *(values.get("held") or empty), *(values.get("reached") or empty)]
     numbers = [values.get(key) for key in ("source", "pulled", "tried", "energy", "held_distance", "released_distance")]
-    shape = [values.get("closest"), values.get("stretch")]
-    lists = [" ".join(values.get(key) or ()) for key in ("inverted", "flipped")]
-    return [values.get("number"), file, *latents, *numbers, *shape, *lists, weight, reason]
+    geometry = [values.get("closest"), values.get("stretch")]
+    changes = [" ".join(values.get(key) or ()) for key in ("inverted", "flipped")]
+    return [values.get("number"), file, *latents, *numbers, *geometry, *changes, weight, reason]
 
 
 def _boxed(topology: app.Topology, box: np.ndarray | None) -> app.Topology:
-    """The topology with the box of a structure; its chains are shared."""
+    """The topology with the box of a structure; both share their chains."""
     if box is None:
         return topology
     other = copy.copy(topology)
@@ -255,7 +248,7 @@ def _boxed(topology: app.Topology, box: np.ndarray | None) -> app.Topology:
 
 def _states(starts: Starts) -> list[str]:
     """XML of an OpenMM state for each structure."""
-    system, made = openmm.System(), []
+    system, states = openmm.System(), []
     for _ in range(starts.topology.getNumAtoms()):
         system.addParticle(1.0)
     platform = openmm.Platform.getPlatformByName("Reference")
@@ -265,5 +258,5 @@ def _states(starts: Starts) -> list[str]:
             context.setPeriodicBoxVectors(*starts.boxes[index])
         context.setPositions(starts.positions[index])
         context.setVelocities(starts.velocities[index])
-        made.append(openmm.XmlSerializer.serialize(context.getState(getPositions=True, getVelocities=True)))
-    return made
+        states.append(openmm.XmlSerializer.serialize(context.getState(getPositions=True, getVelocities=True)))
+    return states

@@ -1,0 +1,135 @@
+"""All targets of one set: made in parallel, in batches, until there are enough structures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from latf_sampling.core.processes import WorkerDied, available_cores, run_tasks
+from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.errors import SimulationError
+from latf_sampling.starts.archive import Archive
+from latf_sampling.starts.checks import duplicates
+from latf_sampling.starts.geometry import molecules_of
+from latf_sampling.starts.options import Progress
+from latf_sampling.starts.thermal import RUNS, Thermal
+from latf_sampling.starts.worker import PlainRun, SourceFrame, TargetResult, TargetTask, Worker, WorkerSettings
+from latf_sampling.starts.working_directory import WorkingDirectory
+
+
+@dataclass
+class TargetBatches:
+    """Latent points (m, d), and what is needed to make structures there.
+
+    The first n points are tried first. Each that gives no structure is replaced by the next one after these, as long as
+    there are any.
+    """
+
+    points: np.ndarray
+    n: int
+    archive: Archive
+    settings: WorkerSettings
+    dof: int
+    attempts: int
+    processes: int
+
+    def run(self, cv: LatentCV, directory: WorkingDirectory, progress: Progress) -> tuple[list[TargetResult], Thermal]:
+        """Make what a directory lacks; returns the results of the points that were tried, in their order."""
+        cv.save(directory.variable)
+        threads = max(1, available_cores() // self.processes) if self.processes > 1 else None
+        self.settings = replace(self.settings, variable=directory.variable, threads=threads)
+        thermal = self._measure_thermal(directory, progress)
+        results: dict[int, TargetResult] = {}
+        tried = 0
+        while (missing := self.n - self._count_valid(results)) and tried < len(self.points):
+            numbers = range(tried, min(len(self.points), tried + missing))
+            tried = numbers.stop
+            self._run_batch(numbers, thermal, directory, results, progress)
+        return [results[number] for number in range(tried)], thermal
+
+    def _run_batch(
+        self,
+        numbers: Sequence[int],
+        thermal: Thermal,
+        directory: WorkingDirectory,
+        results: dict[int, TargetResult],
+        progress: Progress,
+    ) -> None:
+        finished = {number: directory.read_target(number) for number in numbers}
+        results.update({number: result for number, result in finished.items() if result is not None})
+        tasks = ((number, self._task(number, thermal)) for number in numbers if finished[number] is None)
+        for number, result in run_tasks(Worker, self.settings, tasks, self.processes):
+            if isinstance(result, TargetResult):
+                directory.write_target(number, result)
+            else:
+                result = TargetResult([{"reason": _death(result)}], None)
+            results[number] = result
+            valid = sum(entry.structure is not None for entry in results.values())
+            words = f"{valid} valid, {len(results) - valid} rejected"
+            progress(min(1.0, len(results) / (numbers[-1] + 1)), words)
+
+    def _count_valid(self, results: dict[int, TargetResult]) -> int:
+        """Number of structures; those that repeat an earlier one are rejected."""
+        structures = {number: results[number].structure for number in sorted(results)}
+        positions = {number: entry.positions for number, entry in structures.items() if entry is not None}
+        if not positions:
+            return 0
+        numbers = list(positions)
+        atoms = molecules_of(self.archive.topology, self.archive.atoms)
+        repeated = duplicates(np.stack([positions[number][atoms] for number in numbers]))
+        for k, first in repeated.items():
+            *before, last = results[numbers[k]].attempts
+            reason = f"it repeats the structure of target {numbers[first]}"
+            results[numbers[k]] = TargetResult([*before, {**last, "reason": reason}], None)
+        return len(numbers) - len(repeated)
+
+    def _measure_thermal(self, directory: WorkingDirectory, progress: Progress) -> Thermal:
+        """The thermal range of energies and the fluctuation of the latent, from plain runs, unless they are known."""
+        known = directory.read_thermal()
+        if known is not None:
+            return known
+        targets = self.points[:RUNS]
+        frames_each = -(-RUNS // len(targets))
+        frames = [index for target in targets for index in self._nearest_frames(target, frames_each)][:RUNS]
+        tasks = ((number, PlainRun(number, self._frame(index))) for number, index in enumerate(frames))
+        runs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        failures: dict[int, str] = {}
+        for number, result in run_tasks(Worker, self.settings, tasks, min(self.processes, len(frames))):
+            if isinstance(result, tuple):
+                runs[number] = result
+            else:
+                failures[number] = _death(result)
+            progress(0.0, f"{len(runs) + len(failures)} of {len(frames)} plain runs")
+        if not runs:
+            raise SimulationError(
+                f"starts: from none of {len(frames)} archived frames a plain simulation at "
+                f"{self.settings.temperature:g} K goes on: {failures[0]}. A shorter timestep usually mends it."
+            )
+        thermal = Thermal.from_runs([runs[number] for number in sorted(runs)], self.dof, self.settings.temperature)
+        directory.write_thermal(thermal)
+        return thermal
+
+    def _task(self, number: int, thermal: Thermal) -> TargetTask:
+        frames = [self._frame(index) for index in self._nearest_frames(self.points[number], self.attempts)]
+        return TargetTask(number, self.points[number], frames, thermal)
+
+    def _nearest_frames(self, target: np.ndarray, count: int) -> list[int]:
+        return self.archive.nearest_frames(target, self.settings.temperature, count)
+
+    def _frame(self, index: int) -> SourceFrame:
+        positions, boxes = self.archive.take([index])
+        return SourceFrame(index, positions[0], None if boxes is None else boxes[0], self.archive.latent[index])
+
+
+def default_processes(platform: str, n: int) -> int:
+    """One process per core, if there are at least four structures for each; one process in all on a GPU."""
+    if platform not in ("Reference", "CPU"):
+        return 1
+    return max(1, min(available_cores(), n // 4))
+
+
+def _death(result: object) -> str:
+    """The reason of a task's failure."""
+    return f"its process ended by {result.how}" if isinstance(result, WorkerDied) else str(result)

@@ -1,0 +1,94 @@
+"""Names of the files that a set of structures consists of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from latf_sampling.core import storage
+from latf_sampling.errors import StoreError
+
+FORMATS = ("pdb", "cif")
+"""Formats of structures: PDB and PDBx/mmCIF."""
+
+
+class StartFiles:
+    """Files of a set of structures.
+
+    Parameters
+    ----------
+    folder
+        Where they are, or will be.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+    table : pathlib.Path
+        Everything but coordinates, JSON; it is written last.
+    spreadsheet : pathlib.Path
+        One line for each target, CSV.
+    trajectory : pathlib.Path
+        All structures, XTC.
+    unfinished : pathlib.Path
+        Folder of the targets of a set that is not complete yet.
+
+    Examples
+    --------
+    >>> StartFiles("starts-450K").arrays(3).as_posix()
+    'starts-450K/start-003.npz'
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.table = self.folder / "starts.json"
+        self.spreadsheet = self.folder / "starts.csv"
+        self.trajectory = self.folder / "starts.xtc"
+        self.unfinished = self.folder / "targets"
+
+    @property
+    def complete(self) -> bool:
+        """Whether all files are written."""
+        return self.table.exists()
+
+    @staticmethod
+    def name(index: int) -> str:
+        """Name of a structure, which is that of its files without their endings."""
+        return f"start-{index:03d}"
+
+    def structure(self, index: int, suffix: str) -> Path:
+        """A structure as PDB or PDBx/mmCIF; the suffix is one of `FORMATS`."""
+        return self.folder / f"{self.name(index)}.{suffix}"
+
+    def state(self, index: int) -> Path:
+        """XML of an OpenMM state: positions, velocities and box of a structure."""
+        return self.folder / f"{self.name(index)}.xml"
+
+    def arrays(self, index: int) -> Path:
+        """NPZ with "positions" and "velocities" (N, 3) and, in periodic systems, "box" (3, 3); nm and ps."""
+        return self.folder / f"{self.name(index)}.npz"
+
+    def read_table(self) -> dict:
+        """The table, as `Starts.save` writes it.
+
+        Raises
+        ------
+        StoreError
+            It is missing or damaged.
+        """
+        return storage.read_json(self.table)
+
+    def read_arrays(self, index: int) -> dict[str, np.ndarray]:
+        """The arrays of a structure by their names.
+
+        Raises
+        ------
+        StoreError
+            The file is missing or damaged.
+        """
+        path = self.arrays(index)
+        try:
+            with np.load(path) as content:
+                return dict(content)
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"{path}: cannot be read ({error}).") from error

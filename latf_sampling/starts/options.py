@@ -1,0 +1,82 @@
+"""Options that `generate_starts`, `structures_at` and `structures_between` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latf_sampling.errors import SettingsError
+from latf_sampling.starts.files import FORMATS
+from latf_sampling.units import FrictionLike, TemperatureLike, TimeLike, to_float, to_kelvin
+
+Progress = Callable[[float, str], None]
+"""Called with the fraction that is done, and a few words."""
+
+
+def no_progress(fraction: float, words: str) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """Checked options; `generate_starts` describes them. Temperatures in K, times in ps, friction in 1/ps.
+
+    Raises
+    ------
+    SettingsError
+        A value cannot work; names it.
+    """
+
+    temperature: float
+    timestep: float
+    friction: float
+    thermalise: float
+    release: float
+    tolerance: float
+    attempts: int
+    seed: int
+    allow_cis: bool
+    allow_inversion: bool
+    platform: str | None
+    processes: int | None
+    directory: Path | None
+    structures: str | None
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        for name, unit in (("timestep", " ps"), ("thermalise", " ps"), ("tolerance", "")):
+            value = getattr(self, name)
+            if not value > 0:
+                raise SettingsError(f"starts: {name} must be more than 0{unit}; got {value:g}{unit}.")
+        if not self.release >= 0:
+            raise SettingsError(f"starts: release must not be negative; got {self.release:g} ps.")
+        for name, count in (("attempts", self.attempts), ("processes", self.processes)):
+            if count is not None and count < 1:
+                raise SettingsError(f"starts: {name} must be at least 1; got {count}.")
+        if self.structures not in (None, *FORMATS):
+            raise SettingsError(f"starts: structures are written as {' or '.join(FORMATS)}; got {self.structures!r}.")
+
+    @classmethod
+    def from_quantities(
+        cls,
+        *,
+        temperature: TemperatureLike,
+        timestep: TimeLike,
+        friction: FrictionLike,
+        thermalise: TimeLike,
+        release: TimeLike,
+        directory: str | Path | None,
+        **others: Any,
+    ) -> StartOptions:
+        """Options from quantities with or without a unit; the others are taken as they are."""
+        return cls(
+            temperature=to_kelvin(temperature, "starts: temperature"),
+            timestep=to_float(timestep, "time", "starts: timestep"),
+            friction=to_float(friction, "friction", "starts: friction"),
+            thermalise=to_float(thermalise, "time", "starts: thermalise"),
+            release=to_float(release, "time", "starts: release"),
+            directory=None if directory is None else Path(directory),
+            **others,
+        )

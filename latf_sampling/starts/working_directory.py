@@ -1,0 +1,126 @@
+"""The folder in which a set of structures is made: its lock, its settings, and a file for each finished target."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from latf_sampling.core import storage
+from latf_sampling.errors import StoreError
+from latf_sampling.starts.checks import Structure
+from latf_sampling.starts.files import StartFiles
+from latf_sampling.starts.thermal import Thermal
+from latf_sampling.starts.worker import TargetResult
+
+
+class WorkingDirectory:
+    """Files of a set that is not complete yet.
+
+    Attributes
+    ----------
+    lock, settings, variable : pathlib.Path
+        The lock, the settings of the set with its latent points, and the collective variable.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lock = folder / "lock"
+        self.settings = folder / "plan.json"
+        self.variable = folder / "cv.pt"
+        self._thermal = folder / "thermal.json"
+
+    def read_thermal(self) -> Thermal | None:
+        """The thermal range, or `None` if it was not measured yet."""
+        return Thermal.from_dict(storage.read_json(self._thermal)) if self._thermal.exists() else None
+
+    def write_thermal(self, thermal: Thermal) -> None:
+        """Write the thermal range."""
+        storage.write_json(self._thermal, thermal.as_dict())
+
+    def read_target(self, number: int) -> TargetResult | None:
+        """The result of a target, or `None` if it is not finished.
+
+        Raises
+        ------
+        StoreError
+            The file is damaged.
+        """
+        path = self._target(number)
+        if not path.exists():
+            return None
+        try:
+            with np.load(path) as content:
+                arrays = dict(content)
+            attempts = json.loads(str(arrays.pop("attempts")))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise StoreError(f"{path}: cannot be read ({error}); delete it to make the structure again.") from error
+        if not arrays:
+            return TargetResult(attempts, None)
+        box, energy = arrays.pop("box", None), float(arrays.pop("energy"))
+        return TargetResult(attempts, Structure(box=box, energy=energy, **arrays))
+
+    def write_target(self, number: int, result: TargetResult) -> None:
+        """Write the result of a target."""
+        arrays, structure = {}, result.structure
+        if structure is not None:
+            names = ("positions", "velocities", "held", "reached", "energy")
+            arrays = {name: getattr(structure, name) for name in names}
+            if structure.box is not None:
+                arrays["box"] = structure.box
+        with storage.atomic_write(self._target(number)) as temporary:
+            np.savez(temporary, attempts=json.dumps(result.attempts), **arrays)
+
+    def _target(self, number: int) -> Path:
+        return self.folder / f"target-{number:04d}.npz"
+
+
+@contextmanager
+def working_directory(directory: Path | None, settings: dict, points: np.ndarray) -> Iterator[WorkingDirectory]:
+    """The working directory of a set with these settings and latent points (m, d), which is removed at the end.
+
+    After an interruption it is kept in the directory of the set, and the next call continues in it. Without a directory
+    it is temporary.
+
+    Raises
+    ------
+    StoreError
+        Another process works there, or the existing targets were made with other settings.
+    """
+    if directory is None:
+        with tempfile.TemporaryDirectory(prefix="latf-starts-") as folder:
+            yield WorkingDirectory(Path(folder))
+        return
+    working = WorkingDirectory(StartFiles(directory).unfinished)
+    lock = storage.try_lock(working.lock)
+    if lock is None:
+        raise StoreError(f"{directory}: another process is making these structures.")
+    with lock:
+        content = {**settings, "points": points.tolist()}
+        if working.settings.exists():
+            check_same_settings(directory, storage.read_json(working.settings), content)
+        else:
+            storage.write_json(working.settings, content)
+        yield working
+        storage.remove_folder(working.folder)
+
+
+def check_same_settings(directory: Path, existing: dict, wanted: dict) -> None:
+    """Refuse a directory whose structures were made with other settings.
+
+    Raises
+    ------
+    StoreError
+        Settings differ; names them.
+    """
+    keys = sorted(key for key in existing.keys() | wanted.keys() if existing.get(key) != wanted.get(key))
+    if keys:
+        raise StoreError(
+            f"{directory}: holds structures that were made with other settings ({', '.join(keys)}); "
+            "go on with those, or give another directory."
+        )
