@@ -1,27 +1,26 @@
-"""What a bias adds to a step: OpenMM's own way against ours, in both lanes, every 1, 2 or 4 steps.
+"""What a bias adds to a step: OpenMM's own metadynamics against ours on both backends, every 1, 2 or 4 steps.
 
-    python benchmarks/bias_cost.py --other .venv-pythonforce/bin/python --markdown benchmarks/bias_cost.md
+    python benchmarks/bias_cost.py --markdown benchmarks/bias_cost.md
 
-runs in the interpreter of the torchforce lane and, with `--other`, in that of the pythonforce lane too, and prints one
-table. Each number is a median of blocks that are measured in turn with plain dynamics, so that what else the machine
-does falls on all of them. The ways:
+prints one table. Each number is a median of blocks that are measured in turn with plain dynamics, so that what else the
+machine does falls on all of them. The ways:
 
-- stock: `openmm.app.Metadynamics`, whose CustomCVForce evaluates one TorchForce for each dimension by autograd;
-- TorchForce, PythonForce: `latf_sampling.Metadynamics` in either lane;
+- stock, by hand: `openmm.app.Metadynamics` on one TorchForce for each dimension, which OpenMM differentiates by
+  autograd, as users wrap a network themselves;
+- stock, bias_variables: the same sampler on `cv.bias_variables()`, on either backend;
+- TorchForce, PythonForce: `latf_sampling.Metadynamics` on either backend;
 - on a GPU, a static bias on the same grid (`latf_sampling.FlowBias` is one), with and without CUDA graphs.
 
 Systems: alanine dipeptide in vacuum (45 distances, or with phi and psi besides), chignolin in implicit solvent
 (GBn2), and on a GPU (`--platform CUDA`) boxes of water with the variable on 200 atoms. Variables are two-dimensional,
-of an encoder of 32-32 nodes with random weights: what they say does not matter for what they cost.
+of an encoder of 32-32 nodes with random weights: their values do not matter for their cost.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
-import subprocess
 import sys
 import time
 import warnings
@@ -34,7 +33,7 @@ from openmm import app, unit
 
 import latf_sampling as ls
 from latf_sampling.bias import respa_integrator
-from latf_sampling.core import installation, platforms
+from latf_sampling.core import backends, platforms
 from latf_sampling.cv.force import BiasForce
 
 STRIDES = (1, 2, 4)
@@ -43,8 +42,10 @@ BLOCK_SECONDS = 0.4
 """About as long as a block takes."""
 FREQUENCY = 500
 """Steps between hills."""
+STOCK = ("stock, by hand", "stock, bias_variables, TorchForce", "stock, bias_variables, PythonForce")
+OURS = {"TorchForce": "torchforce", "PythonForce": "pythonforce"}
 STATIC = ("TorchForce, static", "TorchForce, static, CUDA graphs")
-"""A bias that never changes reads no parameter on the host, so that a CUDA graph can hold it; one that grows cannot."""
+"""A static bias reads no parameter on the host, so that a CUDA graph can hold it; an adaptive one does."""
 WATERS = {"water-1000": 1_000, "water-10000": 10_000, "water-100000": 100_000}
 SYSTEMS = ["alanine-distances", "alanine", "chignolin", *WATERS]
 
@@ -108,7 +109,7 @@ def water(atoms: int):
     return system, model.topology, model.positions, [{"distances": {"pairs": pairs}}]
 
 
-def made(name: str):
+def build(name: str):
     """System, topology, positions and descriptors by name."""
     if name == "alanine-distances":
         return alanine([{"distances": "element != H"}])
@@ -127,6 +128,7 @@ def variable(system: openmm.System, topology: app.Topology, positions, spec: lis
     descriptors = features(x + rng.normal(scale=0.01, size=(64, *x.shape)), box)
     model = ls.LaTF(latent_dim=2, encoder_hidden=(32, 32))
     model.build(len(features.names), 2)
+    model.trained = True
     with torch.no_grad():
         model.feature_mean.copy_(torch.from_numpy(descriptors.mean(0)))
         model.feature_scale.copy_(torch.from_numpy(0.1 / (descriptors.std(0) + 1e-3)))
@@ -139,29 +141,35 @@ def variable(system: openmm.System, topology: app.Topology, positions, spec: lis
 
 def biased(way: str, system: openmm.System, cv: ls.LatentCV):
     """Add a bias of metadynamics; returns what steps a simulation, and the force group."""
-    if way == "stock":
-        kind = PeriodicStock if cv.periodic else Stock
-        variables = []
-        for k in range(cv.dim):
-            force = installation.torchforce()(torch.jit.script(kind(cv.module, k, cv.periodic)))
-            force.setUsesPeriodicBoundaryConditions(cv.periodic)
-            low, high = cv.bounds[k]
-            variables.append(app.BiasVariable(force, float(low), float(high), float(cv.sigma[k]), False))
+    if way in STOCK:
+        variables = stock_variables(cv) if way == STOCK[0] else cv.bias_variables(OURS[way.split(", ")[-1]])
         bias = app.Metadynamics(system, variables, 300.0, 10.0, 0.1, FREQUENCY)
         return bias.step, bias._force.getForceGroup()
     if way in STATIC:
         grid = ls.Metadynamics(openmm.XmlSerializer.clone(system), cv, 300.0, 10.0, 0.1, FREQUENCY)
-        static = BiasForce(system, cv, grid._shape(), grid.coefficients.ravel(), fixed=True)
+        static = BiasForce(system, cv, grid._shape(), grid.coefficients.ravel(), fixed=True, backend="torchforce")
         if way == STATIC[1]:
             static.force.setProperty("useCUDAGraphs", "true")
         return app.Simulation.step, static.group
-    bias = ls.Metadynamics(system, cv, 300.0, bias_factor=10, height=0.1, frequency=FREQUENCY)
+    bias = ls.Metadynamics(system, cv, 300.0, bias_factor=10, height=0.1, frequency=FREQUENCY, backend=OURS[way])
     return bias.step, bias.group
+
+
+def stock_variables(cv: ls.LatentCV) -> list[app.BiasVariable]:
+    """One TorchForce for each component, differentiated by autograd."""
+    kind = PeriodicStock if cv.periodic else Stock
+    variables = []
+    for k in range(cv.dim):
+        force = backends.torchforce()(torch.jit.script(kind(cv.module, k, cv.periodic)))
+        force.setUsesPeriodicBoundaryConditions(cv.periodic)
+        low, high = cv.bounds[k]
+        variables.append(app.BiasVariable(force, float(low), float(high), float(cv.sigma[k]), False))
+    return variables
 
 
 def simulation(name: str, way: str, stride: int, platform: str | None):
     """A simulation of one way, and the function that steps it so many time steps of 2 fs."""
-    system, topology, positions, spec = made(name)
+    system, topology, positions, spec = build(name)
     cv = variable(system, topology, positions, spec)
     if way == "plain":
         step, group = None, None
@@ -179,16 +187,8 @@ def simulation(name: str, way: str, stride: int, platform: str | None):
     return run.step if step is None else lambda n: step(run, n)
 
 
-def measure(name: str, platform: str | None) -> dict:
-    """Microseconds of a time step, for each way and stride that this interpreter's lane has: a list of blocks each."""
-    torch.set_num_threads(1)
-    lane = installation.lane()
-    ours = "TorchForce" if lane == "torchforce" else "PythonForce"
-    ways = [("plain", 1), *((ours, stride) for stride in STRIDES)]
-    if lane == "torchforce":
-        ways += [("stock", stride) for stride in STRIDES]
-        if platform == "CUDA":
-            ways += [(way, 1) for way in STATIC]
+def measure(name: str, platform: str | None, ways: list[tuple[str, int]]) -> tuple[dict, dict]:
+    """Microseconds of a time step for each way and stride, a list of blocks each; and what failed, with its reason."""
     steppers, failures, steps, times = {}, {}, {}, {}
     for way, stride in ways:
         try:
@@ -198,7 +198,7 @@ def measure(name: str, platform: str | None) -> dict:
             step(20 // stride)
             each = (time.perf_counter() - began) / 20
         except Exception as error:  # a way that does not work here is a line of the table
-            failures[f"{way}/{stride}"] = " ".join(str(error).split())[:120]
+            failures[way, stride] = " ".join(str(error).split())[:120]
             continue
         steppers[way, stride] = step
         steps[way, stride] = stride * max(1, round(BLOCK_SECONDS / each / stride))
@@ -208,65 +208,54 @@ def measure(name: str, platform: str | None) -> dict:
             began = time.perf_counter()
             step(steps[key] // key[1])
             times[key].append((time.perf_counter() - began) / steps[key] * 1e6)
-    return {"times": {f"{way}/{stride}": values for (way, stride), values in times.items()}, "failures": failures}
+    return times, failures
 
 
-def table(results: dict[str, list[dict]]) -> str:
-    """One table of all systems and lanes."""
-    lines = [
-        "| system | way | stride | us a step | added, us | of stock at stride 1 | of plain speed |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, parts in results.items():
-        stock = None
-        for part in parts:
-            plain = np.median(part["times"]["plain/1"])
-            if "stock/1" in part["times"]:
-                stock = np.median(np.array(part["times"]["stock/1"]) - part["times"]["plain/1"])
-            for key, values in part["times"].items():
-                way, stride = key.rsplit("/", 1)
-                added = np.median(np.array(values) - part["times"]["plain/1"])
-                share = "" if way == "plain" or stock is None else f"{added / stock:.2f}"
-                lines.append(
-                    f"| {name} | {way} | {stride} | {np.median(values):.1f} | "
-                    f"{'' if way == 'plain' else f'{added:.1f}'} | {share} | {plain / np.median(values):.2f} |"
-                )
-            lines += [f"| {name} | {key} | | {why} | | | |" for key, why in part["failures"].items()]
-    return "\n".join(lines)
+def lines(name: str, times: dict, failures: dict) -> list[str]:
+    """Lines of the table for one system."""
+    plain = np.array(times["plain", 1])
+    added = {key: float(np.median(np.array(values) - plain)) for key, values in times.items()}
+    references = [added.get((way, 1)) for way in STOCK[:2]]
+    rows = []
+    for (way, stride), values in times.items():
+        own = added[way, stride]
+        shares = ["" if way == "plain" or stock is None else f"{own / stock:.2f}" for stock in references]
+        us = "" if way == "plain" else f"{own:.1f}"
+        speed = np.median(plain) / np.median(values)
+        rows.append(
+            f"| {name} | {way} | {stride} | {np.median(values):.1f} | {us} | {' | '.join(shares)} | {speed:.2f} |"
+        )
+    return rows + [f"| {name} | {way} | {stride} | {why} | | | | |" for (way, stride), why in failures.items()]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--other", help="interpreter of the pythonforce lane, to be measured beside this one")
-    parser.add_argument("--platform", help="OpenMM platform; none is the fastest one for the system")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, help="none: the molecules, and on CUDA the water too")
+    parser.add_argument("--platform", help="OpenMM platform; default: the fastest one for the system")
+    parser.add_argument(
+        "--systems", nargs="+", choices=SYSTEMS, help="default: the molecules, and on CUDA the water too"
+    )
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
-    parser.add_argument("--measure", choices=SYSTEMS, help=argparse.SUPPRESS)  # one system in this interpreter: JSON
     options = parser.parse_args()
-    if options.measure:
-        warnings.simplefilter("ignore")
-        print(json.dumps(measure(options.measure, options.platform)))
-        return
-    systems = options.systems or (SYSTEMS if options.platform == "CUDA" else SYSTEMS[:3])
-    results: dict[str, list[dict]] = {}
-    for name in systems:
-        for python in filter(None, [sys.executable, options.other]):
-            command = [python, __file__, "--measure", name]
-            if options.platform:
-                command += ["--platform", options.platform]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-            done = subprocess.run(command, capture_output=True, text=True, env=environment)
-            if done.returncode:
-                sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-            part = json.loads(done.stdout.splitlines()[-1])
-            if "plain/1" not in part["times"]:
-                sys.exit(f"{name}: not even plain dynamics runs: {part['failures']['plain/1']}")
-            results.setdefault(name, []).append(part)
-    text = table(results)
-    print(text)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    ways = [("plain", 1), *((way, stride) for way in (*OURS, STOCK[0]) for stride in STRIDES)]
+    ways += [(way, 1) for way in STOCK[1:]]
+    if options.platform == "CUDA":
+        ways += [(way, 1) for way in STATIC]
+    rows = [
+        "| system | way | stride | us a step | added, us | of stock, by hand | of bias_variables | of plain speed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in options.systems or (SYSTEMS if options.platform == "CUDA" else SYSTEMS[:3]):
+        times, failures = measure(name, options.platform, ways)
+        if ("plain", 1) not in times:
+            sys.exit(f"{name}: not even plain dynamics runs: {failures['plain', 1]}")
+        rows += lines(name, times, failures)
+    print("\n".join(rows))
     if options.markdown:
         machine = f"OpenMM {openmm.__version__}, torch {torch.__version__}, {os.cpu_count()} hardware threads"
-        command = "python benchmarks/bias_cost.py --other PYTHON --markdown benchmarks/bias_cost.md"
+        command = " ".join(["python benchmarks/bias_cost.py", *sys.argv[1:]])
+        text = "\n".join(rows)
         options.markdown.write_text(f"# What a bias adds to a step\n\n`{command}`\n{machine}\n\n{text}\n")
 
 

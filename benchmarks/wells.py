@@ -233,6 +233,7 @@ def model_of(u: torch.Tensor, states: list) -> LaTF:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model.build(dim, len(states))
+        model.trained = True
     model.provenance = {"temperatures": [TEMPERATURE, TEMPERATURE], "density": True}
     with torch.no_grad():
         model.encoder[0].weight.copy_(torch.cat([one / 10, 2 * one]))

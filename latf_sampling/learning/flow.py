@@ -1,4 +1,4 @@
-"""Densities of the latent space: what has `log_prob` and draws samples.
+"""Densities of the latent space.
 
 - `TiltedGaussian`: the prior of the flow, whose width follows the temperature.
 - `MixturePrior`: the prior of the first training stage, a mixture of Gaussians on representatives.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from latf_sampling.data.dataset import CHUNK
 
 QUADRATURE = 512
-"""So many nodes are enough to integrate the components of a latent space that are not used."""
+"""Nodes that the unused components of a latent space are integrated on, all of them together."""
 
 
 class TiltedGaussian:
@@ -65,7 +65,7 @@ class TiltedGaussian:
         return total.to(scale.dtype)
 
     def log_prob(self, z: Tensor, scale: Tensor) -> Tensor:
-        """Normalised log density of z (n, d) at scales s, a scalar or (n,); returns (n,)."""
+        """Normalized log density of z (n, d) at scales s, a scalar or (n,); returns (n,)."""
         distinct, where = torch.unique(scale, return_inverse=True)
         square = z.square().sum(-1)
         return self.tau * torch.sqrt(square + 1e-12) - square / (2 * scale) - self.log_normalizer(distinct)[where]
@@ -81,7 +81,7 @@ class TiltedGaussian:
         def log_density(r: Tensor) -> Tensor:
             return torch.xlogy(torch.tensor(float(self.dim - 1), device=device), r) + self.tau * r - r**2 / (2 * s)
 
-        kept: list[Tensor] = []
+        accepted: list[Tensor] = []
         missing = n
         while missing > 0:
             r = mode + torch.sqrt(s) * torch.randn(
@@ -89,9 +89,9 @@ class TiltedGaussian:
             )
             log_accept = log_density(r.clamp(min=0)) - log_density(mode) + (r - mode) ** 2 / (2 * s)
             coin = torch.rand(r.shape, generator=generator, device=device, dtype=torch.float64)
-            kept.append(r[(r > 0) & (torch.log(coin) < log_accept)][:missing])
-            missing -= len(kept[-1])
-        return (torch.cat(kept).unsqueeze(-1) * direction).float()
+            accepted.append(r[(r > 0) & (torch.log(coin) < log_accept)][:missing])
+            missing -= len(accepted[-1])
+        return (torch.cat(accepted).unsqueeze(-1) * direction).float()
 
 
 @lru_cache(maxsize=1)
@@ -101,7 +101,7 @@ def _gauss_legendre(n: int) -> tuple[Tensor, Tensor]:
 
 
 class MixturePrior(nn.Module):
-    """p(u) = sum_k w_k N(u; c_k, variance), with centres that the encoder gives for one representative per state.
+    """p(u) = sum_k w_k N(u; c_k, variance), whose centers are the encoded representatives of the states, one each.
 
     Source: the prior of the state predictive information bottleneck, Wang and Tiwary, doi:10.1063/5.0038198.
     """
@@ -111,7 +111,7 @@ class MixturePrior(nn.Module):
         self.logits = nn.Parameter(torch.zeros(n_states))
 
     def log_prob(self, u: Tensor, centers: Tensor, log_variance: Tensor) -> Tensor:
-        """Log density of u (n, d) given centres (K, d) and the encoder's log variance, a scalar; returns (n,)."""
+        """Log density of u (n, d) given centers (K, d) and the encoder's log variance, a scalar; returns (n,)."""
         square = (u.unsqueeze(-2) - centers).square().sum(-1)
         log_gauss = -0.5 * (square * torch.exp(-log_variance) + u.shape[-1] * (log_variance + math.log(2 * math.pi)))
         return torch.logsumexp(log_gauss + torch.log_softmax(self.logits, 0), dim=-1)
@@ -125,8 +125,8 @@ class LatentFlow(nn.Module):
     s / edge. A range of [1, 1] with `conditional` false is the paper's steering by the prior alone.
 
     The latent space is whitened first (`fit`), so that the data fill the region where splines act, also where an
-    encoder of few states lays them along a thin line. Beyond the convex hull of the data (`enclose`) it is stretched:
-    every point has a finite density, and samples that are drawn far out in z fall a very little outside only.
+    encoder of few states maps them to a thin line. Beyond the convex hull of the data (`enclose`) the latent space is
+    stretched: every point has a finite density, and samples that are drawn far out in z lie only slightly outside.
 
     Parameters
     ----------
@@ -144,18 +144,24 @@ class LatentFlow(nn.Module):
     BOUND = 8.0
     """Half width of the interval on which splines act, in units of z; the prior at s = 1 lies well inside."""
     STRETCH = 1000.0
-    """Where the hull would have to grow by a factor of 1 + e to hold a point, it is moved to 1 + e + STRETCH e^2."""
+    """A point that the hull would have to grow by a factor of 1 + e to hold is moved to 1 + e + STRETCH e^2."""
     BLUR = 0.02
-    """The flow alone learns the density of the collective variable with noise of this share of the data's spread,
-    enough that single frames do not show."""
+    """In its own stage the flow learns the density of the collective variable plus noise of this share of the data's
+    spread, so that the density does not resolve single frames."""
     THINNEST = 1e-3
-    """Data thinner than this share of their width count as that thick: single precision still tells a thousandth of
-    that apart."""
+    """Data thinner than this share of their width are whitened as if they were that thick: single precision still
+    resolves a thousandth of that."""
     CLEARANCE = 4.0
-    """The hull is at least so many standard deviations of the blur thick on either side. A thinner one would move
-    samples along the data, since it is along rays from the origin that they are brought back inside."""
+    """The hull is at least so many standard deviations of the blur thick on either side. A thinner one would displace
+    samples along the data, because they are brought back inside along rays from the origin."""
     USED = 0.02
-    """A component of which the ones before leave less than this share unexplained is a function of them."""
+    """A component of which the components before it explain all but this share is a function of them."""
+
+    shift: Tensor
+    whitening: Tensor
+    directions: Tensor
+    support: Tensor
+    range: Tensor
 
     def __init__(
         self,
@@ -213,7 +219,7 @@ class LatentFlow(nn.Module):
         self.whitening.copy_(self.spread * torch.linalg.inv(torch.linalg.cholesky(covariance)).T)
 
     def whiten(self, u: Tensor) -> Tensor:
-        """Latent points (n, d) in whitened coordinates."""
+        """Whitened coordinates of latent points (n, d)."""
         return (u - self.shift) @ self.whitening
 
     def restore(self, whitened: Tensor) -> Tensor:
@@ -221,29 +227,29 @@ class LatentFlow(nn.Module):
         return torch.linalg.solve_triangular(self.whitening, whitened, upper=True, left=False) + self.shift
 
     def blurred(self, mu: Tensor, noise: Tensor) -> Tensor:
-        """mu (n, d) with a little of standard normal noise (n, d), in proportion to the data's own covariance."""
+        """mu (n, d) plus a little of standard normal noise (n, d), in proportion to the covariance of the data."""
         return self.restore(self.whiten(mu) + self.BLUR * self.spread * noise)
 
     @torch.no_grad()
     def enclose(self, u: Tensor) -> None:
-        """Set the hull of the data u (n, d), beyond which samples shall not stray."""
-        reach = torch.stack([(self.whiten(part) @ self.directions.T).amax(0) for part in u.split(CHUNK)]).amax(0)
-        self.support.copy_(reach.clamp(min=self.CLEARANCE * self.BLUR * self.spread))
+        """Set the hull of the data u (n, d), which samples leave only slightly."""
+        extent = torch.stack([(self.whiten(part) @ self.directions.T).amax(0) for part in u.split(CHUNK)]).amax(0)
+        self.support.copy_(extent.clamp(min=self.CLEARANCE * self.BLUR * self.spread))
 
     @property
     def used(self) -> list[int]:
-        """Components that are no linear function of the ones before; of data on a line, the first alone."""
-        # Row k of the Cholesky factor: how component k depends on each one before, and what of it is its own.
+        """Components that are no linear function of those before them; of data on a line, only the first."""
+        # Row k of the Cholesky factor: how component k depends on each one before it, and its remainder.
         factor = torch.linalg.inv(self.whitening.double() / self.spread).T
         size = factor.norm(dim=1)
-        own = factor.diagonal() / torch.maximum(size, 0.1 * size.max())
-        return torch.nonzero(own >= self.USED).flatten().tolist()
+        remainder = factor.diagonal() / torch.maximum(size, 0.1 * size.max())
+        return torch.nonzero(remainder >= self.USED).flatten().tolist()
 
     def marginal_log_prob(self, u: Tensor, temperature_scale: Tensor) -> Tensor:
-        """Normalised log density of the used components (n, k) at s, a scalar; the others are integrated out; (n,).
+        """Normalized log density of the used components (n, k) at s, a scalar; the others are integrated out; (n,).
 
-        In double precision, by the trapezoidal rule over the whitened coordinates of the others, in which their density
-        is about as wide as the blur or wider.
+        The integral is taken in double precision by the trapezoidal rule over the whitened coordinates of the other
+        components, in which their density is at least about as wide as the blur.
         """
         used, dim = self.used, len(self.shift)
         if len(used) == dim:
@@ -251,40 +257,40 @@ class LatentFlow(nn.Module):
         flow, rest = copy.deepcopy(self).double(), [k for k in range(dim) if k not in used]
         axes = []
         for k in rest:
-            sides = [flow.support[(flow.directions[:, k] * side).argmax()] for side in (-1.0, 1.0)]
-            low, high = (1.1 * min(float(reach), self.BOUND) for reach in sides)  # beyond, nothing is left
+            extents = [flow.support[(flow.directions[:, k] * side).argmax()] for side in (-1.0, 1.0)]
+            low, high = (1.1 * min(float(extent), self.BOUND) for extent in extents)  # the density vanishes beyond
             count = math.ceil((low + high) / (0.5 * self.BLUR * self.spread)) + 1
             count = min(count, round(QUADRATURE ** (1 / len(rest))))
             axes.append(torch.linspace(-low, high, count, dtype=torch.float64))
         nodes = torch.cartesian_prod(*axes).reshape(-1, len(rest)).to(flow.shift)
-        # Of a step in whitened coordinates, in the latent space.
+        # Volume in the latent space of one cell of the grid in whitened coordinates, as a logarithm.
         volume = sum(math.log(float(axis[1] - axis[0]) / float(flow.whitening[k, k])) for k, axis in zip(rest, axes))
-        found = []
+        log_densities = []
         for part in u.double().split(max(1, CHUNK // len(nodes))):
             points = part.new_empty(len(part), len(nodes), dim)
             for k in range(dim):
                 if k in used:
                     points[..., k] = part[:, used.index(k), None]
-                else:  # whitening is triangular: those before this one are known
+                else:  # whitening is triangular: the components before this one are set already
                     before = (points[..., :k] - flow.shift[:k]) @ flow.whitening[:k, k]
                     points[..., k] = flow.shift[k] + (nodes[:, rest.index(k)] - before) / flow.whitening[k, k]
             log_p = flow.log_prob(points.reshape(-1, dim), temperature_scale.double()).reshape(len(part), -1)
-            found.append(torch.logsumexp(log_p, dim=1) + volume)
-        return torch.cat(found).to(u)
+            log_densities.append(torch.logsumexp(log_p, dim=1) + volume)
+        return torch.cat(log_densities).to(u)
 
     def _excess(self, whitened: Tensor) -> Tensor:
-        """By how much the hull would have to grow to hold each point (n, 1), in units of itself; 0 inside."""
+        """Relative growth of the hull that would make it hold each point (n, 1); 0 inside."""
         gauge = (whitened @ self.directions.T / self.support).amax(-1, keepdim=True)
         return torch.relu(gauge - 1)
 
     def log_prob(self, u: Tensor, temperature_scale: Tensor) -> Tensor:
-        """Normalised log density of u (n, d) at s = T / T0, a scalar or (n,); returns (n,)."""
+        """Normalized log density of u (n, d) at s = T / T0, a scalar or (n,); returns (n,)."""
         inside = self.whiten(u)
         e = self._excess(inside).clamp(max=1e5)  # farther out, squares would overflow
         factor = (1 + e + self.STRETCH * e.square()) / (1 + e)
         context, prior_scale = self._temperature(temperature_scale, len(u))
         z, log_determinant = self.layers(context).call_and_ladj(inside * factor)
-        # Stretching along rays from the origin: once along the ray, d - 1 times across.
+        # The stretch along rays from the origin enters once along the ray and d - 1 times across it.
         stretched = torch.log1p(2 * self.STRETCH * e) + (u.shape[-1] - 1) * torch.log(factor)
         log_determinant = log_determinant + stretched.squeeze(-1)
         log_determinant = log_determinant + torch.log(self.whitening.diagonal()).sum()
@@ -300,7 +306,7 @@ class LatentFlow(nn.Module):
         return self.restore(stretched * (1 + e) / (1 + moved))
 
     def _temperature(self, s: Tensor, n: int) -> tuple[Tensor | None, Tensor]:
-        """The networks' input for s, (n, 1) or none, and the scale of the prior, of the shape of s."""
+        """The input of the networks for s, (n, 1) or None, and the scale of the prior, of the shape of s."""
         low, high = self.range
         nearest = torch.minimum(torch.maximum(s, low), high)
         if not self.conditional:
@@ -310,7 +316,7 @@ class LatentFlow(nn.Module):
 
 
 def _directions(dim: int) -> Tensor:
-    """Unit vectors (k, d) that are spread over the sphere, the same ones always."""
+    """Unit vectors (k, d) that are spread over the sphere; always the same ones."""
     if dim == 1:
         return torch.tensor([[1.0], [-1.0]])
     if dim == 2:

@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latf_sampling.analysis.kinetics import kinetics
+from latf_sampling.analysis.kinetics import estimate_kinetics
 from latf_sampling.analysis.vamp import cross_validated_vamp2
 from latf_sampling.core import storage, streams
 from latf_sampling.data.dataset import Dataset, Series
-from latf_sampling.errors import DataError, SettingsError, TrainingError
+from latf_sampling.errors import DataError, SettingsError, SingleStateError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import train
 from latf_sampling.settings import ModelSettings, TrainingSettings
@@ -365,9 +365,7 @@ def _train(
     model = LaTF(settings)
     try:
         train(model, dataset, seed, settings=training, device=device, progress=progress)
-    except TrainingError as error:
-        if "a single state" not in str(error):
-            raise
+    except SingleStateError:
         return None
     return model
 
@@ -379,7 +377,7 @@ def _examine(
     if model is None:
         return (), (), None, None
     states = [model.assign(entry.x) for entry in series]
-    found = kinetics(states, model.n_states, lag, series[0].temperature, rng)
+    found = estimate_kinetics(states, model.n_states, lag, series[0].temperature, rng)
     here = found.lags == lag
     # Half of a 95 % interval is 1.96 standard errors.
     rows = found.timescales[here].ravel(), (found.upper - found.lower)[here].ravel() / (2 * 1.96)

@@ -11,7 +11,9 @@ import copy
 import hashlib
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -21,11 +23,14 @@ from latf_sampling.core import storage
 from latf_sampling.errors import DataError, ExtrapolationWarning, LatfError, SettingsError, TrainingError
 from latf_sampling.learning.flow import LatentFlow, MixturePrior
 from latf_sampling.settings import ModelSettings
-from latf_sampling.units import KB, to_kelvin
+from latf_sampling.units import KB, TemperatureLike, to_kelvin
 
-FORMAT = 2
+FORMAT = 3
+"""Of the file that `LaTF.save` writes; 3 since names in it changed (`temperature_mode`, `validation_flow`)."""
 POPULATION_SAMPLES = 20_000
 """Latent samples that populations of states are counted on."""
+
+Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 def mlp(widths: tuple[int, ...]) -> nn.Sequential:
@@ -37,17 +42,27 @@ def mlp(widths: tuple[int, ...]) -> nn.Sequential:
 
 
 class LaTF(nn.Module):
-    """A model to be trained with `latf_sampling.train`, saved, loaded, asked and exported.
+    """A model to be trained with `latf_sampling.train`, saved, loaded, evaluated and exported.
+
+    Methods for users take and return arrays: numpy arrays for numpy arrays, tensors with gradients for tensors.
 
     Parameters
     ----------
     settings
-        Fields of `ModelSettings` as keyword arguments, or one such object.
+        A `ModelSettings`; or its fields as keyword arguments.
 
     Attributes
     ----------
-    n_states : int
-        Number of metastable states, found by training.
+    trained : bool
+        Whether the model answers questions; `train` sets it when it is done, `load` does too.
+    n_features, n_states : int
+        Number of descriptors, and of the metastable states that training found.
+    reweighted : bool
+        Whether the flow depends on temperature itself, see `ModelSettings.temperature_mode`.
+    validation_flow : LatentFlow
+        The flow before it was refit on all frames, see `for_validation`.
+    provenance : dict
+        Seed, data and settings of the training.
     latent_bounds : Tensor (d, 2)
         Range of the collective variable over the training data.
     latent_spread : Tensor (d,)
@@ -62,11 +77,20 @@ class LaTF(nn.Module):
     latf_sampling.errors.TrainingError: LaTF: the model is not trained yet; call latf_sampling.train first.
     """
 
-    def __init__(self, settings: ModelSettings | None = None, **kwargs) -> None:
+    feature_mean: Tensor
+    feature_scale: Tensor
+    latent_bounds: Tensor
+    latent_spread: Tensor
+    representatives: Tensor
+    inverse_temperatures: Tensor
+    effective_sizes: Tensor
+
+    def __init__(self, settings: ModelSettings | None = None, **kwargs: Any) -> None:
         super().__init__()
         if settings is not None and kwargs:
             raise SettingsError(f"LaTF: give settings or their fields ({', '.join(kwargs)}), not both.")
         self.settings = settings if settings is not None else ModelSettings(**kwargs)
+        self.trained = False
         self.n_features = self.n_states = 0
         self.boltzmann = KB
         self.reweighted = False
@@ -76,12 +100,8 @@ class LaTF(nn.Module):
     def latent_dim(self) -> int:
         return self.settings.latent_dim
 
-    @property
-    def trained(self) -> bool:
-        return self.n_features > 0
-
     def build(self, n_features: int, n_states: int, reweighted: bool = False) -> None:
-        """Make the networks for so many descriptors and states, with random weights."""
+        """Make the networks for a number of descriptors and states, with random weights; they are not trained yet."""
         s = self.settings
         self.n_features, self.n_states, self.reweighted = n_features, n_states, reweighted
         self.register_buffer("feature_mean", torch.zeros(n_features))
@@ -98,24 +118,26 @@ class LaTF(nn.Module):
         self.flow = LatentFlow(
             s.latent_dim, s.tau, s.flow, s.flow_transforms, s.flow_hidden, s.flow_bins, conditional=reweighted
         )
-        self.trial = copy.deepcopy(self.flow)
+        self.validation_flow = copy.deepcopy(self.flow)
         self.ensemble = nn.ModuleList()
 
-    def keep_states(self, kept: Tensor) -> None:
-        """Drop all states but those with the indices `kept`; the decoder's rows of the others stay as they are."""
-        last = self.decoder[-1]
-        # Without first weights, which would take numbers from the global generator of random numbers.
-        smaller = nn.utils.skip_init(nn.Linear, last.in_features, len(kept), device=last.weight.device)
+    def keep_states(self, states: Tensor) -> None:
+        """Drop all states but those with these indices (k,), whose rows in the decoder stay as they are."""
+        last = cast(nn.Linear, self.decoder[-1])
+        # skip_init, because initial weights would be drawn from the global generator of random numbers.
+        smaller = cast(
+            nn.Linear, nn.utils.skip_init(nn.Linear, last.in_features, len(states), device=last.weight.device)
+        )
         with torch.no_grad():
-            smaller.weight.copy_(last.weight[kept])
-            smaller.bias.copy_(last.bias[kept])
-            logits = self.mixture.logits[kept]
+            smaller.weight.copy_(last.weight[states])
+            smaller.bias.copy_(last.bias[states])
+            logits = self.mixture.logits[states]
         self.decoder[-1] = smaller
         self.mixture.logits = nn.Parameter(logits.clone())
-        self.representatives = self.representatives[kept]
-        self.n_states = len(kept)
+        self.representatives = self.representatives[states]
+        self.n_states = len(states)
 
-    # What training needs: tensors on the model's device.
+    # For training: tensors on the model's device.
 
     def mean(self, x: Tensor) -> Tensor:
         """mu(x): (n, F) -> (n, d)."""
@@ -129,13 +151,13 @@ class LaTF(nn.Module):
         """Mean of -log p(y|u) over latent points (n, d) and their future states (n,)."""
         return nn.functional.cross_entropy(self.decoder(u), y)
 
-    def regularisation(self, u: Tensor, noise: Tensor, scale: Tensor, prior: str) -> Tensor:
+    def regularization(self, u: Tensor, noise: Tensor, scale: Tensor, prior: str) -> Tensor:
         """Mean of log q(u|x) - log p(u|T) over frames drawn with their Boltzmann weights.
 
         Parameters
         ----------
         u, noise
-            Latent points (n, d), and the noise (n, d) that they were made with.
+            Latent points (n, d), and the noise (n, d) in them.
         scale
             T / T0 of the frames (n,).
         prior
@@ -148,68 +170,88 @@ class LaTF(nn.Module):
             log_p = self.flow.log_prob(u, scale)
         return (log_q - log_p).mean()
 
-    # What users ask: arrays in, arrays out.
+    # For users: arrays in, arrays out.
 
-    def encode(self, x) -> np.ndarray | Tensor:
+    def encode(self, x: Array) -> Array:
         """Collective variable mu(x) of descriptors (frames, F); returns (frames, d)."""
-        return self._ask(self.mean, x, self.n_features, "descriptors")
+        return self._apply_to(self.mean, x, self.n_features, "descriptors")
 
-    def assign(self, x) -> np.ndarray | Tensor:
+    def assign(self, x: Array) -> Array:
         """Most likely metastable state after one lag, of descriptors (frames, F); returns (frames,) integers."""
-        return self._ask(lambda t: self.decoder(self.mean(t)).argmax(-1), x, self.n_features, "descriptors")
+        return self._apply_to(lambda t: self.decoder(self.mean(t)).argmax(-1), x, self.n_features, "descriptors")
 
-    def state_probabilities(self, u) -> np.ndarray | Tensor:
+    def state_probabilities(self, u: Array) -> Array:
         """Probability of each metastable state one lag after latent points (n, d); returns (n, n_states)."""
-        return self._ask(lambda t: self.decoder(t).softmax(-1), u, self.latent_dim, "latent dimensions")
+        return self._apply_to(lambda t: self.decoder(t).softmax(-1), u, self.latent_dim, "latent dimensions")
 
-    def log_prob(self, u, temperature=None, return_std: bool = False):
-        """Normalised log density of latent points (n, d) at a temperature (default: the reference); returns (n,).
+    @overload
+    def log_prob(
+        self, u: Array, temperature: TemperatureLike | None = None, return_std: Literal[False] = False
+    ) -> Array: ...
+    @overload
+    def log_prob(
+        self, u: Array, temperature: TemperatureLike | None = None, *, return_std: Literal[True]
+    ) -> tuple[Array, Array]: ...
+    def log_prob(
+        self, u: Array, temperature: TemperatureLike | None = None, return_std: bool = False
+    ) -> Array | tuple[Array, Array]:
+        """Normalized log density of latent points (n, d) at a temperature (default: the reference); returns (n,).
 
         With `return_std` a pair: the log density and its standard error, from the ensemble of flows.
 
         Raises
         ------
         TrainingError
-            The standard error is asked of a model that was trained without an ensemble.
+            The standard error is requested of a model that was trained without an ensemble.
         """
         scale = self._scale(temperature)
 
-        def of(flow: LatentFlow):
-            return self._ask(
+        def log_prob_of(flow: LatentFlow) -> Array:
+            return self._apply_to(
                 lambda t: flow.log_prob(t, torch.tensor(scale, device=t.device)),
                 u,
                 self.latent_dim,
                 "latent dimensions",
             )
 
-        value = of(self.flow)
-        return (value, self._std([of(flow) for flow in self._members()])) if return_std else value
+        value = log_prob_of(self.flow)
+        return (value, _standard_deviation([log_prob_of(flow) for flow in self._members()])) if return_std else value
 
     @property
     def used_components(self) -> list[int]:
         """Latent components that are no linear function of the ones before.
 
-        Two states are told apart by one number, and three by two: an encoder with more components than that makes the
-        last ones functions of the others. The density of the latent space then is a needle or a sheet, which a grid
-        does not hold; `marginal_log_prob` is that of the used components.
+        Two states are distinguished by one number, and three by two: an encoder with more components than that makes
+        the last ones functions of the others. The density of the latent space then is a needle or a sheet, which a grid
+        does not resolve; `marginal_log_prob` is that of the used components.
         """
         self._require_training()
         return self.flow.used
 
-    def marginal_log_prob(self, u, temperature=None):
-        """Normalised log density of the used components (n, k) alone, at a temperature (default: the reference); (n,).
+    def marginal_log_prob(self, u: Array, temperature: TemperatureLike | None = None) -> Array:
+        """Normalized log density of the used components (n, k) alone, at a temperature (default: the reference); (n,).
 
         Where all components are used, it is `log_prob`.
         """
         scale = self._scale(temperature)
-        return self._ask(
+        return self._apply_to(
             lambda t: self.flow.marginal_log_prob(t, torch.tensor(scale, device=t.device)),
             u,
             len(self.flow.used),
             "used latent dimensions",
         )
 
-    def free_energy(self, u, temperature=None, return_std: bool = False):
+    @overload
+    def free_energy(
+        self, u: Array, temperature: TemperatureLike | None = None, return_std: Literal[False] = False
+    ) -> Array: ...
+    @overload
+    def free_energy(
+        self, u: Array, temperature: TemperatureLike | None = None, *, return_std: Literal[True]
+    ) -> tuple[Array, Array]: ...
+    def free_energy(
+        self, u: Array, temperature: TemperatureLike | None = None, return_std: bool = False
+    ) -> Array | tuple[Array, Array]:
         """Latent free energy -kB T ln p(u|T) of latent points (n, d), kJ/mol; returns (n,).
 
         With `return_std` a pair: the free energy and its standard error, from the ensemble of flows.
@@ -220,42 +262,52 @@ class LaTF(nn.Module):
         value, error = self.log_prob(u, temperature, return_std=True)
         return -kT * value, kT * error
 
-    def populations(self, temperature=None, return_std: bool = False, seed: int = 0):
+    @overload
+    def populations(
+        self, temperature: TemperatureLike | None = None, return_std: Literal[False] = False, seed: int = 0
+    ) -> np.ndarray: ...
+    @overload
+    def populations(
+        self, temperature: TemperatureLike | None = None, *, return_std: Literal[True], seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+    def populations(
+        self, temperature: TemperatureLike | None = None, return_std: bool = False, seed: int = 0
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Populations of the metastable states at a temperature (default: the reference); returns (n_states,).
 
         With `return_std` a pair: the populations and their standard errors, from the ensemble of flows.
         """
         scale = self._scale(temperature)
 
-        def of(flow: LatentFlow) -> np.ndarray:
+        def populations_of(flow: LatentFlow) -> np.ndarray:
             with torch.no_grad():
                 u = flow.sample(POPULATION_SAMPLES, scale, self._generator(seed))
                 states = self.decoder(u).argmax(-1)
             return torch.bincount(states, minlength=self.n_states).cpu().numpy() / POPULATION_SAMPLES
 
-        value = of(self.flow)
-        return (value, self._std([of(flow) for flow in self._members()])) if return_std else value
+        value = populations_of(self.flow)
+        return (value, _standard_deviation([populations_of(flow) for flow in self._members()])) if return_std else value
 
-    def on_trial(self) -> LaTF:
-        """The model as it was before it saw the held-out blocks, for these to judge; its other parts are shared."""
+    def for_validation(self) -> LaTF:
+        """The model before its flow was refit on all frames, for comparison with held-out blocks; shares all else."""
         self._require_training()
         other = copy.copy(self)
-        other._modules = {**self._modules, "flow": self.trial}
+        other._modules = {**self._modules, "flow": self.validation_flow}
         return other
 
-    def effective_sample_size(self, temperature=None) -> float:
-        """Number of equally weighted training frames that would say as much about a temperature as all of them do.
+    def effective_sample_size(self, temperature: TemperatureLike | None = None) -> float:
+        """Number of equally weighted frames that would be as informative about a temperature as all training frames.
 
-        Frames that follow each other closely are counted in full, though they say less than independent ones. Without
-        energies, frames of a temperature count there and nowhere else.
+        Frames that follow each other closely are counted in full, though they are less informative than independent
+        ones. Without energies, frames of a temperature count there and nowhere else.
         """
         self._require_training()
         inverse = 1 / self._temperature(temperature)
         table = self.inverse_temperatures.cpu().numpy(), self.effective_sizes.cpu().numpy()
         return float(np.interp(inverse, *table, left=0.0, right=0.0))
 
-    def extrapolates(self, temperature=None) -> bool:
-        """Whether the training data say too little about a temperature for an answer to be more than a guess."""
+    def extrapolates(self, temperature: TemperatureLike | None = None) -> bool:
+        """Whether too few training frames are informative about a temperature for more than a guess."""
         self._require_training()
         value = self._temperature(temperature)
         if self.reweighted:
@@ -263,7 +315,7 @@ class LaTF(nn.Module):
         simulated = self.provenance["temperatures"]
         return not 0.999 * simulated[0] <= value <= 1.001 * simulated[-1]
 
-    def sample(self, n: int, temperature=None, seed: int | None = None) -> np.ndarray:
+    def sample(self, n: int, temperature: TemperatureLike | None = None, seed: int | None = None) -> np.ndarray:
         """Draw n latent samples at a temperature (default: the reference).
 
         Parameters
@@ -273,7 +325,7 @@ class LaTF(nn.Module):
         temperature
             K, or an `openmm.unit.Quantity`.
         seed
-            The same seed gives the same samples; none draws afresh.
+            The same seed gives the same samples; None draws different ones each time.
 
         Returns
         -------
@@ -333,8 +385,9 @@ class LaTF(nn.Module):
             model.ensemble.extend(copy.deepcopy(model.flow) for _ in range(content["members"]))
             model.boltzmann, model.provenance = content["boltzmann"], content["provenance"]
             for name in ("inverse_temperatures", "effective_sizes"):
-                setattr(model, name, content["state"][name])  # tables have the length that training gave them
+                setattr(model, name, content["state"][name])  # their lengths are those of the training
             model.load_state_dict(content["state"])
+            model.trained = True
         except (KeyError, TypeError, RuntimeError, LatfError) as error:
             raise DataError(f"{path}: is damaged ({' '.join(str(error).split())[:200]}).") from error
         return model.requires_grad_(False)
@@ -343,24 +396,24 @@ class LaTF(nn.Module):
         if not self.trained:
             raise TrainingError("LaTF: the model is not trained yet; call latf_sampling.train first.")
 
-    def _temperature(self, temperature) -> float:
+    def _temperature(self, temperature: TemperatureLike | None) -> float:
         return self.settings.reference_temperature if temperature is None else to_kelvin(temperature)
 
-    def _scale(self, temperature) -> float:
-        """T / T0 for a question to the flow, with a warning where the answer is extrapolation."""
+    def _scale(self, temperature: TemperatureLike | None) -> float:
+        """T / T0 for the flow, with a warning where the model extrapolates."""
         self._require_training()
         if not self.provenance["density"]:
             raise TrainingError("LaTF: the model was trained without a density; train with flow_epochs of 1 or more.")
         value = self._temperature(temperature)
         if self.extrapolates(value):
             simulated = ", ".join(f"{entry:g}" for entry in self.provenance["temperatures"])
-            reach = (
+            reason = (
                 f"an effective sample of {self.effective_sample_size(value):.0f} frames"
                 if self.reweighted
                 else "temperature enters through the prior alone"
             )
             warnings.warn(
-                f"LaTF: {value:g} K is extrapolation from simulations at {simulated} K ({reach}).",
+                f"LaTF: {value:g} K is extrapolation from simulations at {simulated} K ({reason}).",
                 ExtrapolationWarning,
                 stacklevel=3,
             )
@@ -374,24 +427,25 @@ class LaTF(nn.Module):
             generator.manual_seed(seed)
         return generator
 
-    def _members(self) -> nn.ModuleList:
+    def _members(self) -> list[LatentFlow]:
         if len(self.ensemble) < 2:
             raise TrainingError("LaTF: a standard error needs an ensemble; train with ensemble=4, for example.")
-        return self.ensemble
+        return [cast(LatentFlow, flow) for flow in self.ensemble]
 
-    @staticmethod
-    def _std(values: list):
-        if isinstance(values[0], Tensor):
-            return torch.stack(values).std(0)
-        return np.std(values, axis=0, ddof=1)
-
-    def _ask(self, function, values, width: int, what: str):
+    def _apply_to(self, function: Callable[[Tensor], Tensor], values: Array, width: int, what: str) -> Array:
+        """A function of tensors (n, width) applied to an array or a tensor; the result is of the same kind."""
         self._require_training()
-        is_tensor = isinstance(values, Tensor)
         tensor = torch.as_tensor(values).to(self.feature_mean)
         if tensor.ndim != 2 or tensor.shape[1] != width:
             raise DataError(f"LaTF: expected an array (n, {width}) of {what}; got {tuple(tensor.shape)}.")
-        if is_tensor:
+        if isinstance(values, Tensor):
             return function(tensor)
         with torch.no_grad():
             return function(tensor).cpu().numpy()
+
+
+def _standard_deviation(values: list[Array]) -> Array:
+    """Standard deviation over the members of an ensemble."""
+    if isinstance(values[0], Tensor):
+        return torch.stack(cast(list[Tensor], values)).std(0)
+    return np.std(values, axis=0, ddof=1)

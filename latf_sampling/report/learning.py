@@ -7,11 +7,13 @@ import warnings
 import numpy as np
 
 from latf_sampling.errors import ExtrapolationWarning
-from latf_sampling.records.records import Learned, Records
+from latf_sampling.records.records import Records
+from latf_sampling.records.rounds import LearnedModel
 from latf_sampling.report import charts, page, words
+from latf_sampling.report.estimates import Estimates
 
 
-def section(records: Records) -> str:
+def section(records: Records, estimates: Estimates) -> str:
     if not records.learned:
         return page.section("Learning", page.missing("No model is learned yet."))
     made = []
@@ -32,11 +34,11 @@ def section(records: Records) -> str:
     return page.section("Learning", page.figures(*made))
 
 
-def _caption(index: int, learned: Learned) -> str:
+def _caption(index: int, learned: LearnedModel) -> str:
     end = "Training ended by itself." if learned.history["converged"] else "Training ended at its longest allowed time."
     return (
         f"Learning after round {index}, {words.wall(learned.history['seconds'])}. Prediction of the future state and "
-        "regularisation of the latent while the variable is learned, the flow's -ln p afterwards (all in nats), and "
+        "regularization of the latent while the variable is learned, the flow's -ln p afterwards (all in nats), and "
         "number of states, per epoch, on training data and on held-out blocks; shaded: the flow is learned too. "
         f"Training and held-out curves should stay together, and the last one level off. {end}"
     )
@@ -46,7 +48,7 @@ def _draw_curves(axes, history: list[dict]) -> None:
     history = [entry for entry in history if entry["stage"] != "ensemble"]
     epochs = np.arange(1, len(history) + 1)
     alone = np.array([entry["stage"] == "flow" for entry in history])
-    for axis, term in zip(axes, ("prediction", "regularisation", "loss")):
+    for axis, term in zip(axes, ("prediction", "regularization", "loss")):
         for shade, (prefix, label) in enumerate((("", "training"), ("validation_", "held out"))):
             values = np.array([entry.get(prefix + term, np.nan) for entry in history], dtype=float)
             if term == "loss":
@@ -67,7 +69,7 @@ def _draw_curves(axes, history: list[dict]) -> None:
     charts.legend(axes[2] if alone.any() else axes[0])
 
 
-def _draw_populations(axes, records: Records, learned: Learned) -> None:
+def _draw_populations(axes, records: Records, learned: LearnedModel) -> None:
     model, states = learned.model, learned.history["states"]
     measured = sorted(float(key.removeprefix("population at ")) for key in states[0] if key.startswith("population"))
     wanted = [*measured, *([records.protocol.starts.temperature] if records.protocol.starts is not None else [])]

@@ -47,6 +47,7 @@ def pair_model() -> LaTF:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model.build(1, 2)
+        model.trained = True
     model.provenance = {**PROVENANCE}
     u = torch.from_numpy(np.random.default_rng(0).normal(1.0, 0.1, (2000, 1)).astype(np.float32))
     model.latent_bounds.copy_(torch.stack([u.amin(0), u.amax(0)], dim=1))
@@ -101,13 +102,13 @@ def test_wall_is_zero_inside_and_grows_with_the_distance_outside(dim):
     # Distance in hill widths from the closest of many points inside. The region is known on the grid alone, at nodes a
     # quarter of a width apart, and a point lies on a line between nodes.
     dense = scattered(bias, 200_000, seed=1)
-    tree = cKDTree(dense[trust.height(dense) <= THRESHOLD[dim]] / bias.width)
-    distance = np.where(inside, 0.0, tree.query(u / bias.width)[0])
+    tree = cKDTree(dense[trust.height(dense) <= THRESHOLD[dim]] / bias.hill_width)
+    distance = np.where(inside, 0.0, tree.query(u / bias.hill_width)[0])
     blur = 0.25 * np.sqrt(dim) + 0.1
     low, high = (rising(np.maximum(distance + off, 0)) for off in (-blur, blur))
     assert (wall > low - 1.0).all() and (wall < high + 3.0).all()
-    outside = cKDTree(dense[trust.height(dense) > THRESHOLD[dim]] / bias.width)
-    deep = inside & (outside.query(u / bias.width)[0] > 4 * blur)
+    outside = cKDTree(dense[trust.height(dense) > THRESHOLD[dim]] / bias.hill_width)
+    deep = inside & (outside.query(u / bias.hill_width)[0] > 4 * blur)
     assert deep.sum() > 20 and np.abs(wall[deep]).max() < 0.02
     assert wall.max() > 50
 
@@ -153,8 +154,8 @@ def test_wall_is_no_part_of_what_was_learned(kind):
         made = alanine_simulation(system)
         made.context.setPositions(x)
         wall = float(bias.energy(bias.values(made.context))[0])
-        bias._look(made)
-        found.append((wall, bias._history.rows.copy(), bias.free_energy(), bias.offset()))
+        bias.update(made)
+        found.append((wall, bias.history.rows.copy(), bias.free_energy(), bias.offset()))
     assert found[0][0] == 0 and found[1][0] > 5
     assert found[1][1] == pytest.approx(found[0][1], abs=1e-9)
     assert np.array_equal(np.isfinite(found[1][2]), np.isfinite(found[0][2]))
@@ -175,7 +176,7 @@ def test_hold_brings_a_walker_back():
     inside = bias.axes[0][bias.energy(bias.axes[0][:, None]) < 1e-3]
     assert 0.15 < np.ptp(inside) < 1.0
     edge = inside.max()
-    start = edge + 3.5 * bias.width[0]
+    start = edge + 3.5 * bias.hill_width[0]
     assert bias.low[0] < start < bias.high[0]
     made = simulation(topology, system, np.array([[0.0, 0, 0], [start, 0, 0]]), timestep=0.01, friction=5.0)
     assert trust.height(np.array([[start]]))[0] > 4
@@ -183,7 +184,7 @@ def test_hold_brings_a_walker_back():
     for _ in range(300):
         bias.step(made, 10)
         seen.append(bias.values(made.context)[0])
-    assert max(seen[20:]) < edge + 2 * bias.width[0]  # 16 kT up the wall
+    assert max(seen[20:]) < edge + 2 * bias.hill_width[0]  # 16 kT up the wall
     assert np.mean(np.array(seen[20:]) <= edge) > 0.5
 
 

@@ -21,15 +21,17 @@ import yaml
 from helpers.molecules import STRUCTURE, TINY, TINY_WELLS, finished_campaign, finished_wells, write_protocol
 
 from latf_sampling import systems
-from latf_sampling.campaign import campaign as room
-from latf_sampling.campaign.campaign import Campaign, run_walkers
-from latf_sampling.campaign.status import status
+from latf_sampling.campaign import campaign as loop
+from latf_sampling.campaign import executors
+from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.cli import main as cli
 from latf_sampling.core import storage
-from latf_sampling.data import layout
+from latf_sampling.data.layout import WalkerDirectory
 from latf_sampling.errors import SettingsError, SimulationError, StoreError
+from latf_sampling.records.records import Records
 from latf_sampling.report import write_report
 from latf_sampling.settings import Protocol
+from latf_sampling.simulation.runner import run_walkers
 from latf_sampling.simulation.walker import WalkerJob
 from latf_sampling.units import KB
 
@@ -38,6 +40,10 @@ SEGMENT = ("json", "nc", "npz", "xml")
 FILES = ("hills", "lock")
 STRUCTURE_FILES = ("pdb", "npz", "xml")
 TABLES = ("starts.json", "starts.csv", "starts.xtc")
+
+
+def status(directory: Path) -> list[dict]:
+    return Records.load(directory).status()
 
 
 def times(directory: Path) -> dict[str, int]:
@@ -87,7 +93,7 @@ def test_the_report_is_whole():
 
 
 def test_taken_up_from_its_directory_alone():
-    again = Campaign.of(finished_campaign())
+    again = Campaign.load(finished_campaign())
     assert again.protocol.system.structure == finished_campaign() / "inputs" / STRUCTURE.name
     assert again.features.names == ["sin phi ALA 2", "sin psi ALA 2", "cos phi ALA 2", "cos psi ALA 2"]
     walkers = again.frames()
@@ -100,7 +106,7 @@ def test_taken_up_from_its_directory_alone():
 
 
 def test_each_round_is_learned_from_all_frames_so_far():
-    again = Campaign.of(finished_campaign())
+    again = Campaign.load(finished_campaign())
     for index, frames in enumerate([300, 380, 780]):
         model, cv = again.model(index)
         assert model.n_states >= 2
@@ -113,7 +119,7 @@ def test_each_round_is_learned_from_all_frames_so_far():
 
 
 def test_walkers_of_a_biased_round_share_hills_and_begin_at_their_starts():
-    again = Campaign.of(finished_campaign())
+    again = Campaign.load(finished_campaign())
     folder = finished_campaign() / "rounds" / "01"
     for walker in (0, 1):
         hills = np.loadtxt(folder / "hills" / f"walker-{walker:02d}.hills")
@@ -129,7 +135,7 @@ def test_walkers_of_a_biased_round_share_hills_and_begin_at_their_starts():
 
 def test_history():
     history = storage.read_json(finished_campaign() / "rounds" / "00" / "learning" / "history.json")
-    assert {entry["stage"] for entry in history["history"]} == {"states", "joint", "flow", "whole", "ensemble"}
+    assert {entry["stage"] for entry in history["history"]} == {"states", "joint", "flow", "refit", "ensemble"}
     assert history["seconds"] > 0
     assert sum(state["population at 600"] for state in history["states"]) == pytest.approx(1.0, abs=1e-4)
 
@@ -157,7 +163,7 @@ def test_status_on_the_way(copy):
         "round 0: learn": 1, "round 1: simulate": 1, "round 1: learn": 1, "round 2: simulate": 0, "round 2: learn": 0,
         "starts": 0, "report": 0,
     }  # fmt: skip
-    assert Campaign.of(copy).last_learned() == 1
+    assert Campaign.load(copy).last_learned() == 1
 
 
 def test_status_of_a_campaign_made_before_trajectories_could_be_given(copy):
@@ -171,16 +177,17 @@ def test_a_second_run_does_nothing_but_the_report(copy, monkeypatch):
     def never(*arguments, **settings):
         raise AssertionError("did again what is done")
 
-    for owner, name in ((room, "run_walkers"), (room, "train"), (room, "generate_starts")):
+    for owner, name in ((loop, "train"), (loop, "structures")):
         monkeypatch.setattr(owner, name, never)
+    monkeypatch.setitem(executors.EXECUTORS, "local", never)
     reported, stages = [], []
-    monkeypatch.setattr(room, "write_report", reported.append)
+    monkeypatch.setattr(loop, "write_report", reported.append)
     before, began = times(copy), time.process_time()
-    again = Campaign.of(copy)
+    again = Campaign.load(copy)
     again.run(lambda stage, fraction, words: stages.append((stage, fraction, words)))
     assert time.process_time() - began < 10
     assert times(copy) == before
-    assert reported == [again]
+    assert [records.directory.path for records in reported] == [copy]
     assert ("round 0: simulate", 1.0, "finished before") in stages
     assert ("round 2: learn", 1.0, "finished before") in stages
 
@@ -231,14 +238,14 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, change
 
 
 def test_no_campaign_is_refused(tmp_path):
-    for question in (status, Campaign.of):
+    for question in (status, Campaign.load):
         with pytest.raises(StoreError, match="there is no campaign in this directory"):
             question(tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_rounds_that_are_not_there(copy):
-    again = Campaign.of(copy)
+    again = Campaign.load(copy)
     for wrong in (3, -1):
         with pytest.raises(SettingsError, match=f"has rounds 0 to 2; got {wrong}"):
             again.frames(wrong)
@@ -351,7 +358,9 @@ def test_killed_parent(broken, child, monkeypatch, capsys):
     wait_for(lambda: not alive(walker), 10.0)
     kept = marks(broken)
     assert 1 <= len(kept) < 20  # it did not just come to its end
-    assert len(layout.finished_segments(broken / "rounds/02/walker-00")) == len(kept)  # whole, by their checksums
+    assert len(WalkerDirectory(broken / "rounds/02/walker-00").finished_segments()) == len(
+        kept
+    )  # whole, by their checksums
 
 
 def test_ctrl_c(broken, child):
@@ -363,7 +372,7 @@ def test_ctrl_c(broken, child):
     assert child.wait(60) == 130
     wait_for(lambda: not alive(walker), 10.0)
     words = child.communicate()[1]
-    assert "latf: interrupted; what is finished is kept, the same command goes on." in words
+    assert "latf: interrupted; what is finished is kept, and the same command continues." in words
     assert "Traceback" not in words
     assert marks(broken) == before
 
@@ -384,7 +393,7 @@ def test_killed_walker(broken, monkeypatch, capsys):
 
 def test_one_killed_walker_stops_the_others(tmp_path):
     rounds = [{"walkers": ["300 K"] * 3, "length": "30 ps"}]
-    protocol = Protocol.read(write_protocol(tmp_path, rounds=rounds))
+    protocol = Protocol.load(write_protocol(tmp_path, rounds=rounds))
     jobs = [WalkerJob(protocol, 0, walker, tmp_path / str(walker)) for walker in range(3)]
     killer = kill_a_child(2)
     with pytest.raises(SimulationError, match="^round 0, walker 1: its process ended by SIGKILL"):
@@ -396,7 +405,7 @@ def test_one_killed_walker_stops_the_others(tmp_path):
 
 def test_going_on_gives_what_was_never_broken_off(broken, monkeypatch, capsys):
     """After all that, frames, hills, model and structures are those of the campaign that ran undisturbed."""
-    monkeypatch.setattr(room, "write_report", lambda campaign: storage.write_text(campaign.store.report, ""))
+    monkeypatch.setattr(loop, "write_report", lambda records: storage.write_text(records.directory.report, ""))
     before = marks(broken)
     code, words = run_here(broken, monkeypatch, capsys)
     assert code == 0
@@ -405,14 +414,14 @@ def test_going_on_gives_what_was_never_broken_off(broken, monkeypatch, capsys):
     assert before.items() <= marks(broken).items()
     assert all(entry["done"] == 1.0 for entry in status(broken))
     assert set(times(broken)) == set(times(finished_campaign()))  # and nothing else is left
-    here, there = Campaign.of(broken), Campaign.of(finished_campaign())
+    here, there = Campaign.load(broken), Campaign.load(finished_campaign())
     (mine, other) = (campaign.frames()[-1] for campaign in (here, there))
     assert np.array_equal(mine.trajectory.xyz, other.trajectory.xyz)
     for name in ("energies", "bias", "offset"):
         assert np.array_equal(getattr(mine, name), getattr(other, name))
     states = [campaign.model(2)[0].state_dict() for campaign in (here, there)]
     assert all(np.array_equal(value, states[1][name]) for name, value in states[0].items())
-    tables = [storage.read_json(campaign.store.starts / "starts.json") for campaign in (here, there)]
+    tables = [storage.read_json(campaign.directory.starts / "starts.json") for campaign in (here, there)]
     assert tables[0] == tables[1]
 
 
@@ -422,24 +431,24 @@ def test_going_on_gives_what_was_never_broken_off(broken, monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def wells() -> Campaign:
     """A campaign on a model system by name, with references, run to its end."""
-    return Campaign.of(finished_wells())
+    return Campaign.load(finished_wells())
 
 
 def test_a_model_system_is_simulated_learned_and_judged(wells):
     model, cv = wells.model(0)
     assert model.reweighted and len(model.ensemble) == 2
     assert [name[0] for name in cv.metadata["names"]] == ["x", "y"]
-    entries = status(wells.store.directory)
+    entries = status(wells.directory.path)
     steps = ["round 0: simulate", "round 0: learn", "references: simulate", "evaluate", "report"]
     assert [(entry["step"], entry["done"]) for entry in entries] == [(step, 1.0) for step in steps]
-    assert not list(wells.store.directory.rglob("training.pt"))
+    assert not list(wells.directory.path.rglob("training.pt"))
 
 
 def test_nothing_is_learned_from_references(wells):
     (reference,) = wells.references()
     assert reference.temperature == pytest.approx(1.5 / KB)
     assert wells.dataset().frames == sum(len(walker) for walker in wells.frames()) == 4000
-    page = wells.store.evaluation.read_text()
+    page = wells.directory.evaluation.read_text()
     numbers = json.loads(re.search(r'<script[^>]*id="numbers"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
     kinds = {(row["kind"], round(row["temperature"] * KB, 3)) for row in numbers["rows"]}
     assert ("reference", 1.5) in kinds and {kind for kind, kT in kinds if kT != 1.5} <= {"held out"}
@@ -455,7 +464,7 @@ def exact_difference(above: float, temperature: float) -> float:
 
 
 def numbers_of(campaign: Campaign) -> dict:
-    page = campaign.store.report.read_text()
+    page = campaign.directory.report.read_text()
     return json.loads(re.search(r'<script[^>]*id="numbers"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
 
 
@@ -472,7 +481,7 @@ def test_plain_dynamics_gives_a_free_energy_beside_the_exact_one(wells):
     low, high = pooled["interval_kJ_per_mol"]
     assert abs(pooled["value_kJ_per_mol"] - exact) < 2.2 * (high - low) / 2 < 4
     assert found["plain"] is None
-    words = wells.store.report.read_text()
+    words = wells.directory.report.read_text()
     assert "from plain dynamics" in words and "All temperatures together" in words and ">MBAR<" in words
 
 
@@ -489,8 +498,8 @@ def test_biased_rounds_give_the_free_energy_of_a_coordinate(wells, tmp_path):
     ]
     (tmp_path / "protocol.yaml").write_text(yaml.safe_dump({**TINY_WELLS, "rounds": rounds, "evaluate": None}))
     campaign = Campaign(tmp_path / "protocol.yaml", tmp_path / "run")
-    with campaign.store.acquire(campaign.protocol.canonical(), campaign.protocol.inputs()):
-        shutil.copytree(wells.store.directory / "rounds" / "00", campaign.store.directory / "rounds" / "00")
+    with campaign.directory.acquire(campaign.protocol.canonical(), campaign.protocol.inputs()):
+        shutil.copytree(wells.directory.path / "rounds" / "00", campaign.directory.path / "rounds" / "00")
     rng = np.random.default_rng(0)
     for walker in range(2):
         drawn = model.exact_samples(2000, 2 * temperature, rng)
@@ -498,22 +507,22 @@ def test_biased_rounds_give_the_free_energy_of_a_coordinate(wells, tmp_path):
         energies = model.potential(drawn[:, None])
         for segment in range(4):
             here = slice(500 * segment, 500 * (segment + 1))
-            files = layout.segment_files(campaign.store.walker(1, walker), segment)
-            with storage.atomic_write(files["trajectory"]) as temporary:
+            files = campaign.directory.round(1).walker(walker).segment(segment)
+            with storage.atomic_write(files.trajectory) as temporary:
                 mdtraj.Trajectory(positions[here], campaign.topology).save_netcdf(str(temporary))
-            with storage.atomic_write(files["frames"]) as temporary:
+            with storage.atomic_write(files.frames) as temporary:
                 np.savez(temporary, energy=energies[here], bias=-energies[here] / 2, offset=np.zeros(500))
-            storage.write_text(files["state"], "<State/>")
+            storage.write_text(files.state, "<State/>")
             summary = {"step": 5000 * (segment + 1), "frames": 500, "seconds": 1.0, "hills": 0}
-            layout.finish_segment(files["state"].parent, segment, {**summary, "temperature": temperature})
-    write_report(campaign)
+            files.finish({**summary, "temperature": temperature})
+    write_report(Records.load(campaign.directory.path))
     found, exact = numbers_of(campaign)["difference"], exact_difference(1.1, temperature)
     low, high = found["pooled"]["interval_kJ_per_mol"]
     assert found["converged"] is True
     # 1.8 half widths at 95 % are three and a half errors where blocks are many
     assert abs(found["pooled"]["value_kJ_per_mol"] - exact) < 1.8 * (high - low) / 2 < 0.5
     assert found["plain"]["value_kJ_per_mol"] is not None
-    page = campaign.store.report.read_text()
+    page = campaign.directory.report.read_text()
     for words in ("from the biased rounds by reweighting", "Three ways to weigh frames", "Free energy along y AR1-Ar"):
         assert words in page
 
@@ -576,15 +585,15 @@ def test_walkers_that_leave_what_the_model_knows_are_stopped_and_learned_from(tm
     rounds = [TINY["rounds"][0], {"walkers": ["300 K", "300 K"], "length": "8 ps", "bias": bias}]
     campaign = Campaign(write_protocol(tmp_path / "given", rounds=rounds, starts=None), tmp_path / "run")
     campaign.run()
-    reasons = [layout.stopped(campaign.store.walker(1, walker)) for walker in (0, 1)]
+    reasons = [campaign.directory.round(1).walker(walker).stop_reason() for walker in (0, 1)]
     assert any("left the trust region" in (reason or "") for reason in reasons)
     for walker in campaign.frames()[1:]:
         assert 0 < len(walker) <= 80
-        if layout.stopped(campaign.store.walker(1, walker.walker)):
+        if campaign.directory.round(1).walker(walker.walker).stop_reason():
             assert len(walker) < 80
     assert campaign.last_learned() == 1
     (entry,) = [entry for entry in status(tmp_path / "run") if entry["step"] == "round 1: simulate"]
     assert entry["done"] == 1 and "stopped" in entry["words"]
     before = times(tmp_path / "run" / "rounds")
-    Campaign.of(tmp_path / "run").run()  # they are not taken up again
+    Campaign.load(tmp_path / "run").run()  # they are not taken up again
     assert times(tmp_path / "run" / "rounds") == before

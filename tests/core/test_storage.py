@@ -110,7 +110,7 @@ def test_a_disk_without_space_is_an_error_and_the_old_file_survives(tmp_path, wr
         "from latf_sampling.core import storage\n"
         "from latf_sampling.errors import StoreError\n"
         "target = Path(sys.argv[1])\n"
-        + ("from latf_sampling import LaTF\nmodel = LaTF(); model.build(50, 3)\n" if "model" in write else "")
+        + ("from latf_sampling import LaTF\nmodel = LaTF(); model.build(50, 3); model.trained = True\n" if "model" in write else "")
         + f"try:\n    {write}\nexcept StoreError as error:\n    print('refused', error)\n"
     )
     process = child(code, target, preexec_fn=_limit_files)
@@ -123,10 +123,10 @@ def test_a_disk_without_space_is_an_error_and_the_old_file_survives(tmp_path, wr
 KILLED_WHILE_WRITING = """
 import sys, time
 from latf_sampling.core.storage import atomic_write
-from latf_sampling.data.layout import Store
-store = Store(sys.argv[1])
-with store.acquire(sys.argv[2]):
-    with atomic_write(store.walker(0, 0) / "segment-000.dcd") as temporary, open(temporary, "w") as handle:
+from latf_sampling.data.layout import CampaignDirectory
+place = CampaignDirectory(sys.argv[1])
+with place.acquire(sys.argv[2]):
+    with atomic_write(place.round(0).walker(0).path / "segment-000.dcd") as temporary, open(temporary, "w") as handle:
         handle.write("half of the new")
         handle.flush()
         print("writing", flush=True)
@@ -135,11 +135,11 @@ with store.acquire(sys.argv[2]):
 
 
 def test_kill_while_writing_leaves_the_old_file_and_the_next_claim_sweeps(tmp_path):
-    place = layout.Store(tmp_path / "run")
-    target = place.walker(0, 0) / "segment-000.dcd"
+    place = layout.CampaignDirectory(tmp_path / "run")
+    target = place.round(0).walker(0).path / "segment-000.dcd"
     with place.acquire(TEXT):
         storage.write_text(target, "old")
-    process = child(KILLED_WHILE_WRITING, place.directory, TEXT)
+    process = child(KILLED_WHILE_WRITING, place.path, TEXT)
     assert line_of(process) == "writing"
     process.send_signal(signal.SIGKILL)
     assert process.wait(10) == -signal.SIGKILL
@@ -183,16 +183,16 @@ def test_checksum_of_known_bytes(tmp_path):
 
 HOLDING = """
 import sys, time
-from latf_sampling.data.layout import Store
-with Store(sys.argv[1]).acquire(sys.argv[2]):
+from latf_sampling.data.layout import CampaignDirectory
+with CampaignDirectory(sys.argv[1]).acquire(sys.argv[2]):
     print("claimed", flush=True)
     time.sleep(60)
 """
 
 
 def test_one_process_at_a_time_and_a_killed_one_frees_the_directory(tmp_path):
-    place = layout.Store(tmp_path / "run")
-    process = child(HOLDING, place.directory, TEXT)
+    place = layout.CampaignDirectory(tmp_path / "run")
+    process = child(HOLDING, place.path, TEXT)
     try:
         assert line_of(process) == "claimed"
         with pytest.raises(StoreError, match="another process is running this campaign"), place.acquire(TEXT):
@@ -211,7 +211,7 @@ def test_one_process_at_a_time_and_a_killed_one_frees_the_directory(tmp_path):
 
 
 def test_the_lock_is_freed_by_an_exception_too(tmp_path):
-    place = layout.Store(tmp_path / "run")
+    place = layout.CampaignDirectory(tmp_path / "run")
     with pytest.raises(ZeroDivisionError), place.acquire(TEXT):
         raise ZeroDivisionError
     with place.acquire(TEXT):
@@ -222,7 +222,7 @@ def test_the_lock_is_freed_by_an_exception_too(tmp_path):
 
 
 def test_another_protocol_is_refused_with_the_keys_that_differ(tmp_path):
-    place = layout.Store(tmp_path / "run")
+    place = layout.CampaignDirectory(tmp_path / "run")
     with place.acquire(TEXT):
         pass
     assert place.protocol() == SETTINGS
@@ -239,14 +239,14 @@ def test_another_protocol_is_refused_with_the_keys_that_differ(tmp_path):
 
 def test_a_directory_with_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(StoreError, match="thesis.tex"), layout.Store(tmp_path).acquire(TEXT):
+    with pytest.raises(StoreError, match="thesis.tex"), layout.CampaignDirectory(tmp_path).acquire(TEXT):
         pytest.fail("a directory with other files was taken")
     assert set(names(tmp_path)) <= {"thesis.tex", "lock"}
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_inputs_are_copied_once_and_a_start_cut_short_goes_on(tmp_path):
-    place = layout.Store(tmp_path / "run")
+    place = layout.CampaignDirectory(tmp_path / "run")
     place.inputs.mkdir(parents=True)  # an earlier start came so far
     (place.inputs / ".molecule.123.pdb").write_text("ato")
     with place.acquire(TEXT, {"molecule.pdb": b"atoms"}):
@@ -256,10 +256,10 @@ def test_inputs_are_copied_once_and_a_start_cut_short_goes_on(tmp_path):
 
 
 def test_a_damaged_protocol_is_a_store_error(tmp_path):
-    place = layout.Store(tmp_path / "run")
+    place = layout.CampaignDirectory(tmp_path / "run")
     with place.acquire(TEXT):
         pass
-    (place.directory / "protocol.json").write_text('{"seed": ')
+    (place.path / "protocol.json").write_text('{"seed": ')
     with pytest.raises(StoreError, match="protocol.json: cannot be read"), place.acquire(TEXT):
         pytest.fail("a damaged protocol was let in")
 
@@ -268,15 +268,15 @@ def test_a_file_is_no_directory(tmp_path):
     (tmp_path / "run").write_text("")
     with (
         pytest.raises(StoreError, match="cannot be used as a campaign directory"),
-        layout.Store(tmp_path / "run").acquire(TEXT),
+        layout.CampaignDirectory(tmp_path / "run").acquire(TEXT),
     ):
         pytest.fail("a file was taken for a directory")
 
 
 def test_paths_stay_inside_and_are_distinct(tmp_path):
-    place = layout.Store(tmp_path)
-    paths = [place.walker(r, w) for r in range(3) for w in range(3)]
-    paths += [place.learning(r) for r in range(3)] + [place.round_starts(r) for r in range(3)]
+    place = layout.CampaignDirectory(tmp_path)
+    paths = [place.round(r).walker(w).path for r in range(3) for w in range(3)]
+    paths += [place.round(r).learning.path for r in range(3)] + [place.round(r).starts for r in range(3)]
     paths += [place.starts, place.report]
     assert len(set(paths)) == len(paths)
     assert all(path.is_relative_to(tmp_path) for path in paths)
@@ -286,26 +286,26 @@ def test_paths_stay_inside_and_are_distinct(tmp_path):
 
 
 def finish(walker: Path, index: int) -> dict[str, Path]:
-    files = layout.segment_files(walker, index)
-    for name, path in files.items():
+    segment = layout.WalkerDirectory(walker).segment(index)
+    for name, path in segment.contents.items():
         storage.write_text(path, f"{name} {index}")
-    layout.finish_segment(walker, index, {"steps": 100 * index})
-    return files
+    segment.finish({"steps": 100 * index})
+    return segment.contents
 
 
 def test_finished_segments_come_in_order_up_to_the_first_gap(tmp_path):
-    assert layout.finished_segments(tmp_path) == []
+    assert layout.WalkerDirectory(tmp_path).finished_segments() == []
     for index in (0, 1, 3):
         finish(tmp_path, index)
-    assert [summary["steps"] for summary in layout.finished_segments(tmp_path)] == [0, 100]
+    assert [summary["steps"] for summary in layout.WalkerDirectory(tmp_path).finished_segments()] == [0, 100]
     finish(tmp_path, 2)
-    assert [summary["steps"] for summary in layout.finished_segments(tmp_path)] == [0, 100, 200, 300]
+    assert [summary["steps"] for summary in layout.WalkerDirectory(tmp_path).finished_segments()] == [0, 100, 200, 300]
 
 
 def test_a_segment_without_its_mark_is_not_finished(tmp_path):
-    for path in layout.segment_files(tmp_path, 0).values():
+    for path in layout.WalkerDirectory(tmp_path).segment(0).contents.values():
         storage.write_text(path, "whole")
-    assert layout.finished_segments(tmp_path) == []
+    assert layout.WalkerDirectory(tmp_path).finished_segments() == []
 
 
 @pytest.mark.parametrize("name", ["trajectory", "frames", "state"])
@@ -319,12 +319,12 @@ def test_a_finished_file_that_changed_is_named(tmp_path, name, damage):
         content = path.read_bytes()
         path.write_bytes(bytes([content[0] ^ 1]) + content[1:] if damage == "changed" else content[:-1])
     with pytest.raises(StoreError) as refused:
-        layout.finished_segments(tmp_path)
+        layout.WalkerDirectory(tmp_path).finished_segments()
     assert str(path) in str(refused.value)
     assert "segment-001.json" in str(refused.value)
 
 
 def test_a_segment_cannot_be_finished_without_its_files(tmp_path):
     with pytest.raises(OSError, match="segment-000"):
-        layout.finish_segment(tmp_path, 0, {})
-    assert layout.finished_segments(tmp_path) == []
+        layout.WalkerDirectory(tmp_path).segment(0).finish({})
+    assert layout.WalkerDirectory(tmp_path).finished_segments() == []

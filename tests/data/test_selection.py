@@ -298,6 +298,7 @@ def test_dependence_on_a_linear_variable_is_known():
     weight = np.array([[1.0, -2.0, 0.0, 0.5], [0.0, 1.0, 3.0, 0.0]])
     model = LaTF(latent_dim=2, encoder_hidden=(), flow_transforms=1, flow_hidden=(4,))
     model.build(4, 2)
+    model.trained = True
     with torch.no_grad():
         model.feature_mean.copy_(torch.from_numpy(x.mean(0)))
         model.feature_scale.copy_(torch.from_numpy(1 / x.std(0)))

@@ -68,6 +68,7 @@ def random_model(features: Features, x: np.ndarray, dim: int, seed: int = 0, **s
     """A model with random weights, whose scaling, bounds and spread fit descriptors x (frames, F)."""
     model = LaTF(latent_dim=dim, **{**SMALL_FLOW, **settings})
     model.build(len(features.names), 3)
+    model.trained = True
     model.provenance = {**PROVENANCE}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -202,6 +203,7 @@ def pairs(count: int, expression: str, mass: float = 4.0, **parameters) -> tuple
     features = Features(topology, [{"distances": {"pairs": [[2 * k, 2 * k + 1] for k in range(count)]}}])
     model = LaTF(latent_dim=count, encoder_hidden=(), **SMALL_FLOW)
     model.build(count, 2)
+    model.trained = True
     model.provenance = {**PROVENANCE}
     with torch.no_grad():
         model.encoder[0].weight.copy_(torch.eye(count))

@@ -16,7 +16,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from latf_sampling.analysis import kinetics
-from latf_sampling.analysis.kinetics import kinetics as kinetics_of
+from latf_sampling.analysis.kinetics import estimate_kinetics
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError, TrainingError
 from latf_sampling.learning import model as model_module
@@ -42,7 +42,7 @@ class Exact(LaTF):
     faulty_temperature = 1.0
     """The model answers for so many times the temperature it is asked for."""
 
-    def on_trial(self):
+    def for_validation(self):
         return self
 
     def encode(self, x):
@@ -77,6 +77,7 @@ def outer(temperature: float) -> np.ndarray:
 def exact(dataset: Dataset, held: tuple[int, ...] = (0, 5, 12)) -> Exact:
     model = Exact(latent_dim=dataset.n_features, reference_temperature=1.0)
     model.build(dataset.n_features, n_states=2)
+    model.trained = True
     model.log_variance.data.fill_(-6.0)
     model.boltzmann = dataset.boltzmann
     model.provenance = {
@@ -337,7 +338,7 @@ SLOW = -1 / np.log(1 - 0.07)
 def test_time_scales_of_a_markov_chain():
     rng = np.random.default_rng(5)
     states = [chain(20_000, TWO, rng) for _ in range(2)]
-    found = kinetics_of(states, 2, 4, 300.0, rng)
+    found = estimate_kinetics(states, 2, 4, 300.0, rng)
     resolved = found.lags < 20
     assert resolved.sum() >= 4
     assert (np.abs(found.timescales[resolved, 0] - SLOW) < found.upper[resolved, 0] - found.lower[resolved, 0]).all()
@@ -358,7 +359,7 @@ def test_intervals_of_time_scales_hold_the_answer():
     rng = np.random.default_rng(6)
     held = 0
     for _ in range(60):
-        found = kinetics_of([chain(6000, TWO, rng)], 2, 3, 300.0, rng)
+        found = estimate_kinetics([chain(6000, TWO, rng)], 2, 3, 300.0, rng)
         held += found.slowest[1] < SLOW < found.slowest[2]
     assert held >= 45  # 95 % intervals from ten blocks hold it about nine times of ten
 
@@ -368,7 +369,7 @@ def test_memory_fails_the_test():
     rng = np.random.default_rng(7)
     hidden = chain(60_000, [[0.8, 0.0, 0.2], [0.0, 0.99, 0.01], [0.05, 0.05, 0.9]], rng)
     visible = (hidden == 2).astype(int)
-    found = kinetics_of([visible], 2, 2, 300.0, rng)
+    found = estimate_kinetics([visible], 2, 2, 300.0, rng)
     assert found.deviation > 0.05
     assert found.deviation_in_errors > 8
     assert found.timescales[0, 0] < 0.75 * found.timescales[found.lags > 20, 0][0]  # no level line
@@ -377,19 +378,19 @@ def test_memory_fails_the_test():
 def test_states_that_are_missing_or_not_connected():
     rng = np.random.default_rng(8)
     states = chain(5000, TWO, rng)
-    found = kinetics_of([states], 4, 3, 300.0, rng)
+    found = estimate_kinetics([states], 4, 3, 300.0, rng)
     assert found.states == (0, 1)
     assert found.notes == ("Never visited: state 2, 3.",)
     assert np.isnan(found.timescales[:, 1:]).all()
     assert abs(found.slowest[0] - SLOW) < found.slowest[2] - found.slowest[1]  # about four standard errors
-    ends = kinetics_of([np.append(states, np.full(10, 2))], 3, 3, 300.0, rng)  # never left again
+    ends = estimate_kinetics([np.append(states, np.full(10, 2))], 3, 3, 300.0, rng)  # never left again
     assert ends.states == (0, 1)
     assert "Left out" in ends.notes[0]
     for part, words in (([np.zeros(500, int)], "No two states"), ([states[:50]], "too few for kinetics")):
-        empty = kinetics_of(part, 2, 3, 300.0, rng)
+        empty = estimate_kinetics(part, 2, 3, 300.0, rng)
         assert empty.slowest is None and empty.deviation is None and len(empty.lags) == len(empty.multiples) == 0
         assert any(words in note for note in empty.notes)
-    long = kinetics_of([states[:200]], 2, 80, 300.0, rng)
+    long = estimate_kinetics([states[:200]], 2, 80, 300.0, rng)
     assert long.deviation is None
     assert any("No Chapman-Kolmogorov test" in note or "No two states" in note for note in long.notes)
 

@@ -23,6 +23,7 @@ def make(dim=2, seed=0, reweighted=False, members=0, **settings) -> LaTF:
         torch.manual_seed(seed)
         model = LaTF(latent_dim=dim, **options)
         model.build(FEATURES, STATES, reweighted)
+        model.trained = True
         model.ensemble.extend(copy.deepcopy(model.flow) for _ in range(members))
         with torch.no_grad():
             for parameter in model.parameters():
@@ -435,9 +436,9 @@ def test_without_an_ensemble_there_is_no_standard_error(members):
 
 
 def terms(model, data, prior):
-    """Prediction and regularisation of a batch."""
+    """Prediction and regularization of a batch."""
     u = model.noisy(model.mean(data["x"]), data["noise"])
-    return model.prediction(u, data["y"]), model.regularisation(u, data["noise"], data["scale"], prior)
+    return model.prediction(u, data["y"]), model.regularization(u, data["noise"], data["scale"], prior)
 
 
 @pytest.mark.parametrize("reweighted", [False, True])
@@ -448,7 +449,7 @@ def test_loss_against_a_plain_sum_over_frames(dim, prior, reweighted):
     model, data = make(dim, reweighted=reweighted).double(), batch(dim=dim)
     data = {name: values.double() if values.is_floating_point() else values for name, values in data.items()}
     deviation = math.exp(0.5 * model.log_variance.item())
-    prediction = regularisation = 0.0
+    prediction = regularization = 0.0
     with torch.no_grad():
         for i in range(16):
             mu = model.encoder((data["x"][i] - model.feature_mean) * model.feature_scale)
@@ -468,11 +469,11 @@ def test_loss_against_a_plain_sum_over_frames(dim, prior, reweighted):
                 ]
                 log_p = sum(parts).log().item()
             prediction -= torch.log_softmax(model.decoder(u), -1)[data["y"][i]].item() / 16
-            regularisation += (log_q - log_p) / 16
+            regularization += (log_q - log_p) / 16
     found = terms(model, data, prior)
     assert all(term.shape == () for term in found)
     assert found[0].item() == pytest.approx(prediction, rel=1e-6)
-    assert found[1].item() == pytest.approx(regularisation, rel=1e-5)
+    assert found[1].item() == pytest.approx(regularization, rel=1e-5)
 
 
 def test_steered_temperature_enters_by_the_prior_s_scale_alone():
@@ -499,7 +500,7 @@ def test_every_trained_parameter_gets_a_finite_gradient(prior, reweighted):
     model = make(reweighted=reweighted)
     sum(terms(model, batch(200), prior)).backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    unused = ("trial.", "flow." if prior == "mixture" else "mixture.")
+    unused = ("validation_flow.", "flow." if prior == "mixture" else "mixture.")
     assert set(gradients) == {name for name, _ in model.named_parameters() if not name.startswith(unused)}
     for name, gradient in gradients.items():
         assert torch.isfinite(gradient).all(), name

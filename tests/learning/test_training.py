@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from latf_sampling.analysis.mbar import TemperatureReweighting, kish
+from latf_sampling.analysis.mbar import TemperatureReweighting
+from latf_sampling.analysis.weights import kish
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import ExtrapolationWarning, SettingsError, StoreError, TrainingError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import stages, train
-from latf_sampling.learning.training.frames import Frames
+from latf_sampling.learning.training.training_frames import TrainingFrames
 from latf_sampling.settings import ModelSettings, TrainingSettings
 from latf_sampling.systems import double_well
 from latf_sampling.units import KB
@@ -38,7 +39,7 @@ QUICK = {
     "ensemble_epochs": 1,
     "learning_rate": 1e-2,
 }
-STAGES = ["states", "joint", "flow", "whole", "ensemble"]
+STAGES = ["states", "joint", "flow", "refit", "ensemble"]
 
 
 def jumps(n, rng, stay):
@@ -192,8 +193,8 @@ def test_history_progress_and_provenance(trained):
     assert set(order) == {0, 1, 2, 3}
     assert 1 <= order.count(2) <= 8
     for entry in result.history:
-        assert {"turn", "epoch", "states", "learning_rate"} <= set(entry)
-        names = {"flow": ["validation_loss"], "whole": []}.get(entry["stage"], ["prediction", "regularisation"])
+        assert {"iteration", "epoch", "states", "learning_rate"} <= set(entry)
+        names = {"flow": ["validation_loss"], "refit": []}.get(entry["stage"], ["prediction", "regularization"])
         for name in ["loss", *names]:
             assert np.isfinite(entry[name])
     found = [entry["states"] for entry in result.history]
@@ -270,14 +271,14 @@ def test_the_global_generators_are_left_alone():
 def test_a_loss_that_is_not_finite_stops_and_leaves_no_model(monkeypatch, stage):
     dataset, _ = small()
     model = LaTF(**SMALL)
-    optimise = stages._Run._optimise
+    optimize = stages._Run._optimize
 
     def broken(run, epochs):  # this stage alone
         if run.stage == stage:
             run.settings = run.settings.model_copy(update={"learning_rate": 1e30})
-        return optimise(run, epochs)
+        return optimize(run, epochs)
 
-    monkeypatch.setattr(stages._Run, "_optimise", broken)
+    monkeypatch.setattr(stages._Run, "_optimize", broken)
     with pytest.raises(TrainingError) as failed:
         train(model, dataset, **{**QUICK, "ensemble": 1, "ensemble_epochs": 2, "refinement_epochs": 2})
     assert f"stage '{stage}'" in str(failed.value)
@@ -453,8 +454,8 @@ class Interrupt:
 
 @pytest.mark.parametrize(
     ("stage", "number"),
-    [("states", 1), ("states", 3), ("joint", 1), ("flow", 1), ("flow", 3), ("whole", 1)]
-    + [("whole", 2), ("ensemble", 1), ("ensemble", 3)],
+    [("states", 1), ("states", 3), ("joint", 1), ("flow", 1), ("flow", 3), ("refit", 1)]
+    + [("refit", 2), ("ensemble", 1), ("ensemble", 3)],
 )
 def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, uninterrupted, stage, number):
     kept = tmp_path / "checkpoint.pt"
@@ -578,12 +579,12 @@ def test_data_on_the_disk_give_the_same_bits(tmp_path, uninterrupted):
 
 
 def test_the_flow_that_held_out_blocks_can_judge_is_kept_beside_the_finished_one(tmp_path, uninterrupted):
-    model, trial = uninterrupted[0], uninterrupted[0].on_trial()
+    model, trial = uninterrupted[0], uninterrupted[0].for_validation()
     x, u = two_temperatures().series[0].x[:20], model.sample(20, seed=0)
     assert np.array_equal(trial.encode(x), model.encode(x))
     assert not np.array_equal(trial.log_prob(u), model.log_prob(u))
     model.save(tmp_path / "model.pt")
-    assert np.array_equal(LaTF.load(tmp_path / "model.pt").on_trial().log_prob(u), trial.log_prob(u))
+    assert np.array_equal(LaTF.load(tmp_path / "model.pt").for_validation().log_prob(u), trial.log_prob(u))
 
 
 # ------------------------------------------------------------------------------------------- temperature and weights
@@ -657,7 +658,7 @@ def test_reweighted_populations_from_one_temperature():
 def test_frames_are_drawn_at_the_temperature_they_are_said_to_have(heated):
     _, series = heated
     dataset, settings = Dataset(series, lag=1, boltzmann=1.0), TrainingSettings(**EPOCHS)
-    frames = Frames(dataset, ModelSettings(reference_temperature=1.0), settings, 0, torch.device("cpu"))
+    frames = TrainingFrames(dataset, ModelSettings(reference_temperature=1.0), settings, 0, torch.device("cpu"))
     drawn, scale = frames.draw(dataset.first, frames.weights, np.random.default_rng(0), 6)
     assert len(drawn) == len(scale) == len(dataset.first)
     assert scale.unique().numel() == 6
@@ -763,7 +764,9 @@ def test_balanced_temperatures_weigh_the_same(mode):
         ModelSettings(reference_temperature=1.0, temperature_mode=mode),
     )
     frames = {
-        balance: Frames(dataset, settings, TrainingSettings(balance_temperatures=balance), 0, torch.device("cpu"))
+        balance: TrainingFrames(
+            dataset, settings, TrainingSettings(balance_temperatures=balance), 0, torch.device("cpu")
+        )
         for balance in (False, True)
     }
     means = [entry.x.mean(0) for entry in series]
@@ -807,7 +810,7 @@ def test_without_an_ensemble_there_is_no_standard_error(trained):
         trained[0].free_energy(np.zeros((1, 2)), return_std=True)
 
 
-@pytest.mark.parametrize("name", ["stages", "checkpoint", "clusters", "fit", "frames"])
+@pytest.mark.parametrize("name", ["stages", "checkpoint", "clusters", "fit", "training_frames"])
 def test_examples_in_docstrings(name):
     results = doctest.testmod(importlib.import_module(f"latf_sampling.learning.training.{name}"))
     assert results.failed == 0

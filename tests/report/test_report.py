@@ -18,13 +18,13 @@ from openmm import unit
 
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.core import storage
-from latf_sampling.data import layout
-from latf_sampling.data.trajectories import read_walker
+from latf_sampling.data.trajectories import WalkerFrames
 from latf_sampling.errors import SettingsError, StoreError
 from latf_sampling.learning import model
 from latf_sampling.records import records, weighting
+from latf_sampling.records.observables import Observed
 from latf_sampling.records.records import Records
-from latf_sampling.report import Observed, landscapes, weights, words, write_report
+from latf_sampling.report import SECTIONS, landscapes, weights, words, write_report
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.settings import ObserveSettings, Protocol
 from latf_sampling.starts import Starts
@@ -69,7 +69,7 @@ def protocol(folder: Path, **changes) -> Protocol:
         **changes,
     }
     (folder / "protocol.yaml").write_text(yaml.safe_dump(content))
-    return Protocol.read(folder / "protocol.yaml")
+    return Protocol.load(folder / "protocol.yaml")
 
 
 def posed(phi: np.ndarray) -> np.ndarray:
@@ -103,32 +103,32 @@ def write_walker(campaign: Campaign, index: int, walker: int, segments: int = 2,
     topology = mdtraj.Topology.from_openmm(campaign.molecule.topology)
     bias = np.where(inside, 0.5, STEP + 0.5) if settings.bias is not None else np.zeros(len(hops))
     offset = np.full(len(hops), 3.0 * index if settings.bias is not None else 0.0)
-    folder = campaign.store.walker(index, walker)
+    files = campaign.directory.round(index).walker(walker)
     for segment in range(segments):
         here = slice(segment * SEGMENT, (segment + 1) * SEGMENT)
-        files = layout.segment_files(folder, segment)
-        with storage.atomic_write(files["trajectory"]) as temporary:
+        written = files.segment(segment)
+        with storage.atomic_write(written.trajectory) as temporary:
             mdtraj.Trajectory(posed(phi[here]).astype(np.float32), topology).save_netcdf(str(temporary))
-        with storage.atomic_write(files["frames"]) as temporary:
+        with storage.atomic_write(written.frames) as temporary:
             np.savez(temporary, energy=rng.normal(size=SEGMENT), bias=bias[here], offset=offset[here])
-        storage.write_text(files["state"], "<State/>")
+        storage.write_text(written.state, "<State/>")
         seconds = 1.0 if settings.bias is None else 5.0
         summary = {"step": 20_000 * (segment + 1), "frames": SEGMENT, "seconds": seconds, "hills": 0}
-        layout.finish_segment(folder, segment, {**summary, "temperature": settings.walkers[walker]})
+        written.finish({**summary, "temperature": settings.walkers[walker]})
 
 
 def write_learning(campaign: Campaign, index: int, dim: int = 2) -> None:
-    folder = campaign.store.learning(index)
-    molecules.alanine_model(dim)[0].save(folder / "model.pt")
-    molecules.alanine_cv(dim).save(folder / "cv.pt")
-    terms = {"loss": 1.0, "prediction": 0.9, "regularisation": 2.0}
+    files = campaign.directory.round(index).learning
+    molecules.alanine_model(dim)[0].save(files.model)
+    molecules.alanine_cv(dim).save(files.cv)
+    terms = {"loss": 1.0, "prediction": 0.9, "regularization": 2.0}
     terms |= {f"validation_{name}": 1.1 * value for name, value in terms.items()}
-    history = [{"stage": "states", "turn": 0, "epoch": k, "states": 9 - k, **terms} for k in range(3)]
-    history += [{"stage": "joint", "turn": 0, "epoch": k, "states": 3, **terms} for k in range(2)]
+    history = [{"stage": "states", "iteration": 0, "epoch": k, "states": 9 - k, **terms} for k in range(3)]
+    history += [{"stage": "joint", "iteration": 0, "epoch": k, "states": 3, **terms} for k in range(2)]
     density = {"loss": -1.0, "validation_loss": -0.9}
-    history += [{"stage": "flow", "turn": 0, "epoch": k, "states": 3, **density} for k in range(4)]
+    history += [{"stage": "flow", "iteration": 0, "epoch": k, "states": 3, **density} for k in range(4)]
     summary = {"history": history, "states": STATES, "seconds": 7.0, "converged": True}
-    storage.write_json(folder / "history.json", summary)
+    storage.write_json(files.history, summary)
 
 
 def write_starts(campaign: Campaign, folder: Path, temperature: float, dim: int = 2) -> None:
@@ -156,17 +156,17 @@ def make(
     folder.mkdir(exist_ok=True)
     settings = protocol(folder, **changes)
     campaign = Campaign(settings, folder / "run")
-    with campaign.store.acquire(settings.canonical(), settings.inputs()):
+    with campaign.directory.acquire(settings.canonical(), settings.inputs()):
         pass
     for index in range(rounds):
         for walker in range(2):
             write_walker(campaign, index, walker, crossing=crossing)
         write_learning(campaign, index, dim)
         if index > 0:
-            write_starts(campaign, campaign.store.round_starts(index), 300.0, dim)
+            write_starts(campaign, campaign.directory.round(index).starts, 300.0, dim)
     if finish:
-        write_starts(campaign, campaign.store.starts, 450.0, dim)
-    return Campaign.of(folder / "run")
+        write_starts(campaign, campaign.directory.starts, 450.0, dim)
+    return Campaign.load(folder / "run")
 
 
 # --------------------------------------------------------------------------------------------- reading it back
@@ -217,9 +217,13 @@ class Page(HTMLParser):
         return json.loads(block)
 
 
+def reread(campaign: Campaign) -> Records:
+    return Records.load(campaign.directory.path)
+
+
 def report(campaign: Campaign) -> Page:
-    path = write_report(campaign)
-    assert path == campaign.store.report
+    path = write_report(reread(campaign))
+    assert path == campaign.directory.report
     return Page(path)
 
 
@@ -258,7 +262,7 @@ def test_nothing_comes_from_elsewhere(page, finished):
     for foreign in ("http:", "https:", "//www", "@import", "@font-face"):
         assert foreign not in page.source
     assert page.source.count("url(") == page.source.count("url(#")
-    assert str(finished.store.directory.parent) not in page.source
+    assert str(finished.directory.path.parent) not in page.source
 
 
 def test_every_reference_inside_the_page_has_its_own_target(page):
@@ -293,7 +297,7 @@ def plain_numbers(campaign: Campaign) -> dict:
     for index in range(3):
         series = []
         for walker in range(2):
-            folder = campaign.store.directory / f"rounds/{index:02d}/walker-{walker:02d}"
+            folder = campaign.directory.path / f"rounds/{index:02d}/walker-{walker:02d}"
             phi, log_weight = [], []
             for segment in range(2):
                 trajectory = mdtraj.load_netcdf(str(folder / f"segment-{segment:03d}.nc"), top=topology)
@@ -380,8 +384,8 @@ def test_starts_are_listed_with_their_origin_and_the_rejected_with_their_reasons
 
 
 def test_provenance(page, finished):
-    assert storage.checksum(finished.store.inputs / "alanine.pdb") in page.words
-    assert storage.checksum(finished.store.inputs / "reference.json") in page.words
+    assert storage.checksum(finished.directory.inputs / "alanine.pdb") in page.words
+    assert storage.checksum(finished.directory.inputs / "reference.json") in page.words
     assert '"bias_factor": 10.0' in page.words
     assert np.__version__ in page.words
 
@@ -389,7 +393,7 @@ def test_provenance(page, finished):
 def test_the_same_files_give_the_same_report(tmp_path):
     campaign = make(tmp_path, rounds=0, finish=False)
     stage_biased(campaign)
-    assert report(campaign).source == report(Campaign.of(campaign.store.directory)).source
+    assert report(campaign).source == report(Campaign.load(campaign.directory.path)).source
 
 
 def test_plain_dynamics_that_crosses_gives_an_estimate(page, finished):
@@ -413,7 +417,7 @@ def test_without_crossings_there_is_no_estimate(tmp_path):
 
 
 def test_the_verdict_is_on_the_page(page, finished):
-    judged = Estimates.of(Records.read(finished)).convergence
+    judged = Estimates.from_records(finished.records).convergence
     assert judged.converged
     assert list(judged.groups) == ["round 1", "round 2"]
     assert judged.verdict in page.words
@@ -452,7 +456,7 @@ def stage_simulated(campaign: Campaign) -> None:
 def stage_biased(campaign: Campaign) -> None:
     stage_simulated(campaign)
     write_learning(campaign, 0)
-    write_starts(campaign, campaign.store.round_starts(1), 300.0)
+    write_starts(campaign, campaign.directory.round(1).starts, 300.0)
     write_walker(campaign, 1, 0, segments=1)
 
 
@@ -486,7 +490,7 @@ def test_latent_spaces_of_other_dimensions(tmp_path, dim):
 def test_a_reference_for_another_temperature_is_not_compared(tmp_path):
     campaign = make(tmp_path, rounds=0, finish=False)
     stage_biased(campaign)
-    file = campaign.store.inputs / "reference.json"
+    file = campaign.directory.inputs / "reference.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "temperature_K": 310.0}))
     page = report(campaign)
     assert page.numbers["difference"]["reference_kJ_per_mol"] is None
@@ -508,7 +512,7 @@ def test_a_torsion_without_partner_is_shown_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "PARTNER", {"phi": "chi1"})  # which alanine has not
     campaign = make(tmp_path, rounds=0, finish=False)
     stage_biased(campaign)
-    assert Records.read(campaign).partner is None
+    assert reread(campaign).partner is None
     page = report(campaign)
     assert page.numbers["difference"]["pooled"] is not None
     assert "Free energy along phi ALA 2" in page.words
@@ -527,7 +531,7 @@ def observing(folder: Path, **observe) -> Campaign:
 def test_a_torsion_by_its_atoms_is_the_one_by_its_name(tmp_path):
     atoms = {"torsions": {"atoms": [[4, 6, 8, 14]]}}  # phi
     named, given = (
-        Estimates.of(Records.read(observing(tmp_path / name, **observe)))
+        Estimates.from_records(reread(observing(tmp_path / name, **observe)))
         for name, observe in (
             ("named", {"torsion": "phi ALA 2", "above": "20 degree"}),
             ("given", {"descriptor": atoms, "above": "20 degree"}),
@@ -542,10 +546,13 @@ def test_a_torsion_by_its_atoms_is_the_one_by_its_name(tmp_path):
 def test_a_distance_is_observed_from_its_core_to_the_other(tmp_path):
     """All numbers once more from the positions."""
     campaign = observing(tmp_path, descriptor={"distances": {"pairs": [[5, 10]]}}, above="3.2 angstrom")
-    found = Estimates.of(Records.read(campaign))
+    found = Estimates.from_records(reread(campaign))
     series = [
         np.linalg.norm(w.trajectory.xyz[:, 5] - w.trajectory.xyz[:, 10], axis=1).astype(float)
-        for w in [*campaign.frames(0), read_walker(campaign.store.walker(1, 0), campaign.topology, 1, 0)]
+        for w in [
+            *campaign.frames(0),
+            WalkerFrames.load(campaign.directory.round(1).walker(0).path, campaign.topology, 1, 0),
+        ]
     ]
     pooled = np.concatenate(series)
     low, high = (0.32 + 0.25 * (np.median(side) - 0.32) for side in (pooled[pooled <= 0.32], pooled[pooled > 0.32]))
@@ -569,7 +576,7 @@ def test_a_border_where_no_frame_ever_was_is_a_remark(tmp_path, above, words):
 
 def test_a_number_without_a_unit_is_observed_as_one(tmp_path):
     contacts = {"contacts": {"pairs": [[5, 10]], "r0": "0.3 nm"}}
-    found = Estimates.of(Records.read(observing(tmp_path, descriptor=contacts, above=0.4)))
+    found = Estimates.from_records(reread(observing(tmp_path, descriptor=contacts, above=0.4)))
     assert (found.observed.unit, found.observed.words(0.25), found.observed.label) == ("", "0.25", found.observed.name)
     assert found.state.endswith(" above 0.4")
 
@@ -580,12 +587,12 @@ def test_values_in_a_box_are_those_of_the_nearest_images():
         topology.add_atom("Ar", mdtraj.element.argon, topology.add_residue("AR", topology.add_chain()))
     settings = ObserveSettings(descriptor={"distances": {"pairs": [[0, 1]]}}, above=3 * unit.angstrom)
     trajectory = mdtraj.Trajectory(np.array([[[0.1, 0, 0], [1.9, 0, 0]]], np.float32), topology)
-    assert Observed.of(settings, topology, False).values(trajectory) == pytest.approx([1.8])
+    assert Observed.from_settings(settings, topology, False).values(trajectory) == pytest.approx([1.8])
     trajectory.unitcell_lengths, trajectory.unitcell_angles = [[2.0, 2.0, 2.0]], [[90.0, 90.0, 90.0]]
-    found = Observed.of(settings, topology, True)
+    found = Observed.from_settings(settings, topology, True)
     assert found.values(trajectory) == pytest.approx([0.2], abs=1e-6)
     assert found.above == pytest.approx(0.3)
-    assert found.depth(np.array([0.2, 0.5])) == pytest.approx([-0.1, 0.2])
+    assert found.signed_distance(np.array([0.2, 0.5])) == pytest.approx([-0.1, 0.2])
 
 
 @pytest.mark.parametrize(
@@ -594,8 +601,8 @@ def test_values_in_a_box_are_those_of_the_nearest_images():
         ({"distances": "name CA CB"}, "0.5 K", r"^observe\.above: .*'0\.5 K' is not a length"),
         ({"distances": "name CA CB"}, 0.5, r"^observe\.above: .*0\.5 has no unit"),
         ({"contacts": {"pairs": [[0, 9]], "r0": "0.4 nm"}}, "1 nm", r"^observe\.above: .* has no unit; give a number"),
-        ({"distances": "element != H"}, "1 nm", r"^observe\.descriptor: makes 45 columns \(distance"),
-        ({"torsions": "phi psi"}, "1 rad", r"^observe\.descriptor: makes 4 columns"),
+        ({"distances": "element != H"}, "1 nm", r"^observe\.descriptor: has 45 columns \(distance"),
+        ({"torsions": "phi psi"}, "1 rad", r"^observe\.descriptor: has 4 columns"),
         ({"distances": "name XX"}, "1 nm", r"^observe\.descriptor\.distances: "),
         ({"distance": "name CA CB"}, "1 nm", r"^observe\.descriptor\.distance: is not a kind"),
         ({"distances": "name CA CB", "gyration": "all"}, "1 nm", r"^observe\.descriptor: need one kind"),
@@ -604,18 +611,18 @@ def test_values_in_a_box_are_those_of_the_nearest_images():
 def test_what_cannot_be_observed_is_refused_by_its_key(descriptor, above, words):
     topology = mdtraj.Topology.from_openmm(molecules.alanine().topology)
     with pytest.raises(SettingsError, match=words) as refused:
-        Observed.of(ObserveSettings(descriptor=descriptor, above=above), topology, False)
+        Observed.from_settings(ObserveSettings(descriptor=descriptor, above=above), topology, False)
     assert len(str(refused.value).splitlines()) == 1
 
 
 def test_a_damaged_file_is_named(tmp_path):
     campaign = make(tmp_path, rounds=0, finish=False)
     stage_first_segment(campaign)
-    file = campaign.store.walker(0, 1) / "segment-000.nc"
+    file = campaign.directory.round(0).walker(1).segment(0).trajectory
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(StoreError, match=r"segment-000\.nc"):
-        write_report(campaign)
-    assert not campaign.store.report.exists()
+        write_report(reread(campaign))
+    assert not campaign.directory.report.exists()
 
 
 def test_examples_in_docstrings():
@@ -625,12 +632,11 @@ def test_examples_in_docstrings():
 
 
 def test_what_mbar_leaves_out_is_said(monkeypatch):
-    campaign = Campaign.of(molecules.finished_campaign())
+    made = Records.load(molecules.finished_campaign())
     # a border that frames lie on both sides of, wherever the walkers went
-    phi = np.concatenate([campaign.observed.values(walker.trajectory) for walker in campaign.frames()])
-    campaign.observed = replace(campaign.observed, above=float(np.median(phi)))
-    made = Records.read(campaign)
-    estimates = Estimates.of(made)
+    phi = np.concatenate([made.observed.values(walker.trajectory) for walker in made.frames()])
+    made.observed = replace(made.observed, above=float(np.median(phi)))
+    estimates = Estimates.from_records(made)
     assert "MBAR" in weights.section(made, estimates)
     assert "Not in MBAR" not in weights.section(made, estimates)
     monkeypatch.setattr(weighting, "_reached", lambda probabilities: [set(), {0}, {0, 1}, {1}])

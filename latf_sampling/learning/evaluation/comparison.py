@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from latf_sampling.analysis.mbar import kish
+from latf_sampling.analysis.weights import kish
 from latf_sampling.core import streams
 from latf_sampling.data.dataset import CHUNK, Series, time_blocks
 from latf_sampling.learning.evaluation.histograms import FreeEnergyError, Grid, Histogram, distance, divergence
@@ -41,7 +41,7 @@ class Comparison:
 class Row:
     """A model against one kind of data at one temperature.
 
-    Held-out blocks judge the model as it was before it saw them (`LaTF.on_trial`), references the finished one.
+    Held-out blocks judge the model as it was before it saw them (`LaTF.for_validation`), references the finished one.
 
     Attributes
     ----------
@@ -181,7 +181,7 @@ class Judge:
         ExtrapolationWarning
             From the model, at a temperature out of its reach.
         """
-        model, grid = self.model if kind == "reference" else self.model.on_trial(), self.grid
+        model, grid = self.model if kind == "reference" else self.model.for_validation(), self.grid
         generated = model.sample(self.samples, temperature, seed=streams.stream_seed(self.seed, "evaluation"))
         free_energies = (None, None)
         if grid.dim <= 2:

@@ -16,7 +16,7 @@ from scipy.ndimage import binary_dilation
 from scipy.spatial.distance import jensenshannon
 from scipy.special import logsumexp
 
-from latf_sampling.analysis.mbar import kish
+from latf_sampling.analysis.weights import kish
 
 POISSON = 0.5
 """A bin is populated if the Poisson error of its free energy is below so many kT: more than four effective counts."""

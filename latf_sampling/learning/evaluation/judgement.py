@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from rich.table import Table
 
-from latf_sampling.analysis.kinetics import Kinetics, kinetics
+from latf_sampling.analysis.kinetics import Kinetics, estimate_kinetics
 from latf_sampling.core import streams
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError, TrainingError
@@ -252,7 +252,7 @@ def _kinetics(model: LaTF, dataset: Dataset, states: np.ndarray, rng: np.random.
             plain.setdefault(series.temperature, []).append(part)
     interval = next((series.interval for series in dataset.series if series.interval is not None), None)
     return tuple(
-        kinetics(plain[temperature], model.n_states, dataset.lag, temperature, rng, interval)
+        estimate_kinetics(plain[temperature], model.n_states, dataset.lag, temperature, rng, interval)
         for temperature in sorted(plain)
     )
 

@@ -1,4 +1,4 @@
-"""The file that a training is kept in, so that it can go on after an interruption."""
+"""The file that holds the state of a training, so that it can continue after an interruption."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import io
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from latf_sampling.core import storage
@@ -15,9 +16,9 @@ from latf_sampling.settings import ModelSettings, TrainingSettings
 
 
 class Checkpoint:
-    """One file, written after every epoch; without a path, nothing is kept.
+    """One file, written after every epoch; without a path, nothing is written.
 
-    It remembers what it was made from, and refuses to go on with anything else.
+    A fingerprint in it names data, settings and seed; a training with other ones is refused.
     """
 
     def __init__(
@@ -30,10 +31,10 @@ class Checkpoint:
         for series in dataset.series:
             digest.update(f"{series.x.shape} {series.temperature}".encode())
             for part in (series.x, series.weights, series.energies, series.labels):
-                digest.update(b"" if part is None else part)
+                digest.update(b"" if part is None else np.ascontiguousarray(part).data)
         self.fingerprint = digest.hexdigest()
 
-    def read(self) -> dict | None:
+    def load(self) -> dict | None:
         """What was written last, or None.
 
         Raises
@@ -54,8 +55,10 @@ class Checkpoint:
             )
         return content
 
-    def write(self, content: dict) -> None:
-        """Keep this, at once or not at all; needs a path."""
+    def save(self, content: dict) -> None:
+        """Write a state, at once or not at all."""
+        if self.path is None:
+            return
         buffer = io.BytesIO()  # torch's own writer reports a full disk as a RuntimeError
         torch.save({**content, "fingerprint": self.fingerprint}, buffer)
         with storage.atomic_write(self.path) as temporary:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,9 +12,9 @@ from latf_sampling.data.dataset import CHUNK, Dataset
 from latf_sampling.errors import TrainingError
 
 FRAMES = 50_000
-"""Clusters are found on at most so many frames; all frames are then assigned to them."""
+"""Clusters are computed from at most so many frames; all frames are then assigned to them."""
 TRIES = 5
-"""Of so many clusterings the one with the least inertia is taken."""
+"""Number of clusterings, of which the one with the least inertia is taken."""
 
 
 def cluster(dataset: Dataset, count: int, seed: int) -> Tensor:
@@ -25,7 +27,7 @@ def cluster(dataset: Dataset, count: int, seed: int) -> Tensor:
     count
         Number of clusters; fewer where some stay empty.
     seed
-        Of the initial centres.
+        Of the initial centers.
 
     Returns
     -------
@@ -37,7 +39,7 @@ def cluster(dataset: Dataset, count: int, seed: int) -> Tensor:
     TrainingError
         No descriptor ever changes.
     """
-    from deeptime.clustering import KMeans
+    from deeptime.clustering import KMeans, KMeansModel
     from deeptime.decomposition import TICA
     from deeptime.numeric import ZeroRankError
 
@@ -51,21 +53,19 @@ def cluster(dataset: Dataset, count: int, seed: int) -> Tensor:
         sample = projection.transform(dataset.rows(slice(None, None, stride)).numpy().astype(np.float64))
     except ZeroRankError as error:
         raise TrainingError("train: no descriptor ever changes; there is nothing to learn from.") from error
-    # A rare state is easily missed by one choice of initial centres, and costs much inertia where it is.
-    tries = [
-        KMeans(
+    # One choice of initial centers easily misses a rare state, which then adds much to the inertia.
+    tries: list[KMeansModel] = []
+    for attempt in range(TRIES):
+        estimator = KMeans(
             min(count, len(sample)),
             max_iter=100,
-            fixed_seed=seed + attempt,
+            fixed_seed=seed + attempt,  # pyright: ignore[reportArgumentType] - annotated as bool, documented as seed
             n_jobs=1,
             init_strategy="kmeans++",
             tolerance=1e-3,
         )
-        .fit(sample)
-        .fetch_model()
-        for attempt in range(TRIES)
-    ]
-    clusters = min(tries, key=lambda model: model.inertia)
+        tries.append(estimator.fit_fetch(sample))  # pyright: ignore[reportArgumentType] - annotated as any Model
+    clusters = min(tries, key=lambda model: cast(float, model.inertia))
     labels = [
         clusters.transform(projection.transform(dataset.rows(slice(first, first + CHUNK)).numpy().astype(np.float64)))
         for first in range(0, dataset.frames, CHUNK)

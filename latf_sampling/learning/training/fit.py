@@ -1,8 +1,9 @@
-"""One optimisation: a stage of training, epoch by epoch."""
+"""One optimization: a stage of training, epoch by epoch."""
 
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,28 +13,30 @@ from latf_sampling.core import streams
 from latf_sampling.data.dataset import CHUNK
 from latf_sampling.learning.flow import LatentFlow
 from latf_sampling.learning.model import LaTF
-from latf_sampling.learning.training.frames import Frames
+from latf_sampling.learning.training.training_frames import TrainingFrames
 from latf_sampling.settings import TrainingSettings
 
 BATCHES, SMALLEST_BATCH = 100, 32
-"""An epoch of little data is cut into so many batches, of at least so many pairs, or it would hardly train anything."""
+"""An epoch of few pairs is cut into so many batches, of at least so many pairs; with fewer it would hardly train."""
 TEMPERATURES, HELD_TEMPERATURES = 64, 8
-"""Temperatures that frames are drawn at: others in each epoch for training, the same always for judging."""
+"""Temperatures that frames are drawn at: new ones in each epoch for training, always the same ones for validation."""
 AVERAGING = 0.998
-"""The weights that are kept are a running average with this memory: much of what a falling rate would gain."""
+"""Memory of the running average of the weights, which the model takes: it gains much of what a lower rate would."""
 IMPROVEMENT = 1e-3
 """Nats that the score on held-out blocks must gain to count as better."""
 RATE_DROP, RATE_DROPS = 0.2, 1
-"""Where nothing is gained the learning rate falls by this factor, so often, before the fit is finished."""
+"""Where the score no longer improves, the learning rate falls by this factor, so many times, before the fit ends."""
+STREAMS = {"refit": "whole"}
+"""Streams of random numbers whose name is not that of their stage: a stream that is renamed gives other numbers."""
 
 
 class Fit:
-    """Trains the parts of a model that a stage is about.
+    """Trains the parts of a model that belong to a stage.
 
     "states" trains encoder and decoder with the mixture prior, "joint" both with the flow, each for a fixed number of
-    epochs. "flow" trains the flow alone on the finished encoder, keeps the weights that did best on held-out blocks,
-    and is `finished` when these gain nothing more. "whole" goes on with all frames at the lower rate, and "ensemble"
-    trains one member of the ensemble on a bootstrap sample.
+    epochs. "flow" trains the flow alone on the finished encoder, takes the weights with the best score on held-out
+    blocks, and is `finished` when this score no longer improves. "refit" continues with all frames at the lower rate,
+    and "ensemble" trains one member of the ensemble on a bootstrap sample.
 
     Attributes
     ----------
@@ -45,41 +48,43 @@ class Fit:
     def __init__(
         self,
         model: LaTF,
-        frames: Frames,
+        frames: TrainingFrames,
         labels: Tensor,
         training: Tensor,
         held: Tensor,
         stage: str,
-        turn: int,
+        iteration: int,
         seed: int,
         settings: TrainingSettings,
     ) -> None:
         self.model, self.frames, self.labels, self.training = model, frames, labels, training
-        self.stage, self.turn, self.seed, self.settings = stage, turn, seed, settings
+        self.stage, self.iteration, self.seed, self.settings = stage, iteration, seed, settings
         self.epoch, self.finished = 0, False
         self.batch = min(settings.batch_size, max(SMALLEST_BATCH, len(training) // BATCHES))
-        self.density: LatentFlow | None = None  # trained alone, on an encoder that stays
-        if stage in ("flow", "whole", "ensemble"):
-            self.density = model.ensemble[turn] if stage == "ensemble" else model.flow
-            self._mu = frames.batched(model.mean)
-        self.trained = self._trained()
+        self.density: LatentFlow | None = None  # the flow that is trained alone, on the finished encoder
+        if stage in ("flow", "refit", "ensemble"):
+            self.density = cast(LatentFlow, model.ensemble[iteration]) if stage == "ensemble" else model.flow
+            self._mu = frames.evaluate(model.mean)
+        self.parameters = self._parameters()
         encoder = set(model.encoder.parameters())
         groups = [
-            {"params": [p for p in self.trained if p in encoder], "weight_decay": settings.encoder_decay},
-            {"params": [p for p in self.trained if p not in encoder], "weight_decay": 0.0},
+            {"params": [p for p in self.parameters if p in encoder], "weight_decay": settings.encoder_decay},
+            {"params": [p for p in self.parameters if p not in encoder], "weight_decay": 0.0},
         ]
-        rate = settings.learning_rate * (RATE_DROP if stage == "whole" else 1.0)
-        self.optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
+        rate = settings.learning_rate * (RATE_DROP if stage == "refit" else 1.0)
+        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
         self._weights = frames.weights
         if stage == "ensemble":
-            self._weights = frames.resampled(streams.stream(seed, "bootstrap", turn))
-        self._averaged = [p.detach().clone() for p in self.trained]
-        self._best, self._score, self._since, self._drops, self._steps = None, float("inf"), 0, 0, 0
-        self._held, self._held_drawn = held, None
+            self._weights = frames.resampled(streams.stream(seed, "bootstrap", iteration))
+        self._averaged = [p.detach().clone() for p in self.parameters]
+        self._best: list[Tensor] | None = None
+        self._score, self._since, self._drops, self._steps = float("inf"), 0, 0, 0
+        self._held = held
+        self._held_drawn: tuple[Tensor, Tensor] | None = None
         if stage == "flow" and len(held):
             self._held_drawn = frames.draw(held, frames.weights, streams.stream(seed, "held"), HELD_TEMPERATURES)
 
-    def _trained(self) -> list[nn.Parameter]:
+    def _parameters(self) -> list[nn.Parameter]:
         model = self.model
         if self.density is not None:
             return list(self.density.parameters())
@@ -88,7 +93,7 @@ class Fit:
 
     def run_epoch(self) -> dict:
         """Train for one epoch; returns its entry in the history."""
-        names = (self.stage, self.turn, self.epoch)
+        names = (STREAMS.get(self.stage, self.stage), self.iteration, self.epoch)
         rng = streams.stream(self.seed, *names)
         generator = torch.Generator(device=self.frames.device)
         generator.manual_seed(streams.stream_seed(self.seed, *names, "noise"))
@@ -98,27 +103,27 @@ class Fit:
         pieces = (pairs.split(self.batch), drawn.split(self.batch), scale.split(self.batch))
         for now, weighted, s in zip(*pieces):
             terms = self._terms(now, weighted, s, generator)
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
-            torch.nn.utils.clip_grad_norm_(self.trained, 10.0)
-            self.optimiser.step()
+            torch.nn.utils.clip_grad_norm_(self.parameters, 10.0)
+            self.optimizer.step()
             self._average()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * (len(now) / len(pairs))
-        entry = {"stage": self.stage, "turn": self.turn, "epoch": self.epoch, "states": self.model.n_states}
-        entry |= {"learning_rate": self.optimiser.param_groups[0]["lr"]}
+        entry = {"stage": self.stage, "iteration": self.iteration, "epoch": self.epoch, "states": self.model.n_states}
+        entry |= {"learning_rate": self.optimizer.param_groups[0]["lr"]}
         entry |= {name: float(value) for name, value in sums.items()}
         if self.stage == "flow":
-            self._judge(entry)
+            self._validate(entry)
         self.epoch += 1
         return entry
 
     def take_best(self) -> None:
-        """Put the weights that are to be kept into the model."""
+        """Put the best weights, or without validation the averaged ones, into the model."""
         self._load(self._averaged if self._best is None else self._best)
 
     def _terms(self, now: Tensor, weighted: Tensor, scale: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Terms of the loss: prediction from pairs as they are, regularisation from Boltzmann-weighted frames."""
+        """Terms of the loss: prediction from unweighted pairs, regularization from Boltzmann-weighted frames."""
         model, d = self.model, self.model.latent_dim
 
         def noise(frames: Tensor) -> Tensor:
@@ -132,71 +137,73 @@ class Fit:
         blur = noise(weighted)
         u = model.noisy(model.mean(self.frames.rows(weighted)), blur)
         prior = "mixture" if self.stage == "states" else "flow"
-        regularisation = model.regularisation(u, blur, scale, prior)
-        loss = prediction + model.settings.beta * regularisation
-        return {"loss": loss, "prediction": prediction, "regularisation": regularisation}
+        regularization = model.regularization(u, blur, scale, prior)
+        loss = prediction + model.settings.beta * regularization
+        return {"loss": loss, "prediction": prediction, "regularization": regularization}
 
     @torch.no_grad()
     def _average(self) -> None:
         self._steps += 1
         memory = min(AVERAGING, (1 + self._steps) / (10 + self._steps))
-        torch._foreach_lerp_(self._averaged, [p.detach() for p in self.trained], 1 - memory)
+        present = [p.detach() for p in self.parameters]
+        torch._foreach_lerp_(self._averaged, present, 1 - memory)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def _load(self, values: list[Tensor]) -> None:
-        for parameter, value in zip(self.trained, values):
+        for parameter, value in zip(self.parameters, values):
             parameter.copy_(value)
 
     @torch.no_grad()
-    def _judge(self, entry: dict) -> None:
-        """Score the averaged weights on held-out blocks; lower the rate, or finish, where they gain nothing."""
-        present = [p.detach().clone() for p in self.trained]
+    def _validate(self, entry: dict) -> None:
+        """Score the averaged weights on held-out blocks; lower the rate, or finish, where they do not improve."""
+        current = [p.detach().clone() for p in self.parameters]
         self._load(self._averaged)
         if self._held_drawn is not None:
-            entry |= {f"validation_{name}": value for name, value in self._on_held().items()}
+            terms = self._held_out_terms(*self._held_drawn)
+            entry |= {f"validation_{name}": value for name, value in terms.items()}
         score = entry.get("validation_loss", entry["loss"])
         if score < self._score - IMPROVEMENT:
             self._score, self._since, self._best = score, 0, [p.clone() for p in self._averaged]
         else:
             self._since += 1
-        self._load(present)
+        self._load(current)
         if self._since >= self.settings.patience:
             if self._drops == RATE_DROPS:
                 self.finished = True
                 return
             self._drops, self._since = self._drops + 1, 0
-            for group in self.optimiser.param_groups:
+            for group in self.optimizer.param_groups:
                 group["lr"] *= RATE_DROP
 
-    def _on_held(self) -> dict[str, float]:
-        # The same noise in every epoch, so that scores differ by the weights alone.
+    def _held_out_terms(self, drawn: Tensor, scale: Tensor) -> dict[str, float]:
+        # The noise is the same in every epoch, so that scores differ by the weights alone.
         generator = torch.Generator(device=self.frames.device)
         generator.manual_seed(streams.stream_seed(self.seed, "held noise"))
         sums: dict[str, float] = {}
-        pieces = (self._held.split(CHUNK), *(part.split(CHUNK) for part in self._held_drawn))
-        for now, weighted, scale in zip(*pieces):
-            for name, value in self._terms(now, weighted, scale, generator).items():
+        pieces = (self._held.split(CHUNK), drawn.split(CHUNK), scale.split(CHUNK))
+        for now, weighted, s in zip(*pieces):
+            for name, value in self._terms(now, weighted, s, generator).items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(now) / len(self._held)
         return sums
 
     def state_dict(self) -> dict:
-        """Everything that a new `Fit` of the same stage needs to go on."""
+        """Everything that a new `Fit` of the same stage needs to continue."""
         return copy.deepcopy(
             {
-                "optimiser": self.optimiser.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
                 "averaged": self._averaged,
                 "best": self._best,
-                "plain": (self._score, self._since, self._drops, self._steps, self.epoch, self.finished),
+                "counters": (self._score, self._since, self._drops, self._steps, self.epoch, self.finished),
             }
         )
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what `state_dict` gave."""
-        self.optimiser.load_state_dict(state["optimiser"])
+        """Continue from what `state_dict` returned."""
+        self.optimizer.load_state_dict(state["optimizer"])
         device = self.frames.device
         self._averaged = [value.to(device) for value in state["averaged"]]
         self._best = None if state["best"] is None else [value.to(device) for value in state["best"]]
-        self._score, self._since, self._drops, self._steps, self.epoch, self.finished = state["plain"]
+        self._score, self._since, self._drops, self._steps, self.epoch, self.finished = state["counters"]
 
 
 def is_finite(entry: dict) -> bool:

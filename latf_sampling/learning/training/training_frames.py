@@ -9,31 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latf_sampling.analysis.mbar import TemperatureReweighting, kish, systematic
+from latf_sampling.analysis.mbar import TemperatureReweighting
+from latf_sampling.analysis.weights import kish, systematic
 from latf_sampling.core import streams
 from latf_sampling.data.dataset import CHUNK, Dataset
 from latf_sampling.errors import TrainingError
 from latf_sampling.settings import ModelSettings, TrainingSettings
 
 MINIMUM_SHARE, MINIMUM_SIZE = 0.03, 200.0
-"""A temperature is within reach if the effective sample there is this share of all frames, and so many frames; or, of
-few frames, half as large as at the worst of the simulated temperatures."""
+"""A temperature is within reach if the effective sample there is this share of all frames and so many frames; where
+frames are few, if it is half as large as at the worst of the simulated temperatures."""
 FARTHEST = 2.5
-"""Temperatures beyond the simulated ones are within reach up to this factor at most."""
+"""Temperatures beyond the simulated ones are within reach at most up to this factor."""
 TABLE = 200
 """Temperatures that the effective sample size is computed at."""
 
 
-class Frames:
-    """What training sees of the data.
+class TrainingFrames:
+    """The frames of a training on its device: their descriptors, and draws by Boltzmann weight.
 
     Attributes
     ----------
     weights : numpy.ndarray (frames,)
-        Weight of each frame at its own temperature, bias undone.
+        Weight of each frame at its own temperature, which removes the bias of its simulation.
     reweighting : TemperatureReweighting, or None
         None where temperature enters through the prior alone.
-    reach : numpy.ndarray
+    reachable : numpy.ndarray (TABLE,)
         Temperatures with enough effective frames, in ascending order and evenly spaced in thermodynamic length, that
         is in how much the distribution changes (Crooks, doi:10.1103/PhysRevLett.99.100602); empty without reweighting.
     """
@@ -46,17 +47,17 @@ class Frames:
         self.weights = dataset.weights.numpy()
         self.temperatures = dataset.temperatures.numpy()
         if training.balance_temperatures:
-            self.weights = self._balanced()
+            self.weights = self._balanced_weights()
         self.reference = model.reference_temperature
         self._scale = (dataset.temperatures / self.reference).float().to(device)
         self.reweighting: TemperatureReweighting | None = None
-        self.reach = np.empty(0)
+        self.reachable = np.empty(0)
         self.minimum_effective_size = max(MINIMUM_SHARE * dataset.frames, MINIMUM_SIZE)
         if model.temperature_mode == "reweighted":
-            self._reach()
+            self._set_up_reweighting()
 
     def _fits(self) -> bool:
-        """Whether all descriptors fit on the device; otherwise every batch is fetched from the data set."""
+        """Whether all descriptors fit on the device; otherwise every batch is read from the data set."""
         if any(series.mapped for series in self.dataset.series):
             return False
         if self.device.type != "cuda":
@@ -71,13 +72,13 @@ class Frames:
         return self.dataset.rows(frames.cpu()).to(self.device)
 
     @torch.no_grad()
-    def batched(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """A function of the descriptors of all frames, piece by piece."""
+    def evaluate(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """A function of the descriptors of all frames, evaluated piece by piece."""
         frames = torch.arange(self.dataset.frames, device=self.device)
         return torch.cat([function(self.rows(part)) for part in frames.split(CHUNK)])
 
-    def counting(self, pairs: Tensor) -> Tensor:
-        """The pairs that count: a frame without weight is one that its owner has taken out."""
+    def with_weight(self, pairs: Tensor) -> Tensor:
+        """The pairs whose first frame has a weight; a weight of zero excludes a frame."""
         return pairs[torch.from_numpy(self.weights)[pairs] > 0].to(self.device)
 
     def scaling(self) -> tuple[Tensor, Tensor]:
@@ -92,7 +93,7 @@ class Frames:
         zero = self.rows(torch.zeros(1, dtype=torch.int64, device=self.device))[0].double()
         first, second = torch.zeros_like(zero), torch.zeros_like(zero)
         for part in torch.arange(self.dataset.frames, device=self.device).split(CHUNK):
-            x = self.rows(part).double() - zero  # from the first frame, lest a large mean cancels the variance
+            x = self.rows(part).double() - zero  # relative to the first frame, so that a large mean cancels no variance
             first, second = first + share[part] @ x, second + share[part] @ x.square()
         deviation = torch.sqrt(torch.clamp(second - first.square(), min=0.0))
         fine = deviation < torch.finfo(torch.float32).max ** 0.5
@@ -102,14 +103,14 @@ class Frames:
                 "outliers."
             )
         mean = first + zero
-        # A column that never changes says nothing; its scale stays 1 so that rounding noise is not blown up.
+        # The scale of a constant column stays 1, so that rounding noise is not amplified.
         varies = deviation > 1e-5 * (1 + mean.abs())
         return mean, torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 1.0)
 
     # Temperatures
 
     def draw(self, frames: Tensor, weights: np.ndarray, rng: np.random.Generator, spread: int) -> tuple[Tensor, Tensor]:
-        """Draw as many frames as are given, by their Boltzmann weights.
+        """Draw frames by their Boltzmann weights, as many as there are to draw from.
 
         Parameters
         ----------
@@ -118,9 +119,9 @@ class Frames:
         weights
             Weight of each frame of the data set at its own temperature (frames,).
         rng
-            Draws.
+            Generator of the draws.
         spread
-            Number of temperatures within reach to draw at; without reweighting each frame stays at its own.
+            Number of temperatures to draw at, among those within reach; without reweighting each frame keeps its own.
 
         Returns
         -------
@@ -130,13 +131,13 @@ class Frames:
         allowed = frames.cpu().numpy()
         order = rng.permutation(len(allowed))
         if self.reweighting is None:
-            drawn = allowed[systematic(weights[allowed], len(allowed), rng)][order]
-            drawn = torch.from_numpy(drawn).to(self.device)
+            sample = allowed[systematic(weights[allowed], len(allowed), rng)][order]
+            drawn = torch.from_numpy(sample).to(self.device)
             return drawn, self._scale[drawn]
         spread = min(spread, max(1, len(allowed) // 8))
-        edges = np.linspace(0, len(self.reach) - 1, spread + 1)
+        edges = np.linspace(0, len(self.reachable) - 1, spread + 1)
         places = edges[:-1] + rng.random(spread) * np.diff(edges)
-        temperatures = np.interp(places, np.arange(len(self.reach)), self.reach)
+        temperatures = np.interp(places, np.arange(len(self.reachable)), self.reachable)
         counts = np.diff(np.linspace(0, len(allowed), spread + 1).astype(int))
         relative = weights[allowed] / np.where(self.weights[allowed] > 0, self.weights[allowed], 1.0)
         parts = []
@@ -150,11 +151,11 @@ class Frames:
     def effective_sizes(self) -> tuple[np.ndarray, np.ndarray]:
         """Inverse temperatures in ascending order, and the effective sample size at each."""
         if self.reweighting is None:
-            # Frames count at their own temperature and nowhere else: a narrow peak at each.
+            # Frames count at their own temperature and nowhere else: the table has a narrow peak at each.
             simulated = np.unique(self.temperatures)[::-1]
-            own = [kish(self.weights[self.temperatures == temperature]) for temperature in simulated]
+            sizes = [kish(self.weights[self.temperatures == temperature]) for temperature in simulated]
             peaks = np.multiply.outer(1 / simulated, 1 + 1e-4 * np.array([-2, -1, 1, 2]))
-            return peaks.ravel(), np.multiply.outer(own, [0.0, 1.0, 1.0, 0.0]).ravel()
+            return peaks.ravel(), np.multiply.outer(sizes, [0.0, 1.0, 1.0, 0.0]).ravel()
         simulated = self.reweighting.temperatures
         inverse = np.geomspace(1 / (FARTHEST * simulated[-1]), FARTHEST / simulated[0], TABLE)
         return inverse, np.array([self.reweighting.effective_sample_size(1 / value) for value in inverse])
@@ -165,11 +166,11 @@ class Frames:
         times = np.bincount(rng.integers(len(blocks), size=len(blocks)), minlength=len(blocks))
         return self.weights * times[which]
 
-    def _reach(self) -> None:
+    def _set_up_reweighting(self) -> None:
         if self.dataset.energies is None:
             warnings.warn(
                 "train: frames carry no energies, so that temperature enters through the prior alone, as with "
-                "temperature_mode='steered'. Series(energies=...) lets frames be reweighted in temperature.",
+                "temperature_mode='steered'. Give Series(energies=...) to reweight frames in temperature.",
                 stacklevel=5,
             )
             return
@@ -178,14 +179,14 @@ class Frames:
         self.minimum_effective_size = min(self.minimum_effective_size, 0.5 * worst)
         inverse, sizes = self.effective_sizes()
         enough = np.flatnonzero(sizes >= self.minimum_effective_size)[::-1]
-        reach = 1 / inverse[enough]
-        speed = np.sqrt([self.reweighting.heat_capacity(temperature) for temperature in reach])
-        steps = 0.5 * (speed[1:] + speed[:-1]) * np.diff(np.log(reach))
-        steps[np.diff(enough) < -1] = 0.0  # no draws in a gap between temperatures within reach
+        reachable = 1 / inverse[enough]
+        speed = np.sqrt([self.reweighting.heat_capacity(temperature) for temperature in reachable])
+        steps = 0.5 * (speed[1:] + speed[:-1]) * np.diff(np.log(reachable))
+        steps[np.diff(enough) < -1] = 0.0  # there are no draws in a gap between temperatures within reach
         length = np.concatenate([[0.0], np.cumsum(steps)])
-        self.reach = np.interp(np.linspace(0, length[-1], TABLE), length, reach)
+        self.reachable = np.interp(np.linspace(0, length[-1], TABLE), length, reachable)
 
-    def _balanced(self) -> np.ndarray:
+    def _balanced_weights(self) -> np.ndarray:
         """Weights with the same sum at each temperature."""
         _, which = np.unique(self.temperatures, return_inverse=True)
         return self.weights / np.bincount(which, self.weights)[which] * len(self.weights) / (which.max() + 1)
