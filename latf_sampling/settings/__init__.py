@@ -1,4 +1,4 @@
-"""What a user may set: frozen models, and the protocol that holds them."""
+"""Settings: frozen models of everything that a user may set, and the protocol that consists of them."""
 
 from latf_sampling.settings.bias import (
     AnyBiasSettings,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 from latf_sampling.settings.fields import Energy, Settings, Time
 
@@ -18,6 +19,10 @@ class TrustSettings(Settings):
     """What happens at the border: a wall holds the walker back, or the walker is stopped and its frames are kept."""
 
 
+DEFAULT_KIND = "metadynamics"
+"""The kind of a bias that does not name one."""
+
+
 class BiasSettings(Settings):
     """Settings that all kinds of bias have in common."""
 
@@ -29,7 +34,16 @@ class BiasSettings(Settings):
     """The OpenMM force that carries the bias. "auto" takes the one that is faster on the platform, or the one that is
     installed."""
     trust: TrustSettings | None = None
-    """Region outside which the bias does not drive walkers; None trusts the model everywhere between the walls."""
+    """Trust region that walkers are kept in; None trusts the model everywhere between the walls of the bias."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The key that says which kind it is may be left out for one kind only."""
+        schema = super().__get_pydantic_json_schema__(core_schema, handler)
+        kind = cls.model_fields.get("kind")
+        if kind is not None and kind.default != DEFAULT_KIND:
+            handler.resolve_ref_schema(schema)["required"].append("kind")
+        return schema
 
 
 class MetadynamicsSettings(BiasSettings):
@@ -42,8 +56,8 @@ class MetadynamicsSettings(BiasSettings):
     height: Energy
     """Height of the first hills."""
     width: Annotated[float, Field(gt=0)] | Literal["adaptive"] = 1.0
-    """Hill width in units of the width that the collective variable suggests (its sigma), or "adaptive": narrower
-    where the variable changes steeply with the positions."""
+    """Hill width in units of the width that the collective variable suggests (its sigma), or "adaptive":
+    wider where the variable changes more steeply with the positions."""
     start: Literal["nothing", "flow"] = "nothing"
     """Initial bias: none, or the one that belongs to the free energy that the model has learned ("flow")."""
 
@@ -52,7 +66,7 @@ class OPESSettings(BiasSettings):
     """OPES metadynamics in the learned collective variables (doi:10.1021/acs.jpclett.0c00497)."""
 
     kind: Literal["opes"] = "opes"
-    """On-the-fly probability enhanced sampling."""
+    """On-the-fly probability-enhanced sampling."""
     barrier: Energy
     """Highest barrier to be crossed."""
     bias_factor: float | None = Field(default=None, gt=1)
@@ -71,8 +85,7 @@ class FlowBiasSettings(BiasSettings):
 
 
 def _with_kind(bias: Any) -> Any:
-    """A bias without a kind is metadynamics."""
-    return {"kind": "metadynamics", **bias} if isinstance(bias, dict) else bias
+    return {"kind": DEFAULT_KIND, **bias} if isinstance(bias, dict) else bias
 
 
 AnyBiasSettings = Annotated[

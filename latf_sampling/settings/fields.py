@@ -150,15 +150,21 @@ class Settings(BaseModel, metaclass=_RefusingType):
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Pydantic's schema, with units in the descriptions and the defaults of quantities."""
         schema = handler(core_schema)
-        properties = handler.resolve_ref_schema(schema).get("properties", {})
-        for key, field in cls.model_fields.items():
-            for dimension in _leaves(field.annotation, *field.metadata):
-                if isinstance(dimension, Dimension) and key in properties:
-                    entry = properties[key]
-                    entry["description"] = f"{field.description or ''} {dimension.usage}".strip()
-                    if isinstance(entry.get("default"), float):
-                        entry["default"] = units.to_text(entry["default"], dimension.name)
+        resolved = handler.resolve_ref_schema(schema)
+        resolved["description"] = _one_line((cls.__doc__ or "").split("\n\n")[0])
+        for key, field in _fields(cls).items():
+            entry, description = resolved["properties"][key], field.description or ""
+            for dimension in {leaf for leaf in _leaves(field.annotation, *field.metadata) if type(leaf) is Dimension}:
+                description += f" {dimension.usage}"
+                if isinstance(entry.get("default"), float):
+                    entry["default"] = units.to_text(entry["default"], dimension.name)
+            if description:
+                entry["description"] = _one_line(description)
         return schema
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _leaves(*annotations: Any) -> Iterator[Any]:
@@ -226,8 +232,8 @@ def explain(
         ):
             continue  # the list is too short only because its faulty entries do not count
         location, owner = _keys(fault["loc"], model)
-        if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
-            location = (*location, fault["ctx"]["discriminator"].strip("'"))
+        if "expected_tags" in fault.get("ctx", {}):  # a union of models, and no member of this kind
+            location = (*location, fault.get("ctx", {})["discriminator"].strip("'"))
         name = next((part for part in reversed(location) if isinstance(part, str)), "")
         for line in _message(fault, name, owner, usage).splitlines():
             item = re.match(r"\[\d+\]", line)  # an item of the list at the location
@@ -250,8 +256,8 @@ def _message(fault: ErrorDetails, name: str, owner: type[BaseModel] | None, usag
         nearest = difflib.get_close_matches(name, known, 1)
         listed = f" Known keys: {', '.join(known)}." if 0 < len(known) <= MAX_LISTED and not usage else ""
         return f"no such key{f', did you mean {nearest[0]!r}' if nearest else ''}{hint}{listed}"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return f"must be one of {fault['ctx']['expected_tags']}." if "expected_tags" in fault["ctx"] else message
+    if "expected_tags" in fault.get("ctx", {}):
+        return f"must be one of {fault.get('ctx', {})['expected_tags']}."
     if kind == "value_error":  # from a validator of this package, which quotes the value itself
         return message.removeprefix("Value error, ").removeprefix(f"{name}: ")
     return f"{message}, got {fault['input']!r}." if len(repr(fault["input"])) <= 80 else f"{message}."

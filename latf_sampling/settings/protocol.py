@@ -1,9 +1,9 @@
-"""What a user may set: one frozen model per stage, and the protocol that holds them.
+"""The protocol of a campaign: one frozen model of settings per stage.
 
-A protocol is a YAML file. Every quantity in it carries its unit; every key that is not known is refused; files
-are looked up next to the protocol and must exist. All faults of a file are reported at once, each with its key,
-before any work starts; whether keys fit together is checked once each is right by itself. From Python, the same
-models take floats in the units of `latf_sampling.units` or ``openmm.unit`` quantities.
+A protocol is a YAML file. Every quantity in it has a unit, unknown keys are refused, and files must exist, relative to
+the protocol. All faults of a file are reported at once, each with its key, before any work starts; combinations of keys
+are checked once each key is valid by itself. From Python, the same models take floats in the units of
+`latf_sampling.units` or ``openmm.unit`` quantities.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -46,10 +47,10 @@ from latf_sampling.settings.system import SystemSettings
 from latf_sampling.settings.training import LearningSettings, ModelSettings
 
 
-def _found(value: Any, info: ValidationInfo) -> list[str]:
-    """Whole paths of files given by names or by patterns, in the order given, those of one pattern sorted."""
+def _matching(value: Any, info: ValidationInfo) -> list[str]:
+    """Absolute paths of files from names or patterns, in this order; the matches of a pattern are sorted."""
     directory = Path((info.context or {}).get("directory") or ".")
-    found: list[str] = []
+    paths: list[str] = []
     for name in value if isinstance(value, (list, tuple)) else [value]:
         if not isinstance(name, (str, Path)):
             raise SettingsError(f"{name!r} is not the name of a file.")
@@ -57,98 +58,113 @@ def _found(value: Any, info: ValidationInfo) -> list[str]:
         matches = [path] if path.is_file() else [Path(match) for match in sorted(glob.glob(str(path)))]
         if not matches:
             raise SettingsError(f"there is no file {path.resolve()}; paths are relative to the protocol.")
-        found += [str(match.resolve()) for match in matches]
-    if twice := [path for path, times in Counter(found).items() if times > 1]:
+        paths += [str(match.resolve()) for match in matches]
+    if twice := [path for path, times in Counter(paths).items() if times > 1]:
         raise SettingsError(f"{twice[0]} is named twice.")
-    return found
+    return paths
 
 
-LargeFiles = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_found)]
-"""One file or several, by names or by patterns like "run*.xtc". They stay where they are: a campaign keeps absolute
-paths and no copies."""
+_ONE_OR_MORE = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+LargeFiles = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_matching), WithJsonSchema(_ONE_OR_MORE)]
+"""One or more files, by names or by patterns like "run*.xtc". A campaign stores their absolute paths and copies none
+of them."""
 
 
 class IntegratorSettings(Settings):
     """Langevin dynamics (LangevinMiddleIntegrator, Zhang et al., doi:10.1021/acs.jpca.9b02771)."""
 
     timestep: Time = 0.002
+    """Time step of the integrator."""
     friction: Friction = 1.0
+    """Friction coefficient of the Langevin thermostat."""
 
 
 class RoundSettings(Settings):
-    """One round: its walkers run at the same time, each at its temperature, and share one bias."""
+    """One round of simulations: its walkers run at the same time, each at its temperature, and share one bias."""
 
     walkers: tuple[Temperature, ...] = Field(min_length=1)
     """Temperature of each walker."""
     length: Time
     """Simulated time of each walker."""
+    restart: Literal["flow", "archive"] = "flow"
+    """Where walkers start once there is a model: samples of its flow, or archived frames drawn with their weights."""
     bias: AnyBiasSettings | None = None
-    """None is plain dynamics. The first round has no model yet and cannot be biased."""
+    """Bias along the collective variable learned from the rounds before; None is plain dynamics. The first round has no
+    collective variable and cannot be biased."""
 
 
 class TrajectoriesSettings(Settings):
-    """Trajectories of the whole system that were there before; they are read where they lie, and not copied."""
+    """External trajectories of the whole system, at one temperature. They are not copied."""
 
     files: LargeFiles
-    """In any format that MDTraj reads; each is one continuous trajectory."""
+    """Trajectories, by names or by patterns like "run*.xtc", in any format that MDTraj reads; each is continuous."""
     topology: File | None = None
-    """Whose atoms must be the system's; none takes the system's own."""
+    """File with the topology of the trajectories, whose atoms must be the system's; None takes the system's own."""
     temperature: Temperature
+    """Temperature of the simulations."""
     weights: LargeFiles | None = None
-    """Weight of each frame: NPY, NPZ or text, one file for all trajectories in their order, or one for each."""
+    """Files (NPY, NPZ or text) with the weight of each frame: one for all trajectories in their order, or one for
+    each; None weights all frames equally."""
     energies: LargeFiles | None = None
-    """Potential energy of each frame, kJ/mol, in the same way; none computes them with the system's force field."""
+    """Files with the potential energy of each frame in kJ/mol, in the same way; None computes the energies with the
+    force field of the system."""
     interval: Time | None = None
-    """Time between frames; needed where the format has no times."""
+    """Time between frames; needed for formats without times."""
 
     @model_validator(mode="after")
     def _one_or_each(self) -> TrajectoriesSettings:
         for key in ("weights", "energies"):
-            given = getattr(self, key)
-            if given is not None and len(given) not in (1, len(self.files)):
+            files = getattr(self, key)
+            if files is not None and len(files) not in (1, len(self.files)):
                 raise SettingsError(
-                    f"{key}: {len(given)} files for {len(self.files)} trajectories; give one for all, or one for each."
+                    f"{key}: {len(files)} files for {len(self.files)} trajectories; give one for all, or one for each."
                 )
         return self
 
 
 class ExternalRound(Settings):
-    """Round 0 of a campaign that starts from trajectories: one walker for each of them."""
+    """Round 0 of a campaign that starts from external trajectories: one walker for each of them."""
 
     walkers: tuple[Temperature, ...]
+    """Temperature of each trajectory."""
     bias: None = None
+    """External trajectories count as plain dynamics, with the weights that come with them."""
 
 
 class StartsSettings(Settings):
-    """Structures generated at the end of the campaign. How they are made holds for those of the rounds too."""
+    """Structures that are generated at the end of the campaign. All keys but the first two also apply to the structures
+    that biased rounds start from."""
 
     temperature: Temperature
+    """Temperature of the structures; it need not be one that was simulated."""
     count: int = Field(ge=1)
+    """Number of structures."""
     thermalise: Time = 4.0
-    """Time at the temperature, held at its target."""
+    """Time of dynamics at the temperature under an umbrella that holds the structure at its latent target."""
     release: Annotated[float, Dimension("time", 0.0)] = 0.1
-    """Time without umbrella after that."""
+    """Time of dynamics without the umbrella after that."""
     tolerance: float = Field(default=4.0, gt=0)
-    """Distance from the target, in units of what the encoder and the motion in the time of the release leave open."""
+    """Largest allowed distance from the latent target: in standard deviations of the encoder under the umbrella, and of
+    the motion during the release after it."""
     allow_cis: bool = False
-    """Whether peptide bonds may go between cis and trans."""
+    """Whether peptide bonds may change between cis and trans."""
     allow_inversion: bool = False
-    """Whether stereocentres may change their handedness."""
+    """Whether stereocenters may change their handedness."""
 
 
 class ObserveSettings(Settings):
-    """A free-energy difference that the report states: a torsion, or what a descriptor measures, above `above` against
-    the rest."""
+    """A free-energy difference for the report: frames in which a torsion or a descriptor is above `above` against the
+    other frames."""
 
     torsion: str | None = None
     """Name of a torsion as descriptors name it, like 'phi ALA 2'."""
     descriptor: dict[str, Any] | None = None
-    """One entry as under `features`, which makes one column, or sine and cosine of one torsion."""
+    """One entry as under `features`, which results in one column, or in sine and cosine of one torsion."""
     above: float | str = 0.0
-    """Radians for a torsion. For a descriptor text with its unit, or a number where its column has none: which it is,
-    only the molecule says."""
+    """Threshold: an angle like '90 degree' for a torsion. For a descriptor text with the unit of its column, or a
+    number for a column without unit."""
     reference: File | None = None
-    """JSON file with an independent value, as `protocols/reference_alanine.py` writes it."""
+    """JSON file with an independent value for comparison, as `protocols/reference_alanine.py` writes it."""
 
     @field_validator("descriptor")
     @classmethod
@@ -157,8 +173,8 @@ class ObserveSettings(Settings):
 
     @field_validator("above", mode="before")
     @classmethod
-    def _angle_or_as_it_stands(cls, above: Any, info: ValidationInfo) -> Any:
-        if info.data.get("descriptor", above) is None:  # a faulty one is no torsion
+    def _angle_or_unchanged(cls, above: Any, info: ValidationInfo) -> Any:
+        if info.data.get("descriptor", above) is None:  # an invalid descriptor is missing in the data
             return read(above, "angle", info)
         if hasattr(above, "in_unit_system"):
             from openmm import unit
@@ -171,49 +187,70 @@ class ObserveSettings(Settings):
         if (self.torsion is None) == (self.descriptor is None):
             both = self.torsion is not None
             raise SettingsError(
-                f"torsion: {'and descriptor are both there; give one of them' if both else 'this key is missing'}; "
+                f"torsion: {'and descriptor exclude each other; give one of them' if both else 'this key is missing'}; "
                 "write torsion: phi ALA 2, or descriptor: {distances: {pairs: [[4, 6]]}}."
             )
         if self.descriptor is not None and "above" not in self.model_fields_set:
-            raise SettingsError("above: this key is missing; a descriptor has no value that parts states by itself.")
+            raise SettingsError("above: this key is missing; a descriptor has no default threshold.")
         return self
 
 
 class EvaluateSettings(Settings):
-    """Plain simulations that the last model is judged by; nothing is learned from them."""
+    """Plain simulations that the last model is evaluated against; the model is not trained on them."""
 
     temperatures: tuple[Temperature, ...] = Field(min_length=1)
+    """Temperatures of the simulations."""
     length: Time
     """Simulated time at each temperature."""
 
 
 class Protocol(Settings):
-    """A whole campaign.
+    """All settings of a campaign.
 
     Examples
     --------
-    >>> protocol = Protocol.read("protocols/alanine-dipeptide.yaml")  # doctest: +SKIP
-    >>> protocol.integrator.timestep  # doctest: +SKIP
-    0.004
+    >>> protocol = Protocol(
+    ...     name="three holes",
+    ...     system={"name": "three-hole"},
+    ...     integrator={"timestep": "10 fs"},
+    ...     frame_interval="50 fs",
+    ...     segment="1 ns",
+    ...     features=[{"coordinates": {"of": "all", "axes": "xy"}}],
+    ...     learning={"lag": "0.5 ps"},
+    ...     rounds=[{"walkers": ["1 kJ/mol", "2 kJ/mol"], "length": "10 ns"}],
+    ... )
+    >>> protocol.integrator.timestep, protocol.rounds[0].length
+    (0.01, 10000.0)
     """
 
     name: str = Field(min_length=1)
+    """Title of the campaign, for the report."""
     seed: int = Field(default=0, ge=0)
+    """Seed of all random numbers."""
     system: SystemSettings
+    """The molecule and its force field."""
     integrator: IntegratorSettings = Field(default_factory=IntegratorSettings)
+    """Langevin dynamics of all walkers."""
     frame_interval: Time
     """Time between saved frames."""
     segment: Time
-    """Length of the pieces that a walker finishes one by one; an interruption loses at most one."""
+    """Length of a segment; a walker saves its state after each, so that an interruption costs at most one."""
     features: tuple[dict[str, Any], ...] = Field(min_length=1)
+    """Descriptors that the model is trained on, one kind in each entry; docs/descriptors.md lists them."""
     model: ModelSettings = Field(default_factory=ModelSettings)
+    """Shape and objective of the model."""
     learning: LearningSettings
+    """Lag time and training of the model."""
     from_trajectories: tuple[TrajectoriesSettings, ...] = ()
-    """Trajectories to learn from first: they are round 0, and `rounds` are numbered from 1."""
+    """External trajectories that the first model is trained on: they are round 0, and `rounds` are numbered from 1."""
     rounds: tuple[RoundSettings, ...] = ()
+    """Rounds of simulations; a model is trained after each of them."""
     evaluate: EvaluateSettings | None = None
+    """Simulations that the last model is evaluated against; None runs none."""
     starts: StartsSettings | None = None
+    """Structures at a new temperature, generated after the last round; None generates none."""
     observe: ObserveSettings | None = None
+    """Free-energy difference for the report; None states none."""
 
     @field_validator("features")
     @classmethod
@@ -224,9 +261,9 @@ class Protocol(Settings):
     def _fits_together(self) -> Protocol:
         step, faults = self.integrator.timestep, []
         if not self.rounds and not self.from_trajectories:
-            faults.append("rounds: give at least one, or trajectories to learn from under from_trajectories.")
+            faults.append("rounds: give at least one, or external trajectories under from_trajectories.")
         if self.rounds and not self.from_trajectories and self.rounds[0].bias is not None:
-            faults.append("rounds[0].bias: the first round has no learned variable to bias; remove the key.")
+            faults.append("rounds[0].bias: the first round has no learned collective variable to bias; remove the key.")
         intervals = {
             "frame_interval": (self.frame_interval, step, "integrator.timestep"),
             "segment": (self.segment, self.frame_interval, "frame_interval"),
@@ -259,13 +296,19 @@ class Protocol(Settings):
         return self
 
     @classmethod
-    def read(cls, path: str | Path) -> Protocol:
-        """Read a protocol from a YAML file; relative paths in it are relative to the file.
+    def load(cls, path: str | Path) -> Protocol:
+        """Load a protocol from a YAML file; relative paths in it are relative to the file.
 
         Raises
         ------
         SettingsError
-            The file is missing or no YAML, or keys in it are unknown, missing or impossible; names each.
+            The file is missing or not YAML, or keys in it are unknown, missing or impossible; names each.
+
+        Examples
+        --------
+        >>> protocol = Protocol.load("protocols/alanine-dipeptide.yaml")  # doctest: +SKIP
+        >>> protocol.integrator.timestep  # doctest: +SKIP
+        0.004
         """
         path = Path(path)
         try:
@@ -283,15 +326,15 @@ class Protocol(Settings):
 
     @property
     def all_rounds(self) -> tuple[RoundSettings | ExternalRound, ...]:
-        """What is learned from, by the number of the round: given trajectories are round 0, if there are any."""
+        """The rounds that models are trained on, by their number: external trajectories are round 0, if there are any."""
         if not self.from_trajectories:
-            return self.rounds
-        given = ExternalRound(walkers=[entry.temperature for entry in self.from_trajectories for _ in entry.files])
-        return (given, *self.rounds)
+        """The rounds that models are trained on, by number; round 0 is that of external trajectories, if there are any."""
+        temperatures = tuple(entry.temperature for entry in self.from_trajectories for _ in entry.files)
+        return (ExternalRound(walkers=temperatures), *self.rounds)
 
     @property
     def runs(self) -> tuple[RoundSettings | ExternalRound, ...]:
-        """All rounds and, as one more, the references of `evaluate`."""
+        """All rounds and, as the last one, the simulations of `evaluate`."""
         if self.evaluate is None:
             return self.all_rounds
         return (*self.all_rounds, RoundSettings(walkers=self.evaluate.temperatures, length=self.evaluate.length))
@@ -302,7 +345,7 @@ class Protocol(Settings):
         return list(dict.fromkeys(file for _, file in self._named()))
 
     def inputs(self) -> dict[str, bytes]:
-        """What a copy of the files holds, by name: all that `restore` needs.
+        """The contents of the files that a campaign copies, by their names: `restore` needs these files.
 
         Raises
         ------
@@ -312,32 +355,33 @@ class Protocol(Settings):
         return {name: content for _, name, content in self._inputs()}
 
     def _named(self) -> list[tuple[Location, Path]]:
-        """Each file that the protocol refers to, with the place where it does."""
-        found = list(files_of(self))
-        described: list[tuple[Location, dict]] = [(("features", k), entry) for k, entry in enumerate(self.features)]
+        """Each file that the protocol refers to, with its location."""
+        files = list(files_of(self))
+        descriptors: list[tuple[Location, dict]] = [(("features", k), entry) for k, entry in enumerate(self.features)]
         if self.observe is not None and self.observe.descriptor is not None:
-            described.append((("observe", "descriptor"), self.observe.descriptor))
-        for where, entry in described:
-            _with_files(entry, where, lambda file, location: found.append((location, Path(file))))
-        return found
+            descriptors.append((("observe", "descriptor"), self.observe.descriptor))
+        for where, entry in descriptors:
+            _with_files(entry, where, lambda file, location: files.append((location, Path(file))))
+        return files
 
     def _inputs(self) -> list[tuple[Location, str, bytes]]:
-        """Where each file is named, what its copy is called, and what that holds."""
-        found, taken = [], {}
+        """Location, name of the copy and content of each file."""
+        inputs: list[tuple[Location, str, bytes]] = []
+        taken: dict[str, bytes] = {}
         for location, file in self._named():
             try:
                 content = self.system.content(file)
             except OSError as error:
                 raise SettingsError(f"{spell(location)}: {file} cannot be read ({error.strerror}).") from error
             name, number = file.name, 1
-            while taken.setdefault(name, content) != content:  # files of one name from several folders
+            while taken.setdefault(name, content) != content:  # files of the same name from several folders
                 name, number = f"{file.stem}-{number}{file.suffix}", number + 1
-            found.append((location, name, content))
-        return found
+            inputs.append((location, name, content))
+        return inputs
 
     @classmethod
     def restore(cls, content: dict[str, Any], directory: Path) -> Protocol:
-        """The protocol that `canonical` described (as read from its JSON), with its `inputs` in a directory."""
+        """The protocol from the JSON content that `canonical` wrote, with its `inputs` in a directory."""
         try:
             return cls.model_validate(_names_of_files(content), context={"directory": directory})
         except ValidationError as error:
@@ -346,7 +390,7 @@ class Protocol(Settings):
     def canonical(self) -> str:
         """The settings as JSON, the same text for the same campaign.
 
-        A file stands there by its name and the SHA-256 of its contents, wherever it lies.
+        Files are represented by their names and the SHA-256 of their contents, not by their folders.
 
         Raises
         ------
@@ -356,14 +400,14 @@ class Protocol(Settings):
         return json.dumps(self._content(), indent=1, sort_keys=True)
 
     def made_from(self) -> str:
-        """The part of `canonical` that decides what molecule there is, in one line."""
+        """The part of `canonical` that the molecule depends on, in one line."""
         content = self._content()
         return json.dumps({"system": content["system"], "seed": self.seed}, sort_keys=True)
 
     def _content(self) -> dict[str, Any]:
         content = self.model_dump(mode="json")
         for (*parents, last), name, data in self._inputs():
-            place = content
+            place: Any = content
             for part in parents:
                 place = place[part]
             place[last] = {"name": name, "sha256": hashlib.sha256(data).hexdigest()}
@@ -371,15 +415,21 @@ class Protocol(Settings):
 
 
 def steps(time: float, step: float) -> int | None:
-    """Number of steps in a time, or None where it is no whole number."""
+    """Number of steps in a time, or None where it is not a whole number.
+
+    Examples
+    --------
+    >>> steps(10.0, 0.002), steps(0.25, 0.1)
+    (5000, None)
+    """
     count = round(time / step)
     return count if count >= 1 and abs(count * step - time) <= 1e-6 * time else None
 
 
 def _with_files(entry: dict[str, Any], where: Location, change: Callable[[str, Location], Any]) -> dict[str, Any]:
-    """A descriptor with its files replaced: what stands under "reference", one or a list, and under "file".
+    """A descriptor with its files replaced: those under "reference", one or a list, and under "file".
 
-    What is given in place of files, such as positions, stays as it is; so does what is no descriptor at all, which
+    Values that are not file names, such as positions, are unchanged; so are entries that are not descriptors, which
     `latf_sampling.Features` refuses.
     """
 
@@ -400,24 +450,24 @@ def _with_files(entry: dict[str, Any], where: Location, change: Callable[[str, L
 
 
 def _existing_files(entries: Sequence[tuple[Location, dict[str, Any]]], info: ValidationInfo) -> tuple[dict, ...]:
-    """Descriptors, each with where it stands, with whole paths of the files that they name."""
+    """Descriptors, from pairs of location and descriptor, with absolute paths of the files that they name."""
     faults = []
 
-    def found(file: str, location: Location) -> str:
+    def absolute(file: str, location: Location) -> str:
         try:
             return str(existing(Path(file), info))
         except SettingsError as error:
             faults.append(f"{spell(location)}: {error}")
             return file
 
-    made = tuple(_with_files(entry, where, found) for where, entry in entries)
+    descriptors = tuple(_with_files(entry, where, absolute) for where, entry in entries)
     if faults:
         raise SettingsError("\n".join(faults))
-    return made
+    return descriptors
 
 
 def _names_of_files(content: Any) -> Any:
-    """What `canonical` wrote, with the bare name of each file instead of its name and sum."""
+    """The content that `canonical` wrote, with the bare name of each file instead of its name and checksum."""
     if isinstance(content, dict):
         if content.keys() == {"name", "sha256"}:
             return content["name"]

@@ -1,19 +1,18 @@
-"""What a protocol says about the system: where it comes from, its forces beyond the force field, its preparation."""
+"""Settings of the system: its source, its forces beyond the force field, and its preparation."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.fields import Concentration, File, Length, Mass, Pressure, Settings, Stiffness, existing
 
-SOURCES = ("name", "structure", "amber", "gromacs", "charmm", "openmm")
-"""Where a system may come from; a protocol names exactly one."""
 POTENTIALS = ("three-hole", "double-well", "harmonic-well", "lj7")
-"""Model systems by name, which bring their own potential."""
+"""Model systems by name, which define their own potential."""
 MOLECULES: dict[str, dict[str, Any]] = {
     "alanine-dipeptide": {"force_field": ("amber14/protein.ff14SB.xml",)},
     "chignolin": {
@@ -22,102 +21,111 @@ MOLECULES: dict[str, dict[str, Any]] = {
         "hydrogen_mass": "3 amu",
     },
 }
-"""Molecules by name, and what stands for the keys that a protocol leaves out."""
+"""Molecules by name, with the values of keys that a protocol leaves out."""
 CONFORMATIONS = {"chignolin": ("hairpin", "extended")}
-"""Conformations of molecules by name that a protocol may ask for."""
-
-_FORCE_FIELD = {"nonbonded", "cutoff", "constraints", "hydrogen_mass"}
-_ANY_MOLECULE = {"barostat", "restraints", "conformations", "platform"}
-_KEYS = {
-    "potential": {"platform"},
-    "name": {"force_field", "prepare"} | _FORCE_FIELD | _ANY_MOLECULE,
-    "structure": {"force_field", "prepare"} | _FORCE_FIELD | _ANY_MOLECULE,
-    "amber": {"implicit_solvent"} | _FORCE_FIELD | _ANY_MOLECULE,
-    "gromacs": {"implicit_solvent"} | _FORCE_FIELD | _ANY_MOLECULE,
-    "charmm": {"implicit_solvent"} | _FORCE_FIELD | _ANY_MOLECULE,
-    "openmm": _ANY_MOLECULE,
-}
-"""The keys that go with each source."""
-_WHAT = {
-    "potential": "a model system by name",
-    "name": "a molecule by name",
-    "structure": "a structure",
-    "amber": "files of Amber",
-    "gromacs": "files of GROMACS",
-    "charmm": "files of CHARMM",
-    "openmm": "a serialized system, which holds its forces, constraints and masses",
-}
+"""Conformations of molecules by name that a protocol may choose from."""
 
 
-def _own_or_openmm(entry: Any, info: ValidationInfo) -> Any:
-    """A force field file beside the protocol where there is one, else one of OpenMM's by its name."""
+@dataclass(frozen=True)
+class Source:
+    """Marks a field of `SystemSettings` as a source of the system; a protocol names exactly one.
+
+    Parameters
+    ----------
+    title
+        What a system of this source is, for errors.
+    keys
+        The other keys of `SystemSettings` that are allowed with this source.
+    """
+
+    title: str
+    keys: frozenset[str]
+
+
+_ANY_MOLECULE = frozenset({"barostat", "restraints", "conformations", "platform"})
+_FORCES = _ANY_MOLECULE | {"nonbonded", "cutoff", "constraints", "hydrogen_mass"}
+_FORCE_FIELD = _FORCES | {"force_field", "prepare"}
+_ENGINE_FILES = _FORCES | {"implicit_solvent"}
+_POTENTIAL = Source("a model system by name", frozenset({"platform"}))
+
+
+def _beside_or_openmm(entry: Any, info: ValidationInfo) -> Any:
+    """A force field file beside the protocol if there is one, otherwise one of OpenMM's by its name."""
     if isinstance(entry, str):
-        own = Path((info.context or {}).get("directory", ".")) / entry
-        return own.resolve() if own.is_file() else entry
+        beside = Path((info.context or {}).get("directory", ".")) / entry
+        return beside.resolve() if beside.is_file() else entry
     if isinstance(entry, Path):
         return existing(entry, info)
-    raise SettingsError(f"{entry!r} is no file name.")
+    raise SettingsError(f"{entry!r} is not a file name.")
 
 
-ForceFieldFile = Annotated[Path | str, BeforeValidator(_own_or_openmm)]
-"""A file of one's own, relative to the protocol, or one that comes with OpenMM."""
+ForceFieldFile = Annotated[Path | str, BeforeValidator(_beside_or_openmm), WithJsonSchema({"type": "string"})]
+"""A file of the user's, relative to the protocol, or one that comes with OpenMM."""
+
+
+def _directory(value: Any, info: ValidationInfo) -> Any:
+    directory = (Path((info.context or {}).get("directory", ".")) / str(value)).resolve()
+    if not directory.is_dir():
+        raise SettingsError(f"there is no directory {directory}; paths are relative to the protocol.")
+    return directory
 
 
 class SolventSettings(Settings):
     """A box of water with ions, as `openmm.app.Modeller.addSolvent` makes it."""
 
     model: Literal["tip3p", "spce", "tip4pew", "tip5p", "swm4ndp"] = "tip3p"
-    """Geometry of the water; the force field has to bring the same model."""
+    """Water model; the force field has to define the same one."""
     padding: Length | None = None
-    """Least distance between two copies of the molecule is twice this."""
+    """Distance between the molecule and the faces of the box; two periodic images are at least twice this apart."""
     box: tuple[Length, Length, Length] | None = None
-    """Edges of a rectangular box."""
+    """Edges of a rectangular box, instead of a padding."""
     shape: Literal["cube", "dodecahedron", "octahedron"] = "cube"
-    """Of the box that a padding gives; the last two hold less water than a cube."""
+    """Shape of the box that a padding results in; the last two hold less water than a cube."""
     ionic_strength: Concentration = 0.0
-    """Of the ions beyond those that neutralise the molecule, mol/l."""
+    """Concentration of the ions beyond those that neutralize the molecule."""
     positive_ion: Literal["Cs+", "K+", "Li+", "Na+", "Rb+"] = "Na+"
+    """Kind of the positive ions."""
     negative_ion: Literal["Cl-", "Br-", "F-", "I-"] = "Cl-"
+    """Kind of the negative ions."""
 
     @model_validator(mode="after")
     def _one_size(self) -> SolventSettings:
         if (self.padding is None) == (self.box is None):
             raise SettingsError("padding: give either this or box.")
         if self.box is not None and self.shape != "cube":
-            raise SettingsError("shape: goes with padding; a box given by its edges is rectangular.")
+            raise SettingsError("shape: goes with padding; a box with edges is rectangular.")
         return self
 
 
 class PrepareSettings(Settings):
-    """What is added to a structure once, when the campaign begins: atoms by PDBFixer, solvent by OpenMM."""
+    """Atoms that are added to a structure once, when the campaign begins: by PDBFixer, and solvent by OpenMM."""
 
     pH: float = Field(default=7.0, ge=0, le=14)
-    """Decides the protonation of residues where the structure does not."""
+    """The pH at which hydrogens are added to residues that lack them."""
     missing_residues: Literal["inside", "all"] | None = None
-    """Builds residues that the sequence of the file names and its coordinates lack: inside chains, or at their ends
+    """Residues of the file's sequence without coordinates that are built: those inside chains, or those at their ends
     too. None refuses a structure that lacks any."""
     solvent: SolventSettings | None = None
+    """Box of water around the molecule; None adds no water."""
 
 
 class AmberSettings(Settings):
     """Files of Amber."""
 
     topology: File
-    """prmtop."""
+    """prmtop file."""
     coordinates: File
-    """inpcrd or rst7, with the unit cell where there is one."""
+    """inpcrd or rst7 file, with the unit cell of a periodic system."""
 
 
 class GromacsSettings(Settings):
     """Files of GROMACS."""
 
     topology: File
-    """top; files that it includes are looked for beside it and in `include`, and become part of it in a campaign."""
+    """top file. Files that it includes are searched beside it and in `include`; a campaign stores them inside it."""
     coordinates: File
-    """gro, with the unit cell where there is one."""
-    include: Annotated[Path, BeforeValidator(lambda value, info: _directory(value, info))] | None = Field(
-        default=None, exclude=True
-    )
+    """gro file, with the unit cell of a periodic system."""
+    include: Annotated[Path, BeforeValidator(_directory)] | None = Field(default=None, exclude=True)
     """Directory of included files, like GROMACS's share/gromacs/top."""
 
 
@@ -125,20 +133,20 @@ class CharmmSettings(Settings):
     """Files of CHARMM."""
 
     topology: File
-    """psf."""
+    """psf file."""
     coordinates: File
-    """crd, PDB or PDBx/mmCIF; the latter two with the unit cell where there is one."""
+    """crd, PDB or PDBx/mmCIF file; the latter two with the unit cell of a periodic system."""
     parameters: tuple[File, ...] = Field(min_length=1)
     """rtf, prm and str files, in the order in which CHARMM would read them."""
     box: tuple[Length, Length, Length] | None = None
-    """Edges of a rectangular unit cell, where the coordinates hold none."""
+    """Edges of a rectangular unit cell, for coordinates without one."""
 
 
 class OpenmmSettings(Settings):
-    """A system of OpenMM from a file."""
+    """A serialized OpenMM system."""
 
     system: File
-    """XML as `openmm.XmlSerializer` writes it."""
+    """XML file, as `openmm.XmlSerializer` writes it."""
     topology: File
     """PDB or PDBx/mmCIF file with the names and positions of the same atoms."""
 
@@ -148,55 +156,75 @@ class BarostatSettings(Settings):
 
     OpenMM's MonteCarloBarostat (Chow and Ferguson, doi:10.1016/0010-4655(95)00059-O), for periodic systems.
     The energy of a frame is then U + pV, the potential energy and the work against the pressure: the density at any
-    temperature and this pressure is proportional to exp(-(U + pV) / kT), so that frames of constant pressure are
-    reweighted from one temperature to another as those of constant volume are. Energies that come with trajectories of
-    one's own have to be U + pV, too.
+    temperature and this pressure is proportional to exp(-(U + pV) / kT), so that frames at constant pressure are
+    reweighted from one temperature to another like those at constant volume. Energies of external trajectories have
+    to be U + pV, too.
     """
 
     pressure: Pressure = 1.0
+    """Pressure of the barostat."""
     interval: int = Field(default=25, ge=1)
-    """Steps between attempts to change the volume."""
+    """Time steps between attempts to change the volume."""
 
 
 class RestraintSettings(Settings):
-    """Harmonic restraints of atoms to their places in the structure: stiffness / 2 times the distance squared."""
+    """Harmonic restraints of atoms to their positions in the structure: stiffness / 2 times the distance squared."""
 
     atoms: str
-    """Selection in the language of MDTraj."""
+    """The restrained atoms, as an MDTraj selection."""
     stiffness: Stiffness
+    """Force constant k of the energy k d^2 / 2 of an atom at the distance d from its position in the structure."""
 
 
 class SystemSettings(Settings):
     """The molecule, its forces and where they are computed; or a model system by its name."""
 
-    name: str | None = None
-    """A molecule or model system of `latf_sampling.systems`. A molecule by name takes the keys of a structure."""
-    structure: File | None = None
+    name: Annotated[str | None, Source("a molecule by name", _FORCE_FIELD)] = None
+    """A molecule or model system that the package knows: alanine-dipeptide, chignolin, or one of the potentials
+    three-hole, double-well, harmonic-well and lj7. A molecule by name takes the same keys as a structure."""
+    structure: Annotated[File | None, Source("a structure", _FORCE_FIELD)] = None
     """PDB or PDBx/mmCIF file; relative paths are relative to the protocol."""
-    amber: AmberSettings | None = None
-    gromacs: GromacsSettings | None = None
-    charmm: CharmmSettings | None = None
-    openmm: OpenmmSettings | None = None
+    amber: Annotated[AmberSettings | None, Source("files of Amber", _ENGINE_FILES)] = None
+    """Files of Amber, in place of a structure and a force field."""
+    gromacs: Annotated[GromacsSettings | None, Source("files of GROMACS", _ENGINE_FILES)] = None
+    """Files of GROMACS, in place of a structure and a force field."""
+    charmm: Annotated[CharmmSettings | None, Source("files of CHARMM", _ENGINE_FILES)] = None
+    """Files of CHARMM, in place of a structure and a force field."""
+    openmm: Annotated[
+        OpenmmSettings | None,
+        Source("a serialized system, which holds its forces, constraints and masses", _ANY_MOLECULE),
+    ] = None
+    """A serialized OpenMM system, in place of a structure and a force field."""
     force_field: tuple[ForceFieldFile, ...] = ()
-    """Force field files as `openmm.app.ForceField` takes them, or files of one's own beside the protocol."""
+    """Force field files as `openmm.app.ForceField` takes them: of OpenMM by name, or of the user beside the
+    protocol."""
     implicit_solvent: Literal["HCT", "OBC1", "OBC2", "GBn", "GBn2"] | None = None
-    """For files of Amber, GROMACS and CHARMM; a structure takes it as a force field file, like implicit/gbn2.xml."""
+    """Generalized-Born model for files of Amber, GROMACS and CHARMM; for a structure it is a force field file instead,
+    like implicit/gbn2.xml."""
     nonbonded: Literal["no cutoff", "cutoff", "PME"] = "no cutoff"
+    """Nonbonded method: all pairs, pairs within a cutoff without periodic boundaries, or particle-mesh Ewald."""
     cutoff: Length | None = Field(default=None, validate_default=True)
     """Nonbonded cutoff; needed with `cutoff` and `PME`, refused with `no cutoff`."""
     constraints: Literal["none", "h-bonds", "all-bonds", "h-angles"] = "h-bonds"
+    """Bonds whose lengths are fixed: those to hydrogens, all, or all and the angles H-X-H and H-O-X."""
     hydrogen_mass: Mass | None = None
-    """Mass of hydrogens (repartitioned from their heavy atoms); none leaves the force field's."""
+    """Mass of hydrogens, taken from the heavy atoms that they are bonded to; None leaves the force field's."""
     prepare: PrepareSettings | None = None
-    """None takes the structure as it is, and refuses one that lacks atoms."""
+    """Completion and solvation of the structure; None takes it as it is, and refuses one that lacks atoms."""
     barostat: BarostatSettings | None = None
-    """None keeps the volume."""
+    """Constant pressure; None is constant volume."""
     restraints: tuple[RestraintSettings, ...] | None = None
+    """Harmonic restraints of atoms to their positions in the structure; None is unrestrained."""
     conformations: tuple[str | Path, ...] | None = Field(default=None, min_length=1)
-    """Structures that walkers start from in turn, where they do not start from what was learned: files with the same
-    atoms, or names for a molecule by name. None is the structure itself."""
+    """Structures that walkers of the first round start from in turn: files with the same atoms, or names for a
+    molecule by name. None is the structure itself."""
     platform: str | None = None
-    """OpenMM platform; none picks the fastest for the system's size."""
+    """OpenMM platform; None picks the fastest for the size of the system."""
+
+    @property
+    def source(self) -> str:
+        """The key that says where the system comes from."""
+        return next(key for key in SOURCES if getattr(self, key) is not None)
 
     @property
     def is_potential(self) -> bool:
@@ -208,25 +236,25 @@ class SystemSettings(Settings):
         """The system in a few words: its name, or that of its topology's file."""
         if self.name is not None:
             return f"model system {self.name}" if self.is_potential else self.name
-        source = self.structure or next(getattr(self, key) for key in SOURCES if getattr(self, key) is not None)
-        return source.name if isinstance(source, Path) else source.topology.name
+        files = getattr(self, self.source)
+        return files.name if isinstance(files, Path) else files.topology.name
 
     @property
     def force_field_names(self) -> tuple[str, ...]:
+        """Names of the force field files and of the implicit solvent."""
         names = tuple(file.name if isinstance(file, Path) else file for file in self.force_field)
         return names if self.implicit_solvent is None else (*names, self.implicit_solvent)
 
     def content(self, file: Path) -> bytes:
-        """What a campaign keeps of a file of these settings, or of any other: a copy that needs no other file."""
+        """The bytes of a file as a campaign stores them: a copy that needs no other file."""
         if self.gromacs is not None and file == self.gromacs.topology:
             return _with_includes(file, [self.gromacs.include] if self.gromacs.include else []).encode()
         return file.read_bytes()
 
     @model_validator(mode="before")
     @classmethod
-    def _by_name(cls, data: Any) -> Any:
-        brought = MOLECULES.get(data.get("name"), {}) if isinstance(data, dict) else {}
-        return {**brought, **data} if brought else data
+    def _defaults_of_molecule(cls, data: Any) -> Any:
+        return {**MOLECULES.get(str(data.get("name")), {}), **data} if isinstance(data, dict) else data
 
     @field_validator("cutoff")
     @classmethod
@@ -248,38 +276,37 @@ class SystemSettings(Settings):
             return tuple(existing(Path(entry), info) for entry in entries)
         known = CONFORMATIONS.get(name, ())
         if unknown := [str(entry) for entry in entries if entry not in known]:
-            there = f"there are {', '.join(known)}" if known else "there is only the one it comes with"
-            raise SettingsError(f"{name} has no conformation '{unknown[0]}'; {there}.")
+            choices = f"there are {', '.join(known)}" if known else "there is only the default one"
+            raise SettingsError(f"{name} has no conformation '{unknown[0]}'; {choices}.")
         return entries
 
     @model_validator(mode="after")
-    def _one_kind(self) -> SystemSettings:
-        given = [key for key in SOURCES if getattr(self, key) is not None]
-        if not given:
+    def _fits_together(self) -> SystemSettings:
+        sources = [key for key in SOURCES if getattr(self, key) is not None]
+        if not sources:
             others = ", ".join(f"'{key}'" for key in SOURCES if key != "structure")
             raise SettingsError(f"structure: this key is missing, or one of {others}.")
-        if len(given) > 1:
-            raise SettingsError(f"{given[1]}: a system comes from one source; '{given[0]}' is another.")
+        if len(sources) > 1:
+            raise SettingsError(f"{sources[1]}: a system comes from one source; '{sources[0]}' is another.")
         if self.name is not None and self.name not in (*POTENTIALS, *MOLECULES):
-            there = ", ".join((*POTENTIALS, *MOLECULES))
-            raise SettingsError(f"name: there is no model system or molecule '{self.name}'; there are {there}.")
-        kind = "potential" if self.is_potential else given[0]
-        fields = type(self).model_fields
-        strange = [
+            names = ", ".join((*POTENTIALS, *MOLECULES))
+            raise SettingsError(f"name: there is no model system or molecule '{self.name}'; there are {names}.")
+        source = _POTENTIAL if self.is_potential else SOURCES[self.source]
+        misplaced = [
             key
-            for key in fields
-            if key not in {*SOURCES, *_KEYS[kind]} and getattr(self, key) != fields[key].get_default()
+            for key, field in type(self).model_fields.items()
+            if key not in {*SOURCES, *source.keys} and getattr(self, key) != field.get_default()
         ]
-        faults = [f"{key}: does not go with {_WHAT[kind]}; remove the key." for key in strange]
-        if kind == "structure" and not self.force_field:
+        faults = [f"{key}: does not go with {source.title}; remove the key." for key in misplaced]
+        if self.structure is not None and not self.force_field:
             faults.append("force_field: this key is missing.")
-        if faults := faults or self._contradictions(kind):
+        if faults := faults or self._contradictions():
             raise SettingsError("\n".join(faults))
         return self
 
-    def _contradictions(self, kind: str) -> list[str]:
-        """Keys that are each right, and do not go together."""
-        faults, periodic = [], self.nonbonded == "PME" or kind == "openmm"
+    def _contradictions(self) -> list[str]:
+        """Faults of keys that are valid one by one, and not together."""
+        faults, periodic = [], self.nonbonded == "PME" or self.openmm is not None
         if self.barostat is not None and not periodic:
             faults.append("barostat: there is no volume to change without periodic boundaries; set nonbonded: PME.")
         if self.implicit_solvent is not None and periodic:
@@ -295,25 +322,27 @@ class SystemSettings(Settings):
         return faults
 
 
-def _directory(value: Any, info: ValidationInfo) -> Any:
-    found = (Path((info.context or {}).get("directory", ".")) / str(value)).resolve()
-    if not found.is_dir():
-        raise SettingsError(f"there is no directory {found}; paths are relative to the protocol.")
-    return found
+SOURCES: dict[str, Source] = {
+    key: mark
+    for key, field in SystemSettings.model_fields.items()
+    for mark in field.metadata
+    if isinstance(mark, Source)
+}
+"""The keys that a system may come from; `latf_sampling.systems.build` has a function for each."""
 
 
-def _with_includes(file: Path, directories: list[Path], inside: tuple[Path, ...] = ()) -> str:
-    """A topology of GROMACS with the files that it includes in their places.
+def _with_includes(file: Path, directories: list[Path], including: tuple[Path, ...] = ()) -> str:
+    """A topology of GROMACS with each `#include` replaced by the content of the file.
 
-    One that is not found stays named, since a condition may leave it out; OpenMM complains where none does.
+    An `#include` of a missing file stays as it is, since a condition may leave it out; otherwise OpenMM refuses it.
     """
     lines = []
     for line in file.read_text(errors="replace").splitlines(True):
         words = line.split(";")[0].split(None, 1)
         if len(words) == 2 and words[0] == "#include":
             name = words[1].strip().strip("\"'<>")
-            found = next((d / name for d in (file.parent, *directories) if (d / name).is_file()), None)
-            if found is not None and found not in inside:
-                line = _with_includes(found, directories, (*inside, file)).rstrip("\n") + "\n"
+            included = next((d / name for d in (file.parent, *directories) if (d / name).is_file()), None)
+            if included is not None and included not in including:
+                line = _with_includes(included, directories, (*including, file)).rstrip("\n") + "\n"
         lines.append(line)
     return "".join(lines)

@@ -76,12 +76,12 @@ def write(folder: Path, **changes) -> Path:
 
 def refusal(folder: Path, **changes) -> str:
     with pytest.raises(SettingsError) as refused:
-        Protocol.read(write(folder, **changes))
+        Protocol.load(write(folder, **changes))
     return str(refused.value)
 
 
 def test_a_valid_protocol_in_internal_units(tmp_path):
-    protocol = Protocol.read(write(tmp_path))
+    protocol = Protocol.load(write(tmp_path))
     assert protocol.system.structure == (tmp_path / "alanine-dipeptide.pdb").resolve()
     assert protocol.observe.reference == (tmp_path / "reference.json").resolve()
     assert protocol.system.cutoff == 1.2
@@ -100,7 +100,7 @@ def test_a_valid_protocol_in_internal_units(tmp_path):
 
 
 def test_optional_stages_may_be_absent(tmp_path):
-    protocol = Protocol.read(write(tmp_path, starts=REMOVED, observe=REMOVED, model=REMOVED, integrator=REMOVED))
+    protocol = Protocol.load(write(tmp_path, starts=REMOVED, observe=REMOVED, model=REMOVED, integrator=REMOVED))
     assert (protocol.starts, protocol.observe) == (None, None)
     assert protocol.model == ModelSettings()
     assert protocol.integrator.timestep == 0.002
@@ -265,7 +265,7 @@ def test_not_a_protocol_at_all(tmp_path, content, why):
     path = tmp_path / "protocol.yaml"
     path.write_bytes(content)
     with pytest.raises(SettingsError) as refused:
-        Protocol.read(path)
+        Protocol.load(path)
     assert str(refused.value).startswith(f"{path}: ")
     assert why in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
@@ -273,21 +273,21 @@ def test_not_a_protocol_at_all(tmp_path, content, why):
 
 def test_a_missing_protocol(tmp_path):
     with pytest.raises(SettingsError, match="nowhere.yaml: cannot be read"):
-        Protocol.read(tmp_path / "nowhere.yaml")
+        Protocol.load(tmp_path / "nowhere.yaml")
     with pytest.raises(SettingsError, match="cannot be read"):
-        Protocol.read(tmp_path)
+        Protocol.load(tmp_path)
 
 
 def test_relative_files_are_next_to_the_protocol_whatever_the_working_directory(tmp_path, monkeypatch):
     write(tmp_path / "campaign")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    protocol = Protocol.read("../campaign/protocol.yaml")
+    protocol = Protocol.load("../campaign/protocol.yaml")
     assert protocol.system.structure == (tmp_path / "campaign" / "alanine-dipeptide.pdb").resolve()
 
 
 def test_frozen(tmp_path):
-    protocol = Protocol.read(write(tmp_path))
+    protocol = Protocol.load(write(tmp_path))
     for model, key, value in [
         (protocol, "seed", 8),
         (protocol.integrator, "timestep", 0.001),
@@ -342,17 +342,17 @@ def test_every_settings_class_refuses_unknown_keys_and_changes():
 
 
 def test_canonical_does_not_depend_on_the_place_or_the_wording(tmp_path):
-    here = Protocol.read(write(tmp_path / "here"))
-    there = Protocol.read(write(tmp_path / "there", **{"integrator.timestep": "0.004 ps", "system.cutoff": "1.2 nm"}))
+    here = Protocol.load(write(tmp_path / "here"))
+    there = Protocol.load(write(tmp_path / "there", **{"integrator.timestep": "0.004 ps", "system.cutoff": "1.2 nm"}))
     assert here.system.structure != there.system.structure
     assert here.canonical() == there.canonical()
     assert str(tmp_path) not in here.canonical()
-    assert here.canonical() == Protocol.read(tmp_path / "here" / "protocol.yaml").canonical()
+    assert here.canonical() == Protocol.load(tmp_path / "here" / "protocol.yaml").canonical()
 
 
 @pytest.mark.parametrize("file", ["alanine-dipeptide.pdb", "reference.json"])
 def test_canonical_follows_the_contents_of_files(tmp_path, file):
-    protocol = Protocol.read(write(tmp_path))
+    protocol = Protocol.load(write(tmp_path))
     before = protocol.canonical()
     with open(tmp_path / file, "a") as handle:
         handle.write("\n")
@@ -360,11 +360,11 @@ def test_canonical_follows_the_contents_of_files(tmp_path, file):
 
 
 def test_canonical_is_json_that_follows_every_key(tmp_path):
-    content = json.loads(Protocol.read(write(tmp_path)).canonical())
+    content = json.loads(Protocol.load(write(tmp_path)).canonical())
     assert content["system"]["structure"]["name"] == "alanine-dipeptide.pdb"
     assert len(content["system"]["structure"]["sha256"]) == 64
     assert content["rounds"][1]["bias"]["height"] == pytest.approx(1.046)
-    changed = json.loads(Protocol.read(write(tmp_path, **{"learning.patience": 9, "seed": 8})).canonical())
+    changed = json.loads(Protocol.load(write(tmp_path, **{"learning.patience": 9, "seed": 8})).canonical())
     assert changed["learning"].pop("patience") == 9
     assert changed.pop("seed") == 8
     del content["learning"]["patience"], content["seed"]
@@ -372,7 +372,7 @@ def test_canonical_is_json_that_follows_every_key(tmp_path):
 
 
 def test_restored_from_canonical_text_and_copies_of_the_files(tmp_path):
-    protocol = Protocol.read(write(tmp_path / "here"))
+    protocol = Protocol.load(write(tmp_path / "here"))
     copies = tmp_path / "copies"
     copies.mkdir()
     for file in protocol.files:
@@ -391,7 +391,7 @@ def test_restored_from_canonical_text_and_copies_of_the_files(tmp_path):
 
 def test_files_of_an_observed_descriptor_are_kept_like_all_others(tmp_path):
     rmsd = {"rmsd": {"of": "all", "reference": "alanine-dipeptide.pdb"}}
-    protocol = Protocol.read(write(tmp_path / "here", observe={"descriptor": rmsd, "above": "0.1 nm"}))
+    protocol = Protocol.load(write(tmp_path / "here", observe={"descriptor": rmsd, "above": "0.1 nm"}))
     found = (tmp_path / "here" / "alanine-dipeptide.pdb").resolve()
     assert protocol.observe.descriptor["rmsd"]["reference"] == str(found)
     content = json.loads(protocol.canonical())
@@ -402,7 +402,7 @@ def test_files_of_an_observed_descriptor_are_kept_like_all_others(tmp_path):
 
 
 def test_canonical_without_the_file_names_the_key(tmp_path):
-    protocol = Protocol.read(write(tmp_path))
+    protocol = Protocol.load(write(tmp_path))
     (tmp_path / "alanine-dipeptide.pdb").unlink()
     with pytest.raises(SettingsError, match="system.structure: .*alanine-dipeptide.pdb cannot be read"):
         protocol.canonical()
