@@ -16,7 +16,7 @@ import tempfile
 import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import openmm
@@ -108,8 +108,7 @@ class BiasForce:
             self.table = np.memmap(file, np.float64, "w+", shape=(max(1, shape.size),))
             self.table[: shape.size] = table
             read = self.table
-        self.force = _MAKE[self.backend](variable, shape, read, file, parameters)
-        self.force.setUsesPeriodicBoundaryConditions(variable.periodic)
+        self.force: Any = _MAKE[self.backend](variable, shape, read, file, parameters)
         self.force.setForceGroup(self.group)
         system.addForce(self.force)
 
@@ -135,36 +134,6 @@ class BiasForce:
             ) from error
 
 
-class Bias:
-    """What every bias can do, whatever its shape: `cv` is its variable, `_force` its `BiasForce`."""
-
-    cv: Variable
-    _force: BiasForce
-
-    def step(self, simulation: openmm.app.Simulation, steps: int) -> None:
-        """Simulate so many steps.
-
-        Raises
-        ------
-        SimulationError
-            The simulation exploded.
-        """
-        self._force.refresh(simulation.context)
-        self._advance(simulation, steps)
-
-    def values(self, context: openmm.Context) -> np.ndarray:
-        """Present value (d,) of the collective variable."""
-        return self.cv.of_context(context)
-
-    def _advance(self, simulation: openmm.app.Simulation, steps: int) -> None:
-        try:
-            simulation.step(steps)
-        except openmm.OpenMMException as error:
-            raise SimulationError(
-                f"{type(self).__name__}: the simulation stopped near step {simulation.currentStep} ({error})."
-            ) from error
-
-
 def free_group(system: openmm.System, variable: Variable) -> int:
     """Check that variable and system fit together; returns the highest force group that no force has."""
     variable.check_system(system)
@@ -182,9 +151,7 @@ def free_group(system: openmm.System, variable: Variable) -> int:
 
 def component_force(variable: Variable, component: int, backend: str = "auto") -> openmm.Force:
     """A force whose energy is one component of the variable, for OpenMM's own biases."""
-    force = _MAKE[choose_backend(backend)[0]](variable, _Component(variable.dim, component), np.zeros(1))
-    force.setUsesPeriodicBoundaryConditions(variable.periodic)
-    return force
+    return _MAKE[choose_backend(backend)[0]](variable, _Component(variable.dim, component), np.zeros(1))
 
 
 def bias_variables(variable: Variable, backend: str = "auto") -> list[app.BiasVariable]:

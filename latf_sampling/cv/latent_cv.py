@@ -269,15 +269,17 @@ def _double(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).double()
 
 
-def _folded_encoder(model: LaTF) -> nn.Module:
+def _folded_encoder(model: LaTF) -> nn.Sequential:
     """The encoder in double precision with the scaling of descriptors folded into its first layer."""
-    encoder = _double(model.encoder)
-    first, scale = encoder[0], model.feature_scale.double()
+    layers = list(_double(model.encoder).children())
+    first, scale = layers[0], model.feature_scale.double()
+    assert isinstance(first, nn.Linear)
     with torch.no_grad():
-        first.bias -= first.weight @ (model.feature_mean.double() * scale)
-        first.weight *= scale
-    layers = [_Linear(layer.weight, layer.bias) if isinstance(layer, nn.Linear) else layer for layer in encoder]
-    return nn.Sequential(*layers)
+        first.bias.sub_(first.weight @ (model.feature_mean.double() * scale))
+        first.weight.mul_(scale)
+    return nn.Sequential(
+        *(_Linear(layer.weight, layer.bias) if isinstance(layer, nn.Linear) else layer for layer in layers)
+    )
 
 
 def _round_trip(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:

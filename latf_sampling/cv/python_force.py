@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import openmm
@@ -24,7 +25,8 @@ def python_force(
     parameters: dict[str, float] | None = None,
 ) -> openmm.Force:
     """A `PythonForce` of a shape; parameters are those of `torch_force`, and `table` itself is read at every step."""
-    force = openmm.PythonForce(_Function(variable, shape, table, file), parameters or {})
+    force: Any = openmm.PythonForce(_Function(variable, shape, table, file), parameters or {})
+    force.setUsesPeriodicBoundaryConditions(variable.periodic)
     if hasattr(force, "setParticles"):  # from OpenMM 8.6 on
         force.setParticles([int(atom) for atom in variable.atoms])
     return force
@@ -39,8 +41,12 @@ class _Function:
         self.evaluate = compiled(variable, shape)
 
     def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
-        positions = np.asarray(state.getPositions(asNumpy=True)._value, np.float64)
-        box = np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) if self.periodic else self.box
+        quantity: Any = state.getPositions(asNumpy=True)
+        positions = np.asarray(quantity._value, np.float64)
+        box = self.box
+        if self.periodic:
+            quantity = state.getPeriodicBoxVectors(asNumpy=True)
+            box = np.asarray(quantity._value)
         if len(positions) == len(self.atoms):
             return self.evaluate(positions, box, self.table)
         # OpenMM 8.5 passes all atoms, and takes the forces on all.

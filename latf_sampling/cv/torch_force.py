@@ -6,6 +6,8 @@ read from a file that is mapped into memory.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import openmm
 import torch
@@ -45,13 +47,19 @@ def torch_force(
         module = (_PeriodicMapped if variable.periodic else _Mapped)(script, variable.atoms, table, file)
     force = backends.torchforce()(torch.jit.script(module))
     force.setOutputsForces(True)
+    force.setUsesPeriodicBoundaryConditions(variable.periodic)
     for name, value in (parameters or {}).items():
         force.addGlobalParameter(name, value)
     return force
 
 
-class _Fixed(nn.Module):
-    """What a TorchForce evaluates on all positions of a system without a box, with a table that never changes."""
+class _Evaluation(nn.Module):
+    """What all of the modules below share: the graph, evaluated on the atoms that it depends on."""
+
+    if TYPE_CHECKING:  # TorchScript cannot read annotations that are text
+        atoms: Tensor
+        box: Tensor
+        table: Tensor
 
     def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, table: np.ndarray) -> None:
         super().__init__()
@@ -67,25 +75,29 @@ class _Fixed(nn.Module):
             energy, forces = self.graph(x, box, table)
             return energy, torch.zeros_like(positions).index_copy(0, self.atoms, forces.to(positions.dtype))
 
+
+class _Fixed(_Evaluation):
+    """A table that never changes, in a system without a box."""
+
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         return self.evaluate(positions, self.box, self.table)
 
 
-class _PeriodicFixed(_Fixed):
-    """The same with box vectors."""
+class _PeriodicFixed(_Evaluation):
+    """A table that never changes, with box vectors."""
 
     def forward(self, positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
         return self.evaluate(positions, box.to(torch.float64), self.table)
 
 
-class _Mapped(_Fixed):
-    """The same with a table that is mapped anew whenever its version changes."""
+class _MappedTable(_Evaluation):
+    """A table that is mapped anew whenever its version changes."""
 
     def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, table: np.ndarray, file: str) -> None:
         super().__init__(graph, atoms, table)
         self.stem, self.length, self.version = file[:-1], len(table), 0.0
 
-    def present(self, version: Tensor, positions: Tensor) -> Tensor:
+    def current_table(self, version: Tensor, positions: Tensor) -> Tensor:
         if float(version) != self.version:
             self.version = float(version)
             # Freezing would fold the reading of a file of constant name into a constant.
@@ -94,12 +106,16 @@ class _Mapped(_Fixed):
             self.table = torch.from_file(file, True, self.length, dtype=torch.float64).to(positions.device)
         return self.table
 
+
+class _Mapped(_MappedTable):
+    """A mapped table in a system without a box."""
+
     def forward(self, positions: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
-        return self.evaluate(positions, self.box, self.present(version, positions))
+        return self.evaluate(positions, self.box, self.current_table(version, positions))
 
 
-class _PeriodicMapped(_Mapped):
-    """The same with box vectors."""
+class _PeriodicMapped(_MappedTable):
+    """A mapped table, with box vectors."""
 
     def forward(self, positions: Tensor, box: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
-        return self.evaluate(positions, box.to(torch.float64), self.present(version, positions))
+        return self.evaluate(positions, box.to(torch.float64), self.current_table(version, positions))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.jit.frontend import FrontendError
 
 from latf_sampling.errors import CVError, SettingsError
 from latf_sampling.features import reduced_box
@@ -37,7 +38,8 @@ class OfAllAtoms(nn.Module):
         Their indices (n,).
     """
 
-    atoms: Tensor
+    if TYPE_CHECKING:  # TorchScript cannot read annotations that are text
+        atoms: Tensor
 
     def __init__(self, function: nn.Module, atoms: Tensor) -> None:
         super().__init__()
@@ -119,11 +121,11 @@ class Variable:
             self.module = function
             return
         try:
-            script = torch.jit.script(OfAllAtoms(function, torch.from_numpy(self.atoms)))
-        except (RuntimeError, ValueError, torch.jit.frontend.FrontendError) as error:
+            module = OfAllAtoms(function, torch.from_numpy(self.atoms)).requires_grad_(False)
+            self.module = torch.jit.script(module)
+        except (RuntimeError, ValueError, FrontendError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CVError(f"{self._name}: TorchScript cannot compile the function ({reason}).") from error
-        self.module = script.requires_grad_(False)
 
     @property
     def _name(self) -> str:
