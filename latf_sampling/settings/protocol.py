@@ -326,9 +326,9 @@ class Protocol(Settings):
 
     @property
     def all_rounds(self) -> tuple[RoundSettings | ExternalRound, ...]:
-        """The rounds that models are trained on, by their number: external trajectories are round 0, if there are any."""
+        """The rounds that models are trained on, by number; round 0 is that of external trajectories, if any."""
         if not self.from_trajectories:
-        """The rounds that models are trained on, by number; round 0 is that of external trajectories, if there are any."""
+            return self.rounds
         temperatures = tuple(entry.temperature for entry in self.from_trajectories for _ in entry.files)
         return (ExternalRound(walkers=temperatures), *self.rounds)
 
