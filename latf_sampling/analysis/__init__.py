@@ -1,4 +1,4 @@
-"""From finished frames to numbers: weights, free energies with errors, and whether they have converged."""
+"""Weights of frames, free energies with errors, and whether these have converged."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from latf_sampling.analysis.blocks import statistical_inefficiency
 from latf_sampling.analysis.convergence import Convergence
 from latf_sampling.analysis.differences import Difference, free_energy_difference
 from latf_sampling.analysis.surfaces import Profile, Surface, free_energy_profile, free_energy_surface
-from latf_sampling.analysis.torsions import crossings, depth, torsion_values
+from latf_sampling.analysis.torsions import crossings, signed_distance, torsion_values
 from latf_sampling.analysis.weights import (
     FILLING,
     STAGES,
-    balanced,
+    after_filling,
     last_bias_weights,
+    normalized_together,
     offset_weights,
-    settled,
     stages,
 )
 
@@ -24,16 +24,23 @@ __all__ = [
     "Difference",
     "Profile",
     "Surface",
-    "balanced",
+    "after_filling",
     "crossings",
-    "depth",
     "free_energy_difference",
     "free_energy_profile",
     "free_energy_surface",
     "last_bias_weights",
+    "normalized_together",
     "offset_weights",
-    "settled",
+    "signed_distance",
     "stages",
     "statistical_inefficiency",
     "torsion_values",
 ]
+
+
+def settled(walker):  # TRANSITION
+    return after_filling(len(walker), walker.biased)
+
+
+balanced, depth = normalized_together, signed_distance  # TRANSITION

@@ -1,47 +1,69 @@
-"""Frames of one state as frames of another: MBAR over all that was simulated.
+"""Frames of one state as frames of another: the multistate Bennett acceptance ratio (MBAR) over all simulations.
 
 A state is a temperature and a bias. Frame i has the reduced potential (E_i + V_k(i)) / kT_k in state k (with a barostat
-E_i + p V_i takes the place of E_i), so that its energy and the bias of every state there are enough to give it a weight
-in any other state. How many frames that leaves, the effective sample size, says where it holds. Source: Shirts and
-Chodera, doi:10.1063/1.2978177.
+E_i + p V_i takes the place of E_i), so that its energy and the bias of every state at it are enough to give it a weight
+in any other state. The effective sample size, the number of frames that this leaves, tells where the weights are of
+use. Source: Shirts and Chodera, doi:10.1063/1.2978177.
 
-It stands below training, which draws frames at all temperatures, and below the analysis of free energies.
+Training, which draws frames at all temperatures, and umbrella windows (`latf_sampling.analysis.windows`) use it too.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 from scipy.special import logsumexp
 
+from latf_sampling.analysis.weights import boltzmann_weights, kish, systematic  # noqa: F401  TRANSITION
 from latf_sampling.errors import DataError, SettingsError
-from latf_sampling.units import KB, to_array, to_kelvin
+from latf_sampling.units import KB, QuantityArrayLike, TemperatureLike, to_array, to_kelvin
+
+if TYPE_CHECKING:
+    import pymbar
+    from numpy.typing import ArrayLike
 
 SOLVED_FRAMES = 20_000
-"""The free energies of the simulated states are found on at most so many frames of each,"""
+"""The free energies of the simulated states are solved for on at most so many frames of each state,"""
 SOLVED_ENTRIES = 20_000_000
-"""and on so many numbers in all, which is less from 32 states on."""
+"""and on at most so many frames times states in all, which is the smaller limit from 32 states on."""
 CHUNK = 2_000_000
-"""Numbers (frames times states) that are worked on at once."""
+"""Frames times states that are held in memory at once."""
 
 
-def boltzmann_weights(bias: np.ndarray, temperature: float) -> np.ndarray:
-    """Weights exp(V/kT) of frames from the bias they felt, kJ/mol, with mean 1 and without overflow; (n,).
+def silence_pymbar() -> None:
+    """Switch pymbar's warnings off, of which one advertises JAX on import; to be called before importing it."""
+    logging.getLogger("pymbar").setLevel(logging.ERROR)
 
-    Raises
-    ------
-    DataError
-        There is no frame, or the bias of one is not finite.
+
+def solve_mbar(reduced: np.ndarray, counts: ArrayLike, start: np.ndarray | None = None) -> pymbar.MBAR:
+    """Solve the equations of MBAR; every estimate of this package comes from here.
+
+    Parameters
+    ----------
+    reduced
+        Reduced potential of every frame in every state, frames sorted by the state that they were simulated in; (K, n).
+    counts
+        Number of frames from each state; (K,).
+    start
+        Reduced free energies (K,) to begin the search with.
+
+    Examples
+    --------
+    Two states of one harmonic energy, of which the second is higher by 3 kT everywhere:
+
+    >>> x = np.random.default_rng(0).normal(size=200)
+    >>> solution = solve_mbar(np.stack([x**2 / 2, x**2 / 2 + 3]), [100, 100])
+    >>> solution.f_k.round(6).tolist()
+    [0.0, 3.0]
     """
-    if not len(bias):
-        raise DataError("weights: there is no frame.")
-    if not np.isfinite(bias).all():
-        raise DataError(f"weights: the bias of frame {np.flatnonzero(~np.isfinite(bias))[0]} is not finite.")
-    weights = np.exp((bias - np.max(bias)) / (KB * to_kelvin(temperature)))
-    return weights / weights.mean()
+    silence_pymbar()
+    import pymbar
+
+    return pymbar.MBAR(reduced, counts, solver_protocol="robust", initial_f_k=start)
 
 
 class Multistate:
@@ -54,16 +76,17 @@ class Multistate:
     energies
         Potential energy (or enthalpy E + pV) of each frame without bias, kJ/mol; (n,).
     bias
-        Bias of each simulated state at every frame, kJ/mol; (K, n). A plain state has zeros; None where all have.
+        Bias of each simulated state at every frame, kJ/mol; (K, n). An unbiased state has zeros; `None` where all are
+        unbiased.
     temperatures
         Temperature of each state, K; (K,), or one for all.
     states
         The state that each frame was simulated in, 0 to K - 1; (n,). A state may have no frame.
     rng
-        Chooses the frames that free energies are solved on; a generator or a seed.
+        Draws the frames that free energies are solved on; a generator or a seed.
     weights
         Weight of each frame in its own state (n,), as of a bias that is undone already; a group of frames must weigh as
-        much as the number of independent-like frames it stands for (see `kish`). None is 1 for all.
+        much as the number of equally weighted frames it stands for (see `weights.kish`). `None` is 1 for all.
     boltzmann
         Boltzmann constant, if energies are in another unit.
     start
@@ -81,10 +104,12 @@ class Multistate:
     ------
     DataError
         Shapes differ, there is no frame of any weight, a number is not finite, or a frame's state does not exist.
+    SettingsError
+        A temperature is not finite and above 0.
 
     Examples
     --------
-    A harmonic energy x^2 / 2 at kT = 1, plain and with an umbrella at 2:
+    A harmonic energy x^2 / 2 at kT = 1, unbiased and with an umbrella at 2:
 
     >>> rng = np.random.default_rng(0)
     >>> x = np.concatenate([rng.normal(0, 1, 5000), rng.normal(1, 0.5**0.5, 5000)])
@@ -100,36 +125,36 @@ class Multistate:
 
     def __init__(
         self,
-        energies: np.ndarray,
-        bias: np.ndarray | None,
-        temperatures: np.ndarray,
-        states: np.ndarray,
-        rng: np.random.Generator,
-        weights: np.ndarray | None = None,
+        energies: QuantityArrayLike,
+        bias: QuantityArrayLike | None,
+        temperatures: QuantityArrayLike,
+        states: ArrayLike,
+        rng: np.random.Generator | int,
+        weights: ArrayLike | None = None,
         boltzmann: float = KB,
         start: np.ndarray | None = None,
     ) -> None:
         self.boltzmann = float(boltzmann)
         rng, name = np.random.default_rng(rng), type(self).__name__
-        energies = to_array(energies, "energy", f"{name}, energies").astype(np.float64, copy=False)
+        energy = to_array(energies, "energy", f"{name}, energies").astype(np.float64, copy=False)
         self._bias = None if bias is None else to_array(bias, "energy", f"{name}, bias")
-        temperatures = to_array(temperatures, "temperature", f"{name}, temperatures").astype(np.float64, copy=False)
-        if temperatures.ndim == 0:
-            temperatures = np.full(1 if bias is None else self._bias.shape[:1] or 1, temperatures)
-        self.temperatures = temperatures
-        states = np.asarray(states)
-        weights = np.ones(energies.shape) if weights is None else np.asarray(weights, np.float64)
-        self._check(energies, states, weights)
-        self.states, self._weights = states.astype(int, copy=False), weights
-        self._lowest = energies.min()
-        self._energies = energies - self._lowest  # a constant changes no weight, and sums stay within range
+        kelvin = to_array(temperatures, "temperature", f"{name}, temperatures").astype(np.float64, copy=False)
+        if kelvin.ndim == 0:
+            kelvin = np.full(1 if self._bias is None else self._bias.shape[:1] or 1, kelvin)
+        self.temperatures = kelvin
+        state = np.asarray(states)
+        weight = np.ones(energy.shape) if weights is None else np.asarray(weights, np.float64)
+        self._check(energy, state, weight)
+        self.states, self._weights = state.astype(int, copy=False), weight
+        self._lowest = energy.min()
+        self._energies = energy - self._lowest  # a constant changes no weight, and sums stay within range
         self._beta = 1 / (self.boltzmann * self.temperatures)
-        self.counts = np.bincount(self.states, weights, len(self.temperatures))
+        self.counts = np.bincount(self.states, weight, len(self.temperatures))
         shift = (self._beta - self._beta[0]) * self._lowest
         self._solved = self._solve(rng, None if start is None else start - shift)
         self.free_energies = self._solved + shift
         with np.errstate(divide="ignore"):
-            self._log_base, self._log_counts = np.log(weights), np.log(self.counts)
+            self._log_base, self._log_counts = np.log(weight), np.log(self.counts)
         for part in self._chunks():
             self._log_base[part] -= logsumexp(self._log_terms(part), axis=0)
 
@@ -139,7 +164,9 @@ class Multistate:
             if array.ndim != 1:
                 raise DataError(f"{name}: the {title} have the shape {array.shape}; give one for each frame, (n,).")
         if self.temperatures.ndim != 1:
-            raise DataError(f"{name}: the temperatures have the shape {self.temperatures.shape}; give one a state.")
+            raise DataError(
+                f"{name}: the temperatures have the shape {self.temperatures.shape}; give one for each state."
+            )
         if not len(energies) == len(states) == len(weights):
             raise DataError(
                 f"{name}: {len(energies)} energies, {len(states)} states of frames and {len(weights)} weights do not "
@@ -152,7 +179,7 @@ class Multistate:
         if not np.isfinite(energies).all():
             raise DataError(f"{name}: the energy of frame {np.argmin(np.isfinite(energies))} is not finite.")
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-            raise DataError(f"{name}: weights must be finite, none negative, and one at least above 0.")
+            raise DataError(f"{name}: weights must be finite and not negative, and one at least must be above 0.")
         if not ((self.temperatures > 0) & np.isfinite(self.temperatures)).all():
             raise SettingsError(f"{name}: temperatures must be finite and above 0.")
         if states.min() < 0 or states.max() >= len(self.temperatures):
@@ -176,7 +203,7 @@ class Multistate:
         """Number of frames."""
         return len(self._energies)
 
-    def subset(self, frames: np.ndarray, rng: np.random.Generator) -> Multistate:
+    def subset(self, frames: np.ndarray, rng: np.random.Generator | int) -> Multistate:
         """The same states, solved anew with some of the frames alone, given by their indices."""
         return Multistate(
             self._energies[frames] + self._lowest,
@@ -189,7 +216,7 @@ class Multistate:
             self.free_energies,
         )
 
-    def centred(self, values: np.ndarray) -> np.ndarray:
+    def centered(self, values: np.ndarray) -> np.ndarray:
         """Values at the frames less their mean in the frame's own state; (n,)."""
         sums = np.bincount(self.states, self._weights * values, len(self.counts))
         return values - (sums / np.where(self.counts > 0, self.counts, 1.0))[self.states]
@@ -210,13 +237,10 @@ class Multistate:
         return (self._log_counts + self._solved)[:, None] - self._reduced(frames)
 
     def _solve(self, rng: np.random.Generator, start: np.ndarray | None) -> np.ndarray:
-        """Reduced free energy of each state, the first one's 0."""
+        """Reduced free energy of each state, 0 for the first; (K,)."""
         n_states = len(self.temperatures)
         if n_states == 1:
             return np.zeros(1)
-        logging.getLogger("pymbar").setLevel(logging.ERROR)  # it advertises JAX
-        import pymbar
-
         most = min(SOLVED_FRAMES, SOLVED_ENTRIES // n_states**2)
         drawn = []
         for state, count in enumerate(self.counts):
@@ -224,35 +248,35 @@ class Multistate:
             # Frames without bias all weigh the same: then this is thinning, and no frame is taken twice.
             number = min(most, max(1, int(count))) if count else 0
             drawn.append(frames[systematic(self._weights[frames], number, rng)] if number else frames)
-        reduced = self._reduced(np.concatenate(drawn))
-        solved = pymbar.MBAR(reduced, [len(part) for part in drawn], solver_protocol="robust", initial_f_k=start)
-        return np.asarray(solved.f_k, np.float64)
+        solution = solve_mbar(self._reduced(np.concatenate(drawn)), [len(part) for part in drawn], start)
+        return np.asarray(solution.f_k, np.float64)
 
-    def log_weights(self, temperature: float) -> np.ndarray:
+    def log_weights(self, temperature: TemperatureLike) -> np.ndarray:
         """ln of each frame's weight in the unbiased ensemble at a temperature, weights of sum 1; (n,)."""
         log = self._log_base - self._energies / (self.boltzmann * to_kelvin(temperature))
         return log - logsumexp(log)
 
-    def heat_capacity(self, temperature: float) -> float:
+    def heat_capacity(self, temperature: TemperatureLike) -> float:
         """Variance of E / kT at a temperature, the configurational heat capacity in units of k."""
         weights = np.exp(self.log_weights(temperature))
         mean = weights @ self._energies
         return float(weights @ (self._energies - mean) ** 2) / (self.boltzmann * to_kelvin(temperature)) ** 2
 
-    def effective_sample_size(self, temperature: float) -> float:
-        """Number of equally weighted frames that would be as good as these at a temperature (Kish)."""
-        return float(np.exp(-logsumexp(2 * self.log_weights(temperature))))
+    def effective_sample_size(self, temperature: TemperatureLike) -> float:
+        """Number of equally weighted frames that would be as good as these at a temperature (`weights.kish`)."""
+        return float(np.exp(-np.asarray(logsumexp(2 * self.log_weights(temperature)))))
 
     def response(
         self, blocks: np.ndarray, n_blocks: int, sets: np.ndarray, n_sets: int, weights: np.ndarray
     ) -> np.ndarray:
-        """How the free energies of the states, as blocks of frames change them, change the weights of sets of frames.
+        """Change of the weights of sets of frames through the free energies of the states, which depend on all blocks.
 
         A bootstrap that counts a block twice would have to solve MBAR again. To first order the equations are linear:
-        with P_nk the probability that frame n was drawn from state k, N_k the frames of state k, nu_k the share of
+        with P_nk the probability that frame n was drawn from state k, N_k the frames of state k, nu_k the fraction of
         them that is counted once more, and the overlap O_ij = sum_n P_ni P_nj / N_i, the changes psi of ln N_k + f_k
         solve (1 - O) psi = nu - sum_n P_ni / N_i, the sum over the frames that are counted once more. Frame n then
-        weighs less by the factor exp(-sum_k P_nk psi_k).
+        weighs less by the factor exp(-sum_k P_nk psi_k). Linearized from the equations of Shirts and Chodera,
+        doi:10.1063/1.2978177.
 
         Parameters
         ----------
@@ -277,13 +301,13 @@ class Multistate:
         in_block = sparse.csr_array((self._weights, (blocks, np.arange(n))), (n_blocks, n))
         in_set = sparse.csr_array((weight, (np.where(inside, sets, 0), np.arange(n))), (n_sets, n))
         overlap, drawn = np.zeros((n_states, n_states)), np.zeros((n_blocks, n_states))
-        seen = np.zeros((n_sets, n_states))
+        of_set = np.zeros((n_sets, n_states))
         for part in self._chunks():
             terms = self._log_terms(part)
-            share = np.exp(terms - logsumexp(terms, axis=0)).T
-            overlap += share.T @ (self._weights[part, None] * share)
-            drawn += in_block[:, part] @ share
-            seen += in_set[:, part] @ share
+            probability = np.exp(terms - logsumexp(terms, axis=0)).T
+            overlap += probability.T @ (self._weights[part, None] * probability)
+            drawn += in_block[:, part] @ probability
+            of_set += in_set[:, part] @ probability
         own = np.bincount(blocks * n_states + self.states, self._weights, n_blocks * n_states)
         # Sums over all frames, not counts: the two differ a little, since free energies are solved on some frames only.
         full = overlap.sum(1)[used]
@@ -294,22 +318,22 @@ class Multistate:
             return np.full((n_blocks, n_sets), np.inf)
         psi = np.linalg.solve(matrix, excess.T)
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = np.where(total[:, None] > 0, seen / total[:, None], 0.0)[:, used]
+            mean = np.where(total[:, None] > 0, of_set / total[:, None], 0.0)[:, used]
         return -(mean @ psi).T
 
-    def influence(self, pull: np.ndarray) -> np.ndarray:
+    def total_influence(self, influence: np.ndarray) -> np.ndarray:
         """Change of an estimate if a frame counts once more, by itself and by the states' free energies; (n,).
 
         Parameters
         ----------
-        pull
-            Change of the estimate for each frame alone, relative to its weight; of sum 0. (n,)
+        influence
+            Change of the estimate for each frame by itself, relative to its weight; of sum 0. (n,)
         """
-        sides, size = (pull < 0).astype(int), np.abs(pull)
-        response = self.response(np.arange(len(pull)), len(pull), sides, 2, size)
+        sets, size = (influence < 0).astype(int), np.abs(influence)
+        response = self.response(np.arange(len(influence)), len(influence), sets, 2, size)
         if not np.isfinite(response).all():
-            return pull
-        return pull + response @ (np.bincount(sides, size, 2) * [1, -1])
+            return influence
+        return influence + response @ (np.bincount(sets, size, 2) * [1, -1])
 
 
 class TemperatureReweighting(Multistate):
@@ -327,7 +351,7 @@ class TemperatureReweighting(Multistate):
 
     Raises
     ------
-    DataError
+    DataError, SettingsError
         As in `Multistate`.
 
     Examples
@@ -341,32 +365,18 @@ class TemperatureReweighting(Multistate):
     """
 
     def __init__(
-        self, energies: np.ndarray, temperatures: np.ndarray, weights, boltzmann: float, rng: np.random.Generator
+        self,
+        energies: QuantityArrayLike,
+        temperatures: QuantityArrayLike,
+        weights: ArrayLike | None,
+        boltzmann: float,
+        rng: np.random.Generator | int,
     ) -> None:
-        energies = to_array(energies, "energy", "TemperatureReweighting, energies")
-        temperatures = to_array(temperatures, "temperature", "TemperatureReweighting, temperatures")
-        if energies.shape != temperatures.shape or energies.ndim != 1:
+        energy = to_array(energies, "energy", "TemperatureReweighting, energies")
+        kelvin = to_array(temperatures, "temperature", "TemperatureReweighting, temperatures")
+        if energy.shape != kelvin.shape or energy.ndim != 1:
             raise DataError(
-                f"TemperatureReweighting: {energies.size} energies and {temperatures.size} temperatures do not belong "
-                "together."
+                f"TemperatureReweighting: {energy.size} energies and {kelvin.size} temperatures do not belong together."
             )
-        distinct, states = np.unique(temperatures.astype(np.float64, copy=False), return_inverse=True)
-        super().__init__(energies, None, distinct, states, rng, weights, boltzmann)
-
-
-def kish(weights: np.ndarray) -> float:
-    """Effective number of weighted frames, (sum w)^2 / sum w^2.
-
-    Source: Kish, Survey Sampling (1965).
-    """
-    return float(weights.sum() ** 2 / (weights**2).sum())
-
-
-def systematic(weights: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw n indices in proportion to weights with the least noise: evenly spaced marks, one offset; (n,) sorted.
-
-    Source: Kitagawa, doi:10.1080/10618600.1996.10474692.
-    """
-    total = np.cumsum(weights)
-    marks = (rng.random() + np.arange(n)) * (total[-1] / n)
-    return np.minimum(np.searchsorted(total, marks, side="right"), len(weights) - 1)
+        distinct, states = np.unique(kelvin.astype(np.float64, copy=False), return_inverse=True)
+        super().__init__(energy, None, distinct, states, rng, weights, boltzmann)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from latf_sampling.analysis.arguments import by_trajectory, ranges, whole
-from latf_sampling.analysis.blocks import Blocks, reach
+from latf_sampling.analysis.arguments import FrameValues, by_trajectory, ranges, whole_number
+from latf_sampling.analysis.blocks import Blocks, half_width
 from latf_sampling.analysis.mbar import Multistate
-from latf_sampling.analysis.weights import relative
+from latf_sampling.analysis.weights import relative_weights
 from latf_sampling.errors import DataError, SettingsError
-from latf_sampling.units import KB, to_kelvin
+from latf_sampling.units import KB, TemperatureLike, to_kelvin
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Profile:
     ----------
     edges : numpy.ndarray (bins + 1,)
     values : numpy.ndarray (bins,)
-        kJ/mol, the lowest 0; infinite where no frame is.
+        kJ/mol, the lowest 0; infinite where there is no frame.
     error : numpy.ndarray (bins,)
-        Standard error of -kT ln p, kJ/mol: of each bin against all of them, so that the lowest bin has one too.
+        Standard error of -kT ln p, kJ/mol, with p relative to all bins, so that the lowest bin has an error too.
         Infinite where the data do not bound it.
     interval : numpy.ndarray (2, bins)
         Low and high ends of the 95 % intervals about the values, by Student's t.
@@ -57,10 +58,10 @@ class Surface:
 
 
 def free_energy_profile(
-    x: Sequence[np.ndarray],
-    log_weights: Sequence[np.ndarray],
-    temperature: float,
-    rng: np.random.Generator,
+    x: FrameValues,
+    log_weights: FrameValues,
+    temperature: TemperatureLike,
+    rng: np.random.Generator | int,
     bins: int = 60,
     extent: tuple[float, float] | None = None,
     states: Multistate | None = None,
@@ -75,9 +76,9 @@ def free_energy_profile(
     temperature
         K.
     rng
-        Weighs the blocks; a generator or a seed.
+        Draws the weights of the blocks; a generator or a seed.
     bins, extent
-        Number of bins, and (low, high); none takes the range of the data. Frames outside do not count.
+        Number of bins, and (low, high); `None` takes the range of the data. Frames outside are left out.
     states
         As in `free_energy_difference`.
 
@@ -98,15 +99,16 @@ def free_energy_profile(
     >>> bool((profile.error < 0.1).all())
     True
     """
-    return Profile(*_histogram([x], log_weights, temperature, rng, bins, extent, states, "free_energy_profile"))
+    result = _histogram([x], log_weights, temperature, rng, bins, extent, states, "free_energy_profile")
+    return Profile(result.edges[0], result.values, result.error, result.interval)
 
 
 def free_energy_surface(
-    x: Sequence[np.ndarray],
-    y: Sequence[np.ndarray],
-    log_weights: Sequence[np.ndarray],
-    temperature: float,
-    rng: np.random.Generator,
+    x: FrameValues,
+    y: FrameValues,
+    log_weights: FrameValues,
+    temperature: TemperatureLike,
+    rng: np.random.Generator | int,
     bins: int | tuple[int, int] = 60,
     extent: tuple[tuple[float, float], tuple[float, float]] | None = None,
     states: Multistate | None = None,
@@ -128,28 +130,42 @@ def free_energy_surface(
     >>> bool((surface.values < 4 * surface.error.max()).all())
     True
     """
-    return Surface(*_histogram([x, y], log_weights, temperature, rng, bins, extent, states, "free_energy_surface"))
+    result = _histogram([x, y], log_weights, temperature, rng, bins, extent, states, "free_energy_surface")
+    x_edges, y_edges = result.edges
+    return Surface(x_edges, y_edges, result.values, result.error, result.interval)
 
 
-def _histogram(variables, log_weights, temperature, rng, bins, extent, states, name):
-    """Edges of each variable, one after another, and the free energy of the bins, its error and its interval."""
+class _Histogram(NamedTuple):
+    """Edges of each variable, and free energy of the bins with its error and interval, as in `Profile`."""
+
+    edges: list[np.ndarray]
+    values: np.ndarray
+    error: np.ndarray
+    interval: np.ndarray
+
+
+def _histogram(
+    variables: Sequence[FrameValues],
+    log_weights: FrameValues,
+    temperature: TemperatureLike,
+    rng: np.random.Generator | int,
+    bins: int | tuple[int, int],
+    extent: tuple[float, float] | tuple[tuple[float, float], tuple[float, float]] | None,
+    states: Multistate | None,
+    name: str,
+) -> _Histogram:
     rng, kt = np.random.default_rng(rng), KB * to_kelvin(temperature)
-    variables = [by_trajectory(parts, f"{name}, variable") for parts in variables]
+    by_variable = [by_trajectory(parts, f"{name}, variable") for parts in variables]
     log_weights = by_trajectory(log_weights, f"{name}, log weights")
-    for parts in variables:
-        weights = relative(log_weights, parts, name)
-    columns = np.stack([np.concatenate(parts) for parts in variables])
-    lengths = [len(part) for part in log_weights]
+    weights = np.empty(0)
+    for parts in by_variable:  # checks each variable; the weights are the same
+        weights = relative_weights(log_weights, parts, name)
+    columns = np.stack([np.concatenate(parts) for parts in by_variable])
     if not np.isfinite(columns).all():
         raise DataError(f"{name}: the value of frame {np.argmin(np.isfinite(columns).all(0))} is not a number.")
-    each = list(bins) if np.ndim(bins) else [bins] * len(columns)
-    if len(each) != len(columns):
-        raise SettingsError(f"{name}: {len(each)} numbers of bins for {len(columns)} variables.")
-    each = [whole(number, f"{name}, bins", 1) for number in each]
-    extents = [None] * len(columns) if extent is None else ranges(extent, name, len(columns))
-    edges = [np.histogram_bin_edges(*given) for given in zip(columns, each, extents)]
+    edges = _edges(columns, bins, extent, name)
     shape = tuple(len(each) - 1 for each in edges)
-    # The last bin holds its upper edge, as numpy's histograms have it.
+    # The last bin includes its upper edge, as in numpy's histograms.
     places = [
         np.where(column == each[-1], len(each) - 2, np.searchsorted(each, column, side="right") - 1)
         for column, each in zip(columns, edges)
@@ -161,19 +177,34 @@ def _histogram(variables, log_weights, temperature, rng, bins, extent, states, n
     count = int(np.prod(shape))
     series = []
     for column in columns:
-        pull = weights * within * (column - np.average(column, weights=weights * within))
-        series += [column, pull if states is None else states.influence(pull)]
-    blocks = Blocks(lengths, series, states)
+        influence = weights * within * (column - np.average(column, weights=weights * within))
+        series += [column, influence if states is None else states.total_influence(influence)]
+    blocks = Blocks([len(part) for part in log_weights], series, states)
     sums = blocks.sums(weights, sets, count)
     total = sums.sum(0)
     response = blocks.response(weights, sets, count)
     with np.errstate(invalid="ignore"):  # infinite where states do not overlap
         response = response - response @ (total / total.sum())[:, None]
-    error, freedom = blocks.log_ratio_errors(sums, sums.sum(1, keepdims=True), response, rng)
+    error, dof = blocks.log_ratio_errors(sums, sums.sum(1, keepdims=True), response, rng)
     with np.errstate(divide="ignore"):
         values = -kt * np.log(total / total.sum())
     values -= values.min()
-    half = np.where(np.isfinite(values), kt * reach(error, freedom), np.inf)
+    half = np.where(np.isfinite(values), kt * half_width(error, dof), np.inf)
     bounded = np.isfinite(half)
-    interval = [np.where(bounded, values + side * np.where(bounded, half, 0.0), side * np.inf) for side in (-1, 1)]
-    return *edges, values.reshape(shape), kt * error.reshape(shape), np.reshape(interval, (2, *shape))
+    interval = [np.where(bounded, values + sign * np.where(bounded, half, 0.0), sign * np.inf) for sign in (-1, 1)]
+    return _Histogram(edges, values.reshape(shape), kt * error.reshape(shape), np.reshape(interval, (2, *shape)))
+
+
+def _edges(
+    columns: np.ndarray,
+    bins: int | tuple[int, int],
+    extent: tuple[float, float] | tuple[tuple[float, float], tuple[float, float]] | None,
+    name: str,
+) -> list[np.ndarray]:
+    """Edges of the bins of each variable."""
+    numbers = list(bins) if isinstance(bins, Iterable) else [bins] * len(columns)
+    if len(numbers) != len(columns):
+        raise SettingsError(f"{name}: {len(numbers)} numbers of bins for {len(columns)} variables.")
+    numbers = [whole_number(number, f"{name}, bins", 1) for number in numbers]
+    extents = [None] * len(columns) if extent is None else ranges(extent, name, len(columns))
+    return [np.histogram_bin_edges(*options) for options in zip(columns, numbers, extents)]

@@ -1,19 +1,19 @@
-"""What all windows of an umbrella together say, by the multistate Bennett acceptance ratio (MBAR)."""
+"""Free energies of umbrella windows and weights of their frames, by MBAR over all windows."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import logsumexp
 
+from latf_sampling.analysis.mbar import silence_pymbar, solve_mbar
 from latf_sampling.errors import DataError
-from latf_sampling.units import KB
+from latf_sampling.units import KB, TemperatureLike, to_kelvin
 
 OVERLAP = 0.03
-"""Neighbouring windows that overlap less leave errors that cannot be trusted (Klimovich, Shirts, Mobley,
+"""Neighboring windows that overlap less leave errors that cannot be trusted (Klimovich, Shirts and Mobley,
 doi:10.1007/s10822-015-9840-9)."""
 
 
@@ -34,7 +34,7 @@ class WindowEstimate:
     log_weights : numpy.ndarray (n,)
         ln of each frame's weight in the ensemble without any umbrella; the weights sum to 1.
     inefficiency : numpy.ndarray (K,)
-        So many successive frames of a window count as one.
+        Statistical inefficiency of each window: so many successive frames count as one.
     """
 
     free_energies: np.ndarray
@@ -47,16 +47,18 @@ class WindowEstimate:
 
     @property
     def weights(self) -> np.ndarray:
-        """Weights (n,) of mean 1 that undo all umbrellas."""
+        """Weights of mean 1 that undo all umbrellas; (n,)."""
         return len(self.log_weights) * np.exp(self.log_weights)
 
 
-def combine(series: Sequence[np.ndarray], bias: np.ndarray, temperature: float, overlap: float) -> WindowEstimate:
-    """MBAR over windows of one temperature.
+def combine_windows(
+    series: Sequence[np.ndarray], bias: np.ndarray, temperature: TemperatureLike, overlap: float = OVERLAP
+) -> WindowEstimate:
+    """MBAR over umbrella windows of one temperature.
 
-    Free energies and weights are from all frames; errors are those of as many frames as are independent, by the
-    statistical inefficiency of the slowest component of the variable. What is slower, but does not show in the
-    variable, is not in them. Sources: Shirts and Chodera, doi:10.1063/1.2978177; Chodera et al., doi:10.1021/ct0502864.
+    Free energies and weights are from all frames; errors are those of the independent frames, by the statistical
+    inefficiency of the slowest component of the variable. Slower motions that the variable does not show are not in
+    the errors. Sources: Shirts and Chodera, doi:10.1063/1.2978177; Chodera et al., doi:10.1021/ct0502864.
 
     Parameters
     ----------
@@ -67,12 +69,14 @@ def combine(series: Sequence[np.ndarray], bias: np.ndarray, temperature: float, 
     temperature
         K.
     overlap
-        Least overlap of neighbouring windows.
+        Least overlap of neighboring windows.
 
     Raises
     ------
     DataError
-        Two neighbours overlap less, or a window has no frame.
+        Two neighbors overlap less, or a window has no frame.
+    SettingsError
+        The temperature is not above 0.
 
     Examples
     --------
@@ -81,43 +85,54 @@ def combine(series: Sequence[np.ndarray], bias: np.ndarray, temperature: float, 
     >>> rng, T = np.random.default_rng(0), 1 / KB
     >>> series = [rng.normal(center / 2, 0.5**0.5, (2000, 1)) for center in (0, 1)]
     >>> x = np.concatenate(series)[:, 0]
-    >>> estimate = combine(series, np.stack([0.5 * (x - center) ** 2 for center in (0, 1)]), T, OVERLAP)
+    >>> estimate = combine_windows(series, np.stack([0.5 * (x - center) ** 2 for center in (0, 1)]), T)
     >>> bool(abs(estimate.free_energies[1] - 0.25) < 4 * estimate.errors[1])
     True
     """
-    logging.getLogger("pymbar").setLevel(logging.ERROR)  # it advertises JAX
-    import pymbar
-    from pymbar import timeseries
-
+    kt = KB * to_kelvin(temperature)
     counts = np.array([len(part) for part in series])
     if not counts.all():
         raise DataError(f"windows {np.flatnonzero(counts == 0).tolist()} have no frame.")
-    reduced = bias / (KB * temperature)
-    inefficiency, kept = np.ones(len(series)), []
-    for index, (part, first) in enumerate(zip(series, np.cumsum(counts) - counts)):
-        # Fewer than three frames, or frames that never change, have no correlation in time that could be measured.
-        moving = [column for column in part.T if len(part) > 2 and np.ptp(column) > 0]
-        of_each = [timeseries.statistical_inefficiency(column, fast=True) for column in moving]
-        inefficiency[index] = max(of_each, default=1.0)
-        kept.append(first + np.asarray(timeseries.subsample_correlated_data(part[:, 0], g=inefficiency[index])))
-    thinned = pymbar.MBAR(reduced[:, np.concatenate(kept)], [len(part) for part in kept], solver_protocol="robust")
-    mbar = pymbar.MBAR(reduced, counts, solver_protocol="robust", initial_f_k=thinned.f_k)
-    shares = mbar.weights()
-    shared = counts * (shares.T @ shares)
+    reduced = bias / kt
+    inefficiency, independent = _independent_frames(series)
+    thinned = solve_mbar(reduced[:, np.concatenate(independent)], [len(part) for part in independent])
+    solution = solve_mbar(reduced, counts, thinned.f_k)
+    weights = solution.weights()
+    shared = counts * (weights.T @ weights)
     for index in range(len(series) - 1):
         if not (least := min(shared[index, index + 1], shared[index + 1, index])) >= overlap:
             raise DataError(
                 f"windows {index} and {index + 1} overlap by {least:.2g}, less than {overlap:g}: put windows between "
                 "them, or take a lower stiffness."
             )
-    free_energies = np.asarray(mbar.f_k)
-    log_weights = -logsumexp((np.log(counts) + free_energies)[:, None] - reduced, axis=0)
+    free_energies = np.asarray(solution.f_k, np.float64)
+    log_weights = -np.asarray(logsumexp((np.log(counts) + free_energies)[:, None] - reduced, axis=0))
     return WindowEstimate(
-        KB * temperature * (free_energies - free_energies[0]),
-        KB * temperature * np.asarray(thinned.compute_free_energy_differences()["dDelta_f"])[0],
+        kt * (free_energies - free_energies[0]),
+        kt * np.asarray(thinned.compute_free_energy_differences()["dDelta_f"])[0],
         shared,
         np.concatenate(series),
         np.repeat(np.arange(len(series)), counts),
         log_weights - logsumexp(log_weights),
         inefficiency,
     )
+
+
+def _independent_frames(series: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Statistical inefficiency of each window (K,), and the indices of its independent frames among all frames."""
+    silence_pymbar()
+    from pymbar import timeseries
+
+    inefficiency, independent, first = np.ones(len(series)), [], 0
+    for index, part in enumerate(series):
+        # Fewer than three frames, or frames that never change, have no correlation in time that could be measured.
+        moving = [column for column in part.T if len(part) > 2 and np.ptp(column) > 0]
+        of_each = [timeseries.statistical_inefficiency(column, fast=True) for column in moving]
+        inefficiency[index] = max(of_each, default=1.0)
+        frames = timeseries.subsample_correlated_data(part[:, 0], g=inefficiency[index])
+        independent.append(first + np.asarray(frames))
+        first += len(part)
+    return inefficiency, independent
+
+
+combine = combine_windows  # TRANSITION

@@ -1,6 +1,5 @@
-"""Weights in temperature and from biases against analytic values, integrals, pymbar's own answers, Kish's formula."""
+"""Weights in temperature and from biases against analytic values, integrals, pymbar, and Kish's formula."""
 
-import doctest
 import math
 
 import numpy as np
@@ -9,8 +8,9 @@ import pytest
 from openmm import unit
 from scipy.special import logsumexp
 
-from latf_sampling.analysis import mbar as room
-from latf_sampling.analysis.mbar import Multistate, TemperatureReweighting, kish, systematic
+from latf_sampling.analysis import mbar
+from latf_sampling.analysis.mbar import Multistate, TemperatureReweighting
+from latf_sampling.analysis.weights import kish, systematic
 from latf_sampling.errors import DataError, SettingsError
 
 TEMPERATURES = np.array([1.0, 1.4, 2.0])
@@ -26,7 +26,7 @@ def oscillator(counts, seed=0, temperatures=TEMPERATURES):
     return np.concatenate(energies), np.repeat(temperatures, counts)
 
 
-def made(energies, temperatures, weights=None, boltzmann=1.0, seed=1):
+def reweighting_of(energies, temperatures, weights=None, boltzmann=1.0, seed=1):
     return TemperatureReweighting(energies, temperatures, weights, boltzmann, np.random.default_rng(seed))
 
 
@@ -39,24 +39,24 @@ def error(weights, values):
 
 
 @pytest.mark.parametrize("counts", [[4000, 4000, 4000], [8000, 500, 2000]])
-@pytest.mark.parametrize("solved", [1000, room.SOLVED_FRAMES])
+@pytest.mark.parametrize("solved", [1000, mbar.SOLVED_FRAMES])
 def test_free_energies_of_an_oscillator(monkeypatch, counts, solved):
-    monkeypatch.setattr(room, "SOLVED_FRAMES", solved)
+    monkeypatch.setattr(mbar, "SOLVED_FRAMES", solved)
     energies, temperatures = oscillator(counts)
     exact = -0.5 * DIM * np.log(TEMPERATURES / TEMPERATURES[0])
     used = np.minimum(counts, solved)
     reduced = np.multiply.outer(1 / TEMPERATURES, oscillator(used, seed=5)[0])
     deviation = pymbar.MBAR(reduced, used).compute_free_energy_differences()["dDelta_f"][0]
-    found = made(energies, temperatures).free_energies
-    assert found[0] == 0
-    assert (np.abs(found - exact)[1:] < 4.5 * deviation[1:]).all()
+    free_energies = reweighting_of(energies, temperatures).free_energies
+    assert free_energies[0] == 0
+    assert (np.abs(free_energies - exact)[1:] < 4.5 * deviation[1:]).all()
     assert deviation.max() < 0.2  # small enough that the comparison says something
 
 
 @pytest.mark.parametrize("kT", UNSEEN)
 def test_mean_energy_and_heat_capacity_at_unseen_temperatures(kT):
     energies, temperatures = oscillator([4000, 3000, 5000], seed=2)
-    reweighting = made(energies, temperatures)
+    reweighting = reweighting_of(energies, temperatures)
     weights = np.exp(reweighting.log_weights(kT))
     assert weights.sum() == pytest.approx(1.0, abs=1e-12)
     assert abs(weights @ energies - 0.5 * DIM * kT) < 4.5 * error(weights, energies)
@@ -66,17 +66,17 @@ def test_mean_energy_and_heat_capacity_at_unseen_temperatures(kT):
     assert abs(plain @ energies - 0.5 * DIM * kT) > 4.5 * error(plain, energies)  # weights are needed for it
 
 
-def test_weights_and_expectations_are_pymbar_s_own():
+def test_weights_and_expectations_are_those_of_pymbar():
     counts, unseen = [1500, 1000, 500], 1.6
     energies, temperatures = oscillator(counts, seed=3)
     # The unseen temperature as one more state, without frames.
     states = np.array([*TEMPERATURES, unseen])
-    mbar = pymbar.MBAR(np.multiply.outer(1 / states, energies), [*counts, 0], solver_protocol="robust")
-    reweighting = made(energies, temperatures)
-    np.testing.assert_allclose(reweighting.free_energies, mbar.f_k[:3], atol=1e-6)
+    solution = pymbar.MBAR(np.multiply.outer(1 / states, energies), [*counts, 0], solver_protocol="robust")
+    reweighting = reweighting_of(energies, temperatures)
+    np.testing.assert_allclose(reweighting.free_energies, solution.f_k[:3], atol=1e-6)
     for k, kT in enumerate(states):
-        np.testing.assert_allclose(np.exp(reweighting.log_weights(kT)), mbar.weights()[:, k], rtol=1e-5, atol=1e-12)
-    expected = mbar.compute_expectations(energies)
+        np.testing.assert_allclose(np.exp(reweighting.log_weights(kT)), solution.weights()[:, k], rtol=1e-5, atol=1e-12)
+    expected = solution.compute_expectations(energies)
     for kT, mean, deviation in zip(states, expected["mu"], expected["sigma"]):
         weights = np.exp(reweighting.log_weights(kT))
         assert weights @ energies == pytest.approx(mean, rel=1e-5)
@@ -85,7 +85,7 @@ def test_weights_and_expectations_are_pymbar_s_own():
 
 def test_one_temperature_is_plain_reweighting():
     energies, temperatures = oscillator([500], temperatures=[1.3])
-    reweighting = made(energies, temperatures)
+    reweighting = reweighting_of(energies, temperatures)
     assert reweighting.free_energies.tolist() == [0.0]
     np.testing.assert_allclose(np.exp(reweighting.log_weights(1.3)), np.full(500, 1 / 500), rtol=1e-12)
     by_hand = np.exp(-energies * (1 / 1.5 - 1 / 1.3))
@@ -95,10 +95,10 @@ def test_one_temperature_is_plain_reweighting():
 def test_order_of_frames_and_unit_of_energy_do_not_matter():
     energies, temperatures = oscillator([800, 800, 800], seed=4)
     order = np.random.default_rng(0).permutation(len(energies))
-    first = made(energies, temperatures)
-    shuffled = made(energies[order], temperatures[order])
+    first = reweighting_of(energies, temperatures)
+    shuffled = reweighting_of(energies[order], temperatures[order])
     kB = 0.00831446
-    scaled = made(energies * 2.5, temperatures * 2.5 / kB, boltzmann=kB)
+    scaled = reweighting_of(energies * 2.5, temperatures * 2.5 / kB, boltzmann=kB)
     assert scaled.temperatures == pytest.approx(TEMPERATURES * 2.5 / kB)
     for kT in UNSEEN:
         np.testing.assert_allclose(shuffled.log_weights(kT), first.log_weights(kT)[order], atol=1e-5)
@@ -108,16 +108,9 @@ def test_order_of_frames_and_unit_of_energy_do_not_matter():
 # ---------------------------------------------------------------------------------------- effective sample size
 
 
-def test_kish_by_hand():
-    assert kish(np.ones(7)) == pytest.approx(7)
-    assert kish(np.array([3.0, 1.0])) == pytest.approx(16 / 10)
-    assert kish(np.array([0.0, 5.0, 0.0])) == pytest.approx(1)
-    assert kish(1e3 * np.array([3.0, 1.0])) == pytest.approx(16 / 10)
-
-
-def test_effective_sample_size_is_kish_s():
+def test_effective_sample_size_is_that_of_kish():
     energies, temperatures = oscillator([2000, 1000, 500], seed=6)
-    reweighting = made(energies, temperatures)
+    reweighting = reweighting_of(energies, temperatures)
     for kT in [*UNSEEN, *TEMPERATURES]:
         assert reweighting.effective_sample_size(kT) == pytest.approx(kish(np.exp(reweighting.log_weights(kT))))
     sizes = [reweighting.effective_sample_size(kT) for kT in (0.1, 0.5, 1.4, 8.0, 50.0)]
@@ -131,8 +124,8 @@ def test_effective_sample_size_of_a_gaussian_energy(spread):
     # <w>^2 / <w^2> = exp(-(change of 1/kT)^2 variance) of a normally distributed energy.
     n, change = 50_000, 0.1
     energies = np.random.default_rng(7).normal(1000.0, spread / change, n)
-    found = made(energies, np.ones(n)).effective_sample_size(1 / (1 + change)) / n
-    assert found == pytest.approx(math.exp(-(spread**2)), rel=0.1)
+    fraction = reweighting_of(energies, np.ones(n)).effective_sample_size(1 / (1 + change)) / n
+    assert fraction == pytest.approx(math.exp(-(spread**2)), rel=0.1)
 
 
 # ---------------------------------------------------------------------------------------- bias
@@ -145,8 +138,8 @@ def test_biased_frames_are_right_with_their_weights_and_wrong_without():
     undo = np.exp(biased / 2.0)
     undo *= kish(undo) / undo.sum()
     energies, temperatures = np.concatenate([plain, biased]), np.repeat([1.2, 2.0], [4000, 8000])
-    weighted = made(energies, temperatures, np.concatenate([np.ones(4000), undo]))
-    ignored = made(energies, temperatures)
+    weighted = reweighting_of(energies, temperatures, np.concatenate([np.ones(4000), undo]))
+    ignored = reweighting_of(energies, temperatures)
     exact = 0.5 * DIM * math.log(1.2 / 2.0)
     assert weighted.free_energies[1] == pytest.approx(exact, abs=0.1)
     assert abs(ignored.free_energies[1] - exact) > 0.3
@@ -164,11 +157,11 @@ def test_a_frame_of_weight_two_is_two_frames():
     weights = np.random.default_rng(0).integers(1, 4, 600).astype(float)
     twice = np.repeat(np.arange(600), weights.astype(int))
     reduced = np.multiply.outer([1, 1 / 1.5, 1 / 1.2], energies[twice])
-    mbar = pymbar.MBAR(reduced, [weights[:300].sum(), weights[300:].sum(), 0], solver_protocol="robust")
-    reweighting = made(energies, temperatures, weights)
+    solution = pymbar.MBAR(reduced, [weights[:300].sum(), weights[300:].sum(), 0], solver_protocol="robust")
+    reweighting = reweighting_of(energies, temperatures, weights)
     # Free energies are solved on frames drawn by weight, hence the tolerance.
-    assert reweighting.free_energies[1] == pytest.approx(mbar.f_k[1], abs=0.1)
-    by_hand = np.bincount(twice, mbar.weights()[:, 2])
+    assert reweighting.free_energies[1] == pytest.approx(solution.f_k[1], abs=0.1)
+    by_hand = np.bincount(twice, solution.weights()[:, 2])
     assert np.abs(np.exp(reweighting.log_weights(1.2)) / by_hand - 1).max() < 0.1
 
 
@@ -177,20 +170,20 @@ def test_a_frame_without_weight_does_not_count():
     weights = np.ones(900)
     weights[::3] = 0
     energies[::3] = 123.0  # whatever it is
-    reweighting = made(energies, temperatures, weights)
-    kept = made(energies[weights > 0], temperatures[weights > 0])
-    found = np.exp(reweighting.log_weights(1.2))
-    assert (found[::3] == 0).all()
-    np.testing.assert_allclose(found[weights > 0], np.exp(kept.log_weights(1.2)), rtol=1e-5)
+    reweighting = reweighting_of(energies, temperatures, weights)
+    others = reweighting_of(energies[weights > 0], temperatures[weights > 0])
+    all_weights = np.exp(reweighting.log_weights(1.2))
+    assert (all_weights[::3] == 0).all()
+    np.testing.assert_allclose(all_weights[weights > 0], np.exp(others.log_weights(1.2)), rtol=1e-5)
 
 
-# ---------------------------------------------------------------------------------------- numbers out of reach
+# ---------------------------------------------------------------------------------------- extreme numbers
 
 
 @pytest.mark.parametrize("offset", [1e6, -1e6])
 def test_a_constant_changes_no_weight_however_large(offset):
     energies, temperatures = oscillator([500, 500, 500], seed=11)
-    plain, moved = made(energies, temperatures), made(energies + offset, temperatures)
+    plain, moved = reweighting_of(energies, temperatures), reweighting_of(energies + offset, temperatures)
     shift = offset * (1 / TEMPERATURES - 1 / TEMPERATURES[0])
     np.testing.assert_allclose(moved.free_energies, plain.free_energies + shift, atol=1e-6)
     for kT in UNSEEN:
@@ -201,7 +194,7 @@ def test_energies_far_apart_overflow_nothing():
     # Frames that cannot overlap, as of a large system at room temperature, and one exploded frame.
     rng = np.random.default_rng(12)
     energies = np.concatenate([rng.normal(-1e6, 50, 500), rng.normal(-9.9e5, 50, 500), [1e6]])
-    reweighting = made(energies, np.repeat([300.0, 400.0], [500, 501]), boltzmann=0.0083)
+    reweighting = reweighting_of(energies, np.repeat([300.0, 400.0], [500, 501]), boltzmann=0.0083)
     assert np.isfinite(reweighting.free_energies).all()
     for kelvin in (250.0, 300.0, 350.0, 400.0, 500.0):
         log = reweighting.log_weights(kelvin)
@@ -220,9 +213,9 @@ def test_energies_far_apart_overflow_nothing():
         (np.array([0, np.inf, 1]), np.ones(3), None, ["frame 1"]),
     ],
 )
-def test_what_does_not_fit_is_refused(energies, temperatures, weights, words):
+def test_inconsistent_arguments_are_refused(energies, temperatures, weights, words):
     with pytest.raises(DataError) as refused:
-        made(energies, temperatures, weights)
+        reweighting_of(energies, temperatures, weights)
     for word in words:
         assert word in str(refused.value)
 
@@ -231,17 +224,17 @@ def test_what_does_not_fit_is_refused(energies, temperatures, weights, words):
 
 KTS = np.array([1.0, 1.0, 1.5, 2.0, 1.0])
 STIFFNESS = np.array([0.0, 3.0, 2.0, 0.0, 6.0])
-CENTRES = np.array([0.0, 1.0, -1.5, 0.0, 2.0])
-"""States of the energy x^2 / 2: kT, and the umbrella's stiffness and centre; two are plain."""
+CENTERS = np.array([0.0, 1.0, -1.5, 0.0, 2.0])
+"""States of the energy x^2 / 2: kT, and the umbrella's stiffness and center; two are unbiased."""
 
 
 def umbrella_frames(counts, seed=0):
     """Exact samples of all states: x, the bias of each state at each frame (K, n), and the states of the frames."""
     rng = np.random.default_rng(seed)
     total = 1 + STIFFNESS
-    mean, deviation = STIFFNESS * CENTRES / total, np.sqrt(KTS / total)
+    mean, deviation = STIFFNESS * CENTERS / total, np.sqrt(KTS / total)
     x = np.concatenate([rng.normal(m, d, n) for m, d, n in zip(mean, deviation, counts)])
-    bias = STIFFNESS[:, None] / 2 * (x - CENTRES[:, None]) ** 2
+    bias = STIFFNESS[:, None] / 2 * (x - CENTERS[:, None]) ** 2
     return x, bias, np.repeat(np.arange(len(counts)), counts)
 
 
@@ -253,14 +246,14 @@ def mixture(counts, seed=0):
 def exact_free_energies():
     """-ln Z of the states, the first one's 0: Gaussian integrals."""
     total = 1 + STIFFNESS
-    made = STIFFNESS * CENTRES**2 / (2 * KTS * total) - np.log(2 * np.pi * KTS / total) / 2
-    return made - made[0]
+    free_energies = STIFFNESS * CENTERS**2 / (2 * KTS * total) - np.log(2 * np.pi * KTS / total) / 2
+    return free_energies - free_energies[0]
 
 
 @pytest.mark.parametrize("counts", [[2000] * 5, [4000, 500, 1000, 300, 2000]])
-@pytest.mark.parametrize("solved", [500, room.SOLVED_FRAMES])
+@pytest.mark.parametrize("solved", [500, mbar.SOLVED_FRAMES])
 def test_states_of_several_biases_and_temperatures(monkeypatch, counts, solved):
-    monkeypatch.setattr(room, "SOLVED_FRAMES", solved)
+    monkeypatch.setattr(mbar, "SOLVED_FRAMES", solved)
     x, states = mixture(counts)
     again, bias, _ = umbrella_frames(np.minimum(counts, solved), seed=5)
     reduced = (again**2 / 2 + bias) / KTS[:, None]
@@ -277,32 +270,32 @@ def test_states_of_several_biases_and_temperatures(monkeypatch, counts, solved):
         assert states.effective_sample_size(kT) == pytest.approx(kish(weights))
 
 
-def test_weights_of_biased_states_are_pymbar_s_own():
+def test_weights_of_biased_states_are_those_of_pymbar():
     counts = [400, 300, 200, 500, 100]
     x, bias, _ = umbrella_frames(counts, seed=2)
     reduced = np.vstack([(x**2 / 2 + bias) / KTS[:, None], x**2 / 2 / 1.2])
-    mbar = pymbar.MBAR(reduced, [*counts, 0], solver_protocol="robust")
+    solution = pymbar.MBAR(reduced, [*counts, 0], solver_protocol="robust")
     _, states = mixture(counts, seed=2)
-    np.testing.assert_allclose(states.free_energies, mbar.f_k[:5], atol=1e-6)
-    np.testing.assert_allclose(np.exp(states.log_weights(1.2)), mbar.weights()[:, 5], rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(states.free_energies, solution.f_k[:5], atol=1e-6)
+    np.testing.assert_allclose(np.exp(states.log_weights(1.2)), solution.weights()[:, 5], rtol=1e-5, atol=1e-12)
 
 
 def test_a_double_well_under_umbrellas_against_integrals():
     # Exact samples of exp(-(E + V) / kT) by inverting its cumulative sum on a fine grid.
     rng, grid = np.random.default_rng(3), np.linspace(-3, 3, 20_001)
     kts = np.array([1.0, 1.0, 1.0, 1.6])
-    centres = np.array([-1.2, 0.0, 1.2, 0.0])
+    centers = np.array([-1.2, 0.0, 1.2, 0.0])
     stiffness = np.array([4.0, 4.0, 4.0, 0.0])
 
     def energy(x):
         return 5 * (x**2 - 1) ** 2 + 0.7 * x
 
-    def draw(kT, centre, k, n):
-        p = np.exp(-(energy(grid) + k / 2 * (grid - centre) ** 2) / kT)
+    def draw(kT, center, k, n):
+        p = np.exp(-(energy(grid) + k / 2 * (grid - center) ** 2) / kT)
         return np.interp(rng.random(n), np.cumsum(p) / p.sum(), grid)
 
-    x = np.concatenate([draw(*each, 4000) for each in zip(kts, centres, stiffness)])
-    bias = stiffness[:, None] / 2 * (x - centres[:, None]) ** 2
+    x = np.concatenate([draw(*each, 4000) for each in zip(kts, centers, stiffness)])
+    bias = stiffness[:, None] / 2 * (x - centers[:, None]) ** 2
     states = Multistate(energy(x), bias, kts, np.repeat(np.arange(4), 4000), rng, boltzmann=1.0)
     for kT in (0.9, 1.0, 1.4):
         p = np.exp(-energy(grid) / kT)
@@ -311,10 +304,10 @@ def test_a_double_well_under_umbrellas_against_integrals():
         assert abs((x > 0).mean() - truth) > 0.05  # weights are needed for it
 
 
-def test_plain_states_are_temperature_reweighting():
+def test_unbiased_states_are_temperature_reweighting():
     energies, temperatures = oscillator([700, 300, 500], seed=14)
     which = np.repeat([0, 1, 2], [700, 300, 500])
-    by_temperature = made(energies, temperatures)
+    by_temperature = reweighting_of(energies, temperatures)
     for bias in (None, np.zeros((3, 1500))):
         states = Multistate(energies, bias, TEMPERATURES, which, np.random.default_rng(1), boltzmann=1.0)
         np.testing.assert_allclose(states.log_weights(1.6), by_temperature.log_weights(1.6), rtol=1e-12)
@@ -325,38 +318,38 @@ def test_plain_states_are_temperature_reweighting():
 def test_a_constant_in_a_bias_shifts_its_free_energy_alone():
     x, bias, which = umbrella_frames([300] * 5, seed=4)
     shift = np.array([0.0, 300.0, -2000.0, 5.0, 1.0])
-    made = [
+    plain, shifted = [
         Multistate(x**2 / 2, each, KTS, which, np.random.default_rng(1), boltzmann=1.0)
         for each in (bias, bias + shift[:, None])
     ]
-    np.testing.assert_allclose(made[1].free_energies, made[0].free_energies + shift / KTS, atol=1e-5)
-    np.testing.assert_allclose(made[1].log_weights(1.1), made[0].log_weights(1.1), atol=1e-5)
+    np.testing.assert_allclose(shifted.free_energies, plain.free_energies + shift / KTS, atol=1e-5)
+    np.testing.assert_allclose(shifted.log_weights(1.1), plain.log_weights(1.1), atol=1e-5)
 
 
 def test_states_without_frames_change_nothing():
     x, bias, which = umbrella_frames([500, 0, 400, 0, 600], seed=6)
-    whole = Multistate(x**2 / 2, bias, KTS, which, np.random.default_rng(1), boltzmann=1.0)
-    kept = np.array([0, 2, 4])
-    less = np.searchsorted(kept, which)
-    part = Multistate(x**2 / 2, bias[kept], KTS[kept], less, np.random.default_rng(1), boltzmann=1.0)
-    np.testing.assert_allclose(whole.free_energies[kept], part.free_energies, atol=1e-5)
-    np.testing.assert_allclose(whole.log_weights(1.2), part.log_weights(1.2), atol=1e-5)
-    assert np.isfinite(whole.free_energies).all()
+    with_empty = Multistate(x**2 / 2, bias, KTS, which, np.random.default_rng(1), boltzmann=1.0)
+    used = np.array([0, 2, 4])
+    renumbered = np.searchsorted(used, which)
+    without = Multistate(x**2 / 2, bias[used], KTS[used], renumbered, np.random.default_rng(1), boltzmann=1.0)
+    np.testing.assert_allclose(with_empty.free_energies[used], without.free_energies, atol=1e-5)
+    np.testing.assert_allclose(with_empty.log_weights(1.2), without.log_weights(1.2), atol=1e-5)
+    assert np.isfinite(with_empty.free_energies).all()
 
 
-def test_pieces_give_what_the_whole_gives(monkeypatch):
-    x, whole = mixture([300] * 5, seed=7)
+def test_chunks_change_nothing(monkeypatch):
+    x, at_once = mixture([300] * 5, seed=7)
     sets, blocks = (x > 0.5).astype(int), np.arange(1500) // 75
-    monkeypatch.setattr(room, "CHUNK", 333)
-    _, pieces = mixture([300] * 5, seed=7)
-    np.testing.assert_allclose(pieces.log_weights(1.1), whole.log_weights(1.1), rtol=1e-12)
-    weights = np.exp(whole.log_weights(1.1))
-    responses = [each.response(blocks, 20, sets, 2, weights) for each in (whole, pieces)]
+    monkeypatch.setattr(mbar, "CHUNK", 333)
+    _, chunked = mixture([300] * 5, seed=7)
+    np.testing.assert_allclose(chunked.log_weights(1.1), at_once.log_weights(1.1), rtol=1e-12)
+    weights = np.exp(at_once.log_weights(1.1))
+    responses = [each.response(blocks, 20, sets, 2, weights) for each in (at_once, chunked)]
     np.testing.assert_allclose(*responses, atol=1e-10)
-    monkeypatch.setattr(room, "SOLVED_ENTRIES", 25 * 100)  # 100 frames a state
+    monkeypatch.setattr(mbar, "SOLVED_ENTRIES", 25 * 100)  # 100 frames a state
     _, fewer = mixture([300] * 5, seed=7)
-    assert np.abs(fewer.free_energies - whole.free_energies).max() > 1e-4
-    np.testing.assert_allclose(fewer.free_energies, whole.free_energies, atol=0.5)
+    assert np.abs(fewer.free_energies - at_once.free_energies).max() > 1e-4
+    np.testing.assert_allclose(fewer.free_energies, at_once.free_energies, atol=0.5)
 
 
 def test_the_response_to_a_block_is_that_of_solving_again():
@@ -367,19 +360,19 @@ def test_the_response_to_a_block_is_that_of_solving_again():
     blocks = np.arange(len(x)) // 20
     response = states.response(blocks, 100, sets, 2, weights)
 
-    def ratio(frames):
+    def ratio(selected):
         again = Multistate(
-            x[frames] ** 2 / 2, bias[:, frames], KTS, which[frames], np.random.default_rng(0), boltzmann=1.0
+            x[selected] ** 2 / 2, bias[:, selected], KTS, which[selected], np.random.default_rng(0), boltzmann=1.0
         )
-        sums = np.bincount(sets[frames], np.exp(again.log_weights(1.0)))
+        sums = np.bincount(sets[selected], np.exp(again.log_weights(1.0)))
         return np.log(sums[1] / sums[0])
 
     before, first, solved = ratio(np.arange(len(x))), [], []
     for block in range(0, 100, 7):
-        here = np.flatnonzero(blocks == block)
-        own = np.bincount(sets[here], weights[here], 2) / np.bincount(sets, weights)
+        frames = np.flatnonzero(blocks == block)
+        own = np.bincount(sets[frames], weights[frames], 2) / np.bincount(sets, weights)
         first.append(np.diff(own + response[block])[0])
-        solved.append(ratio(np.sort(np.append(np.arange(len(x)), here))) - before)
+        solved.append(ratio(np.sort(np.append(np.arange(len(x)), frames))) - before)
     np.testing.assert_allclose(first, solved, atol=0.1 * np.std(solved))
     assert np.std(np.diff(response, axis=1)) > 0.1 * np.std(solved)  # there is something to solve for
     outside = states.response(blocks, 100, np.where(x > 1.0, sets, -1), 2, weights)
@@ -391,22 +384,22 @@ def test_a_subset_is_what_its_frames_alone_give():
     counts = [400, 300, 200, 500, 600]
     x, bias, which = umbrella_frames(counts, seed=8)
     states = Multistate(x**2 / 2 + 70, bias, KTS, which, 1, boltzmann=1.0)
-    kept = np.arange(0, len(x), 3)
-    alone = Multistate(x[kept] ** 2 / 2 + 70, bias[:, kept], KTS, which[kept], 1, boltzmann=1.0)
-    found = states.subset(kept, np.random.default_rng(1))
-    np.testing.assert_allclose(found.free_energies, alone.free_energies, atol=1e-5)
-    np.testing.assert_allclose(found.log_weights(1.2), alone.log_weights(1.2), atol=1e-5)
+    selected = np.arange(0, len(x), 3)
+    alone = Multistate(x[selected] ** 2 / 2 + 70, bias[:, selected], KTS, which[selected], 1, boltzmann=1.0)
+    subset = states.subset(selected, np.random.default_rng(1))
+    np.testing.assert_allclose(subset.free_energies, alone.free_energies, atol=1e-5)
+    np.testing.assert_allclose(subset.log_weights(1.2), alone.log_weights(1.2), atol=1e-5)
 
 
 def test_the_influence_of_a_frame_is_that_of_a_block_of_it():
     x, states = mixture([60, 50, 40, 50, 60], seed=3)
     weights, sets = np.exp(states.log_weights(1.0)), (x < 1.0).astype(int)
     totals = np.bincount(sets, weights)
-    pull = weights * np.where(sets == 0, 1 / totals[0], -1 / totals[1])
+    influence = weights * np.where(sets == 0, 1 / totals[0], -1 / totals[1])
     response = states.response(np.arange(len(x)), len(x), sets, 2, weights)
-    found = states.influence(pull)
-    np.testing.assert_allclose(found, pull + response[:, 0] - response[:, 1], atol=1e-10)
-    assert np.std(found - pull) > 0.1 * np.std(pull)
+    total = states.total_influence(influence)
+    np.testing.assert_allclose(total, influence + response[:, 0] - response[:, 1], atol=1e-10)
+    assert np.std(total - influence) > 0.1 * np.std(influence)
 
 
 def test_energies_biases_and_temperatures_may_have_units():
@@ -416,16 +409,16 @@ def test_energies_biases_and_temperatures_may_have_units():
         (x**2 * unit.kilocalorie_per_mole, bias * unit.kilocalorie_per_mole),
         (x**2 * 4.184 * unit.kilojoule_per_mole, [row * unit.kilocalorie_per_mole for row in bias]),
     ):
-        found = Multistate(energies, biases, 300.0 * unit.kelvin, which.astype(float), 1)
-        np.testing.assert_allclose(found.free_energies, kj.free_energies, atol=1e-9)
+        states = Multistate(energies, biases, 300.0 * unit.kelvin, which.astype(float), 1)
+        np.testing.assert_allclose(states.free_energies, kj.free_energies, atol=1e-9)
     with pytest.raises(SettingsError, match="energies: an array in nanometer is not an energy"):
         Multistate(x * unit.nanometer, bias, np.full(5, 300.0), which, 1)
 
 
-def test_values_are_centred_in_their_own_state():
+def test_values_are_centered_in_their_own_state():
     _, states = mixture([3, 0, 2, 0, 1])
-    found = states.centred(np.array([1.0, 2.0, 3.0, 10.0, 20.0, 7.0]))
-    np.testing.assert_allclose(found, [-1, 0, 1, -5, 5, 0])
+    centered = states.centered(np.array([1.0, 2.0, 3.0, 10.0, 20.0, 7.0]))
+    np.testing.assert_allclose(centered, [-1, 0, 1, -5, 5, 0])
 
 
 @pytest.mark.parametrize(
@@ -446,7 +439,7 @@ def test_values_are_centred_in_their_own_state():
         (None, [1.0, 1.0], [0, 0, 1, 1], np.array([1, -1, 1, 1.0]), ["weights"]),
     ],
 )
-def test_states_that_do_not_fit_are_refused(bias, temperatures, states, weights, words):
+def test_inconsistent_states_are_refused(bias, temperatures, states, weights, words):
     rng = np.random.default_rng(0)
     with pytest.raises(SettingsError if "above 0" in words[0] else DataError) as refused:
         Multistate(np.zeros(4), bias, np.array(temperatures), np.array(states), rng, weights, 1.0)
@@ -454,35 +447,3 @@ def test_states_that_do_not_fit_are_refused(bias, temperatures, states, weights,
         assert word in str(refused.value)
     with pytest.raises(DataError, match="there is no frame"):
         Multistate([], None, [1.0], [], rng)
-
-
-# ---------------------------------------------------------------------------------------- drawing
-
-
-@pytest.mark.parametrize("n", [1, 7, 100, 5000])
-def test_systematic_draws_differ_from_expectation_by_less_than_one(n):
-    rng = np.random.default_rng(n)
-    for weights in (rng.random(50), rng.gamma(0.1, size=300), np.ones(n), np.array([0, 0, 3.0, 0, 1, 0])):
-        drawn = systematic(weights, n, rng)
-        assert drawn.shape == (n,)
-        assert (np.diff(drawn) >= 0).all()
-        counts, expected = np.bincount(drawn, minlength=len(weights)), n * weights / weights.sum()
-        assert np.abs(counts - expected).max() < 1 + 1e-9
-        assert (counts[weights == 0] == 0).all()
-        if (weights == 1).all():
-            assert (counts == 1).all()  # equal weights: every frame once
-
-
-def test_systematic_draws_are_unbiased():
-    rng, repeats, n = np.random.default_rng(13), 4000, 13
-    weights = rng.random(20)
-    counts = np.array([np.bincount(systematic(weights, n, rng), minlength=20) for _ in range(repeats)])
-    expected = n * weights / weights.sum()
-    rest = expected % 1  # each count is one of the two whole numbers beside its expectation
-    assert (np.abs(counts.mean(0) - expected) < 4.5 * np.sqrt(rest * (1 - rest) / repeats)).all()
-
-
-def test_examples_in_docstrings():
-    results = doctest.testmod(room)
-    assert results.attempted >= 4
-    assert results.failed == 0

@@ -16,13 +16,13 @@ from helpers.molecules import (
 )
 from openmm import unit
 
-from latf_sampling.analysis.windows import OVERLAP, combine
+from latf_sampling.analysis.windows import OVERLAP, combine_windows
 from latf_sampling.bias.path import even_path, free_energy_path
 from latf_sampling.bias.umbrella import Umbrella
 from latf_sampling.bias.windows import UmbrellaWindows
 from latf_sampling.core import storage
 from latf_sampling.cv.latent_cv import LatentCV
-from latf_sampling.errors import DataError, SettingsError, SimulationError, StoreError
+from latf_sampling.errors import SettingsError, SimulationError, StoreError
 from latf_sampling.units import KB
 
 KT = KB * 300.0
@@ -66,7 +66,7 @@ def test_exact_frames_give_the_exact_free_energy():
         cumulative = np.cumsum(under(center, 12.0, 700.0))
         series.append(np.interp(rng.random(8000) * cumulative[-1], cumulative, R)[:, None])
     u = np.concatenate(series)[:, 0]
-    estimate = combine(series, 0.5 * 700.0 * (u - centers[:, None]) ** 2, 300.0, OVERLAP)
+    estimate = combine_windows(series, 0.5 * 700.0 * (u - centers[:, None]) ** 2, 300.0, OVERLAP)
     edges = np.linspace(0.5, 1.5, 26)
     counts = np.histogram(estimate.u[:, 0], edges, weights=estimate.weights)[0]
     exact = np.histogram(R, edges, weights=under(0.0, 12.0, 0.0))[0]
@@ -76,60 +76,6 @@ def test_exact_frames_give_the_exact_free_energy():
     assert np.abs(found - exact)[low].max() < 0.3
     assert estimate.weights.mean() == pytest.approx(1.0)
     assert np.array_equal(estimate.windows, np.repeat(np.arange(14), 8000))
-
-
-def gaussian_windows(centers: np.ndarray, memory: float, frames: int, rng: np.random.Generator):
-    """Frames with a memory of a harmonic energy (stiffness 100) under umbrellas (stiffness 300), kJ/mol, and truth."""
-    width = (KT / 400.0) ** 0.5
-    noise = rng.normal(size=(frames, len(centers)))
-    x = noise[:1]
-    rows = [x[0]]
-    for row in noise[1:]:
-        rows.append(memory * rows[-1] + (1 - memory**2) ** 0.5 * row)
-    x = 0.75 * centers + width * np.array(rows)
-    u = x.T.ravel()
-    truth = 0.5 * 75.0 * centers**2
-    return list(x.T[:, :, None]), 150.0 * (u - centers[:, None]) ** 2, truth - truth[0]
-
-
-@pytest.mark.parametrize(("memory", "inefficiency"), [(0.0, 1.0), (0.8, 9.0)])
-def test_errors_are_honest(memory, inefficiency):
-    """60 repeats of five windows; frames count once, or nine times too often by (1 + m) / (1 - m).
-
-    The scatter of z over 60 independent repeats is within 30 % of 1 but once in 2,000 (chi squared); the estimate of
-    correlation itself scatters, for which 10 % more is allowed.
-    """
-    rng = np.random.default_rng(1)
-    centers = 0.1 * np.arange(5)
-    z = []
-    for _ in range(60):
-        series, bias, truth = gaussian_windows(centers, memory, 800, rng)
-        estimate = combine(series, bias, 300.0, OVERLAP)
-        z.append((estimate.free_energies[-1] - truth[-1]) / estimate.errors[-1])
-        assert 0.4 * inefficiency < np.median(estimate.inefficiency) < 2 * inefficiency
-    assert abs(np.mean(z)) < 4 / 60**0.5
-    assert 0.6 < np.std(z) < 1.4
-    assert estimate.free_energies[0] == estimate.errors[0] == 0
-
-
-def test_windows_apart_are_named():
-    series, bias, _ = gaussian_windows(np.array([0.0, 0.1, 0.6, 0.7]), 0.0, 500, np.random.default_rng(0))
-    with pytest.raises(DataError, match="windows 1 and 2 overlap by .*less than 0.03"):
-        combine(series, bias, 300.0, OVERLAP)
-    estimate = combine(series, bias, 300.0, 0.0)
-    assert estimate.overlap[1, 2] < 0.03 < estimate.overlap[0, 1]
-    assert estimate.overlap.sum(1) == pytest.approx(np.ones(4))
-
-
-def test_a_window_without_a_frame_is_named():
-    with pytest.raises(DataError, match=r"windows \[1\] have no frame"):
-        combine([np.zeros((5, 1)), np.empty((0, 1))], np.ones((2, 5)), 300.0, OVERLAP)
-
-
-def test_one_window_and_frames_that_never_change():
-    estimate = combine([np.full((5, 2), 0.3)], np.ones((1, 5)), 300.0, OVERLAP)
-    assert estimate.free_energies == estimate.errors == [0.0]
-    assert estimate.weights == pytest.approx(np.ones(5)) and estimate.inefficiency == [1.0]
 
 
 # ------------------------------------------------------------------------------------------------ simulations

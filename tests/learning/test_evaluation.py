@@ -10,17 +10,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from deeptime.markov.msm import MaximumLikelihoodMSM
 from rich.console import Console
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from latf_sampling.analysis import kinetics
-from latf_sampling.analysis.kinetics import estimate_kinetics
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError, TrainingError
 from latf_sampling.learning import model as model_module
-from latf_sampling.learning.evaluation import comparison, evaluate, histograms, judgement, populations
+from latf_sampling.learning.evaluation import comparison, evaluate, evaluator, histograms, populations
 from latf_sampling.learning.evaluation.histograms import Grid
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import train
@@ -316,9 +313,9 @@ def test_without_energies_there_is_no_reweighted_curve_and_without_held_blocks_n
 
 def test_frames_are_encoded_in_pieces(monkeypatch):
     model, dataset, _ = pair(2, n=1000)
-    whole = comparison.Frames.of(model, dataset.series, np.random.default_rng(0))
+    whole = comparison.LatentFrames.from_series(model, dataset.series, np.random.default_rng(0))
     monkeypatch.setattr(comparison, "CHUNK", 64)
-    pieces = comparison.Frames.of(model, dataset.series, np.random.default_rng(0))
+    pieces = comparison.LatentFrames.from_series(model, dataset.series, np.random.default_rng(0))
     for name in ("u", "noisy", "states", "blocks"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(pieces, name))
     np.testing.assert_array_equal(whole.blocks, dataset.blocks)
@@ -329,70 +326,6 @@ def test_frames_are_encoded_in_pieces(monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------------- kinetics
-
-
-TWO = np.array([[0.98, 0.02], [0.05, 0.95]])
-SLOW = -1 / np.log(1 - 0.07)
-
-
-def test_time_scales_of_a_markov_chain():
-    rng = np.random.default_rng(5)
-    states = [chain(20_000, TWO, rng) for _ in range(2)]
-    found = estimate_kinetics(states, 2, 4, 300.0, rng)
-    resolved = found.lags < 20
-    assert resolved.sum() >= 4
-    assert (np.abs(found.timescales[resolved, 0] - SLOW) < found.upper[resolved, 0] - found.lower[resolved, 0]).all()
-    assert abs(found.slowest[0] - SLOW) < found.slowest[2] - found.slowest[1]  # about four standard errors
-    for lag, value in zip(found.lags[resolved], found.timescales[resolved, 0]):
-        other = MaximumLikelihoodMSM(reversible=False, lagtime=int(lag)).fit_fetch(states)
-        assert value == pytest.approx(other.timescales()[0], rel=1e-6)
-    np.testing.assert_array_equal(found.multiples, [1, 2, 3, 4, 5])
-    np.testing.assert_allclose(found.predicted[0], found.estimated[0])
-    other = MaximumLikelihoodMSM(reversible=False, lagtime=4).fit_fetch(states).transition_matrix
-    np.testing.assert_allclose(found.predicted[2], np.diag(other @ other @ other), rtol=1e-6)
-    assert found.deviation < 0.04
-    assert found.deviation_in_errors < 6
-    assert found.notes == ()
-
-
-def test_intervals_of_time_scales_hold_the_answer():
-    rng = np.random.default_rng(6)
-    held = 0
-    for _ in range(60):
-        found = estimate_kinetics([chain(6000, TWO, rng)], 2, 3, 300.0, rng)
-        held += found.slowest[1] < SLOW < found.slowest[2]
-    assert held >= 45  # 95 % intervals from ten blocks hold it about nine times of ten
-
-
-def test_memory_fails_the_test():
-    # Two hidden states of one visible one, left at rates that differ tenfold.
-    rng = np.random.default_rng(7)
-    hidden = chain(60_000, [[0.8, 0.0, 0.2], [0.0, 0.99, 0.01], [0.05, 0.05, 0.9]], rng)
-    visible = (hidden == 2).astype(int)
-    found = estimate_kinetics([visible], 2, 2, 300.0, rng)
-    assert found.deviation > 0.05
-    assert found.deviation_in_errors > 8
-    assert found.timescales[0, 0] < 0.75 * found.timescales[found.lags > 20, 0][0]  # no level line
-
-
-def test_states_that_are_missing_or_not_connected():
-    rng = np.random.default_rng(8)
-    states = chain(5000, TWO, rng)
-    found = estimate_kinetics([states], 4, 3, 300.0, rng)
-    assert found.states == (0, 1)
-    assert found.notes == ("Never visited: state 2, 3.",)
-    assert np.isnan(found.timescales[:, 1:]).all()
-    assert abs(found.slowest[0] - SLOW) < found.slowest[2] - found.slowest[1]  # about four standard errors
-    ends = estimate_kinetics([np.append(states, np.full(10, 2))], 3, 3, 300.0, rng)  # never left again
-    assert ends.states == (0, 1)
-    assert "Left out" in ends.notes[0]
-    for part, words in (([np.zeros(500, int)], "No two states"), ([states[:50]], "too few for kinetics")):
-        empty = estimate_kinetics(part, 2, 3, 300.0, rng)
-        assert empty.slowest is None and empty.deviation is None and len(empty.lags) == len(empty.multiples) == 0
-        assert any(words in note for note in empty.notes)
-    long = estimate_kinetics([states[:200]], 2, 80, 300.0, rng)
-    assert long.deviation is None
-    assert any("No Chapman-Kolmogorov test" in note or "No two states" in note for note in long.notes)
 
 
 def test_kinetics_are_those_of_unbiased_series():
@@ -541,6 +474,6 @@ def test_what_cannot_be_evaluated():
         evaluate(model, dataset)
 
 
-@pytest.mark.parametrize("module", [comparison, judgement, histograms, kinetics, populations])
+@pytest.mark.parametrize("module", [comparison, evaluator, histograms, populations])
 def test_examples(module):
     assert doctest.testmod(module).failed == 0

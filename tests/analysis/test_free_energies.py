@@ -1,6 +1,6 @@
-"""Free energies against analytic values, and their error bars against how often they hold the answer.
+"""Free energies against analytic values, and how often their intervals hold the exact value.
 
-Coverage of 95 % intervals over n repeats scatters by sqrt(0.05 * 0.95 / n): with 400 repeats a right program that
+The coverage of 95 % intervals over n repeats scatters by sqrt(0.05 * 0.95 / n): with 400 repeats a correct program that
 covers 0.95 leaves [0.90, 0.99] less than once in a thousand runs.
 """
 
@@ -12,7 +12,7 @@ from scipy import signal
 from scipy.stats import norm
 
 from latf_sampling import analysis
-from latf_sampling.analysis.blocks import LONG, MOST, Blocks
+from latf_sampling.analysis.blocks import BLOCK_LENGTH, MAX_BLOCKS, Blocks
 from latf_sampling.analysis.mbar import Multistate
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.units import KB
@@ -62,36 +62,36 @@ def covered(estimate, truth: float) -> bool:
     ],
 )
 @pytest.mark.parametrize("noise", [0.0, 1.0])
-def test_intervals_of_jumping_walkers_hold_the_answer(frames, walkers, rate_in, rate_out, noise):
+def test_intervals_of_jumping_walkers_hold_the_exact_value(frames, walkers, rate_in, rate_out, noise):
     # Frames inside weigh more, and weights differ from frame to frame as metadynamics makes them.
     rng, repeats = np.random.default_rng([1, frames]), 400
     truth = -KT * (np.log(rate_in / rate_out) + 2.5 * (noise > 0))
     chains = np.stack([telegraph(rng, repeats, frames, rate_in, rate_out) for _ in range(walkers)], axis=1)
     log_weights = np.where(chains, 2.5 * (noise > 0), 0.0) + noise * rng.normal(size=chains.shape)
-    made = [
+    estimates = [
         analysis.free_energy_difference(list(inside), list(log_weight), TEMPERATURE, rng)
         for inside, log_weight in zip(chains, log_weights)
     ]
-    assert LOW <= np.mean([covered(estimate, truth) for estimate in made]) <= HIGH
-    assert np.mean([np.isinf(estimate.error) for estimate in made]) < 0.1
+    assert LOW <= np.mean([covered(estimate, truth) for estimate in estimates]) <= HIGH
+    assert np.mean([np.isinf(estimate.error) for estimate in estimates]) < 0.1
 
 
 @pytest.mark.parametrize(("frames", "shift", "threshold"), [(2000, 0.0, 1.0), (2000, 1.0, 0.5), (600, 1.0, 0.5)])
-def test_intervals_of_a_biased_walk_hold_the_answer(frames, shift, threshold):
+def test_intervals_of_a_biased_walk_hold_the_exact_value(frames, shift, threshold):
     # A linear bias shifts a Gaussian; the weights exp(-shift x) shift it back.
     rng = np.random.default_rng([2, frames])
-    made = [
+    estimates = [
         analysis.free_energy_difference(list(x > threshold), list(-shift * x), TEMPERATURE, rng)
         for x in walk(rng, (400, 2, frames), 20.0, shift)
     ]
     truth = gaussian_difference(threshold)
-    assert LOW <= np.mean([covered(estimate, truth) for estimate in made]) <= HIGH
-    scatter = np.std([estimate.value for estimate in made])
-    assert 0.75 * scatter < np.median([estimate.error for estimate in made]) < 1.2 * scatter
+    assert LOW <= np.mean([covered(estimate, truth) for estimate in estimates]) <= HIGH
+    scatter = np.std([estimate.value for estimate in estimates])
+    assert 0.75 * scatter < np.median([estimate.error for estimate in estimates]) < 1.2 * scatter
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_intervals_of_a_profile_hold_the_answer_in_every_bin(shift):
+def test_intervals_of_a_profile_hold_the_exact_value_in_every_bin(shift):
     rng, edges = np.random.default_rng(3), np.linspace(-2, 2, 9)
     truth = -KT * np.log(np.diff(norm.cdf(edges)) / np.diff(norm.cdf(edges)).sum())
     held = []
@@ -103,27 +103,27 @@ def test_intervals_of_a_profile_hold_the_answer_in_every_bin(shift):
     assert (np.mean(held, axis=0) <= HIGH).all()
 
 
-def umbrellas(rng, frames: int, centres, tau: float, stiffness: float = 4.0):
+def umbrellas(rng, frames: int, centers, tau: float, stiffness: float = 4.0):
     """Windows of a harmonic energy x^2 / 2 in kT with umbrellas: x per window, and MBAR over them."""
-    kept = 1 / (1 + stiffness)
-    x = [walk(rng, (frames,), tau, stiffness * c * kept, np.sqrt(kept)) for c in centres]
+    variance = 1 / (1 + stiffness)
+    x = [walk(rng, (frames,), tau, stiffness * c * variance, np.sqrt(variance)) for c in centers]
     joined = np.concatenate(x)
-    bias = KT * np.array([stiffness / 2 * (joined - c) ** 2 for c in centres])
-    states = np.repeat(np.arange(len(centres)), frames)
-    return x, Multistate(KT * joined**2 / 2, bias, np.full(len(centres), TEMPERATURE), states, rng)
+    bias = KT * np.array([stiffness / 2 * (joined - c) ** 2 for c in centers])
+    states = np.repeat(np.arange(len(centers)), frames)
+    return x, Multistate(KT * joined**2 / 2, bias, np.full(len(centers), TEMPERATURE), states, rng)
 
 
-def test_intervals_hold_the_error_of_mbar_s_free_energies():
-    rng, truth, made, profiles = np.random.default_rng(4), gaussian_difference(1.5), [], []
+def test_intervals_include_the_error_of_free_energies_from_mbar():
+    rng, truth, estimates, profiles = np.random.default_rng(4), gaussian_difference(1.5), [], []
     for _ in range(250):
         x, states = umbrellas(rng, 1000, [-1, 0, 1, 2, 3], 15.0)
         log_weights = np.split(states.log_weights(TEMPERATURE), 5)
         inside = [part > 1.5 for part in x]
-        made.append(analysis.free_energy_difference(inside, log_weights, TEMPERATURE, rng, states))
+        estimates.append(analysis.free_energy_difference(inside, log_weights, TEMPERATURE, rng, states))
         profiles.append(analysis.free_energy_profile(x, log_weights, TEMPERATURE, rng, 4, (-1.5, 2.5), states))
-    assert LOW <= np.mean([covered(estimate, truth) for estimate in made]) <= HIGH
-    scatter = np.std([estimate.value for estimate in made])
-    assert 0.75 * scatter < np.median([estimate.error for estimate in made]) < 1.2 * scatter
+    assert LOW <= np.mean([covered(estimate, truth) for estimate in estimates]) <= HIGH
+    scatter = np.std([estimate.value for estimate in estimates])
+    assert 0.75 * scatter < np.median([estimate.error for estimate in estimates]) < 1.2 * scatter
     p = np.diff(norm.cdf(np.linspace(-1.5, 2.5, 5)))
     exact = -KT * np.log(p / p.sum())
     zeros = np.array([KT * np.log(np.exp(-profile.values / KT).sum()) for profile in profiles])[:, None, None]
@@ -132,15 +132,15 @@ def test_intervals_hold_the_error_of_mbar_s_free_energies():
 
 
 def test_intervals_hold_where_one_state_is_slow():
-    # A slow state has a few long blocks of its own, a fast one many short ones.
-    rng, truth, made = np.random.default_rng(20), gaussian_difference(1.0), []
+    # A slow state has a few long blocks of its own, a fast one has many short ones.
+    rng, truth, estimates = np.random.default_rng(20), gaussian_difference(1.0), []
     for _ in range(100):
         x = [walk(rng, (4000,), 200.0), walk(rng, (4000,), 5.0, 0.0, np.sqrt(2))]
         energies = KT * np.concatenate(x) ** 2 / 2
         states = Multistate(energies, None, [TEMPERATURE, 2 * TEMPERATURE], np.repeat([0, 1], 4000), rng)
         log_weights = np.split(states.log_weights(TEMPERATURE), 2)
-        made.append(analysis.free_energy_difference([p > 1.0 for p in x], log_weights, TEMPERATURE, rng, states))
-    assert np.mean([covered(estimate, truth) for estimate in made]) >= 0.8
+        estimates.append(analysis.free_energy_difference([p > 1.0 for p in x], log_weights, TEMPERATURE, rng, states))
+    assert np.mean([covered(estimate, truth) for estimate in estimates]) >= 0.8
 
 
 def test_each_state_has_blocks_of_its_own_length():
@@ -149,11 +149,11 @@ def test_each_state_has_blocks_of_its_own_length():
     which = np.repeat([0, 1, 0], 2000)
     states = Multistate(np.zeros(6000), None, [TEMPERATURE] * 2, which, rng)
     blocks = Blocks([2000, 2000, 2000], [np.concatenate(x)], states)
-    found = [np.unique(blocks.kinds[part]).tolist() for part in np.split(blocks.index, 3)]
-    assert found == [[0], [1], [0]]
-    assert np.bincount(blocks.kinds)[1] == MOST > np.bincount(blocks.kinds)[0] >= 2
+    kinds = [np.unique(blocks.kinds[part]).tolist() for part in np.split(blocks.index, 3)]
+    assert kinds == [[0], [1], [0]]
+    assert np.bincount(blocks.kinds)[1] == MAX_BLOCKS > np.bincount(blocks.kinds)[0] >= 2
     assert 100 < blocks.inefficiency[0] < 800 and 2 < blocks.inefficiency[1] < 8
-    assert (blocks.leak < [0.4, 0.1]).all()
+    assert (blocks.lost_variance < [0.4, 0.1]).all()
 
 
 def test_states_that_do_not_overlap_bound_nothing():
@@ -176,9 +176,9 @@ def test_difference_of_independent_frames():
     exact_error = KT / np.sqrt(n * p * (1 - p))
     assert estimate.value == pytest.approx(-KT * np.log(p / (1 - p)), abs=4 * exact_error)
     assert estimate.frames == n
-    assert estimate.blocks == MOST
+    assert estimate.blocks == MAX_BLOCKS
     assert estimate.effective_frames == pytest.approx(n)
-    # Sixteen blocks know a standard deviation to a fifth.
+    # A standard deviation from sixteen blocks is known to a fifth.
     assert 0.4 * exact_error < estimate.error < 1.8 * exact_error
     assert 0.8 * n < estimate.independent_frames <= n
     assert estimate.half_width > 2.1 * estimate.error
@@ -219,15 +219,15 @@ def test_weights_undo_a_bias():
 def test_only_differences_of_log_weights_matter():
     rng = np.random.default_rng(9)
     inside, log_weights = rng.random(5000) < 0.4, rng.normal(size=5000)
-    made = [
+    estimates = [
         analysis.free_energy_difference([inside], [log_weights + shift], TEMPERATURE, np.random.default_rng(0))
         for shift in (0.0, 5000.0, -5000.0)
     ]
-    assert made[1].value == pytest.approx(made[0].value)
-    assert made[2].error == pytest.approx(made[0].error)
+    assert estimates[1].value == pytest.approx(estimates[0].value)
+    assert estimates[2].error == pytest.approx(estimates[0].error)
 
 
-def test_the_error_is_infinite_where_one_block_alone_knows_a_side():
+def test_the_error_is_infinite_where_one_block_alone_has_a_state():
     inside = np.zeros(16_000, dtype=bool)
     inside[5500:5520] = True  # in one of sixteen blocks
     rng = np.random.default_rng(10)
@@ -238,7 +238,7 @@ def test_the_error_is_infinite_where_one_block_alone_knows_a_side():
 
 
 @pytest.mark.parametrize(("inside", "sign"), [(False, 1), (True, -1)])
-def test_one_side_alone_bounds_nothing(inside, sign):
+def test_one_state_alone_bounds_nothing(inside, sign):
     rng = np.random.default_rng(11)
     estimate = analysis.free_energy_difference([np.full(100, inside)], [np.zeros(100)], TEMPERATURE, rng)
     assert estimate.value == sign * np.inf
@@ -246,7 +246,7 @@ def test_one_side_alone_bounds_nothing(inside, sign):
 
 
 def test_walkers_that_never_leave_bound_nothing():
-    # One walker on each side: two blocks, each of which knows one side only.
+    # One walker in each state: two blocks, each of which has frames in one state only.
     rng = np.random.default_rng(12)
     inside = [np.full(500, True), np.full(500, False)]
     estimate = analysis.free_energy_difference(inside, [np.zeros(500)] * 2, TEMPERATURE, rng)
@@ -269,8 +269,8 @@ def test_short_and_empty_trajectories():
 
 def test_statistical_inefficiency_of_a_walk():
     rng, tau = np.random.default_rng(14), 15.0
-    found = analysis.statistical_inefficiency(list(walk(rng, (3, 60_000), tau)))
-    assert found == pytest.approx((1 + np.exp(-1 / tau)) / (1 - np.exp(-1 / tau)), rel=0.2)
+    inefficiency = analysis.statistical_inefficiency(list(walk(rng, (3, 60_000), tau)))
+    assert inefficiency == pytest.approx((1 + np.exp(-1 / tau)) / (1 - np.exp(-1 / tau)), rel=0.2)
     assert analysis.statistical_inefficiency([np.ones(50), np.zeros(0)]) == 1.0
     assert analysis.statistical_inefficiency([]) == 1.0
 
@@ -285,8 +285,8 @@ def test_blocks_are_long_in_order_and_within_trajectories():
     starts = np.concatenate([[0], np.cumsum(sizes)])
     assert {0, 3000, 3040, 4540} <= set(starts.tolist())
     assert sorted(sizes)[0] == 40
-    assert sorted(sizes)[1] >= LONG * 0.6 * 20
-    assert 0 < blocks.leak <= 0.1
+    assert sorted(sizes)[1] >= BLOCK_LENGTH * 0.6 * 20
+    assert 0 < blocks.lost_variance <= 0.1
 
 
 # ---------------------------------------------------------------------------------------- profiles and surfaces
@@ -302,7 +302,7 @@ def test_surface_and_profile_of_a_gaussian():
     exact = -KT * np.log(np.multiply.outer(across, np.diff(norm.cdf(surface.y_edges / 0.5))))
     assert surface.values.min() == 0
     assert surface.interval.shape == (2, 20, 20)
-    # Counts of independent frames: relative errors 1 / sqrt(n), which sixteen blocks know to a fifth.
+    # Counts of independent frames: relative errors 1 / sqrt(n), known to a fifth from sixteen blocks.
     counts = np.histogram2d(x, y, bins=20, range=extent)[0]
     deviation = KT * np.sqrt(1 / counts - 1 / counts.sum())
     assert (np.abs(surface.values - exact + exact.min()) < 5 * deviation + 5 * deviation.min()).all()
@@ -328,7 +328,7 @@ def test_histograms_are_those_of_numpy():
     np.testing.assert_allclose(profile.values, -KT * np.log(counts / counts.max()), atol=1e-9)
 
 
-def test_surfaces_are_weighted_and_infinite_where_nothing_is():
+def test_surfaces_are_weighted_and_infinite_without_frames():
     rng = np.random.default_rng(18)
     x, log_weights = [np.array([0.25, 0.75, 0.75])], [np.log([1.0, 1.0, 2.0])]
     surface = analysis.free_energy_surface(x, x, log_weights, TEMPERATURE, rng, 2, ((0, 1), (0, 1)))
@@ -340,7 +340,7 @@ def test_surfaces_are_weighted_and_infinite_where_nothing_is():
     assert (profile.interval[1, [0, 2]] == np.inf).all()
 
 
-def test_values_that_make_no_sense_are_refused():
+def test_invalid_values_are_refused():
     rng = np.random.default_rng(19)
     with pytest.raises(DataError, match="value of frame 1 is not a number"):
         analysis.free_energy_profile([np.array([0.0, np.nan])], [np.zeros(2)], TEMPERATURE, rng)
