@@ -1,18 +1,17 @@
-"""How well generated structures start simulations at a temperature, beside archived frames.
+"""How well generated structures start simulations at a temperature, compared with archived frames.
 
     python benchmarks/starts.py runs/demo -o runs/starts       # a finished campaign; half an hour or so of two cores
-    python benchmarks/starts.py runs/demo --quick              # a minute: does it run at all?
+    python benchmarks/starts.py runs/demo --quick              # a minute, to see that it runs
 
 Alanine dipeptide in vacuum at temperatures between and above the simulated ones. Sets of 64 structures are made in four
 ways: by `generate_starts`; as archived frames at random; as the archived frame nearest, in latent space, to each
-sample of the flow (the same samples that the starts were made for); and as frames of the reference itself, which is
-what chance leaves of any set of this size. From each structure plain dynamics runs for 20 ps, with velocities of the
-temperature where the way gives none. In windows of that time the frames of a set are compared with the reference:
-total variation of phi and psi on 18 x 18 bins, population of phi > 0, mean potential energy. With weights, each run
-counts as its start does. The reference: metadynamics in phi and psi fills the wells, then dynamics in its frozen bias,
-weighted.
+sample of the flow (the targets of the generated structures); and as frames of the reference itself, whose error is
+that of chance for a set of this size. From each structure plain dynamics runs for 20 ps; structures without velocities
+get those of the temperature. In windows of that time the frames of a set are compared with the reference: total
+variation of phi and psi on 18 x 18 bins, population of phi > 0, mean potential energy. With weights, each run has the
+weight of its start. The reference is weighted dynamics in a frozen bias, which metadynamics in phi and psi made before.
 
-Finished parts are files in the output directory; the same command again takes them from there.
+Finished parts are files in the output directory, and the same command reads them from there.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ import mdtraj
 import numpy as np
 import openmm
 from openmm import app, unit
+
+from latf_sampling.units import KB
 
 TEMPERATURES = (450.0, 700.0)
 COUNT, REPEATS = 64, 6
@@ -63,7 +64,7 @@ def run_all(options: argparse.Namespace) -> str:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    campaign = Campaign.of(options.campaign)
+    campaign = Campaign.load(options.campaign)
     names = [atom.name for atom in campaign.topology.atoms]
     assert [names[k] for k in (*PHI, *PSI)] == ["C", "N", "CA", "C", "N", "CA", "C", "N"], "another molecule"
     learned = campaign.last_learned()
@@ -77,14 +78,14 @@ def run_all(options: argparse.Namespace) -> str:
         reference = find_reference(campaign, temperature, folder / "reference.npz", *options.reference)
         rng = np.random.default_rng(0)
         courses: dict[str, list] = {way: [] for way in WAYS}
-        made = []
+        sets = []
         for repeat in range(options.repeats):
             began = time.perf_counter()
             starts = campaign.generate_starts(temperature, options.count, repeat, directory=folder / f"set-{repeat}")
             clock = folder / f"set-{repeat}" / "seconds.json"
             if not clock.exists():
                 clock.write_text(json.dumps(time.perf_counter() - began))
-            made.append((len(starts), json.loads(clock.read_text()), starts.coverage))
+            sets.append((len(starts), json.loads(clock.read_text()), starts.coverage))
             targets = np.array([*starts.targets.tolist(), *(entry["target"] for entry in starts.rejected)])
             nearest = np.array([((latent - target) ** 2).sum(1).argmin() for target in targets])
             frames = {
@@ -99,7 +100,7 @@ def run_all(options: argparse.Namespace) -> str:
                 courses[way].append(compare(runs, np.ones(len(positions)), reference))
                 if weights is not None:
                     courses[f"{way}, weighted"].append(compare(runs, weights, reference))
-        lines += report(temperature, reference, made, courses, model, options)
+        lines += report(temperature, reference, sets, courses, model, options)
     return "\n".join(lines)
 
 
@@ -144,24 +145,24 @@ def find_reference(campaign, temperature: float, file: Path, fill: float, walker
     group = frozen.getNumForces() - 1
     table: dict[str, list] = {name: [] for name in ("positions", "phi", "psi", "energy", "bias", "walker")}
     for walker in range(walkers):
-        going = simulation(campaign, temperature, 100 + walker, frozen)
-        going.context.setPositions(filling.context.getState(getPositions=True).getPositions())
-        going.context.setVelocitiesToTemperature(temperature, 100 + walker)
-        going.step(25_000)
+        run = simulation(campaign, temperature, 100 + walker, frozen)
+        run.context.setPositions(filling.context.getState(getPositions=True).getPositions())
+        run.context.setVelocitiesToTemperature(temperature, 100 + walker)
+        run.step(25_000)
         for _ in range(round(1000 * length / 0.2)):
-            going.step(round(0.2 / TIMESTEP))
-            x = going.context.getState(getPositions=True).getPositions(asNumpy=True)._value
+            run.step(round(0.2 / TIMESTEP))
+            x = run.context.getState(getPositions=True).getPositions(asNumpy=True)._value
             table["positions"].append(x.astype(np.float32))
             for name, groups in (("energy", ~(1 << group) & 0xFFFFFFFF), ("bias", 1 << group)):
-                state = going.context.getState(getEnergy=True, groups=groups)
+                state = run.context.getState(getEnergy=True, groups=groups)
                 table[name].append(state.getPotentialEnergy()._value)
             table["walker"].append(walker)
-    found = {name: np.array(values) for name, values in table.items() if values}
-    found["phi"], found["psi"] = torsions(campaign, found["positions"]).T
-    exponent = found["bias"] / (0.00831446261815324 * temperature)
-    found["weight"] = np.exp(exponent - exponent.max())
-    np.savez(file, **found)
-    return found
+    frames = {name: np.array(values) for name, values in table.items() if values}
+    frames["phi"], frames["psi"] = torsions(campaign, frames["positions"]).T
+    exponent = frames["bias"] / (KB * temperature)
+    frames["weight"] = np.exp(exponent - exponent.max())
+    np.savez(file, **frames)
+    return frames
 
 
 def frozen_bias(campaign, values: np.ndarray) -> openmm.System:
@@ -187,22 +188,22 @@ def run_from(campaign, temperature: float, positions, velocities, repeat: int, f
     if file.exists():
         with np.load(file) as content:
             return content["runs"]
-    going, runs = simulation(campaign, temperature, 7 + repeat), []
+    run, runs = simulation(campaign, temperature, 7 + repeat), []
     for k, x in enumerate(positions):
-        going.context.setPositions(np.asarray(x, float))
-        going.context.applyConstraints(1e-6)
+        run.context.setPositions(np.asarray(x, float))
+        run.context.applyConstraints(1e-6)
         if velocities is None:
-            going.context.setVelocitiesToTemperature(temperature, 1000 * repeat + k)
+            run.context.setVelocitiesToTemperature(temperature, 1000 * repeat + k)
         else:
-            going.context.setVelocities(velocities[k])
-        kept, energies = [], []
+            run.context.setVelocities(velocities[k])
+        positions_of_run, energies = [], []
         for step in range(round(length / INTERVAL) + 1):
             if step:
-                going.step(round(INTERVAL / TIMESTEP))
-            state = going.context.getState(getPositions=True, getEnergy=True)
-            kept.append(state.getPositions(asNumpy=True)._value)
+                run.step(round(INTERVAL / TIMESTEP))
+            state = run.context.getState(getPositions=True, getEnergy=True)
+            positions_of_run.append(state.getPositions(asNumpy=True)._value)
             energies.append(state.getPotentialEnergy()._value)
-        runs.append(np.column_stack([torsions(campaign, np.array(kept)), energies]))
+        runs.append(np.column_stack([torsions(campaign, np.array(positions_of_run)), energies]))
     np.savez(file, runs=np.array(runs))
     return np.array(runs)
 
@@ -230,7 +231,7 @@ def compare(runs: np.ndarray, weights: np.ndarray, reference: dict) -> np.ndarra
     w = reference["weight"] / reference["weight"].sum()
     expected = grid(reference["phi"], reference["psi"], w)
     right, energy = w @ (reference["phi"] > 0), w @ reference["energy"]
-    found = []
+    rows = []
     for low, high in WINDOWS:
         times = np.arange(runs.shape[1]) * INTERVAL
         part = runs[:, (times >= low - 1e-9) & (times < high - 1e-9)]
@@ -238,28 +239,28 @@ def compare(runs: np.ndarray, weights: np.ndarray, reference: dict) -> np.ndarra
         each /= each.sum() or 1.0
         phi, psi, energies = part.reshape(-1, 3).T
         if not len(phi):
-            found.append([np.nan] * 3)
+            rows.append([np.nan] * 3)
             continue
         variation = 0.5 * np.abs(grid(phi, psi, each) - expected).sum()
-        found.append([variation, each @ (phi > 0) - right, each @ energies - energy])
-    return np.array(found)
+        rows.append([variation, each @ (phi > 0) - right, each @ energies - energy])
+    return np.array(rows)
 
 
-def report(temperature: float, reference: dict, made: list, courses: dict, model, options) -> list[str]:
+def report(temperature: float, reference: dict, sets: list, courses: dict, model, options) -> list[str]:
     w, walkers = reference["weight"], reference["walker"]
     shares = [
         w[walkers == k] @ (reference["phi"][walkers == k] > 0) / w[walkers == k].sum() for k in np.unique(walkers)
     ]
     error = np.std(shares, ddof=1) / np.sqrt(len(shares))
-    valid, seconds = sum(entry[0] for entry in made), [entry[1] for entry in made]
+    valid, seconds = sum(entry[0] for entry in sets), [entry[1] for entry in sets]
     flow = np.array(model.populations(temperature))
-    effective = np.mean([entry[2].effective for entry in made])
-    kt = 0.00831446261815324 * temperature
+    effective = np.mean([entry[2].effective for entry in sets])
+    kt = KB * temperature
     lines = [
         f"## {temperature:g} K",
         "",
         f"{valid} of {options.repeats * options.count} targets met, {np.mean(seconds):.0f} s a set; "
-        f"{sum(entry[2].covers for entry in made)} of {len(made)} sets cover the flow; the weighted structures of a "
+        f"{sum(entry[2].covers for entry in sets)} of {len(sets)} sets cover the flow; the weighted structures of a "
         f"set are worth {effective:.0f}. Reference: phi > 0 {100 * np.mean(shares):.2f} +- {100 * error:.2f} %. The "
         f"flow's populations of states: {', '.join(f'{100 * share:.1f} %' for share in flow)}.",
         "",

@@ -1,4 +1,4 @@
-"""Writing, reading and locking files: nothing is ever half-written, and a finished file stays what it was."""
+"""Writing, reading and locking files: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from latf_sampling.errors import StoreError
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Write a file under a temporary name, and give it its own once it is whole and on the disk.
+    """Write a file under a temporary name, and rename it when it is complete and on the disk.
 
     Examples
     --------
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "note.txt"
     >>> with atomic_write(target) as temporary:
-    ...     _ = temporary.write_text("whole")
+    ...     _ = temporary.write_text("complete")
     >>> target.read_text()
-    'whole'
+    'complete'
 
     Raises
     ------
     StoreError
-        The file cannot be written, for example on a full disk; an earlier file of this name is untouched.
+        The file cannot be written, for example on a full disk; an earlier file of this name is unchanged.
     """
     path = Path(path)
-    # The suffix stays last, since writers of trajectories choose the format by it.
+    # The suffix is kept, since writers of trajectories choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,68 +46,80 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed.") from error
     finally:
-        with suppress(OSError):  # a folder that could not be made or written must not hide the error above
+        with suppress(OSError):  # a folder that cannot be made or written must not hide the error above
             temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file at once or not at all."""
+    """Write a text file completely or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text)
 
 
 def append(path: str | Path, text: str, place: int) -> int:
-    """Add whole lines to a file that ends at a place, in bytes; returns where it ends then.
+    """Append complete lines to a file of which a number of bytes are known; returns the new number.
 
-    A call that is interrupted, or that finds the disk full, leaves whole lines alone behind. The next one, given the
-    same lines and more, goes on after them.
+    If a call is interrupted, or the disk is full, the file still ends with a complete line. The next call, with the
+    same lines and more, continues after it.
+
+    Parameters
+    ----------
+    text
+        The lines, with a line break at the end.
+    place
+        Number of bytes before the lines. More bytes than that must be the beginning of `text`.
 
     Raises
     ------
     StoreError
-        They cannot be written, for example on a full disk; what was there is untouched.
+        The lines cannot be written, for example on a full disk; earlier lines are unchanged.
     """
     content = text.encode()
     try:
         with open(path, "r+b", buffering=0) as file:
-            there = file.seek(0, os.SEEK_END) - place
-            if not 0 <= there <= len(content):
+            written = file.seek(0, os.SEEK_END) - place
+            if not 0 <= written <= len(content):
                 raise OSError(None, "another program changed it")
             try:
-                while there < len(content):  # one call, unless the disk is full: readers see few broken lines
-                    there += file.write(content[there:])
+                while written < len(content):  # one call, unless the disk is full, so that few lines are incomplete
+                    written += file.write(content[written:])
             except OSError:
-                # Whole lines stay, since a reader may have taken them up.
-                file.truncate(place + content.rfind(b"\n", 0, there) + 1)
+                # Complete lines are kept, since another process may have read them.
+                file.truncate(place + content.rfind(b"\n", 0, written) + 1)
                 raise
     except OSError as error:
         reason = error.strerror or error
-        raise StoreError(f"{path}: cannot be written ({reason}); what was there is untouched.") from error
+        raise StoreError(f"{path}: cannot be written ({reason}); earlier lines are unchanged.") from error
     return place + len(content)
 
 
 def sync(path: str | Path) -> None:
-    """Bring a file from the memory of the operating system to the disk."""
+    """Write a file from the buffers of the operating system to the disk."""
     with open(path, "rb") as handle:
         os.fsync(handle.fileno())
 
 
-def try_lock(path: str | Path) -> IO | None:
-    """A file that one process alone may hold, open as long as it is wanted; none where another process holds it.
+def try_lock(path: str | Path) -> IO[str] | None:
+    """Lock a file for this process.
+
+    Returns
+    -------
+    file object or None
+        The lock is held until this file is closed; `None` if another process holds it.
 
     Raises
     ------
     StoreError
-        It cannot be made or locked.
+        The file cannot be made or locked.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "a+")  # noqa: SIM115 - held open as long as the lock is
+        lock = open(path, "a+")  # noqa: SIM115 - it stays open as long as the lock is held
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror}).") from error
     try:
-        # The kernel drops this lock with the process, however it ends, so that a kill leaves nothing behind.
+        # The kernel releases this lock when the process ends, also when it is killed.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
@@ -118,13 +130,13 @@ def try_lock(path: str | Path) -> IO | None:
     return lock
 
 
-def write_json(path: str | Path, content) -> None:
-    """Write a JSON file at once or not at all."""
+def write_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file completely or not at all."""
     write_text(path, json.dumps(content, indent=1, sort_keys=True))
 
 
-def read_json(path: str | Path):
-    """Read a JSON file.
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file.
 
     Raises
     ------
@@ -138,20 +150,28 @@ def read_json(path: str | Path):
 
 
 def remove(path: str | Path) -> None:
-    """Remove a file that is no longer needed, where it exists."""
+    """Remove a file, if it exists."""
     Path(path).unlink(missing_ok=True)
 
 
 def remove_stale(folder: str | Path, stem: str | None = None) -> None:
-    """Remove temporary files of processes that were killed while writing; of files of one name, or of all below."""
-    for leftover in Path(folder).rglob(".*") if stem is None else Path(folder).glob(".*"):
-        found = re.fullmatch(r"\.(.+)\.\d+(\.\w+)?", leftover.name)
-        if found and stem in (None, found[1]) and leftover.is_file():
-            leftover.unlink(missing_ok=True)
+    """Remove temporary files of processes that were killed while writing.
+
+    Parameters
+    ----------
+    folder
+        Where the files are.
+    stem
+        Only those of the file of this name without its ending; by default all, also those of folders below.
+    """
+    for path in Path(folder).rglob(".*") if stem is None else Path(folder).glob(".*"):
+        match = re.fullmatch(r"\.(.+)\.\d+(\.\w+)?", path.name)
+        if match and stem in (None, match[1]) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def remove_folder(path: str | Path) -> None:
-    """Remove a folder that is no longer needed, with all that is in it."""
+    """Remove a folder and everything in it."""
     shutil.rmtree(path)
 
 

@@ -1,4 +1,4 @@
-"""Named streams of random numbers, all from one master seed."""
+"""Named streams of random numbers from one master seed."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from latf_sampling.errors import SettingsError
 
 
 def stream(seed: int, *names: str | int) -> np.random.Generator:
-    """A random generator of its own for one purpose, out of a single master seed.
+    """A random generator for one purpose, from a master seed.
 
     Parameters
     ----------
     seed
         The master seed, any integer.
     names
-        What the numbers are for, ("train", 3, "shuffle"). Order and type matter: 3 is not "3".
+        The purpose of the numbers, such as ("train", 3, "shuffle"). Order and type matter: 3 is not "3".
 
     Returns
     -------
     numpy.random.Generator
-        The same for the same seed and names in every process, Python version and machine; independent of the one
-        for any other names, since a SHA-256 hash of both is its entropy. Whoever adds a stream changes no other.
+        It is the same for the same seed and names in every process, Python version and machine, and independent of
+        the one for any other names, since its entropy is a SHA-256 hash of seed and names. A new stream does not change
+        any other.
 
     Raises
     ------
     SettingsError
-        The seed is not an integer, or a name neither text nor an integer.
+        The seed is not an integer, or a name is neither text nor an integer.
 
     Examples
     --------
@@ -45,12 +46,12 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 
 
 def stream_seed(seed: int, *names: str | int) -> int:
-    """A seed for a generator that is not numpy's, from 1 to 2**31 - 1: OpenMM takes 0 for "choose one yourself".
+    """A seed for a generator other than numpy's, from 1 to 2**31 - 1; OpenMM chooses a random seed itself for 0.
 
     Parameters
     ----------
     seed, names
-        As in `stream`, which it is independent of.
+        As in `stream`. The seed is independent of the stream for the same names.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Work in other processes: results whatever happens to a worker, errors of the package as they are, no orphans."""
+"""Tasks in other processes: results although workers die, the package's errors unchanged, no orphans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from latf_sampling.errors import DataError, SimulationError
 
 
 class Squares:
-    """Squares numbers; what is asked by a name happens to the process."""
+    """Squares numbers; a task with a name does something to the process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.done = folder, 0
@@ -36,37 +36,50 @@ class Squares:
         return 4 if task == "die once" else task**2
 
 
-def test_results_whatever_happens_to_a_worker(tmp_path):
+def test_results_although_workers_die(tmp_path):
     tasks = [(0, 5), (1, "die"), (2, "die once"), (3, 7)]
     assert dict(run_tasks(Squares, tmp_path, tasks, 2)) == {0: 25, 1: WorkerDied("SIGKILL"), 2: 4, 3: 49}
     assert multiprocessing.active_children() == []
 
 
-def test_a_worker_is_kept_for_the_next_task(tmp_path):
+def test_a_worker_takes_several_tasks(tmp_path):
     results = run_tasks(Squares, tmp_path, iter([(k, "who") for k in range(9)]), 2)
-    found = [next(results)[1] for _ in range(4)]
-    assert os.getpid() not in {pid for pid, _ in found}
-    assert max(done for _, done in found) > 1
-    results.close()  # whoever stops asking ends the workers
+    answers = [next(results)[1] for _ in range(4)]
+    assert os.getpid() not in {pid for pid, _ in answers}
+    assert max(done for _, done in answers) > 1
+    results.close()  # the workers end with the iteration
     assert multiprocessing.active_children() == []
 
 
 def test_one_process_is_this_one(tmp_path):
-    assert list(run_tasks(Squares, tmp_path, [(0, "who"), (1, "who")], 1)) == [
-        (0, (os.getpid(), 1)),
-        (1, (os.getpid(), 2)),
-    ]
+    results = list(run_tasks(Squares, tmp_path, [(0, "who"), (1, "who")], 1))
+    assert results == [(0, (os.getpid(), 1)), (1, (os.getpid(), 2))]
+
+
+def test_a_fresh_process_for_each_task(tmp_path):
+    running = []
+    results = dict(run_tasks(Squares, tmp_path, [(k, "who") for k in range(3)], 1, fresh=True, watch=running.append))
+    assert len({pid for pid, _ in results.values()} - {os.getpid()}) == 3
+    assert {done for _, done in results.values()} == {1}
+    assert set(running) == {1} and len(running) >= 3
+    assert multiprocessing.active_children() == []
+
+
+def test_a_task_is_not_begun_anew_if_one_death_is_the_limit(tmp_path):
+    results = dict(run_tasks(Squares, tmp_path, [(0, "die once"), (1, 3)], 2, max_deaths=1, fresh=True))
+    assert results == {0: WorkerDied("SIGKILL"), 1: 9}
 
 
 @pytest.mark.parametrize(
     ("task", "error", "words"),
     [("refuse", DataError, "^that is no number$"), ("fail", SimulationError, "unexpected failure.*by nothing")],
 )
-def test_errors_arrive_and_end_the_others(tmp_path, task, error, words):
+@pytest.mark.parametrize("fresh", [False, True])
+def test_errors_arrive_and_end_the_others(tmp_path, task, error, words, fresh):
     with pytest.raises(error, match="(?s)" + words):
-        list(run_tasks(Squares, tmp_path, [(0, task)], 2))
+        list(run_tasks(Squares, tmp_path, [(0, task)], 2, fresh=fresh))
     assert multiprocessing.active_children() == []
 
 
-def test_cores():
+def test_available_cores():
     assert 1 <= processes.available_cores() <= os.cpu_count()

@@ -1,4 +1,4 @@
-"""Nothing half-written, one process at a time, and finished files stay what they were."""
+"""Files are complete, one process at a time uses a directory, and finished files are not changed."""
 
 import json
 import os
@@ -20,7 +20,7 @@ TEXT = json.dumps(SETTINGS)
 
 
 def child(code: str, *arguments, **options) -> subprocess.Popen:
-    """Another Python with the same import path, that runs some code on some arguments."""
+    """Another Python process with the same import path, which runs some code with some arguments."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -32,7 +32,7 @@ def child(code: str, *arguments, **options) -> subprocess.Popen:
 
 
 def line_of(process: subprocess.Popen) -> str:
-    """The next line that it prints; fails with what it said when it ended instead."""
+    """The next line that it prints; fails with its error output if it ended instead."""
     line = process.stdout.readline().strip()
     assert line, process.communicate()[1]
     return line
@@ -45,7 +45,7 @@ def names(folder: Path) -> list[str]:
 # --------------------------------------------------------------------------------------------------- writing
 
 
-def test_a_file_appears_whole_under_its_own_name(tmp_path):
+def test_a_file_appears_under_its_name_when_it_is_complete(tmp_path):
     target = tmp_path / "deep" / "down" / "note.txt"
     with storage.atomic_write(target) as temporary:
         temporary.write_text("half")
@@ -56,7 +56,7 @@ def test_a_file_appears_whole_under_its_own_name(tmp_path):
     assert names(target.parent) == ["note.txt"]
 
 
-def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_an_exception_leaves_only_the_old_file(tmp_path):
     target = tmp_path / "note.txt"
     storage.write_text(target, "old")
     with pytest.raises(ZeroDivisionError), storage.atomic_write(target) as temporary:
@@ -66,7 +66,7 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
     assert names(tmp_path) == ["note.txt"]
 
 
-def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
+def test_the_old_file_exists_until_the_new_one_is_complete(tmp_path):
     target = tmp_path / "note.txt"
     storage.write_text(target, "old")
     with storage.atomic_write(target) as temporary:
@@ -85,6 +85,14 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         storage.write_text(tmp_path / "file" / "note.txt", "text")
+
+
+TRAINED_MODEL = """
+from latf_sampling import LaTF
+model = LaTF()
+model.build(50, 3)
+model.trained = True
+"""
 
 
 def _limit_files():
@@ -110,7 +118,7 @@ def test_a_disk_without_space_is_an_error_and_the_old_file_survives(tmp_path, wr
         "from latf_sampling.core import storage\n"
         "from latf_sampling.errors import StoreError\n"
         "target = Path(sys.argv[1])\n"
-        + ("from latf_sampling import LaTF\nmodel = LaTF(); model.build(50, 3); model.trained = True\n" if "model" in write else "")
+        + (TRAINED_MODEL if "model" in write else "")
         + f"try:\n    {write}\nexcept StoreError as error:\n    print('refused', error)\n"
     )
     process = child(code, target, preexec_fn=_limit_files)
@@ -134,7 +142,7 @@ with place.acquire(sys.argv[2]):
 """
 
 
-def test_kill_while_writing_leaves_the_old_file_and_the_next_claim_sweeps(tmp_path):
+def test_a_kill_while_writing_leaves_the_old_file_and_the_next_lock_removes_leftovers(tmp_path):
     place = layout.CampaignDirectory(tmp_path / "run")
     target = place.round(0).walker(0).path / "segment-000.dcd"
     with place.acquire(TEXT):
@@ -147,7 +155,7 @@ def test_kill_while_writing_leaves_the_old_file_and_the_next_claim_sweeps(tmp_pa
     leftovers = [name for name in names(target.parent) if name != target.name]
     assert len(leftovers) == 1  # otherwise it was not killed in the middle of writing
     assert target.read_text() == "old"
-    (target.parent / ".keep").write_text("")  # hidden, but not one of ours
+    (target.parent / ".keep").write_text("")  # hidden, but not a leftover
     with place.acquire(TEXT):
         assert names(target.parent) == [".keep", target.name]
         assert target.read_text() == "old"
@@ -181,27 +189,27 @@ def test_checksum_of_known_bytes(tmp_path):
 
 # ------------------------------------------------------------------------------------------------- the lock
 
-HOLDING = """
+LOCKING = """
 import sys, time
 from latf_sampling.data.layout import CampaignDirectory
 with CampaignDirectory(sys.argv[1]).acquire(sys.argv[2]):
-    print("claimed", flush=True)
+    print("locked", flush=True)
     time.sleep(60)
 """
 
 
-def test_one_process_at_a_time_and_a_killed_one_frees_the_directory(tmp_path):
+def test_one_process_at_a_time_and_a_killed_one_releases_the_directory(tmp_path):
     place = layout.CampaignDirectory(tmp_path / "run")
-    process = child(HOLDING, place.path, TEXT)
+    process = child(LOCKING, place.path, TEXT)
     try:
-        assert line_of(process) == "claimed"
+        assert line_of(process) == "locked"
         with pytest.raises(StoreError, match="another process is running this campaign"), place.acquire(TEXT):
-            pytest.fail("two processes hold one directory")
+            pytest.fail("two processes use one directory")
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
     deadline = time.monotonic() + 10
-    while True:  # the kernel takes a moment to close a killed process's files
+    while True:  # the kernel needs a moment to close the files of a killed process
         try:
             with place.acquire(TEXT):
                 break
@@ -210,7 +218,7 @@ def test_one_process_at_a_time_and_a_killed_one_frees_the_directory(tmp_path):
             time.sleep(0.05)
 
 
-def test_the_lock_is_freed_by_an_exception_too(tmp_path):
+def test_an_exception_releases_the_lock_too(tmp_path):
     place = layout.CampaignDirectory(tmp_path / "run")
     with pytest.raises(ZeroDivisionError), place.acquire(TEXT):
         raise ZeroDivisionError
@@ -228,7 +236,7 @@ def test_another_protocol_is_refused_with_the_keys_that_differ(tmp_path):
     assert place.protocol() == SETTINGS
     other = json.dumps({"seed": 2, "integrator": {"timestep": 0.002, "friction": 5.0}, "name": "new"})
     with pytest.raises(StoreError) as refused, place.acquire(other):
-        pytest.fail("another protocol was let in")
+        pytest.fail("another protocol was accepted")
     for key in ("seed", "integrator.friction", "name"):
         assert key in str(refused.value)
     assert "timestep" not in str(refused.value)
@@ -237,17 +245,17 @@ def test_another_protocol_is_refused_with_the_keys_that_differ(tmp_path):
         pass
 
 
-def test_a_directory_with_other_files_is_refused_and_left_alone(tmp_path):
+def test_a_directory_with_other_files_is_refused_and_not_changed(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(StoreError, match="thesis.tex"), layout.CampaignDirectory(tmp_path).acquire(TEXT):
-        pytest.fail("a directory with other files was taken")
+        pytest.fail("a directory with other files was accepted")
     assert set(names(tmp_path)) <= {"thesis.tex", "lock"}
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_inputs_are_copied_once_and_a_start_cut_short_goes_on(tmp_path):
+def test_inputs_are_copied_once_also_after_an_interruption(tmp_path):
     place = layout.CampaignDirectory(tmp_path / "run")
-    place.inputs.mkdir(parents=True)  # an earlier start came so far
+    place.inputs.mkdir(parents=True)  # an earlier start was interrupted here
     (place.inputs / ".molecule.123.pdb").write_text("ato")
     with place.acquire(TEXT, {"molecule.pdb": b"atoms"}):
         assert names(place.inputs) == ["molecule.pdb"]
@@ -261,7 +269,7 @@ def test_a_damaged_protocol_is_a_store_error(tmp_path):
         pass
     (place.path / "protocol.json").write_text('{"seed": ')
     with pytest.raises(StoreError, match="protocol.json: cannot be read"), place.acquire(TEXT):
-        pytest.fail("a damaged protocol was let in")
+        pytest.fail("a damaged protocol was accepted")
 
 
 def test_a_file_is_no_directory(tmp_path):
@@ -270,7 +278,7 @@ def test_a_file_is_no_directory(tmp_path):
         pytest.raises(StoreError, match="cannot be used as a campaign directory"),
         layout.CampaignDirectory(tmp_path / "run").acquire(TEXT),
     ):
-        pytest.fail("a file was taken for a directory")
+        pytest.fail("a file was accepted as a directory")
 
 
 def test_paths_stay_inside_and_are_distinct(tmp_path):
@@ -293,7 +301,7 @@ def finish(walker: Path, index: int) -> dict[str, Path]:
     return segment.contents
 
 
-def test_finished_segments_come_in_order_up_to_the_first_gap(tmp_path):
+def test_finished_segments_are_in_order_up_to_the_first_gap(tmp_path):
     assert layout.WalkerDirectory(tmp_path).finished_segments() == []
     for index in (0, 1, 3):
         finish(tmp_path, index)
@@ -302,7 +310,7 @@ def test_finished_segments_come_in_order_up_to_the_first_gap(tmp_path):
     assert [summary["steps"] for summary in layout.WalkerDirectory(tmp_path).finished_segments()] == [0, 100, 200, 300]
 
 
-def test_a_segment_without_its_mark_is_not_finished(tmp_path):
+def test_a_segment_without_its_marker_is_not_finished(tmp_path):
     for path in layout.WalkerDirectory(tmp_path).segment(0).contents.values():
         storage.write_text(path, "whole")
     assert layout.WalkerDirectory(tmp_path).finished_segments() == []

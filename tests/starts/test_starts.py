@@ -1,4 +1,4 @@
-"""Starts: on target, thermal, with the right hands, repeatable, and honest about failures."""
+"""Starts: on target, thermal, of the right chirality, reproducible; failures are reported."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from openmm import app
 
 from latf_sampling import starts
 from latf_sampling.campaign.campaign import Campaign
-from latf_sampling.errors import CVError, DataError, SettingsError, SimulationError
+from latf_sampling.errors import CVError, DataError, ExtrapolationWarning, SettingsError, SimulationError
 from latf_sampling.starts import (
     generate_starts,
     handedness,
     state_point,
-    stereocentres,
+    stereocenters,
     structures_at,
     structures_between,
 )
-from latf_sampling.starts.maker import Made, PlainRun
+from latf_sampling.starts.worker import PlainRun, TargetResult
 from latf_sampling.units import KB
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny camp
 @pytest.fixture(scope="module")
 def learned() -> SimpleNamespace:
     """Model, variable, archive, system and topology of the tiny campaign, in the order `generate_starts` takes them."""
-    campaign = Campaign.of(finished_campaign())
+    campaign = Campaign.load(finished_campaign())
     model, cv = campaign.model(campaign.last_learned())
     archive = mdtraj.join([walker.trajectory for walker in campaign.frames()])
     molecule = campaign.molecule
@@ -41,7 +41,7 @@ def learned() -> SimpleNamespace:
 
 
 def generate(learned, n: int = 1, temperature=450.0, *, targets=None, **settings) -> starts.Starts:
-    """Starts from what was learned; with `targets`, for those latent points instead of samples."""
+    """Starts from the learned model; with `targets`, at these latent points instead of samples."""
     entries = {**vars(learned), **{name: settings.pop(name) for name in list(settings) if hasattr(learned, name)}}
     if targets is not None:
         entries["model"] = SimpleNamespace(sample=lambda n, temperature, seed: np.array(targets, dtype=np.float32))
@@ -58,7 +58,7 @@ def near(learned) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def made(learned, near) -> starts.Starts:
+def structures(learned, near) -> starts.Starts:
     return generate(learned, 4, targets=near)
 
 
@@ -67,51 +67,51 @@ def made(learned, near) -> starts.Starts:
 
 def test_samples_of_the_flow_give_structures(learned):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a sample may be where no structure is
-        found = generate(learned, 3)
-    assert found.requested == 3 == len(found) + len(found.rejected)
-    assert len(found) >= 1
-    drawn = [*found.targets.tolist(), *(entry["target"] for entry in found.rejected)]
+        warnings.simplefilter("ignore")  # there may be no structure at a sample
+        result = generate(learned, 3)
+    assert result.requested == 3 == len(result) + len(result.rejected)
+    assert len(result) >= 1
+    drawn = [*result.targets.tolist(), *(entry["target"] for entry in result.rejected)]
     assert len(np.unique(drawn, axis=0)) == 3
-    assert found.temperature == 450.0
+    assert result.temperature == 450.0
 
 
-def test_each_is_on_its_target(learned, made, near):
-    assert len(made) == 4 and not made.rejected
-    assert made.targets == pytest.approx(near, abs=1e-6)
-    assert made.reached == pytest.approx(learned.cv(made.positions), abs=1e-9)
-    held = np.array([entry["held"] for entry in made.checks])
-    away = np.linalg.norm(held - made.targets, axis=1) / learned.cv.noise
-    assert away == pytest.approx([entry["held_distance"] for entry in made.checks])
+def test_structures_are_on_their_targets(learned, structures, near):
+    assert len(structures) == 4 and not structures.rejected
+    assert structures.targets == pytest.approx(near, abs=1e-6)
+    assert structures.reached == pytest.approx(learned.cv(structures.positions), abs=1e-9)
+    held = np.array([entry["held"] for entry in structures.checks])
+    away = np.linalg.norm(held - structures.targets, axis=1) / learned.cv.noise
+    assert away == pytest.approx([entry["held_distance"] for entry in structures.checks])
     assert away.max() < 4
     assert away.min() > 1e-3  # a thermal spread, not a minimum
-    assert made.positions.shape == made.velocities.shape == (4, 22, 3)
-    assert made.summary().splitlines()[0] == "4 of 4 structures at 450 K are valid."
-    assert [entry["held_distance"] < 4 and entry["released_distance"] < 4 for entry in made.checks] == [True] * 4
+    assert structures.positions.shape == structures.velocities.shape == (4, 22, 3)
+    assert structures.summary().splitlines()[0] == "4 of 4 structures at 450 K are valid."
+    assert [entry["held_distance"] < 4 and entry["released_distance"] < 4 for entry in structures.checks] == [True] * 4
 
 
-def test_sources_are_the_closest_frames(learned, made):
+def test_sources_are_the_closest_frames(learned, structures):
     archived = learned.cv(learned.archive.xyz.astype(float))
-    distance = np.linalg.norm(archived - made.targets[:, None], axis=2)
-    assert (distance[np.arange(4), made.sources] <= np.sort(distance, axis=1)[:, 3] + 1e-9).all()
+    distance = np.linalg.norm(archived - structures.targets[:, None], axis=2)
+    assert (distance[np.arange(4), structures.sources] <= np.sort(distance, axis=1)[:, 3] + 1e-9).all()
 
 
-def test_energies_are_those_of_the_system_without_the_umbrella(learned, made):
+def test_energies_are_those_of_the_system_without_the_umbrella(learned, structures):
     again = context(learned.system, positions())
-    for x, energy in zip(made.positions, made.energies):
+    for x, energy in zip(structures.positions, structures.energies):
         again.setPositions(x)
         assert again.getState(getEnergy=True).getPotentialEnergy()._value == pytest.approx(energy, abs=1e-6)
 
 
-def test_they_are_thermal_and_keep_the_constraints(learned, made):
+def test_structures_are_thermal_and_satisfy_the_constraints(learned, structures):
     system = learned.system
     for k in range(system.getNumConstraints()):
         a, b, length = system.getConstraintParameters(k)
-        found = np.linalg.norm(made.positions[:, a] - made.positions[:, b], axis=1)
-        assert found == pytest.approx(length._value, rel=1e-4)
+        lengths = np.linalg.norm(structures.positions[:, a] - structures.positions[:, b], axis=1)
+        assert lengths == pytest.approx(length._value, rel=1e-4)
     masses = np.array([system.getParticleMass(k)._value for k in range(22)])
-    kinetic = 0.5 * (masses[:, None] * made.velocities**2).sum((1, 2)).mean()
-    # 54 degrees of freedom; four structures give their temperature to 10 %
+    kinetic = 0.5 * (masses[:, None] * structures.velocities**2).sum((1, 2)).mean()
+    # with 54 degrees of freedom, four structures give the temperature to 10 %
     assert kinetic / (0.5 * 54 * KB) == pytest.approx(450.0, rel=0.35)
 
 
@@ -123,12 +123,12 @@ def test_the_system_is_not_changed(learned, near):
     assert np.array_equal(learned.archive.xyz, first)
 
 
-def test_same_seed_same_structures(learned, made, near):
+def test_same_seed_same_structures(learned, structures, near):
     again = generate(learned, 2, targets=near[:2])
-    assert np.array_equal(again.positions, made.positions[:2])
-    assert np.array_equal(again.velocities, made.velocities[:2])
+    assert np.array_equal(again.positions, structures.positions[:2])
+    assert np.array_equal(again.velocities, structures.velocities[:2])
     other = generate(learned, 1, targets=near[:1], seed=2)
-    assert np.abs(other.positions[0] - made.positions[0]).max() > 0.01
+    assert np.abs(other.positions[0] - structures.positions[0]).max() > 0.01
 
 
 def test_the_seed_decides_the_targets(learned, monkeypatch):
@@ -137,11 +137,11 @@ def test_the_seed_decides_the_targets(learned, monkeypatch):
             pass
 
         def __call__(self, task):
-            return (
-                (np.zeros(2), np.zeros((2, 2))) if isinstance(task, PlainRun) else Made([{"reason": "not tried"}], None)
-            )
+            if isinstance(task, PlainRun):
+                return np.zeros(2), np.zeros((2, 2))
+            return TargetResult([{"reason": "not tried"}], None)
 
-    monkeypatch.setattr("latf_sampling.starts.targets.Maker", Failing)
+    monkeypatch.setattr("latf_sampling.starts.batches.Worker", Failing)
 
     def targets(seed):
         with pytest.warns(UserWarning, match="0 of 5"):
@@ -150,13 +150,13 @@ def test_the_seed_decides_the_targets(learned, monkeypatch):
     assert targets(1) == targets(1) != targets(2)
 
 
-def test_quantities_and_progress(learned, made, near):
+def test_quantities_and_progress(learned, structures, near):
     seen = []
     again = generate(
         learned, 1, targets=near[:1], temperature=450.0 * openmm.unit.kelvin, thermalise=1.0 * openmm.unit.picosecond,
         timestep=4 * openmm.unit.femtosecond, progress=lambda fraction, words: seen.append((fraction, words)),
     )  # fmt: skip
-    assert np.array_equal(again.positions, made.positions[:1])
+    assert np.array_equal(again.positions, structures.positions[:1])
     assert seen[-1] == (1.0, "1 valid, 0 rejected")
 
 
@@ -171,101 +171,101 @@ def test_umbrella_is_the_posterior_of_the_encoder():
     x = np.zeros((1, 6, 3))
     x[0, :, 0], x[0, 1::2, 1] = np.repeat([0.0, 5.0, 10.0], 2), 1.0
     model = SimpleNamespace(sample=lambda n, temperature, seed: np.full((n, 3), target))
-    found = generate_starts(
+    result = generate_starts(
         model, cv, mdtraj.Trajectory(x, mdtraj.Topology.from_openmm(topology)), system, topology, 300.0, 50,
         timestep=0.01, friction=5.0, thermalise=1.0, platform="Reference", tolerance=6.0, release=0,
     )  # fmt: skip
-    assert len(found) == 50
+    assert len(result) == 50
     r = np.linspace(0.8, 1.4, 2001)
     density = r**2 * np.exp(-((r - 1) ** 2 + (r - target) ** 2) / (2 * sigma**2))
     density /= density.sum()
     mean = density @ r
     deviation = np.sqrt(density @ (r - mean) ** 2)
-    assert found.reached.mean() == pytest.approx(mean, abs=4 * deviation / np.sqrt(150))
-    assert found.reached.std() == pytest.approx(deviation, rel=4 / np.sqrt(300))
+    assert result.reached.mean() == pytest.approx(mean, abs=4 * deviation / np.sqrt(150))
+    assert result.reached.std() == pytest.approx(deviation, rel=4 / np.sqrt(300))
 
 
 # ------------------------------------------------------------------------------------------------------------ chirality
 
 
-def test_the_stereocentre_of_alanine():
+def test_the_stereocenter_of_alanine():
     topology = mdtraj.Topology.from_openmm(alanine_topology())
-    (row,) = stereocentres(topology)
+    (row,) = stereocenters(topology)
     name = [atom.name for atom in topology.atoms]
     assert (topology.atom(row[0]).residue.name, name[row[0]]) == ("ALA", "CA")
     assert sorted(name[k] for k in row[1:]) == ["C", "CB", "HA", "N"]
     assert (np.diff(row[1:]) > 0).all()
 
 
-def test_mirrored_positions_are_of_the_other_hand():
-    centres = stereocentres(mdtraj.Topology.from_openmm(alanine_topology()))
-    hand = handedness(positions(), centres)
-    # L: seen with hydrogen towards the viewer, CO, R and N stand clockwise ("CORN")
+def test_mirrored_positions_have_the_other_handedness():
+    centers = stereocenters(mdtraj.Topology.from_openmm(alanine_topology()))
+    reference = handedness(positions(), centers)
+    # L: seen with the hydrogen towards the viewer, CO, R and N are clockwise ("CORN")
     at = {atom.name: positions()[atom.index] for atom in alanine().topology.atoms() if atom.residue.name == "ALA"}
     to = {name: at[name] - at["CA"] for name in ("C", "CB", "N", "HA")}
     assert np.cross(to["C"], to["CB"]) @ to["N"] > 0
-    assert abs(hand[0]) == 1
-    assert handedness(positions() * [-1, 1, 1], centres) == -hand
+    assert abs(reference[0]) == 1
+    assert handedness(positions() * [-1, 1, 1], centers) == -reference
     turned = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    assert handedness(positions() @ turned, centres) == np.sign(np.linalg.det(turned)) * hand
-    assert all(handedness(x, centres) == hand for x in frames(20))
+    assert handedness(positions() @ turned, centers) == np.sign(np.linalg.det(turned)) * reference
+    assert all(handedness(x, centers) == reference for x in frames(20))
 
 
-def test_handedness_is_kept(learned, made):
-    centres = stereocentres(mdtraj.Topology.from_openmm(learned.topology))
-    assert (np.array([handedness(x, centres) for x in made.positions]) == handedness(positions(), centres)).all()
+def test_handedness_is_preserved(learned, structures):
+    centers = stereocenters(mdtraj.Topology.from_openmm(learned.topology))
+    assert (np.array([handedness(x, centers) for x in structures.positions]) == handedness(positions(), centers)).all()
 
 
 def test_a_d_form_in_the_archive_stays_one(learned, near):
-    centres = stereocentres(mdtraj.Topology.from_openmm(learned.topology))
+    centers = stereocenters(mdtraj.Topology.from_openmm(learned.topology))
     mirrored = learned.archive[[30]]
     mirrored.xyz = mirrored.xyz * np.array([-1, 1, 1], dtype=np.float32)
     target = learned.cv(mirrored.xyz.astype(float))
-    found = generate(learned, 1, targets=target, archive=mirrored)
-    assert handedness(found.positions[0], centres) == -handedness(positions(), centres)
+    result = generate(learned, 1, targets=target, archive=mirrored)
+    assert handedness(result.positions[0], centers) == -handedness(positions(), centers)
 
 
-def test_a_changed_hand_is_refused_with_its_atom(learned, near, monkeypatch):
+def test_a_changed_handedness_is_rejected_with_its_atom(learned, near, monkeypatch):
     calls = []
 
-    def flipping(x, centres, box):
+    def flipping(x, centers, box):
         calls.append(x)
-        return handedness(x, centres) * (-1) ** len(calls)
+        return handedness(x, centers) * (-1) ** len(calls)
 
     monkeypatch.setattr("latf_sampling.starts.geometry.handedness", flipping)
     with pytest.warns(UserWarning, match="0 of 1"):
-        found = generate(learned, 1, targets=near[:1], attempts=1, thermalise=0.5)
-    (reason,) = found.rejected[0]["reasons"]
+        result = generate(learned, 1, targets=near[:1], attempts=1, thermalise=0.5)
+    (reason,) = result.rejected[0]["reasons"]
     assert reason.endswith("atom ALA2-CA changed its chirality")
 
 
 # ------------------------------------------------------------------------------------------------------------- failures
 
 
-def test_what_cannot_be_reached_is_rejected_with_reasons(learned, near):
+def test_targets_that_cannot_be_reached_are_rejected_with_reasons(learned, near):
     far = (learned.cv.bounds[:, 1] + 3.0).astype(np.float32).tolist()
     with pytest.warns(UserWarning, match="1 of 2 structures at 450 K are valid") as warned:
-        found = generate(learned, 2, targets=[far, near[0]], attempts=3, thermalise=0.5)
-    assert found.requested == 2 and len(found) == 1
-    assert found.targets == pytest.approx(near[:1], abs=1e-6)
-    (entry,) = found.rejected
+        result = generate(learned, 2, targets=[far, near[0]], attempts=3, thermalise=0.5)
+    assert result.requested == 2 and len(result) == 1
+    assert result.targets == pytest.approx(near[:1], abs=1e-6)
+    (entry,) = result.rejected
     assert entry["target"] == far
     assert len(entry["reasons"]) == 3
     assert all("sigma from the target, 4 are tolerated" in reason for reason in entry["reasons"])
     assert len({reason.split(":")[0] for reason in entry["reasons"]}) == 3  # from three frames
-    said = " ".join(str(warning.message) for warning in warned)
-    assert f"Target ({far[0]:.3g}, {far[1]:.3g}): from frame " in said
+    message = " ".join(str(warning.message) for warning in warned)
+    assert f"Target ({far[0]:.3g}, {far[1]:.3g}): from frame " in message
 
 
-def test_a_tolerance_that_nothing_meets(learned, near):
+def test_a_tolerance_that_no_structure_meets(learned, near):
     with pytest.warns(UserWarning, match="0 of 1"):
-        found = generate(learned, 1, targets=near[:1], attempts=1, tolerance=1e-9, thermalise=0.5)
-    assert len(found) == 0
-    assert found.positions.shape == found.velocities.shape == (0, 22, 3)
-    assert found.targets.shape == found.reached.shape == (0, 2)
+        result = generate(learned, 1, targets=near[:1], attempts=1, tolerance=1e-9, thermalise=0.5)
+    assert len(result) == 0
+    assert result.positions.shape == result.velocities.shape == (0, 22, 3)
+    assert result.targets.shape == result.reached.shape == (0, 2)
 
 
-def test_a_system_that_explodes_everywhere_is_refused_at_once(learned, near):
+def test_a_system_that_always_explodes_is_refused_at_once(learned, near):
     stiff = openmm.XmlSerializer.clone(learned.system)
     force = openmm.CustomExternalForce("1e9 * x^2")  # oscillates within a fraction of a time step
     for atom in range(22):
@@ -276,13 +276,13 @@ def test_a_system_that_explodes_everywhere_is_refused_at_once(learned, near):
 
 
 @pytest.mark.parametrize("n", [0, -1])
-def test_no_structures_are_refused(learned, n):
+def test_a_number_of_structures_below_one_is_refused(learned, n):
     with pytest.raises(SettingsError, match=f"n must be at least 1; got {n}"):
         generate(learned, n)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -5.0])
-def test_no_temperature_is_refused(learned, temperature):
+def test_a_temperature_not_above_zero_is_refused(learned, temperature):
     with pytest.raises(SettingsError, match="temperature: must be more than 0 K"):
         generate(learned, temperature=temperature)
 
@@ -314,21 +314,21 @@ def test_a_topology_without_bonds_is_refused(learned):
 # -------------------------------------------------------------------------------------------------- pulled and released
 
 
-def test_a_frame_that_is_not_there_yet_is_pulled(learned, near):
+def test_a_frame_that_is_not_on_the_target_is_pulled(learned, near):
     away = np.linalg.norm(learned.cv(learned.archive.xyz.astype(float)) - near[0], axis=1) / learned.cv.noise
     far = learned.archive[(away > 2) & (away < 5)]
-    found = generate(learned, targets=near[:1], archive=far)
-    assert len(found) == 1 and found.checks[0]["pulled"]
-    assert found.checks[0]["held_distance"] < 4
+    result = generate(learned, targets=near[:1], archive=far)
+    assert len(result) == 1 and result.checks[0]["pulled"]
+    assert result.checks[0]["held_distance"] < 4
     on_it = generate(learned, targets=near[:1])
     assert not on_it.checks[0]["pulled"]
-    # as thermal as the other
-    low, high = found.thermal.energies
-    assert low < found.energies[0] < high
-    assert found.thermal.fluctuation.shape == (2,) and (found.thermal.fluctuation > 0).all()
+    # the pulled structure is thermal, too
+    low, high = result.thermal.energies
+    assert low < result.energies[0] < high
+    assert result.thermal.fluctuation.shape == (2,) and (result.thermal.fluctuation > 0).all()
 
 
-def test_pulled_structures_do_not_depend_on_those_made_before(learned, near):
+def test_pulled_structures_do_not_depend_on_earlier_ones(learned, near):
     away = np.linalg.norm(learned.cv(learned.archive.xyz.astype(float)) - near[0], axis=1) / learned.cv.noise
     far = learned.archive[(away > 2) & (away < 5)]
 
@@ -344,16 +344,16 @@ def test_pulled_structures_do_not_depend_on_those_made_before(learned, near):
     assert not np.array_equal(first.positions[0], first.positions[1])
 
 
-def test_released_structures_have_left_the_umbrella(learned, near):
+def test_a_released_structure_has_moved_since_the_umbrella(learned, near):
     held, free = (generate(learned, targets=near[:1], release=time) for time in (0, 0.2))
-    assert held.checks[0]["held"] == held.checks[0]["reached"] == free.checks[0]["held"]  # the same run up to there
+    assert held.checks[0]["held"] == held.checks[0]["reached"] == free.checks[0]["held"]  # one run
     assert free.checks[0]["reached"] != free.checks[0]["held"]
     assert (held.thermal.fluctuation == 0).all()
     assert held.checks[0]["held_distance"] == pytest.approx(held.checks[0]["released_distance"])
 
 
 def test_structures_of_exact_samples_are_exact_samples():
-    """For targets u = r + sigma * noise of Boltzmann's r, held and released structures are Boltzmann's again."""
+    """For targets u = r + sigma * noise with r of the Boltzmann distribution, released structures follow it again."""
     sigma, kt, rng = 0.05, KB * 300.0, np.random.default_rng(1)
     topology, system, cv = pairs(4, f"0.5 * {kt / sigma**2} * (r - 1)^2")
     atoms = list(topology.atoms())
@@ -367,60 +367,60 @@ def test_structures_of_exact_samples_are_exact_samples():
     x = np.zeros((1, 8, 3))
     x[0, :, 0], x[0, 1::2, 1] = np.repeat([0.0, 5.0, 10.0, 15.0], 2), 1.0
     model = SimpleNamespace(sample=lambda n, temperature, seed: targets)
-    found = generate_starts(
+    result = generate_starts(
         model, cv, mdtraj.Trajectory(x, mdtraj.Topology.from_openmm(topology)), system, topology, 300.0, 60,
         timestep=0.01, friction=5.0, thermalise=1.0, release=0.3, platform="Reference", tolerance=7.0,
     )  # fmt: skip
-    assert len(found) == 60
+    assert len(result) == 60
     mean = density @ r
     deviation = np.sqrt(density @ (r - mean) ** 2)
-    assert found.reached.mean() == pytest.approx(mean, abs=4 * deviation / np.sqrt(240))
-    assert found.reached.std() == pytest.approx(deviation, rel=4 / np.sqrt(480))
-    energies = 0.5 * kt * ((found.reached - 1) / sigma) ** 2
-    assert found.energies == pytest.approx(energies.sum(1), rel=1e-6)
+    assert result.reached.mean() == pytest.approx(mean, abs=4 * deviation / np.sqrt(240))
+    assert result.reached.std() == pytest.approx(deviation, rel=4 / np.sqrt(480))
+    energies = 0.5 * kt * ((result.reached - 1) / sigma) ** 2
+    assert result.energies == pytest.approx(energies.sum(1), rel=1e-6)
 
 
-def test_spare_samples_take_the_places_of_failed_ones(learned, near):
+def test_extra_samples_replace_failed_ones(learned, near):
     far = (learned.cv.bounds[:, 1] + 3.0).tolist()
-    found = generate(learned, 2, targets=[far, near[0], near[1], near[2]], spare=2, attempts=1, thermalise=0.5)
-    assert (len(found), found.requested, len(found.rejected)) == (2, 2, 1)
-    assert [entry["number"] for entry in found.checks] == [1, 2]
-    assert found.targets == pytest.approx(near[:2], abs=1e-6)
+    result = generate(learned, 2, targets=[far, near[0], near[1], near[2]], extra_samples=2, attempts=1, thermalise=0.5)
+    assert (len(result), result.requested, len(result.rejected)) == (2, 2, 1)
+    assert [entry["number"] for entry in result.checks] == [1, 2]
+    assert result.targets == pytest.approx(near[:2], abs=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------- points and paths
 
 
 def test_structures_at_points(learned, near):
-    found = structures_at(
+    result = structures_at(
         learned.cv, learned.archive, learned.system, learned.topology, 300.0, near[:2],
         timestep=0.004, thermalise=1.0, platform="Reference",
     )  # fmt: skip
-    assert len(found) == 2 and found.coverage is None
-    assert (found.weights == 1).all()
-    assert np.linalg.norm(found.reached - near[:2], axis=1).max() < 4 * learned.cv.noise
+    assert len(result) == 2 and result.coverage is None
+    assert (result.weights == 1).all()
+    assert np.linalg.norm(result.reached - near[:2], axis=1).max() < 4 * learned.cv.noise
 
 
 def test_a_path_goes_from_state_to_state(learned, near):
     model, end = learned.model, near[2]
     state = model.decoder(torch.from_numpy(model.sample(500, 600.0, seed=1))).argmax(-1).mode().values.item()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a path of a model that has seen next to nothing may go where nothing is
-        found = structures_between(
+        warnings.simplefilter("ignore")  # there may be no structures on a path of a hardly trained model
+        result = structures_between(
             model, learned.cv, learned.archive, learned.system, learned.topology, 600.0, (state, end), 3,
             timestep=0.004, thermalise=0.5, attempts=2, platform="Reference",
         )  # fmt: skip
-    asked = {entry["number"]: entry["target"] for entry in found.rejected}
-    asked |= {entry["number"]: found.targets[k] for k, entry in enumerate(found.checks)}
-    assert sorted(asked) == [0, 1, 2]
+    targets = {entry["number"]: entry["target"] for entry in result.rejected}
+    targets |= {entry["number"]: result.targets[k] for k, entry in enumerate(result.checks)}
+    assert sorted(targets) == [0, 1, 2]
     point = state_point(model, state, 600.0)
-    assert asked[0] == pytest.approx(point, abs=1e-6)
-    assert asked[2] == pytest.approx(end, abs=1e-6)
+    assert targets[0] == pytest.approx(point, abs=1e-6)
+    assert targets[2] == pytest.approx(end, abs=1e-6)
     assert model.decoder(torch.as_tensor(point[None].astype(np.float32))).argmax() == state
 
 
 @pytest.mark.parametrize("state", [-1, 99])
-def test_states_that_are_none_are_refused(learned, state):
+def test_unknown_states_are_refused(learned, state):
     with pytest.raises(SettingsError, match=f"the model has states 0 to .*; got {state}"):
         state_point(learned.model, state, 300.0)
 
@@ -434,17 +434,44 @@ def test_points_of_another_dimension_are_refused(learned, points):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"spare": -1}, "spare must not be negative; got -1"),
+        ({"extra_samples": -1}, "extra_samples must not be negative; got -1"),
         ({"attempts": 0}, "attempts must be at least 1; got 0"),
         ({"processes": 0}, "processes must be at least 1; got 0"),
         ({"tolerance": 0}, "tolerance must be more than 0; got 0"),
         ({"thermalise": 0}, "thermalise must be more than 0 ps; got 0 ps"),
         ({"release": -0.1}, "release must not be negative; got -0.1 ps"),
+        ({"structures": "gro"}, "structures are written as pdb or cif; got 'gro'"),
     ],
 )
 def test_impossible_settings_are_refused(learned, settings, words):
     with pytest.raises(SettingsError, match=words):
         generate(learned, **settings)
+
+
+def test_a_temperature_may_have_a_unit_everywhere(learned, near):
+    model, kelvin = learned.model, openmm.unit.kelvin
+    point = state_point(model, 0, 600.0)
+    assert np.array_equal(state_point(model, 0, 600.0 * kelvin), point)
+    options = {"timestep": 0.004, "thermalise": 0.2, "attempts": 1, "tolerance": 50.0, "platform": "Reference"}
+    source = (learned.cv, learned.archive, learned.system, learned.topology)
+    with pytest.warns(ExtrapolationWarning, match="LaTF: 900 K is extrapolation"):
+        path = structures_between(model, *source, 900.0 * kelvin, (near[0], near[1]), 2, **options)
+    assert (path.temperature, path.settings["temperature"]) == (900.0, 900.0)
+    temperatures = np.full(len(learned.archive), 300.0)
+    one, other = (
+        structures_at(*source, 0.6 * 500.0 * unit, near[:1], temperatures=temperatures * unit, **options)
+        for unit in (kelvin, 1.0)
+    )
+    assert np.array_equal(one.positions, other.positions)
+    with pytest.raises(SettingsError, match="starts: temperatures: .* is not a temperature"):
+        structures_at(*source, 300.0, near[:1], temperatures=temperatures * openmm.unit.nanometer, **options)
+    with pytest.raises(SettingsError, match="state .* has next to no weight at 300 K"):
+        nowhere = SimpleNamespace(
+            n_states=2,
+            sample=lambda n, temperature, seed: np.zeros((n, 2)),
+            state_probabilities=lambda u: np.eye(2)[np.zeros(len(u), int)],
+        )
+        state_point(nowhere, 1, 300.0 * kelvin)
 
 
 def test_temperatures_that_do_not_fit_are_refused(learned):
