@@ -105,8 +105,8 @@ class BiasForce:
             directory, lock = _scratch_folder()
             weakref.finalize(self, _remove, directory, lock)
             file = str(directory / f"{NAME}0")
-            self.table = np.memmap(file, np.float64, "w+", shape=(max(1, shape.size),))
-            self.table[: shape.size] = table
+            self.table = np.memmap(file, np.float64, "w+", shape=(max(1, shape.size),))[: shape.size]
+            self.table[:] = table
             read = self.table
         self.force: Any = _MAKE[self.backend](variable, shape, read, file, parameters)
         self.force.setForceGroup(self.group)
@@ -151,7 +151,7 @@ def free_group(system: openmm.System, variable: Variable) -> int:
 
 def component_force(variable: Variable, component: int, backend: str = "auto") -> openmm.Force:
     """A force whose energy is one component of the variable, for OpenMM's own biases."""
-    return _MAKE[choose_backend(backend)[0]](variable, _Component(variable.dim, component), np.zeros(1))
+    return _MAKE[choose_backend(backend)[0]](variable, _Component(variable.dim, component), np.zeros(0))
 
 
 def bias_variables(variable: Variable, backend: str = "auto") -> list[app.BiasVariable]:
