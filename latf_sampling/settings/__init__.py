@@ -18,6 +18,7 @@ from latf_sampling.settings.protocol import (
     RoundSettings,
     StartsSettings,
     TrajectoriesSettings,
+    n_steps,
     steps,
 )
 from latf_sampling.settings.system import SystemSettings
@@ -44,5 +45,6 @@ __all__ = [
     "TrainingSettings",
     "TrajectoriesSettings",
     "TrustSettings",
+    "n_steps",
     "steps",
 ]

@@ -426,6 +426,20 @@ def steps(time: float, step: float) -> int | None:
     return count if count >= 1 and abs(count * step - time) <= 1e-6 * time else None
 
 
+def n_steps(time: float, step: float) -> int:
+    """Number of steps in a time which is a multiple of the step, as `Protocol` checks.
+
+    Raises
+    ------
+    SettingsError
+        It is not a multiple.
+    """
+    count = steps(time, step)
+    if count is None:
+        raise SettingsError(f"{time:g} ps is not a multiple of {step:g} ps.")
+    return count
+
+
 def _with_files(entry: dict[str, Any], where: Location, change: Callable[[str, Location], Any]) -> dict[str, Any]:
     """A descriptor with its files replaced: those under "reference", one or a list, and under "file".
 

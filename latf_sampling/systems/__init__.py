@@ -1,4 +1,4 @@
-"""From what a protocol says about a system to OpenMM's objects: model potentials, molecules by name and from files."""
+"""Systems of OpenMM from the settings of a protocol: model potentials, molecules by name and from files."""
 
 from latf_sampling.systems.build import build
 from latf_sampling.systems.molecule import Conformation, Molecule, bond_lengths

@@ -1,40 +1,52 @@
-"""What is wrong with a structure before its first step: its box, its bonds, atoms that overlap, its energy."""
+"""Checks of a structure before its first step: its box, its bonds, overlapping atoms, its energy."""
 
 from __future__ import annotations
 
 import numpy as np
 import openmm
 from openmm import unit
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.systems.molecule import Conformation, Molecule, bond_lengths, box_vectors, residue_label
+from latf_sampling.units import to_float
 
 CLOSEST = 0.09
-"""nm; atoms that are nearer to each other without a bond overlap. The shortest hydrogen bonds have 0.15."""
+"""Atoms without a bond overlap where they are closer than this, nm. The shortest hydrogen bonds have 0.15 nm."""
 LONGEST = 2.0
-"""A bond may be so many times longer than at rest."""
-ROOM = 0.95
-"""Share of half the box that a cutoff may take where the volume changes."""
+"""A bond may be this many times longer than its equilibrium length."""
+MARGIN = 0.95
+"""Fraction of half the box that a cutoff may have where a barostat changes the volume."""
 
 
 def check_box(molecule: Molecule, changes: bool, key: str) -> None:
-    """Refuse a cutoff that is more than half of the box, in which an atom would meet two images of another."""
+    """Refuse a cutoff of more than half of the box, within which an atom would interact with two images of another.
+
+    Parameters
+    ----------
+    molecule
+        The molecule; one without periodic boundaries passes.
+    changes
+        Whether a barostat changes the volume.
+    key
+        The key at fault in a protocol.
+    """
     if not molecule.system.usesPeriodicBoundaryConditions():
         return
     box = box_vectors(molecule.system.getDefaultPeriodicBoxVectors())
     cutoffs = [
-        force.getCutoffDistance().value_in_unit(unit.nanometer)
+        to_float(force.getCutoffDistance(), "length")
         for force in molecule.system.getForces()
         if isinstance(force, openmm.NonbondedForce | openmm.CustomNonbondedForce)
         and force.usesPeriodicBoundaryConditions()
     ]
-    most, width = 0.5 * box.diagonal().min() * (ROOM if changes else 1), box.diagonal().min()
-    if cutoffs and max(cutoffs) > most:
-        room = f", and {ROOM:g} of that where a barostat changes it" if changes else ""
+    width = box.diagonal().min()
+    longest = 0.5 * width * (MARGIN if changes else 1)
+    if cutoffs and max(cutoffs) > longest:
+        margin = f", and {MARGIN:g} of that where a barostat changes it" if changes else ""
         raise SettingsError(
             f"{key}: {max(cutoffs):g} nm is too long for a box whose least width is {width:.3g} nm; it may be at most "
-            f"half of it{room}: {most:.3g} nm."
+            f"half of it{margin}: {longest:.3g} nm."
         )
 
 
@@ -60,8 +72,8 @@ def check_start(molecule: Molecule, start: Conformation, key: str) -> None:
         if length[worst] > LONGEST * rest[worst]:
             first, second = pairs[worst]
             raise SettingsError(
-                f"{key}: the bond of {name(first)} and {name(second)} is {length[worst]:.2f} nm long, at rest "
-                f"{rest[worst]:.2f} nm; the coordinates are not of this molecule, or broken."
+                f"{key}: the bond of {name(first)} and {name(second)} is {length[worst]:.2f} nm long, in equilibrium "
+                f"{rest[worst]:.2f} nm; the coordinates are damaged, or those of another molecule."
             )
     if overlap := _overlap(molecule, start, set(bonds)):
         first, second, distance = overlap
@@ -74,13 +86,16 @@ def check_start(molecule: Molecule, start: Conformation, key: str) -> None:
 
 
 def _overlap(molecule: Molecule, start: Conformation, bonded: set[tuple[int, int]]) -> tuple[int, int, float] | None:
-    """The closest two atoms that are not bonded, where they are too close; virtual sites may be anywhere."""
+    """The closest two atoms without a bond and their distance, if they overlap; virtual sites are ignored."""
     real = np.array([i for i, atom in enumerate(molecule.topology.atoms()) if atom.element is not None], dtype=int)
     bonds = bonded | {tuple(sorted((bond.atom1.index, bond.atom2.index))) for bond in molecule.topology.bonds()}
-    near = np.sort(real[cKDTree(start.positions[real]).query_pairs(CLOSEST, output_type="ndarray")], axis=1)
-    close = [pair for pair in map(tuple, near.tolist()) if pair not in bonds]
-    apart = [float(np.linalg.norm(start.positions[first] - start.positions[second])) for first, second in close]
-    return min(((*pair, distance) for pair, distance in zip(close, apart)), key=lambda entry: entry[2], default=None)
+    near = np.sort(real[KDTree(start.positions[real]).query_pairs(CLOSEST, output_type="ndarray")], axis=1)
+    overlaps = [
+        (first, second, float(np.linalg.norm(start.positions[first] - start.positions[second])))
+        for first, second in near.tolist()
+        if (first, second) not in bonds
+    ]
+    return min(overlaps, key=lambda overlap: overlap[2], default=None)
 
 
 def _energy(molecule: Molecule, start: Conformation) -> float:
@@ -93,5 +108,5 @@ def _energy(molecule: Molecule, start: Conformation) -> float:
     try:
         context.computeVirtualSites()
         return context.getState(getEnergy=True).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-    except openmm.OpenMMException:  # raised for a coordinate that is no number
+    except openmm.OpenMMException:  # raised for a coordinate that is not a number
         return float("nan")

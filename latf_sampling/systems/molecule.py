@@ -1,21 +1,24 @@
-"""A structure with its forces, as everything above takes it, and its copy on the disk."""
+"""A structure with its forces, and its copy in a campaign's directory."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import openmm
-from openmm import app, unit
+from openmm import app
 
 from latf_sampling.core import storage
 from latf_sampling.errors import StoreError
+from latf_sampling.units import to_array, to_float, to_quantity
 
 
 @dataclass(frozen=True)
 class Conformation:
-    """A structure to start from: positions (N, 3) in nm and, where it has its own, box vectors (3, 3) in nm."""
+    """Positions (N, 3) to start from, nm, and box vectors (3, 3), nm; None is the system's default box."""
 
     positions: np.ndarray
     box: np.ndarray | None = None
@@ -32,7 +35,7 @@ class Molecule:
     positions : numpy.ndarray (N, 3)
         nm.
     conformations : tuple of Conformation
-        Structures that walkers start from in turn; empty for the one above.
+        Structures that walkers start from in turn; if it is empty, they start from the positions.
     """
 
     system: openmm.System
@@ -41,23 +44,23 @@ class Molecule:
     conformations: tuple[Conformation, ...] = ()
 
     def start(self, walker: int) -> Conformation:
-        """The structure that a walker starts from."""
+        """The structure that the walker of this index starts from."""
         return (
             self.conformations[walker % len(self.conformations)] if self.conformations else Conformation(self.positions)
         )
 
     def save(self, folder: Path, made_from: str) -> None:
-        """Write system.xml, structure.cif to look at, and molecule.json with the rest.
+        """Write system.xml, structure.cif for viewers, and molecule.json with everything else.
 
         Parameters
         ----------
         folder
-            Where they go.
+            Folder for these files.
         made_from
-            What the molecule was made from, in any words; `load` asks for the same.
+            A text that identifies what the molecule was made from, for `load` to compare.
         """
         with storage.atomic_write(folder / "structure.cif") as temporary, open(temporary, "w") as handle:
-            app.PDBxFile.writeFile(self.topology, self.positions * unit.nanometer, handle, keepIds=True)
+            app.PDBxFile.writeFile(self.topology, to_quantity(self.positions, "length"), handle, keepIds=True)
         storage.write_text(folder / "system.xml", openmm.XmlSerializer.serialize(self.system))
         content = {
             "made_from": made_from,
@@ -69,11 +72,11 @@ class Molecule:
             ],
             "checksum": storage.checksum(folder / "system.xml"),
         }
-        storage.write_json(folder / "molecule.json", content)  # last: where it is, the others are
+        storage.write_json(folder / "molecule.json", content)  # last: it exists only if the others do
 
     @classmethod
     def load(cls, folder: Path, made_from: str | None = None) -> Molecule | None:
-        """The molecule that was saved in a folder; none where there is none, or one made from something else.
+        """The molecule that was saved in a folder; None if there is none, or if it was made from something else.
 
         Raises
         ------
@@ -97,13 +100,13 @@ class Molecule:
         )
 
     @staticmethod
-    def is_kept(folder: Path, made_from: str) -> bool:
-        """Whether `load` would find one; without building it."""
+    def is_saved(folder: Path, made_from: str) -> bool:
+        """Whether `load` would return a molecule."""
         return _content(folder, made_from) is not None
 
 
 def _content(folder: Path, made_from: str | None) -> dict | None:
-    """What molecule.json holds; none where it is missing, or the molecule was made from something else."""
+    """The content of molecule.json; None if it is missing, or if the molecule was made from something else."""
     if not (folder / "molecule.json").exists():
         return None
     content = storage.read_json(folder / "molecule.json")
@@ -111,33 +114,40 @@ def _content(folder: Path, made_from: str | None) -> dict | None:
 
 
 def residue_label(residue: app.topology.Residue) -> str:
-    """A residue as errors name it: ``ALA 2 (chain A)``."""
+    """The name of a residue in errors: ``ALA 2 (chain A)``."""
     return f"{residue.name} {residue.id}{residue.insertionCode.strip()} (chain {residue.chain.id})"
 
 
 def bond_lengths(system: openmm.System) -> dict[tuple[int, int], float]:
-    """Lengths at rest of bonds by their atoms, the lower index first: of harmonic bonds and constraints, nm."""
-    found = {}
+    """Equilibrium lengths of harmonic bonds and constraints, nm, by their atoms, the lower index first."""
+    lengths = {}
     for force in system.getForces():
         if isinstance(force, openmm.HarmonicBondForce):
             for k in range(force.getNumBonds()):
                 a, b, length, _ = force.getBondParameters(k)
-                found[min(a, b), max(a, b)] = length.value_in_unit(unit.nanometer)
+                lengths[min(a, b), max(a, b)] = to_float(length, "length")
     for k in range(system.getNumConstraints()):
         a, b, length = system.getConstraintParameters(k)
-        found[min(a, b), max(a, b)] = length.value_in_unit(unit.nanometer)
-    return found
+        lengths[min(a, b), max(a, b)] = to_float(length, "length")
+    return lengths
 
 
-def box_vectors(vectors) -> np.ndarray | None:
-    """Box vectors of OpenMM's as an array (3, 3) in nm; none stays none."""
-    if vectors is None:
-        return None
-    return np.array([vector.value_in_unit(unit.nanometer) for vector in vectors], dtype=float)
+def positions_array(positions: Any) -> np.ndarray:
+    """Positions of OpenMM as an array (N, 3) in nm."""
+    return np.array(to_array(positions, "length"), dtype=float).reshape(-1, 3)
+
+
+@overload
+def box_vectors(vectors: None) -> None: ...
+@overload
+def box_vectors(vectors: Iterable[Any]) -> np.ndarray: ...
+def box_vectors(vectors: Iterable[Any] | None) -> np.ndarray | None:
+    """Box vectors of OpenMM as an array (3, 3) in nm, or None for None."""
+    return None if vectors is None else np.array([to_array(vector, "length") for vector in vectors], dtype=float)
 
 
 def _described(topology: app.Topology) -> dict:
-    """A topology in full; files of structures leave out bonds, or know standard residues alone."""
+    """A complete topology for JSON; files of structures lack bonds of residues that are not standard."""
     box = box_vectors(topology.getPeriodicBoxVectors())
     return {
         "chains": [
@@ -164,16 +174,16 @@ def _described(topology: app.Topology) -> dict:
 
 
 def _topology(content: dict) -> app.Topology:
-    made, atoms = app.Topology(), []
-    for chain in content["chains"]:
-        made_chain = made.addChain(chain["id"])
-        for residue in chain["residues"]:
-            made_residue = made.addResidue(residue["name"], made_chain, residue["id"], residue["insertion_code"])
-            for name, symbol, number in residue["atoms"]:
+    topology, atoms = app.Topology(), []
+    for chain_content in content["chains"]:
+        chain = topology.addChain(chain_content["id"])
+        for entry in chain_content["residues"]:
+            residue = topology.addResidue(entry["name"], chain, entry["id"], entry["insertion_code"])
+            for name, symbol, number in entry["atoms"]:
                 element = None if symbol is None else app.Element.getBySymbol(symbol)
-                atoms.append(made.addAtom(name, element, made_residue, number))
+                atoms.append(topology.addAtom(name, element, residue, number))
     for first, second in content["bonds"]:
-        made.addBond(atoms[first], atoms[second])
+        topology.addBond(atoms[first], atoms[second])
     if content["box"] is not None:
-        made.setPeriodicBoxVectors([openmm.Vec3(*row) for row in content["box"]] * unit.nanometer)
-    return made
+        topology.setPeriodicBoxVectors(to_quantity([openmm.Vec3(*row) for row in content["box"]], "length"))
+    return topology

@@ -1,9 +1,10 @@
-"""Molecules by name: alanine dipeptide from a file of the package, chignolin from its sequence."""
+"""Structures by name: alanine dipeptide from a file of the package, chignolin from its sequence."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from openmm import app
 
@@ -20,19 +21,19 @@ BACKBONES = {
     ),
     "extended": ((-120, 140),) * 10,
 }  # fmt: skip
-"""phi and psi of each residue of chignolin in its conformations, degrees. The hairpin's began as those of the crystal
-structure 5AWL; simulated annealing under restraints of its five hydrogen bonds between backbone atoms, and 150 ps
-without them at 300 K, in which all five held, ended in these."""
+"""phi and psi of each residue of chignolin in its conformations, degrees. Those of the hairpin come from the crystal
+structure 5AWL, after simulated annealing with restraints on its five hydrogen bonds between backbone atoms, and 150 ps
+without restraints at 300 K, in which all five remained."""
 SIDE_CHAINS = {
     "hairpin": (
         (177, 82), (75, -75), (180, -135), (), (-75, 68, -153), (58, -62), (), (-57, -177), (-62, 89), (-69, 111),
     ),
     "extended": ((),) * 10,
 }  # fmt: skip
-"""Torsions of the side chains as PeptideBuilder takes them, degrees; empty are those that it would choose."""
+"""Torsions of the side chains as PeptideBuilder takes them, degrees; an empty entry leaves the choice to it."""
 
 
-def by_name(name: str, conformation: str = "hairpin", seed: int = 0) -> Structure:
+def named_structure(name: str, conformation: str = "hairpin", seed: int = 0) -> Structure:
     """The structure of a molecule by its name.
 
     Parameters
@@ -40,9 +41,9 @@ def by_name(name: str, conformation: str = "hairpin", seed: int = 0) -> Structur
     name
         A key of `latf_sampling.settings.system.MOLECULES`.
     conformation
-        Of chignolin.
+        That of chignolin.
     seed
-        Of the places where hydrogens are put before they are relaxed.
+        Seed of the initial positions of hydrogens, which are then relaxed.
 
     Raises
     ------
@@ -56,30 +57,30 @@ def by_name(name: str, conformation: str = "hairpin", seed: int = 0) -> Structur
 
 
 def peptide(sequence: str, backbone: tuple[tuple, ...], side_chains: tuple[tuple, ...] = ()) -> app.PDBFile:
-    """Heavy atoms of a peptide with charged ends, from its sequence in letters and the torsions of its residues."""
+    """Heavy atoms of a peptide with charged ends, from its one-letter sequence and the torsions of its residues."""
     try:
         import PeptideBuilder
-        from Bio.PDB import PDBIO
+        from Bio.PDB.PDBIO import PDBIO
         from PeptideBuilder import Geometry
     except ImportError as error:
         raise InstallationError(
             "system.name: building a peptide needs PeptideBuilder; install it with pip install "
             "'latf_sampling[prepare]'."
         ) from error
-    residues = [Geometry.geometry(letter) for letter in sequence]
+    residues: list[Any] = [Geometry.geometry(letter) for letter in sequence]  # each kind has its own attributes
     for index, residue in enumerate(residues):
         residue.phi = backbone[index][0]
-        residue.psi_im1 = backbone[index - 1][1]  # of the residue before; the first one has none
+        residue.psi_im1 = backbone[index - 1][1]  # psi of the residue before; the first residue does not use it
         if side_chains and side_chains[index]:
             residue.inputRotamers(list(side_chains[index]))
-            if sequence[index] == "T":  # PeptideBuilder 1.1 writes this one into an attribute that it does not read
+            if sequence[index] == "T":  # PeptideBuilder 1.1 writes this torsion to an attribute that it does not read
                 residue.N_CA_CB_CG2_diangle = side_chains[index][1]
-    made = PeptideBuilder.initialize_res(residues[0])
+    structure = PeptideBuilder.initialize_res(residues[0])
     for residue in residues[1:]:
-        PeptideBuilder.add_residue(made, residue)
-    PeptideBuilder.add_terminal_OXT(made)
+        PeptideBuilder.add_residue(structure, residue)
+    PeptideBuilder.add_terminal_OXT(structure)
     writer, text = PDBIO(), io.StringIO()
-    writer.set_structure(made)
+    writer.set_structure(structure)
     writer.save(text)
     text.seek(0)
     return app.PDBFile(text)

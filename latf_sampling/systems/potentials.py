@@ -1,11 +1,11 @@
-"""Model systems in OpenMM with known answers, by name: what methods are tried on before molecules.
+"""Model systems in OpenMM with known answers, by name, for tests of methods before molecules.
 
 Lengths are nm, energies kJ/mol, masses amu; with these units of length, energy and mass the reduced unit of time is
-1 ps. Temperatures are K everywhere in the package; the reduced temperature T of the literature is kT in kJ/mol, and a
-protocol may say so ("0.5 kJ/mol" is a temperature of 60.1 K).
+1 ps. Temperatures are in K everywhere in the package; the reduced temperature T of the literature is kT in kJ/mol, and
+a protocol may state it ("0.5 kJ/mol" is a temperature of 60.1 K).
 
-All of them are two-dimensional: no force acts along z, where particles drift freely and mean nothing. Any
-three-dimensional integrator of OpenMM therefore samples the two-dimensional Boltzmann distribution.
+All of them are two-dimensional: no force acts along z, where particles drift freely. Any three-dimensional integrator
+of OpenMM therefore samples the two-dimensional Boltzmann distribution.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ import openmm
 from openmm import app
 
 from latf_sampling.errors import DataError, SettingsError
-from latf_sampling.units import KB, to_kelvin
+from latf_sampling.units import KB, TemperatureLike, to_kelvin
 
 CELLS = 800
-"""Cells per dimension of the grid that stands for a distribution."""
+"""Cells per dimension of the grid that represents a distribution."""
 
 
 @dataclass(frozen=True)
 class ModelSystem:
-    """A potential as an OpenMM system, with descriptors that suit it.
+    """A potential as an OpenMM system, with suitable descriptors.
 
     Attributes
     ----------
     name : str
+        Its name in a protocol.
     system, topology
-        OpenMM's; every particle is a residue of its own, an argon atom by name and 1 amu by mass.
+        OpenMM's; every particle is a separate residue, an argon atom by name with a mass of 1 amu.
     positions : numpy.ndarray (N, 3)
-        A place to start from, nm.
+        Initial positions, nm.
     features : list of dict
         Descriptors, as `latf_sampling.Features` takes them.
     potential : callable
-        Positions in the plane (..., N, 2) to energies (...,), kJ/mol: the same potential in numpy.
+        Maps positions in the plane (..., N, 2), nm, to energies (...,), kJ/mol: the same potential in numpy.
     extent : numpy.ndarray (2, 2)
-        Box in the plane that holds all but a negligible part of the density at any temperature of use, nm.
+        Box in the plane that contains all but a negligible part of the density at any relevant temperature, nm.
     """
 
     name: str
@@ -52,7 +53,7 @@ class ModelSystem:
     potential: Callable[[np.ndarray], np.ndarray]
     extent: np.ndarray
 
-    def cells(self, temperature) -> tuple[np.ndarray, np.ndarray]:
+    def cells(self, temperature: TemperatureLike) -> tuple[np.ndarray, np.ndarray]:
         """The Boltzmann distribution of a single particle on a fine grid over the extent.
 
         Parameters
@@ -63,8 +64,9 @@ class ModelSystem:
         Returns
         -------
         centers : numpy.ndarray (cells, 2)
-            nm.
+            Centers of the cells, nm.
         probabilities : numpy.ndarray (cells,)
+            Their sum is 1.
 
         Raises
         ------
@@ -80,13 +82,13 @@ class ModelSystem:
         """
         if self.system.getNumParticles() != 1:
             raise DataError(f"{self.name}: exact samples are for one particle; simulate this system instead.")
-        edges = [np.linspace(*side, CELLS + 1) for side in self.extent]
+        edges = [np.linspace(low, high, CELLS + 1) for low, high in self.extent]
         centers = np.stack(np.meshgrid(*((e[1:] + e[:-1]) / 2 for e in edges), indexing="ij"), -1).reshape(-1, 2)
         energy = self.potential(centers[:, None])
         weights = np.exp(-(energy - energy.min()) / (KB * to_kelvin(temperature)))
         return centers, weights / weights.sum()
 
-    def exact_samples(self, n: int, temperature, rng: np.random.Generator) -> np.ndarray:
+    def exact_samples(self, n: int, temperature: TemperatureLike, rng: np.random.Generator) -> np.ndarray:
         """Independent samples of the Boltzmann distribution of a single particle.
 
         Parameters
@@ -96,12 +98,12 @@ class ModelSystem:
         temperature
             K, or a quantity.
         rng
-            Draws them.
+            Random generator.
 
         Returns
         -------
         numpy.ndarray (n, 2)
-            Positions in the plane, from a grid fine enough that the steps between its cells do not matter.
+            Positions in the plane, nm, from a grid so fine that the steps between its cells are negligible.
 
         Raises
         ------
@@ -120,7 +122,7 @@ class ModelSystem:
 
 
 def three_hole() -> ModelSystem:
-    """Two deep holes at (-1, 0) and (1, 0), a shallow one at (0, 5/3), and two ways between the deep ones.
+    """Two deep holes at (-1, 0) and (1, 0), a shallow one at (0, 5/3), and two paths between the deep ones.
 
     V(x, y) = 3 exp(-x^2 - (y-1/3)^2) - 3 exp(-x^2 - (y-5/3)^2) - 5 exp(-(x-1)^2 - y^2) - 5 exp(-(x+1)^2 - y^2)
     + 0.2 x^4 + 0.2 (y-1/3)^4. Source: Metzner, Schuette, Vanden-Eijnden, doi:10.1063/1.2335447.
@@ -167,7 +169,7 @@ def harmonic_well(stiffness: tuple[float, float] = (10.0, 40.0)) -> ModelSystem:
 
 
 def _side(stiffness: float) -> list[float]:
-    """Side of a box that holds a Gaussian of variance kT / stiffness: six standard deviations each way at 300 K."""
+    """Side of a box that contains a Gaussian of variance kT / stiffness: six standard deviations each way at 300 K."""
     half = max(3.0, 6 * np.sqrt(KB * 300 / stiffness))
     return [-half, half]
 
@@ -179,7 +181,7 @@ LJ7_CONTAINER, LJ7_STIFFNESS = 2.0, 100.0
 def lj7() -> ModelSystem:
     """Seven Lennard-Jones particles in the plane, epsilon = 1 kJ/mol and sigma = 1 nm, in a soft round container.
 
-    A particle farther than `LJ7_CONTAINER` from the origin is drawn back harmonically; without, the cluster evaporates
+    A harmonic force acts on particles farther than `LJ7_CONTAINER` from the origin; without it, the cluster evaporates
     at higher temperatures. Descriptors are the sorted coordination numbers, with (1 - (r/1.5)^8) / (1 - (r/1.5)^16) per
     pair, and the second and third moment of their distribution.
     """
@@ -217,16 +219,16 @@ SYSTEMS: dict[str, Callable[[], ModelSystem]] = {
     "harmonic-well": harmonic_well,
     "lj7": lj7,
 }
-"""What a protocol may name in `system: {name: ...}`."""
+"""The model systems by their names in a protocol, `system: {name: ...}`."""
 
 
 def by_name(name: str) -> ModelSystem:
-    """The model system of a name.
+    """The model system with a name.
 
     Raises
     ------
     SettingsError
-        There is none of this name.
+        No model system has this name.
     """
     if name not in SYSTEMS:
         raise SettingsError(f"system.name: there is no model system '{name}'; there are {', '.join(SYSTEMS)}.")

@@ -1,4 +1,4 @@
-"""What a structure lacks: heavy atoms and residues by PDBFixer, hydrogens, solvent and ions by OpenMM."""
+"""Completion of structures: heavy atoms and residues by PDBFixer, hydrogens, solvent and ions by OpenMM."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import openmm
-from openmm import app, unit
+from openmm import app
 
 from latf_sampling.errors import InstallationError, SettingsError
 from latf_sampling.settings.system import PrepareSettings, SolventSettings
+from latf_sampling.systems.molecule import positions_array
 from latf_sampling.systems.structure import Structure
+from latf_sampling.units import to_quantity
 
 
 def complete(file: Path, settings: PrepareSettings, seed: int) -> Structure:
-    """A structure with the residues and heavy atoms that its file lacks, and hydrogens for a pH.
+    """The structure of a file with the residues and heavy atoms that it lacks, and with hydrogens for a pH.
 
     Raises
     ------
@@ -38,14 +40,15 @@ def complete(file: Path, settings: PrepareSettings, seed: int) -> Structure:
         fixer.missingResidues = _to_build(fixer, settings.missing_residues)
         fixer.findMissingAtoms()
         fixer.addMissingAtoms(seed=seed % 2**31)
-    except Exception as error:  # of another package: any type
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise SettingsError(f"system.prepare: PDBFixer cannot complete {file} ({words}).") from error
+    except Exception as error:  # of many types
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SettingsError(f"system.prepare: PDBFixer cannot complete {file} ({reason}).") from error
     modeller = app.Modeller(fixer.topology, fixer.positions)
     return with_hydrogens(modeller, settings.pH, seed)
 
 
 def _to_build(fixer, which: str | None) -> dict:
+    """The missing residues that are built: none, those inside chains, or all."""
     if which is None:
         return {}
     if which == "all":
@@ -55,47 +58,47 @@ def _to_build(fixer, which: str | None) -> dict:
 
 
 def with_hydrogens(modeller: app.Modeller, ph: float, seed: int) -> Structure:
-    """A structure with its hydrogens."""
+    """A structure with hydrogens for a pH."""
     with seeded(seed):
         modeller.addHydrogens(pH=ph, platform=openmm.Platform.getPlatform("Reference"))
     return _structure(modeller)
 
 
-def solvated(structure: Structure, field: app.ForceField, settings: SolventSettings, seed: int) -> Structure:
+def solvate(structure: Structure, field: app.ForceField, settings: SolventSettings, seed: int) -> Structure:
     """A structure in a box of water with ions.
 
     Raises
     ------
     SettingsError
-        The force field lacks the water, or the molecule does not fit into the box; says so.
+        The force field lacks the water, or the molecule does not fit into the box.
     """
-    modeller = app.Modeller(structure.topology, structure.positions * unit.nanometer)
+    modeller = app.Modeller(structure.topology, to_quantity(structure.positions, "length"))
     if settings.box is None:
-        size = {"padding": settings.padding * unit.nanometer, "boxShape": settings.shape}
+        size: dict[str, Any] = {"padding": to_quantity(settings.padding, "length"), "boxShape": settings.shape}
     else:
-        size = {"boxSize": openmm.Vec3(*settings.box) * unit.nanometer}
+        size = {"boxSize": to_quantity(openmm.Vec3(*settings.box), "length")}
     try:
         with seeded(seed):
             modeller.addExtraParticles(field)
             modeller.addSolvent(
                 field,
                 model=settings.model,
-                ionicStrength=settings.ionic_strength * unit.molar,
+                ionicStrength=to_quantity(settings.ionic_strength, "concentration"),
                 positiveIon=settings.positive_ion,
                 negativeIon=settings.negative_ion,
                 **size,
             )
     except Exception as error:  # OpenMM raises several types where the force field lacks water or ions
-        words = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise SettingsError(
-            f"system.prepare.solvent: {words} Does the force field have this water and ions?"
+            f"system.prepare.solvent: {reason} Does the force field have this water and ions?"
         ) from error
     return _structure(modeller)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """OpenMM's Modeller draws from Python's global random numbers; they are left as they were."""
+    """Seed Python's global random numbers, which OpenMM's Modeller draws from, and restore their state afterwards."""
     state = random.getstate()
     random.seed(seed)
     try:
@@ -105,5 +108,4 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _structure(modeller: app.Modeller) -> Structure:
-    positions = np.array(modeller.getPositions().value_in_unit(unit.nanometer), dtype=float)
-    return Structure(modeller.getTopology(), positions)
+    return Structure(modeller.getTopology(), positions_array(modeller.getPositions()))

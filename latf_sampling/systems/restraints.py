@@ -1,4 +1,4 @@
-"""Harmonic restraints of atoms to their places."""
+"""Harmonic restraints of atoms to their positions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from latf_sampling.settings.system import RestraintSettings
 def add_restraints(
     system: openmm.System, topology: app.Topology, positions: np.ndarray, restraints: Sequence[RestraintSettings]
 ) -> None:
-    """Hold atoms where they are: stiffness / 2 times the distance squared, to the nearest image in a box.
+    """Add a force that restrains atoms: stiffness / 2 times the squared distance from their positions.
 
-    The force is part of the system and its energy; with it, the centre of mass moves freely.
+    In a box the distance is that to the nearest image. The force is part of the system and its energy. Forces that
+    remove the motion of the center of mass are removed from the system.
 
     Raises
     ------
@@ -31,23 +32,23 @@ def add_restraints(
     for name in ("stiffness", "x0", "y0", "z0"):
         force.addPerParticleParameter(name)
     force.setName("restraints")
-    held: set[int] = set()
+    restrained: set[int] = set()
     for number, entry in enumerate(restraints):
         key = f"system.restraints[{number}].atoms"
         try:
             atoms = as_mdtraj(topology).select(entry.atoms)
         except Exception as error:  # MDTraj raises many types for what it cannot read
-            words = " ".join(str(error).split())
-            raise SettingsError(f"{key}: '{entry.atoms}' is not a selection ({words}).") from error
+            reason = " ".join(str(error).split())
+            raise SettingsError(f"{key}: '{entry.atoms}' is not a selection ({reason}).") from error
         atoms = [int(atom) for atom in atoms]
         if not atoms:
             raise SettingsError(f"{key}: '{entry.atoms}' selects no atoms.")
-        if again := held & set(atoms):
-            raise SettingsError(f"{key}: '{entry.atoms}' selects atom {min(again)}, which is restrained before.")
-        held |= set(atoms)
+        if repeated := restrained & set(atoms):
+            raise SettingsError(f"{key}: '{entry.atoms}' selects atom {min(repeated)}, which is already restrained.")
+        restrained |= set(atoms)
         for atom in atoms:
             force.addParticle(atom, [entry.stiffness, *positions[atom]])
     system.addForce(force)
     for index in reversed(range(system.getNumForces())):
         if isinstance(system.getForce(index), openmm.CMMotionRemover):
-            system.removeForce(index)  # it would hold the centre of mass where the first velocities left it
+            system.removeForce(index)  # it would fix the center of mass where the initial velocities left it

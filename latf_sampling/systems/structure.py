@@ -1,4 +1,4 @@
-"""Structures from PDB and PDBx/mmCIF files, and what is ambiguous in them."""
+"""Structures from PDB and PDBx/mmCIF files; ambiguous and incomplete ones are refused."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from openmm import app, unit
+from openmm import app
 from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.systems.molecule import residue_label
-from latf_sampling.systems.whole_molecules import made_whole
+from latf_sampling.systems.molecule import positions_array, residue_label
+from latf_sampling.systems.whole_molecules import make_whole
 
 LONGEST_LINK = 0.25
-"""nm; residues of a chain whose bond would be longer have others missing between them. A peptide bond has 0.133."""
+"""Longest bond between two residues of a chain, nm: where it would be longer, residues are missing between the two. A
+peptide bond has 0.133 nm."""
 _LINKS = {"C": "N", "O3'": "P"}
-"""Atoms that join a residue to the next."""
+"""Atoms that bond a residue to the next."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What a file holds: OpenMM's topology, with the box, and positions (N, 3) in nm."""
+    """The content of a file: OpenMM's topology, with the box, and positions (N, 3), nm."""
 
     topology: app.Topology
     positions: np.ndarray
 
 
 def is_mmcif(file: Path) -> bool:
+    """Whether the suffix of a file is one of PDBx/mmCIF."""
     return file.suffix.lower() in (".cif", ".mmcif", ".pdbx")
 
 
@@ -41,69 +43,69 @@ def read_structure(file: Path, key: str, periodic: bool = False) -> Structure:
     Parameters
     ----------
     file
-        Its suffix tells the format.
+        Its suffix decides the format.
     key
-        What the protocol calls it.
+        Its key in a protocol, for errors.
     periodic
-        Whether its unit cell counts; molecules that its faces cut are made whole then.
+        Whether its unit cell is used; if so, molecules that the faces of the cell cut are made whole.
 
     Raises
     ------
     SettingsError
-        It cannot be read, or residues have alternate locations; names them.
+        The file cannot be read, or residues have alternate locations; names them.
     """
     refuse_alternates(file, key)
     try:
-        read = (app.PDBxFile if is_mmcif(file) else app.PDBFile)(str(file))
-        positions = np.array(read.positions.value_in_unit(unit.nanometer), dtype=float).reshape(-1, 3)
+        content = (app.PDBxFile if is_mmcif(file) else app.PDBFile)(str(file))
+        positions = positions_array(content.positions)
     except Exception as error:  # OpenMM's readers raise many types for a damaged file
         raise SettingsError(f"{key}: {file} cannot be read ({' '.join(str(error).split())}).") from error
     if not len(positions):
         raise SettingsError(f"{key}: {file} holds no atoms.")
     if not np.isfinite(positions).all():
         raise SettingsError(f"{key}: {file} has an atom without a position.")
-    return Structure(read.topology, made_whole(read.topology, positions) if periodic else positions)
+    return Structure(content.topology, make_whole(content.topology, positions) if periodic else positions)
 
 
 def refuse_alternates(file: Path, key: str) -> None:
-    """Refuse a file in which an atom of the first model stands in several places."""
-    places: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    """Refuse a file with alternate locations of an atom of the first model."""
+    locations: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for residue, chain, atom, alternate in (_mmcif_atoms if is_mmcif(file) else _pdb_atoms)(file, key):
-        places[residue, chain][atom].add(alternate)
-    split = [
+        locations[residue, chain][atom].add(alternate)
+    ambiguous = [
         f"{residue} (chain {chain}): "
         + ", ".join(sorted(label for label in set().union(*atoms.values()) if label not in {" ", ".", "?"}))
-        for (residue, chain), atoms in places.items()
+        for (residue, chain), atoms in locations.items()
         if any(len(labels) > 1 for labels in atoms.values())
     ]
-    if split:
+    if ambiguous:
         raise SettingsError(
-            f"{key}: {file} has alternate locations of {_some(split, '; ')}. Keep one of them in the file."
+            f"{key}: {file} has alternate locations of {_some(ambiguous, '; ')}. Keep one of them in the file."
         )
 
 
 def refuse_missing(file: Path, topology: app.Topology, key: str) -> None:
-    """Refuse a file whose chains lack residues of the sequence that it gives for them."""
+    """Refuse a file whose chains lack residues of their sequence in the file."""
     missing = list((_mmcif_missing if is_mmcif(file) else _pdb_missing)(file, topology))
     if missing:
         raise SettingsError(
             f"{key}: {file} lacks residues of its sequence: {_some(missing, '; ')}. Set prepare.missing_residues to "
-            "have them built, or remove the sequence from the file to leave them away."
+            "have them built, or remove the sequence from the file to do without them."
         )
 
 
 def refuse_breaks(structure: Structure, key: str) -> None:
-    """Refuse a structure in which neighbours in a chain are too far from each other to be bonded."""
-    for here, there, distance in links(structure):
+    """Refuse a structure in which neighbors in a chain are too far from each other to be bonded."""
+    for first, second, distance in links(structure):
         if distance > LONGEST_LINK:
             raise SettingsError(
-                f"{key}: {residue_label(here)} and {residue_label(there)} are {distance:.2f} nm apart; residues are "
+                f"{key}: {residue_label(first)} and {residue_label(second)} are {distance:.2f} nm apart; residues are "
                 "missing between them. Build them first, or end the chain between the two (TER) and cap it."
             )
 
 
 def links(structure: Structure) -> Iterator[tuple[app.topology.Residue, app.topology.Residue, float]]:
-    """Neighbours in a chain that are to be bonded, and the length of that bond, nm."""
+    """Neighbors in a chain that have to be bonded, and the length of that bond, nm."""
     for bond in structure.topology.bonds():
         first, second = sorted(bond, key=lambda atom: atom.index)
         if _LINKS.get(first.name) == second.name and second.residue.index == first.residue.index + 1:
@@ -112,6 +114,7 @@ def links(structure: Structure) -> Iterator[tuple[app.topology.Residue, app.topo
 
 
 def _some(items: list[str], separator: str = ", ", most: int = 5) -> str:
+    """The first few of a list, for an error."""
     more = [f"and {len(items) - most} more"] if len(items) > most else []
     return separator.join(items[:most] + more)
 
@@ -124,7 +127,7 @@ def _pdb_lines(file: Path, key: str) -> list[str]:
 
 
 def _pdb_atoms(file: Path, key: str) -> Iterator[tuple[str, str, str, str]]:
-    """Residue, chain, atom and label of its place, of each atom of the first model."""
+    """Residue, chain, name and label of the alternate location of each atom of the first model."""
     for line in _pdb_lines(file, key):
         if line.startswith("ENDMDL"):
             return
@@ -133,21 +136,23 @@ def _pdb_atoms(file: Path, key: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _pdb_missing(file: Path, topology: app.Topology) -> Iterator[str]:
-    """Residues that SEQRES names and the coordinates lack."""
+    """Residues of SEQRES records that have no coordinates."""
     sequences: dict[str, list[str]] = defaultdict(list)
     for line in file.read_text(errors="replace").splitlines():
         if line.startswith("SEQRES"):
             sequences[line[11].strip()] += line[17:].split()
     for chain in topology.chains():
-        wanted = sequences.pop(chain.id.strip(), None)
-        if wanted is None:
+        sequence = sequences.pop(chain.id.strip(), None)
+        if sequence is None:
             continue
-        there = [residue for residue in chain.residues() if residue.name != "HOH"]
-        matcher = SequenceMatcher(None, wanted, [residue.name for residue in there], autojunk=False)
-        for tag, first, last, place, _ in matcher.get_opcodes():
+        residues = [residue for residue in chain.residues() if residue.name != "HOH"]
+        matcher = SequenceMatcher(None, sequence, [residue.name for residue in residues], autojunk=False)
+        for tag, first, last, index, _ in matcher.get_opcodes():
             if tag == "delete":
-                after = f"after {residue_label(there[place - 1])}" if place else f"before {residue_label(there[0])}"
-                yield f"{' '.join(wanted[first:last])} {after}"
+                before = f"before {residue_label(residues[0])}"
+                yield f"{' '.join(sequence[first:last])} " + (
+                    f"after {residue_label(residues[index - 1])}" if index else before
+                )
 
 
 def _mmcif_block(file: Path, key: str):
@@ -156,12 +161,12 @@ def _mmcif_block(file: Path, key: str):
         with open(file) as handle:
             PdbxReader(handle).read(blocks)
         return blocks[0]
-    except Exception as error:  # as above
+    except Exception as error:  # of many types
         raise SettingsError(f"{key}: {file} cannot be read ({' '.join(str(error).split()) or 'no mmCIF'}).") from error
 
 
 def _rows(block, category: str, *names: str) -> Iterable[tuple[str, ...]]:
-    """Some columns of a category; an absent column is full of dots, an absent category has no rows."""
+    """The rows of some columns of a category; a missing column consists of dots, a missing category has no rows."""
     table = block.getObj(category)
     if table is None:
         return
@@ -185,17 +190,17 @@ def _mmcif_atoms(file: Path, key: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _mmcif_missing(file: Path, topology: app.Topology) -> Iterator[str]:
-    """Residues that the sequence of an entity has and the coordinates of its chains lack."""
+    """Residues of the sequence of an entity that have no coordinates in its chains."""
     block = _mmcif_block(file, "")
     sequences: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for entity, number, name in _rows(block, "entity_poly_seq", "entity_id", "num", "mon_id"):
         sequences[entity].append((number, name))
-    seen: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    resolved: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     names = ("label_entity_id", "label_asym_id", "auth_asym_id", "label_seq_id")
     for entity, chain, auth, number in _rows(block, "atom_site", *names):
-        seen[entity, chain, auth].add(number)
-    for (entity, _, chain), numbers in seen.items():
-        for there, group in groupby(sequences.get(entity, ()), lambda entry, numbers=numbers: entry[0] in numbers):
-            if not there:
+        resolved[entity, chain, auth].add(number)
+    for (entity, _, chain), numbers in resolved.items():
+        for present, group in groupby(sequences.get(entity, ()), lambda entry, numbers=numbers: entry[0] in numbers):
+            if not present:
                 run = list(group)
                 yield f"{' '.join(name for _, name in run)} at {run[0][0]} of the sequence of chain {chain}"

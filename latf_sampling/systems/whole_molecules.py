@@ -1,4 +1,4 @@
-"""Molecules made whole: files of periodic systems often have them cut by the faces of the box."""
+"""Molecules made whole: in files of periodic systems the faces of the box often cut them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from openmm import app
 
-from latf_sampling.features import as_mdtraj, reduced_box, whole_molecules
+from latf_sampling.features import as_mdtraj, reduced_box, unwrap_molecules
 from latf_sampling.systems.molecule import box_vectors
 
 
-def made_whole(topology: app.Topology, positions: np.ndarray, box: np.ndarray | None = None) -> np.ndarray:
-    """Positions (N, 3), nm, with every atom in the image next to the atom that it is bonded to.
+def make_whole(topology: app.Topology, positions: np.ndarray, box: np.ndarray | None = None) -> np.ndarray:
+    """Positions (N, 3), nm, with every atom in the periodic image next to the atoms that it is bonded to.
 
-    Without a box (3, 3), nm, the topology's counts; where there is none either, positions stay what they are.
+    The box (3, 3), nm, is that of the topology by default; without any, positions are returned unchanged.
     """
     box = box_vectors(topology.getPeriodicBoxVectors()) if box is None else box
     bonds = np.array([[bond.atom1.index, bond.atom2.index] for bond in topology.bonds()], dtype=int).reshape(-1, 2)
@@ -22,5 +22,5 @@ def made_whole(topology: app.Topology, positions: np.ndarray, box: np.ndarray | 
     far = np.linalg.norm(positions[bonds[:, 0]] - positions[bonds[:, 1]], axis=1) > 0.5 * box.diagonal().min()
     if not far.any():
         return positions
-    whole = whole_molecules(as_mdtraj(topology)).double()
-    return whole(torch.from_numpy(positions.copy()), reduced_box(torch.tensor(np.tril(box)))).numpy()
+    unwrap = unwrap_molecules(as_mdtraj(topology)).double()
+    return unwrap(torch.from_numpy(positions.copy()), reduced_box(torch.tensor(np.tril(box)))).numpy()

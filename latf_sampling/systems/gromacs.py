@@ -1,0 +1,51 @@
+"""Systems from files of GROMACS."""
+
+from __future__ import annotations
+
+import numpy as np
+import openmm
+from openmm import app
+from openmm.app.internal import customgbforces
+
+from latf_sampling.settings.system import GromacsSettings, SystemSettings
+from latf_sampling.systems.engine_files import assemble, read_file
+from latf_sampling.systems.force_field import options
+from latf_sampling.systems.molecule import Molecule, box_vectors, positions_array
+
+
+def from_gromacs(files: GromacsSettings, settings: SystemSettings, seed: int) -> Molecule:
+    """A molecule from a top file and its coordinates."""
+    coordinates = read_file("system.gromacs.coordinates", files.coordinates, app.GromacsGroFile)
+    box = coordinates.getPeriodicBoxVectors()
+    if box is not None and not np.any(box_vectors(box)):
+        box = None  # a line of zeros means that there is no box
+    include = {} if files.include is None else {"includeDir": str(files.include)}
+    top = read_file(
+        "system.gromacs.topology",
+        files.topology,
+        lambda file: app.GromacsTopFile(file, periodicBoxVectors=box, **include),
+    )
+
+    def create() -> openmm.System:
+        system = top.createSystem(**options(settings))
+        if settings.implicit_solvent is not None:
+            system.addForce(generalized_born(settings, top.topology, system))
+        return system
+
+    positions = positions_array(coordinates.getPositions(asNumpy=True))
+    return assemble("system.gromacs", files, settings, top.topology, positions, box, create)
+
+
+def generalized_born(settings: SystemSettings, topology: app.Topology, system: openmm.System) -> openmm.Force:
+    """Implicit solvent as OpenMM's force field files define it, since its GROMACS reader has none."""
+    nonbonded = next(force for force in system.getForces() if isinstance(force, openmm.NonbondedForce))
+    nonbonded.setReactionFieldDielectric(1)
+    kind = getattr(customgbforces, f"GBSA{settings.implicit_solvent}Force")
+    force = kind(SA="ACE", cutoff=settings.cutoff)
+    for index, parameters in enumerate(kind.getStandardParameters(topology)):
+        force.addParticle([nonbonded.getParticleParameters(index)[0], *map(float, parameters)])
+    force.finalize()
+    if settings.cutoff is not None:
+        force.setNonbondedMethod(openmm.CustomGBForce.CutoffNonPeriodic)
+        force.setCutoffDistance(settings.cutoff)
+    return force
