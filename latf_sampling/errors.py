@@ -1,22 +1,22 @@
-"""Every error this package raises on purpose.
+"""All errors and warnings that the package raises on purpose.
 
 LatfError
-├── InstallationError   the installed OpenMM, torch and openmm-torch do not work together, or a part is missing
+├── InstallationError   the installed OpenMM, torch and plugin do not work together, or a package is missing
 ├── SettingsError       a protocol or an argument is wrong; names the key
 ├── DataError           a trajectory, an array or a descriptor is wrong; names the file, frame, column or atom
 ├── TrainingError       training produced NaN or cannot start; names the epoch or the setting
 │   └── SingleStateError training was left with a single metastable state
 ├── CVError             a CV file does not fit the system, or does not reproduce its own values
 ├── SimulationError     a simulation exploded or a bias left its domain; names the step
-│   └── LeftTrustRegion a walker that was to stop there left the region that its model knows
+│   └── LeftTrustRegion a walker left its trust region, whose `on_leaving` is "stop"
 └── StoreError          a campaign directory is locked, damaged or belongs to another protocol
 
-ExtrapolationWarning    a model is asked about a temperature that its data do not cover
-ColumnWarning           columns of descriptors hardly change, or say the same
-OutsideWarning          a biased simulation is where there was no training data
-HistoryWarning          entries of a bias are missing where a simulation goes on
+ExtrapolationWarning    a model is evaluated at a temperature that its training data do not cover
+ColumnWarning           columns of descriptors are nearly constant or duplicates of others
+OutsideWarning          a biased simulation is outside of the training data
+HistoryWarning          hills are missing in the bias of a simulation that continues
 
-Each error is caught by the command line, printed as one sentence, and ends it with exit code 2.
+The command line prints each error as one sentence and ends with exit code 2.
 """
 
 
@@ -29,11 +29,11 @@ class InstallationError(LatfError, RuntimeError):
 
 
 class SettingsError(LatfError, ValueError):
-    """A protocol key or an argument has a value that cannot work."""
+    """A protocol key or an argument has an impossible value."""
 
 
 class DataError(LatfError, ValueError):
-    """A trajectory, an array or a descriptor is not what it has to be."""
+    """A trajectory, an array or a descriptor is wrong."""
 
 
 class TrainingError(LatfError, RuntimeError):
@@ -49,28 +49,28 @@ class CVError(LatfError, ValueError):
 
 
 class SimulationError(LatfError, RuntimeError):
-    """A simulation cannot go on."""
+    """A simulation cannot continue."""
 
 
 class LeftTrustRegion(SimulationError):
-    """A walker left the part of latent space that the model knows, and was to stop there."""
+    """A walker left its trust region, whose `on_leaving` is "stop"."""
 
 
 class StoreError(LatfError, RuntimeError):
-    """A campaign directory is locked, damaged or made by another protocol."""
+    """A campaign directory is locked, damaged or belongs to another protocol."""
 
 
 class ExtrapolationWarning(UserWarning):
-    """An answer is asked for at a temperature where the data say little or nothing."""
+    """A model is evaluated at a temperature that its training data hardly cover."""
 
 
 class ColumnWarning(UserWarning):
-    """Columns of descriptors hardly change, or say the same."""
+    """Columns of descriptors are nearly constant or duplicates of others."""
 
 
 class OutsideWarning(UserWarning):
-    """A simulation under a bias is where the collective variable has seen no data."""
+    """A biased simulation is outside of the training data of the collective variable."""
 
 
 class HistoryWarning(UserWarning):
-    """A simulation goes on from later than its bias does."""
+    """A simulation continues from a later step than its bias."""

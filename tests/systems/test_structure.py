@@ -20,7 +20,7 @@ from openmm import app, unit
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.errors import InstallationError, SettingsError
 from latf_sampling.settings import SystemSettings
-from latf_sampling.starts import handedness, stereocentres
+from latf_sampling.starts import handedness, stereocenters
 from latf_sampling.systems import Molecule, build
 from latf_sampling.systems.named import BACKBONES, CHIGNOLIN, peptide
 from latf_sampling.systems.preparation import with_hydrogens
@@ -348,8 +348,8 @@ def test_chignolins_conformations_are_a_hairpin_and_a_chain():
         assert apart(1, *bond) > 0.8
     topology = mdtraj.Topology.from_openmm(molecule.topology)
     assert np.array_equal(
-        handedness(molecule.start(0).positions, stereocentres(topology)),
-        handedness(molecule.start(1).positions, stereocentres(topology)),
+        handedness(molecule.start(0).positions, stereocenters(topology)),
+        handedness(molecule.start(1).positions, stereocenters(topology)),
     )
     assert molecule.start(2) is molecule.start(0)
     assert set(BACKBONES) == {"hairpin", "extended"}
@@ -360,7 +360,7 @@ def test_chignolins_conformations_are_a_hairpin_and_a_chain():
     [
         ({"name": "chignolina"}, r"name: there is no model system or molecule 'chignolina'; there are three-hole, "),
         ({"name": "chignolin", "conformations": ["bent"]}, r"conformations: chignolin has no conformation 'bent'"),
-        ({"name": "alanine-dipeptide", "conformations": ["bent"]}, r"conformations: .* there is only the one"),
+        ({"name": "alanine-dipeptide", "conformations": ["bent"]}, r"conformations: .* there is only the default one"),
         ({"name": "lj7", "hydrogen_mass": 3.0}, r"hydrogen_mass: does not go with a model system by name"),
         ({"name": "chignolin", "implicit_solvent": "GBn2"}, r"implicit_solvent: does not go with a molecule by name"),
         ({"name": "chignolin", "barostat": {}}, r"barostat: there is no volume to change without periodic boundaries"),
