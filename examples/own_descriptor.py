@@ -16,7 +16,7 @@ import mdtraj
 import torch
 
 import latf_sampling as ls
-from latf_sampling.features import Whole, bonded_tree
+from latf_sampling.features import Unwrap, bonded_tree
 from latf_sampling.testing import check_descriptors
 
 
@@ -33,10 +33,10 @@ class ShapeAnisotropy(torch.nn.Module):
         self.names = [f"shape anisotropy of {atoms}"]
         self.units = [""]
         # forward sees these atoms alone, so here they count from 0
-        self.whole = Whole(range(len(self.atoms)), tree, len(self.atoms), range(len(chosen)))
+        self.unwrap = Unwrap(range(len(self.atoms)), tree, len(self.atoms), range(len(chosen)))
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        x = self.whole(positions, box)
+        x = self.unwrap(positions, box)
         x = x - x.mean(-2, keepdim=True)
         tensor = torch.matmul(x.transpose(-1, -2), x)
         trace = tensor.diagonal(dim1=-2, dim2=-1).sum(-1)

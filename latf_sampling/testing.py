@@ -1,7 +1,7 @@
-"""What every descriptor has to keep, as a check for those of one's own: the package's own pass the same.
+"""The contract of descriptors as a check, for those of users as for those of the package.
 
-A descriptor runs inside the bias, at every step of a simulation, in whatever shape the molecule gets into. So its
-gradient has to be right and finite everywhere, and it must not see where a periodic box has its faces.
+A descriptor is evaluated in the bias at every step of a simulation, for any conformation that the molecule reaches. So
+its gradient has to be right and finite everywhere, and it must not depend on where the faces of a periodic box are.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from latf_sampling.features import Features
 
 STEP = 1e-5
-"""nm, of finite differences in double precision."""
+"""Step of finite differences in double precision, nm."""
 DIRECTIONS = 12
-"""Random directions in which gradients are compared."""
-MOST_COLUMNS = 200
-"""Columns whose gradients are looked at; of more, so many are picked at random."""
+"""Number of random directions in which gradients are compared."""
+MAX_COLUMNS = 200
+"""Number of columns whose gradients are compared; of more columns, a random subset of this size is."""
 
 
 def check_descriptors(
@@ -34,35 +34,35 @@ def check_descriptors(
     tolerance: float = 1e-5,
     seed: int = 0,
 ) -> None:
-    """Check descriptors on frames of a molecule; the first promise that is broken becomes an AssertionError.
+    """Check descriptors on frames of a molecule; the first violation becomes an AssertionError.
 
-    - Every column has a name of its own, and a number in every frame; single precision and any number of leading
-      dimensions give the same.
-    - ``torch.jit.script``, ``torch.jit.freeze`` and ``make_fx``, on which the exported variable and its force rest,
-      take the module and change nothing.
-    - The gradient is that of finite differences, and finite where atoms coincide or lie on a line.
-    - Nothing changes when the molecule is moved or turned, nor, in rectangular, triclinic and changing boxes, when
-      atoms are replaced by their periodic images.
+    - Every column has a unique name, and a finite value in every frame; single precision and any number of leading
+      dimensions give the same values.
+    - ``torch.jit.script``, ``torch.jit.freeze`` and ``make_fx``, which exported variables and their forces need, accept
+      the module and give the same values.
+    - The gradient agrees with finite differences, and is finite where atoms coincide or lie on a line.
+    - Translation and rotation of the molecule change nothing, nor, in rectangular, triclinic and changing boxes, does
+      the replacement of atoms by their periodic images.
 
     Parameters
     ----------
     trajectory
-        Some frames of the whole molecule, as a simulation gives them; the first eight are used, their boxes are not.
+        Frames of an unwrapped molecule from a simulation; the first eight are used, their boxes are not.
     spec
         Descriptors, as `Features` takes them.
     floating
-        Whether they are to stay the same when the molecule is moved and turned.
+        Whether the descriptors have to be invariant to translation and rotation.
     periodic
-        Whether they can be measured in a periodic box.
+        Whether the descriptors can be measured in a periodic box.
     tolerance
         Largest error, in the unit of a column, relative to its largest value where that is above 1.
     seed
-        Of random moves and directions.
+        Seed of random displacements and directions.
 
     Raises
     ------
     AssertionError
-        Names the promise and the column.
+        A check fails; the message names the check and the column.
     SettingsError
         The specification is wrong.
 
@@ -76,18 +76,18 @@ def check_descriptors(
     >>> check_descriptors(frames, [{"distances": "all"}])
     """
     features = Features(trajectory.topology, spec, periodic=periodic)
-    # away from special places, such as those of a built structure with exact angles
+    # noise, so that no structure is special, as one that was built with exact angles is
     rng = np.random.default_rng(seed)
-    x = trajectory.xyz[:8].astype(np.float64)
+    x = np.asarray(trajectory.xyz)[:8].astype(np.float64)
     x = torch.from_numpy(x - x.mean((0, 1)) + rng.normal(0, 0.003, x.shape))
     check = _Check(features, tolerance, rng)
     check.columns(x)
     check.precisions_and_shapes(x)
     check.compiled(x)
     check.gradient(x, None)
-    check.singular_places(x)
+    check.singular_structures(x)
     if floating:
-        check.moved_and_turned(x)
+        check.invariance(x)
     if periodic:
         for kind, box in _boxes(x):
             check.images(x, box, kind)
@@ -95,7 +95,7 @@ def check_descriptors(
 
 
 def _boxes(x: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Boxes in which the shortest image of every difference within the molecule is the molecule itself."""
+    """Boxes so large that all differences within the molecule are their own shortest images."""
     side = 2.5 * float((x.amax(-2) - x.amin(-2)).norm(dim=-1).max()) + 0.5
     triclinic = side * torch.tensor([[1.4, 0, 0], [0.5, 1.2, 0], [-0.6, 0.4, 1.0]], dtype=x.dtype)
     yield "rectangular", side * torch.diag(torch.tensor([1.0, 1.1, 1.3], dtype=x.dtype))
@@ -104,13 +104,15 @@ def _boxes(x: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 class _Check:
+    """The checks of `check_descriptors`, on positions x (frames, n, 3)."""
+
     def __init__(self, features: Features, tolerance: float, rng: np.random.Generator):
         self.features, self.tolerance, self.rng = features, tolerance, rng
 
     def columns(self, x: torch.Tensor) -> None:
         names, units = self.features.names, self.features.units
-        twice = [name for name in names if names.count(name) > 1]
-        assert not twice, f"two columns are called '{twice[0]}'."
+        repeated = [name for name in names if names.count(name) > 1]
+        assert not repeated, f"two columns are called '{repeated[0]}'."
         assert all(names), "a column has no name."
         assert len(units) == len(names), f"there are {len(units)} units for {len(names)} columns."
         values = self.features(x)
@@ -148,30 +150,29 @@ class _Check:
             direction = torch.from_numpy(self.rng.normal(size=x.shape)) / np.sqrt(x.shape[-2])
             plus, minus = (self.features(x + sign * STEP * direction, box)[:, columns] for sign in (1, -1))
             expected = (plus - minus) / (2 * STEP)
-            found = (gradients * direction).sum((-2, -1)).T
-            words = f"the gradient{where} is not that of finite differences"
-            self._same(found, expected, words, 1e-5, columns)
+            slopes = (gradients * direction).sum((-2, -1)).T
+            self._same(slopes, expected, f"the gradient{where} is not that of finite differences", 1e-5, columns)
 
-    def singular_places(self, x: torch.Tensor) -> None:
+    def singular_structures(self, x: torch.Tensor) -> None:
         line = torch.zeros_like(x[0])
         line[:, 0] = torch.linspace(0, 0.1 * len(line), len(line), dtype=x.dtype)
         pairs = x[0].clone()
         pairs[1::2] = pairs[: len(pairs) // 2 * 2 : 2]
-        places = {"all atoms coincide": torch.zeros_like(x[0]), "all lie on a line": line, "pairs coincide": pairs}
-        for words, place in places.items():
-            columns, gradients = self._gradients(place[None], None)
-            values = self.features(place)[columns]
+        structures = {"all atoms coincide": torch.zeros_like(x[0]), "all lie on a line": line, "pairs coincide": pairs}
+        for description, structure in structures.items():
+            columns, gradients = self._gradients(structure[None], None)
+            values = self.features(structure)[columns]
             for number, value, gradient in zip(columns.tolist(), values, gradients):
                 name = self.features.names[number]
-                assert torch.isfinite(value), f"'{name}' is not finite where {words}."
-                assert torch.isfinite(gradient).all(), f"the gradient of '{name}' is not finite where {words}."
+                assert torch.isfinite(value), f"'{name}' is not finite where {description}."
+                assert torch.isfinite(gradient).all(), f"the gradient of '{name}' is not finite where {description}."
 
-    def moved_and_turned(self, x: torch.Tensor) -> None:
+    def invariance(self, x: torch.Tensor) -> None:
         expected = self.features(x)
         rotation, _ = np.linalg.qr(self.rng.normal(size=(3, 3)))
         rotation = torch.from_numpy(rotation * np.linalg.det(rotation))  # a reflection becomes a rotation
-        self._same(self.features(x + torch.tensor([0.7, -1.1, 0.4])), expected, "moving the molecule changes it")
-        self._same(self.features(x @ rotation.T), expected, "turning the molecule changes it")
+        self._same(self.features(x + torch.tensor([0.7, -1.1, 0.4])), expected, "a translation changes it")
+        self._same(self.features(x @ rotation.T), expected, "a rotation changes it")
 
     def images(self, x: torch.Tensor, box: torch.Tensor, kind: str) -> None:
         expected = self.features(x)
@@ -181,27 +182,28 @@ class _Check:
         self._same(self.features(moved, box), expected, f"periodic images of atoms in a {kind} box change it")
 
     def _gradients(self, x: torch.Tensor, box: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numbers of the columns, some of them where there are many, and their gradients (columns, *x.shape)."""
+        """Indices of columns, a random subset of many, and gradients of the columns (columns, *x.shape)."""
         x = x.clone().requires_grad_()
         values = self.features(x, box)
-        columns = np.sort(self.rng.permutation(values.shape[-1])[:MOST_COLUMNS])
+        columns = np.sort(self.rng.permutation(values.shape[-1])[:MAX_COLUMNS])
         gradients = [torch.autograd.grad(values[..., k].sum(), x, retain_graph=True)[0] for k in columns.tolist()]
         return torch.from_numpy(columns), torch.stack(gradients)
 
     def _same(
         self,
-        found: torch.Tensor,
+        actual: torch.Tensor,
         expected: torch.Tensor,
-        words: str,
+        violation: str,
         tolerance: float | None = None,
         columns: torch.Tensor | None = None,
     ) -> None:
+        """Compare values (..., columns); ``columns`` are the indices of the columns if they are a subset."""
         allowed = (self.tolerance if tolerance is None else tolerance) * expected.abs().reshape(
             -1, expected.shape[-1]
         ).amax(0).clamp(min=1.0)
-        errors = (found - expected).abs().reshape(-1, expected.shape[-1]).amax(0)
+        errors = (actual - expected).abs().reshape(-1, expected.shape[-1]).amax(0)
         worst = int(torch.argmax((errors / allowed).nan_to_num(torch.inf)))
         name = self.features.names[worst if columns is None else int(columns[worst])]
         assert errors[worst] <= allowed[worst], (
-            f"'{name}': {words}, by {float(errors[worst]):.2g} where {float(allowed[worst]):.2g} is allowed."
+            f"'{name}': {violation}, by {float(errors[worst]):.2g} where {float(allowed[worst]):.2g} is allowed."
         )

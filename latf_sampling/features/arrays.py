@@ -1,4 +1,4 @@
-"""Arrays from outside: whether they are what the descriptors can take."""
+"""Checks of the positions and boxes that users pass."""
 
 from __future__ import annotations
 
@@ -8,23 +8,32 @@ from typing import Any
 import mdtraj
 import numpy as np
 import torch
+from torch import Tensor
 
-from latf_sampling.errors import DataError
+from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.features.periodic import reduced_box
+from latf_sampling.units import to_array
 
 
-def as_array(values: Any, what: str) -> np.ndarray:
-    if hasattr(values, "value_in_unit"):
-        raise DataError(f"{what}: carry a unit; pass plain numbers, {what}.value_in_unit(openmm.unit.nanometer).")
+def as_array(values: Any, name: str) -> np.ndarray:
+    """Convert lengths, plain numbers in nm or a Quantity, to an array.
+
+    Raises
+    ------
+    DataError
+        They are not an array of numbers, or have another unit.
+    """
     try:
-        return np.asarray(values)
+        return to_array(values, "length", name) if hasattr(values, "value_in_unit") else np.asarray(values)
+    except SettingsError as error:
+        raise DataError(str(error)) from error
     except ValueError as error:
-        raise DataError(f"{what}: are not an array of numbers ({error}).") from error
+        raise DataError(f"{name}: are not an array of numbers ({error}).") from error
 
 
-def as_box(box: Any, positions: torch.Tensor) -> torch.Tensor:
-    """Check a box and reduce it, in double precision; give it in the precision and place of the positions."""
-    if not isinstance(box, torch.Tensor):
+def as_box(box: Any, positions: Tensor) -> Tensor:
+    """Check box vectors and reduce them in double precision; the result has dtype and device of the positions."""
+    if not isinstance(box, Tensor):
         array = as_array(box, "box")
         if array.dtype.kind not in "fiu":
             raise DataError(f"box: need numbers, got {array.dtype}.")
@@ -44,13 +53,13 @@ def as_box(box: Any, positions: torch.Tensor) -> torch.Tensor:
     return reduced_box(box.tril()).to(positions.dtype)
 
 
-def boxes_of(traj: mdtraj.Trajectory) -> np.ndarray | None:
-    """Box vectors (frames, 3, 3) as rows, nm: ``traj.unitcell_vectors``, which takes 30 microseconds a frame."""
+def box_vectors(traj: mdtraj.Trajectory) -> np.ndarray | None:
+    """Box vectors (frames, 3, 3) as rows, nm, or None; ``traj.unitcell_vectors`` takes 30 microseconds per frame."""
     if traj.unitcell_lengths is None or traj.unitcell_angles is None:
         return None
     a, b, c = np.asarray(traj.unitcell_lengths, float).T
     cosines = np.cos(np.radians(np.asarray(traj.unitcell_angles, float))).T
-    alpha, beta, gamma = np.where(abs(cosines) < 1e-7, 0.0, cosines)  # of right angles, exactly
+    alpha, beta, gamma = np.where(abs(cosines) < 1e-7, 0.0, cosines)  # right angles exactly
     sine = np.sqrt(1 - gamma**2)
     cy = c * (alpha - beta * gamma) / sine
     zero = np.zeros_like(a)
@@ -58,11 +67,12 @@ def boxes_of(traj: mdtraj.Trajectory) -> np.ndarray | None:
     return np.stack(rows, -1).reshape(-1, 3, 3)
 
 
-def check_finite(values: Any, what: str, row: str, first_frame: int = 0) -> None:
+def check_finite(values: Any, name: str, item: str, first_frame: int = 0) -> None:
+    """Refuse values (..., items, 3) that are not finite; ``item`` is what the second last dimension counts."""
     with np.errstate(all="ignore"):
-        if math.isfinite(values.detach().sum() if isinstance(values, torch.Tensor) else values.sum()):
-            return  # at a fraction of the time; a sum may also overflow
-    if isinstance(values, torch.Tensor):
+        if math.isfinite(values.detach().sum() if isinstance(values, Tensor) else values.sum()):
+            return  # far faster than the search below, which is needed as well since a sum may overflow
+    if isinstance(values, Tensor):
         finite = torch.isfinite(values.detach()).all(-1).cpu().numpy()
     else:
         finite = np.isfinite(values).all(-1)
@@ -71,5 +81,5 @@ def check_finite(values: Any, what: str, row: str, first_frame: int = 0) -> None
     *frame, index = np.argwhere(~finite)[0].tolist()
     if frame:
         frame[0] += first_frame
-    place = f"frame {frame[0] if len(frame) == 1 else tuple(frame)}, " if frame else ""
-    raise DataError(f"{what}: {place}{row} {index} is not finite.")
+    prefix = f"frame {frame[0] if len(frame) == 1 else tuple(frame)}, " if frame else ""
+    raise DataError(f"{name}: {prefix}{item} {index} is not finite.")

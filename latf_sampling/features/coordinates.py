@@ -1,26 +1,26 @@
-"""Plain Cartesian coordinates, for model potentials and what moves on them."""
-
-from __future__ import annotations
+"""Cartesian coordinates, for model potentials."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from latf_sampling.features.descriptor import Axes, Column, Descriptor, Entry, Row, Settings, atoms_of, validated
+from latf_sampling.features.descriptor import Axes, Column, Descriptor, Entry, Term, atom_indices, validate
 from latf_sampling.features.topology import Labels
+from latf_sampling.settings.fields import Settings
 
 
 class Coordinates(torch.nn.Module):
     """Some of the coordinates, nm, (..., n, 3) -> (..., coordinates).
 
-    They change when the system is moved or turned: good for a model potential, which is fixed in space, and for
-    nothing that floats. A box says nothing about them and is ignored; `Features` refuses one.
+    They are not invariant to translation and rotation: they suit a model potential, which is fixed in space, but no
+    molecule that diffuses. A box is ignored; `Features` refuses one.
 
     Parameters
     ----------
     components
-        What to keep of x0, y0, z0, x1, ..., counted from 0.
+        Indices into x0, y0, z0, x1, ..., counted from 0.
 
     Examples
     --------
@@ -28,11 +28,13 @@ class Coordinates(torch.nn.Module):
     tensor([0.4000, 0.5000])
     """
 
+    components: Tensor
+
     def __init__(self, components: Sequence[int]):
         super().__init__()
         self.register_buffer("components", torch.as_tensor(components, dtype=torch.int64))
 
-    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
         return positions.flatten(-2).index_select(-1, self.components)
 
 
@@ -42,19 +44,19 @@ class _CoordinateSettings(Settings):
 
 
 class CoordinateDescriptor(Descriptor):
-    """A selection, or ``{of: selection, axes: "xy"}``; one row a coordinate, its settings the number of the axis."""
+    """A selection, or ``{of: selection, axes: "xy"}``; a term is one coordinate, its settings the axis."""
 
     def read(self, value: Any, labels: Labels, where: str) -> Entry:
         value, key = ({"of": value}, where) if isinstance(value, str) else (value, f"{where}.of")
-        settings = validated(_CoordinateSettings, value, where, 'write a selection, or {of: selection, axes: "xy"}')
-        atoms = atoms_of(labels.topology, settings.of, key)
-        rows = [
-            Row((atom,), f"{axis} {labels.atom(atom)}", "xyz".index(axis)) for atom in atoms for axis in settings.axes
+        settings = validate(_CoordinateSettings, value, where, 'write a selection, or {of: selection, axes: "xy"}')
+        atoms = atom_indices(labels.topology, settings.of, key)
+        terms = [
+            Term((atom,), f"{axis} {labels.atom(atom)}", "xyz".index(axis)) for atom in atoms for axis in settings.axes
         ]
-        return Entry(settings.model_dump(mode="json"), rows, "a position is the same as all its images")
+        return Entry(settings.model_dump(mode="json"), terms, "a position has no shortest image")
 
-    def columns(self, rows: list[Row]) -> list[Column]:
-        return [Column(row.label, "nm") for row in rows]
+    def columns(self, terms: list[Term]) -> list[Column]:
+        return [Column(term.label, "nm") for term in terms]
 
-    def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
-        return Coordinates([3 * row.atoms[0] + row.settings for row in rows])
+    def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
+        return Coordinates([3 * term.atoms[0] + term.settings for term in terms])

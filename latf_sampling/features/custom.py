@@ -1,81 +1,82 @@
-"""Descriptors of one's own: a class in one's own file."""
-
-from __future__ import annotations
+"""Custom descriptors: a class in a file of the user."""
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
+from pydantic import Field
+from torch import Tensor
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import (
     Column,
     Descriptor,
     Entry,
-    Row,
-    Settings,
+    Term,
     check_indices,
-    side_by_side,
-    validated,
+    concatenate,
+    validate,
 )
 from latf_sampling.features.topology import Labels
+from latf_sampling.settings.fields import Settings
 
 
-class Selected(torch.nn.Module):
-    """A module that sees some of the positions only."""
+class SelectAtoms(torch.nn.Module):
+    """Apply a module to some of the positions, (..., n, 3) -> (..., columns)."""
+
+    atoms: Tensor
 
     def __init__(self, module: torch.nn.Module, atoms: tuple[int, ...]):
         super().__init__()
         self.module = module
         self.register_buffer("atoms", torch.as_tensor(atoms, dtype=torch.int64))
 
-    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
         return self.module(positions.index_select(-2, self.atoms), box)
 
 
 class _CustomSettings(Settings):
     file: str
-    class_: str
+    class_: str = Field(alias="class")
     settings: dict[str, Any] = {}
 
 
 class CustomDescriptor(Descriptor):
-    """``{file: helix.py, class: Helix, settings: {...}}``: a `torch.nn.Module` of one's own.
+    """``{file: helix.py, class: Helix, settings: {...}}``: a `torch.nn.Module` of the user.
 
-    The class is called with the topology (``mdtraj.Topology``) and, by name, what stands in ``settings``. What it makes
+    The class is called with the topology (``mdtraj.Topology``) and the ``settings`` as keyword arguments. The module
     has
 
     ``atoms``
         indices of the atoms that it needs, each once;
     ``names``, ``units``
-        of its columns, a unit being "" for a pure number;
+        of its columns; the unit of a pure number is "";
     ``periodic``
-        whether it can be measured in a periodic box (may be left out: it can);
+        whether it can be measured in a periodic box (optional; True if it is missing);
     ``forward(positions, box)``
         positions (..., len(atoms), 3) of its atoms in their order, nm, and a reduced box (..., 3, 3) or None, to
         (..., columns). It is compiled by ``torch.jit.script`` and differentiated; `latf_sampling.testing` checks it.
 
-    Python executes the file whenever features are made from the specification; the exported variable does without it.
+    Python executes the file whenever `Features` reads the specification; an exported variable does not need the file.
     """
 
     def read(self, value: Any, labels: Labels, where: str) -> Entry:
-        if isinstance(value, dict) and "class" in value:
-            value = {"class_" if key == "class" else key: item for key, item in value.items()}
-        settings = validated(_CustomSettings, value, where, "write {file: helix.py, class: Helix, settings: {...}}")
+        settings = validate(_CustomSettings, value, where, "write {file: helix.py, class: Helix, settings: {...}}")
         name = settings.class_
-        kind = getattr(_executed(Path(settings.file), where), name, None)
+        kind = getattr(_execute(Path(settings.file), where), name, None)
         if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
             raise SettingsError(f"{where}.class: {settings.file} has no class {name} that is a torch.nn.Module.")
         try:
-            module = kind(labels.topology, **settings.settings)
-        except Exception as error:  # of somebody else's code: any type
+            module: Any = kind(labels.topology, **settings.settings)
+        except Exception as error:  # the user's code may raise any type
             raise SettingsError(f"{where}: {name} cannot be made: {type(error).__name__}: {error}") from error
         for attribute in ("atoms", "names", "units"):
             if not hasattr(module, attribute):
                 raise SettingsError(f"{where}: {name} has no attribute '{attribute}'; it needs atoms, names and units.")
         atoms = tuple(int(atom) for atom in module.atoms)
-        check_indices([abs(atom) for atom in atoms], labels.topology.n_atoms, f"{where}: {name}.atoms")
+        check_indices(atoms, labels.topology.n_atoms, f"{where}: {name}.atoms")
         names, units = list(module.names), list(module.units)
         if not atoms or not names or len(units) != len(names):
             raise SettingsError(
@@ -84,27 +85,27 @@ class CustomDescriptor(Descriptor):
             )
         columns = [Column(*column) for column in zip(names, units)]
         spec = {"file": settings.file, "class": name, "settings": settings.settings}
-        aperiodic = "" if getattr(module, "periodic", True) else f"{name} says so"
-        return Entry(spec, [Row(atoms, f"{name}: {', '.join(names)}", (module, columns))], aperiodic)
+        nonperiodic = "" if getattr(module, "periodic", True) else f"{name}.periodic is False"
+        return Entry(spec, [Term(atoms, f"{name}: {', '.join(names)}", (module, columns))], nonperiodic)
 
-    def columns(self, rows: list[Row]) -> list[Column]:
-        return [column for row in rows for column in row.settings[1]]
+    def columns(self, terms: list[Term]) -> list[Column]:
+        return [column for term in terms for column in term.settings[1]]
 
-    def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
-        modules = [Selected(row.settings[0], row.atoms) for row in rows]
-        return side_by_side(modules)
+    def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
+        modules = [SelectAtoms(term.settings[0], term.atoms) for term in terms]
+        return concatenate(modules)
 
 
-def _executed(file: Path, where: str) -> Any:
-    """The module that a Python file makes."""
+def _execute(file: Path, where: str) -> ModuleType:
+    """The Python module of a file."""
     if not file.is_file():
         raise SettingsError(f"{where}.file: there is no file {file}.")
-    made = importlib.util.spec_from_file_location(f"latf_custom_{file.stem}", file)
-    if made is None or made.loader is None:
+    spec = importlib.util.spec_from_file_location(f"latf_custom_{file.stem}", file)
+    if spec is None or spec.loader is None:
         raise SettingsError(f"{where}.file: {file} is not a Python file; its name has to end in .py.")
-    module = importlib.util.module_from_spec(made)
+    module = importlib.util.module_from_spec(spec)
     try:
-        made.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except Exception as error:
         raise SettingsError(f"{where}.file: {file} fails: {type(error).__name__}: {error}") from error
     return module

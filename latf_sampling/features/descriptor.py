@@ -1,22 +1,22 @@
-"""What all kinds of descriptors share: the steps from an entry of a specification to a module."""
-
-from __future__ import annotations
+"""What all kinds of descriptors share: from an entry of a specification to a torch module."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import mdtraj
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
+from torch import Tensor
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.topology import Labels
+from latf_sampling.settings.fields import Settings, explain
 
 
-class Row(NamedTuple):
-    """One torsion, distance, ...: its atoms, what to call it, and what else its module has to know."""
+class Term(NamedTuple):
+    """One torsion, distance, ...: its atoms, its label, and what else its module needs."""
 
     atoms: tuple[int, ...]
     label: str
@@ -24,62 +24,73 @@ class Row(NamedTuple):
 
 
 class Column(NamedTuple):
-    """One column of numbers: what to call it, and its unit, empty for a pure number."""
+    """Name and unit of one column; the unit of a pure number is empty."""
 
     name: str
     unit: str = ""
 
 
 class Entry(NamedTuple):
-    """What an entry of a specification comes to."""
+    """One entry of a specification, after it was read."""
 
     spec: Any
     """The entry in its normal form, ready for JSON."""
-    rows: list[Row]
-    """What it measures, each once."""
-    aperiodic: str = ""
-    """Why it cannot be measured in a periodic box; empty where it can."""
+    terms: list[Term]
+    """What the entry measures, each term once."""
+    nonperiodic: str = ""
+    """Why the entry cannot be measured in a periodic box; empty where it can."""
 
 
 class Descriptor(ABC):
-    """One kind of descriptor: reads its entries of a specification, names its columns, builds its module."""
+    """One kind of descriptor: reads its entries of a specification, names its columns, builds its module.
+
+    A new kind is a file with a subclass, and its entry in `latf_sampling.features.registry.DESCRIPTORS`.
+    """
 
     @abstractmethod
     def read(self, value: Any, labels: Labels, where: str) -> Entry:
-        """Validate ``value``, found at the key ``where``."""
+        """Validate ``value``, which stands at the key ``where``."""
 
     @abstractmethod
-    def columns(self, rows: list[Row]) -> list[Column]:
-        """The module's columns, from all rows of this kind."""
+    def columns(self, terms: list[Term]) -> list[Column]:
+        """Columns of the module, from all terms of this kind."""
 
     @abstractmethod
-    def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
-        """Module (positions, box or None) -> (..., columns) for rows whose atoms count within ``n_atoms`` positions."""
+    def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
+        """Module (positions, box or None) -> (..., columns); the atoms of ``terms`` index ``n_atoms`` positions."""
 
 
-class Columns(torch.nn.Module):
-    """Several kinds of descriptors side by side, (..., n, 3) -> (..., F)."""
+class Concatenation(torch.nn.Module):
+    """Columns of several modules, one module after the other, (..., n, 3) -> (..., F)."""
 
-    def __init__(self, kinds: Sequence[torch.nn.Module]):
+    def __init__(self, modules: Sequence[torch.nn.Module]):
         super().__init__()
-        self.kinds = torch.nn.ModuleList(kinds)
+        self.parts = torch.nn.ModuleList(modules)
 
-    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        columns: list[torch.Tensor] = []
-        for kind in self.kinds:
-            columns.append(kind(positions, box))
+    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
+        columns: list[Tensor] = []
+        for part in self.parts:
+            columns.append(part(positions, box))
         return torch.cat(columns, -1)
 
 
-def side_by_side(modules: Sequence[torch.nn.Module]) -> torch.nn.Module:
-    """One module with the columns of all, one after the other."""
-    return modules[0] if len(modules) == 1 else Columns(modules)
+def concatenate(modules: Sequence[torch.nn.Module]) -> torch.nn.Module:
+    """One module with the columns of all modules."""
+    return modules[0] if len(modules) == 1 else Concatenation(modules)
 
 
-class Settings(BaseModel):
-    """What may stand in one entry of a specification: frozen, and refuses what it does not know."""
+class SelectColumns(torch.nn.Module):
+    """Some columns of a module, (..., n, 3) -> (..., columns)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    columns: Tensor
+
+    def __init__(self, module: torch.nn.Module, columns: Sequence[int]):
+        super().__init__()
+        self.module = module
+        self.register_buffer("columns", torch.as_tensor(columns, dtype=torch.int64))
+
+    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
+        return self.module(positions, box).index_select(-1, self.columns)
 
 
 Index = Annotated[int, Field(strict=True, ge=0)]
@@ -88,29 +99,21 @@ Index = Annotated[int, Field(strict=True, ge=0)]
 Axes = Literal["x", "y", "z", "xy", "xz", "yz", "xyz"]
 """Some of the three axes, in order."""
 
+Model = TypeVar("Model", bound=Settings)
+
 
 class _Atoms(Settings):
     atoms: tuple[Index, ...] = Field(min_length=1)
 
 
-def validated(model: type[Settings], value: Any, where: str, help_: str) -> Any:
-    """Validate one entry; the first thing wrong becomes a SettingsError that names the key."""
+def validate(model: type[Model], value: Any, where: str, usage: str) -> Model:
+    """Validate one entry; the SettingsError names every key at fault and says what to write (``usage``)."""
     if not isinstance(value, Mapping):
-        raise SettingsError(f"{where}: {value!r} cannot be read; {help_}.")
+        raise SettingsError(f"{where}: {value!r} cannot be read; {usage}.")
     try:
         return model.model_validate(_plain(value))
     except ValidationError as error:
-        first = error.errors()[0]
-    key = where + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        raise SettingsError(f"{key}: unknown key; {help_}.")
-    if first["type"] == "missing":
-        raise SettingsError(f"{key}: is missing; {help_}.")
-    if first["type"] == "value_error":  # of a validator of this package: says itself what it got
-        name = first["loc"][-1] if first["loc"] else where
-        reason = first["msg"].removeprefix("Value error, ").removeprefix(f"{name}: ")
-        raise SettingsError(f"{key}: {reason}")
-    raise SettingsError(f"{key}: {first['msg']}, got {first['input']!r}.")
+        raise SettingsError(explain(error, where, model, nested=True, usage=usage)) from error
 
 
 def _plain(value: Any) -> Any:
@@ -124,39 +127,39 @@ def _plain(value: Any) -> Any:
 
 def check_indices(atoms: Sequence[int], n_atoms: int, where: str) -> None:
     """Refuse atoms that the topology does not have, and the same atom twice."""
-    outside = [atom for atom in atoms if atom >= n_atoms]
+    outside = [atom for atom in atoms if not 0 <= atom < n_atoms]
     if outside:
         raise SettingsError(f"{where}: there is no atom {outside[0]}; the topology has atoms 0 to {n_atoms - 1}.")
     if len(set(atoms)) < len(atoms):
         raise SettingsError(f"{where}: {list(atoms)} names an atom twice.")
 
 
-def select(topology: mdtraj.Topology, selection: str, where: str) -> list[int]:
-    """Indices of the atoms in an MDTraj selection, which has to find one or more."""
+def select_atoms(topology: mdtraj.Topology, selection: str, where: str) -> list[int]:
+    """Indices of the atoms in an MDTraj selection, which has to contain at least one."""
     try:
-        found = topology.select(selection)
+        atoms = topology.select(selection)
     except Exception as error:  # the parser and the code it generates raise many types
         reason = str(error).partition("\n")[0]
         if len(reason) > 120:
             reason = reason[:120] + " ..."
         raise SettingsError(f"{where}: '{selection}' is not an MDTraj selection ({reason}).") from error
-    if not len(found):
+    if not len(atoms):
         raise SettingsError(f"{where}: '{selection}' selects no atom of this topology.")
-    return [int(atom) for atom in found]
+    return [int(atom) for atom in atoms]
 
 
-def words_of(of: Any, atoms: Sequence[int], labels: Labels) -> str:
-    """What to call the atoms that the key ``of`` names: its selection, or the atoms themselves."""
+def atom_indices(topology: mdtraj.Topology, of: Any, where: str) -> list[int]:
+    """Indices of the atoms that the value of a key ``of`` stands for: a selection, or ``{atoms: [indices]}``."""
+    if isinstance(of, str):
+        return select_atoms(topology, of, where)
+    atoms = validate(_Atoms, of, where, "write a selection, or {atoms: [0, 1]}").atoms
+    check_indices(atoms, topology.n_atoms, f"{where}.atoms")
+    return list(atoms)
+
+
+def describe_atoms(of: Any, atoms: Sequence[int], labels: Labels) -> str:
+    """Atoms in the name of a column: their selection, or their labels where they were given by index."""
     if isinstance(of, str):
         return f"({of})" if " and " in of or " or " in of else of
     names = [labels.atom(atom) for atom in atoms]
     return " ".join(names) if len(names) <= 4 else f"{names[0]} to {names[-1]}, {len(names)} atoms"
-
-
-def atoms_of(topology: mdtraj.Topology, of: Any, where: str) -> list[int]:
-    """Indices of the atoms that the key ``of`` names: an MDTraj selection, or ``{atoms: [indices]}``."""
-    if isinstance(of, str):
-        return select(topology, of, where)
-    atoms = validated(_Atoms, of, where, "write a selection, or {atoms: [0, 1]}").atoms
-    check_indices(atoms, topology.n_atoms, f"{where}.atoms")
-    return list(atoms)

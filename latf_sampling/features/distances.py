@@ -10,6 +10,7 @@ import mdtraj
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import (
@@ -17,16 +18,16 @@ from latf_sampling.features.descriptor import (
     Descriptor,
     Entry,
     Index,
-    Row,
-    Settings,
+    Term,
     check_indices,
-    select,
-    validated,
+    select_atoms,
+    validate,
 )
 from latf_sampling.features.periodic import Differences, lengths
 from latf_sampling.features.topology import Labels
+from latf_sampling.settings.fields import Settings
 
-_ROWS = 256  # of many frames, whose differences then stay in a processor's cache
+_STEP = 256  # pairs at a time for many frames, whose differences then stay in a processor's cache
 
 
 class Distances(torch.nn.Module):
@@ -35,13 +36,13 @@ class Distances(torch.nn.Module):
     def __init__(self, pairs: np.ndarray, n_atoms: int):
         super().__init__()
         self.differences = Differences(pairs[:, 0], pairs[:, 1], n_atoms)
-        self.count, self.step = len(pairs), _ROWS
+        self.count, self.step = len(pairs), _STEP
 
-    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
         if positions.dim() == 2 or self.count <= self.step:
             return lengths(self.differences(positions, box))
         parts = [
-            lengths(self.differences.some(positions, box, start, min(start + self.step, self.count))).movedim(-1, 0)
+            lengths(self.differences.subset(positions, box, start, min(start + self.step, self.count))).movedim(-1, 0)
             for start in range(0, self.count, self.step)
         ]
         return torch.cat(parts).movedim(0, -1)
@@ -60,23 +61,23 @@ class _DistanceBetween(Settings):
 def pairs_between(
     topology: mdtraj.Topology, between: str, and_: str | None, skip: int, where: str, key: str
 ) -> list[tuple[int, int]]:
-    """Pairs of atoms within a selection, or between two, whose residues are ``skip`` or more apart, each once."""
-    first = select(topology, between, key)
+    """Pairs of atoms within a selection, or between two, whose residues are at least ``skip`` apart, each once."""
+    first = select_atoms(topology, between, key)
     if and_ is None:
         pairs = combinations(first, 2)
     else:
-        pairs = ((i, j) for i, j in product(first, select(topology, and_, f"{where}.and")) if i != j)
-    found = list(dict.fromkeys((min(pair), max(pair)) for pair in pairs))
-    if not found:
+        pairs = ((i, j) for i, j in product(first, select_atoms(topology, and_, f"{where}.and")) if i != j)
+    unique = list(dict.fromkeys((min(pair), max(pair)) for pair in pairs))
+    if not unique:
         raise SettingsError(f"{key}: '{between}' selects one atom only; a distance needs two.")
     residues = [atom.residue.index for atom in topology.atoms]
-    found = [(i, j) for i, j in found if abs(residues[i] - residues[j]) >= skip]
-    if not found:
+    separated = [(i, j) for i, j in unique if abs(residues[i] - residues[j]) >= skip]
+    if not separated:
         raise SettingsError(f"{where}.skip: no two selected atoms are {skip} or more residues apart.")
-    return found
+    return separated
 
 
-def pairs_given(topology: mdtraj.Topology, pairs: Sequence[tuple[int, int]], where: str) -> list[tuple[int, int]]:
+def pairs_by_index(topology: mdtraj.Topology, pairs: Sequence[tuple[int, int]], where: str) -> list[tuple[int, int]]:
     """Pairs given by indices, each once."""
     for position, pair in enumerate(pairs):
         check_indices(pair, topology.n_atoms, f"{where}.pairs[{position}]")
@@ -87,22 +88,22 @@ class DistanceDescriptor(Descriptor):
     """A selection, ``{between: selection, and: selection, skip: k}``, or ``{pairs: [[i, j], ...]}``."""
 
     def read(self, value: Any, labels: Labels, where: str) -> Entry:
-        help_ = "write a selection, {between: selection, and: selection, skip: residues}, or {pairs: [[0, 1]]}"
+        usage = "write a selection, {between: selection, and: selection, skip: residues}, or {pairs: [[0, 1]]}"
         if isinstance(value, Mapping) and "pairs" in value:
-            pairs_settings = validated(_DistancePairs, value, where, help_)
-            pairs = pairs_given(labels.topology, pairs_settings.pairs, where)
-            return Entry(pairs_settings.model_dump(mode="json"), self._rows(pairs, labels))
+            pairs_settings = validate(_DistancePairs, value, where, usage)
+            pairs = pairs_by_index(labels.topology, pairs_settings.pairs, where)
+            return Entry(pairs_settings.model_dump(mode="json"), self._terms(pairs, labels))
         key = where if isinstance(value, str) else f"{where}.between"
-        settings = validated(_DistanceBetween, {"between": value} if isinstance(value, str) else value, where, help_)
+        settings = validate(_DistanceBetween, {"between": value} if isinstance(value, str) else value, where, usage)
         pairs = pairs_between(labels.topology, settings.between, settings.and_, settings.skip, where, key)
-        normal = settings.model_dump(mode="json", by_alias=True, exclude_none=True)
-        return Entry(normal, self._rows(pairs, labels))
+        normal_form = settings.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return Entry(normal_form, self._terms(pairs, labels))
 
-    def _rows(self, pairs: Sequence[tuple[int, int]], labels: Labels) -> list[Row]:
-        return [Row(pair, f"distance {labels.atom(pair[0])} {labels.atom(pair[1])}") for pair in pairs]
+    def _terms(self, pairs: Sequence[tuple[int, int]], labels: Labels) -> list[Term]:
+        return [Term(pair, f"distance {labels.atom(pair[0])} {labels.atom(pair[1])}") for pair in pairs]
 
-    def columns(self, rows: list[Row]) -> list[Column]:
-        return [Column(row.label, "nm") for row in rows]
+    def columns(self, terms: list[Term]) -> list[Column]:
+        return [Column(term.label, "nm") for term in terms]
 
-    def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
-        return Distances(np.array([row.atoms for row in rows]), n_atoms)
+    def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
+        return Distances(np.array([term.atoms for term in terms]), n_atoms)

@@ -1,6 +1,4 @@
-"""Distances between the centres of groups of atoms."""
-
-from __future__ import annotations
+"""Distances between the centers of groups of atoms."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -9,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import (
@@ -16,34 +15,36 @@ from latf_sampling.features.descriptor import (
     Descriptor,
     Entry,
     Index,
-    Row,
-    Settings,
-    atoms_of,
-    side_by_side,
-    validated,
-    words_of,
+    Term,
+    atom_indices,
+    concatenate,
+    describe_atoms,
+    validate,
 )
-from latf_sampling.features.periodic import Differences, combined, lengths, together, two_parts
-from latf_sampling.features.topology import Labels, relative_weights
-from latf_sampling.features.whole import Whole, bonded_tree
+from latf_sampling.features.periodic import Differences, join_double, lengths, split_double, weighted_sums
+from latf_sampling.features.topology import Labels, normalized_weights
+from latf_sampling.features.unwrap import Unwrap, bonded_tree
+from latf_sampling.settings.fields import Settings
 
 
 class GroupDistances(torch.nn.Module):
-    """Distances between centres of groups, nm, (..., n, 3) -> (..., pairs); zero gradient where centres coincide.
+    """Distances between centers of groups, nm, (..., n, 3) -> (..., pairs); zero gradient where centers coincide.
 
-    In a box, each group is made whole and the distance is that of the shortest image.
+    In a box, each group is unwrapped, and the distance is that of the shortest image.
 
     Parameters
     ----------
     groups
-        Of each its atoms, indices in the positions; then what `bonded_tree` added, and the edges.
+        For each group, its atoms (indices of positions) followed by those that `bonded_tree` added, and the edges.
     weights
-        Of each group's atoms; they sum to one.
+        Weights of the atoms of each group; they sum to one.
     pairs
-        Which distances, as places in ``groups`` (pairs, 2).
+        Indices of the two groups of each distance (pairs, 2).
     n_atoms
         Number of positions.
     """
+
+    centers: Tensor
 
     def __init__(
         self,
@@ -54,19 +55,19 @@ class GroupDistances(torch.nn.Module):
     ):
         super().__init__()
         atoms: list[int] = []
-        trees, wanted = [], []
+        trees, counted = [], []
         for (members, tree), weight in zip(groups, weights, strict=True):
             trees.append(tree + len(atoms))
-            wanted.append(np.arange(len(weight)) + len(atoms))
+            counted.append(np.arange(len(weight)) + len(atoms))
             atoms += members
-        self.whole = Whole(atoms, np.concatenate(trees), n_atoms, np.concatenate(wanted).tolist())
+        self.unwrap = Unwrap(atoms, np.concatenate(trees), n_atoms, np.concatenate(counted).tolist())
         centers = torch.block_diag(*(torch.from_numpy(weight)[None] for weight in weights))
-        self.register_buffer("centers", two_parts(centers.numpy()))
+        self.register_buffer("centers", split_double(centers.numpy()))
         self.differences = Differences(pairs[:, 0], pairs[:, 1], len(groups))
 
-    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        x = self.whole(positions, box)
-        return lengths(self.differences(combined(together(self.centers).to(x.dtype), x), box))
+    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
+        x = self.unwrap(positions, box)
+        return lengths(self.differences(weighted_sums(join_double(self.centers).to(x.dtype), x), box))
 
 
 class _GroupSettings(Settings):
@@ -76,12 +77,14 @@ class _GroupSettings(Settings):
 
 
 class GroupDescriptor(Descriptor):
-    """``{groups: [selection, {atoms: [...]}, ...], center: mass, pairs: all}``; one row an entry."""
+    """``{groups: [selection, {atoms: [...]}, ...], center: mass, pairs: all}``; an entry is one term."""
 
     def read(self, value: Any, labels: Labels, where: str) -> Entry:
-        settings = validated(_GroupSettings, value, where, "write {groups: [selection, selection], center: mass}")
-        groups = [atoms_of(labels.topology, group, f"{where}.groups[{k}]") for k, group in enumerate(settings.groups)]
-        words = [words_of(of, atoms, labels) for of, atoms in zip(settings.groups, groups)]
+        settings = validate(_GroupSettings, value, where, "write {groups: [selection, selection], center: mass}")
+        groups = [
+            atom_indices(labels.topology, group, f"{where}.groups[{k}]") for k, group in enumerate(settings.groups)
+        ]
+        descriptions = [describe_atoms(of, atoms, labels) for of, atoms in zip(settings.groups, groups)]
         if settings.pairs == "all":
             pairs = list(combinations(range(len(groups)), 2))
         else:
@@ -95,25 +98,25 @@ class GroupDescriptor(Descriptor):
             raise SettingsError(f"{where}.pairs: need one or more, or 'all'.")
         kind = "mass" if settings.center == "mass" else "equal"
         weights = [
-            relative_weights(labels.topology, atoms, kind, f"{where}.groups[{k}]") for k, atoms in enumerate(groups)
+            normalized_weights(labels.topology, atoms, kind, f"{where}.groups[{k}]") for k, atoms in enumerate(groups)
         ]
         trees = [bonded_tree(labels.topology, atoms) for atoms in groups]
-        atoms, places = np.unique(np.concatenate([members for members, _ in trees]), return_inverse=True)
+        atoms, indices = np.unique(np.concatenate([members for members, _ in trees]), return_inverse=True)
         ends = np.cumsum([len(members) for members, _ in trees])[:-1]
-        members = [part.tolist() for part in np.split(places.reshape(-1), ends)]
+        members = [part.tolist() for part in np.split(indices.reshape(-1), ends)]
         noun = "centers" if settings.center == "mass" else "geometric centers"
-        names = [f"distance of {noun} of {words[i]} and {words[j]}" for i, j in pairs]
+        names = [f"distance of {noun} of {descriptions[i]} and {descriptions[j]}" for i, j in pairs]
         geometry = ([(m, tree) for m, (_, tree) in zip(members, trees)], weights, np.array(pairs))
-        row = Row(tuple(atoms.tolist()), "; ".join(names), (names, geometry))
-        return Entry(settings.model_dump(mode="json"), [row])
+        term = Term(tuple(atoms.tolist()), "; ".join(names), (names, geometry))
+        return Entry(settings.model_dump(mode="json"), [term])
 
-    def columns(self, rows: list[Row]) -> list[Column]:
-        return [Column(name, "nm") for row in rows for name in row.settings[0]]
+    def columns(self, terms: list[Term]) -> list[Column]:
+        return [Column(name, "nm") for term in terms for name in term.settings[0]]
 
-    def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
-        modules = []
-        for row in rows:
-            groups, weights, pairs = row.settings[1]
-            placed = [(np.array(row.atoms)[members].tolist(), tree) for members, tree in groups]
-            modules.append(GroupDistances(placed, weights, pairs, n_atoms))
-        return side_by_side(modules)
+    def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
+        modules: list[torch.nn.Module] = []
+        for term in terms:
+            groups, weights, pairs = term.settings[1]
+            groups = [(np.array(term.atoms)[members].tolist(), tree) for members, tree in groups]
+            modules.append(GroupDistances(groups, weights, pairs, n_atoms))
+        return concatenate(modules)

@@ -1,4 +1,4 @@
-"""Hydrogen bonds: switched distances of donors and acceptors."""
+"""Hydrogen bonds, as switched distances of donors and acceptors."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 from pydantic import Field
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.contacts import pair_module, rows_of
-from latf_sampling.features.descriptor import Column, Descriptor, Entry, Row, atoms_of, validated, words_of
-from latf_sampling.features.switching import Switched
+from latf_sampling.features.contacts import pair_module, pair_terms
+from latf_sampling.features.descriptor import Column, Descriptor, Entry, Term, atom_indices, describe_atoms, validate
+from latf_sampling.features.switching import SwitchingSettings
 from latf_sampling.features.topology import Labels
 from latf_sampling.settings.fields import Length
 
 _BACKBONE = {"donors": "backbone", "acceptors": "backbone"}
 
 
-class _BondSettings(Switched):
+class _BondSettings(SwitchingSettings):
     donors: Any = "backbone"
     acceptors: Any = "backbone"
     r0: Length = 0.25
@@ -31,21 +31,23 @@ class _BondSettings(Switched):
 class HydrogenBondDescriptor(Descriptor):
     """``backbone``, or ``{donors: selection, acceptors: selection, r0: "0.25 nm", n: 6, m: 12, skip: 3, sum: false}``.
 
-    A bond is a switching function of one distance, that of the atoms selected: hydrogen and acceptor, or, with
-    ``donors: name N`` and a longer r0, donor and acceptor. Nothing is asked of the angle. ``backbone`` stands for the
-    hydrogens of amides, or for the oxygens of carbonyls.
+    A bond is a switching function of the distance between the selected atoms: hydrogen and acceptor or, with
+    ``donors: name N`` and a longer r0, donor and acceptor. The angle does not matter. ``backbone`` stands for the
+    hydrogens of the amides as donors, and for the oxygens of the carbonyls as acceptors.
     """
 
     def read(self, value: Any, labels: Labels, where: str) -> Entry:
         if isinstance(value, str) and value == "backbone":
             value = _BACKBONE
-        help_ = 'write backbone, or {donors: selection of hydrogens, acceptors: selection, r0: "0.25 nm"}'
-        settings = validated(_BondSettings, value, where, help_)
+        usage = 'write backbone, or {donors: selection of hydrogens, acceptors: selection, r0: "0.25 nm"}'
+        settings = validate(_BondSettings, value, where, usage)
         topology = labels.topology
         atoms = {}
         for key, of in (("donors", settings.donors), ("acceptors", settings.acceptors)):
-            find = _amides if of == "backbone" else atoms_of
-            atoms[key] = find(topology, key if of == "backbone" else of, f"{where}.{key}")
+            if of == "backbone":
+                atoms[key] = _backbone(topology, key, f"{where}.{key}")
+            else:
+                atoms[key] = atom_indices(topology, of, f"{where}.{key}")
         residues = [atom.residue.index for atom in topology.atoms]
         pairs = [
             (i, j)
@@ -54,31 +56,32 @@ class HydrogenBondDescriptor(Descriptor):
         ]
         if not pairs:
             raise SettingsError(f"{where}.skip: no donor and acceptor are {settings.skip} or more residues apart.")
-        words = [words_of(of, atoms[key], labels) for key, of in zip(atoms, (settings.donors, settings.acceptors))]
-        total = f"hydrogen bonds of {words[0]} to {words[1]}, {settings.skip} residues apart,"
-        return Entry(settings.normal(), rows_of(pairs, "hydrogen bond", total, settings, labels))
+        donors = describe_atoms(settings.donors, atoms["donors"], labels)
+        acceptors = describe_atoms(settings.acceptors, atoms["acceptors"], labels)
+        total = f"hydrogen bonds of {donors} to {acceptors}, {settings.skip} residues apart,"
+        return Entry(settings.normal_form(), pair_terms(pairs, "hydrogen bond", total, settings, labels))
 
-    def columns(self, rows: list[Row]) -> list[Column]:
-        return [Column(row.label) for row in rows]
+    def columns(self, terms: list[Term]) -> list[Column]:
+        return [Column(term.label) for term in terms]
 
-    def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
-        return pair_module(rows, n_atoms)
+    def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
+        return pair_module(terms, n_atoms)
 
 
-def _amides(topology: mdtraj.Topology, key: str, where: str) -> list[int]:
-    """Hydrogens of the amides between residues, or oxygens of their carbonyls."""
+def _backbone(topology: mdtraj.Topology, key: str, where: str) -> list[int]:
+    """Donors or acceptors of the backbone: hydrogens of the amides between residues, or oxygens of the carbonyls."""
     names = ("H", "HN") if key == "donors" else ("O",)
     atoms = [atom for residue in topology.residues if residue.is_protein for atom in residue.atoms]
-    found = [atom.index for atom in atoms if atom.name in names]
-    if key == "donors":  # a terminal nitrogen, which has several hydrogens, is no amide
+    indices = [atom.index for atom in atoms if atom.name in names]
+    if key == "donors":  # a terminal nitrogen, which has several hydrogens, is not an amide
         hydrogens = Counter(
             (atom.residue.index, heavy.name)
             for bond in topology.bonds
             for heavy, atom in (bond, bond[::-1])
             if heavy.name == "N" and atom.element is mdtraj.element.hydrogen
         )
-        found = [index for index in found if hydrogens[topology.atom(index).residue.index, "N"] <= 1]
-    if not found:
+        indices = [index for index in indices if hydrogens[topology.atom(index).residue.index, "N"] <= 1]
+    if not indices:
         hint = "; select other donors, such as name N" if key == "donors" else ""
         raise SettingsError(f"{where}: the backbone has no amide atom {' or '.join(names)}{hint}.")
-    return found
+    return indices

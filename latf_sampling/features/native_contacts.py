@@ -9,30 +9,30 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.contacts import SwitchedPairs, sum_row
+from latf_sampling.features.contacts import SwitchedPairs, sum_term
 from latf_sampling.features.descriptor import (
     Column,
     Descriptor,
     Entry,
-    Row,
-    Settings,
-    atoms_of,
-    side_by_side,
-    validated,
-    words_of,
+    Term,
+    atom_indices,
+    concatenate,
+    describe_atoms,
+    validate,
 )
 from latf_sampling.features.references import read_references
 from latf_sampling.features.switching import Fermi
 from latf_sampling.features.topology import Labels
-from latf_sampling.settings.fields import InverseLength, Length
+from latf_sampling.settings.fields import InverseLength, Length, Settings
 
 
 class NativeContacts(torch.nn.Module):
     """Q = mean over contacts of 1 / (1 + exp(beta (r_ij - lambda r0_ij))), (..., n, 3) -> (..., 1), or each of them.
 
-    Best, Hummer, Eaton, doi:10.1073/pnas.1311599110.
+    Best, Hummer and Eaton, Proc. Natl. Acad. Sci. USA 110, 17874 (2013), doi:10.1073/pnas.1311599110.
 
     Parameters
     ----------
@@ -41,9 +41,9 @@ class NativeContacts(torch.nn.Module):
     native
         Their distances r0 in the native structure, nm.
     beta, lambda_
-        1/nm, and how much longer than r0 a contact may be.
+        Steepness, 1/nm, and the factor by which a contact may be longer than r0.
     each
-        Whether to give every contact by itself.
+        Whether every contact is a column.
     n_atoms
         Number of positions.
     """
@@ -55,7 +55,7 @@ class NativeContacts(torch.nn.Module):
         self.contacts = SwitchedPairs(pairs, n_atoms, Fermi(torch.tensor(native) * lambda_, 1 / beta))
         self.each: bool = each
 
-    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
         values = self.contacts(positions, box)
         return values if self.each else values.mean(-1, keepdim=True)
 
@@ -73,20 +73,20 @@ class _NativeSettings(Settings):
 class NativeContactDescriptor(Descriptor):
     """``{of: selection, reference: file, cutoff: 0.45 nm, beta: 50 /nm, lambda: 1.8, skip: 4, each: false}``.
 
-    Contacts are pairs of the selected atoms nearer than the cut-off in the reference, whose residues are ``skip`` or
-    more apart: as published, with all heavy atoms and more than three residues.
+    Contacts are pairs of selected atoms within the cut-off in the reference whose residues are at least ``skip`` apart;
+    the published definition takes all heavy atoms and residues more than three apart.
     """
 
     def read(self, value: Any, labels: Labels, where: str) -> Entry:
-        settings = validated(_NativeSettings, value, where, "write {of: element != H, reference: native.pdb}")
-        atoms = np.array(atoms_of(labels.topology, settings.of, f"{where}.of"))
-        normal, references, names = read_references(settings.reference, labels, atoms, f"{where}.reference")
+        settings = validate(_NativeSettings, value, where, "write {of: element != H, reference: native.pdb}")
+        atoms = np.array(atom_indices(labels.topology, settings.of, f"{where}.of"))
+        normal_form, references, names = read_references(settings.reference, labels, atoms, f"{where}.reference")
         if len(references) > 1:
             raise SettingsError(f"{where}.reference: needs one native structure, got {len(references)}.")
         residues = np.array([labels.topology.atom(int(atom)).residue.index for atom in atoms])
         i, j = np.triu_indices(len(atoms), 1)
-        apart = np.abs(residues[i] - residues[j]) >= settings.skip
-        i, j = i[apart], j[apart]
+        separated = np.abs(residues[i] - residues[j]) >= settings.skip
+        i, j = i[separated], j[separated]
         native = np.linalg.norm(references[0][i] - references[0][j], axis=-1)
         near = native < settings.cutoff
         i, j, native = i[near], j[near], native[near]
@@ -96,35 +96,39 @@ class NativeContactDescriptor(Descriptor):
                 f"{settings.cutoff:g} nm in {names[0]}."
             )
         pairs = [(int(min(pair)), int(max(pair))) for pair in zip(atoms[i], atoms[j])]
-        words = ""
-        for key, number, unit in (("beta", settings.beta, " /nm"), ("lambda", settings.lambda_, "")):
-            if number != _NativeSettings.model_fields["lambda_" if key == "lambda" else key].default:
-                words += f", {key} {number:g}{unit}"
-        form = (settings.beta, settings.lambda_)
+        fields, description = _NativeSettings.model_fields, ""
+        if settings.beta != fields["beta"].default:
+            description += f", beta {settings.beta:g} /nm"
+        if settings.lambda_ != fields["lambda_"].default:
+            description += f", lambda {settings.lambda_:g}"
+        shape = (settings.beta, settings.lambda_)
         if settings.each:
-            rows = [
-                Row(pair, f"native contact {labels.atom(pair[0])} {labels.atom(pair[1])} in {names[0]}{words}", one)
-                for pair, one in zip(pairs, [(form, [float(r0)], None) for r0 in native])
-            ]
+            terms = []
+            for pair, r0 in zip(pairs, native):
+                label = f"native contact {labels.atom(pair[0])} {labels.atom(pair[1])} in {names[0]}{description}"
+                terms.append(Term(pair, label, (shape, [float(r0)], None)))
         else:
-            of = words_of(settings.of, atoms.tolist(), labels)
-            words = f" within {settings.cutoff:g} nm, {settings.skip} residues apart{words}"
-            total = sum_row(pairs, f"native contacts of {of} in {names[0]}{words}", None)
-            rows = [total._replace(settings=(form, native.tolist(), total.settings[1]))]
-        return Entry({**settings.model_dump(mode="json", by_alias=True), "reference": normal}, rows)
+            label = f"native contacts of {describe_atoms(settings.of, atoms.tolist(), labels)} in {names[0]}"
+            label += f" within {settings.cutoff:g} nm, {settings.skip} residues apart{description}"
+            total = sum_term(pairs, label, None)
+            terms = [total._replace(settings=(shape, native.tolist(), total.settings[1]))]
+        return Entry({**settings.model_dump(mode="json", by_alias=True), "reference": normal_form}, terms)
 
-    def columns(self, rows: list[Row]) -> list[Column]:
-        return [Column(row.label) for row in rows]
+    def columns(self, terms: list[Term]) -> list[Column]:
+        return [Column(term.label) for term in terms]
 
-    def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
+    def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
         modules: list[torch.nn.Module] = []
-        for (form, each), group in groupby(rows, key=lambda row: (row.settings[0], row.settings[2] is None)):
+        for ((beta, lambda_), each), group in groupby(
+            terms, key=lambda term: (term.settings[0], term.settings[2] is None)
+        ):
             alike = list(group)
             if each:
-                native = [r0 for row in alike for r0 in row.settings[1]]
-                modules.append(NativeContacts(np.array([row.atoms for row in alike]), native, *form, True, n_atoms))
+                native = [r0 for term in alike for r0 in term.settings[1]]
+                pairs = np.array([term.atoms for term in alike])
+                modules.append(NativeContacts(pairs, native, beta, lambda_, True, n_atoms))
                 continue
-            for row in alike:
-                pairs = np.array(row.atoms)[row.settings[2]]
-                modules.append(NativeContacts(pairs, row.settings[1], *form, False, n_atoms))
-        return side_by_side(modules)
+            for term in alike:
+                pairs = np.array(term.atoms)[term.settings[2]]
+                modules.append(NativeContacts(pairs, term.settings[1], beta, lambda_, False, n_atoms))
+        return concatenate(modules)

@@ -1,19 +1,21 @@
 """Differences of positions, with or without a periodic box."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import torch
+from torch import Tensor
 
+Indices = Sequence[int] | np.ndarray | Tensor
+"""Indices of atoms, in any form."""
 IMAGES = tuple(sorted(product((-1.0, 0.0, 1.0), repeat=3), key=lambda counts: sum(map(abs, counts))))
-"""Numbers of box vectors from a cell to itself and its 26 neighbours, itself first."""
-_DENSE_ENTRIES = 2**22  # above this many entries of the incidence matrix, gathering is faster than multiplying
+"""Numbers of box vectors from a cell to itself and its 26 neighbors, itself first."""
+DENSE_ENTRIES = 2**22
+"""Above this many entries of the incidence matrix, gathering positions is faster than multiplying by it."""
 
 
-def reduced_box(box: torch.Tensor) -> torch.Tensor:
+def reduced_box(box: Tensor) -> Tensor:
     """Bring box vectors (rows, lower triangular) into OpenMM's reduced form; the lattice stays the same.
 
     Parameters
@@ -38,11 +40,11 @@ def reduced_box(box: torch.Tensor) -> torch.Tensor:
     return torch.stack([a, b, c], -2)
 
 
-def minimum_image(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def minimum_image(vectors: Tensor, box: Tensor, images: Tensor) -> Tensor:
     """Replace each vector by the shortest of its periodic images.
 
-    The vector is first wrapped along c, b and a in turn, which leaves it inside a brick of the three box heights; the
-    shortest of its 27 images there is the answer. For a box in OpenMM's reduced form (a, b and c are its rows) it is
+    The vector is first wrapped along c, b and a in turn, which leaves it inside a brick of the three box heights; then
+    the shortest of its 27 images is taken. For a box in OpenMM's reduced form (a, b and c are its rows) that is
 
     - exact for every vector if the box is rectangular, or if 8 c_z^2 >= a_x^2 + b_y^2 and 3 b_y^2 >= a_x^2, which
       holds for cubes, rhombic dodecahedra, truncated octahedra and hexagonal prisms that are not very flat;
@@ -50,8 +52,8 @@ def minimum_image(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor
       largest cut-off that OpenMM allows;
     - otherwise the shortest of the 27, as in MDTraj; in a very flat and skewed box it need not be the shortest of all.
 
-    Which image it is counts as constant: the gradient with respect to ``vectors`` is the identity, without a trace of
-    the search in the graph, and with respect to ``box`` that of the lattice vector subtracted.
+    The choice of the image counts as constant: the gradient with respect to ``vectors`` is the identity, without a
+    trace of the search in the graph, and with respect to ``box`` that of the lattice vector subtracted.
 
     Parameters
     ----------
@@ -73,17 +75,17 @@ def minimum_image(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor
     counts = image_counts(vectors, box, images)
     if vectors.dim() == 2:
         return vectors - torch.matmul(counts, box)
-    n, rows = inner(counts), box.movedim(-1, 0).movedim(-1, 0)
+    n, rows = components_first(counts), box.movedim(-1, 0).movedim(-1, 0)
     shifts = [n[0] * rows[0, k] + n[1] * rows[1, k] + n[2] * rows[2, k] for k in range(3)]
-    return vectors - outer(torch.stack(shifts))
+    return vectors - components_last(torch.stack(shifts))
 
 
-def image_counts(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def image_counts(vectors: Tensor, box: Tensor, images: Tensor) -> Tensor:
     """How many of each box vector `minimum_image` subtracts, (..., v, 3); constants for the gradient."""
     if len(images) == 1:
         return torch.round(vectors.detach() / box.detach().diagonal(dim1=-2, dim2=-1).unsqueeze(-2))
     if vectors.dim() > 2:
-        return _counts_of_many(vectors, box, images)
+        return _image_counts_of_frames(vectors, box, images)
     free, cell = vectors.detach(), box.detach()
     c = torch.round(free[..., 2:3] / cell[..., 2:3, 2:3])
     free = free - c * cell[..., 2:3, :]
@@ -97,9 +99,9 @@ def image_counts(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor)
     return torch.cat([a, b, c], -1) + images[torch.argmin(score, -1)]
 
 
-def _counts_of_many(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """The same for many frames: along long rows of one component, image by image, three times as fast."""
-    x, y, z = inner(vectors.detach()).unbind(0)
+def _image_counts_of_frames(vectors: Tensor, box: Tensor, images: Tensor) -> Tensor:
+    """As `image_counts`, for many frames: by component and image by image, which is three times as fast."""
+    x, y, z = components_first(vectors.detach()).unbind(0)
     cell = box.detach().movedim(-1, 0).movedim(-1, 0).contiguous()
     (ax, _, _), (bx, by, _), (cx, cy, cz) = cell[0].unbind(0), cell[1].unbind(0), cell[2].unbind(0)
     counts_c = torch.round(z / cz)
@@ -108,71 +110,71 @@ def _counts_of_many(vectors: torch.Tensor, box: torch.Tensor, images: torch.Tens
     x, y = x - counts_b * bx, y - counts_b * by
     counts_a = torch.round(x / ax)
     x = x - counts_a * ax
-    half = torch.cat([images[:4], images[7:13], images[19:23]])  # the others are these backwards
-    shifts = torch.tensordot(half, cell, [[1], [0]])
+    half = torch.cat([images[:4], images[7:13], images[19:23]])  # the other images are the negatives of these
+    shifts = torch.tensordot(half, cell, [[1], [0]])  # pyright: ignore[reportArgumentType]  # typed as int only
     squares, parts = (shifts * shifts).sum(1).unbind(0), (2.0 * shifts).flatten(0, 1).unbind(0)
-    least, along, which = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
+    lowest, overlap, which = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
     for k in range(1, 14):
         # |free - shift|^2 - |free|^2 for the shift or its opposite, whichever is shorter
         twice = torch.addcmul(torch.addcmul(x * parts[3 * k], y, parts[3 * k + 1]), z, parts[3 * k + 2])
         score = squares[k] - twice.abs()
-        better = score < least
-        least = torch.minimum(score, least)
-        along = torch.where(better, twice, along)
+        better = score < lowest
+        lowest = torch.minimum(score, lowest)
+        overlap = torch.where(better, twice, overlap)
         which = torch.where(better, float(k), which)
     counts = torch.stack([counts_a, counts_b, counts_c])
-    counts = counts + half.t().index_select(1, which.to(torch.int64).flatten()).unflatten(-1, x.shape) * along.sign()
-    return outer(counts)
+    counts = counts + half.t().index_select(1, which.to(torch.int64).flatten()).unflatten(-1, x.shape) * overlap.sign()
+    return components_last(counts)
 
 
-def by_frames(positions: torch.Tensor) -> torch.Tensor:
-    """The same positions (frames, n, 3) with the numbers of all frames next to each other in memory.
+def frames_contiguous(positions: Tensor) -> Tensor:
+    """The same positions (frames, n, 3), with each component of all frames contiguous in memory.
 
-    Operations on many frames then go along long rows, several times faster than along the three components.
+    Operations on many frames are then several times faster than along the three components.
     """
     return positions.permute(2, 1, 0).contiguous().permute(2, 1, 0)
 
 
-def inner(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors (..., n, 3) as (3, n, ...), where operations on components go along the frames; see `by_frames`."""
+def components_first(vectors: Tensor) -> Tensor:
+    """Vectors (..., n, 3) as (3, n, ...), a view; frames are then the innermost dimension, see `frames_contiguous`."""
     return vectors.movedim(-2, 0).movedim(-1, 0)
 
 
-def outer(components: torch.Tensor) -> torch.Tensor:
-    """What `inner` gives, (3, n, ...), as vectors (..., n, 3) again."""
+def components_last(components: Tensor) -> Tensor:
+    """Components (3, n, ...) as vectors (..., n, 3): the inverse of `components_first`."""
     return components.movedim(0, -1).movedim(0, -2)
 
 
-def gathered(positions: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
-    """Positions (..., len(atoms), 3) of some atoms; of many frames, laid out as by `by_frames`."""
+def gather(positions: Tensor, atoms: Tensor) -> Tensor:
+    """Positions (..., len(atoms), 3) of some atoms; of many frames, in memory as by `frames_contiguous`."""
     if positions.dim() == 2:
         return positions.index_select(0, atoms)
-    return outer(inner(positions).index_select(1, atoms))
+    return components_last(components_first(positions).index_select(1, atoms))
 
 
-def combined(weights: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Weighted sums (..., rows, 3) of positions (..., n, 3), for weights (rows, n); laid out as they are."""
+def weighted_sums(weights: Tensor, positions: Tensor) -> Tensor:
+    """Weighted sums (..., rows, 3) of positions (..., n, 3), for weights (rows, n); the layout in memory is kept."""
     if positions.dim() == 2:
         return torch.matmul(weights, positions)
-    x = inner(positions)
-    return outer(torch.matmul(weights, x.flatten(2)).unflatten(-1, x.shape[2:]))
+    x = components_first(positions)
+    return components_last(torch.matmul(weights, x.flatten(2)).unflatten(-1, x.shape[2:]))
 
 
-def two_parts(values: np.ndarray) -> torch.Tensor:
-    """Numbers in double precision, each as the sum of two in single: as a buffer they survive any conversion.
+def split_double(values: np.ndarray) -> Tensor:
+    """Numbers in double precision as sums of two in single precision (2, ...): a buffer that survives conversion.
 
-    Weights have to sum to one that well, or else far from the origin a centre is not where it should be.
+    Weights have to sum to one in double precision, or a center far from the origin is misplaced.
     """
     exact = torch.from_numpy(np.ascontiguousarray(values))
     return torch.stack([exact.float(), (exact - exact.float()).float()])
 
 
-def together(parts: torch.Tensor) -> torch.Tensor:
-    """The numbers, in double precision, that `two_parts` took apart."""
+def join_double(parts: Tensor) -> Tensor:
+    """Numbers in double precision: the inverse of `split_double`."""
     return parts.to(torch.float64).sum(0)
 
 
-def squared_lengths(vectors: torch.Tensor) -> torch.Tensor:
+def squared_lengths(vectors: Tensor) -> Tensor:
     """Squares (...) of the lengths of vectors (..., 3)."""
     if vectors.dim() == 2:
         return (vectors * vectors).sum(-1)
@@ -180,77 +182,82 @@ def squared_lengths(vectors: torch.Tensor) -> torch.Tensor:
     return torch.addcmul(torch.addcmul(x * x, y, y), z, z)
 
 
-def joined(parts: list[torch.Tensor]) -> torch.Tensor:
-    """Rows of vectors (..., n, 3) below each other; of many frames, laid out as they are."""
+def stack_vectors(parts: list[Tensor]) -> Tensor:
+    """Concatenate vectors (..., n, 3) along n; the layout in memory is kept."""
     if parts[0].dim() == 2:
         return torch.cat(parts)
-    return outer(torch.cat([inner(part) for part in parts], 1))
+    return components_last(torch.cat([components_first(part) for part in parts], 1))
 
 
-def dot(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Products (...) of vectors (..., 3)."""
+def dot(u: Tensor, v: Tensor) -> Tensor:
+    """Scalar products (...) of vectors (..., 3)."""
     if u.dim() == 2:
         return (u * v).sum(-1)
     return torch.addcmul(torch.addcmul(u[..., 0] * v[..., 0], u[..., 1], v[..., 1]), u[..., 2], v[..., 2])
 
 
-def cross(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Vector products of vectors (..., 3); of many frames, laid out as they are."""
+def cross(u: Tensor, v: Tensor) -> Tensor:
+    """Vector products (..., 3) of vectors (..., 3); the layout in memory is kept."""
     if u.dim() == 2:
         return torch.linalg.cross(u, v, dim=-1)
-    a, b = inner(u), inner(v)
+    a, b = components_first(u), components_first(v)
     pairs = [(1, 2), (2, 0), (0, 1)]
-    return outer(torch.stack([torch.addcmul(a[i] * b[j], a[j], b[i], value=-1.0) for i, j in pairs]))
+    return components_last(torch.stack([torch.addcmul(a[i] * b[j], a[j], b[i], value=-1.0) for i, j in pairs]))
 
 
-def lengths(vectors: torch.Tensor, keepdim: bool = False) -> torch.Tensor:
+def lengths(vectors: Tensor, keepdim: bool = False) -> Tensor:
     """Lengths (...) of vectors (..., 3), or (..., 1), with gradient zero where a vector is zero."""
     if vectors.dim() == 2:
         return torch.linalg.vector_norm(vectors, dim=-1, keepdim=keepdim)
     # of many frames: the norm in a dimension that is not innermost in memory takes ten times as long
-    found = root(squared_lengths(vectors), 1e-24)
-    return found.unsqueeze(-1) if keepdim else found
+    values = safe_sqrt(squared_lengths(vectors), 1e-24)
+    return values.unsqueeze(-1) if keepdim else values
 
 
-def root(squares: torch.Tensor, tiny: float) -> torch.Tensor:
-    """Square roots, with gradient zero instead of infinity at zero, for squares that ``tiny`` is nothing beside.
+def safe_sqrt(squares: Tensor, tiny: float) -> Tensor:
+    """Square roots with gradient zero instead of infinity at zero; ``tiny`` has to be negligible beside the squares.
 
-    In single precision nothing overflows if it is 1e-25 or more.
+    In single precision nothing overflows if ``tiny`` is 1e-25 or more.
     """
     return squares * torch.rsqrt(squares + tiny)
 
 
 class Differences(torch.nn.Module):
-    """Differences ``positions[second] - positions[first]`` (..., rows, 3), shortest images if there is a box."""
+    """Differences ``positions[second] - positions[first]`` (..., count, 3), shortest images if there is a box."""
 
-    def __init__(self, first: Sequence[int], second: Sequence[int], n_atoms: int):
+    matrix: Tensor
+    first: Tensor
+    second: Tensor
+    images: Tensor
+
+    def __init__(self, first: Indices, second: Indices, n_atoms: int):
         super().__init__()
-        rows = len(first)
-        self.rows = rows
-        self.dense: bool = rows * n_atoms <= _DENSE_ENTRIES
-        matrix = torch.zeros(rows if self.dense else 0, n_atoms)
+        count = len(first)
+        self.count = count
+        self.dense: bool = count * n_atoms <= DENSE_ENTRIES
+        matrix = torch.zeros(count if self.dense else 0, n_atoms)
         if self.dense:
-            matrix[torch.arange(rows), torch.as_tensor(first)] = -1.0
-            matrix[torch.arange(rows), torch.as_tensor(second)] = 1.0
+            matrix[torch.arange(count), torch.as_tensor(first)] = -1.0
+            matrix[torch.arange(count), torch.as_tensor(second)] = 1.0
         self.register_buffer("matrix", matrix)
         self.register_buffer("first", torch.as_tensor(first, dtype=torch.int64))
         self.register_buffer("second", torch.as_tensor(second, dtype=torch.int64))
         self.register_buffer("images", torch.tensor(IMAGES))
 
-    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
         if positions.dim() > 2:
-            return self.some(positions, box, 0, self.rows)
+            return self.subset(positions, box, 0, self.count)
         if self.dense:
             vectors = torch.matmul(self.matrix, positions)
         else:
-            vectors = gathered(positions, self.second) - gathered(positions, self.first)
+            vectors = gather(positions, self.second) - gather(positions, self.first)
         if box is not None:
             vectors = minimum_image(vectors, box, self.images)
         return vectors
 
-    def some(self, positions: torch.Tensor, box: torch.Tensor | None, start: int, stop: int) -> torch.Tensor:
-        """Those of some rows (..., stop - start, 3), so that of a large table not all are in memory at once."""
-        vectors = gathered(positions, self.second[start:stop]).sub_(gathered(positions, self.first[start:stop]))
+    def subset(self, positions: Tensor, box: Tensor | None, start: int, stop: int) -> Tensor:
+        """Differences ``start`` to ``stop`` (..., stop - start, 3): not all of a large table has to be in memory."""
+        vectors = gather(positions, self.second[start:stop]).sub_(gather(positions, self.first[start:stop]))
         if box is not None:
             vectors = minimum_image(vectors, box, self.images)
         return vectors

@@ -1,6 +1,4 @@
-"""Pucker of five-membered rings, above all the sugars of nucleic acids: phase and amplitude."""
-
-from __future__ import annotations
+"""Pucker of five-membered rings, such as the sugars of nucleic acids: phase and amplitude."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,54 +6,57 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from latf_sampling.features.descriptor import (
     Column,
     Descriptor,
     Entry,
     Index,
-    Row,
-    Settings,
+    Term,
     check_indices,
-    validated,
+    validate,
 )
-from latf_sampling.features.nucleotides import chosen_nucleotides
-from latf_sampling.features.periodic import Differences, cross, dot, inner, outer, squared_lengths
+from latf_sampling.features.nucleotides import selected_nucleotides
+from latf_sampling.features.periodic import Differences, components_first, components_last, cross, dot, squared_lengths
 from latf_sampling.features.topology import Labels
+from latf_sampling.settings.fields import Settings
 
-_COLLAPSED = 1e-12  # nm^4; squared length of the normal before normalisation where a ring ceases to have a plane
-_FLAT = 1e-10  # nm^2; squared amplitude where the phase ceases to be defined
+_COLLAPSED = 1e-12  # nm^4; squared length of the normal below which a ring ceases to have a plane
+_FLAT = 1e-10  # nm^2; squared amplitude below which the phase ceases to be defined
 
 
 class Pucker(torch.nn.Module):
     """Sines of the phases of all rings, their cosines, then amplitudes, nm, (..., n, 3) -> (..., 3 * rings).
 
-    Amplitude q and phase P from the heights z_j of the atoms over the ring's mean plane, of Cremer and Pople, J. Am.
-    Chem. Soc. 97, 1354 (1975), doi:10.1021/ja00839a011: for atoms r_j, j = 0 ... 4, around the ring, the plane goes
+    Amplitude q and phase P come from the heights z_j of the atoms over the mean plane of Cremer and Pople, J. Am. Chem.
+    Soc. 97, 1354 (1975), doi:10.1021/ja00839a011: for atoms r_j, j = 0 ... 4, around the ring, the plane goes
     through their mean, its normal points along R1 x R2, R1 = sum_j r_j sin(72 j), R2 = sum_j r_j cos(72 j), and
 
         z_j = sqrt(2 / 5) q cos(P + 126 + 144 j),   angles in degrees, q >= 0.
 
     The origin of P is chosen such that for C4', O4', C1', C2', C3' in this order P is the phase of pseudorotation of
     Altona and Sundaralingam, J. Am. Chem. Soc. 94, 8205 (1972), doi:10.1021/ja00778a043: C3'-endo 18, O4'-endo 90,
-    C2'-endo 162. Theirs comes from five torsions; in real sugars, whose bonds differ in length, the two differ by up to
-    3 degrees, and q is about 0.055 nm times their amplitude in radian. Heights were taken because they are linear in
-    the positions once the plane is known: smooth where angles computed from torsions are not, and far fewer operations.
+    C2'-endo 162. Their phase comes from five torsions; in real sugars, whose bonds differ in length, the two differ by
+    up to 3 degrees, and q is about 0.055 nm times their amplitude in radian. Heights are used because they are linear
+    in the positions once the plane is known: smooth where angles computed from torsions are not, in fewer operations.
 
     A flat ring has no phase. Dividing by sqrt(q^2 + 1e-10 nm^2) instead of q keeps sine, cosine and amplitude smooth
-    there; of a sugar's 0.04 nm it takes less than 1e-7.
+    there; it changes a sugar's 0.04 nm by less than 1e-7.
 
     Parameters
     ----------
     rings : shape (rings, 5)
-        Indices in the positions, around each ring.
+        Indices of positions, around each ring.
     n_atoms
         Number of positions.
     """
 
+    sums: Tensor
+
     def __init__(self, rings: np.ndarray, n_atoms: int):
         super().__init__()
-        # Plane and heights need differences alone: from the atom across, of which none is longer than two bonds.
+        # Plane and heights need only differences; from the opposite atom, none is longer than two bonds.
         others = [0, 1, 3, 4]
         self.differences = Differences(np.tile(rings[:, 2], 4), rings[:, others].T.ravel(), n_atoms)
         self.count = len(rings)
@@ -66,13 +67,13 @@ class Pucker(torch.nn.Module):
         self.register_buffer("sums", torch.from_numpy(np.stack(plane + heights)).float())
         self.collapsed, self.flat = _COLLAPSED, _FLAT
 
-    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
         edges = self.differences(positions, box)
         if edges.dim() == 2:
             sums = torch.matmul(self.sums, edges.view(4, -1)).view(4 * self.count, 3)
         else:
-            rows = inner(edges)
-            sums = outer(torch.matmul(self.sums, rows.reshape(3, 4, -1)).view(rows.shape))
+            vectors = components_first(edges)
+            sums = components_last(torch.matmul(self.sums, vectors.reshape(3, 4, -1)).view(vectors.shape))
         r1, r2, sine, cosine = torch.split(sums, [self.count] * 4, -2)
         normal = cross(r1, r2)
         scale = torch.rsqrt(squared_lengths(normal) + self.collapsed)
@@ -91,26 +92,26 @@ class _Sugars(Settings):
 
 
 class PuckerDescriptor(Descriptor):
-    """A selection that the nucleotides have an atom in, or ``{atoms: [[C4', O4', C1', C2', C3'], ...]}``."""
+    """A selection of nucleotides, by any of their atoms, or ``{atoms: [[C4', O4', C1', C2', C3'], ...]}``."""
 
     def read(self, value: Any, labels: Labels, where: str) -> Entry:
-        help_ = "write a selection such as all, or {atoms: [[0, 1, 2, 3, 4]]}"
+        usage = "write a selection such as all, or {atoms: [[0, 1, 2, 3, 4]]}"
         if isinstance(value, Mapping) and "atoms" in value:
-            settings = validated(_Rings, value, where, help_)
-            rows = {}
+            settings = validate(_Rings, value, where, usage)
+            terms = {}
             for position, ring in enumerate(settings.atoms):
                 check_indices(ring, labels.topology.n_atoms, f"{where}.atoms[{position}]")
-                rows[ring] = Row(ring, " ".join(labels.atom(atom) for atom in ring))
-            return Entry(settings.model_dump(mode="json"), list(rows.values()))
-        settings = validated(_Sugars, {"of": value} if isinstance(value, str) else value, where, help_)
+                terms[ring] = Term(ring, " ".join(labels.atom(atom) for atom in ring))
+            return Entry(settings.model_dump(mode="json"), list(terms.values()))
+        settings = validate(_Sugars, {"of": value} if isinstance(value, str) else value, where, usage)
         key = where if isinstance(value, str) else f"{where}.of"
-        found = chosen_nucleotides(labels.topology, settings.of, key)
-        rows = [Row(nucleotide.sugar, labels.residue(nucleotide.sugar[0])) for nucleotide in found]
-        return Entry(settings.model_dump(mode="json"), rows)
+        sugars = [nucleotide.sugar for nucleotide in selected_nucleotides(labels.topology, settings.of, key)]
+        terms = [Term(sugar, labels.residue(sugar[0])) for sugar in sugars]
+        return Entry(settings.model_dump(mode="json"), terms)
 
-    def columns(self, rows: list[Row]) -> list[Column]:
-        columns = [Column(f"{part} pucker {row.label}") for part in ("sin", "cos") for row in rows]
-        return columns + [Column(f"pucker amplitude {row.label}", "nm") for row in rows]
+    def columns(self, terms: list[Term]) -> list[Column]:
+        columns = [Column(f"{part} pucker {term.label}") for part in ("sin", "cos") for term in terms]
+        return columns + [Column(f"pucker amplitude {term.label}", "nm") for term in terms]
 
-    def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
-        return Pucker(np.array([row.atoms for row in rows]), n_atoms)
+    def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
+        return Pucker(np.array([term.atoms for term in terms]), n_atoms)

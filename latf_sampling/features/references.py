@@ -1,4 +1,4 @@
-"""Reference structures of a specification: what frames are compared with."""
+"""Reference structures of a specification, from files or from their normal form."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.topology import Labels
 
-_HELP = "name a structure file or several, or write {positions: [[[x, y, z], ...], ...]} in nm"
+_USAGE = "name a structure file or several, or write {positions: [[[x, y, z], ...], ...]} in nm"
 
 
 def read_references(
-    value: Any, labels: Labels, atoms: Sequence[int], where: str
+    value: Any, labels: Labels, atoms: Sequence[int] | np.ndarray, where: str
 ) -> tuple[dict[str, Any], np.ndarray, list[str]]:
-    """Positions of some atoms in one or several reference structures.
+    """Read the positions of some atoms in one or several reference structures.
 
     Parameters
     ----------
     value
         Path of a file that MDTraj reads with its topology (PDB, PDBx/mmCIF, ...), a list of such paths, or the normal
-        form. All models of a file count. Molecules have to be whole in it.
+        form. Every model of a file is a reference; molecules must not be broken across the box.
     labels
-        Of the topology that the atoms are counted in. In a file they are found by residue and name, so that it may
-        hold other atoms besides, such as solvent after the solute, or no hydrogens.
+        Labels of the topology. Atoms are matched by residue and name, so that a file may contain other atoms besides,
+        such as solvent after the solute, or lack hydrogens.
     atoms
         Indices in the topology.
     where
@@ -36,8 +36,8 @@ def read_references(
     Returns
     -------
     tuple
-        The normal form, which needs no file any more; the positions, float64 (references, len(atoms), 3), nm; and what
-        to call each, the name of its file, with a number if there are several of that name.
+        The normal form, which needs no file; the positions, float64 (references, len(atoms), 3), nm; and the names of
+        the references: that of the file, with a number if several have that name.
 
     Raises
     ------
@@ -61,11 +61,12 @@ def read_references(
     else:
         files = [value] if isinstance(value, str) else value
         if not isinstance(files, Sequence) or not files or not all(isinstance(file, str) for file in files):
-            raise SettingsError(f"{where}: {value!r} cannot be read; {_HELP}.")
-        found = [_from_file(file, labels, atoms, where) for file in files]
-        positions = np.concatenate(found)
-        given = [Path(file).name for file, models in zip(files, found) for _ in models]
-        names = [name if given.count(name) == 1 else f"{name} #{k}" for name, k in zip(given, _numbers(given))]
+            raise SettingsError(f"{where}: {value!r} cannot be read; {_USAGE}.")
+        models = [_from_file(file, labels, atoms, where) for file in files]
+        positions = np.concatenate(models)
+        file_names = [Path(file).name for file, frames in zip(files, models) for _ in frames]
+        counts = [file_names[: index + 1].count(name) for index, name in enumerate(file_names)]
+        names = [name if file_names.count(name) == 1 else f"{name} #{k}" for name, k in zip(file_names, counts)]
     if not np.isfinite(positions).all():
         raise SettingsError(
             f"{where}: a position of reference {np.argwhere(~np.isfinite(positions))[0][0]} is no number."
@@ -73,25 +74,21 @@ def read_references(
     return {"positions": positions.tolist(), "names": names}, positions, names
 
 
-def _numbers(names: Sequence[str]) -> list[int]:
-    """Of each name, how many of the same stand before it and at its place."""
-    return [list(names[: index + 1]).count(name) for index, name in enumerate(names)]
-
-
-def _from_file(file: str, labels: Labels, atoms: Sequence[int], where: str) -> np.ndarray:
+def _from_file(file: str, labels: Labels, atoms: Sequence[int] | np.ndarray, where: str) -> np.ndarray:
+    """Positions (models, len(atoms), 3) in one file, nm."""
     try:
         structure = mdtraj.load(file)
     except Exception as error:  # readers raise many types for a damaged file
         raise SettingsError(f"{where}: {file} cannot be read ({' '.join(str(error).split())}).") from error
-    found = {(atom.residue.index, atom.residue.name, atom.name): atom.index for atom in structure.topology.atoms}
-    places = []
+    by_name = {(atom.residue.index, atom.residue.name, atom.name): atom.index for atom in structure.topology.atoms}
+    indices = []
     for index in atoms:
         atom = labels.topology.atom(int(index))
         key = (atom.residue.index, atom.residue.name, atom.name)
-        if key not in found:
+        if key not in by_name:
             raise SettingsError(
                 f"{where}: {file} has no atom {labels.atom(index)} (by names, and as residue {key[0]} counted from 0)."
             )
-        places.append(found[key])
-    # float32 in the file: six digits after the point hold it
-    return structure.xyz[:, places].astype(np.float64).round(6)
+        indices.append(by_name[key])
+    # six decimals represent the float32 numbers of the file
+    return np.asarray(structure.xyz)[:, indices].astype(np.float64).round(6)

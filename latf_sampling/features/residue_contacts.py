@@ -1,6 +1,4 @@
-"""Smallest distances between residues, as a soft minimum."""
-
-from __future__ import annotations
+"""Smallest distances between residues, as soft minima."""
 
 from collections.abc import Sequence
 from itertools import groupby, product
@@ -10,16 +8,26 @@ import mdtraj
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.descriptor import Column, Descriptor, Entry, Row, Settings, select, side_by_side, validated
+from latf_sampling.features.descriptor import (
+    Column,
+    Descriptor,
+    Entry,
+    Term,
+    concatenate,
+    select_atoms,
+    validate,
+)
 from latf_sampling.features.periodic import Differences, squared_lengths
 from latf_sampling.features.topology import Labels
-from latf_sampling.settings.fields import InverseLength
+from latf_sampling.settings.fields import InverseLength, Settings
 
-_CLOSEST = 1e-8  # nm^2; added to squares of distances, which takes 5e-9 nm^2 / d of a distance d
-_MOST_PAIRS = 2**16  # of atoms in one module; more are measured one part after the other
-_CACHED = 512  # of many frames, whose differences then stay in a processor's cache
+MAX_PAIRS = 2**16
+"""Pairs of atoms in one module; more are divided among several modules, to limit memory."""
+_CLOSEST = 1e-8  # nm^2; added to squares of distances, which makes a distance d longer by 5e-9 nm^2 / d
+_CACHED = 512  # pairs at a time for many frames, whose differences then stay in a processor's cache
 
 
 class SoftMinima(torch.nn.Module):
@@ -27,19 +35,23 @@ class SoftMinima(torch.nn.Module):
 
         d = beta / ln(sum_i exp(beta / r_i)),
 
-    which is below the smallest of the distances r_i, and the closer to it the larger beta is: MDTraj's
+    which is below the smallest of the distances r_i and approaches it as beta grows, as in MDTraj's
     ``compute_contacts(soft_min=True)`` and PLUMED's MINDIST. The exponents are taken relative to the largest, so that
     nothing overflows, and r_i^2 + (1e-4 nm)^2 instead of r_i^2 keeps values and gradients finite at coincident atoms.
 
     Parameters
     ----------
     groups
-        Of each the pairs of atoms (pairs, 2).
+        Pairs of atoms (pairs, 2) of each group.
     beta
         1/nm.
     n_atoms
         Number of positions.
     """
+
+    least: Tensor
+    indices: Tensor
+    real: Tensor
 
     def __init__(self, groups: Sequence[np.ndarray], beta: float, n_atoms: int):
         super().__init__()
@@ -51,9 +63,9 @@ class SoftMinima(torch.nn.Module):
         ends = np.cumsum(sizes)
         column = np.arange(sizes.max())
         real = column < sizes[:, None]
-        # rows of equal length: the shorter ones repeat their first pair, which then does not count
-        places = (ends - sizes)[:, None] + np.where(real, column, 0)
-        self.register_buffer("places", torch.from_numpy(places))
+        # rows of equal length: shorter groups repeat their first pair, with weight zero
+        indices = (ends - sizes)[:, None] + np.where(real, column, 0)
+        self.register_buffer("indices", torch.from_numpy(indices))
         self.register_buffer("real", torch.from_numpy(real.astype(np.float32)))
         # parts of the table: first and last group, first and last pair, longest group
         parts, first = [], 0
@@ -64,27 +76,29 @@ class SoftMinima(torch.nn.Module):
                 first = last
         self.parts = parts
 
-    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
         if positions.dim() == 2:
-            return self.minima(self.differences(positions, box), self.places, self.real)
-        columns: list[torch.Tensor] = []
+            return self.minima(self.differences(positions, box), self.indices, self.real)
+        columns: list[Tensor] = []
         for first, last, start, stop, longest in self.parts:
-            vectors = self.differences.some(positions, box, start, stop)
-            found = self.minima(vectors, self.places[first:last, :longest] - start, self.real[first:last, :longest])
-            columns.append(found.movedim(-1, 0))
+            vectors = self.differences.subset(positions, box, start, stop)
+            indices = self.indices[first:last, :longest] - start
+            minima = self.minima(vectors, indices, self.real[first:last, :longest])
+            columns.append(minima.movedim(-1, 0))
         return torch.cat(columns).movedim(0, -1)
 
-    def minima(self, vectors: torch.Tensor, places: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    def minima(self, vectors: Tensor, indices: Tensor, real: Tensor) -> Tensor:
+        """Soft minima of the lengths of vectors (..., pairs, 3), in groups that are the rows of ``indices``."""
         inverse = torch.rsqrt(torch.add(self.least, squared_lengths(vectors), alpha=self.scale))  # beta / r
-        inverse = inverse.movedim(-1, 0).index_select(0, places.flatten()).movedim(0, -1).unflatten(-1, places.shape)
+        inverse = inverse.movedim(-1, 0).index_select(0, indices.flatten()).movedim(0, -1).unflatten(-1, indices.shape)
         largest = _largest(inverse.detach())
         terms = torch.exp(inverse - largest) * real
         return self.beta / (torch.log(terms.sum(-1)) + largest.squeeze(-1))
 
 
-def _largest(values: torch.Tensor) -> torch.Tensor:
-    """Largest along the last dimension, which stays."""
-    if values.dim() > 2:  # of many frames, by halves: several times faster than along a dimension that is not innermost
+def _largest(values: Tensor) -> Tensor:
+    """Largest values along the last dimension, which is kept."""
+    if values.dim() > 2:  # many frames: halving is several times faster, as this dimension is not innermost in memory
         while values.shape[-1] > 1:
             half = (values.shape[-1] + 1) // 2
             values = torch.maximum(values[..., :half], values[..., values.shape[-1] - half :])
@@ -101,68 +115,69 @@ class _ResidueSettings(Settings):
 
 
 class ResidueContactDescriptor(Descriptor):
-    """``{between: selection, and: selection, scheme: closest-heavy, skip: 3, beta: "20 /nm"}``; a row a pair.
+    """``{between: selection, and: selection, scheme: closest-heavy, skip: 3, beta: "20 /nm"}``; a term is one pair.
 
-    The selections pick residues, by any of their atoms; the scheme says which atoms of these count.
+    Residues are selected by any of their atoms; the scheme says which of their atoms count.
     """
 
     def read(self, value: Any, labels: Labels, where: str) -> Entry:
-        settings = validated(_ResidueSettings, value, where, "write {between: protein, skip: 3, scheme: closest-heavy}")
+        settings = validate(_ResidueSettings, value, where, "write {between: protein, skip: 3, scheme: closest-heavy}")
         topology = labels.topology
         first = _residues(topology, settings.between, f"{where}.between")
         second = first if settings.and_ is None else _residues(topology, settings.and_, f"{where}.and")
         pairs = dict.fromkeys((min(p), max(p)) for p in product(first, second) if p[0] != p[1])
-        found = [(i, j) for i, j in pairs if j - i >= settings.skip]
-        if not found:
+        separated = [(i, j) for i, j in pairs if j - i >= settings.skip]
+        if not separated:
             raise SettingsError(f"{where}.skip: no two selected residues are {settings.skip} or more apart.")
         members = {
             residue: _members(topology.residue(residue), settings.scheme, labels, where)
-            for residue in sorted({residue for pair in found for residue in pair})
+            for residue in sorted({residue for pair in separated for residue in pair})
         }
-        words = settings.scheme + f", beta {settings.beta:g} /nm" * (settings.beta != 20.0)
-        rows = []
-        for i, j in found:
+        description = settings.scheme + f", beta {settings.beta:g} /nm" * (settings.beta != 20.0)
+        terms = []
+        for i, j in separated:
             names = " ".join(labels.residue(members[residue][0]) for residue in (i, j))
-            label = f"smallest distance {names} ({words})"
-            rows.append(Row((*members[i], *members[j]), label, (len(members[i]), settings.beta)))
-        return Entry(settings.model_dump(mode="json", by_alias=True, exclude_none=True), rows)
+            label = f"smallest distance {names} ({description})"
+            terms.append(Term((*members[i], *members[j]), label, (len(members[i]), settings.beta)))
+        return Entry(settings.model_dump(mode="json", by_alias=True, exclude_none=True), terms)
 
-    def columns(self, rows: list[Row]) -> list[Column]:
-        return [Column(row.label, "nm") for row in rows]
+    def columns(self, terms: list[Term]) -> list[Column]:
+        return [Column(term.label, "nm") for term in terms]
 
-    def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
+    def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
         modules: list[torch.nn.Module] = []
-        for beta, alike in groupby(rows, key=lambda row: row.settings[1]):
+        for beta, alike in groupby(terms, key=lambda term: term.settings[1]):
             part: list[np.ndarray] = []
-            for row in alike:
-                first, second = row.atoms[: row.settings[0]], row.atoms[row.settings[0] :]
+            for term in alike:
+                first, second = term.atoms[: term.settings[0]], term.atoms[term.settings[0] :]
                 pairs = np.array(list(product(first, second)))
-                if part and (len(part) + 1) * max(len(pairs), *(len(p) for p in part)) > _MOST_PAIRS:
+                if part and (len(part) + 1) * max(len(pairs), *(len(p) for p in part)) > MAX_PAIRS:
                     modules.append(SoftMinima(part, beta, n_atoms))
                     part = []
                 part.append(pairs)
             modules.append(SoftMinima(part, beta, n_atoms))
-        return side_by_side(modules)
+        return concatenate(modules)
 
 
 def _residues(topology: mdtraj.Topology, selection: str, where: str) -> list[int]:
-    return sorted({topology.atom(atom).residue.index for atom in select(topology, selection, where)})
+    """Indices of the residues that have an atom in a selection."""
+    return sorted({topology.atom(atom).residue.index for atom in select_atoms(topology, selection, where)})
 
 
 def _members(residue: Any, scheme: str, labels: Labels, where: str) -> list[int]:
-    """Atoms of a residue that count."""
-    # as in MDTraj, the hydrogens of glycine stand for its side chain
+    """Atoms of a residue that count in a scheme."""
+    # as in MDTraj, the hydrogens of glycine are its side chain
     heavy = scheme == "closest-heavy" or (scheme == "sidechain-heavy" and residue.name != "GLY")
-    found = [
+    members = [
         atom.index
         for atom in residue.atoms
         if not (heavy and atom.element is not None and atom.element.symbol == "H")
         and (scheme != "ca" or atom.name == "CA")
         and (not scheme.startswith("sidechain") or atom.is_sidechain)
     ]
-    if not found:
+    if not members:
         raise SettingsError(
             f"{where}.scheme: '{scheme}' finds no atom of {labels.residue(next(residue.atoms).index)}; leave the "
             "residue out of the selection, or take another scheme."
         )
-    return found
+    return members

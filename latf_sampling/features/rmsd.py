@@ -1,37 +1,44 @@
 """Root-mean-square deviation from reference structures, after optimal superposition."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import (
     Column,
     Descriptor,
     Entry,
-    Row,
-    Settings,
-    atoms_of,
-    side_by_side,
-    validated,
-    words_of,
+    Term,
+    atom_indices,
+    concatenate,
+    describe_atoms,
+    validate,
 )
-from latf_sampling.features.periodic import combined, inner, root, squared_lengths, together, two_parts
+from latf_sampling.features.periodic import (
+    components_first,
+    join_double,
+    safe_sqrt,
+    split_double,
+    squared_lengths,
+    weighted_sums,
+)
 from latf_sampling.features.references import read_references
-from latf_sampling.features.topology import Labels, relative_weights
-from latf_sampling.features.whole import Whole, bonded_tree
+from latf_sampling.features.topology import Labels, normalized_weights
+from latf_sampling.features.unwrap import Unwrap, bonded_tree
+from latf_sampling.settings.fields import Settings
 
-_FEWEST = 3  # atoms; two can be superposed in infinitely many ways
+_MIN_ATOMS = 3  # two atoms can be superposed in infinitely many ways
+_LAGUERRE_STEPS = 14
 
 
 def _key_matrix() -> np.ndarray:
-    """From sum_a x_ai y_aj, (9,), to the symmetric matrix (16,) whose largest eigenvector is the rotation.
+    """Linear map (9, 16) from sum_a x_ai y_aj to the symmetric matrix K whose last eigenvector is the rotation.
 
-    Horn, doi:10.1364/JOSAA.4.000629: the quaternion q of the rotation R that maximises sum_a R x_a . y_a maximises
+    Horn, doi:10.1364/JOSAA.4.000629: the quaternion q of the rotation R that maximizes sum_a R x_a . y_a maximizes
     q K q, which is that sum.
     """
     generators = np.zeros((4, 4, 3, 3))
@@ -48,17 +55,14 @@ def _key_matrix() -> np.ndarray:
     return generators.reshape(16, 9).T
 
 
-_STEPS = 14
-
-
 class RMSD(torch.nn.Module):
-    """Distances from references, nm, (..., n, 3) -> (..., references).
+    """Root-mean-square deviations from references, nm, (..., n, 3) -> (..., references).
 
     With weights w that sum to one, d^2 = min over rotations R of sum_a w_a |R (x_a - <x>) - (y_a - <y>)|^2
-    = <|x|^2> + <|y|^2> - 2 q K q, q being the unit quaternion of the rotation, found as the last eigenvector of a 4 by
-    4 matrix K in double precision. Since q makes q K q largest, its change does not change d to first order: it counts
-    as constant, and the gradient is right and finite, also where the best rotation is not unique. At the reference
-    itself d and its gradient are zero.
+    = <|x|^2> + <|y|^2> - 2 q K q, where the unit quaternion q of the rotation is the last eigenvector of a 4 by 4
+    matrix K in double precision. Since q maximizes q K q, a change of q does not change d to first order: q counts as
+    constant, and the gradient is right and finite, also where the best rotation is not unique. At the reference itself
+    d and its gradient are zero.
 
     If atoms other than those measured are superposed, the rotation does matter. Then the derivative of q by K is that
     of an eigenvector, sum_k v_k (v_k dK q) / (l - l_k); where the best rotation is not unique it has no value, and is
@@ -67,18 +71,26 @@ class RMSD(torch.nn.Module):
     Parameters
     ----------
     atoms
-        Indices in the positions, what `bonded_tree` added included.
+        Indices of positions: the atoms of the references, then those that `bonded_tree` added.
     tree
-        Its edges.
+        Edges of `bonded_tree`.
     references
-        Positions (references, count, 3) of the first atoms, nm.
+        Positions (references, count, 3), nm.
     weights
-        Of these atoms in what is measured; they sum to one, and are zero for those that are only superposed.
+        Weights of the ``count`` atoms in the deviation; they sum to one, and are zero for atoms that are only
+        superposed.
     superpose
-        Their weights in the superposition; None for the same ones.
+        Weights in the superposition; None if they are the same.
     n_atoms
         Number of positions.
     """
+
+    center: Tensor
+    weights: Tensor
+    squares: Tensor
+    measured: Tensor
+    superposed: Tensor
+    key: Tensor
 
     def __init__(
         self,
@@ -90,36 +102,36 @@ class RMSD(torch.nn.Module):
         n_atoms: int,
     ):
         super().__init__()
-        self.whole = Whole(atoms, tree, n_atoms, range(len(weights)))
+        self.unwrap = Unwrap(atoms, tree, n_atoms, range(len(weights)))
         self.same: bool = superpose is None
         center = weights if superpose is None else superpose
         centered = references - np.einsum("a,rai->ri", center, references)[:, None]
         squares = (centered**2).sum(-1) @ weights
-        self.count, self.steps = len(references), _STEPS
+        self.count, self.steps = len(references), _LAGUERRE_STEPS
 
-        def correlation(by: np.ndarray) -> np.ndarray:
+        def weighted(by: np.ndarray) -> np.ndarray:
             return (by[:, None] * centered).transpose(0, 2, 1).reshape(-1, len(by))
 
-        self.register_buffer("center", two_parts(center[None]))
-        self.register_buffer("weights", two_parts(weights))
-        self.register_buffer("squares", two_parts(squares))
-        self.register_buffer("measured", two_parts(correlation(weights)))
-        self.register_buffer("superposed", two_parts(correlation(center)))
+        self.register_buffer("center", split_double(center[None]))
+        self.register_buffer("weights", split_double(weights))
+        self.register_buffer("squares", split_double(squares))
+        self.register_buffer("measured", split_double(weighted(weights)))
+        self.register_buffer("superposed", split_double(weighted(center)))
         self.register_buffer("key", torch.from_numpy(_key_matrix()).float())
 
-    def keys(self, x: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+    def key_matrices(self, x: Tensor, references: Tensor) -> Tensor:
         """The matrices K (..., references, 4, 4)."""
-        sums = combined(together(references), x).unflatten(-2, [self.count, 3]).flatten(-2)
+        sums = weighted_sums(join_double(references), x).unflatten(-2, [self.count, 3]).flatten(-2)
         return torch.matmul(sums, self.key.to(x.dtype)).unflatten(-1, [4, 4])
 
-    def many(self, x: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    def largest_eigenvalues(self, x: Tensor, size: Tensor) -> Tensor:
         """The largest eigenvalues (..., references) of K for many frames, without eigenvectors.
 
         Theobald, doi:10.1107/S0108767305015266: they are roots of a quartic whose coefficients follow from the sums
-        that make up K, and not above the mean of both sizes. Laguerre's steps from there cube the error in each; where
-        the two largest coincide they quarter it.
+        in K, and are at most the mean of both sizes. From there each of Laguerre's steps cubes the error; where the two
+        largest eigenvalues coincide it divides the error by four.
         """
-        s = inner(combined(together(self.superposed), x)).unflatten(1, [self.count, 3])
+        s = components_first(weighted_sums(join_double(self.superposed), x)).unflatten(1, [self.count, 3])
         xx, yx, zx = s[0, :, 0], s[0, :, 1], s[0, :, 2]
         xy, yy, zy = s[1, :, 0], s[1, :, 1], s[1, :, 2]
         xz, yz, zz = s[2, :, 0], s[2, :, 1], s[2, :, 2]
@@ -133,27 +145,28 @@ class RMSD(torch.nn.Module):
                 (yx, yy, zx, zy), (yx, yz, zx, zz), (yy, yz, zy, zz),
             ]
         ]  # fmt: skip
-        of_minors = torch.stack(minors).square().sum(0)
-        c2, c1, c0 = -2.0 * squares, -8.0 * determinant, squares * squares - 4.0 * of_minors
-        found = 0.5 * (size.movedim(-1, 0) + together(self.squares).unsqueeze(-1))
+        minor_squares = torch.stack(minors).square().sum(0)
+        c2, c1, c0 = -2.0 * squares, -8.0 * determinant, squares * squares - 4.0 * minor_squares
+        root = 0.5 * (size.movedim(-1, 0) + join_double(self.squares).unsqueeze(-1))
         for _ in range(self.steps):
-            square = found * found
-            value = torch.addcmul(c0, torch.addcmul(c1, square + c2, found), found)
-            slope = torch.addcmul(c1, 4.0 * square + 2.0 * c2, found)
-            bend = 12.0 * square + 2.0 * c2
-            under = torch.clamp(9.0 * slope * slope - 12.0 * value * bend, min=0.0)
-            found = found - torch.clamp(4.0 * value / (slope + torch.sqrt(under) + 1e-300), min=0.0)
-        return found.movedim(0, -1)
+            square = root * root
+            value = torch.addcmul(c0, torch.addcmul(c1, square + c2, root), root)
+            slope = torch.addcmul(c1, 4.0 * square + 2.0 * c2, root)
+            curvature = 12.0 * square + 2.0 * c2
+            discriminant = torch.clamp(9.0 * slope * slope - 12.0 * value * curvature, min=0.0)
+            root = root - torch.clamp(4.0 * value / (slope + torch.sqrt(discriminant) + 1e-300), min=0.0)
+        return root.movedim(0, -1)
 
-    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        # what is left near the reference is the difference of large numbers
-        x = self.whole(positions, box).to(torch.float64)
-        x = x - combined(together(self.center), x)
-        size = (squared_lengths(x) * together(self.weights)).sum(-1, keepdim=True)
+    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
+        # near the reference the result is a small difference of large numbers
+        x = self.unwrap(positions, box).to(torch.float64)
+        x = x - weighted_sums(join_double(self.center), x)
+        size = (squared_lengths(x) * join_double(self.weights)).sum(-1, keepdim=True)
         if self.same and x.dim() == 3 and not x.requires_grad:
-            squares = torch.clamp(size + together(self.squares) - 2.0 * self.many(x, size), min=0.0)
-            return root(squares, 1e-16).to(positions.dtype)
-        key = self.keys(x, self.superposed)
+            overlap = self.largest_eigenvalues(x, size)
+            squares = torch.clamp(size + join_double(self.squares) - 2.0 * overlap, min=0.0)
+            return safe_sqrt(squares, 1e-16).to(positions.dtype)
+        key = self.key_matrices(x, self.superposed)
         values, vectors = torch.linalg.eigh(key.detach())
         q = vectors[..., 3].unsqueeze(-1)
         if not self.same:
@@ -161,10 +174,10 @@ class RMSD(torch.nn.Module):
             inverse = (gaps / (gaps * gaps + 1e-18)).unsqueeze(-1)
             change = torch.matmul(key - key.detach(), q)
             q = q + torch.matmul(vectors, inverse * torch.matmul(vectors.transpose(-1, -2), change))
-            key = self.keys(x, self.measured)
+            key = self.key_matrices(x, self.measured)
         overlap = (key * q * q.transpose(-1, -2)).sum([-2, -1])
-        squares = torch.clamp(size + together(self.squares) - 2.0 * overlap, min=0.0)
-        return root(squares, 1e-16).to(positions.dtype)
+        squares = torch.clamp(size + join_double(self.squares) - 2.0 * overlap, min=0.0)
+        return safe_sqrt(squares, 1e-16).to(positions.dtype)
 
 
 class _RMSDSettings(Settings):
@@ -175,43 +188,52 @@ class _RMSDSettings(Settings):
 
 
 class RMSDDescriptor(Descriptor):
-    """``{of: selection, reference: file, superpose: selection, weights: equal}``; one row an entry.
+    """``{of: selection, reference: file, superpose: selection, weights: equal}``; an entry is one term.
 
-    ``reference`` may be several files, each of whose models is a column, or ``{positions: ...}`` in nm of the atoms of
-    ``of``, then of those in ``superpose`` alone.
+    ``reference`` may be several files, each model of which is a column, or ``{positions: ...}``, nm: of the atoms in
+    ``of``, then of those only in ``superpose``.
     """
 
     def read(self, value: Any, labels: Labels, where: str) -> Entry:
-        settings = validated(_RMSDSettings, value, where, "write {of: selection, reference: file.pdb}")
+        settings = validate(_RMSDSettings, value, where, "write {of: selection, reference: file.pdb}")
         topology = labels.topology
-        of = atoms_of(topology, settings.of, f"{where}.of")
-        superpose = of if settings.superpose is None else atoms_of(topology, settings.superpose, f"{where}.superpose")
-        if len(superpose) < _FEWEST:
+        of = atom_indices(topology, settings.of, f"{where}.of")
+        superpose = of
+        if settings.superpose is not None:
+            superpose = atom_indices(topology, settings.superpose, f"{where}.superpose")
+        if len(superpose) < _MIN_ATOMS:
             key = "of" if settings.superpose is None else "superpose"
-            raise SettingsError(f"{where}.{key}: needs {_FEWEST} atoms or more to superpose, finds {len(superpose)}.")
-        chosen = list(dict.fromkeys([*of, *superpose]))
-        normal, references, names = read_references(settings.reference, labels, chosen, f"{where}.reference")
-        weights, others = (self._weights(labels, chosen, some, settings.weights, where) for some in (of, superpose))
+            raise SettingsError(
+                f"{where}.{key}: needs {_MIN_ATOMS} atoms or more to superpose, finds {len(superpose)}."
+            )
+        union = list(dict.fromkeys([*of, *superpose]))
+        normal_form, references, names = read_references(settings.reference, labels, union, f"{where}.reference")
+        weights = self._weights(labels, union, of, settings.weights, where)
         same = set(of) == set(superpose)
-        atoms, tree = bonded_tree(topology, chosen)
-        words = words_of(settings.of, of, labels)
+        superpose_weights = None if same else self._weights(labels, union, superpose, settings.weights, where)
+        atoms, tree = bonded_tree(topology, union)
+        description = describe_atoms(settings.of, of, labels)
         if not same:
-            words += f" over {words_of(settings.superpose, superpose, labels)}"
-        words += " by mass" * (settings.weights == "mass")
-        columns = [f"rmsd of {words} from {name}" for name in names]
-        row = Row(tuple(atoms), "; ".join(columns), (columns, tree, references, weights, None if same else others))
-        return Entry({**settings.model_dump(mode="json", exclude_none=True), "reference": normal}, [row])
+            description += f" over {describe_atoms(settings.superpose, superpose, labels)}"
+        description += " by mass" * (settings.weights == "mass")
+        columns = [f"rmsd of {description} from {name}" for name in names]
+        term = Term(tuple(atoms), "; ".join(columns), (columns, tree, references, weights, superpose_weights))
+        return Entry({**settings.model_dump(mode="json", exclude_none=True), "reference": normal_form}, [term])
 
     @staticmethod
-    def _weights(labels: Labels, atoms: list[int], some: list[int], kind: str, where: str) -> np.ndarray:
-        places = {atom: place for place, atom in enumerate(atoms)}
+    def _weights(labels: Labels, atoms: list[int], weighted: list[int], kind: str, where: str) -> np.ndarray:
+        """Weights of ``atoms``, zero except for those in ``weighted``."""
+        index = {atom: number for number, atom in enumerate(atoms)}
         weights = np.zeros(len(atoms))
-        weights[[places[atom] for atom in some]] = relative_weights(labels.topology, some, kind, where)
+        weights[[index[atom] for atom in weighted]] = normalized_weights(labels.topology, weighted, kind, where)
         return weights
 
-    def columns(self, rows: list[Row]) -> list[Column]:
-        return [Column(name, "nm") for row in rows for name in row.settings[0]]
+    def columns(self, terms: list[Term]) -> list[Column]:
+        return [Column(name, "nm") for term in terms for name in term.settings[0]]
 
-    def module(self, rows: list[Row], n_atoms: int) -> torch.nn.Module:
-        modules = [RMSD(row.atoms, *row.settings[1:], n_atoms) for row in rows]
-        return side_by_side(modules)
+    def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
+        modules: list[torch.nn.Module] = []
+        for term in terms:
+            _, tree, references, weights, superpose_weights = term.settings
+            modules.append(RMSD(term.atoms, tree, references, weights, superpose_weights, n_atoms))
+        return concatenate(modules)

@@ -1,30 +1,30 @@
-"""Switching functions: 1 for what is close, 0 for what is far, smooth in between."""
-
-from __future__ import annotations
+"""Switching functions of distances: 1 for near, 0 for far, smooth in between."""
 
 from math import gcd
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
+from torch import Tensor
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.descriptor import Settings
 from latf_sampling.features.periodic import lengths, squared_lengths
-from latf_sampling.settings.fields import Length
+from latf_sampling.settings.fields import Length, Settings
 
-_HUGE = 1e36  # where powers stop growing; in single precision they overflow at 3e38
+_MAX_POWER = 1e36  # powers are clamped here; in single precision they overflow at 3e38
 
 
-class _Along(torch.nn.Module):
-    """Difference vectors with nothing but the components along some axes."""
+class _ProjectAxes(torch.nn.Module):
+    """Set the components of difference vectors along the other axes to zero."""
+
+    axes: Tensor
 
     def __init__(self, axes: str):
         super().__init__()
         self.all: bool = axes == "xyz"
         self.register_buffer("axes", torch.tensor([float(axis in axes) for axis in "xyz"]))
 
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+    def forward(self, vectors: Tensor) -> Tensor:
         return vectors if self.all else vectors * self.axes
 
 
@@ -33,8 +33,8 @@ class Rational(torch.nn.Module):
 
     PLUMED's RATIONAL (doi:10.1016/j.cpc.2013.09.018). With g the greatest common divisor of n and m and
     w = (r / r0)^g, it is the quotient of 1 + w + ... + w^(n/g - 1) and 1 + w + ... + w^(m/g - 1). That has no pole at
-    r0, is 1 / (1 + (r / r0)^n) for m = 2n, and contains no square root, for g is even: value and gradient are finite
-    everywhere. Where w^(m/g - 1) reaches 1e36, for m = 2n where s falls to 1e-36, s becomes constant.
+    r0, is 1 / (1 + (r / r0)^n) for m = 2n, and contains no square root, since g is even: value and gradient are finite
+    everywhere. Where w^(m/g - 1) reaches 1e36 (for m = 2n, where s falls to 1e-36), s becomes constant.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Rational(torch.nn.Module):
     n, m
         Exponents, even, 0 < n < m.
     axes
-        Which components of a difference make up the distance.
+        The components of a difference that make up the distance.
 
     Examples
     --------
@@ -51,18 +51,20 @@ class Rational(torch.nn.Module):
     tensor([1.0000, 0.5000, 0.0154])
     """
 
+    one: Tensor
+
     def __init__(self, r0: float, n: int = 6, m: int = 12, axes: str = "xyz"):
         super().__init__()
         common = gcd(n, m)
         self.scale = r0**-2
         self.power = common / 2
         self.terms_above, self.terms_below = n // common, m // common
-        self.limit = _HUGE ** (2 / (m - common))
-        self.along = _Along(axes)
+        self.limit = _MAX_POWER ** (2 / (m - common))
+        self.project = _ProjectAxes(axes)
         self.register_buffer("one", torch.ones(()))
 
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        w = torch.clamp(squared_lengths(self.along(vectors)) * self.scale, max=self.limit) ** self.power
+    def forward(self, vectors: Tensor) -> Tensor:
+        w = torch.clamp(squared_lengths(self.project(vectors)) * self.scale, max=self.limit) ** self.power
         # Horner's rule; the longer sum goes on where the shorter one ends
         above = self.one
         for _ in range(self.terms_above - 1):
@@ -76,16 +78,16 @@ class Rational(torch.nn.Module):
 class Fermi(torch.nn.Module):
     """s = 1 / (1 + exp((r - r0) / width)) of difference vectors (..., rows, 3) -> (..., rows).
 
-    At coincident atoms, where it is 1 up to exp(-r0 / width), its gradient counts as zero.
+    At coincident atoms, where s is 1 up to exp(-r0 / width), its gradient counts as zero.
 
     Parameters
     ----------
     r0
-        Distance, nm, or one a row.
+        Distance, nm, or one for each row.
     width
-        nm; between 12 and 88 % of its height, s changes over four of them.
+        Width, nm; s falls from 88 to 12 % over four widths.
     axes
-        Which components of a difference make up the distance.
+        The components of a difference that make up the distance.
 
     Examples
     --------
@@ -93,21 +95,23 @@ class Fermi(torch.nn.Module):
     tensor([9.9966e-01, 5.0000e-01, 3.3535e-04])
     """
 
-    def __init__(self, r0: float | torch.Tensor, width: float, axes: str = "xyz"):
+    start: Tensor
+
+    def __init__(self, r0: float | Tensor, width: float, axes: str = "xyz"):
         super().__init__()
-        self.along = _Along(axes)
+        self.project = _ProjectAxes(axes)
         self.slope = -1.0 / width
         self.register_buffer("start", torch.as_tensor(r0).to(torch.get_default_dtype()) / width)
 
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(lengths(self.along(vectors)) * self.slope + self.start)
+    def forward(self, vectors: Tensor) -> Tensor:
+        return torch.sigmoid(lengths(self.project(vectors)) * self.slope + self.start)
 
 
 _Exponent = Annotated[int, Field(strict=True, ge=2, multiple_of=2)]
 
 
-class Switched(Settings):
-    """Which switching function: `Rational` with ``r0``, ``n`` and ``m``, or `Fermi` with ``r0`` and its width."""
+class SwitchingSettings(Settings):
+    """Settings of a switching function: `Rational` with ``r0``, ``n`` and ``m``, or `Fermi` with ``r0`` and width."""
 
     r0: Length
     n: _Exponent = 6
@@ -128,18 +132,20 @@ class Switched(Settings):
             raise SettingsError(f"{m} has to be greater than n, which is {info.data['n']}.")
         return m
 
-    def normal(self) -> dict[str, Any]:
-        """Ready for JSON, without the keys of the other function."""
+    def normal_form(self) -> dict[str, Any]:
+        """The settings ready for JSON, without the keys of the other function."""
         unused = {"fermi"} if self.fermi is None else {"n", "m"}
         return self.model_dump(mode="json", by_alias=True, exclude=unused, exclude_none=True)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
+        """The function in the name of a column."""
         if self.fermi is not None:
             return f"within {self.r0:g} nm (fermi {self.fermi:g} nm)"
         return f"within {self.r0:g} nm" + ("" if (self.n, self.m) == (6, 12) else f" (n {self.n}, m {self.m})")
 
     def function(self, axes: str = "xyz") -> torch.nn.Module:
+        """Module of difference vectors (..., rows, 3) -> (..., rows)."""
         if self.fermi is not None:
             return Fermi(self.r0, self.fermi, axes)
         return Rational(self.r0, self.n, self.m, axes)

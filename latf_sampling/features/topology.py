@@ -1,4 +1,4 @@
-"""Topologies: MDTraj's or OpenMM's, what makes two of them the same, and names for residues and atoms."""
+"""Topologies of MDTraj or OpenMM: conversion, fingerprints, and labels of residues and atoms."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from latf_sampling.errors import SettingsError
 
 
 def as_mdtraj(topology: Any) -> mdtraj.Topology:
-    """Give any topology as an MDTraj one.
+    """Convert a topology to MDTraj's type.
 
     Parameters
     ----------
     topology
-        An ``mdtraj.Topology``, returned as it is, or an ``openmm.app.Topology``, converted.
+        An ``mdtraj.Topology``, which is returned itself, or an ``openmm.app.Topology``.
 
     Raises
     ------
     SettingsError
-        It is neither.
+        ``topology`` is neither.
 
     Examples
     --------
@@ -43,10 +43,10 @@ def as_mdtraj(topology: Any) -> mdtraj.Topology:
 
 
 def fingerprint(topology: Any) -> str:
-    """Digest what makes two topologies describe the same atoms in the same order.
+    """Hash of a topology: equal for topologies that describe the same atoms in the same order.
 
     Names and elements of the atoms, names and order of the residues and the number of chains count. Bonds, residue
-    numbers and chain names do not, since readers of one and the same file disagree about them.
+    numbers and chain names do not, since different readers of the same file disagree about them.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def fingerprint(topology: Any) -> str:
     Returns
     -------
     str
-        SHA-256 in hexadecimal; the same for an MDTraj topology and the OpenMM one it was made from or turned into.
+        SHA-256 in hexadecimal; conversion between MDTraj and OpenMM does not change it.
 
     Examples
     --------
@@ -76,32 +76,32 @@ def atom_lines(topology: mdtraj.Topology) -> tuple[str, ...]:
 
 
 def digest(lines: Sequence[str], chains: int) -> str:
-    """SHA-256 of such lines and the number of chains."""
+    """SHA-256 of the lines of `atom_lines` and the number of chains."""
     return hashlib.sha256("\n".join((f"{chains} chains", *lines)).encode()).hexdigest()
 
 
-def relative_weights(topology: mdtraj.Topology, atoms: Sequence[int], kind: str, where: str) -> np.ndarray:
-    """Weights (len(atoms),) that sum to one: of the kind "mass", from the elements, or "equal".
+def normalized_weights(topology: mdtraj.Topology, atoms: Sequence[int], kind: str, where: str) -> np.ndarray:
+    """Weights (len(atoms),) that sum to one; ``kind`` is "mass", by the masses of the elements, or "equal".
 
     Raises
     ------
     SettingsError
-        By mass, and an atom has no element; massless virtual sites are fine beside others.
+        All masses are zero, since no atom has an element; virtual sites beside other atoms have weight zero.
     """
     if kind == "equal":
         return np.full(len(atoms), 1 / len(atoms))
     elements = [topology.atom(int(atom)).element for atom in atoms]
     masses = np.array([0.0 if element is None else element.mass for element in elements])
     if masses.sum() == 0:
-        raise SettingsError(f"{where}: the atoms have no masses, for they have no elements; ask for equal weights.")
+        raise SettingsError(f"{where}: the atoms have no masses, since they have no elements; choose equal weights.")
     return masses / masses.sum()
 
 
 class Labels:
-    """Readable and unambiguous names of residues ("ALA 2") and atoms ("ALA2-CB").
+    """Readable and unambiguous labels of residues ("ALA 2") and atoms ("ALA2-CB").
 
-    Where two residues share name and number, ":" and the index of the chain follows, or, where even that is shared,
-    "#" and the index of the residue; where two atoms of a residue share a name, the atom's index in brackets.
+    If two residues share name and number, ":" and the index of the chain follow, or, if they share the chain as well,
+    "#" and the index of the residue; if two atoms of a residue share a name, the atom's index follows in brackets.
     """
 
     def __init__(self, topology: mdtraj.Topology):
@@ -117,10 +117,12 @@ class Labels:
         self._names = Counter((a.residue.index, a.name) for a in topology.atoms)
 
     def residue(self, atom: int) -> str:
+        """Label of the residue of an atom."""
         residue = self.topology.atom(int(atom)).residue
         return f"{residue.name} {self._numbers[residue.index]}"
 
     def atom(self, index: int) -> str:
+        """Label of an atom."""
         atom = self.topology.atom(int(index))
         same = self._names[atom.residue.index, atom.name] > 1
         number = self._numbers[atom.residue.index]

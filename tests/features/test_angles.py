@@ -106,13 +106,13 @@ def test_what_all_descriptors_keep(kind):
         ({"of": "all", "at": "name H"}, r"\.of: 'all' selects no three atoms bonded in a row\."),
         ({"of": "all", "at": "nmae H"}, r"\.at: 'nmae H' is not an MDTraj selection"),
         ({"of": "all", "as": "degree"}, r"\.as: .*'cosine' or 'angle', got 'degree'"),
-        ({"of": "all", "as_": "angle"}, r"\.as_: unknown key"),
-        ({"at": "all"}, r"\.of: is missing"),
+        ({"of": "all", "as_": "angle"}, r"\.as_: no such key"),
+        ({"at": "all"}, r"\.of: this key is missing"),
         ({"atoms": []}, r"\.atoms: "),
-        ({"atoms": [[0, 1]]}, r"\.atoms\[0\]\[2\]: is missing"),
+        ({"atoms": [[0, 1]]}, r"\.atoms\[0\]\[2\]: this key is missing"),
         ({"atoms": [[0, 1, 2], [3, 4, 99]]}, r"\.atoms\[1\]: there is no atom 99"),
         ({"atoms": [[0, 1, 0]]}, r"\.atoms\[0\]: \[0, 1, 0\] names an atom twice"),
-        ({"atoms": [[0, 1, 2]], "at": "all"}, r"\.at: unknown key"),
+        ({"atoms": [[0, 1, 2]], "at": "all"}, r"\.at: no such key"),
     ],
 )
 def test_wrong_specifications_name_their_key(alanine, value, words):

@@ -172,9 +172,9 @@ def test_soft_minima_are_finite_at_coincident_atoms(dtype, beta):
 def test_large_tables_are_measured_in_parts(protein, monkeypatch):
     spec = [{"residue_contacts": {"between": "protein"}}]
     whole = Features(protein.topology, spec)
-    monkeypatch.setattr("latf_sampling.features.residue_contacts._MOST_PAIRS", 3000)
+    monkeypatch.setattr("latf_sampling.features.residue_contacts.MAX_PAIRS", 3000)
     parts = Features(protein.topology, spec)
-    assert len(parts.module.kinds) > 10
+    assert len(parts.module.parts) > 10
     assert parts.names == whole.names and len(whole.names) == 32 * 33 // 2
     np.testing.assert_allclose(parts.transform(protein), whole.transform(protein), atol=1e-6)
 
@@ -233,15 +233,15 @@ def test_hydrogen_bonds_of_selections_equal_numpy(protein):
 @pytest.mark.parametrize(
     ("kind", "value", "words"),
     [
-        ("contacts", {"between": "name CA"}, r"\.r0: is missing; write {between"),
+        ("contacts", {"between": "name CA"}, r"\.r0: this key is missing; write {between"),
         ("contacts", {"between": "name CA", "r0": 0.5, "n": 6, "fermi": 0.1}, r": takes n and m, or fermi"),
         ("contacts", {"between": "name CA", "r0": 0.5, "fermi": 0}, r"\.fermi: 0 is too small"),
         ("contacts", {"between": "name CA", "r0": 0.5, "m": 6}, r"\.m: 6 has to be greater than n"),
         ("contacts", {"between": "name XX", "r0": 0.5}, r"\.between: 'name XX' selects no atom"),
         ("contacts", {"between": "name CA", "skip": 99, "r0": 0.5}, r"\.skip: no two selected atoms are 99 or more"),
         ("contacts", {"pairs": [[3, 3]], "r0": 0.5}, r"\.pairs\[0\]: \[3, 3\] names an atom twice"),
-        ("contacts", {"pairs": [[3, 4]], "r0": 0.5, "skip": 1}, r"\.skip: unknown key"),
-        ("coordination", {"of": "all", "with": "all", "r0": 1, "moments": [2]}, r"\.moments: are of particles"),
+        ("contacts", {"pairs": [[3, 4]], "r0": 0.5, "skip": 1}, r"\.skip: no such key"),
+        ("coordination", {"of": "all", "with": "all", "r0": 1, "moments": [2]}, r"\.moments: need identical particles"),
         ("coordination", {"of": {"atoms": [3]}, "with": {"atoms": [3]}, "r0": 1}, r"\.with: is the only atom of 'of'"),
         ("residue_contacts", "protein", r": 'protein' cannot be read; write {between: protein"),
         ("residue_contacts", {"between": "protein", "scheme": "near"}, r"\.scheme: "),

@@ -58,10 +58,10 @@ def test_gradient_is_one(topology):
             [{"coordinates": {"of": {"atoms": [0, 0]}}}],
             r"features\[0\]\.coordinates\.of\.atoms: \[0, 0\] names an atom",
         ),
-        ([{"coordinates": {"axes": "x"}}], r"features\[0\]\.coordinates\.of: is missing"),
+        ([{"coordinates": {"axes": "x"}}], r"features\[0\]\.coordinates\.of: this key is missing"),
         ([{"coordinates": {"of": "all", "axes": "yx"}}], r"features\[0\]\.coordinates\.axes: .*'xyz', got 'yx'"),
         ([{"coordinates": {"of": "all", "axes": ""}}], r"features\[0\]\.coordinates\.axes: "),
-        ([{"coordinates": {"of": "all", "atoms": [0]}}], r"features\[0\]\.coordinates\.atoms: unknown key"),
+        ([{"coordinates": {"of": "all", "atoms": [0]}}], r"features\[0\]\.coordinates\.atoms: no such key"),
         (
             [{"coordinates": {"of": "all", "axes": "x"}}, {"coordinates": "name B"}],
             r"features\[1\]\.coordinates: makes 'x AR1-B', which features\[0\]\.coordinates makes already",

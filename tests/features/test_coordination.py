@@ -219,7 +219,7 @@ def test_entries_with_other_settings_get_names_of_their_own(topology):
         ({"moments": 2}, r"\.moments: .*, got 2"),
         ({"moments": [2, 2]}, r"\.moments: \[2, 2\] names an order twice"),
         ({"axes": "zx"}, r"\.axes: .*'xyz', got 'zx'"),
-        ({"cutoff": 1}, r"\.cutoff: unknown key"),
+        ({"cutoff": 1}, r"\.cutoff: no such key"),
     ],
 )
 def test_wrong_specifications_name_their_key(topology, changes, words):
@@ -228,7 +228,7 @@ def test_wrong_specifications_name_their_key(topology, changes, words):
 
 
 def test_missing_and_repeated_entries_are_refused(topology):
-    with pytest.raises(SettingsError, match=r"^features\[0\]\.coordination\.r0: is missing; write"):
+    with pytest.raises(SettingsError, match=r"^features\[0\]\.coordination\.r0: this key is missing; write"):
         Features(topology, [{"coordination": {"of": "all"}}])
     with pytest.raises(
         SettingsError, match=r"^features\[0\]\.coordination\.m: 12 has to be greater than n, which is 12"

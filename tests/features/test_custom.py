@@ -81,7 +81,7 @@ def test_protocols_name_files_beside_them(tmp_path):
     shutil.copy(STRUCTURE, tmp_path / "native.pdb")
     spec = {"custom": {"file": EXAMPLE.name, "class": "ShapeAnisotropy", "settings": {"atoms": "all"}}}
     path = write_protocol(tmp_path, features=[spec, {"rmsd": {"of": "all", "reference": ["native.pdb"]}}])
-    protocol = Protocol.read(path)
+    protocol = Protocol.load(path)
     assert protocol.features[0]["custom"]["file"] == str(tmp_path / EXAMPLE.name)
     assert protocol.features[1]["rmsd"]["reference"] == [str(tmp_path / "native.pdb")]
     elsewhere = tmp_path / "copy"
@@ -95,14 +95,14 @@ def test_protocols_name_files_beside_them(tmp_path):
     assert again.canonical() != protocol.canonical()
     (tmp_path / "native.pdb").unlink()
     with pytest.raises(SettingsError, match=r"features\[1\].rmsd.reference\[0\]: there is no file .*native.pdb"):
-        Protocol.read(path)
+        Protocol.load(path)
 
 
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("return positions[..., :1, 0]", "moving the molecule changes it"),
-        ("return positions.square().sum(-1)[..., :1] * 0 + (positions[..., 1, :1] - positions[..., 0, :1])", "turning"),
+        ("return positions[..., :1, 0]", "a translation changes it"),
+        ("return positions.square().sum(-1)[..., :1] * 0 + (positions[..., 1, :1] - positions[..., 0, :1])", "a rotation changes it"),
         (
             "return (positions[..., 1, :] - positions[..., 0, :]).square().sum(-1, keepdim=True).sqrt()",
             "the gradient of 'mine' is not finite where all atoms coincide",
@@ -128,7 +128,7 @@ def test_broken_promises_are_found(frames, own, body, says):
 def test_what_is_not_promised_is_not_checked(frames, own):
     check_descriptors(frames, own(DISTANCE), periodic=False)
     check_descriptors(frames, own("return positions[..., :1, 0]"), periodic=False, floating=False)
-    with pytest.raises(SettingsError, match="cannot be measured in a periodic box; Mine says so"):
+    with pytest.raises(SettingsError, match="cannot be measured in a periodic box; Mine.periodic is False"):
         Features(frames.topology, own(DISTANCE, "periodic = False"), periodic=True)
 
 
@@ -140,7 +140,7 @@ def test_what_is_not_promised_is_not_checked(frames, own):
         ({"settings": {"first": 1}}, "Mine cannot be made: TypeError: .*first"),
         ({"settings": {"last": 22}}, "there is no atom 22; the topology has atoms 0 to 21."),
         ({"settings": {"last": 4}}, "names an atom twice"),
-        ({"what": 1}, "unknown key"),
+        ({"what": 1}, "no such key"),
     ],
 )
 def test_wrong_specifications(frames, own, change, says):

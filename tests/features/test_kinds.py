@@ -117,12 +117,12 @@ def test_forces_are_minus_the_gradient(peptide, references, name):
 def test_kinds_have_machine_code(peptide, references, name, tmp_path, monkeypatch):
     """Those that together have the operations of all."""
     pytest.importorskip("numba")
-    from latf_sampling.cv.compiler import compiled
+    from latf_sampling.cv.compiler import compile_graph
 
     monkeypatch.setenv("LATF_CACHE", str(tmp_path))
     cv, shape = variable(peptide, entry(name, references), True), Harmonic(1)
     graph, inputs = trace(cv, shape), example(cv, shape)
-    made = compiled(graph, inputs)
+    made = compile_graph(graph, inputs)
     for x in (peptide.xyz[6, cv.atoms].astype(np.float64), np.zeros((len(cv.atoms), 3))):
         values = [x, BOX, np.array([0.3, 1.2])]
         energy, force = (t.numpy() for t in graph(*(torch.from_numpy(value) for value in values)))

@@ -147,8 +147,8 @@ def test_what_all_descriptors_keep():
     [
         ("protein", r": 'protein' selects no atom"),
         (4, r": 4 cannot be read; write a selection such as all"),
-        ({"of": "resid 0", "as": "angle"}, r"\.as: unknown key"),
-        ({"atoms": [[0, 1, 2, 3]]}, r"\.atoms\[0\]\[4\]: is missing"),
+        ({"of": "resid 0", "as": "angle"}, r"\.as: no such key"),
+        ({"atoms": [[0, 1, 2, 3]]}, r"\.atoms\[0\]\[4\]: this key is missing"),
         ({"atoms": [[0, 1, 2, 3, 3]]}, r"\.atoms\[0\]: \[0, 1, 2, 3, 3\] names an atom twice"),
     ],
 )

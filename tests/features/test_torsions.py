@@ -163,15 +163,15 @@ def test_what_all_descriptors_keep():
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("alpha", r": 'alpha' finds no torsion in this topology; it takes nucleotides with -O3', P, O5', C5'\."),
-        ("phi chi", r": 'chi' finds no torsion in this topology; it takes nucleotides with O4', C1', N9 or N1, C4 or"),
+        ("alpha", r": 'alpha' finds no torsion in this topology; it needs nucleotides with -O3', P, O5', C5'\."),
+        ("phi chi", r": 'chi' finds no torsion in this topology; it needs nucleotides with O4', C1', N9 or N1, C4 or"),
         ({"names": "phi", "residues": "resid 0"}, r"\.names: 'phi' finds no torsion in 'resid 0'\."),
         ({"names": "phi psy"}, r"\.names: 'psy' is not a torsion; known are phi, .*, chi5, alpha"),
         ({"names": ""}, r"\.names: names no torsion"),
         ({"names": "phi", "residues": "resid 90"}, r"\.residues: 'resid 90' selects no atom"),
         ({"names": "phi", "residues": ["resid 2"]}, r"\.residues: "),
-        ({"names": "phi", "atoms": [[0, 1, 2, 3]]}, r"\.atoms: unknown key"),
-        ({"residues": "resid 2"}, r"\.atoms: is missing; write names like"),
+        ({"names": "phi", "atoms": [[0, 1, 2, 3]]}, r"\.atoms: no such key"),
+        ({"residues": "resid 2"}, r"\.atoms: this key is missing; write names like"),
     ],
 )
 def test_wrong_specifications_name_their_key(peptide, value, words):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features import Features, Whole, bonded_tree
+from latf_sampling.features import Features, Unwrap, bonded_tree
 
 PEPTIDE = Path(openmm.app.__file__).parent / "data" / "test.pdb"
 BOXES = {
@@ -40,7 +40,7 @@ def test_molecules_are_whole_however_they_were_broken(protein, box, selection, s
     chosen = protein.topology.select(selection).tolist()
     atoms, tree = bonded_tree(protein.topology, chosen)
     assert atoms[: len(chosen)] == chosen and len(set(atoms)) == len(atoms) == len(tree) + 1
-    whole = Whole(atoms, tree, protein.n_atoms, range(len(chosen))).double()
+    whole = Unwrap(atoms, tree, protein.n_atoms, range(len(chosen))).double()
     x = protein.xyz.astype(np.float64)
     found = torch.jit.script(whole)(
         *(torch.from_numpy(a[0] if single else a) for a in (scattered(x, box), box + 0 * x[:, :3]))
@@ -68,7 +68,7 @@ def test_trees_join_neighbours_and_molecules():
 
 def test_the_gradient_by_the_box_is_right(protein):
     atoms, tree = bonded_tree(protein.topology, protein.topology.select("resid 3 and name CA CB CG N").tolist())
-    whole = Whole(atoms, tree, protein.n_atoms).double()
+    whole = Unwrap(atoms, tree, protein.n_atoms).double()
     box = torch.tensor(BOXES["triclinic"], requires_grad=True)
     x = torch.tensor(scattered(protein.xyz[:1].astype(np.float64), BOXES["triclinic"]))
     assert torch.autograd.gradcheck(lambda b: whole(x, b), (box,))
