@@ -33,7 +33,7 @@ lint: $(INSTALLED)
 	.venv/bin/basedpyright
 
 gpu: $(INSTALLED)
-	bash benchmarks/gpu.sh .venv/bin/python
+	PYTHON=.venv/bin/python bash benchmarks/gpu.sh run runs/gpu
 
 # The stamp is written last, so that an interrupted installation is done again.
 $(INSTALLED): pyproject.toml

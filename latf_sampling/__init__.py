@@ -7,9 +7,9 @@ nothing and ``latf doctor`` can examine an installation that crashes when it is 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-_ROOMS = {
+_MODULES = {
     "KB": "units",
     "Campaign": "campaign.campaign",
     "Dataset": "data.dataset",
@@ -100,9 +100,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'latf_sampling' has no attribute {name!r}")
-    value = getattr(import_module(f"latf_sampling.{_ROOMS[name]}"), name)
+    value = getattr(import_module(f"latf_sampling.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -29,7 +29,8 @@ SPECS = {
     "torsions": [{"torsions": "phi psi"}],
     "both": [{"torsions": "phi psi"}, {"distances": "element != H"}],
 }
-PLATFORMS = ["Reference", "CPU"]
+PLATFORMS = os.environ.get("LATF_TEST_PLATFORMS", "Reference CPU").split()
+"""OpenMM's platforms that forces are tested on; `benchmarks/gpu.sh` names CUDA."""
 PROVENANCE = {"temperatures": [200.0, 1000.0], "density": True}
 """What training would have written into a model: temperatures in between are no extrapolation."""
 TRICLINIC = np.array([[1.7, 0.0, 0.0], [0.5, 1.6, 0.0], [-0.4, 0.6, 1.5]])
@@ -150,11 +151,14 @@ def alanine_simulation(system: openmm.System, platform: str = "Reference", seed:
 
 
 def context(system: openmm.System, x: np.ndarray, platform: str = "Reference", box=None) -> openmm.Context:
-    made = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName(platform))
+    """A context at positions (N, 3); a GPU computes in double precision, for finite differences to mean something."""
+    properties = {} if platform in ("Reference", "CPU") else {"Precision": "double"}
+    chosen = openmm.Platform.getPlatformByName(platform)
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), chosen, properties)
     if box is not None:
-        made.setPeriodicBoxVectors(*box)
-    made.setPositions(x)
-    return made
+        context.setPeriodicBoxVectors(*box)
+    context.setPositions(x)
+    return context
 
 
 def energy(context: openmm.Context, group: int) -> float:
