@@ -17,7 +17,7 @@ def main() -> None:
     campaign = ls.Campaign(PROTOCOL, sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
     campaign.run(lambda stage, fraction, words: print(f"\r{stage}: {100 * fraction:.0f} % {words:60.60}", end=""))
     model, _ = campaign.model(campaign.last_learned())
-    print(f"\n{model.n_states} states; report: {campaign.store.report}")
+    print(f"\n{model.n_states} states; report: {campaign.directory.report}")
 
 
 if __name__ == "__main__":  # walkers are processes of their own, which import this file

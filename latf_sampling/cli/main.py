@@ -1,7 +1,7 @@
-"""The command line: thin; everything it does is a call that a script could make.
+"""The command line; each command is one call that a script could make.
 
-Exit codes: 0 done; 1 the examined installation is not healthy, or there are fewer starts than asked for; 2 wrong input;
-130 interrupted.
+Exit codes: 0 for success; 1 where the installation is not healthy or there are fewer structures than requested; 2 for
+wrong input; 130 for an interruption.
 """
 
 from __future__ import annotations
@@ -15,17 +15,10 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
+from latf_sampling import __version__
+from latf_sampling.cli.progress import Bars
 from latf_sampling.errors import ExtrapolationWarning, LatfError, SettingsError
 
 app = typer.Typer(
@@ -36,6 +29,22 @@ app = typer.Typer(
 )
 _out, _err = Console(), Console(stderr=True)
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"latf_sampling {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of `latf` itself."""
+
+
 Directory = Annotated[Path, typer.Argument(help="Directory of a campaign.")]
 
 
@@ -44,23 +53,23 @@ def run(
     protocol: Annotated[Path, typer.Argument(help="Protocol, a YAML file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory of the campaign.")],
 ) -> None:
-    """Run a campaign, or go on with it."""
+    """Run a campaign, or continue it."""
     from latf_sampling.campaign.campaign import Campaign
 
     began = time.perf_counter()
     campaign = Campaign(protocol, output)
-    with _Bars() as bars:
+    with Bars(_err) as bars:
         campaign.run(bars)
-    _out.print(f"Finished in {time.perf_counter() - began:.0f} s. Report: {campaign.store.report}", soft_wrap=True)
+    _out.print(f"Finished in {time.perf_counter() - began:.0f} s. Report: {campaign.directory.report}", soft_wrap=True)
 
 
 @app.command()
 def status(directory: Directory) -> None:
-    """Say where a campaign stands."""
-    from latf_sampling.campaign.status import status as of
+    """Show which steps of a campaign are done."""
+    from latf_sampling.records.records import Records
 
     table = Table("step", "done", "")
-    for entry in of(directory):
+    for entry in Records.load(directory).status():
         table.add_row(entry["step"], f"{100 * entry['done']:.0f} %", entry["words"])
     _out.print(table)
 
@@ -68,21 +77,21 @@ def status(directory: Directory) -> None:
 @app.command()
 def train(
     directory: Directory,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where model.pt and cv.pt go.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory for model.pt and cv.pt.")],
     last_round: Annotated[
         int | None, typer.Option("--round", help="Use the rounds up to this one; default: all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
 ) -> None:
-    """Train a model on a campaign's frames, with the settings of its protocol, and export its variable."""
+    """Train a model on a campaign's frames with the settings of its protocol, and export its collective variable."""
     from latf_sampling.campaign.campaign import Campaign
 
-    campaign = Campaign.of(directory)
-    with _Bars() as bars:
+    campaign = Campaign.load(directory)
+    with Bars(_err) as bars:
         model, cv, _ = campaign.train(last_round, seed, progress=lambda fraction, words: bars("train", fraction, words))
     model.save(output / "model.pt")
     cv.save(output / "cv.pt")
-    _out.print(f"{model.n_states} states. Model and variable are in {output}.", soft_wrap=True)
+    _out.print(f"{model.n_states} states. Model and collective variable are in {output}.", soft_wrap=True)
 
 
 @app.command()
@@ -92,17 +101,17 @@ def evaluate(
         Path | None, typer.Option("-o", "--output", help="Page to write; default: evaluation.html in the directory.")
     ] = None,
 ) -> None:
-    """Judge a campaign's last model by held-out frames and references: a table, and a page with pictures."""
+    """Evaluate a campaign's last model on held-out frames and references: a table, and a page with figures."""
     from latf_sampling.campaign.campaign import Campaign
     from latf_sampling.report import write_evaluation
 
-    campaign = Campaign.of(directory)
-    with _Bars() as bars:
-        found = campaign.evaluate(lambda fraction, words: bars("evaluate", fraction, words))
-    page = campaign.store.evaluation if output is None else output
-    write_evaluation(found, page)
-    _out.print(found.table())
-    _out.print(f"Pictures: {page}", soft_wrap=True)
+    campaign = Campaign.load(directory)
+    with Bars(_err) as bars:
+        evaluation = campaign.evaluate(lambda fraction, words: bars("evaluate", fraction, words))
+    page = campaign.directory.evaluation if output is None else output
+    write_evaluation(evaluation, page)
+    _out.print(evaluation.table())
+    _out.print(f"Figures: {page}", soft_wrap=True)
 
 
 @app.command()
@@ -112,20 +121,20 @@ def lags(
         Path | None, typer.Option("-o", "--output", help="Page to write; default: lags.html in the directory.")
     ] = None,
 ) -> None:
-    """Choose a lag time: states, time scales and VAMP-2 scores against it, and a recommendation."""
-    from latf_sampling.campaign.campaign import Campaign
+    """Choose a lag time: states, time scales and VAMP-2 scores at several lag times, and a recommendation."""
     from latf_sampling.learning.lag_scan import scan_lags
+    from latf_sampling.records.records import Records
     from latf_sampling.report import write_lags
 
-    campaign = Campaign.of(directory)
-    with _Bars() as bars:
+    records = Records.load(directory)
+    with Bars(_err) as bars:
         scan = scan_lags(
-            campaign.series(campaign.frames()), progress=lambda fraction, words: bars("lags", fraction, words)
+            records.series(records.frames()), progress=lambda fraction, words: bars("lags", fraction, words)
         )
-    page = directory / "lags.html" if output is None else output
+    page = records.directory.lags if output is None else output
     write_lags(scan, page)
     _out.print(scan.table())
-    _out.print(f"{scan.reason}\nPictures: {page}", soft_wrap=True)
+    _out.print(f"{scan.reason}\nFigures: {page}", soft_wrap=True)
 
 
 @app.command()
@@ -138,31 +147,39 @@ def features(
         Path | None, typer.Option("-o", "--output", help="File to write, .npz, .npy or .csv; default: none.")
     ] = None,
     ranking: Annotated[
-        bool, typer.Option("--ranking", help="Also rank them by how much the last model's variable depends on each.")
+        bool,
+        typer.Option(
+            "--ranking",
+            help="Also rank the descriptors by how much the last model's collective variable depends on each.",
+        ),
     ] = False,
 ) -> None:
-    """Measure descriptors: write them, print their statistics, and name columns that hardly change or say the same."""
-    from latf_sampling.campaign.campaign import Campaign
+    """Compute descriptors: write them, print their statistics, and name constant and duplicate columns."""
     from latf_sampling.learning.sensitivity import rank_descriptors
     from latf_sampling.records.feature_table import Source, write_features
+    from latf_sampling.records.records import Records
+    from latf_sampling.records.setup import Setup
+    from latf_sampling.settings import Protocol
 
-    kept = source.is_dir()
-    campaign = Campaign.of(source) if kept else Campaign(source, source.parent / f"{source.stem}-features")
+    records = Records.load(source) if source.is_dir() else None
+    if ranking and records is None:
+        raise SettingsError("latf features: --ranking needs a model; give the directory of a campaign.")
+    setup = Setup(Protocol.load(source)) if records is None else records
     if trajectories:
-        sources = Source.of_files(campaign, trajectories)
+        sources = Source.from_files(setup, trajectories)
     else:
-        sources = Source.of_campaign(campaign) if kept else Source.of_protocol(campaign)
-    with _Bars() as bars:
-        found = write_features(
-            campaign.features, sources, output, lambda fraction, words: bars("features", fraction, words)
+        sources = Source.from_protocol(setup) if records is None else Source.from_records(records)
+    with Bars(_err) as bars:
+        statistics = write_features(
+            setup.features, sources, output, lambda fraction, words: bars("features", fraction, words)
         )
-    print(found.table())
-    for remark in found.remarks(most=1000):
+    print(statistics.table())
+    for remark in statistics.remarks(most=1000):
         _out.print(remark, soft_wrap=True, markup=False, highlight=False)
-    if ranking:
-        learned = campaign.last_learned()
-        model, cv = campaign.model(learned)
-        print(f"\n{rank_descriptors(model, campaign.dataset(learned, campaign.features_of(cv))).table()}")
+    if ranking and records is not None:
+        learned = records.last_learned()
+        model, cv = records.model(learned)
+        print(f"\n{rank_descriptors(model, records.dataset(learned, records.features_of(cv))).table()}")
     if output is not None:
         _out.print(f"Written to {output}.", soft_wrap=True)
 
@@ -176,10 +193,10 @@ def export(
     ] = None,
 ) -> None:
     """Export the collective variable of a trained model as one TorchScript file."""
-    from latf_sampling.campaign.campaign import Campaign
+    from latf_sampling.records.records import Records
 
-    campaign = Campaign.of(directory)
-    _, cv = campaign.model(campaign.last_learned() if round_index is None else round_index)
+    records = Records.load(directory)
+    _, cv = records.model(records.last_learned() if round_index is None else round_index)
     cv.save(output)
     words = f"{cv.dim} components from {len(cv.metadata['names'])} descriptors of {len(cv.atoms)} atoms"
     _out.print(f"{output}: {words}.", soft_wrap=True)
@@ -188,32 +205,40 @@ def export(
 @app.command()
 def starts(
     directory: Annotated[Path, typer.Argument(help="Directory of a campaign, or a model.pt in it.")],
-    temperature: Annotated[str, typer.Option(help="With its unit, like '450 K'.")],
+    temperature: Annotated[str, typer.Option(help="Temperature with its unit, like '450 K'.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Directory for the structures; the same command goes on there.")
+        Path, typer.Option("-o", "--output", help="Directory for the structures; the same command continues there.")
     ],
     count: Annotated[int | None, typer.Option("-n", help="Number of structures.")] = None,
     at: Annotated[
         list[str] | None,
-        typer.Option(help="In place of samples: values of the variable, like '0.3, -1.2'; repeatable."),
+        typer.Option(help="Instead of samples: values of the collective variable, like '0.3, -1.2'; can be repeated."),
     ] = None,
     between: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="A path of -n structures between two of: 'state 0', or values of the variable."),
+        typer.Option(
+            help="A path of -n structures between two ends, each 'state 0' or values of the collective variable."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of targets and dynamics.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the targets and of the dynamics.")] = 0,
     processes: Annotated[
-        int | None, typer.Option(help="Structures made at once; default: one a core. Does not change them.")
+        int | None,
+        typer.Option(
+            help="Number of structures made at once; default: one per core. The structures do not depend on it."
+        ),
     ] = None,
-    thermalise: Annotated[str | None, typer.Option(help="Time on the target, like '4 ps'.")] = None,
+    thermalise: Annotated[
+        str | None, typer.Option(help="Time of the dynamics restrained to the target, like '4 ps'.")
+    ] = None,
     release: Annotated[
-        str | None, typer.Option(help="Free time after that; by default 0.1 ps, and '0 ps' for --at and --between.")
+        str | None,
+        typer.Option(help="Time without restraint after that; default: 0.1 ps, and '0 ps' for --at and --between."),
     ] = None,
     allow_cis: Annotated[bool, typer.Option("--allow-cis", help="Peptide bonds may go between cis and trans.")] = False,
     allow_inversion: Annotated[
-        bool, typer.Option("--allow-inversion", help="Stereocentres may change their handedness.")
+        bool, typer.Option("--allow-inversion", help="Stereocenters may change their handedness.")
     ] = False,
-    cif: Annotated[bool, typer.Option("--cif", help="Write PDBx/mmCIF also where PDB would do.")] = False,
+    cif: Annotated[bool, typer.Option("--cif", help="Write PDBx/mmCIF even where PDB can hold the system.")] = False,
 ) -> None:
     """Generate structures at a temperature, simulated or not, from the last model of a campaign."""
     from latf_sampling.campaign.campaign import Campaign
@@ -222,7 +247,7 @@ def starts(
     if at and between:
         raise SettingsError("latf starts: give --at or --between, not both.")
     if at and count is not None:
-        raise SettingsError("latf starts: --at says how many structures there are; leave out -n.")
+        raise SettingsError("latf starts: --at already determines the number of structures; leave out -n.")
     if not at and count is None:
         raise SettingsError("latf starts: -n, the number of structures, is missing.")
     kelvin = parse(temperature, "temperature", "--temperature")
@@ -237,85 +262,71 @@ def starts(
     if directory.name == "model.pt" and len(directory.absolute().parents) > 3:
         learned = directory.absolute().parent.parent
         directory, learned = learned.parent.parent, int(learned.name) if learned.name.isdigit() else None
-    campaign = Campaign.of(directory)
-    with _Bars() as bars, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of too few structures: the summary says it
+    campaign = Campaign.load(directory)
+    with Bars(_err) as bars, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # too few structures are reported by the summary
         warnings.simplefilter("always", ExtrapolationWarning)
         options |= {"learned": learned, "progress": lambda f, words: bars("starts", f, words)}
         if at:
-            made = campaign.structures_at(kelvin, [_values(text) for text in at], seed, **options)
+            structures = campaign.structures_at(kelvin, [_values(text) for text in at], seed, **options)
         elif between:
-            made = campaign.structures_between(kelvin, [_place(text) for text in between], count, seed, **options)
+            structures = campaign.structures_between(kelvin, [_end(text) for text in between], count, seed, **options)
         else:
-            made = campaign.generate_starts(kelvin, count, seed, **options)
-    _out.print(made.summary(), soft_wrap=True, highlight=False)
-    if len(made) < made.requested:
+            structures = campaign.generate_starts(kelvin, count, seed, **options)
+    _out.print(structures.summary(), soft_wrap=True, highlight=False)
+    if len(structures) < structures.requested:
         raise typer.Exit(1)
 
 
 def _values(text: str) -> list[float]:
-    """Values of the variable, as text."""
+    """Values of the collective variable."""
     try:
         return [float(part) for part in text.replace(",", " ").split()]
     except ValueError as error:
-        raise SettingsError(f"latf starts: {text!r} are no values of the variable, like '0.3, -1.2'.") from error
+        raise SettingsError(
+            f"latf starts: {text!r} are not values of the collective variable, like '0.3, -1.2'."
+        ) from error
 
 
-def _place(text: str) -> int | list[float]:
-    """A metastable state, as in "state 0", or values of the variable."""
+def _end(text: str) -> int | list[float]:
+    """A metastable state, as in "state 0", or values of the collective variable."""
     name, _, number = text.strip().partition(" ")
     return int(number) if name == "state" and number.strip().isdigit() else _values(text)
 
 
 @app.command()
-def report(directory: Directory) -> None:
-    """Write a campaign's report anew."""
-    from latf_sampling.campaign.campaign import Campaign
+def report(
+    directory: Directory,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Page to write; default: report.html in the directory.")
+    ] = None,
+) -> None:
+    """Write a campaign's report from its current files."""
+    from latf_sampling.records.records import Records
     from latf_sampling.report import write_report
 
-    campaign = Campaign.of(directory)
-    write_report(campaign)
-    _out.print(f"Report: {campaign.store.report}", soft_wrap=True)
+    _out.print(f"Report: {write_report(Records.load(directory), output)}", soft_wrap=True)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of protocols, with which an editor completes and checks one."""
+    from latf_sampling.settings.schema import protocol_schema
+
+    print(json.dumps(protocol_schema(), indent=1))
 
 
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Examine the installation: versions, platforms, bias back ends; each fault with the command that mends it."""
+    """Check the installation: versions, platforms and bias backends; each fault with the command that fixes it."""
     from latf_sampling.cli.doctor import examine, render
 
-    found = examine()
+    result = examine()
     if as_json:
-        print(json.dumps(found.as_dict(), indent=1))
+        print(json.dumps(result.as_dict(), indent=1))
     else:
-        render(found, _out)
-    raise typer.Exit(0 if found.healthy else 1)
-
-
-class _Bars:
-    """One progress bar per stage on a terminal; elsewhere one line when a stage is done."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-                   TimeRemainingColumn(), TextColumn("{task.fields[words]}"))  # fmt: skip
-        self._bars = Progress(*columns, console=_err, disable=not _err.is_terminal)
-        self._tasks: dict[str, TaskID] = {}
-        self._done: set[str] = set()
-
-    def __enter__(self) -> _Bars:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._bars.stop()
-
-    def __call__(self, stage: str, fraction: float, words: str) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=1.0, words="")
-        self._bars.update(self._tasks[stage], completed=fraction, words=words)
-        if fraction >= 1 and stage not in self._done:
-            self._done.add(stage)
-            if not _err.is_terminal:
-                _err.print(f"{stage}: done. {words}", soft_wrap=True)
+        render(result, _out)
+    raise typer.Exit(0 if result.healthy else 1)
 
 
 def _warn(message: Warning | str, *_) -> None:
@@ -331,8 +342,8 @@ def main() -> NoReturn:
         _err.print(f"latf: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except SystemExit as ended:
-        if ended.code == 130:  # typer's answer to Ctrl-C
-            _err.print("latf: interrupted; what is finished is kept, the same command goes on.", soft_wrap=True)
+        if ended.code == 130:  # typer's exit code for Ctrl-C
+            _err.print("latf: interrupted; what is finished is kept, and the same command continues.", soft_wrap=True)
         raise
     sys.exit(0)
 

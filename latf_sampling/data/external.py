@@ -1,9 +1,9 @@
-"""Reading a given trajectory for the first time: whether it can be used, its energies and weights, its checksum."""
+"""Reading an external trajectory for the first time: checks, energies, weights and checksum."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mdtraj
@@ -12,6 +12,7 @@ import openmm
 import torch
 
 from latf_sampling.core import storage
+from latf_sampling.data.layout import ExternalFiles
 from latf_sampling.data.trajectory_files import check_atoms, read_pieces
 from latf_sampling.errors import DataError
 from latf_sampling.features.periodic import reduced_box
@@ -19,7 +20,7 @@ from latf_sampling.settings import TrajectoriesSettings
 from latf_sampling.units import BAR
 
 WITH_TIMES = (".xtc", ".trr", ".nc", ".netcdf", ".ncdf", ".ncrst", ".h5", ".hdf5", ".lh5", ".gro")
-"""Formats whose times MDTraj reads; it numbers the frames of others."""
+"""Formats whose times MDTraj reads; in others it numbers the frames."""
 
 
 @dataclass(frozen=True)
@@ -35,36 +36,39 @@ class ExternalTrajectory:
     interval : float or None
         Time between its frames, ps, as the protocol says it.
     topology : pathlib.Path or None
+        File with the topology, which must be that of the system.
     values : dict
-        File with one number a frame, by what the numbers are: "weights", "energies".
-    place, siblings : int
-        Its number in its entry of the protocol, and how many there are.
+        Files with one number per frame, by the kind of number: "weights", "energies".
+    position, count : int
+        Its position in its entry of the protocol, and the number of trajectories in this entry.
     """
 
     path: str
     temperature: float
     interval: float | None = None
     topology: Path | None = None
-    values: dict[str, str] | None = None
-    place: int = 0
-    siblings: int = 1
+    values: dict[str, str] = field(default_factory=dict)
+    position: int = 0
+    count: int = 1
 
     @classmethod
-    def of(cls, entries: Sequence[TrajectoriesSettings]) -> list[ExternalTrajectory]:
+    def from_settings(cls, entries: Sequence[TrajectoriesSettings]) -> list[ExternalTrajectory]:
         """All trajectories of a protocol, in its order."""
-        made = []
+        trajectories = []
         for entry in entries:
-            for place, path in enumerate(entry.files):
+            for position, path in enumerate(entry.files):
                 named = {"weights": entry.weights, "energies": entry.energies}
-                values = {name: files[min(place, len(files) - 1)] for name, files in named.items() if files}
-                made.append(
-                    cls(path, entry.temperature, entry.interval, entry.topology, values, place, len(entry.files))
+                values = {name: files[min(position, len(files) - 1)] for name, files in named.items() if files}
+                trajectories.append(
+                    cls(path, entry.temperature, entry.interval, entry.topology, values, position, len(entry.files))
                 )
-        return made
+        return trajectories
 
 
-def stride_of(given: ExternalTrajectory, topology: mdtraj.Topology, periodic: bool, frame_interval: float) -> int:
-    """Every how many frames one is kept, from a look at the first two; all that can be told before a long reading.
+def stride_of(external: ExternalTrajectory, topology: mdtraj.Topology, periodic: bool, frame_interval: float) -> int:
+    """The stride that thins a trajectory to the interval of the campaign, from its first two frames.
+
+    These frames are all that can be checked without reading the whole trajectory.
 
     Raises
     ------
@@ -72,21 +76,21 @@ def stride_of(given: ExternalTrajectory, topology: mdtraj.Topology, periodic: bo
         The file cannot be used; the time between its frames is not known, is not what the protocol says, or does not
         fit `frame_interval`, ps.
     """
-    if given.topology is not None:
+    if external.topology is not None:
         try:
-            check_atoms(mdtraj.load_topology(str(given.topology)), topology, str(given.topology))
+            check_atoms(mdtraj.load_topology(str(external.topology)), topology, str(external.topology))
         except DataError:
             raise
         except Exception as error:  # readers raise many types for a damaged file
             reason = " ".join(str(error).split())[:200]
-            raise DataError(f"{given.topology}: cannot be read as a topology ({reason}).") from error
-    first = next(read_pieces(given.path, topology, periodic, chunk=2))
-    interval = _even(given, first.time)
+            raise DataError(f"{external.topology}: cannot be read as a topology ({reason}).") from error
+    first = next(read_pieces(external.path, topology, periodic, chunk=2))
+    interval = _even_interval(external, first.time)
     if interval is None:
         if len(first) < 2:
             return 1
         raise DataError(
-            f"{given.path}: says nothing about times; write the time between its frames into the protocol, like "
+            f"{external.path}: holds no times; write the time between its frames into the protocol, like "
             "interval: 1 ps."
         )
     # times in single precision are a little off
@@ -97,91 +101,93 @@ def stride_of(given: ExternalTrajectory, topology: mdtraj.Topology, periodic: bo
             "make frame_interval a multiple of it" if ratio > 1 else f"frame_interval cannot be below {interval:.4g} ps"
         )
         raise DataError(
-            f"{given.path}: has a frame every {interval:.4g} ps, frame_interval is {frame_interval:g} ps; {remedy}."
+            f"{external.path}: has a frame every {interval:.4g} ps, frame_interval is {frame_interval:g} ps; {remedy}."
         )
     return stride
 
 
 def examine(
-    given: ExternalTrajectory,
+    external: ExternalTrajectory,
     earlier: int,
     topology: mdtraj.Topology,
     system: openmm.System,
     platform: openmm.Platform,
     frame_interval: float,
     pressure: float | None,
-    target: Path,
+    target: ExternalFiles,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> dict:
-    """Read a trajectory once from end to end, and note what a campaign needs besides its positions.
+    """Read a trajectory once from end to end, and write down what a campaign needs besides its positions.
 
     Parameters
     ----------
-    given
-        Which one.
+    external
+        The trajectory.
     earlier
-        Number of frames in those before it in its entry of the protocol.
+        Number of frames in the trajectories before it in its entry of the protocol.
     topology, system, platform
-        Of the campaign; energies are computed with them, unless there is a file with them.
+        Those of the campaign; energies are computed with them, unless there is a file with energies.
     frame_interval
         ps; frames are thinned to it.
     pressure
         bar; at constant pressure pV is added to the energies, as to those of the campaign's own simulations.
     target
-        Files to write, without suffix: an NPZ with energies and weights of the frames that are kept, then a JSON with
-        the rest.
+        Files to write: energies and weights of the frames that are used, then the marker.
     progress
         Called with the number of frames read.
 
     Returns
     -------
     dict
-        What the JSON holds.
+        The content of the marker.
 
     Raises
     ------
     DataError
         The trajectory, or a file with weights or energies, cannot be used; names the file, and the frame.
     """
-    path, periodic = Path(given.path), system.usesPeriodicBoundaryConditions()
-    stride = stride_of(given, topology, periodic, frame_interval)
+    path, periodic = Path(external.path), system.usesPeriodicBoundaryConditions()
+    stride = stride_of(external, topology, periodic, frame_interval)
     before = stamp(path)
-    context = None if "energies" in given.values else _context(system, platform)
-    times, energies, work, done = [], [], [], 0
+    context = None if "energies" in external.values else _context(system, platform)
+    times: list[np.ndarray] = []
+    energies: list[list[float]] = []
+    work: list[np.ndarray] = []
+    done = 0
     for piece in read_pieces(path, topology, periodic):
         times.append(piece.time)
-        kept = range(-done % stride, len(piece), stride)
+        selected = range(-done % stride, len(piece), stride)
         if context is not None:
-            energies.append([_energy(context, piece, frame, f"{path}: frame {done + frame}") for frame in kept])
+            energies.append([_energy(context, piece, frame, f"{path}: frame {done + frame}") for frame in selected])
         if pressure is not None:
-            work.append(pressure * BAR * piece.unitcell_volumes[kept.start :: stride])
+            work.append(pressure * BAR * piece.unitcell_volumes[selected.start :: stride])
         done += len(piece)
         progress(done)
-    _even(given, np.concatenate(times))
-    numbers = {name: _read_values(name, given, earlier, done)[::stride] for name in given.values}
+    _even_interval(external, np.concatenate(times))
+    numbers = {name: _read_values(name, external, earlier, done)[::stride] for name in external.values}
     weights = numbers.get("weights", np.ones(len(range(0, done, stride))))
     if not weights.any():
-        raise DataError(f"{path}: none of the frames that are kept, every {stride}th, has a weight.")
+        raise DataError(f"{path}: none of the frames that are used, every {stride}th, has a weight.")
     summary = {
         "path": str(path),
         **before,
         "sha256": storage.checksum(path),
         "frames": done,
         "stride": stride,
-        "temperature": given.temperature,
-        "values": {name: {"path": file, "sha256": storage.checksum(file)} for name, file in given.values.items()},
+        "temperature": external.temperature,
+        "values": {name: {"path": file, "sha256": storage.checksum(file)} for name, file in external.values.items()},
     }
     if stamp(path) != before:
         raise DataError(f"{path}: changed while it was read; is a simulation still writing it?")
-    with storage.atomic_write(target.with_suffix(".npz")) as temporary:
+    with storage.atomic_write(target.numbers) as temporary:
         energy = numbers["energies"] if context is None else np.concatenate(energies)
         np.savez(temporary, energy=energy + (np.concatenate(work) if work else 0.0), weight=weights)
-    storage.write_json(target.with_suffix(".json"), summary)
+    storage.write_json(target.marker, summary)
     return summary
 
 
 def stamp(path: Path) -> dict[str, int]:
-    """Size and time of the last change of a file, which tell whether it may be another one."""
+    """Size and time of the last change of a file; a file with the same stamp is taken to be the same."""
     try:
         status = path.stat()
     except OSError as error:
@@ -189,12 +195,12 @@ def stamp(path: Path) -> dict[str, int]:
     return {"size": status.st_size, "modified": status.st_mtime_ns}
 
 
-def _even(given: ExternalTrajectory, times: np.ndarray) -> float | None:
-    """Time between frames, ps, which has to be the same everywhere; none where nothing says it."""
+def _even_interval(external: ExternalTrajectory, times: np.ndarray) -> float | None:
+    """Time between frames, ps, which has to be the same everywhere; `None` where it is unknown."""
     steps = np.diff(times.astype(np.float64))
-    if not given.path.lower().endswith(WITH_TIMES) or not len(steps) or not steps.any():
-        return given.interval
-    interval = float(np.median(steps)) if given.interval is None else given.interval
+    if not external.path.lower().endswith(WITH_TIMES) or not len(steps) or not steps.any():
+        return external.interval
+    interval = float(np.median(steps)) if external.interval is None else external.interval
     tolerance = 1e-3 * interval + 2 * float(np.spacing(np.float32(np.abs(times).max())))
     off = np.abs(steps - interval) > tolerance
     if not off.any():
@@ -202,17 +208,17 @@ def _even(given: ExternalTrajectory, times: np.ndarray) -> float | None:
     frame = int(off.argmax())
     if off.all():
         raise DataError(
-            f"{given.path}: has a frame every {steps[frame]:.4g} ps, and not every {interval:g} ps as interval says."
+            f"{external.path}: has a frame every {steps[frame]:.4g} ps, and not every {interval:g} ps as interval says."
         )
     raise DataError(
-        f"{given.path}: frames {frame} and {frame + 1} are {steps[frame]:.4g} ps apart, others {interval:.4g} ps; it "
-        "has to be one continuous trajectory."
+        f"{external.path}: frames {frame} and {frame + 1} are {steps[frame]:.4g} ps apart, others {interval:.4g} "
+        "ps; it has to be one continuous trajectory."
     )
 
 
-def _read_values(name: str, given: ExternalTrajectory, earlier: int, frames: int) -> np.ndarray:
+def _read_values(name: str, external: ExternalTrajectory, earlier: int, frames: int) -> np.ndarray:
     """Weights or energies of all frames of one trajectory; (frames,)."""
-    file = given.values[name]
+    file = external.values[name]
     try:
         if file.endswith(".npz"):
             with np.load(file) as table:
@@ -225,10 +231,10 @@ def _read_values(name: str, given: ExternalTrajectory, earlier: int, frames: int
         raise DataError(f"{file}: cannot be read as numbers ({error}).") from error
     values = np.asarray(values, np.float64).squeeze()
     if values.ndim != 1:
-        raise DataError(f"{file}: needs one value a frame; has the shape {values.shape}.")
+        raise DataError(f"{file}: needs one value per frame; has the shape {values.shape}.")
     end = earlier + frames
-    if len(values) < end or (given.place == given.siblings - 1 and len(values) != end):
-        raise DataError(f"{file}: holds {len(values)} values for {end} frames up to the end of {given.path}.")
+    if len(values) < end or (external.position == external.count - 1 and len(values) != end):
+        raise DataError(f"{file}: holds {len(values)} values for {end} frames up to the end of {external.path}.")
     values = values[earlier:end]
     if not np.isfinite(values).all():
         raise DataError(f"{file}: value {earlier + int(np.isfinite(values).argmin())} is not a number.")

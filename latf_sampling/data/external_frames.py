@@ -1,4 +1,4 @@
-"""Frames of a trajectory that was examined before; their positions stay in its file."""
+"""Frames of an external trajectory that was examined before; their positions stay in its file."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import numpy as np
 
 from latf_sampling.core import storage
 from latf_sampling.data.external import stamp
+from latf_sampling.data.layout import ExternalFiles
 from latf_sampling.data.trajectories import Frames
-from latf_sampling.data.trajectory_files import read_pieces
+from latf_sampling.data.trajectory_files import read_strided
 from latf_sampling.errors import DataError
 
 
 @dataclass(frozen=True)
 class ExternalFrames(Frames):
-    """Frames of a given trajectory; positions are read from its file whenever they are asked for."""
+    """Frames of an external trajectory; positions are read from its file whenever they are needed."""
 
     path: str
     stride: int
@@ -27,35 +28,34 @@ class ExternalFrames(Frames):
     periodic: bool
     temperature: float
     energies: np.ndarray
-    given_weights: np.ndarray
+    external_weights: np.ndarray
     round_index: int
     walker: int
 
     @classmethod
-    def read(cls, target: Path, topology: mdtraj.Topology, periodic: bool, walker: int) -> ExternalFrames:
-        """What `examine` has noted.
+    def load(cls, files: ExternalFiles, topology: mdtraj.Topology, periodic: bool, number: int) -> ExternalFrames:
+        """Read what `examine` has written about the trajectory of a number.
 
         Raises
         ------
         DataError
-            The trajectory was not examined yet, is missing, or is not what it was.
+            The trajectory was not examined yet, is missing, or has changed since.
         """
-        mark = target.with_suffix(".json")
-        if not mark.exists():
-            raise DataError(f"{mark}: is not there; trajectories are read by `latf run`, which was not finished.")
-        summary = storage.read_json(mark)
+        if not files.marker.exists():
+            raise DataError(f"{files.marker}: does not exist; external trajectories are read by `latf run`: finish it.")
+        summary = storage.read_json(files.marker)
         path = Path(summary["path"])
         now = stamp(path)
         if now["size"] != summary["size"] or (
             now["modified"] != summary["modified"] and _checksum(path, now["modified"]) != summary["sha256"]
         ):
             raise DataError(
-                f"{path}: is not what it was when this campaign began; put the old file back, or start a new campaign."
+                f"{path}: has changed since this campaign began; restore the old file, or start a new campaign."
             )
-        with np.load(target.with_suffix(".npz")) as table:
+        with np.load(files.numbers) as table:
             energies, weights = table["energy"], table["weight"]
         return cls(
-            str(path), summary["stride"], topology, periodic, summary["temperature"], energies, weights, 0, walker
+            str(path), summary["stride"], topology, periodic, summary["temperature"], energies, weights, 0, number
         )
 
     @property
@@ -63,38 +63,32 @@ class ExternalFrames(Frames):
         return f"round {self.round_index}, {Path(self.path).name}"
 
     @property
-    def trajectory(self) -> mdtraj.Trajectory:
+    def trajectory(self) -> mdtraj.Trajectory:  # pyright: ignore[reportIncompatibleVariableOverride] - read-only here
         return mdtraj.join(list(self.pieces()), check_topology=False)
 
     def pieces(self) -> Iterator[mdtraj.Trajectory]:
-        done = 0
-        for piece in read_pieces(self.path, self.topology, self.periodic):
-            kept = piece[-done % self.stride :: self.stride]
-            done += len(piece)
-            if len(kept):
-                yield kept
+        yield from read_strided(self.path, self.topology, self.periodic, self.stride)
 
     def take(self, frames: Sequence[int] | slice) -> mdtraj.Trajectory:
         wanted = np.arange(len(self))[frames]
-        found, done = [], 0
         order = np.unique(wanted)
+        parts, done = [], 0
         for piece in self.pieces():
-            here = order[(order >= done) & (order < done + len(piece))]
+            indices = order[(order >= done) & (order < done + len(piece))]
             done += len(piece)
-            if len(here):
-                found.append(piece[here - done + len(piece)])
+            if len(indices):
+                parts.append(piece[indices - done + len(piece)])
             if not len(order) or done > order[-1]:
                 break
-        joined = mdtraj.join(found, check_topology=False)
-        return joined[np.searchsorted(order, wanted)]
+        return mdtraj.join(parts, check_topology=False)[np.searchsorted(order, wanted)]
 
     @property
     def log_weights(self) -> np.ndarray:
         with np.errstate(divide="ignore"):
-            return np.log(self.given_weights)
+            return np.log(self.external_weights)
 
 
 @cache
 def _checksum(path: Path, modified: int) -> str:
-    """Of a file whose time stamp changed, once a process."""
+    """Checksum of a file whose time stamp changed, computed once per process."""
     return storage.checksum(path)

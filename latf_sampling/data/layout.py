@@ -1,185 +1,326 @@
-"""The files of a campaign's directory.
+"""The files of a campaign's directory: every name stands here, and nowhere else.
 
 A campaign's directory::
 
-    protocol.json                 the settings that made it; another protocol is refused
+    protocol.json                 settings of the campaign; another protocol is refused
     inputs/                       copies of the structure and of other files that the protocol names
-    system/                       what is simulated: system.xml, structure.cif to look at, molecule.json
-    lock                          held while a process works here
-    rounds/00/walker-00/          segment-000.nc, .npz (per-frame numbers), .xml (state), .json (finished: checksums)
-    rounds/00/trajectory-000.json     instead of walkers: where a given trajectory is, its checksum; .npz: its energies
-    rounds/01/walker-00/stopped.json  why a walker that left what its model knows was stopped
-    rounds/01/hills/walker-00.hills   what a walker added to the bias so far
-    rounds/01/starts/             structures that the round started from
-    rounds/00/learning/           model.pt, cv.pt, history.json
-    starts/                       structures at the new temperature
-    report.html
+    system/                       the simulated molecule, see `latf_sampling.systems.Molecule`
+    lock                          locked while a process runs the campaign
+    rounds/00/walker-00/          segment-000.nc, .npz (numbers per frame), .xml (state), .json (marker: checksums)
+    rounds/00/trajectory-000.json     in place of a walker: an external trajectory's path and checksum; .npz: energies
+    rounds/01/walker-00/stopped.json  the reason why a walker that left its trust region was stopped
+    rounds/01/hills/walker-00.hills   the hills that a walker has added to the bias so far
+    rounds/01/starts/             structures that the walkers of the round started from
+    rounds/00/learning/           model.pt, cv.pt, history.json; training.pt while the model is trained
+    starts/                       structures at the new temperature, see `latf_sampling.starts.Starts`
+    evaluation.html, lags.html, report.html
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from latf_sampling.core.storage import atomic_write, checksum, read_json, remove_stale, write_json, write_text
+from latf_sampling.core.storage import atomic_write, checksum, read_json, remove_stale, try_lock, write_json, write_text
 from latf_sampling.errors import StoreError
 
+LOCK = "lock"
 
-class Store:
-    """The files of one campaign.
 
-    Parameters
+@dataclass(frozen=True)
+class SegmentFiles:
+    """The files of one segment of a walker.
+
+    Attributes
     ----------
-    directory
-        Where the campaign lives; made by `acquire`.
+    stem : pathlib.Path
+        Their common name, without a suffix.
     """
 
-    def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory).absolute()
+    stem: Path
 
-    @contextmanager
-    def acquire(self, protocol: str, inputs: Mapping[str, bytes] | None = None) -> Iterator[None]:
-        """Hold the directory for one process and one protocol (its canonical text), and keep its files by name.
+    @property
+    def trajectory(self) -> Path:
+        """Positions and boxes of the frames, NetCDF."""
+        return self.stem.with_suffix(".nc")
+
+    @property
+    def frames(self) -> Path:
+        """Energy, bias and offset of each frame, NPZ."""
+        return self.stem.with_suffix(".npz")
+
+    @property
+    def state(self) -> Path:
+        """OpenMM's state at the end, XML."""
+        return self.stem.with_suffix(".xml")
+
+    @property
+    def marker(self) -> Path:
+        """Summary and checksums, JSON; written last, so that its existence marks the segment as finished."""
+        return self.stem.with_suffix(".json")
+
+    @property
+    def contents(self) -> dict[str, Path]:
+        """The files that the marker holds checksums of, by their role."""
+        return {"trajectory": self.trajectory, "frames": self.frames, "state": self.state}
+
+    def finish(self, summary: Mapping) -> None:
+        """Mark the segment as finished, after its files are complete."""
+        sums = {name: checksum(path) for name, path in self.contents.items()}
+        write_json(self.marker, {**summary, "checksums": sums})
+
+
+@dataclass(frozen=True)
+class WalkerDirectory:
+    """The folder of one walker."""
+
+    path: Path
+
+    def segment(self, index: int) -> SegmentFiles:
+        return SegmentFiles(self.path / f"segment-{index:03d}")
+
+    def markers(self) -> list[Path]:
+        """Markers of finished segments, in order, up to the first one that is missing."""
+        markers: list[Path] = []
+        while (marker := self.segment(len(markers)).marker).exists():
+            markers.append(marker)
+        return markers
+
+    def finished_segments(self) -> list[dict]:
+        """Summaries of the finished segments, in order, up to the first one that is missing.
 
         Raises
         ------
         StoreError
-            Another process works here, or another protocol made what is here.
+            A file of a finished segment has changed since; names it.
         """
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            lock = open(self.directory / "lock", "a+")  # noqa: SIM115 - held open as long as the lock is
-        except OSError as error:
-            raise StoreError(f"{self.directory}: cannot be used as a campaign directory ({error.strerror}).") from error
-        with lock:
-            try:
-                # The kernel drops this lock with the process, however it ends, so that a kill leaves nothing behind.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StoreError(f"{self.directory}: another process is running this campaign.") from error
-            mark = self.directory / "protocol.json"
-            if not mark.exists():
-                # Copies of inputs may be there without it: an earlier start was cut short between the two.
-                ours = ("lock", self.inputs.name)
-                others = [e.name for e in self.directory.iterdir() if e.name not in ours and e.name[0] != "."]
-                if others:
-                    names = ", ".join(sorted(others)[:3])
-                    raise StoreError(f"{self.directory}: holds other files ({names}); give an empty directory.")
-                for name, content in (inputs or {}).items():
-                    with atomic_write(self.inputs / name) as temporary:
-                        temporary.write_bytes(content)
-                write_text(mark, protocol)
-            elif keys := _different(self.protocol(), json.loads(protocol)):
-                raise StoreError(
-                    f"{self.directory}: was made with other settings ({', '.join(keys)}); "
-                    "go on with those, or give another directory."
-                )
-            remove_stale(self.directory)
-            yield
+        summaries = [read_json(marker) for marker in self.markers()]
+        for index, summary in enumerate(summaries):
+            segment = self.segment(index)
+            for name, path in segment.contents.items():
+                if not path.exists() or checksum(path) != summary["checksums"][name]:
+                    raise StoreError(
+                        f"{path}: is missing or was changed after it was finished; delete {segment.marker} to simulate "
+                        "it again."
+                    )
+        return summaries
+
+    def is_finished(self, segments: int) -> bool:
+        """Whether there is nothing left to simulate of so many segments; files are not checked."""
+        return self.segment(segments - 1).marker.exists() or self.stop_reason() is not None
+
+    @property
+    def _stop_marker(self) -> Path:
+        return self.path / "stopped.json"
+
+    def mark_stopped(self, reason: str) -> None:
+        """Mark the walker as one that must not be continued."""
+        write_json(self._stop_marker, {"why": reason})
+
+    def stop_reason(self) -> str | None:
+        """The reason why the walker must not be continued; `None` where it may be."""
+        return read_json(self._stop_marker)["why"] if self._stop_marker.exists() else None
+
+
+@dataclass(frozen=True)
+class LearningDirectory:
+    """The folder of the model that was trained after a round."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.pt"
+
+    @property
+    def cv(self) -> Path:
+        return self.path / "cv.pt"
+
+    @property
+    def history(self) -> Path:
+        """Training history, JSON; written last, so that its existence marks the training as finished."""
+        return self.path / "history.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """State of an unfinished training."""
+        return self.path / "training.pt"
+
+    @property
+    def finished(self) -> bool:
+        return self.history.exists()
+
+
+@dataclass(frozen=True)
+class ExternalFiles:
+    """The files that describe an external trajectory, which itself stays where it is.
+
+    Attributes
+    ----------
+    stem : pathlib.Path
+        Their common name, without a suffix.
+    """
+
+    stem: Path
+
+    @property
+    def numbers(self) -> Path:
+        """Energy and weight of each frame that is used, NPZ."""
+        return self.stem.with_suffix(".npz")
+
+    @property
+    def marker(self) -> Path:
+        """Path, checksum and length of the trajectory, JSON; written last."""
+        return self.stem.with_suffix(".json")
+
+
+@dataclass(frozen=True)
+class RoundDirectory:
+    """The folder of one round."""
+
+    path: Path
+
+    def walker(self, number: int) -> WalkerDirectory:
+        return WalkerDirectory(self.path / f"walker-{number:02d}")
+
+    def external(self, number: int) -> ExternalFiles:
+        """Files about an external trajectory, which takes the place of a walker."""
+        return ExternalFiles(self.path / f"trajectory-{number:03d}")
+
+    @property
+    def hills(self) -> Path:
+        """Folder where the walkers share their bias."""
+        return self.path / "hills"
+
+    @property
+    def starts(self) -> Path:
+        """Folder with the structures that the walkers start from."""
+        return self.path / "starts"
+
+    @property
+    def learning(self) -> LearningDirectory:
+        return LearningDirectory(self.path / "learning")
+
+
+class CampaignDirectory:
+    """The files of one campaign. Nothing is written before `acquire`.
+
+    Parameters
+    ----------
+    path
+        The directory; it does not have to exist.
+
+    Examples
+    --------
+    >>> CampaignDirectory("/data/run").round(1).walker(0).segment(2).trajectory.as_posix()
+    '/data/run/rounds/01/walker-00/segment-002.nc'
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+
+    def round(self, index: int) -> RoundDirectory:
+        return RoundDirectory(self.path / "rounds" / f"{index:02d}")
+
+    @property
+    def inputs(self) -> Path:
+        """Folder with copies of the files that the protocol names."""
+        return self.path / "inputs"
+
+    @property
+    def system(self) -> Path:
+        """Folder of the simulated molecule."""
+        return self.path / "system"
+
+    @property
+    def starts(self) -> Path:
+        """Folder with the structures at the new temperature."""
+        return self.path / "starts"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.html"
+
+    @property
+    def lags(self) -> Path:
+        return self.path / "lags.html"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def _protocol(self) -> Path:
+        return self.path / "protocol.json"
 
     def protocol(self) -> dict:
-        """The settings that this directory was made with.
+        """The settings of the campaign, as `Protocol.canonical` wrote them.
 
         Raises
         ------
         StoreError
             No campaign is in the directory.
         """
-        mark = self.directory / "protocol.json"
-        if not mark.exists():
-            raise StoreError(f"{self.directory}: there is no campaign in this directory; `latf run` makes one.")
-        return read_json(mark)
+        if not self._protocol.exists():
+            raise StoreError(f"{self.path}: there is no campaign in this directory; `latf run` makes one.")
+        return read_json(self._protocol)
 
-    @property
-    def inputs(self) -> Path:
-        return self.directory / "inputs"
+    @contextmanager
+    def acquire(self, protocol: str, inputs: Mapping[str, bytes] | None = None) -> Iterator[None]:
+        """Lock the directory for one process and one protocol.
 
-    @property
-    def system(self) -> Path:
-        return self.directory / "system"
+        Parameters
+        ----------
+        protocol
+            The protocol's canonical text, which is stored if the directory is new.
+        inputs
+            Contents of the files that the protocol names, which are stored with it, by name.
 
-    def walker(self, round_index: int, walker: int) -> Path:
-        return self.directory / "rounds" / f"{round_index:02d}" / f"walker-{walker:02d}"
-
-    def learning(self, round_index: int) -> Path:
-        return self.directory / "rounds" / f"{round_index:02d}" / "learning"
-
-    def given(self, number: int) -> Path:
-        """What is known of a trajectory that the campaign started from: an NPZ and a JSON, without their suffixes."""
-        return self.directory / "rounds" / "00" / f"trajectory-{number:03d}"
-
-    def round_starts(self, round_index: int) -> Path:
-        return self.directory / "rounds" / f"{round_index:02d}" / "starts"
-
-    @property
-    def starts(self) -> Path:
-        return self.directory / "starts"
-
-    @property
-    def evaluation(self) -> Path:
-        return self.directory / "evaluation.html"
-
-    @property
-    def report(self) -> Path:
-        return self.directory / "report.html"
-
-
-def segment_files(walker: Path, index: int) -> dict[str, Path]:
-    """The files of one segment, by what they hold."""
-    stem = walker / f"segment-{index:03d}"
-    return {
-        "trajectory": stem.with_suffix(".nc"),
-        "frames": stem.with_suffix(".npz"),
-        "state": stem.with_suffix(".xml"),
-    }
-
-
-def finish_segment(walker: Path, index: int, summary: dict) -> None:
-    """Mark a segment as finished, once its files are whole, with their checksums."""
-    sums = {name: checksum(path) for name, path in segment_files(walker, index).items()}
-    write_json(walker / f"segment-{index:03d}.json", {**summary, "checksums": sums})
-
-
-def finished_segments(walker: Path) -> list[dict]:
-    """Summaries of a walker's finished segments, in order, up to the first one that is missing.
-
-    Raises
-    ------
-    StoreError
-        A finished segment's file has changed since; names it.
-    """
-    summaries: list[dict] = []
-    while (mark := walker / f"segment-{len(summaries):03d}.json").exists():
-        summary = read_json(mark)
-        for name, path in segment_files(walker, len(summaries)).items():
-            if not path.exists() or checksum(path) != summary["checksums"][name]:
+        Raises
+        ------
+        StoreError
+            Another process runs this campaign, or the directory belongs to another protocol.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be used as a campaign directory ({error.strerror}).") from error
+        lock = try_lock(self.path / LOCK)
+        if lock is None:
+            raise StoreError(f"{self.path}: another process is running this campaign.")
+        with lock:
+            if not self._protocol.exists():
+                self._store(protocol, inputs or {})
+            elif keys := _differing_keys(self.protocol(), json.loads(protocol)):
                 raise StoreError(
-                    f"{path}: is missing or was changed after it was finished; delete {mark} to simulate it again."
+                    f"{self.path}: was made with other settings ({', '.join(keys)}); "
+                    "go on with those, or give another directory."
                 )
-        summaries.append(summary)
-    return summaries
+            remove_stale(self.path)
+            yield
+
+    def _store(self, protocol: str, inputs: Mapping[str, bytes]) -> None:
+        # Copies of inputs may exist without a protocol: an earlier start was interrupted between the two.
+        ours = (LOCK, self.inputs.name)
+        others = [entry.name for entry in self.path.iterdir() if entry.name not in ours and entry.name[0] != "."]
+        if others:
+            names = ", ".join(sorted(others)[:3])
+            raise StoreError(f"{self.path}: holds other files ({names}); give an empty directory.")
+        for name, content in inputs.items():
+            with atomic_write(self.inputs / name) as temporary:
+                temporary.write_bytes(content)
+        write_text(self._protocol, protocol)
 
 
-def mark_stopped(walker: Path, why: str) -> None:
-    """Mark a walker as one that is not to go on, and say why."""
-    write_json(walker / "stopped.json", {"why": why})
-
-
-def stopped(walker: Path) -> str | None:
-    """Why a walker is not to go on; none where it is."""
-    mark = walker / "stopped.json"
-    return read_json(mark)["why"] if mark.exists() else None
-
-
-def _different(old: dict, new: dict, prefix: str = "") -> list[str]:
+def _differing_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
     keys = []
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
-                keys += _different(old[key], new[key], f"{prefix}{key}.")
+                keys += _differing_keys(old[key], new[key], f"{prefix}{key}.")
             else:
                 keys.append(prefix + key)
     return keys

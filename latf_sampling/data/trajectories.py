@@ -1,4 +1,4 @@
-"""Finished segments as arrays: positions in nm with temperature, energies, weights and where they come from."""
+"""Frames of one trajectory with temperature, energies and weights, and those of a walker's finished segments."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 
-from latf_sampling.data import layout
+from latf_sampling.analysis.weights import offset_weights
+from latf_sampling.data.layout import WalkerDirectory
 from latf_sampling.errors import DataError
-from latf_sampling.units import KB
 
 
 class Frames(ABC):
-    """Frames of one continuous trajectory, in order and evenly spaced in time, wherever their positions are.
+    """Frames of one continuous trajectory, in order and evenly spaced in time, in memory or on the disk.
 
     Attributes
     ----------
     trajectory : mdtraj.Trajectory
-        All of them in memory; `pieces` and `take` need less where positions are on the disk.
+        All frames in memory; `pieces` and `take` need less memory where positions are on the disk.
     temperature : float
         K.
     energies : numpy.ndarray (frames,)
         Potential energy without bias, kJ/mol.
     round_index, walker : int
-        What a campaign knows it by.
+        The round of the campaign, and the number of the walker or external trajectory in it.
     """
 
     trajectory: mdtraj.Trajectory
@@ -45,7 +45,7 @@ class Frames(ABC):
 
     @abstractmethod
     def take(self, frames: Sequence[int] | slice) -> mdtraj.Trajectory:
-        """Some frames, by their indices, in the order of these."""
+        """Some frames, by their indices and in the order of these."""
 
     @property
     @abstractmethod
@@ -54,7 +54,7 @@ class Frames(ABC):
 
     @property
     def label(self) -> str:
-        """What to call it in words."""
+        """Name of the trajectory for people."""
         return f"round {self.round_index}, walker {self.walker}"
 
     @property
@@ -69,7 +69,7 @@ class Frames(ABC):
         return weights / weights.mean()
 
     @property
-    def uneven(self) -> bool:
+    def externally_weighted(self) -> bool:
         """Whether frames differ in weight although no bias of this campaign acted."""
         return not self.biased and bool(np.ptp(self.weights) > 0)
 
@@ -92,6 +92,43 @@ class WalkerFrames(Frames):
     round_index: int
     walker: int
 
+    @classmethod
+    def load(cls, folder: Path, topology: mdtraj.Topology, round_index: int, walker: int) -> WalkerFrames:
+        """Read a walker's finished segments.
+
+        Raises
+        ------
+        DataError
+            No segment is finished, or a trajectory holds another number of frames than its table; names the file.
+        StoreError
+            A file of a finished segment has changed since; names it.
+        """
+        directory = WalkerDirectory(folder)
+        summaries = directory.finished_segments()
+        if not summaries:
+            raise DataError(f"{folder}: holds no finished segment.")
+        pieces, tables = [], []
+        for index in range(len(summaries)):
+            files = directory.segment(index)
+            pieces.append(mdtraj.load_netcdf(str(files.trajectory), top=topology))
+            with np.load(files.frames) as table:
+                tables.append({name: table[name] for name in ("energy", "bias", "offset")})
+            if len(pieces[-1]) != len(tables[-1]["energy"]):
+                raise DataError(
+                    f"{files.trajectory}: holds {len(pieces[-1])} frames, its table {len(tables[-1]['energy'])}; "
+                    "one of them was truncated."
+                )
+        columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        return cls(
+            trajectory=mdtraj.join(pieces, check_topology=False) if len(pieces) > 1 else pieces[0],
+            temperature=summaries[0]["temperature"],
+            energies=columns["energy"],
+            bias=columns["bias"],
+            offset=columns["offset"],
+            round_index=round_index,
+            walker=walker,
+        )
+
     def pieces(self) -> Iterator[mdtraj.Trajectory]:
         yield self.trajectory
 
@@ -105,38 +142,4 @@ class WalkerFrames(Frames):
     @property
     def log_weights(self) -> np.ndarray:
         """(V - c) / kT (Tiwary and Parrinello, doi:10.1021/jp504920s)."""
-        return (self.bias - self.offset) / (KB * self.temperature)
-
-
-def read_walker(folder: Path, topology: mdtraj.Topology, round_index: int, walker: int) -> WalkerFrames:
-    """Read a walker's finished segments.
-
-    Raises
-    ------
-    DataError
-        No segment is finished, or a trajectory holds another number of frames than its table; names the file.
-    """
-    summaries = layout.finished_segments(folder)
-    if not summaries:
-        raise DataError(f"{folder}: no segment is finished there.")
-    pieces, tables = [], []
-    for index in range(len(summaries)):
-        files = layout.segment_files(folder, index)
-        pieces.append(mdtraj.load_netcdf(str(files["trajectory"]), top=topology))
-        with np.load(files["frames"]) as table:
-            tables.append({name: table[name] for name in ("energy", "bias", "offset")})
-        if len(pieces[-1]) != len(tables[-1]["energy"]):
-            raise DataError(
-                f"{files['trajectory']}: holds {len(pieces[-1])} frames, its table {len(tables[-1]['energy'])}; "
-                "one of them was truncated."
-            )
-    columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    return WalkerFrames(
-        trajectory=mdtraj.join(pieces, check_topology=False) if len(pieces) > 1 else pieces[0],
-        temperature=summaries[0]["temperature"],
-        energies=columns["energy"],
-        bias=columns["bias"],
-        offset=columns["offset"],
-        round_index=round_index,
-        walker=walker,
-    )
+        return offset_weights(self.bias, self.offset, self.temperature)

@@ -12,14 +12,14 @@ import torch
 from scipy.io import netcdf_file
 
 from latf_sampling.errors import DataError
-from latf_sampling.features import reduced_box, whole_molecules
+from latf_sampling.features import reduced_box, unwrap_molecules
 from latf_sampling.features.topology import atom_lines
 
 PIECE_BYTES = 32 * 2**20
-"""Positions of about so many bytes are read at a time."""
+"""Bytes of positions that are read at a time, about."""
 NETCDF = (".nc", ".netcdf", ".ncdf")
 FARTHEST = 1e5
-"""nm; farther from the origin nothing is a position, but a number that its format could not hold."""
+"""nm; a larger coordinate is taken as a number that the format could not hold."""
 
 
 def read_pieces(
@@ -32,23 +32,23 @@ def read_pieces(
     path
         File of any format that MDTraj reads.
     topology
-        Of the system; a file that brings its own must hold the same atoms.
+        Of the system; the atoms of a file with a topology of its own must be the same.
     periodic
         Whether every frame must have a box.
     chunk
-        Number of frames at a time; none takes as many as `PIECE_BYTES` hold.
+        Number of frames at a time; by default as many as `PIECE_BYTES` hold.
 
     Raises
     ------
     DataError
-        The file is missing, damaged or truncated, holds no frame, other atoms, a frame without a box, or one with
-        positions that are none; names the file, and the frame.
+        The file is missing, damaged or truncated, holds no frame, other atoms, a frame without a box, or invalid
+        positions; names the file, and the frame.
     """
     _check_whole(path)
     chunk = chunk or max(1, PIECE_BYTES // (12 * topology.n_atoms))
     reader = mdtraj.iterload(str(path), top=topology, chunk=chunk)
     bonds = np.array([[a.index, b.index] for a, b in topology.bonds]).reshape(-1, 2) if periodic else None
-    done, whole = 0, None
+    done, unwrap = 0, None
     while True:
         try:
             piece = next(reader, None)
@@ -66,9 +66,9 @@ def read_pieces(
         _check_positions(piece, path, done, periodic)
         if periodic and _is_cut(piece, bonds):
             # bonds across the box would have absurd energies
-            whole = whole_molecules(topology) if whole is None else whole
+            unwrap = unwrap_molecules(topology) if unwrap is None else unwrap
             boxes = reduced_box(torch.from_numpy(np.tril(piece.unitcell_vectors)))
-            piece.xyz = whole(torch.from_numpy(piece.xyz), boxes).numpy()
+            piece.xyz = unwrap(torch.from_numpy(piece.xyz), boxes).numpy()
         if not periodic:
             piece.unitcell_vectors = None
         done += len(piece)
@@ -77,8 +77,20 @@ def read_pieces(
         raise DataError(f"{path}: holds no frame.")
 
 
+def read_strided(
+    path: str | Path, topology: mdtraj.Topology, periodic: bool, stride: int
+) -> Iterator[mdtraj.Trajectory]:
+    """Every `stride`-th frame of a trajectory file, beginning with the first, as `read_pieces` reads them."""
+    done = 0
+    for piece in read_pieces(path, topology, periodic):
+        selected = piece[-done % stride :: stride]
+        done += len(piece)
+        if len(selected):
+            yield selected
+
+
 def check_atoms(have: mdtraj.Topology, need: mdtraj.Topology, where: str) -> None:
-    """Refuse a topology with other atoms than the system's, or in another order; the number of chains is no matter.
+    """Refuse a topology whose atoms or their order are not those of the system; chains may differ.
 
     Raises
     ------
@@ -97,7 +109,7 @@ def check_atoms(have: mdtraj.Topology, need: mdtraj.Topology, where: str) -> Non
 
 
 def _check_whole(path: str | Path) -> None:
-    """Refuse files that their readers would fill up with zeros, or cut short, without a word."""
+    """Refuse files that their readers would silently pad with zeros or cut short."""
     suffix = Path(path).suffix.lower()
     try:
         with open(path, "rb") as file:
@@ -109,23 +121,23 @@ def _check_whole(path: str | Path) -> None:
     if suffix in NETCDF and head[:3] == b"CDF":
         try:
             netcdf_file(str(path), mmap=True).close()
-        except Exception as error:  # as many types as there are ways to end
+        except Exception as error:  # the type depends on where the file ends
             raise DataError(f"{path}: is truncated or damaged.") from error
     if suffix == ".dcd" and len(head) >= 12 and head[4:8] == b"CORD":
         order = "<" if head[:4] == struct.pack("<i", 84) else ">"
         promised = struct.unpack(f"{order}i", head[8:12])[0]
         with mdtraj.open(str(path)) as trajectory:
-            there = len(trajectory)
-        if there < promised:
-            raise DataError(f"{path}: is truncated; it says it has {promised} frames, and has {there}.")
+            actual = len(trajectory)
+        if actual < promised:
+            raise DataError(f"{path}: is truncated; its header promises {promised} frames, and it has {actual}.")
 
 
 def _check_positions(piece: mdtraj.Trajectory, path: str | Path, done: int, periodic: bool) -> None:
-    fine = (np.abs(piece.xyz) < FARTHEST).all((1, 2))  # False for NaN
+    valid = (np.abs(piece.xyz) < FARTHEST).all((1, 2))  # False for NaN
     if piece.n_atoms > 1:
-        fine &= np.ptp(piece.xyz, axis=1).any(1)
-    if not fine.all():
-        raise DataError(f"{path}: frame {done + int(fine.argmin())} holds positions that are none (NaN, or damaged).")
+        valid &= np.ptp(piece.xyz, axis=1).any(1)
+    if not valid.all():
+        raise DataError(f"{path}: frame {done + int(valid.argmin())} holds invalid positions (NaN, or damaged).")
     if periodic:
         lengths = piece.unitcell_lengths
         boxed = np.zeros(len(piece), bool) if lengths is None else (lengths > 0).all(1)

@@ -1,4 +1,4 @@
-"""Descriptors of trajectories as a file of their own: for other programs, and to look at."""
+"""Tables of descriptors of trajectories, for other programs and for inspection."""
 
 from __future__ import annotations
 
@@ -7,31 +7,28 @@ import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import mdtraj
 import numpy as np
 
 from latf_sampling.core import installation, storage
-from latf_sampling.data import layout
 from latf_sampling.data.columns import ColumnStatistics, column_statistics
 from latf_sampling.data.external import ExternalTrajectory, stride_of
-from latf_sampling.data.external_frames import ExternalFrames
 from latf_sampling.data.trajectories import Frames
-from latf_sampling.data.trajectory_files import read_pieces
+from latf_sampling.data.trajectory_files import read_strided
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import Features
-
-if TYPE_CHECKING:
-    from latf_sampling.campaign.campaign import Campaign
+from latf_sampling.records.records import Records
+from latf_sampling.records.setup import Setup
 
 SUFFIXES = (".npz", ".npy", ".csv")
 ROWS = 8192
-"""Frames that are copied at a time."""
+"""Number of frames that are copied at a time."""
 
 
 @dataclass(frozen=True)
@@ -42,64 +39,57 @@ class Source:
     ----------
     name : str
     files : list of dict
-        "path" and "sha256" of each file that it comes from.
+        "path" and "sha256" of each file of the trajectory.
     pieces
-        Gives its frames, some at a time.
+        Returns its frames, some at a time.
     temperature : float or None
-        K, where it is known.
+        K; `None` where it is not known.
     frames : Frames or None
-        Its energies and weights, where they are known.
+        The trajectory with its energies and weights; `None` where they are not known.
     """
 
     name: str
     files: list[dict[str, str]]
-    pieces: Callable[[], Iterator[mdtraj.Trajectory]]
+    pieces: Callable[[], Iterable[mdtraj.Trajectory]]
     temperature: float | None = None
     frames: Frames | None = None
 
     @classmethod
-    def of_campaign(cls, campaign: Campaign) -> list[Source]:
-        """All that a campaign has simulated or was given."""
-        return [cls._of_frames(campaign, walker) for walker in campaign.frames()]
+    def from_records(cls, records: Records) -> list[Source]:
+        """All walkers and external trajectories of a campaign."""
+        return [
+            cls(frames.label, records.source_files(frames), frames.pieces, frames.temperature, frames)
+            for frames in records.frames()
+        ]
 
     @classmethod
-    def _of_frames(cls, campaign: Campaign, walker: Frames) -> Source:
-        if isinstance(walker, ExternalFrames):
-            mark = storage.read_json(campaign.store.given(walker.walker).with_suffix(".json"))
-            files = [{"path": mark["path"], "sha256": mark["sha256"]}]
-        else:
-            folder, files = campaign.store.walker(walker.round_index, walker.walker), []
-            while (mark := folder / f"segment-{len(files):03d}.json").exists():
-                path = layout.segment_files(folder, len(files))["trajectory"]
-                files.append({"path": str(path), "sha256": storage.read_json(mark)["checksums"]["trajectory"]})
-        return cls(walker.label, files, walker.pieces, walker.temperature, walker)
+    def from_protocol(cls, setup: Setup) -> list[Source]:
+        """The external trajectories that a protocol starts from, thinned to its interval."""
+        sources = []
+        for external in ExternalTrajectory.from_settings(setup.protocol.from_trajectories):
+            stride = stride_of(external, setup.topology, setup.periodic, setup.protocol.frame_interval)
+            sources.append(cls._from_file(setup, external.path, stride, external.temperature))
+        return sources
 
     @classmethod
-    def of_protocol(cls, campaign: Campaign) -> list[Source]:
-        """The trajectories that a protocol starts from, thinned as it says."""
-        made = []
-        for given in ExternalTrajectory.of(campaign.protocol.from_trajectories):
-            stride = stride_of(given, campaign.topology, campaign.periodic, campaign.protocol.frame_interval)
-            made.append(cls._of_file(campaign, given.path, stride, given.temperature))
-        return made
+    def from_files(cls, setup: Setup, paths: Sequence[str | Path]) -> list[Source]:
+        """All frames of trajectory files of a protocol's system.
+
+        Raises
+        ------
+        SettingsError
+            There is no such file.
+        """
+        return [cls._from_file(setup, str(Path(path).resolve()), 1, None) for path in paths]
 
     @classmethod
-    def of_files(cls, campaign: Campaign, paths: Sequence[str | Path]) -> list[Source]:
-        """All frames of trajectories of a campaign's system."""
-        return [cls._of_file(campaign, str(Path(path).resolve()), 1, None) for path in paths]
-
-    @classmethod
-    def _of_file(cls, campaign: Campaign, path: str, stride: int, temperature: float | None) -> Source:
-        def pieces() -> Iterator[mdtraj.Trajectory]:
-            done = 0
-            for piece in read_pieces(path, campaign.topology, campaign.periodic):
-                kept = piece[-done % stride :: stride]
-                done += len(piece)
-                if len(kept):
-                    yield kept
-
+    def _from_file(cls, setup: Setup, path: str, stride: int, temperature: float | None) -> Source:
         if not Path(path).is_file():
             raise SettingsError(f"there is no file {path}.")
+
+        def pieces() -> Iterator[mdtraj.Trajectory]:
+            return read_strided(path, setup.topology, setup.periodic, stride)
+
         return cls(Path(path).name, [{"path": path, "sha256": storage.checksum(path)}], pieces, temperature)
 
 
@@ -109,22 +99,23 @@ def write_features(
     path: str | Path | None = None,
     progress: Callable[[float, str], None] = lambda fraction, words: None,
 ) -> ColumnStatistics:
-    """Measure descriptors of trajectories, write them, and look at their columns, some frames at a time.
+    """Compute descriptors of trajectories, write them to a file, and return the statistics of their columns.
 
-    An NPZ file holds ``x`` (frames, F), ``names`` and ``units`` (F,), ``trajectory`` (frames,), the number of the
-    trajectory that each frame is of, ``temperatures`` of the trajectories, K, where they are known, ``energies``,
-    kJ/mol, and ``weights`` (frames,) where they are, and ``provenance``, a JSON text: specification, topology,
-    trajectories with their files' checksums, versions. An NPY file holds ``x`` alone, so that it can be mapped into
-    memory; a CSV file has one line a frame. Provenance, with names and units, then is in a JSON file next to it.
+    Only some frames are in memory at a time. An NPZ file holds ``x`` (frames, F), ``names`` and ``units`` (F,),
+    ``trajectory`` (frames,) with the number of each frame's trajectory, ``temperatures`` (trajectories,), K, where they
+    are known, ``energies``, kJ/mol, and ``weights``, (frames,) each, where they are known, and ``provenance``, a JSON
+    text with specification, topology, trajectories with their files' checksums, and versions. An NPY file holds ``x``
+    alone, so that it can be mapped into memory; a CSV file has one line per frame. Names, units and provenance of these
+    two are written to a JSON file next to them.
 
     Parameters
     ----------
     features
-        What to measure.
+        The descriptors.
     sources
-        Trajectories; one or more.
+        One or more trajectories.
     path
-        File to write; its suffix says how. None writes none.
+        File to write, in the format of its suffix; `None` writes no file.
     progress
         Called with the fraction done and a few words.
 
@@ -134,9 +125,9 @@ def write_features(
         The suffix is none of these, or there is no trajectory.
     """
     if path is not None and Path(path).suffix not in SUFFIXES:
-        raise SettingsError(f"{path}: features are written as {', '.join(SUFFIXES)}; the suffix says which.")
+        raise SettingsError(f"{path}: features are written as {', '.join(SUFFIXES)}; the suffix selects the format.")
     if not sources:
-        raise SettingsError("there is no trajectory to measure; name some.")
+        raise SettingsError("there is no trajectory to compute descriptors of; name one.")
     lengths: list[int] = []
     with tempfile.TemporaryFile(dir=None if path is None else _folder(path)) as scratch:
 
@@ -151,15 +142,15 @@ def write_features(
                     yield x
                     progress(number / len(sources), f"{source.name}: {lengths[-1]:,} frames")
 
-        found = column_statistics(parts(), features.names, features.units)
+        statistics = column_statistics(parts(), features.names, features.units)
         if path is not None:
             _write(Path(path), features, sources, lengths, scratch)
-    progress(1.0, f"{found.frames:,} frames, {len(features.names)} columns")
-    return found
+    progress(1.0, f"{statistics.frames:,} frames, {len(features.names)} columns")
+    return statistics
 
 
 def provenance(features: Features, sources: Sequence[Source], lengths: Sequence[int]) -> dict:
-    """What the numbers are and where they come from, for JSON."""
+    """The meaning and the origin of the numbers, for JSON."""
     return {
         "names": features.names,
         "units": features.units,

@@ -1,4 +1,4 @@
-"""The variable whose free energy a report states: its values, its words, and how deep in a state it is."""
+"""The variable whose free energy is reported: its values, its names, and distances from the border of a state."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import mdtraj
 import numpy as np
 
 from latf_sampling import units
-from latf_sampling.analysis import depth
+from latf_sampling.analysis import signed_distance
 from latf_sampling.analysis.torsions import torsion_features
 from latf_sampling.errors import LatfError, SettingsError
 from latf_sampling.features import Features
 from latf_sampling.settings import ObserveSettings
 
 MARGIN = 0.35
-"""The core of a state of a torsion begins this far (radians, 20 degrees) inside it; what is between is in no core."""
-WAY = 0.25
-"""That of another variable begins so far on the way from the border to the median of the frames on its side."""
+"""Distance of the core of a torsional state from the borders of the state, radians (20 degrees)."""
+CORE_SHARE = 0.25
+"""The core of a state of another variable begins at this share of the way from the border to the median of the frames
+on its side."""
 DIMENSIONS = {"nm": "length", "rad": "angle", "kJ/mol": "energy"}
 
 
@@ -43,28 +44,28 @@ class Variable:
         Raises
         ------
         SettingsError, DataError
-            There is none of this name.
+            The topology has no torsion of this name.
         """
         return cls(name, torsion_features(topology, name, periodic=periodic))
 
     @property
     def circular(self) -> bool:
-        """Whether it is a torsion, which ends where it begins."""
+        """Whether it is a torsion, whose values lie on a circle."""
         return len(self.features.names) == 2
 
     @property
     def column_unit(self) -> str:
-        """Of its values."""
+        """Unit of `values`."""
         return "rad" if self.circular else self.features.units[0]
 
     @property
     def unit(self) -> str:
-        """What people read: degrees instead of radians; empty for a pure number."""
+        """Unit for people: degrees instead of radians; empty for a pure number."""
         return "°" if self.column_unit == "rad" else self.column_unit
 
     @property
     def label(self) -> str:
-        """Of an axis."""
+        """Label of an axis."""
         unit = "degrees" if self.unit == "°" else self.unit
         return f"{self.name}, {unit}" if unit else self.name
 
@@ -73,7 +74,7 @@ class Variable:
         columns = self.features.transform(trajectory)
         return np.arctan2(*columns.T) if self.circular else columns[:, 0]
 
-    def shown(self, values):
+    def shown(self, values: float | np.ndarray) -> float | np.ndarray:
         """Values in `unit`."""
         return np.degrees(values) if self.unit == "°" else values
 
@@ -84,38 +85,38 @@ class Variable:
 
 @dataclass(frozen=True)
 class Observed(Variable):
-    """A variable, and the state of which the report says how probable it is: all above a value.
+    """A variable with the state whose free energy is reported: all values above a border.
 
     Attributes
     ----------
     above : float
-        In the unit of the column; radians for a torsion.
+        The border, in the unit of the column; radians for a torsion.
     """
 
     above: float
 
     @classmethod
-    def of(cls, settings: ObserveSettings, topology: mdtraj.Topology, periodic: bool) -> Observed:
-        """What a protocol says, of a molecule in a periodic box or without one.
+    def from_settings(cls, settings: ObserveSettings, topology: mdtraj.Topology, periodic: bool) -> Observed:
+        """The observed variable of a protocol, for a molecule in a periodic box or without one.
 
         Raises
         ------
         SettingsError
-            There is no such variable, it has several columns, or the unit of `above` is not that of its column; names
-            the key.
+            The variable does not exist, it has several columns, or the unit of `above` is not that of its column;
+            names the key.
         """
         if settings.torsion is not None:
             try:
-                found = Variable.torsion(topology, settings.torsion, periodic)
+                torsion = Variable.torsion(topology, settings.torsion, periodic)
             except LatfError as error:
                 raise SettingsError(f"observe.torsion: {error}") from error
-            return cls(found.name, found.features, settings.above)
+            return cls(torsion.name, torsion.features, settings.above)
         try:
             features = Features(topology, [settings.descriptor], periodic=periodic)
         except SettingsError as error:
             message = str(error)
-            own = message.startswith("features[0]")
-            message = message.removeprefix("features[0]") if own else f": {message}"
+            named = message.startswith("features[0]")
+            message = message.removeprefix("features[0]") if named else f": {message}"
             raise SettingsError(f"observe.descriptor{message}") from error
         names = features.names
         if len(names) == 2 and names[0].startswith("sin ") and names[1] == f"cos {names[0][4:]}":
@@ -123,33 +124,33 @@ class Observed(Variable):
         if len(names) > 1:
             first = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise SettingsError(
-                f"observe.descriptor: makes {len(names)} columns ({first}), and a free energy is that of one variable; "
-                "give one that makes a single column."
+                f"observe.descriptor: has {len(names)} columns ({first}), and the free energy of one variable is "
+                "reported; give a descriptor with a single column."
             )
         return cls(names[0], features, _in_unit(settings.above, features.units[0], names[0]))
 
     @property
     def state(self) -> str:
-        """The state in words."""
+        """Name of the state."""
         return f"{self.name} above {self.words(self.above)}"
 
-    def depth(self, values: np.ndarray) -> np.ndarray:
-        """How far each value lies inside the state, negative outside; for a torsion on the circle; (frames,)."""
-        return depth(values, self.above) if self.circular else values - self.above
+    def signed_distance(self, values: np.ndarray) -> np.ndarray:
+        """Distance of each value from the border, positive inside the state; on the circle for a torsion; (frames,)."""
+        return signed_distance(values, self.above) if self.circular else values - self.above
 
     def cores(self, values: Sequence[np.ndarray]) -> tuple[float, float]:
-        """The depth below which the core of the rest lies, and that above which the core of the state does.
+        """The signed distances below which the core of the rest lies, and above which that of the state lies.
 
         Parameters
         ----------
         values
-            Of each trajectory, (frames,): where the states are, unless it is a torsion.
+            Values in each trajectory, (frames,), which the cores are derived from unless it is a torsion.
         """
         if self.circular:
             return -MARGIN, MARGIN
-        depths = np.concatenate([self.depth(part) for part in values])
-        sides = depths[depths <= 0], depths[depths > 0]
-        low, high = (WAY * float(np.median(side)) if len(side) else 0.0 for side in sides)
+        distances = np.concatenate([self.signed_distance(part) for part in values])
+        sides = distances[distances <= 0], distances[distances > 0]
+        low, high = (CORE_SHARE * float(np.median(side)) if len(side) else 0.0 for side in sides)
         return low, high
 
 

@@ -1,153 +1,247 @@
-"""What a campaign's directory holds so far, read once: walkers, learned models, starts and the reference."""
+"""The one reader of a campaign's directory: frames, models, starts and references, read when they are needed.
+
+Nothing is written. Modules that load OpenMM or torch are imported where they are used, so that `Records.status` costs
+neither.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import mdtraj
 import numpy as np
 
 from latf_sampling.core import storage
-from latf_sampling.cv.latent_cv import LatentCV
-from latf_sampling.data import layout
-from latf_sampling.data.external_frames import ExternalFrames
-from latf_sampling.data.trajectories import Frames, read_walker
-from latf_sampling.errors import DataError, SettingsError
-from latf_sampling.learning.model import LaTF
-from latf_sampling.records.observables import Observed, Variable
-from latf_sampling.settings import ExternalRound, Protocol, RoundSettings, steps
+from latf_sampling.data.layout import CampaignDirectory
+from latf_sampling.errors import DataError, SettingsError, StoreError
+from latf_sampling.records.rounds import LearnedModel, Round, Walker
+from latf_sampling.records.setup import Setup
+from latf_sampling.records.status import status
+from latf_sampling.settings import ExternalRound, Protocol, n_steps
+from latf_sampling.starts.files import StartFiles
 
 if TYPE_CHECKING:
-    from latf_sampling.campaign.campaign import Campaign
+    import mdtraj
+
+    from latf_sampling.cv.latent_cv import LatentCV
+    from latf_sampling.data.dataset import Dataset, Series
+    from latf_sampling.data.external_frames import ExternalFrames
+    from latf_sampling.data.trajectories import Frames
+    from latf_sampling.features import Features
+    from latf_sampling.learning.model import LaTF
+    from latf_sampling.records.observables import Variable
+    from latf_sampling.systems import Molecule
 
 PARTNER = {"phi": "psi", "psi": "phi"}
 """The torsion that a map shows next to an observed one."""
 
 
-@dataclass(frozen=True)
-class Walker:
-    """A walker's finished segments, or a given trajectory.
+class Records(Setup):
+    """A campaign as far as it has come. Frames, models and starts are read from the disk by each call.
 
-    Attributes
+    Parameters
     ----------
-    frames : Frames
-    seconds : float or None
-        Wall time of its process, without what was lost to interruptions; not known of a given trajectory.
-    interval : float
-        Time between frames, ps.
-    values : dict
-        Observed variable, and its partner, by name; (frames,) each, radians for torsions.
+    protocol
+        The settings of the campaign.
+    directory
+        The directory of the campaign, which does not have to exist yet.
+
+    Examples
+    --------
+    >>> records = Records.load("runs/demo")  # doctest: +SKIP
+    >>> len(records.frames())  # doctest: +SKIP
+    4
     """
 
-    frames: Frames
-    seconds: float | None
-    interval: float
-    values: dict[str, np.ndarray]
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Its round, and its number there."""
-        return self.frames.round_index, self.frames.walker
-
-    @property
-    def simulated(self) -> float:
-        """ps."""
-        return len(self.frames) * self.interval
-
-    @property
-    def speed(self) -> str:
-        """ns of simulated time per day of wall time, in words; empty where it is not known."""
-        return "" if self.seconds is None else f"{self.simulated / 1000 / self.seconds * 86400:,.0f} ns/day"
-
-    @property
-    def time(self) -> np.ndarray:
-        """Time of each frame since the round began, ns; (frames,)."""
-        return self.interval / 1000 * np.arange(1, len(self.frames) + 1)
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What was learned after a round."""
-
-    model: LaTF
-    cv: LatentCV
-    history: dict
-
-
-@dataclass(frozen=True)
-class Round:
-    """A round as far as it has come; `walkers` has none for those without a finished segment."""
-
-    index: int
-    settings: RoundSettings | ExternalRound
-    walkers: list[Walker | None]
-    simulated: bool
-    learned: Learned | None
-
-    @property
-    def begun(self) -> list[Walker]:
-        return [walker for walker in self.walkers if walker is not None]
-
-    @property
-    def biased(self) -> bool:
-        return self.settings.bias is not None
-
-    @property
-    def finished(self) -> bool:
-        return self.simulated and self.learned is not None
-
-    @property
-    def given(self) -> bool:
-        """Whether it was not simulated, but there before the campaign."""
-        return isinstance(self.settings, ExternalRound)
-
-    @property
-    def kind(self) -> str:
-        """Its dynamics in one word."""
-        return self.settings.bias.kind if self.biased else "given" if self.given else "plain"
-
-    @property
-    def title(self) -> str:
-        kind = {"plain": "plain dynamics", "given": "given trajectories"}.get(self.kind, self.kind)
-        temperatures = ", ".join(f"{temperature:g} K" for temperature in self.settings.walkers)
-        return f"Round {self.index}: {kind}, {temperatures}"
-
-
-@dataclass(frozen=True)
-class Records:
-    """All of a campaign."""
-
-    campaign: Campaign
-    rounds: list[Round]
-    reference: dict | None
+    def __init__(self, protocol: Protocol, directory: CampaignDirectory) -> None:
+        super().__init__(protocol)
+        self.directory = directory
 
     @classmethod
-    def read(cls, campaign: Campaign) -> Records:
-        """Read what is finished.
+    def load(cls, directory: str | Path) -> Records:
+        """The records of the campaign in a directory, by the settings that are stored in it.
+
+        Raises
+        ------
+        StoreError
+            There is no campaign in the directory.
+        """
+        files = CampaignDirectory(directory)
+        return cls(Protocol.restore(files.protocol(), files.inputs), files)
+
+    @cached_property
+    def molecule(self) -> Molecule:
+        """The molecule that the directory holds, or a new one, built from the protocol, where it holds none yet."""
+        from latf_sampling.systems import Molecule, build
+
+        stored = Molecule.load(self.directory.system, self.protocol.made_from())
+        return build(self.protocol.system, self.protocol.seed) if stored is None else stored
+
+    def status(self) -> list[dict]:
+        """Where the campaign stands: one entry per step, with "step", "done" (0 to 1) and "words"."""
+        return status(self.protocol, self.directory)
+
+    @property
+    def n_rounds(self) -> int:
+        """Number of rounds; external trajectories are round 0, if there are any."""
+        return len(self.protocol.all_rounds)
+
+    # Frames
+
+    def frames(self, last_round: int | None = None) -> list[Frames]:
+        """All walkers of the rounds up to one (default: all rounds), external trajectories first.
+
+        Raises
+        ------
+        SettingsError
+            The protocol has no such round.
+        StoreError, DataError
+            A finished file is missing or damaged; names it.
+        """
+        last = self.n_rounds - 1 if last_round is None else last_round
+        if not 0 <= last < self.n_rounds:
+            raise SettingsError(f"round: the campaign has rounds 0 to {self.n_rounds - 1}; got {last}.")
+        return [walker for index in range(last + 1) for walker in self._walkers(index)]
+
+    def references(self) -> list[Frames]:
+        """The plain simulations that models are evaluated by; empty where the protocol asks for none."""
+        return [] if self.protocol.evaluate is None else self._walkers(self.n_rounds)
+
+    def external_frames(self) -> list[ExternalFrames]:
+        """The external trajectories that the campaign starts from.
+
+        Raises
+        ------
+        DataError
+            One of them was not read yet, or has changed.
+        """
+        from latf_sampling.data.external_frames import ExternalFrames
+
+        files = self.directory.round(0)
+        return [
+            ExternalFrames.load(files.external(number), self.topology, self.periodic, number)
+            for number in range(sum(len(entry.files) for entry in self.protocol.from_trajectories))
+        ]
+
+    def source_files(self, frames: Frames) -> list[dict[str, str]]:
+        """The trajectory files that frames of this campaign come from, with "path" and "sha256" of each."""
+        if self._is_external(frames.round_index):
+            summary = storage.read_json(self.directory.round(0).external(frames.walker).marker)
+            return [{"path": summary["path"], "sha256": summary["sha256"]}]
+        walker = self.directory.round(frames.round_index).walker(frames.walker)
+        return [
+            {
+                "path": str(walker.segment(index).trajectory),
+                "sha256": storage.read_json(marker)["checksums"]["trajectory"],
+            }
+            for index, marker in enumerate(walker.markers())
+        ]
+
+    def _is_external(self, index: int) -> bool:
+        return index == 0 and bool(self.protocol.from_trajectories)
+
+    def _walkers(self, index: int) -> list[Frames]:
+        from latf_sampling.data.trajectories import WalkerFrames
+
+        if self._is_external(index):
+            return list(self.external_frames())
+        walkers = []
+        for number in range(len(self.protocol.runs[index].walkers)):
+            walker = self.directory.round(index).walker(number)
+            if walker.stop_reason() is None or walker.markers():  # one that was stopped at once has no frame
+                walkers.append(WalkerFrames.load(walker.path, self.topology, index, number))
+        return walkers
+
+    # Data sets and models
+
+    def series(self, walkers: Sequence[Frames], features: Features | None = None) -> list[Series]:
+        """Descriptors of walkers' frames (default: all of the protocol's) with their weights and energies."""
+        from latf_sampling.data.dataset import Series
+
+        features = self.features if features is None else features
+        return [
+            Series(
+                np.concatenate([features.transform(piece) for piece in walker.pieces()]),
+                temperature=walker.temperature,
+                weights=walker.weights,
+                energies=walker.energies,
+                interval=self.protocol.frame_interval,
+            )
+            for walker in walkers
+        ]
+
+    def dataset(self, last_round: int | None = None, features: Features | None = None) -> Dataset:
+        """The frames of the rounds up to one (default: all), as training takes them before it selects columns."""
+        from latf_sampling.data.dataset import Dataset
+
+        features = self.features if features is None else features
+        return Dataset(self.series(self.frames(last_round), features), lag=self.lag, names=features.names)
+
+    def last_learned(self) -> int:
+        """Index of the last round after which a model was learned.
+
+        Raises
+        ------
+        StoreError
+            There is no model yet.
+        """
+        for index in reversed(range(self.n_rounds)):
+            if self.directory.round(index).learning.finished:
+                return index
+        raise StoreError(f"{self.directory.path}: no model is learned yet; run the campaign first.")
+
+    def model(self, index: int) -> tuple[LaTF, LatentCV]:
+        """The model that was learned after a round, and its exported collective variable.
+
+        Raises
+        ------
+        StoreError
+            No model was learned after this round.
+        """
+        from latf_sampling.cv.latent_cv import LatentCV
+        from latf_sampling.learning.model import LaTF
+
+        files = self.directory.round(index).learning
+        if not files.finished:
+            raise StoreError(f"{self.directory.path}: no model was learned after round {index}.")
+        return LaTF.load(files.model), LatentCV.load(files.cv, self.molecule.topology)
+
+    # What a report is written from, read once
+
+    @cached_property
+    def rounds(self) -> list[Round]:
+        """All rounds with what is finished of them.
 
         Raises
         ------
         StoreError, DataError
             A finished file is damaged; names it.
         """
-        observe = campaign.protocol.observe
-        variables = _variables(campaign)
-        rounds = [_round(campaign, index, variables) for index in range(campaign.n_rounds)]
-        has_reference = observe is not None and observe.reference is not None
-        reference = storage.read_json(observe.reference) if has_reference else None
-        return cls(campaign, rounds, reference)
+        variables = self._observed_variables()
+        return [self._round(index, variables) for index in range(self.n_rounds)]
+
+    @cached_property
+    def walkers(self) -> list[Walker]:
+        """All walkers and external trajectories that have frames."""
+        return [walker for entry in self.rounds for walker in entry.begun]
 
     @property
-    def protocol(self) -> Protocol:
-        return self.campaign.protocol
+    def learned(self) -> list[tuple[int, LearnedModel]]:
+        """The models with the indices of their rounds."""
+        return [(entry.index, entry.learned) for entry in self.rounds if entry.learned is not None]
 
     @property
-    def observed(self) -> Observed | None:
-        """None where there is nothing to observe."""
-        return self.campaign.observed
+    def simulated(self) -> float:
+        """Simulated time of all walkers, without external trajectories, ps."""
+        return sum(walker.simulated for entry in self.rounds if not entry.external for walker in entry.begun)
+
+    @cached_property
+    def reference(self) -> object:
+        """Content of the protocol's file with an independent free-energy difference; `None` without such a file."""
+        observe = self.protocol.observe
+        return None if observe is None or observe.reference is None else storage.read_json(observe.reference)
 
     @property
     def partner(self) -> str | None:
@@ -155,79 +249,80 @@ class Records:
         name = partner(self.observed.name) if self.observed is not None else None
         return name if any(name in walker.values for walker in self.walkers) else None
 
-    @cached_property
-    def walkers(self) -> list[Walker]:
-        return [walker for entry in self.rounds for walker in entry.begun]
-
-    @property
-    def learned(self) -> list[tuple[int, Learned]]:
-        return [(entry.index, entry.learned) for entry in self.rounds if entry.learned is not None]
-
-    @property
-    def simulated(self) -> float:
-        """Simulated time of all walkers, without given trajectories, ps."""
-        return sum(walker.simulated for entry in self.rounds if not entry.given for walker in entry.begun)
-
     def starts(self, folder: Path) -> tuple[dict, mdtraj.Trajectory] | None:
-        """The table of generated structures in a folder, and the structures; none where there are not any yet."""
-        if not (folder / "starts.json").exists():
+        """The table of generated structures in a folder, and the structures; `None` where there are none yet."""
+        import mdtraj
+
+        files = StartFiles(folder)
+        if not files.complete:
             return None
-        table = storage.read_json(folder / "starts.json")
-        positions = np.empty((table["valid"], self.campaign.topology.n_atoms, 3))
+        table = files.read_table()
+        positions = np.empty((table["valid"], self.topology.n_atoms, 3))
         for index in range(len(positions)):
-            with np.load(folder / f"start-{index:03d}.npz") as start:
-                positions[index] = start["positions"]
-        return table, mdtraj.Trajectory(positions, self.campaign.topology)
+            positions[index] = files.read_arrays(index)["positions"]
+        return table, mdtraj.Trajectory(positions, self.topology)
+
+    def _observed_variables(self) -> list[Variable]:
+        """The observed variable and, for a torsion, its partner where the molecule has it."""
+        from latf_sampling.records.observables import Variable
+
+        if self.observed is None:
+            return []
+        other = partner(self.observed.name) if self.observed.circular else None
+        if other is None:
+            return [self.observed]
+        try:
+            return [self.observed, Variable.torsion(self.topology, other, self.periodic)]
+        except (DataError, SettingsError):
+            return [self.observed]
+
+    def _round(self, index: int, variables: list[Variable]) -> Round:
+        settings = self.protocol.all_rounds[index]
+        read = self._external if isinstance(settings, ExternalRound) else self._walker
+        walkers = [read(index, number, variables) for number in range(len(settings.walkers))]
+        frames = 1 if isinstance(settings, ExternalRound) else n_steps(settings.length, self.protocol.frame_interval)
+        simulated = all(walker is not None and len(walker.frames) >= frames for walker in walkers)
+        files, learned = self.directory.round(index).learning, None
+        if files.finished:
+            learned = LearnedModel(*self.model(index), storage.read_json(files.history))
+        return Round(index, settings, walkers, simulated, learned)
+
+    def _walker(self, index: int, number: int, variables: list[Variable]) -> Walker | None:
+        from latf_sampling.data.trajectories import WalkerFrames
+
+        files = self.directory.round(index).walker(number)
+        if not files.markers():
+            return None
+        frames = WalkerFrames.load(files.path, self.topology, index, number)
+        summaries = [storage.read_json(marker) for marker in files.markers()]
+        return Walker(
+            frames,
+            sum(entry["seconds"] for entry in summaries),
+            self.protocol.frame_interval,
+            _values(frames, variables),
+            {entry["backend"]: entry.get("backend_reason") or "" for entry in summaries if entry.get("backend")},
+        )
+
+    def _external(self, index: int, number: int, variables: list[Variable]) -> Walker | None:
+        from latf_sampling.data.external_frames import ExternalFrames
+
+        files = self.directory.round(index).external(number)
+        if not files.marker.exists():
+            return None
+        frames = ExternalFrames.load(files, self.topology, self.periodic, number)
+        return Walker(frames, None, self.protocol.frame_interval, _values(frames, variables))
 
 
 def partner(name: str) -> str | None:
-    """Name of the torsion that goes with one: psi with phi."""
+    """Name of the torsion that belongs to another one.
+
+    Examples
+    --------
+    >>> partner("phi ALA 2")
+    'psi ALA 2'
+    """
     kind, _, rest = name.partition(" ")
     return f"{PARTNER[kind]} {rest}" if kind in PARTNER else None
-
-
-def _variables(campaign: Campaign) -> list[Variable]:
-    """What to follow: the observed variable and, for a torsion, its partner where the molecule has it."""
-    observed = campaign.observed
-    if observed is None:
-        return []
-    other = partner(observed.name) if observed.circular else None
-    if other is None:
-        return [observed]
-    try:
-        return [observed, Variable.torsion(campaign.topology, other, campaign.periodic)]
-    except (DataError, SettingsError):
-        return [observed]
-
-
-def _round(campaign: Campaign, index: int, variables: list[Variable]) -> Round:
-    settings = campaign.protocol.all_rounds[index]
-    given = isinstance(settings, ExternalRound)
-    read = _given if given else _walker
-    walkers = [read(campaign, index, walker, variables) for walker in range(len(settings.walkers))]
-    frames = 1 if given else steps(settings.length, campaign.protocol.frame_interval)
-    simulated = all(walker is not None and len(walker.frames) >= frames for walker in walkers)
-    folder, learned = campaign.store.learning(index), None
-    if (folder / "history.json").exists():
-        learned = Learned(*campaign.model(index), storage.read_json(folder / "history.json"))
-    return Round(index, settings, walkers, simulated, learned)
-
-
-def _walker(campaign: Campaign, index: int, walker: int, variables: list[Variable]) -> Walker | None:
-    folder = campaign.store.walker(index, walker)
-    if not (folder / "segment-000.json").exists():
-        return None
-    frames = read_walker(folder, campaign.topology, index, walker)
-    seconds = sum(entry["seconds"] for entry in layout.finished_segments(folder))
-    return Walker(frames, seconds, campaign.protocol.frame_interval, _values(frames, variables))
-
-
-def _given(campaign: Campaign, index: int, number: int, variables: list[Variable]) -> Walker | None:
-    target = campaign.store.given(number)
-    if not target.with_suffix(".json").exists():
-        return None
-    frames = ExternalFrames.read(target, campaign.topology, campaign.periodic, number)
-    return Walker(frames, None, campaign.protocol.frame_interval, _values(frames, variables))
 
 
 def _values(frames: Frames, variables: list[Variable]) -> dict[str, np.ndarray]:

@@ -1,121 +1,154 @@
-"""Three ways to weigh the frames of a campaign: by c(t), by the last bias, and by MBAR over everything."""
+"""Three ways to weight the frames of a campaign: by c(t), by the last bias, and by MBAR over everything."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latf_sampling.analysis import STAGES, balanced, last_bias_weights, offset_weights, settled, stages
+from latf_sampling.analysis import (
+    STAGES,
+    after_filling,
+    last_bias_weights,
+    normalized_together,
+    offset_weights,
+    stages,
+)
 from latf_sampling.analysis.mbar import Multistate
 from latf_sampling.cv.latent_cv import LatentCV
-from latf_sampling.data.trajectories import Frames
+from latf_sampling.data.trajectories import Frames, WalkerFrames
+from latf_sampling.errors import DataError
 from latf_sampling.learning.model import LaTF
-from latf_sampling.settings import steps
-from latf_sampling.simulation.walker import Molecule, WalkerJob, make_bias
-
-if TYPE_CHECKING:
-    from latf_sampling.campaign.campaign import Campaign
+from latf_sampling.records.records import Records
+from latf_sampling.settings import n_steps
+from latf_sampling.simulation.walker import WalkerJob, make_bias
 
 CORE = 0.9
-"""A frame is in the core of a state that is the likeliest one a lag later, with so much of the probability of the frame
-where it is largest."""
+"""A frame is in the core of its most probable state if this probability is at least so much of the largest one of all
+frames."""
 CHUNK = 2048
-"""Frames that a variable is evaluated on at once."""
+"""Frames for which a variable is evaluated at once."""
 
 
 @dataclass(frozen=True)
 class Weighting:
-    """Weights of walkers' settled frames in the unbiased ensemble of one temperature.
+    """Weights of walkers' frames in the unbiased ensemble of one temperature.
 
     Attributes
     ----------
     name : str
         "c(t)", "last bias" or "MBAR".
     walkers : list of Frames
-        Whose frames have weights.
-    kept : list of slice
-        Which of each walker's frames do: `analysis.settled`.
+        The walkers whose frames have weights.
+    selected : list of slice
+        The frames of each walker that have weights: `analysis.after_filling`.
     log_weights : list of numpy.ndarray
         ln of the weight of each of these frames, up to a constant.
     states : Multistate or None
-        What the weights of MBAR come from, for `analysis` to take the errors of its free energies into account.
+        The MBAR estimator that the weights come from, with which `analysis` includes the errors of its free energies.
     """
 
     name: str
     walkers: list[Frames]
-    kept: list[slice]
+    selected: list[slice]
     log_weights: list[np.ndarray]
     states: Multistate | None = None
 
 
 def weightings(
-    campaign: Campaign, walkers: Sequence[Frames], temperature: float, rng: np.random.Generator
+    records: Records, walkers: Sequence[Frames], temperature: float, rng: np.random.Generator
 ) -> list[Weighting]:
-    """All three, where there are biased rounds at the temperature; MBAR alone where there are none.
+    """All three weightings where there are biased rounds at the temperature; MBAR alone where there are none.
 
-    c(t) puts each frame under the bias as it was then on one scale, and needs a bias that changes slowly; the last bias
-    takes what was sampled under all earlier ones as sampled under the last, and needs one that has stopped changing;
-    MBAR takes a biased round as a few stages, each under the bias as it was in the middle of it, and joins rounds,
-    temperatures and plain dynamics, each of which it takes as sampled in equilibrium. Plain dynamics that stayed away
-    from a state that biased walkers were in is therefore left out: it would say that the state is empty.
+    c(t) puts each frame under the bias at its time on one scale, and needs a bias that changes slowly. The last bias
+    takes frames sampled under all earlier ones as sampled under the last, and needs a bias that has stopped changing.
+    MBAR takes a biased round as a few stages, each under the bias in the middle of it, and joins rounds, temperatures
+    and plain dynamics, each of which it takes as sampled in equilibrium. Plain dynamics that never visited a state that
+    biased walkers visited is therefore left out, since MBAR would conclude that the state is empty.
 
     Parameters
     ----------
-    campaign
-        Whose rounds the walkers are of; their biases must not be in use.
+    records
+        The campaign of the walkers. Its files are only read.
     walkers
-        As `Campaign.frames` gives them. External trajectories whose frames differ in weight are left out, since the
+        As `Records.frames` gives them. External trajectories whose frames differ in weight are left out, since the
         bias that they were sampled under is not known.
     temperature
         K.
     rng
-        Chooses the frames that MBAR's free energies are solved on.
+        Chooses the frames for which MBAR's free energies are solved.
 
     Raises
     ------
+    DataError
+        No walker is left.
     SimulationError
-        A walker of a biased round is still running.
+        The hills of a biased round cannot be read.
     """
-    walkers = [walker for walker in walkers if len(walker) and not walker.uneven]
-    kept = [settled(walker) for walker in walkers]
+    walkers = [walker for walker in walkers if len(walker) and not walker.externally_weighted]
+    if not walkers:
+        raise DataError("weights: there are no frames whose weights can be computed.")
+    selected = [after_filling(len(walker), walker.biased) for walker in walkers]
     rounds = sorted({walker.round_index for walker in walkers if walker.biased})
-    biases = {index: _Biases.of(campaign, index, walkers, kept) for index in rounds}
-    made = []
-    there = [k for k, w in enumerate(walkers) if w.biased and w.temperature == temperature]
-    if there:
-        for name, weights in (
-            ("c(t)", lambda k: offset_weights(walkers[k].bias[kept[k]], walkers[k].offset[kept[k]], temperature)),
-            ("last bias", lambda k: last_bias_weights(biases[walkers[k].round_index].last[k], temperature)),
-        ):
-            logs: dict[int, np.ndarray] = {}
-            for index in rounds:
-                own = [k for k in there if walkers[k].round_index == index]
-                logs.update(zip(own, balanced([weights(k) for k in own])) if own else ())
-            made.append(
-                Weighting(name, [walkers[k] for k in there], [kept[k] for k in there], [logs[k] for k in there])
-            )
+    biases = {index: _RoundBias.load(records, index, walkers, selected) for index in rounds}
+    weightings = _of_biased(walkers, selected, biases, temperature)
     if rounds:
         reached = biases[rounds[-1]].reached
         sought = set.union(*(reached[k] for k, walker in enumerate(walkers) if walker.biased))
         mixed = [k for k, walker in enumerate(walkers) if walker.biased or reached[k] >= sought]
-        walkers, kept = [walkers[k] for k in mixed], [kept[k] for k in mixed]
+        walkers, selected = [walkers[k] for k in mixed], [selected[k] for k in mixed]
         biases = {index: bias.of_walkers(mixed) for index, bias in biases.items()}
-    # One state for each temperature without bias, and one for each stage of each biased round.
-    lengths = [len(range(*part.indices(len(walker)))) for walker, part in zip(walkers, kept)]
+    return [*weightings, _by_mbar(walkers, selected, biases, temperature, rng)]
+
+
+def _of_biased(
+    walkers: list[Frames], selected: list[slice], biases: dict[int, _RoundBias], temperature: float
+) -> list[Weighting]:
+    """The weights by c(t) and by the last bias, of the biased walkers at the temperature."""
+    places = [k for k, walker in enumerate(walkers) if walker.biased and walker.temperature == temperature]
+    if not places:
+        return []
+
+    def by_offset(k: int) -> np.ndarray:
+        walker = walkers[k]
+        assert isinstance(walker, WalkerFrames)  # no other frames are biased
+        return offset_weights(walker.bias[selected[k]], walker.offset[selected[k]], temperature)
+
+    def by_last(k: int) -> np.ndarray:
+        return last_bias_weights(biases[walkers[k].round_index].last[k], temperature)
+
+    weightings = []
+    for name, weights in (("c(t)", by_offset), ("last bias", by_last)):
+        logs: dict[int, np.ndarray] = {}
+        for index in biases:
+            of_round = [k for k in places if walkers[k].round_index == index]
+            if of_round:
+                logs.update(zip(of_round, normalized_together([weights(k) for k in of_round])))
+        weightings.append(
+            Weighting(name, [walkers[k] for k in places], [selected[k] for k in places], [logs[k] for k in places])
+        )
+    return weightings
+
+
+def _by_mbar(
+    walkers: list[Frames],
+    selected: list[slice],
+    biases: dict[int, _RoundBias],
+    temperature: float,
+    rng: np.random.Generator,
+) -> Weighting:
+    """One state for each temperature without bias, and one for each stage of each biased round."""
+    lengths = [len(range(*part.indices(len(walker)))) for walker, part in zip(walkers, selected)]
     stage = [
-        biases[w.round_index].stages[k] if w.biased else np.zeros(length, int)
-        for k, (w, length) in enumerate(zip(walkers, lengths))
+        biases[walker.round_index].stages[k] if walker.biased else np.zeros(length, int)
+        for k, (walker, length) in enumerate(zip(walkers, lengths))
     ]
-    own = [{_state(walker, number) for number in set(part.tolist())} for walker, part in zip(walkers, stage)]
-    distinct = sorted(set.union(*own))
+    distinct = sorted({_state(walker, number) for walker, part in zip(walkers, stage) for number in set(part.tolist())})
     places = {state: place for place, state in enumerate(distinct)}
     zero = np.zeros(sum(lengths))
     mixture = Multistate(
-        np.concatenate([walker.energies[part] for walker, part in zip(walkers, kept)]),
+        np.concatenate([walker.energies[part] for walker, part in zip(walkers, selected)]),
         np.stack(
             [
                 zero if index < 0 else np.concatenate([part[number] for part in biases[index].staged])
@@ -132,28 +165,28 @@ def weightings(
         rng,
     )
     logs = np.split(mixture.log_weights(temperature), np.cumsum(lengths)[:-1])
-    return [*made, Weighting("MBAR", walkers, kept, logs, mixture)]
+    return Weighting("MBAR", walkers, selected, logs, mixture)
 
 
 def _state(walker: Frames, stage: int) -> tuple[int, int, float]:
-    """What MBAR tells states apart by: the round if it is biased, its stage, and the temperature."""
+    """What distinguishes the states of MBAR: the round if it is biased, its stage, and the temperature."""
     return (walker.round_index, stage, walker.temperature) if walker.biased else (-1, 0, walker.temperature)
 
 
 @dataclass(frozen=True)
-class _Biases:
-    """The biases that a round went through, at the kept frames of all walkers; lists have an entry for each walker.
+class _RoundBias:
+    """The bias of a round at the selected frames of all walkers; each list has one entry per walker.
 
     Attributes
     ----------
     stages : list of numpy.ndarray
         Stage of each frame, from 0, of walkers of the round; (frames,).
     staged : list of numpy.ndarray
-        Bias as it was in the middle of each stage, kJ/mol; (stages, frames).
+        Bias in the middle of each stage, kJ/mol; (stages, frames).
     last : list of numpy.ndarray
-        Bias as the round left it, kJ/mol; (frames,).
+        Bias at the end of the round, kJ/mol; (frames,).
     reached : list of set
-        States, as the model of the round's variable tells them, whose core the walker was in.
+        States of the model that the variable belongs to, whose core the walker visited.
     """
 
     stages: list[np.ndarray]
@@ -162,20 +195,18 @@ class _Biases:
     reached: list[set[int]]
 
     @classmethod
-    def of(cls, campaign: Campaign, index: int, walkers: Sequence[Frames], kept: Sequence[slice]) -> _Biases:
-        folder, learned = campaign.store.walker(index, 0), campaign.store.learning(index - 1)
-        job = WalkerJob(campaign.protocol, index, 0, folder, learned=learned, hills=folder.parent / "hills")
-        molecule = campaign.molecule
-        bias = make_bias(job, Molecule(copy.deepcopy(molecule.system), molecule.topology, molecule.positions))
-        bias.close()
-        model = LaTF.load(learned / "model.pt")
-        stride = steps(campaign.protocol.frame_interval, job.timestep)
-        times = [stride * np.arange(1, len(walker) + 1)[part] for walker, part in zip(walkers, kept)]
-        own = [k for k, walker in enumerate(walkers) if walker.biased and walker.round_index == index]
-        which, middles = stages(np.concatenate([times[k] for k in own]), STAGES if bias.is_adaptive else 1)
-        parts = dict(zip(own, np.split(which, np.cumsum([len(times[k]) for k in own])[:-1])))
-        latent = [_latent(bias.cv, walker)[part] for walker, part in zip(walkers, kept)]
-        # All together, so that the history of the bias is gone through once.
+    def load(cls, records: Records, index: int, walkers: Sequence[Frames], selected: Sequence[slice]) -> _RoundBias:
+        files, learning = records.directory.round(index), records.directory.round(index - 1).learning
+        job = WalkerJob(records.protocol, index, 0, files.walker(0).path, learning=learning.path, hills=files.hills)
+        bias = make_bias(job, records.molecule, read_only=True)
+        model = LaTF.load(learning.model)
+        stride = n_steps(records.protocol.frame_interval, job.timestep)
+        times = [stride * np.arange(1, len(walker) + 1)[part] for walker, part in zip(walkers, selected)]
+        of_round = [k for k, walker in enumerate(walkers) if walker.biased and walker.round_index == index]
+        which, middles = stages(np.concatenate([times[k] for k in of_round]), STAGES if bias.is_adaptive else 1)
+        parts = dict(zip(of_round, np.split(which, np.cumsum([len(times[k]) for k in of_round])[:-1])))
+        latent = [_latent(bias.cv, walker)[part] for walker, part in zip(walkers, selected)]
+        # All walkers together, so that the history of the bias is traversed once.
         joined, ends = np.concatenate(latent), np.cumsum(list(map(len, latent)))[:-1]
         return cls(
             [parts.get(k, np.empty(0, int)) for k in range(len(walkers))],
@@ -184,13 +215,13 @@ class _Biases:
             _reached([model.state_probabilities(u) for u in latent]),
         )
 
-    def of_walkers(self, chosen: Sequence[int]) -> _Biases:
+    def of_walkers(self, places: Sequence[int]) -> _RoundBias:
         """The same of some walkers alone, by their places."""
-        return _Biases(*([part[k] for k in chosen] for part in (self.stages, self.staged, self.last, self.reached)))
+        return _RoundBias(*([part[k] for k in places] for part in (self.stages, self.staged, self.last, self.reached)))
 
 
 def _reached(probabilities: Sequence[np.ndarray]) -> list[set[int]]:
-    """States whose core each walker was in, from the probabilities of all states at each of its frames."""
+    """States whose core each walker visited, from the probabilities of all states at each of its frames."""
     largest = np.concatenate(probabilities).max(0)
     return [
         set(part.argmax(1)[((part >= CORE * largest) & (part == part.max(1, keepdims=True))).any(1)].tolist())
@@ -200,9 +231,10 @@ def _reached(probabilities: Sequence[np.ndarray]) -> list[set[int]]:
 
 def _latent(cv: LatentCV, walker: Frames) -> np.ndarray:
     """The variable at all frames of a walker, (frames, d)."""
-    found = []
+    values = []
     for piece in walker.pieces():
-        x, boxes = piece.xyz, piece.unitcell_vectors
-        cuts = [slice(start, start + CHUNK) for start in range(0, len(x), CHUNK)]
-        found += [cv(x[part].astype(np.float64), None if boxes is None else boxes[part]) for part in cuts]
-    return np.concatenate(found)
+        x, boxes = np.asarray(piece.xyz), piece.unitcell_vectors
+        for start in range(0, len(x), CHUNK):
+            part = slice(start, start + CHUNK)
+            values.append(cv(x[part].astype(np.float64), None if boxes is None else boxes[part]))
+    return np.concatenate(values)

@@ -1,12 +1,15 @@
-"""Pages that need nothing else: of a campaign, finished or not, of a model's evaluation, and of a choice of lag."""
+"""Pages that need no other file: of a campaign, finished or not, of a model's evaluation, and of a scan of lags.
+
+To add a section to the report of a campaign, write a file with a function ``section(records, estimates) -> str`` and
+enter it in `SECTIONS`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from latf_sampling.core import storage
-from latf_sampling.records.observables import Observed
 from latf_sampling.records.records import Records
 from latf_sampling.report import (
     costs,
@@ -25,41 +28,51 @@ from latf_sampling.report.estimates import Estimates
 from latf_sampling.report.evaluation import write_evaluation
 from latf_sampling.report.lags import write_lags
 
-if TYPE_CHECKING:
-    from latf_sampling.campaign.campaign import Campaign
+__all__ = ["SECTIONS", "write_evaluation", "write_lags", "write_report"]
 
-__all__ = ["Observed", "write_evaluation", "write_lags", "write_report"]
+SECTIONS: list[Callable[[Records, Estimates], str]] = [
+    headline.section,
+    crossings.section,
+    weights.section,
+    landscapes.section,
+    series.section,
+    learning.section,
+    descriptors.section,
+    starts.section,
+    costs.section,
+    provenance.section,
+]
+"""The sections of a campaign's report, in their order. Each returns HTML, also for an unfinished campaign: it says what is missing, and is empty where it does not apply."""
 
 
-def write_report(campaign: Campaign) -> Path:
-    """Write `report.html` into a campaign's directory, from what is there.
+def write_report(records: Records, path: str | Path | None = None) -> Path:
+    """Write the report of a campaign, from what is finished of it.
 
-    The same files give the same report. Its headline numbers stand in it once more as JSON, in the element with the
-    id "numbers": null where there is no number, or no bound on an error.
+    The same files give the same report. Its headline numbers are repeated as JSON in the element with the id "numbers":
+    null where there is no number, or no bound on an error. No other file is written or locked.
+
+    Parameters
+    ----------
+    records
+        The campaign.
+    path
+        File to write; by default `report.html` in the campaign's directory.
+
+    Returns
+    -------
+    pathlib.Path
+        The file that was written.
 
     Raises
     ------
     StoreError
-        A finished file is missing, was changed or cannot be read; names it.
+        A finished file is missing, was changed or cannot be read, or the report cannot be written; names the file.
     DataError
-        A trajectory does not fit its table; names it.
+        A trajectory does not fit its table; names the file.
     """
-    records = Records.read(campaign)
-    estimates = Estimates.of(records)
-    sections = [
-        headline.section(records, estimates),
-        crossings.section(records, estimates),
-        weights.section(records, estimates),
-        landscapes.section(records, estimates),
-        series.section(records),
-        learning.section(records),
-        descriptors.section(records),
-        starts.section(records),
-        costs.section(records),
-        provenance.section(records),
-    ]
+    target = records.directory.report if path is None else Path(path)
+    estimates = Estimates.from_records(records)
+    sections = [section(records, estimates) for section in SECTIONS]
     numbers = {**headline.numbers(records, estimates), "seconds": costs.numbers(records)}
-    storage.write_text(
-        campaign.store.report, page.document(f"{records.protocol.name}: campaign report", sections, numbers)
-    )
-    return campaign.store.report
+    storage.write_text(target, page.document(f"{records.protocol.name}: campaign report", sections, numbers))
+    return target

@@ -1,4 +1,4 @@
-"""Charts with one look, as inline SVG: drawn by matplotlib's objects, without its global state of open figures."""
+"""Charts in one style, as inline SVG; they are drawn without matplotlib's global state of open figures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PALETTE = ("#3a86c8", "#e07b39", "#2e9e6b", "#b85fa8", "#c9a227", "#6c78d6", "#d1495b", "#3aa6a6", "#8a6d4b", "#7f8c99")
-"""Colours that can be told apart on a white and on a black page; used in turn."""
+"""Colors that can be distinguished on a white and on a black page; used in turn."""
 INK, LINE = "#010203", "#040506"
-"""Stand in for the page's own colours of text and of lines, which take their place in the SVG."""
+"""Placeholders for the page's colors of text and lines, which replace them in the SVG."""
 FIGURE = "\x01"
-"""Stands before each id until the page gives every figure a number."""
+"""Prefix of each id until the page gives every figure a number."""
 MAP = "viridis"
 WIDTH = 4.7
 """Inches; text of 9 points is then legible on a phone too."""
@@ -48,7 +48,7 @@ _STYLE = {
 }
 
 
-def colour(index: int) -> str:
+def color(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
 
 
@@ -58,18 +58,18 @@ def component(index: int) -> str:
 
 
 def chart(draw: Callable[..., None], rows: int = 1, height: float = 3.0, width: float = WIDTH) -> str:
-    """A figure of rows that share their x axis, as SVG; `draw` gets the axes, one argument each."""
+    """A figure of rows that share their x axis, as SVG; `draw` is called with the axes, one argument each."""
     with matplotlib.rc_context(_STYLE):
-        made = Figure(figsize=(width, height), layout="constrained")
-        draw(*np.atleast_1d(made.subplots(rows, 1, sharex=True)))
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(*np.atleast_1d(figure.subplots(rows, 1, sharex=True)))
         buffer = io.StringIO()
-        silent = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        made.savefig(buffer, format="svg", transparent=True, dpi=160, metadata=silent)
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, dpi=160, metadata=no_metadata)
     return _inline(buffer.getvalue())
 
 
 def _inline(svg: str) -> str:
-    """Only the element, without namespaces, in the page's colours, its references apart from those of other charts."""
+    """The SVG element alone, without namespaces, in the page's colors, with ids that no other chart uses."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
@@ -78,7 +78,7 @@ def _inline(svg: str) -> str:
     used, seen = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg)), set()
 
     def identity(match: re.Match) -> str:
-        """Ids that nothing refers to go, and those of elements that matplotlib writes twice."""
+        """Remove ids that are not referred to, and those of elements that matplotlib writes twice."""
         if match[1] not in used or match[1] in seen:
             return ""
         seen.add(match[1])
@@ -90,21 +90,21 @@ def _inline(svg: str) -> str:
 
 
 def legend(axes: Axes, **options) -> None:
-    """A legend above the axes, where it hides nothing."""
+    """A legend above the axes, where it covers no data."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         options = {"ncols": 3, "handlelength": 1.4, "columnspacing": 1.2, **options}
-        made = axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, **options)
-        for handle in made.legend_handles:
+        box = axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, **options)
+        for handle in box.legend_handles:
             handle.set_alpha(1)
             if hasattr(handle, "set_sizes"):
                 handle.set_sizes([22])
 
 
 def surface(axes: Axes, x_edges, y_edges, values: np.ndarray, ceiling: float, label: str = "kJ/mol") -> None:
-    """A map of free energies (x, y); nothing is drawn where they are above the ceiling or infinite."""
-    shown = np.ma.masked_where(~(values <= ceiling), values)
-    mesh = axes.pcolormesh(x_edges, y_edges, shown.T, cmap=MAP, vmin=0, vmax=ceiling, rasterized=True)
+    """A map of free energies (x, y), without those above the ceiling."""
+    values = np.ma.masked_where(~(values <= ceiling), values)
+    mesh = axes.pcolormesh(x_edges, y_edges, values.T, cmap=MAP, vmin=0, vmax=ceiling, rasterized=True)
     bar = axes.figure.colorbar(mesh, ax=axes, label=label, pad=0.02, fraction=0.06)
     bar.outline.set_visible(False)
     bar.solids.set_rasterized(True)

@@ -1,11 +1,12 @@
-"""Who crossed, how often and in which direction."""
+"""Numbers of crossings of each walker, in each direction."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from latf_sampling.records.observables import WAY
+from latf_sampling.records.observables import CORE_SHARE
 from latf_sampling.records.records import Records
+from latf_sampling.records.rounds import Walker
 from latf_sampling.report import page, words
 from latf_sampling.report.estimates import Estimates
 
@@ -23,8 +24,8 @@ def section(records: Records, estimates: Estimates) -> str:
     if estimates.observed is not None:
         parts.append(
             page.paragraph(
-                f"In: into {estimates.state}. Shares are of the frames as they are, without weights: a bias that "
-                "works brings the share of a rare state up.",
+                f"In: crossings into {estimates.state}; out: crossings out of it. Shares are shares of frames without "
+                "weights; an efficient bias increases the share of a rare state.",
                 "soft",
             )
         )
@@ -32,28 +33,28 @@ def section(records: Records, estimates: Estimates) -> str:
 
 
 def _cores(estimates: Estimates) -> str:
-    """What a crossing is, in words."""
-    observed, (low, high) = estimates.observed, estimates.cores
+    """The definition of a crossing."""
+    observed, (low, high) = estimates.variable, estimates.cores
     text = f"A walker crosses when {observed.name} goes from the core of one state to that of the other. "
     if observed.circular:
         margin, above = np.degrees(high), np.degrees(observed.above)
         return text + (
             f"The core of the observed state reaches from {above + margin:.0f}° to {180 - margin:.0f}°, that of "
-            f"the rest from {-180 + margin:.0f}° to {above - margin:.0f}°; whatever happens between them counts "
-            "for neither. Passing through ±180° and back is thus no crossing, going round that way into the "
+            f"the rest from {-180 + margin:.0f}° to {above - margin:.0f}°; values between the cores belong to "
+            "neither. Passing ±180° and returning is therefore not a crossing; continuing in that direction into the "
             "other core is one."
         )
     if estimates.one_sided:
         return text + f"{estimates.one_sided} There is only one state."
     return text + (
         f"The core of the observed state is above {observed.words(observed.above + high, 3)}, that of the rest below "
-        f"{observed.words(observed.above + low, 3)}: each begins {100 * WAY:.0f} % of the way from the border at "
-        f"{observed.words(observed.above)} to the median of all frames on its side. Whatever happens between them "
-        "counts for neither."
+        f"{observed.words(observed.above + low, 3)}: each begins {100 * CORE_SHARE:.0f} % of the way from the border "
+        f"at {observed.words(observed.above)} to the median of all frames on its side. Values between the cores "
+        "belong to neither."
     )
 
 
-def _row(records: Records, estimates: Estimates, walker) -> list[str]:
+def _row(records: Records, estimates: Estimates, walker: Walker) -> list[str]:
     frames = walker.frames
     row = [
         frames.label,
@@ -62,7 +63,7 @@ def _row(records: Records, estimates: Estimates, walker) -> list[str]:
         words.span(walker.simulated),
     ]
     if estimates.observed is not None:
-        into, out = estimates.crossings[walker.place]
+        into, out = estimates.crossings[walker.key]
         inside = float(np.mean(walker.values[estimates.observed.name] > estimates.observed.above))
         row += [str(into), str(out), f"{100 * inside:.2f} %"]
     return [*row, walker.speed]

@@ -1,17 +1,20 @@
-"""Which descriptors the variable depends on, and which were left out before it was learned."""
+"""The descriptors that the collective variable depends on, and those that were not selected."""
 
 from __future__ import annotations
+
+from matplotlib.axes import Axes
 
 from latf_sampling.learning.sensitivity import Relevance, rank_descriptors
 from latf_sampling.records.records import Records
 from latf_sampling.report import charts, page
+from latf_sampling.report.estimates import Estimates
 from latf_sampling.report.landscapes import training_rows
 
 MOST = 15
-"""Descriptors that are drawn."""
+"""Largest number of descriptors in the figure."""
 
 
-def section(records: Records) -> str:
+def section(records: Records, estimates: Estimates) -> str:
     title = "Descriptors"
     if not records.learned:
         return page.section(title, page.missing("No model is learned yet."))
@@ -20,10 +23,11 @@ def section(records: Records) -> str:
     ranked = rank_descriptors(learned.model, training_rows(records, index, learned), names)
     shown = min(MOST, len(names))
     caption = (
-        f"How much the variable learned after round {index} depends on its descriptors: {shown} of {len(names)}. "
-        "The root of the mean square of each derivative over training frames, times the descriptor's standard "
-        "deviation, as a share of the sum over all descriptors; in all components together, and in each by itself. "
-        "Of descriptors that say the same, each carries a part."
+        f"Sensitivity of the collective variable learned after round {index} to its descriptors; the largest {shown} "
+        f"of {len(names)}. Bars: all components together; points: each component. The sensitivity is the root mean "
+        "square of the derivative over training frames, times the descriptor's standard deviation, as a share of the "
+        "sum over all descriptors. Look for the few descriptors that dominate; correlated descriptors share their "
+        "sensitivity."
     )
     chart = charts.chart(lambda axes: _draw(axes, ranked, shown), height=0.8 + 0.22 * shown)
     parts = [page.figures(page.figure(chart, caption))]
@@ -33,12 +37,12 @@ def section(records: Records) -> str:
     return page.section(title, *parts)
 
 
-def _draw(axes, ranked: Relevance, shown: int) -> None:
+def _draw(axes: Axes, ranked: Relevance, shown: int) -> None:
     order = ranked.order[:shown]
     heights = range(len(order))
-    axes.barh(heights, 100 * ranked.total[order], color=charts.colour(0), alpha=0.85, label="all together")
+    axes.barh(heights, 100 * ranked.total[order], color=charts.color(0), alpha=0.85, label="all together")
     for k, component in enumerate(ranked.components.T):
-        style = {"s": 14, "lw": 0, "color": charts.colour(k + 1), "zorder": 3}
+        style = {"s": 14, "lw": 0, "color": charts.color(k + 1), "zorder": 3}
         axes.scatter(100 * component[order], heights, label=f"u{k + 1}", **style)
     axes.set_yticks(heights, [ranked.names[k] for k in order])
     axes.set_ylim(len(order) - 0.4, -0.6)
@@ -49,7 +53,7 @@ def _draw(axes, ranked: Relevance, shown: int) -> None:
 
 def _selection(selection: dict) -> list[str]:
     candidates = selection["candidates"]
-    head = ("descriptor", "score", "gain", "left out because")
+    head = ("descriptor", "score", "gain", "reason for exclusion")
     rows = [
         (
             entry["name"],
@@ -62,8 +66,9 @@ def _selection(selection: dict) -> list[str]:
     return [
         page.paragraph(
             f"{len(selection['kept'])} of {len(candidates)} columns were selected before learning. The score is the "
-            f"square of a column's correlation with itself {selection['lag']} frames later; the gain is what a column "
-            f"added to the VAMP-2 score of those taken before it, which is {selection['vamp2']:.2f} in the end."
+            f"square of a column's correlation with itself {selection['lag']} frames later; the gain is the increase "
+            "of the VAMP-2 score when the column was added to those selected before it. The final VAMP-2 score is "
+            f"{selection['vamp2']:.2f}."
         ),
         page.details("Table of all candidates", page.table(head, rows)),
     ]

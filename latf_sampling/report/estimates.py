@@ -12,82 +12,87 @@ from latf_sampling import analysis
 from latf_sampling.analysis import Convergence, Difference
 from latf_sampling.core import streams
 from latf_sampling.records.observables import Observed
-from latf_sampling.records.records import Records, Walker
+from latf_sampling.records.records import Records
+from latf_sampling.records.rounds import Walker
 from latf_sampling.report.reference import Reference
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """What the report says about the observed variable.
+    """Free-energy differences of the observed variable, with what they are estimated from.
 
     Attributes
     ----------
     observed : Observed or None
-        None where there is nothing to observe; all that follows then is empty.
+        `None` where the protocol names no variable; everything below is then empty.
     temperature : float
-        K; all values are for this temperature.
+        Temperature of all estimates, K.
     biased : bool
-        Whether the estimate is made of biased rounds; of plain dynamics where the protocol has no others.
+        Whether the estimate comes from biased rounds; it comes from plain dynamics where the protocol has none.
     sampled : dict
-        Walkers whose frames the estimate is made of, by the round's index.
-    courses : dict
-        Estimate of each of these rounds and how it came about; none where nothing relates the two states, since no
-        walker crossed in the frames that count (see `settled_crossings`).
+        The walkers that the estimate comes from, by the index of their round.
+    histories : dict
+        Estimate of each of these rounds with its history; `None` where no walker crossed in the selected frames (see
+        `selected_crossings`), so that the populations of the two states are not related.
     convergence : Convergence or None
-        Of all these rounds together, with the rounds against each other, or the walkers if there is one round; none as
-        for one round.
+        Estimate from all these rounds together, in which rounds are compared with each other, or walkers if there is
+        one round; `None` as for one round.
     plain : list of Walker
-        Plain dynamics at the temperature, to compare biased rounds with.
+        Plain dynamics at the temperature, with which biased rounds are compared.
     plain_estimate : Difference or None
-        None as for the rounds.
+        Estimate from plain dynamics; `None` as for one round.
     cores : tuple of float
-        Depth below which the core of the rest lies, and above which that of the state does; see `Observed.cores`.
+        Signed distances below which the core of the rest lies, and above which that of the state lies.
     crossings : dict
-        Times the variable went in and out, by round and walker, in all frames.
-    settled_crossings : dict
-        The same both ways together, in the frames that count.
+        Numbers of crossings into the state and out of it in all frames, by round and walker.
+    selected_crossings : dict
+        Number of crossings in both directions in the selected frames.
     extent : tuple of float or None
-        Lowest and highest value of the variable in all frames; none without frames.
+        Lowest and highest value of the variable in all frames; `None` without frames.
     reference : Reference or None
-        For this temperature.
+        Independent value at this temperature.
     """
 
     observed: Observed | None
     temperature: float
     biased: bool
     sampled: dict[int, list[Walker]]
-    courses: dict[int, Convergence | None]
+    histories: dict[int, Convergence | None]
     convergence: Convergence | None
     plain: list[Walker]
     plain_estimate: Difference | None
     cores: tuple[float, float]
     crossings: dict[tuple[int, int], tuple[int, int]]
-    settled_crossings: dict[tuple[int, int], int]
+    selected_crossings: dict[tuple[int, int], int]
     extent: tuple[float, float] | None
     reference: Reference | None
 
     @classmethod
-    def of(cls, records: Records) -> Estimates:
+    def from_records(cls, records: Records) -> Estimates:
         temperature, observed = target_temperature(records), records.observed
         sampled = sampled_walkers(records, temperature)
-        courses, convergence, plain, plain_estimate, counted, settled = {}, None, [], None, {}, {}
+        histories: dict[int, Convergence | None] = {}
+        crossings: dict[tuple[int, int], tuple[int, int]] = {}
+        selected_crossings: dict[tuple[int, int], int] = {}
+        convergence, plain, plain_estimate = None, [], None
         cores, extent = (0.0, 0.0), None
         if observed is not None and records.walkers:
             values = [walker.values[observed.name] for walker in records.walkers]
             cores = observed.cores(values)
             extent = min(float(part.min()) for part in values), max(float(part.max()) for part in values)
-            for walker, kept in zip(records.walkers, settled_frames(records.walkers)):
-                depth = observed.depth(walker.values[observed.name])
-                counted[walker.place] = analysis.crossings(depth, *cores)
-                settled[walker.place] = sum(analysis.crossings(depth[kept], *cores))
+            for walker, selected in zip(records.walkers, selected_frames(records.walkers)):
+                distance = observed.signed_distance(walker.values[observed.name])
+                crossings[walker.key] = analysis.crossings(distance, *cores)
+                selected_crossings[walker.key] = sum(analysis.crossings(distance[selected], *cores))
             seed = records.protocol.seed
             for index, walkers in sampled.items():
                 rng = streams.stream(seed, "report", index)
-                courses[index] = _judged({index: walkers}, observed, temperature, _total(settled, walkers), rng)
-            crossed = sum(_total(settled, walkers) for walkers in sampled.values())
-            convergence = _judged(sampled, observed, temperature, crossed, streams.stream(seed, "report"))
+                crossed = _total(selected_crossings, walkers)
+                histories[index] = _convergence({index: walkers}, observed, temperature, crossed, rng)
+            crossed = sum(_total(selected_crossings, walkers) for walkers in sampled.values())
+            convergence = _convergence(sampled, observed, temperature, crossed, streams.stream(seed, "report"))
             plain = plain_walkers(records, temperature) if has_bias(records) else []
-            if _total(settled, plain):
+            if _total(selected_crossings, plain):
                 inside = [walker.values[observed.name] > observed.above for walker in plain]
                 weights = [np.zeros(len(part)) for part in inside]
                 rng = streams.stream(seed, "report", "plain")
@@ -97,31 +102,37 @@ class Estimates:
             temperature,
             has_bias(records),
             sampled,
-            courses,
+            histories,
             convergence,
             plain,
             plain_estimate,
             cores,
-            counted,
-            settled,
+            crossings,
+            selected_crossings,
             extent,
-            Reference.of(records, temperature),
+            Reference.from_records(records, temperature),
         )
 
     @property
+    def variable(self) -> Observed:
+        """The observed variable, where the protocol names one."""
+        assert self.observed is not None
+        return self.observed
+
+    @property
     def state(self) -> str:
-        """The observed state in words."""
-        return self.observed.state
+        """Name of the observed state."""
+        return self.variable.state
 
     @property
     def source(self) -> str:
-        """What the estimate is made of, in words."""
+        """What the estimate comes from."""
         return "the biased rounds" if self.biased else "plain dynamics"
 
     @property
     def rounds(self) -> dict[int, Difference | None]:
         """Estimate of each round, by its index."""
-        return {index: entry and entry.estimate for index, entry in self.courses.items()}
+        return {index: entry and entry.estimate for index, entry in self.histories.items()}
 
     @property
     def pooled(self) -> Difference | None:
@@ -130,7 +141,7 @@ class Estimates:
 
     @property
     def deviation(self) -> float | None:
-        """Pooled estimate less reference, in units of the combined error; none where one of them is not known."""
+        """Pooled estimate minus reference, in units of the combined error; `None` where one of them is not known."""
         if self.pooled is None or self.reference is None or not math.isfinite(self.pooled.error):
             return None
         combined = math.hypot(self.pooled.error, self.reference.error)
@@ -138,25 +149,25 @@ class Estimates:
 
     @property
     def one_sided(self) -> str:
-        """One sentence where no frame is in the state, or all are; else empty."""
-        if self.extent is None or self.extent[0] <= self.observed.above < self.extent[1]:
+        """A sentence where no frame is in the state, or all frames are; otherwise empty."""
+        if self.extent is None or self.extent[0] <= self.variable.above < self.extent[1]:
             return ""
-        low, high = (self.observed.words(value, 3) for value in self.extent)
-        share = "No frame has" if self.extent[1] <= self.observed.above else "All frames have"
-        return f"{share} {self.state}: it went from {low} to {high}."
+        low, high = (self.variable.words(value, 3) for value in self.extent)
+        share = "No frame has" if self.extent[1] <= self.variable.above else "All frames have"
+        return f"{share} {self.state}: its values lie between {low} and {high}."
 
     @property
     def pooled_crossings(self) -> int:
-        """Crossings in the frames that the pooled estimate is made from."""
+        """Crossings in the selected frames of all rounds."""
         return sum(self.round_crossings(index) for index in self.rounds)
 
     def round_crossings(self, index: int) -> int:
-        """The same of one round."""
-        return _total(self.settled_crossings, self.sampled[index])
+        """Crossings in the selected frames of one round."""
+        return _total(self.selected_crossings, self.sampled[index])
 
 
 def _total(crossed: dict[tuple[int, int], int], walkers: Sequence[Walker]) -> int:
-    return sum(crossed[walker.place] for walker in walkers)
+    return sum(crossed[walker.key] for walker in walkers)
 
 
 def target_temperature(records: Records) -> float:
@@ -178,54 +189,55 @@ def sampled_walkers(records: Records, temperature: float) -> dict[int, list[Walk
     if has_bias(records):
         rounds = [e for e in records.rounds if e.biased and e.begun and e.settings.walkers[0] == temperature]
         return {entry.index: entry.begun for entry in rounds}
-    found: dict[int, list[Walker]] = {}
+    walkers: dict[int, list[Walker]] = {}
     for walker in plain_walkers(records, temperature):
-        found.setdefault(walker.frames.round_index, []).append(walker)
-    return found
+        walkers.setdefault(walker.frames.round_index, []).append(walker)
+    return walkers
 
 
 def plain_walkers(records: Records, temperature: float) -> list[Walker]:
+    """Unbiased walkers and external trajectories at the temperature, without those whose frames differ in weight."""
     return [
         walker
         for entry in records.rounds
         if not entry.biased
         for walker in entry.begun
-        if walker.frames.temperature == temperature and not walker.frames.uneven
+        if walker.frames.temperature == temperature and not walker.frames.externally_weighted
     ]
 
 
-def settled_frames(walkers: Sequence[Walker]) -> list[slice]:
-    """Which frames of each walker count."""
-    return [analysis.settled(walker.frames) for walker in walkers]
+def selected_frames(walkers: Sequence[Walker]) -> list[slice]:
+    """The frames of each walker that estimates are made of."""
+    return [analysis.after_filling(len(walker.frames), walker.frames.biased) for walker in walkers]
 
 
 def log_weights(rounds: Mapping[int, Sequence[Walker]]) -> list[np.ndarray]:
-    """ln of the weights of all walkers' settled frames, each round balanced by itself."""
-    made = []
+    """ln of the weights of all walkers' selected frames, normalized in each round."""
+    weights = []
     for walkers in rounds.values():
-        parts = zip(walkers, settled_frames(walkers))
-        made += analysis.balanced([walker.frames.log_weights[kept] for walker, kept in parts])
-    return made
+        parts = zip(walkers, selected_frames(walkers))
+        weights += analysis.normalized_together([walker.frames.log_weights[selected] for walker, selected in parts])
+    return weights
 
 
-def _judged(
+def _convergence(
     rounds: Mapping[int, Sequence[Walker]],
     observed: Observed,
     temperature: float,
     crossed: int,
     rng: np.random.Generator,
 ) -> Convergence | None:
-    """Free energy of the observed state less the rest, from the settled frames of rounds; none where no walker
-    crossed."""
+    """Free energy of the observed state minus that of the rest, from the selected frames of rounds; `None` where no
+    walker crossed."""
     if not crossed:
         return None
     walkers = [walker for group in rounds.values() for walker in group]
-    inside = [w.values[observed.name][kept] > observed.above for w, kept in zip(walkers, settled_frames(walkers))]
+    inside = [w.values[observed.name][part] > observed.above for w, part in zip(walkers, selected_frames(walkers))]
     names = [f"round {w.frames.round_index}" if len(rounds) > 1 else f"walker {w.frames.walker}" for w in walkers]
-    return Convergence.of(inside, log_weights(rounds), temperature, crossed, rng, names)
+    return Convergence.from_frames(inside, log_weights(rounds), temperature, crossed, rng, names)
 
 
-def course_times(walker: Walker, course: Convergence) -> np.ndarray:
-    """Simulated time per walker, ns, at which the estimate of its round would have been that of its course."""
-    first = (settled_frames([walker])[0].start or 0) * walker.interval
-    return (first + course.shares * (walker.simulated - first)) / 1000
+def history_times(walker: Walker, convergence: Convergence) -> np.ndarray:
+    """Simulated time per walker, ns, of each entry of the history of an estimate."""
+    first = (selected_frames([walker])[0].start or 0) * walker.interval
+    return (first + convergence.fractions * (walker.simulated - first)) / 1000

@@ -1,4 +1,4 @@
-"""The page of an evaluation: tables first, then the pictures that explain them."""
+"""The page of an evaluation: tables, then the figures that explain them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from latf_sampling.analysis.kinetics import Kinetics
 from latf_sampling.core import storage
 from latf_sampling.learning.evaluation import Evaluation
-from latf_sampling.learning.evaluation.comparison import Row
+from latf_sampling.learning.evaluation.comparison import EvaluationRow
 from latf_sampling.report import charts, page, words
 from latf_sampling.units import KB
 
 CEILING = 10.0
-"""Latent free energies are drawn up to so many kT."""
+"""Latent free energies are drawn up to this value, kT."""
 MISMATCH = 2.0
-"""Free-energy errors are drawn up to so many kT."""
+"""Free-energy errors are drawn up to this value, kT."""
 
 
 def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
-    """Write an evaluation as one HTML file that needs nothing else.
+    """Write an evaluation as one HTML file that needs no other file.
 
-    Its numbers stand in it once more as JSON, in the element with the id "numbers".
+    Its numbers are repeated as JSON in the element with the id "numbers".
     """
     sections = [
         _head(evaluation),
@@ -42,7 +43,7 @@ def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
 def _head(evaluation: Evaluation) -> str:
     about = (
         f"A latent space of {words.count(evaluation.dim, 'dimension')} with {evaluation.n_states} states, learned at a "
-        f"lag of {words.count(evaluation.lag, 'frame')}, against data that training has not fitted: "
+        f"lag of {words.count(evaluation.lag, 'frame')}, compared with data that were not fitted in training: "
         f"{evaluation.samples:,} generated samples per temperature, {evaluation.bins} bins per dimension."
     )
     title = '<p class="eyebrow">latf_sampling evaluation</p>\n<h1>How good is this model?</h1>'
@@ -55,25 +56,25 @@ def _head(evaluation: Evaluation) -> str:
 def _densities(evaluation: Evaluation) -> str:
     title = "Densities"
     if not evaluation.rows:
-        return page.section(title, page.missing("There are no data to judge the model by."))
+        return page.section(title, page.missing("There are no data to evaluate the model on."))
     explained = (
-        "KL: Kullback-Leibler divergence of the data's collective variable from generated samples. A bin with data and "
-        "no sample counts as if half a sample were in it.",
-        "Of halves: half of the data against as many generated samples; in brackets the floor, which is the one half "
-        "of the data, in the order of time, against the other. A model as good as more of the same data reaches it.",
-        "With noise: the same with noise added to the data, as much as the flow was trained with.",
+        "KL: Kullback-Leibler divergence of the collective variable in the data from generated samples. A bin with "
+        "data but no sample is treated as if it held half a sample.",
+        "Of halves: half of the data against as many generated samples; in brackets the noise floor, which is the "
+        "divergence of one half of the data, in the order of time, from the other. A perfect model reaches it.",
+        "With noise: the same with noise added to the data, with the amplitude used in training the flow.",
         "JS: Jensen-Shannon distance, from 0 to 0.83.",
         "Free energy off: root mean square, weighted by the data, and largest difference over bins with more than four "
         "effective counts, after their mean difference is removed.",
         "Populations off: largest difference between a state's population in the data and by the model.",
-        "Samples outside: those that lie neither in nor next to a bin that data at any temperature are in.",
-        "Held-out blocks have a say in when training stops, and states were found on all frames; the stricter judges "
-        "are the references.",
+        "Samples outside: samples that lie neither in nor next to a bin with data at any temperature.",
+        "Held-out blocks determine when training stops, and states were assigned on all frames; references are the "
+        "stricter test.",
     )
     return page.section(
         title,
         page.table(*evaluation.cells()),
-        page.details("What the columns mean", *(page.paragraph(line) for line in explained)),
+        page.details("Definitions of the columns", *(page.paragraph(line) for line in explained)),
         page.heading("Free energies"),
         _energies(evaluation),
     )
@@ -82,14 +83,16 @@ def _densities(evaluation: Evaluation) -> str:
 def _energies(evaluation: Evaluation) -> str:
     unit, rows = evaluation.energy_unit, []
     for row in evaluation.rows:
-        for label, found in (("", row.free_energy), (", with noise", row.noisy_free_energy)):
-            if found is not None:
-                numbers = (found.rms, found.noise, found.largest)
-                cells = (*(f"{number:.3f}" for number in numbers), f"{100 * found.coverage:.1f} %")
+        for label, error in (("", row.free_energy), (", with noise", row.noisy_free_energy)):
+            if error is not None:
+                numbers = (error.rms, error.noise, error.largest)
+                cells = (*(f"{number:.3f}" for number in numbers), f"{100 * error.coverage:.1f} %")
                 rows.append((_title(evaluation, row) + label, *cells))
     if not rows:
-        return page.missing("Not compared: no bin is populated, or the latent space has more than two dimensions.")
-    head = ("data", f"root mean square, {unit}", "of which counting noise", "largest", "share of data covered")
+        return page.missing(
+            "Free energies are not compared: no bin is populated, or the latent space has more than two dimensions."
+        )
+    head = ("data", f"root mean square, {unit}", "counting noise in it", "largest", "share of data covered")
     return page.table(head, rows)
 
 
@@ -133,7 +136,7 @@ def _with_errors(values: np.ndarray, errors: np.ndarray | None) -> list[str]:
     return [f"{100 * value:.1f} ± {100 * error:.1f}" for value, error in zip(values, errors)]
 
 
-def _title(evaluation: Evaluation, row: Row) -> str:
+def _title(evaluation: Evaluation, row: EvaluationRow) -> str:
     return f"{row.kind}, {evaluation.at(row.temperature)}"
 
 
@@ -141,16 +144,18 @@ def _time(entry: Kinetics, frames: float) -> str:
     return f"{frames:.3g} frames" if entry.interval is None else words.span(frames * entry.interval)
 
 
-# Pictures
+# Figures
 
 
 def _latent(evaluation: Evaluation) -> str:
-    made = []
+    figures = []
     for row in evaluation.rows:
         title = _title(evaluation, row)
         if evaluation.dim == 1:
             svg = charts.chart(lambda axes, row=row: _draw_shares(axes, evaluation, row))
-            made.append(page.figure(svg, f"{title}: data and generated samples. Both should be the same."))
+            figures.append(
+                page.figure(svg, f"{title}: distributions of data and generated samples, which should agree.")
+            )
             continue
         for number, (first, second) in enumerate(combinations(range(evaluation.dim), 2)):
             for label, shares in (("data", row.histogram), ("generated samples", row.generated)):
@@ -158,19 +163,21 @@ def _latent(evaluation: Evaluation) -> str:
                     lambda axes, shares=shares[number], pair=(first, second): _draw_map(axes, evaluation, shares, pair),
                     height=3.5,
                 )
-                made.append(page.figure(svg, f"{title}: {label}. Data and generated samples should look the same."))
-    return _pictures("Latent densities", made)
+                figures.append(
+                    page.figure(svg, f"{title}: {label}. The maps of data and of generated samples should agree.")
+                )
+    return _section("Latent densities", figures)
 
 
-def _draw_shares(axes, evaluation: Evaluation, row: Row) -> None:
+def _draw_shares(axes: Axes, evaluation: Evaluation, row: EvaluationRow) -> None:
     for index, (label, shares) in enumerate((("data", row.histogram), ("generated", row.generated))):
-        axes.stairs(shares[0], evaluation.edges[0], color=charts.colour(index), lw=1.6, label=label)
+        axes.stairs(shares[0], evaluation.edges[0], color=charts.color(index), lw=1.6, label=label)
     axes.set_xlabel("latent u₁")
     axes.set_ylabel("share per bin")
     charts.legend(axes)
 
 
-def _draw_map(axes, evaluation: Evaluation, shares: np.ndarray, pair: tuple[int, int]) -> None:
+def _draw_map(axes: Axes, evaluation: Evaluation, shares: np.ndarray, pair: tuple[int, int]) -> None:
     with np.errstate(divide="ignore"):
         energy = -np.log(shares)
     x, y = (evaluation.edges[component] for component in pair)
@@ -180,36 +187,36 @@ def _draw_map(axes, evaluation: Evaluation, shares: np.ndarray, pair: tuple[int,
 
 
 def _free_energies(evaluation: Evaluation) -> str:
-    made = []
+    figures = []
     for row in evaluation.rows:
         if row.free_energy is None:
             continue
         title = _title(evaluation, row)
         if evaluation.dim == 1:
             svg = charts.chart(lambda axes, row=row: _draw_profiles(axes, evaluation, row))
-            caption = f"{title}: free energy of the data and of the flow, where data populate the bins and beside."
+            caption = f"{title}: free energies of the data and of the flow, which should agree where there are data."
         else:
             svg = charts.chart(lambda axes, row=row: _draw_mismatch(axes, evaluation, row), height=3.5)
             caption = (
-                f"{title}: free energy of the flow less that of the data, where data populate the bins. White is "
-                "agreement; large patches of one colour are what the model has wrong."
+                f"{title}: free energy of the flow minus that of the data, in bins with data. White is agreement; look "
+                "for large areas of one color, which are errors of the model."
             )
-        made.append(page.figure(svg, caption))
-    return _pictures("Free-energy errors", made)
+        figures.append(page.figure(svg, caption))
+    return _section("Free-energy errors", figures)
 
 
-def _draw_profiles(axes, evaluation: Evaluation, row: Row) -> None:
+def _draw_profiles(axes: Axes, evaluation: Evaluation, row: EvaluationRow) -> None:
     found, edges = row.free_energy, evaluation.edges[0]
     kT = evaluation.boltzmann * row.temperature
-    axes.stairs(found.data, edges, baseline=None, color=charts.colour(0), lw=1.6, label="data")
-    axes.stairs(found.model, edges, baseline=None, color=charts.colour(1), lw=1.2, label="flow")
+    axes.stairs(found.data, edges, baseline=None, color=charts.color(0), lw=1.6, label="data")
+    axes.stairs(found.model, edges, baseline=None, color=charts.color(1), lw=1.2, label="flow")
     axes.set_ylim(-kT, CEILING * kT)
     axes.set_xlabel("latent u₁")
     axes.set_ylabel(f"free energy, {evaluation.energy_unit}")
     charts.legend(axes)
 
 
-def _draw_mismatch(axes, evaluation: Evaluation, row: Row) -> None:
+def _draw_mismatch(axes: Axes, evaluation: Evaluation, row: EvaluationRow) -> None:
     bound = MISMATCH * evaluation.boltzmann * row.temperature
     difference = np.ma.masked_invalid(row.free_energy.model - row.free_energy.data)
     style = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound, "rasterized": True}
@@ -224,23 +231,23 @@ def _draw_mismatch(axes, evaluation: Evaluation, row: Row) -> None:
 def _melting(evaluation: Evaluation) -> str:
     curve = evaluation.melting
     caption = (
-        "Populations of the states against temperature: the model (lines; dotted where it extrapolates; bands are two "
-        "standard errors of the ensemble, where there is one) and the data that judge it (points: held out; squares: "
-        "references; bars are two standard errors)."
+        "Populations of the states against temperature: the model (lines, dotted where it extrapolates, with bands of "
+        "two standard errors of the ensemble, where there is one) and the data (points: held out; squares: references; "
+        "bars: two standard errors). The lines should pass through the data within their errors."
     )
     if curve.reweighted is not None:
         caption += (
-            " Dashed, with its own band: the training frames by MBAR, where they have "
+            " Dashed, with a band: the training frames reweighted by MBAR, where they have "
             f"{evaluation.minimum_effective_size:.0f} effective frames or more."
         )
     svg = charts.chart(lambda axes: _draw_melting(axes, evaluation), height=4.0)
-    return _pictures("Melting curve", [page.figure(svg, caption)])
+    return _section("Melting curve", [page.figure(svg, caption)])
 
 
-def _draw_melting(axes, evaluation: Evaluation) -> None:
+def _draw_melting(axes: Axes, evaluation: Evaluation) -> None:
     curve = evaluation.melting
     for state in range(evaluation.n_states):
-        style = {"color": charts.colour(state)}
+        style = {"color": charts.color(state)}
         values = 100 * curve.model[:, state]
         axes.plot(curve.temperatures, values, ":", **style)
         known = np.where(curve.extrapolated, np.nan, values)
@@ -269,24 +276,24 @@ def _band(axes, x: np.ndarray, values: np.ndarray, errors: np.ndarray, style: di
 
 
 def _timescales(evaluation: Evaluation) -> str:
-    made = [
+    figures = [
         page.figure(
             charts.chart(lambda axes, entry=entry: _draw_timescales(axes, entry), height=3.4),
-            f"Implied time scales at {evaluation.at(entry.temperature)} against the lag they are computed at, with 95 "
-            "% intervals; the training lag is dashed. Where lines are level, the states are Markovian. In the shaded "
-            "part a time scale is shorter than the lag, and not resolved.",
+            f"Implied time scales at {evaluation.at(entry.temperature)} against the lag time, with 95 % intervals; the "
+            "lag time of training is dashed. Where the lines are constant, the states are Markovian. In the shaded "
+            "part a time scale is shorter than the lag time and not resolved.",
         )
         for entry in evaluation.kinetics
         if len(entry.lags)
     ]
-    return _pictures("Implied time scales", made)
+    return _section("Implied time scales", figures)
 
 
-def _draw_timescales(axes, entry: Kinetics) -> None:
+def _draw_timescales(axes: Axes, entry: Kinetics) -> None:
     unit = 1.0 if entry.interval is None else entry.interval
     lags = unit * entry.lags
     for process in range(entry.timescales.shape[1]):
-        style = {"color": charts.colour(process)}
+        style = {"color": charts.color(process)}
         axes.plot(lags, unit * entry.timescales[:, process], "o-", ms=3, **style)
         axes.fill_between(
             lags, unit * entry.lower[:, process], unit * entry.upper[:, process], alpha=0.18, lw=0, **style
@@ -297,38 +304,39 @@ def _draw_timescales(axes, entry: Kinetics) -> None:
     axes.set_yscale("log")
     axes.set_ylim(0.5 * unit, None)
     name = "frames" if entry.interval is None else "ps"
-    axes.set_xlabel(f"lag, {name}")
+    axes.set_xlabel(f"lag time, {name}")
     axes.set_ylabel(f"time scale, {name}")
 
 
 def _chapman_kolmogorov(evaluation: Evaluation) -> str:
-    made = [
+    figures = [
         page.figure(
             charts.chart(lambda axes, entry=entry: _draw_test(axes, entry), height=3.4),
-            f"Chapman-Kolmogorov test at {evaluation.at(entry.temperature)}: probability to be in a state again, "
-            "predicted by powers of the matrix at the training lag (lines) and counted (points; bars are two standard "
-            "errors of the difference). Points beside their line mean memory that the states do not hold.",
+            f"Chapman-Kolmogorov test at {evaluation.at(entry.temperature)}: probability of being in the same state "
+            "again, predicted by powers of the transition matrix at the training lag (lines) and counted (points; bars "
+            "are two standard errors of the difference). Points off their line indicate memory that the states do not "
+            "describe.",
         )
         for entry in evaluation.kinetics
         if len(entry.multiples) > 1
     ]
-    return _pictures("Chapman-Kolmogorov test", made)
+    return _section("Chapman-Kolmogorov test", figures)
 
 
-def _draw_test(axes, entry: Kinetics) -> None:
+def _draw_test(axes: Axes, entry: Kinetics) -> None:
     unit = 1.0 if entry.interval is None else entry.interval
     times = unit * entry.lag * entry.multiples
     for index, state in enumerate(entry.states):
-        style = {"color": charts.colour(state)}
+        style = {"color": charts.color(state)}
         axes.plot(times, entry.predicted[:, index], label=f"state {state}", **style)
         errors = 2 * entry.errors[:, index]
         axes.errorbar(times, entry.estimated[:, index], errors, fmt="o", ms=4, capsize=2, lw=1, **style)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel(f"time, {'frames' if entry.interval is None else 'ps'}")
-    axes.set_ylabel("probability to be there again")
+    axes.set_ylabel("probability of return")
     charts.legend(axes, ncols=4)
 
 
-def _pictures(title: str, made: list[str]) -> str:
-    """A section of figures; nothing where there are none, for the tables have said why."""
-    return page.section(title, page.figures(*made)) if made else ""
+def _section(title: str, figures: list[str]) -> str:
+    """A section of figures; empty where there are none, for which the tables give the reason."""
+    return page.section(title, page.figures(*figures)) if figures else ""

@@ -1,24 +1,27 @@
-"""The first thing one reads: what was simulated, and the free-energy difference next to its reference."""
+"""The headline: what was simulated, and the free-energy difference next to its reference."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from latf_sampling import analysis
 from latf_sampling.analysis import Difference
-from latf_sampling.analysis.blocks import LONG, RESAMPLES
+from latf_sampling.analysis.blocks import BLOCK_LENGTH, RESAMPLES
 from latf_sampling.records.records import Records
 from latf_sampling.report import charts, page, words
-from latf_sampling.report.estimates import Estimates, course_times
+from latf_sampling.report.estimates import Estimates, history_times
+from latf_sampling.report.reference import Reference
+from latf_sampling.starts.files import StartFiles
 
 
 def section(records: Records, estimates: Estimates) -> str:
     parts = [
         _title(records),
         page.cards(_cards(records, estimates)),
-        *_standing(records),
+        *_unfinished(records),
         *_verdict(records, estimates),
     ]
     if estimates.rounds:
@@ -29,7 +32,7 @@ def section(records: Records, estimates: Estimates) -> str:
 
 
 def numbers(records: Records, estimates: Estimates) -> dict:
-    """The headline as it goes into the page's JSON."""
+    """The numbers of the headline, for the JSON of the page."""
     difference, reference = None, estimates.reference
     if estimates.observed is not None:
         difference = {
@@ -73,7 +76,7 @@ def _as_json(entry: Difference | None) -> dict | None:
 
 
 def _title(records: Records) -> str:
-    protocol, system = records.protocol, records.campaign.molecule.system
+    protocol, system = records.protocol, records.molecule.system
     temperatures = [t for entry in records.rounds for t in entry.settings.walkers]
     settings, atoms = protocol.system, words.count(system.getNumParticles(), "atom")
     what = f"{settings.title}, {atoms}"
@@ -87,96 +90,97 @@ def _title(records: Records) -> str:
 
 def _cards(records: Records, estimates: Estimates) -> list[tuple[str, str, str]]:
     finished = sum(entry.finished for entry in records.rounds)
-    walkers = [walker for entry in records.rounds for walker in entry.begun if entry.given]
-    count, given = len(walkers), sum(walker.simulated for walker in walkers)
+    walkers = [walker for entry in records.rounds for walker in entry.begun if entry.external]
+    count, external = len(walkers), sum(walker.simulated for walker in walkers)
     begun = len(records.walkers) - count
-    made = [
-        ("Simulated time", words.span(records.simulated), f"all frames of {words.count(begun, 'walker')} together"),
-        *([("External trajectories", words.span(given), words.count(count, "file"))] if count else []),
-        ("Rounds finished", f"{finished} of {len(records.rounds)}", "simulated and learned from"),
+    cards = [
+        ("Simulated time", words.span(records.simulated), f"sum over {words.count(begun, 'walker')}"),
+        *([("External trajectories", words.span(external), words.count(count, "file"))] if count else []),
+        ("Rounds finished", f"{finished} of {len(records.rounds)}", "simulated, and a model learned"),
     ]
     pooled = estimates.pooled
     if pooled is not None:
         value, _, note = words.value(pooled.value, pooled.error).partition(",")
         note = note.strip() + "; " if note else ""
-        made.append(("Free-energy difference", value, f"{note}{estimates.state} at {estimates.temperature:g} K"))
+        cards.append(("Free-energy difference", value, f"{note}{estimates.state} at {estimates.temperature:g} K"))
     if estimates.reference is not None:
-        value = _reference(estimates)
-        made.append(("Reference", value, _distance(estimates) or "there is no estimate with an error to compare"))
-    return made
+        note = _distance(estimates) or "no estimate with an error to compare with"
+        cards.append(("Reference", _reference(estimates.reference), note))
+    return cards
 
 
-def _reference(estimates: Estimates) -> str:
+def _reference(reference: Reference) -> str:
     """The reference with its error, if it has one."""
-    return words.value(estimates.reference.value, estimates.reference.error or None)
+    return words.value(reference.value, reference.error or None)
 
 
 def _distance(estimates: Estimates) -> str:
-    """The deviation in words; empty where it is not known."""
+    """The deviation from the reference; empty where it is not known."""
     if estimates.deviation is None:
         return ""
     side = "above" if estimates.deviation > 0 else "below"
     return f"the estimate is {abs(estimates.deviation):.1f} combined errors {side} it"
 
 
-def _standing(records: Records) -> list[str]:
-    """What is not finished yet."""
+def _unfinished(records: Records) -> list[str]:
+    """A paragraph about the steps that are not finished yet."""
     waiting = []
     for entry in records.rounds:
-        if entry.given and not entry.simulated:
-            waiting.append("the given trajectories are not read yet")
+        if entry.external and not entry.simulated:
+            waiting.append("the external trajectories are not read yet")
         elif not entry.begun:
             waiting.append(f"round {entry.index} has no finished segment yet")
         elif not entry.simulated:
             waiting.append(f"round {entry.index} is still being simulated")
         elif entry.learned is None:
             waiting.append(f"no model is learned after round {entry.index} yet")
-    if records.protocol.starts is not None and not (records.campaign.store.starts / "starts.json").exists():
-        waiting.append("structures at the new temperature are not made yet")
+    if records.protocol.starts is not None and not StartFiles(records.directory.starts).complete:
+        waiting.append("structures at the new temperature are not generated yet")
     return [page.missing(f"This campaign is not finished: {words.listed(waiting)}.")] if waiting else []
 
 
 def _verdict(records: Records, estimates: Estimates) -> list[str]:
     if estimates.observed is None:
         return [
-            page.paragraph("The protocol names nothing to observe, so no free-energy difference is stated.", "soft")
+            page.paragraph("The protocol names no variable to observe; no free-energy difference is reported.", "soft")
         ]
     plain = [page.paragraph(_plain(estimates))] if estimates.biased else []
-    if estimates.pooled is None and estimates.rounds:
+    if estimates.convergence is None and estimates.rounds:
         if estimates.biased:
-            text = "No biased walker has crossed between the two states since the bias was filled in"
+            text = "No biased walker has crossed between the two states after the filling of the bias"
         else:
             text = f"No walker at {estimates.temperature:g} K has crossed between the two states"
-        text += ", so that nothing relates them: there is no estimate of the free-energy difference."
+        text += ". Their populations are therefore not related: there is no estimate of the free-energy difference."
         return [page.missing(f"{text} {estimates.one_sided}".strip()), *plain]
-    if estimates.pooled is None:
+    if estimates.convergence is None or estimates.pooled is None:
         frames = "biased frames" if estimates.biased else f"frames of plain dynamics at {estimates.temperature:g} K"
-        text = f"No {frames} are there yet, so that the free-energy difference cannot be estimated."
+        text = f"There are no {frames} yet; the free-energy difference cannot be estimated."
         return [page.missing(text), *plain]
     text = (
-        f"Free energy of {estimates.state} less that of the rest, at {estimates.temperature:g} K, from "
+        f"Free energy of {estimates.state} minus that of the rest, at {estimates.temperature:g} K, from "
         f"{estimates.source}{' by reweighting' if estimates.biased else ''}: "
         f"{words.value(estimates.pooled.value, estimates.pooled.error)}."
     )
     if estimates.reference is not None:
         source = estimates.reference.source
-        text += f" {source[0].upper()}{source[1:]} {_reference(estimates)}"
+        text += f" {source[0].upper()}{source[1:]} {_reference(estimates.reference)}"
         text += f"; {_distance(estimates)}." if _distance(estimates) else "."
     elif records.reference is not None:
         text += f" The reference file holds no value for {estimates.temperature:g} K to compare with."
-    judged = page.paragraph(estimates.convergence.verdict, "" if estimates.convergence.converged else "warning")
-    return [page.paragraph(text, "verdict"), judged, *plain]
+    convergence = estimates.convergence
+    converged = page.paragraph(convergence.verdict, "" if convergence.converged else "warning")
+    return [page.paragraph(text, "verdict"), converged, *plain]
 
 
 def _plain(estimates: Estimates) -> str:
-    """What plain dynamics at the temperature gave."""
+    """The estimate from plain dynamics at the temperature."""
     if not estimates.plain:
         return f"There is no plain dynamics at {estimates.temperature:g} K to compare with."
     simulated = words.span(sum(walker.simulated for walker in estimates.plain))
-    crossed = sum(sum(estimates.crossings[walker.place]) for walker in estimates.plain)
+    crossed = sum(sum(estimates.crossings[walker.key]) for walker in estimates.plain)
     text = f"Plain dynamics at {estimates.temperature:g} K, {simulated}: {words.count(crossed, 'crossing')}"
     if estimates.plain_estimate is None:
-        return text + ". Nothing relates the two states there, so plain dynamics gives no estimate at all."
+        return text + ". Without crossings plain dynamics gives no estimate."
     return text + f", {words.value(estimates.plain_estimate.value, estimates.plain_estimate.error)}."
 
 
@@ -184,11 +188,11 @@ def _estimates_table(estimates: Estimates) -> str:
     rows = [_row(f"round {i}", entry, estimates.round_crossings(i)) for i, entry in estimates.rounds.items()]
     rows.append(_row(f"all of {estimates.source}", estimates.pooled, estimates.pooled_crossings))
     if estimates.plain:
-        crossed = sum(estimates.settled_crossings[walker.place] for walker in estimates.plain)
+        crossed = sum(estimates.selected_crossings[walker.key] for walker in estimates.plain)
         rows.append(_row("plain dynamics", estimates.plain_estimate, crossed))
     if estimates.reference is not None:
-        rows.append(("reference", _reference(estimates), "", "", "", "", ""))
-    head = ("from", "difference", "95 % interval", "frames that count", "effective frames", "independent", "crossings")
+        rows.append(("reference", _reference(estimates.reference), "", "", "", "", ""))
+    head = ("from", "difference", "95 % interval", "frames used", "effective frames", "independent", "crossings")
     return page.table(head, rows)
 
 
@@ -203,56 +207,56 @@ def _row(name: str, entry: Difference | None, crossed: int) -> tuple:
 def _error_bar(estimates: Estimates) -> str:
     frames = (
         (
-            f"Frames that count: the first {100 * analysis.FILLING:.0f} % of each biased walker are left out, since "
-            "the bias still changes quickly there. Each remaining frame has the weight exp((V - c)/kT), with the bias "
-            "V and its offset c as they were when it was saved; rounds count by their number of frames."
+            f"Frames used: the first {100 * analysis.FILLING:.0f} % of each biased walker are left out, since the bias "
+            "changes quickly there. Each remaining frame has the weight exp((V - c)/kT), with the bias V and its "
+            "offset c at its time; rounds are weighted by their number of frames."
         )
         if estimates.biased
-        else "All frames at this temperature count, and count alike."
+        else "All frames at this temperature are used, with equal weights."
     )
     return page.paragraph(
-        f"{frames} The error is one standard deviation of a bootstrap over blocks of time, {RESAMPLES} times, each "
-        f"block at least {LONG:g} statistical inefficiencies long where there are enough frames for it; the 95 % "
-        "interval is Student's, wider where blocks are few. They cover the scatter between blocks: how often walkers "
-        "went to and fro, and how unevenly frames are weighted. They do not cover what all blocks share: a state that "
-        "no walker has found, a bias that has not "
-        "settled, the time step, the force field. Effective frames are what uneven weights leave; independent ones "
-        "what correlation in time leaves of these.",
+        f"{frames} The error is one standard deviation of a bootstrap over blocks of time with {RESAMPLES} resamples; "
+        f"each block is at least {BLOCK_LENGTH:g} statistical inefficiencies long where there are enough frames. The "
+        "95 % interval uses Student's t distribution, and is wider where there are few blocks. Both cover the scatter "
+        "between blocks, which comes from the number of crossings and from uneven weights. They do not cover errors "
+        "that all blocks share: a state that no walker has found, a bias that has not converged, the time step, the "
+        "force field. Effective frames: the number of frames reduced by uneven weights. Independent frames: this "
+        "number reduced by correlation in time.",
         "soft",
     )
 
 
 def _figures(estimates: Estimates) -> str:
-    made = [
+    return page.figures(
         page.figure(
             charts.chart(lambda axes: _draw_estimates(axes, estimates), height=2.6),
-            "Estimates with error bars of one standard deviation. The band is the reference with its error: "
-            "bars should reach it about two times in three, and the rounds should agree with each other.",
+            "Free-energy difference from each round and from all rounds together, with error bars of one standard "
+            "deviation; the band is the reference with its error. About two of three bars should reach the band, and "
+            "the rounds should agree with each other.",
         ),
         page.figure(
-            charts.chart(lambda axes: _draw_course(axes, estimates), height=2.6),
-            "Convergence: each round's estimate as it would have been had the round ended earlier, with its "
-            "95 % interval. The lines should level off, within their intervals, well before their end.",
+            charts.chart(lambda axes: _draw_history(axes, estimates), height=2.6),
+            "Convergence of the free-energy difference: the estimate of each round from its frames up to a time, with "
+            "its 95 % interval. The lines should level off, within their intervals, well before their end.",
         ),
-    ]
-    return page.figures(*made)
+    )
 
 
-def _draw_reference(axes, estimates: Estimates, vertical: bool) -> None:
+def _draw_reference(axes: Axes, estimates: Estimates, vertical: bool) -> None:
     if estimates.reference is None:
         return
     span, line = (axes.axvspan, axes.axvline) if vertical else (axes.axhspan, axes.axhline)
     value, error = estimates.reference.value, estimates.reference.error
-    span(value - error, value + error, color=charts.colour(2), alpha=0.3, lw=0)
-    line(value, color=charts.colour(2), lw=1.2, label="reference")
+    span(value - error, value + error, color=charts.color(2), alpha=0.3, lw=0)
+    line(value, color=charts.color(2), lw=1.2, label="reference")
 
 
-def _draw_estimates(axes, estimates: Estimates) -> None:
+def _draw_estimates(axes: Axes, estimates: Estimates) -> None:
     entries = [(f"round {index}", entry) for index, entry in estimates.rounds.items()]
     entries = [(name, entry) for name, entry in [*entries, ("pooled", estimates.pooled)] if entry is not None]
     for height, (name, entry) in enumerate(entries):
         error = entry.error if math.isfinite(entry.error) else None
-        shade = charts.INK if name == "pooled" else charts.colour(height)
+        shade = charts.INK if name == "pooled" else charts.color(height)
         axes.errorbar(entry.value, height, xerr=error, fmt="o", color=shade, capsize=4, ms=6)
         if error is None:
             axes.annotate("error not bounded", (entry.value, height), (8, 0), textcoords="offset points", va="center")
@@ -263,21 +267,21 @@ def _draw_estimates(axes, estimates: Estimates) -> None:
     charts.legend(axes)
 
 
-def _draw_course(axes, estimates: Estimates) -> None:
-    levels, reach = [], 1.0
-    for number, (index, judged) in enumerate(estimates.courses.items()):
-        if judged is None:
+def _draw_history(axes: Axes, estimates: Estimates) -> None:
+    levels, half_width = [], 1.0
+    for number, (index, convergence) in enumerate(estimates.histories.items()):
+        if convergence is None:
             continue
-        time, made = course_times(estimates.sampled[index][0], judged), judged.course
-        value = np.array([step.value if math.isfinite(step.value) else np.nan for step in made])
-        half = np.array([step.half_width if math.isfinite(step.error) else 0.0 for step in made])
-        shade = charts.colour(number)
+        time = history_times(estimates.sampled[index][0], convergence)
+        value = np.array([step.value if math.isfinite(step.value) else np.nan for step in convergence.history])
+        half = np.array([step.half_width if math.isfinite(step.error) else 0.0 for step in convergence.history])
+        shade = charts.color(number)
         axes.fill_between(time, value - half, value + half, color=shade, alpha=0.2, lw=0)
         axes.plot(time, value, "o-", color=shade, ms=3, label=f"round {index}")
-        levels, reach = [*levels, *value[np.isfinite(value)]], max(reach, half[-1])
+        levels, half_width = [*levels, *value[np.isfinite(value)]], max(half_width, half[-1])
     _draw_reference(axes, estimates, vertical=False)
-    if levels:  # intervals of the first few blocks may be wider than what one wants to see
-        axes.set_ylim(min(levels) - 2 * reach, max(levels) + 2 * reach)
+    if levels:  # the intervals of the first few blocks may be much wider than the others
+        axes.set_ylim(min(levels) - 2 * half_width, max(levels) + 2 * half_width)
     axes.set_xlabel("simulated time of each walker, ns")
     axes.set_ylabel("difference, kJ/mol")
     charts.legend(axes)

@@ -1,10 +1,11 @@
-"""The page of a scan of lags: the recommendation, the table, and one picture."""
+"""The page of a scan of lags: the recommendation, a table and a figure."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from latf_sampling.core import storage
 from latf_sampling.learning.lag_scan import CONDITIONS, LagScan
@@ -12,56 +13,58 @@ from latf_sampling.report import charts, page, words
 
 
 def write_lags(scan: LagScan, path: str | Path) -> None:
-    """Write a scan as one HTML file that needs nothing else.
+    """Write a scan as one HTML file that needs no other file.
 
-    Its numbers stand in it once more as JSON, in the element with the id "numbers".
+    Its numbers are repeated as JSON in the element with the id "numbers".
 
     Raises
     ------
     StoreError
         The file cannot be written.
     """
-    sections = [_head(scan), _table(scan), _picture(scan)]
-    storage.write_text(path, page.document("Choice of the lag", sections, scan.as_dict()))
+    sections = [_head(scan), _table(scan), _figure(scan)]
+    storage.write_text(path, page.document("Choice of the lag time", sections, scan.as_dict()))
 
 
 def _head(scan: LagScan) -> str:
     about = (
-        f"The first stage of training at {words.count(len(scan.results), 'lag')}, on "
-        f"{words.count(scan.frames, 'frame')}. Time scales and scores are those at a temperature of "
+        f"The first stage of training at {words.count(len(scan.results), 'lag time')}, on "
+        f"{words.count(scan.frames, 'frame')}. Time scales and scores are for a temperature of "
         f"{scan.temperature:g}."
     )
-    title = '<p class="eyebrow">latf_sampling lags</p>\n<h1>Which lag to take?</h1>'
+    title = '<p class="eyebrow">latf_sampling lags</p>\n<h1>Choice of the lag time</h1>'
     return "\n".join([title, page.paragraph(scan.reason, "verdict"), page.paragraph(about, "soft")])
 
 
 def _table(scan: LagScan) -> str:
     unmet = (f"{name}: {sentence}." for name, sentence in CONDITIONS.items())
     return page.section(
-        "What was found",
+        "Results",
         page.table(*scan.cells()),
-        page.details("What is not met, the most important first", *(page.paragraph(line) for line in unmet)),
+        page.details(
+            "Conditions that may not be met, the most important first", *(page.paragraph(line) for line in unmet)
+        ),
     )
 
 
-def _picture(scan: LagScan) -> str:
+def _figure(scan: LagScan) -> str:
     caption = (
-        "Implied time scales with two standard errors, number of metastable states with each seed, and VAMP-2 score "
-        "with its standard error, against the lag of training; the recommended lag is dashed. Time scales should be "
-        "level to the right of it. In the shaded part they are shorter than the lag, and not resolved. All scores are "
-        f"at a lag of {scan.lag(scan.scoring_lag)}."
+        "Implied time scales with two standard errors, number of metastable states for each seed, and VAMP-2 score "
+        "with its standard error, against the lag time of training; the recommended lag time is dashed. Time scales "
+        "should be constant to the right of it. In the shaded part they are shorter than the lag time and not "
+        f"resolved. All scores are for a lag time of {scan.lag(scan.scoring_lag)}."
     )
     return page.figure(charts.chart(lambda *axes: _draw(axes, scan), rows=3, height=5.6, width=5.6), caption)
 
 
-def _draw(axes, scan: LagScan) -> None:
+def _draw(axes: Axes, scan: LagScan) -> None:
     unit, name = (1.0, "frames") if scan.interval is None else (scan.interval, "ps")
     lags = unit * np.array([result.lag for result in scan.results])
     times, states, scores = axes
     _draw_times(times, scan, lags, unit)
     times.set_ylabel(f"time scale, {name}")
-    for attempt, found in enumerate(zip(*(result.states for result in scan.results))):
-        states.plot(lags, found, "o-", ms=3, color=charts.colour(attempt))
+    for attempt, counts in enumerate(zip(*(result.states for result in scan.results))):
+        states.plot(lags, counts, "o-", ms=3, color=charts.color(attempt))
     states.set_ylabel("states")
     states.set_ylim(0, None)
     scored = [result for result in scan.results if result.vamp2 is not None]
@@ -72,26 +75,26 @@ def _draw(axes, scan: LagScan) -> None:
         fmt="o-",
         ms=3,
         capsize=2,
-        color=charts.colour(0),
+        color=charts.color(0),
     )
     scores.set_ylabel("VAMP-2")
-    scores.set_xlabel(f"lag, {name}")
+    scores.set_xlabel(f"lag time, {name}")
     scores.set_xscale("log")
     if scan.recommended is not None:
         for axis in axes:
             axis.axvline(unit * scan.recommended, color=charts.INK, lw=0.7, ls=(0, (4, 3)))
 
 
-def _draw_times(axes, scan: LagScan, lags: np.ndarray, unit: float) -> None:
+def _draw_times(axes: Axes, scan: LagScan, lags: np.ndarray, unit: float) -> None:
     most = max(len(result.timescales) for result in scan.results)
     values, errors = (np.full((most, len(lags)), np.nan) for _ in range(2))
     for index, result in enumerate(scan.results):
         values[: len(result.timescales), index] = unit * np.array(result.timescales)
         errors[: len(result.errors), index] = unit * np.array(result.errors)
     for process, (value, error) in enumerate(zip(values, errors)):
-        style = {"color": charts.colour(process)}
+        style = {"color": charts.color(process)}
         axes.plot(lags, value, "o-", ms=3, **style)
-        # A band that reaches zero would reach down without end.
+        # On a logarithmic axis a band down to zero has no end.
         lower = np.maximum(value - 2 * error, 0.1 * value)
         axes.fill_between(lags, lower, value + 2 * error, alpha=0.18, lw=0, **style)
     axes.fill_between(lags, 0, lags, color=charts.LINE, alpha=0.45, lw=0, zorder=0)

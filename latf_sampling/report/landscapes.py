@@ -1,24 +1,30 @@
-"""Free energies: of the latent variables, as each model has learned it, and of the observed variable."""
+"""Free energies of the latent variables, by each model, and of the observed variable."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from latf_sampling import analysis
 from latf_sampling.core import streams
-from latf_sampling.records.records import Learned, Records
+from latf_sampling.records.records import Records
+from latf_sampling.records.rounds import LearnedModel
 from latf_sampling.report import charts, page
-from latf_sampling.report.estimates import Estimates, log_weights, settled_frames
+from latf_sampling.report.estimates import Estimates, log_weights, selected_frames
 from latf_sampling.units import KB
 
 GRID = 90
+"""Points of a latent grid in each dimension."""
 SAMPLES = 100_000
+"""Samples of the flow for a map of more than two dimensions."""
 POINTS = 3000
+"""Largest number of training frames in a figure."""
 BINS = 60
+"""Bins of the observed variable where the reference has none."""
 CEILING = 12.0
-"""Latent free energies are drawn up to so many kT, those of two torsions up to 18 kT."""
+"""Latent free energies are drawn up to this value, kT; those of two torsions up to 18 kT."""
 
 
 def section(records: Records, estimates: Estimates) -> str:
@@ -30,45 +36,45 @@ def section(records: Records, estimates: Estimates) -> str:
 
 def _latent(records: Records) -> list[str]:
     if not records.learned:
-        return [page.missing("No model is learned yet, so there is no latent landscape.")]
-    made = [
+        return [page.missing("No model is learned yet; there is no latent free energy.")]
+    figures = [
         page.figure(
             charts.chart(
                 lambda axes, index=index, learned=learned: _draw_learned(axes, records, index, learned), height=3.5
             ),
-            f"Latent free energy after round {index}, at {learned.model.settings.reference_temperature:g} K, with "
-            f"training frames of all temperatures coloured by their state ({learned.model.n_states} states) and the "
-            "range of the training data (dashed). States should lie in wells of their own; the flow should have no "
-            "well where there are no frames.",
+            f"Latent free energy by the flow learned after round {index}, at "
+            f"{learned.model.settings.reference_temperature:g} K, with training frames of all temperatures colored by "
+            f"their state ({learned.model.n_states} states) and the range of the training data (dashed). Each state "
+            "should lie in its own well, and there should be no well without frames.",
         )
         for index, learned in records.learned
     ]
-    return [page.heading("Latent space"), page.figures(*made)]
+    return [page.heading("Latent space"), page.figures(*figures)]
 
 
-def _draw_learned(axes, records: Records, index: int, learned: Learned) -> None:
+def _draw_learned(axes: Axes, records: Records, index: int, learned: LearnedModel) -> None:
     draw_density(axes, learned, learned.model.settings.reference_temperature)
     latent, states = training_points(records, index, learned)
     shown = components(learned)
     for state in range(learned.model.n_states):
-        here = latent[states == state][:, shown]
-        height = here[:, 1] if len(shown) > 1 else np.full(len(here), -0.3 - 0.25 * state)
+        points = latent[states == state][:, shown]
+        height = points[:, 1] if len(shown) > 1 else np.full(len(points), -0.3 - 0.25 * state)
         style = {"s": 2.5, "alpha": 0.45, "lw": 0, "rasterized": True}
-        axes.scatter(here[:, 0], height, color=charts.colour(state + 1), label=f"state {state}", **style)
+        axes.scatter(points[:, 0], height, color=charts.color(state + 1), label=f"state {state}", **style)
     for k, draw in zip(shown, (axes.axvline, axes.axhline)):
         for edge in learned.cv.bounds[k]:
             draw(edge, color=charts.INK, lw=0.7, ls=(0, (4, 3)))
     charts.legend(axes, ncols=4)
 
 
-def components(learned: Learned) -> list[int]:
-    """The components of the variable that are drawn: the only one that is used, or the first two."""
+def components(learned: LearnedModel) -> list[int]:
+    """The components that are drawn: the only one that is used, or the first two."""
     used = learned.model.used_components
     return used if len(used) == 1 else [0, 1]
 
 
-def draw_density(axes, learned: Learned, temperature: float) -> None:
-    """The flow's free energy at a temperature: a line where one component is used, a map of the first two else."""
+def draw_density(axes: Axes, learned: LearnedModel, temperature: float) -> None:
+    """The flow's free energy at a temperature: a line where one component is used, otherwise a map of the first two."""
     model, kt, shown = learned.model, KB * temperature, components(learned)
     low, high = learned.cv.bounds.T
     margin = 0.25 * (high - low)
@@ -77,8 +83,8 @@ def draw_density(axes, learned: Learned, temperature: float) -> None:
     axes.set_xlabel(f"latent {charts.component(shown[0])}")
     if len(shown) == 1:
         log_p = model.marginal_log_prob(grids[shown[0]][:, None].astype(np.float32), temperature)
-        axes.plot(grids[shown[0]], log_p.max() - log_p, color=charts.colour(0))
-        axes.set_ylim(-0.6 - 0.25 * model.n_states, CEILING)  # room for the frames of each state below
+        axes.plot(grids[shown[0]], log_p.max() - log_p, color=charts.color(0))
+        axes.set_ylim(-0.6 - 0.25 * model.n_states, CEILING)  # space for the frames of each state below
         axes.set_ylabel("free energy, kT")
         return
     axes.set_ylabel(f"latent {charts.component(1)}")
@@ -99,16 +105,15 @@ def _edges(grid: np.ndarray) -> np.ndarray:
     return np.append(grid - half, grid[-1] + half)
 
 
-def training_rows(records: Records, index: int, learned: Learned) -> np.ndarray:
+def training_rows(records: Records, index: int, learned: LearnedModel) -> np.ndarray:
     """Descriptors (n, F) of some of the frames that a model was trained on."""
     walkers = [walker for entry in records.rounds[: index + 1] for walker in entry.begun]
-    total = sum(len(walker.frames) for walker in walkers)
-    kept = charts.thin(total, POINTS)
-    features = records.campaign.features_of(learned.cv)
-    return np.concatenate([features.transform(w.frames.take(kept)) for w in walkers])
+    selected = charts.thin(sum(len(walker.frames) for walker in walkers), POINTS)
+    features = records.features_of(learned.cv)
+    return np.concatenate([features.transform(w.frames.take(selected)) for w in walkers])
 
 
-def training_points(records: Records, index: int, learned: Learned) -> tuple[np.ndarray, np.ndarray]:
+def training_points(records: Records, index: int, learned: LearnedModel) -> tuple[np.ndarray, np.ndarray]:
     """Latent points (n, d) of such frames, and their states (n,)."""
     x = training_rows(records, index, learned)
     latent = learned.model.encode(x)
@@ -125,44 +130,44 @@ def _observed(records: Records, estimates: Estimates) -> list[str]:
     title = page.heading(f"{'Torsions' if observed.circular else observed.name} at {estimates.temperature:g} K")
     if not estimates.sampled:
         what = "biased frames" if estimates.biased else f"frames of plain dynamics at {estimates.temperature:g} K"
-        return [title, page.missing(f"No {what} are there yet, so that there is nothing to draw.")]
+        return [title, page.missing(f"There are no {what} yet.")]
     walkers = [walker for group in estimates.sampled.values() for walker in group]
-    kept = settled_frames(walkers)
+    selected = selected_frames(walkers)
     weights, rng = log_weights(estimates.sampled), streams.stream(records.protocol.seed, "report", "landscapes")
 
     def shown(name: str) -> list[np.ndarray]:
-        return [observed.shown(walker.values[name][part]) for walker, part in zip(walkers, kept)]
+        return [observed.shown(walker.values[name][part]) for walker, part in zip(walkers, selected)]
 
-    made = []
+    figures = []
     if records.partner is not None:
         first, second = sorted([observed.name, records.partner])
-        made += _maps(estimates, (first, second), shown(first), shown(second), weights, rng)
-    made.append(_profile(estimates, shown(observed.name), weights, rng))
-    return [title, page.figures(*made)]
+        figures += _maps(estimates, (first, second), shown(first), shown(second), weights, rng)
+    figures.append(_profile(estimates, shown(observed.name), weights, rng))
+    return [title, page.figures(*figures)]
 
 
 def _bins(estimates: Estimates) -> int:
-    """As many as the surface of the reference has."""
+    """The number of bins of the reference surface, or the usual one."""
     reference = estimates.reference
     return BINS if reference is None or reference.surface is None else len(reference.surface[0]) - 1
 
 
 def _profile(estimates: Estimates, values, weights, rng: np.random.Generator) -> str:
-    observed, temperature = estimates.observed, estimates.temperature
+    observed, temperature = estimates.variable, estimates.temperature
     extent = (-180, 180) if observed.circular else None
     profile = analysis.free_energy_profile(values, weights, temperature, rng, _bins(estimates), extent)
     reference = estimates.reference and estimates.reference.profile(observed, profile.edges, temperature)
 
-    def draw(axes) -> None:
+    def draw(axes: Axes) -> None:
         known = np.where(np.isfinite(profile.values), profile.values, np.nan)
         top = 1.1 * np.nanmax(known) + 1
         low, high = np.clip(np.where(np.isfinite(known), profile.interval, np.nan), 0, top)
-        axes.stairs(high, profile.edges, baseline=low, fill=True, color=charts.colour(0), alpha=0.2, lw=0)
-        axes.stairs(known, profile.edges, baseline=None, color=charts.colour(0), lw=1.6, label="campaign")
+        axes.stairs(high, profile.edges, baseline=low, fill=True, color=charts.color(0), alpha=0.2, lw=0)
+        axes.stairs(known, profile.edges, baseline=None, color=charts.color(0), lw=1.6, label="campaign")
         if reference is not None:
             edges, energies = reference
             energies = np.where(np.isfinite(energies), energies, np.nan)
-            axes.stairs(energies, edges, baseline=None, label="reference", color=charts.colour(2), lw=1.2)
+            axes.stairs(energies, edges, baseline=None, label="reference", color=charts.color(2), lw=1.2)
         axes.axvline(observed.shown(observed.above), color=charts.LINE, lw=1, zorder=0)
         if observed.circular:
             charts.degrees(axes, "x")
@@ -171,32 +176,34 @@ def _profile(estimates: Estimates, values, weights, rng: np.random.Generator) ->
         axes.set_ylabel("free energy, kJ/mol")
         charts.legend(axes)
 
-    also = " Both curves should lie on each other but for the highest points." if reference is not None else ""
+    expected = " The two curves should coincide, except at the highest free energies." if reference is not None else ""
     how = "by reweighting the biased rounds" if estimates.biased else "in plain dynamics"
-    caption = f"Free energy along {observed.name} {how}; shaded, the 95 % interval.{also}"
+    caption = f"Free energy along {observed.name} {how}, with its 95 % interval (shaded).{expected}"
     return page.figure(charts.chart(draw, height=3.2), caption)
 
 
 def _maps(estimates: Estimates, names: tuple[str, str], x, y, weights, rng) -> list[str]:
     extent = ((-180, 180), (-180, 180))
     ceiling = 18 * KB * estimates.temperature
-    found = analysis.free_energy_surface(x, y, weights, estimates.temperature, rng, _bins(estimates), extent)
+    surface = analysis.free_energy_surface(x, y, weights, estimates.temperature, rng, _bins(estimates), extent)
     how = "by reweighting the biased rounds" if estimates.biased else "in plain dynamics"
-    made = [
+    figures = [
         page.figure(
-            charts.chart(_map(names, found.x_edges, found.y_edges, found.values, ceiling), height=3.6),
-            f"Free energy of {names[0]} and {names[1]} {how}. Empty where no frame is.",
+            charts.chart(_map(names, surface.x_edges, surface.y_edges, surface.values, ceiling), height=3.6),
+            f"Free energy of {names[0]} and {names[1]} {how}; bins without frames are empty.",
         )
     ]
     if estimates.reference is not None and estimates.reference.surface is not None:
-        edges, surface = estimates.reference.surface
-        caption = "The reference surface on the same scale. Wells should be the same in place and depth."
-        made.append(page.figure(charts.chart(_map(names, edges, edges, surface, ceiling), height=3.6), caption))
-    return made
+        edges, values = estimates.reference.surface
+        caption = (
+            "The reference surface on the same scale. Positions and depths of the wells should agree with those above."
+        )
+        figures.append(page.figure(charts.chart(_map(names, edges, edges, values, ceiling), height=3.6), caption))
+    return figures
 
 
 def _map(names: tuple[str, str], x_edges, y_edges, surface, ceiling: float) -> Callable[..., None]:
-    def draw(axes) -> None:
+    def draw(axes: Axes) -> None:
         charts.surface(axes, x_edges, y_edges, surface, ceiling)
         charts.degrees(axes, "xy")
         axes.set_xlabel(f"{names[0]}, degrees")

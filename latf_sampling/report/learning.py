@@ -1,10 +1,11 @@
-"""How each model was learned: its loss, the states it found, and their populations at every temperature."""
+"""Training of each model: losses, number of states, and populations of the states at every temperature."""
 
 from __future__ import annotations
 
 import warnings
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from latf_sampling.errors import ExtrapolationWarning
 from latf_sampling.records.records import Records
@@ -16,35 +17,35 @@ from latf_sampling.report.estimates import Estimates
 def section(records: Records, estimates: Estimates) -> str:
     if not records.learned:
         return page.section("Learning", page.missing("No model is learned yet."))
-    made = []
+    figures = []
     for index, learned in records.learned:
         curves = charts.chart(lambda *axes, learned=learned: _draw_curves(axes, learned.history["history"]), 4, 5.0)
-        made.append(page.figure(curves, _caption(index, learned)))
+        figures.append(page.figure(curves, _caption(index, learned)))
         populations = charts.chart(lambda axes, learned=learned: _draw_populations(axes, records, learned), height=4.0)
-        made.append(
+        figures.append(
             page.figure(
                 populations,
-                f"Populations of the states after round {index}: weighted training frames (points) and samples of "
-                "the flow (lines) against temperature. Lines should pass through the points at simulated "
-                "temperatures; elsewhere they are the flow's prediction. Weights of biased frames are balanced over "
-                "the whole training set, so that a population that differs from the reweighted one hints at a bias "
-                "that has not settled.",
+                f"Populations of the states after round {index} against temperature: weighted training frames "
+                "(points) and samples of the flow (lines). At simulated temperatures the lines should pass through the "
+                "points; elsewhere they are the flow's prediction. Weights of biased frames are normalized over the "
+                "whole training set; a population that differs from the reweighted one indicates a bias that has not "
+                "converged.",
             )
         )
-    return page.section("Learning", page.figures(*made))
+    return page.section("Learning", page.figures(*figures))
 
 
 def _caption(index: int, learned: LearnedModel) -> str:
-    end = "Training ended by itself." if learned.history["converged"] else "Training ended at its longest allowed time."
+    end = "Training converged." if learned.history["converged"] else "Training reached its largest number of epochs."
     return (
-        f"Learning after round {index}, {words.wall(learned.history['seconds'])}. Prediction of the future state and "
-        "regularization of the latent while the variable is learned, the flow's -ln p afterwards (all in nats), and "
-        "number of states, per epoch, on training data and on held-out blocks; shaded: the flow is learned too. "
-        f"Training and held-out curves should stay together, and the last one level off. {end}"
+        f"Training after round {index}, {words.wall(learned.history['seconds'])}: the prediction and regularization "
+        "terms of the loss while the variable is learned, the flow's -ln p afterwards (all in nats), and the number of "
+        "states, per epoch, on training data and on held-out blocks. In the shaded part the flow is trained as well. "
+        f"Training and held-out curves should stay together, and the last one should level off. {end}"
     )
 
 
-def _draw_curves(axes, history: list[dict]) -> None:
+def _draw_curves(axes: Axes, history: list[dict]) -> None:
     history = [entry for entry in history if entry["stage"] != "ensemble"]
     epochs = np.arange(1, len(history) + 1)
     alone = np.array([entry["stage"] == "flow" for entry in history])
@@ -54,11 +55,11 @@ def _draw_curves(axes, history: list[dict]) -> None:
             if term == "loss":
                 values[~alone] = np.nan
             if np.isfinite(values).any():
-                axis.plot(epochs, values, color=charts.colour(shade), label=label)
+                axis.plot(epochs, values, color=charts.color(shade), label=label)
         axis.set_ylabel("-ln p(u)" if term == "loss" else term)
     if all(entry.get("prediction", 1.0) > 0 for entry in history):
         axes[0].set_yscale("log")
-    axes[3].step(epochs, [entry["states"] for entry in history], where="mid", color=charts.colour(2))
+    axes[3].step(epochs, [entry["states"] for entry in history], where="mid", color=charts.color(2))
     axes[3].set_ylabel("states")
     axes[3].set_ylim(0, None)
     axes[3].set_xlabel("epoch")
@@ -69,7 +70,7 @@ def _draw_curves(axes, history: list[dict]) -> None:
     charts.legend(axes[2] if alone.any() else axes[0])
 
 
-def _draw_populations(axes, records: Records, learned: LearnedModel) -> None:
+def _draw_populations(axes: Axes, records: Records, learned: LearnedModel) -> None:
     model, states = learned.model, learned.history["states"]
     measured = sorted(float(key.removeprefix("population at ")) for key in states[0] if key.startswith("population"))
     wanted = [*measured, *([records.protocol.starts.temperature] if records.protocol.starts is not None else [])]
@@ -79,7 +80,7 @@ def _draw_populations(axes, records: Records, learned: LearnedModel) -> None:
         warnings.simplefilter("ignore", ExtrapolationWarning)  # the points show where there are data
         predicted = np.array([model.populations(temperature) for temperature in grid])
     for entry in states:
-        shade = charts.colour(entry["state"] + 1)
+        shade = charts.color(entry["state"] + 1)
         points = [100 * entry[f"population at {temperature:g}"] for temperature in measured]
         axes.plot(grid, 100 * predicted[:, entry["state"]], color=shade, label=f"state {entry['state']}")
         axes.plot(measured, points, "o", color=shade, ms=6)

@@ -1,4 +1,4 @@
-"""HTML: every text that enters is escaped here, and figures become inline SVG that follows the page's colours."""
+"""HTML of the pages: all text is escaped here, and figures are inline SVG in the page's colors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from latf_sampling.report.charts import FIGURE
 
 
 def document(title: str, sections: Sequence[str], numbers: dict) -> str:
-    """The whole page."""
-    style = resources.files(__package__).joinpath("style.css").read_text()
+    """A complete page."""
+    style = resources.files("latf_sampling.report").joinpath("style.css").read_text()
     block = json.dumps(numbers, indent=1, sort_keys=True, allow_nan=False).replace("<", "\\u003c")
     return "\n".join(
         [
@@ -35,12 +35,12 @@ def document(title: str, sections: Sequence[str], numbers: dict) -> str:
 
 
 def _numbered(text: str) -> str:
-    """Give every figure its number, in its caption and before its ids."""
+    """Number the figures, in their captions and in their ids."""
     counter = itertools.count(1)
 
     def number(match: re.Match) -> str:
-        own = next(counter)
-        return match[0].replace(_MARK, f"Figure {own}. ").replace(FIGURE, f"figure-{own}-")
+        index = next(counter)
+        return match[0].replace(_MARK, f"Figure {index}. ").replace(FIGURE, f"figure-{index}-")
 
     return re.sub(r"<figure>.*?</figure>", number, text, flags=re.DOTALL)
 
@@ -67,7 +67,7 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def missing(text: str) -> str:
-    """Says what is not there yet."""
+    """A paragraph about something that does not exist yet."""
     return paragraph(text, "missing")
 
 
@@ -75,13 +75,13 @@ def figure(svg: str, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{_MARK}{escape(caption)}</figcaption></figure>"
 
 
-def figures(*made: str) -> str:
-    """Figures side by side where there is room."""
-    return '<div class="figures">\n' + "\n".join(made) + "\n</div>"
+def figures(*figures: str) -> str:
+    """Figures side by side where the page is wide enough."""
+    return '<div class="figures">\n' + "\n".join(figures) + "\n</div>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table; its first column is text, the others are set to the right."""
+    """A table whose first column is text; the others are aligned to the right."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead>\n<tbody>{body}</tbody></table></div>'
@@ -96,23 +96,23 @@ def code(text: str) -> str:
 
 
 def cards(entries: Sequence[tuple[str, str, str]]) -> str:
-    """Numbers that meet the eye first: label, value, and a note below."""
-    made = (
+    """Large numbers at the top of the page: label, value, and a note below."""
+    boxes = (
         f'<div class="card"><div class="label">{escape(label)}</div><div class="value">{escape(value)}</div>'
         f'<div class="note">{escape(note)}</div></div>'
         for label, value, note in entries
     )
-    return '<div class="cards">\n' + "\n".join(made) + "\n</div>"
+    return '<div class="cards">\n' + "\n".join(boxes) + "\n</div>"
 
 
 def shares(entries: Sequence[tuple[str, float, str]]) -> str:
-    """A bar cut into shares of one whole: label, fraction, colour; fractions below zero are left out."""
+    """A bar divided into shares: label, fraction, color; negative fractions are left out."""
     bars = "".join(
-        f'<span style="width:{100 * max(share, 0.0):.2f}%;background:{colour}" title="{escape(label)}"></span>'
-        for label, share, colour in entries
+        f'<span style="width:{100 * max(share, 0.0):.2f}%;background:{color}" title="{escape(label)}"></span>'
+        for label, share, color in entries
     )
     keys = "".join(
-        f'<li><i style="background:{colour}"></i>{escape(label)} {100 * share:.0f} %</li>'
-        for label, share, colour in entries
+        f'<li><i style="background:{color}"></i>{escape(label)} {100 * share:.0f} %</li>'
+        for label, share, color in entries
     )
     return f'<div class="shares">{bars}</div><ul class="keys">{keys}</ul>'

@@ -1,4 +1,4 @@
-"""What is needed to do it again: versions, settings, seeds and checksums."""
+"""Provenance, with which a campaign can be reproduced: versions, settings, seeds and checksums."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from latf_sampling import __version__
 from latf_sampling.core import installation, storage
 from latf_sampling.records.records import Records
 from latf_sampling.report import page
+from latf_sampling.report.estimates import Estimates
 
 
-def section(records: Records) -> str:
-    campaign = records.campaign
-    protocol = campaign.protocol
+def section(records: Records, estimates: Estimates) -> str:
+    protocol = records.protocol
     settings = json.loads(protocol.canonical())
     files = [(file.name, storage.checksum(file)) for file in protocol.files]
     for number in range(len(protocol.all_rounds[0].walkers) if protocol.from_trajectories else 0):
-        mark = campaign.store.given(number).with_suffix(".json")
-        if mark.exists():
-            summary = storage.read_json(mark)
+        marker = records.directory.round(0).external(number).marker
+        if marker.exists():
+            summary = storage.read_json(marker)
             files.append((summary["path"], summary["sha256"]))
     parts = [
         page.paragraph(
-            f"Master seed {protocol.seed}; every random stream is derived from it by name. latf_sampling "
-            f"{__version__} wrote this report."
+            f"Seed of the campaign: {protocol.seed}; every random stream is derived from it by name. This report was "
+            f"written by latf_sampling {__version__}."
         ),
         *_models(records),
         page.heading("Versions"),
@@ -49,14 +49,20 @@ def _models(records: Records) -> list[str]:
         )
         for index, learned in records.learned
     ]
-    return [page.heading("Models"), page.table(("model", "seed", "frames", "states", "variable", "exported"), rows)]
+    return [
+        page.heading("Models"),
+        page.table(("model", "seed", "frames", "states", "collective variable", "exported"), rows),
+    ]
 
 
 def _versions(records: Records) -> str:
-    """Versions that write the report, and those that learned, where they differ."""
-    now = {name: version for name, version in installation.installed().items() if version}
-    then = records.learned[-1][1].cv.metadata["versions"] if records.learned else now
-    rows = [(name, then.get(name, "none"), now.get(name, "none")) for name in sorted(then.keys() | now.keys())]
-    if then == now:
+    """Versions of packages for this report and, where they differ, for the training of the last model."""
+    current = {name: version for name, version in installation.installed().items() if version}
+    training = records.learned[-1][1].cv.metadata["versions"] if records.learned else current
+    rows = [
+        (name, training.get(name, "none"), current.get(name, "none"))
+        for name in sorted(training.keys() | current.keys())
+    ]
+    if training == current:
         return page.table(("package", "version"), [row[:2] for row in rows])
     return page.table(("package", "learned with", "reported with"), rows)

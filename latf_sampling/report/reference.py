@@ -1,4 +1,4 @@
-"""What the stated free-energy difference is compared with: a value from elsewhere, or that of the potential itself."""
+"""Reference of the reported free-energy difference: an independent value, or the exact one of a potential."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from latf_sampling.units import KB
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference for one temperature.
+    """An independent value of the free-energy difference at one temperature.
 
     Attributes
     ----------
     value, error : float
         kJ/mol.
     source : str
-        Where it comes from, in words that its value follows.
+        Its source, as the beginning of a sentence that ends with the value.
     surface : tuple or None
         Edges, degrees, (bins + 1,), and free energy of phi and psi, kJ/mol, (bins, bins).
     distribution : tuple or None
@@ -37,8 +37,8 @@ class Reference:
     distribution: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
-    def of(cls, records: Records, temperature: float) -> Reference | None:
-        """That of the protocol's file, or else the exact one of a single particle in a potential; none without."""
+    def from_records(cls, records: Records, temperature: float) -> Reference | None:
+        """The value of the protocol's file, or the exact one of a particle in a potential; `None` without either."""
         content = records.reference
         if content is None:
             return _exact(records, temperature)
@@ -49,20 +49,20 @@ class Reference:
         surface = None
         if {"edges_rad", "free_energy_kJ_per_mol"} <= content.keys():
             rows = content["free_energy_kJ_per_mol"]
-            known = np.array([[np.inf if value is None else value for value in row] for row in rows])
-            surface = np.degrees(content["edges_rad"]), known
+            values = np.array([[np.inf if value is None else value for value in row] for row in rows])
+            surface = np.degrees(content["edges_rad"]), values
         value, error = float(content["difference_kJ_per_mol"]), float(content.get("error_kJ_per_mol", 0.0))
-        return cls(value, error, "the independent reference says", surface)
+        return cls(value, error, "the independent reference is", surface)
 
     def profile(
         self, observed: Observed, edges: np.ndarray, temperature: float
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Edges and free energy along the observed variable, kJ/mol, lowest 0; none where it is not known.
+        """Edges and free energy along the observed variable, kJ/mol, lowest 0; `None` where it is not known.
 
         Parameters
         ----------
         edges
-            Of bins that are wanted, in the variable's unit; the file's own are taken where there are such.
+            Edges of the desired bins, in the variable's unit; the bins of the file are used where it has some.
         """
         if self.surface is not None and observed.circular and observed.name.startswith(("phi", "psi")):
             edges, surface = self.surface
@@ -78,7 +78,7 @@ class Reference:
 
 
 def _exact(records: Records, temperature: float) -> Reference | None:
-    """By quadrature over the plane, where the observed variable has values on both sides of its border."""
+    """Quadrature over the plane; `None` unless the observed variable has values on both sides of its border."""
     settings, observed = records.protocol.system, records.observed
     if observed is None or not settings.is_potential:
         return None
@@ -88,7 +88,7 @@ def _exact(records: Records, temperature: float) -> Reference | None:
     centers, weights = model.cells(temperature)
     positions = np.zeros((len(centers), 1, 3), np.float32)
     positions[:, 0, :2] = centers
-    values = observed.values(mdtraj.Trajectory(positions, records.campaign.topology))
+    values = observed.values(mdtraj.Trajectory(positions, records.topology))
     points, places = np.unique(values, return_inverse=True)
     shares = np.bincount(places, weights)
     below = np.cumsum(shares) - shares / 2  # half of a cell lies below its center
@@ -96,4 +96,4 @@ def _exact(records: Records, temperature: float) -> Reference | None:
     if not 0 < rest < 1 or not points[0] < observed.above < points[-1]:
         return None
     value = -KB * temperature * math.log((1 - rest) / rest)
-    return Reference(value, 0.0, "quadrature of the potential says", distribution=(observed.shown(points), below))
+    return Reference(value, 0.0, "quadrature of the potential gives", distribution=(observed.shown(points), below))

@@ -1,14 +1,19 @@
-"""What the walkers did in time: the observed variable and the collective one."""
+"""Time series of the walkers: the observed variable and the collective variable."""
 
 from __future__ import annotations
 
-from latf_sampling.records.records import Learned, Records, Round
+from matplotlib.axes import Axes
+
+from latf_sampling.records.records import Records
+from latf_sampling.records.rounds import LearnedModel, Round
 from latf_sampling.report import charts, page
+from latf_sampling.report.estimates import Estimates
 
 POINTS = 2000
+"""Largest number of frames of a walker in a figure."""
 
 
-def section(records: Records) -> str:
+def section(records: Records, estimates: Estimates) -> str:
     title = "Time series"
     begun = [entry for entry in records.rounds if entry.begun]
     if not begun:
@@ -16,17 +21,17 @@ def section(records: Records) -> str:
     index, learned = records.learned[-1] if records.learned else (None, None)
     parts = []
     if learned is None:
-        parts.append(page.missing("No model is learned yet, so that only what is observed can be shown."))
+        parts.append(page.missing("No model is learned yet; only the observed variable can be shown."))
     if learned is None and records.observed is None:
         return page.section(title, *parts)
-    made = []
+    figures = []
     for entry in begun:
         rows = (records.observed is not None) + (learned.cv.dim if learned is not None else 0)
         svg = charts.chart(
             lambda *axes, entry=entry: _draw(axes, records, entry, learned), rows=rows, height=0.5 + 1.25 * rows
         )
-        made.append(page.figure(svg, _caption(entry, records, index)))
-    return page.section(title, *parts, page.figures(*made))
+        figures.append(page.figure(svg, _caption(entry, records, index)))
+    return page.section(title, *parts, page.figures(*figures))
 
 
 def _caption(entry: Round, records: Records, index: int | None) -> str:
@@ -34,28 +39,28 @@ def _caption(entry: Round, records: Records, index: int | None) -> str:
     if records.observed is not None:
         shown.append(records.observed.name)
     if index is not None:
-        shown.append(f"the latent variables by the model learned after round {index}")
+        shown.append(f"the latent variables of the model learned after round {index}")
     expected = (
-        "a biased walker should wander over the whole range, to and fro"
+        "A biased walker should cross the whole range in both directions."
         if entry.biased
-        else "plain dynamics stays in one state, or crosses now and then at high temperature"
+        else "Plain dynamics stays in one state, or crosses occasionally at high temperature."
     )
     unfinished = "" if entry.simulated else " This round is not finished."
-    return f"{entry.title}. {' and '.join(shown)}; {expected}.{unfinished}"
+    return f"{entry.title}: {' and '.join(shown)} against time. {expected}{unfinished}"
 
 
-def _draw(axes, records: Records, entry: Round, learned: Learned | None) -> None:
+def _draw(axes: Axes, records: Records, entry: Round, learned: LearnedModel | None) -> None:
     observed = records.observed
     for number, walker in enumerate(entry.begun):
         kept = charts.thin(len(walker.frames), POINTS)
         rows = [observed.shown(walker.values[observed.name][kept])] if observed is not None else []
         if learned is not None:
-            features = records.campaign.features_of(learned.cv)
+            features = records.features_of(learned.cv)
             rows += list(learned.model.encode(features.transform(walker.frames.take(kept))).T)
         label = f"{walker.frames.label.partition(', ')[2]}, {walker.frames.temperature:g} K"
         for axis, values in zip(axes, rows):
             style = {"ms": 1.4, "mew": 0, "alpha": 0.8, "rasterized": True}
-            axis.plot(walker.time[kept], values, "o", color=charts.colour(number), label=label, **style)
+            axis.plot(walker.time[kept], values, "o", color=charts.color(number), label=label, **style)
     latent = list(axes)
     if observed is not None:
         if observed.circular:

@@ -1,4 +1,4 @@
-"""Numbers in words: each with its unit, and no more digits than it is worth."""
+"""Numbers as text, with their units and no more digits than their errors justify."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def value(number: float, error: float | None, unit: str = "kJ/mol") -> str:
 
 
 def kelvin(temperatures: Sequence[float]) -> str:
-    """Temperatures once each, in order."""
+    """Different temperatures, in ascending order."""
     return ", ".join(f"{temperature:g} K" for temperature in sorted(set(temperatures)))
 
 
@@ -44,7 +44,7 @@ def wall(seconds: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things.
+    """A number with its noun.
 
     >>> count(1, "crossing"), count(2, "crossing")
     ('1 crossing', '2 crossings')
@@ -53,5 +53,5 @@ def count(number: int, noun: str) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Words in a row: "a", "a and b", "a, b and c"."""
+    """A list in a sentence: "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

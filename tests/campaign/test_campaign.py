@@ -523,7 +523,7 @@ def test_biased_rounds_give_the_free_energy_of_a_coordinate(wells, tmp_path):
     assert abs(found["pooled"]["value_kJ_per_mol"] - exact) < 1.8 * (high - low) / 2 < 0.5
     assert found["plain"]["value_kJ_per_mol"] is not None
     page = campaign.directory.report.read_text()
-    for words in ("from the biased rounds by reweighting", "Three ways to weigh frames", "Free energy along y AR1-Ar"):
+    for words in ("from the biased rounds by reweighting", "Three ways to weight frames", "Free energy along y AR1-Ar"):
         assert words in page
 
 
@@ -576,7 +576,7 @@ def test_rounds_with_every_kind_of_bias(tmp_path):
     table = np.loadtxt(tmp_path / "run" / "rounds" / "01" / "hills" / "walker-00.hills")
     assert table[:, 0].tolist() == list(range(50, 501, 50))  # steps of two time steps of 4 fs
     assert all(entry["done"] == 1 for entry in status(tmp_path / "run"))
-    assert "Three ways to weigh frames" in (tmp_path / "run" / "report.html").read_text()
+    assert "Three ways to weight frames" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_walkers_that_leave_what_the_model_knows_are_stopped_and_learned_from(tmp_path):

@@ -15,10 +15,10 @@ import pytest
 from helpers import molecules
 
 from latf_sampling.campaign.campaign import Campaign
-from latf_sampling.campaign.status import status
 from latf_sampling.core import storage
 from latf_sampling.data.external import ExternalTrajectory, examine, stride_of
 from latf_sampling.data.external_frames import ExternalFrames
+from latf_sampling.data.layout import ExternalFiles
 from latf_sampling.data.trajectory_files import read_pieces
 from latf_sampling.errors import DataError, LatfError, SettingsError
 from latf_sampling.settings import Protocol
@@ -56,8 +56,10 @@ def examined(folder: Path, path: Path, earlier: int = 0, **changes) -> ExternalF
     given = ExternalTrajectory(
         **{"path": str(path), "temperature": 300.0, "interval": INTERVAL, "values": {}, **changes}
     )
-    examine(given, earlier, TOPOLOGY, molecules.alanine_system(), REFERENCE, INTERVAL, None, folder / "mark")
-    return ExternalFrames.read(folder / "mark", TOPOLOGY, False, 0)
+    examine(
+        given, earlier, TOPOLOGY, molecules.alanine_system(), REFERENCE, INTERVAL, None, ExternalFiles(folder / "mark")
+    )
+    return ExternalFrames.load(ExternalFiles(folder / "mark"), TOPOLOGY, False, 0)
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -77,7 +79,7 @@ def test_every_format_gives_the_same_frames_and_openmms_energies(tmp_path, suffi
         frames.energies, energies[:60], atol=8 if suffix == "xtc" else 1 if suffix == "pdb" else 2e-3
     )
     assert frames.weights.tolist() == [1.0] * 60
-    assert not frames.uneven
+    assert not frames.externally_weighted
 
 
 def test_frames_are_thinned_to_the_interval_of_the_campaign(tmp_path, monkeypatch):
@@ -85,14 +87,16 @@ def test_frames_are_thinned_to_the_interval_of_the_campaign(tmp_path, monkeypatc
     path = saved(tmp_path, "run.xtc", frames=slice(50))
     np.savetxt(tmp_path / "w.txt", np.arange(50) + 1.0)
     given = ExternalTrajectory(str(path), 300.0, values={"weights": str(tmp_path / "w.txt")})
-    examine(given, 0, TOPOLOGY, molecules.alanine_system(), REFERENCE, 3 * INTERVAL, None, tmp_path / "mark")
-    frames = ExternalFrames.read(tmp_path / "mark", TOPOLOGY, False, 0)
+    examine(
+        given, 0, TOPOLOGY, molecules.alanine_system(), REFERENCE, 3 * INTERVAL, None, ExternalFiles(tmp_path / "mark")
+    )
+    frames = ExternalFrames.load(ExternalFiles(tmp_path / "mark"), TOPOLOGY, False, 0)
     expected, energies = simulated(300.0)
     assert len(frames) == 17
     np.testing.assert_allclose(frames.trajectory.xyz, expected.xyz[:50:3], atol=6e-4)
     np.testing.assert_allclose(frames.energies, energies[:50:3], atol=8)
     np.testing.assert_allclose(frames.weights, np.arange(1, 51, 3) / np.arange(1, 51, 3).mean())
-    assert frames.uneven
+    assert frames.externally_weighted
     np.testing.assert_array_equal(frames.take([16, 3, 3]).xyz, frames.trajectory.xyz[[16, 3, 3]])
     np.testing.assert_array_equal(frames.take(slice(1, 12, 5)).xyz, frames.trajectory.xyz[1:12:5])
 
@@ -107,7 +111,7 @@ def test_energies_and_weights_of_ones_own(tmp_path, suffix):
     )
     for place, (path, part) in enumerate(zip(paths, (values[:20], values[20:]))):
         (tmp_path / str(place)).mkdir()
-        named = {"values": {"energies": str(file)}, "place": place, "siblings": 2}
+        named = {"values": {"energies": str(file)}, "position": place, "count": 2}
         np.testing.assert_allclose(examined(tmp_path / str(place), path, 20 * place, **named).energies, part)
 
 
@@ -159,13 +163,13 @@ def broken(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     "kind, words",
     [
-        ("short dcd", "truncated; it says it has 40 frames"),
+        ("short dcd", "truncated; its header promises 40 frames"),
         ("short netcdf", "truncated or damaged"),
         ("short xtc", "cannot be read beyond frame"),
         ("empty", "is empty"),
         ("text", "cannot be read"),
-        ("nan", "frame 23 holds positions that are none"),
-        ("nan xtc", "frame 23 holds positions that are none"),
+        ("nan", "frame 23 holds invalid positions"),
+        ("nan xtc", "frame 23 holds invalid positions"),
         ("jump", "frames 29 and 30 are 5.1 ps apart, others 0.1 ps"),
         ("fewer atoms", "21"),
         ("other", "atom 7 is 'XX"),
@@ -188,7 +192,7 @@ def test_a_missing_box_is_named(tmp_path):
 @pytest.mark.parametrize(
     "suffix, interval, wanted, words",
     [
-        ("dcd", None, 0.1, "says nothing about times"),
+        ("dcd", None, 0.1, "holds no times"),
         ("xtc", 0.2, 0.2, "every 0.1 ps, and not every 0.2 ps as interval says"),
         ("xtc", None, 0.25, "frame_interval is 0.25 ps; make frame_interval a multiple"),
         ("dcd", 0.4, 0.2, "frame_interval cannot be below 0.4 ps"),
@@ -208,7 +212,7 @@ def test_times_that_do_not_fit(tmp_path, suffix, interval, wanted, words):
         ("weights", np.ones(19), "holds 19 values for 20 frames"),
         ("energies", np.ones(21), "holds 21 values for 20 frames"),
         ("energies", np.full(20, np.nan), "value 0 is not a number"),
-        ("energies", np.ones((20, 2)), "one value a frame"),
+        ("energies", np.ones((20, 2)), "one value per frame"),
     ],
 )
 def test_numbers_that_do_not_fit_the_frames(tmp_path, name, values, words):
@@ -232,15 +236,17 @@ def test_a_file_that_was_changed_since(tmp_path):
     path = saved(tmp_path, "run.dcd", frames=slice(20))
     before = examined(tmp_path, path).energies
     path.write_bytes(path.read_bytes())  # a new time stamp alone is no change
-    np.testing.assert_array_equal(ExternalFrames.read(tmp_path / "mark", TOPOLOGY, False, 0).energies, before)
+    np.testing.assert_array_equal(
+        ExternalFrames.load(ExternalFiles(tmp_path / "mark"), TOPOLOGY, False, 0).energies, before
+    )
     content = bytearray(path.read_bytes())
     content[-100] ^= 1
     path.write_bytes(content)
     with pytest.raises(DataError, match="run.dcd: is not what it was when this campaign began"):
-        ExternalFrames.read(tmp_path / "mark", TOPOLOGY, False, 0)
+        ExternalFrames.load(ExternalFiles(tmp_path / "mark"), TOPOLOGY, False, 0)
     path.unlink()
     with pytest.raises(DataError, match=r"run.dcd: cannot be read \(No such file"):
-        ExternalFrames.read(tmp_path / "mark", TOPOLOGY, False, 0)
+        ExternalFrames.load(ExternalFiles(tmp_path / "mark"), TOPOLOGY, False, 0)
 
 
 # ------------------------------------------------------------------------------------------------ protocols
@@ -274,11 +280,11 @@ def protocol(folder: Path, **changes) -> Path:
 def test_keys_of_a_protocol_that_are_refused(tmp_path, change, words):
     entry = {"files": "cold.xtc", "temperature": "450 K", **change}
     with pytest.raises(SettingsError, match=words):
-        Protocol.read(protocol(tmp_path, from_trajectories=[entry]))
+        Protocol.load(protocol(tmp_path, from_trajectories=[entry]))
 
 
 def test_trajectories_keep_their_place_when_a_campaign_is_restored(tmp_path):
-    read = Protocol.read(protocol(tmp_path))
+    read = Protocol.load(protocol(tmp_path))
     again = Protocol.restore(json.loads(read.canonical()), tmp_path)
     assert again == read
     assert [Path(path).name for entry in again.from_trajectories for path in entry.files] == [
@@ -293,7 +299,7 @@ def test_trajectories_keep_their_place_when_a_campaign_is_restored(tmp_path):
 
 def test_a_protocol_without_rounds_and_trajectories_has_nothing_to_do(tmp_path):
     with pytest.raises(SettingsError, match="rounds: give at least one, or trajectories"):
-        Protocol.read(protocol(tmp_path, from_trajectories=[], rounds=[]))
+        Protocol.load(protocol(tmp_path, from_trajectories=[], rounds=[]))
 
 
 # ------------------------------------------------------------------------------------------------ a campaign
@@ -314,15 +320,16 @@ def finished(tmp_path_factory) -> Path:
 
 
 def test_it_learns_from_them_and_biases_the_next_round(finished):
-    campaign = Campaign.of(finished)
-    assert [entry["step"] for entry in status(finished)] == [
+    campaign = Campaign.load(finished)
+    status = campaign.records.status()
+    assert [entry["step"] for entry in status] == [
         "round 0: read",
         "round 0: learn",
         "round 1: simulate",
         "round 1: learn",
         "report",
     ]
-    assert all(entry["done"] == 1 for entry in status(finished))
+    assert all(entry["done"] == 1 for entry in status)
     walkers = campaign.frames()
     assert [walker.label for walker in walkers] == [
         "round 0, cold.xtc",
@@ -332,7 +339,7 @@ def test_it_learns_from_them_and_biases_the_next_round(finished):
     ]
     assert [len(walker) for walker in walkers] == [300, 150, 150, 40]
     assert [walker.biased for walker in walkers] == [False, False, False, True]
-    assert [walker.uneven for walker in walkers] == [False, True, False, False]
+    assert [walker.externally_weighted for walker in walkers] == [False, True, False, False]
     hot = np.concatenate([walkers[1].energies, walkers[2].energies])
     np.testing.assert_allclose(hot, simulated(600.0)[1], atol=5e-3)
     dataset = campaign.dataset(0)
@@ -344,7 +351,7 @@ def test_it_learns_from_them_and_biases_the_next_round(finished):
 
 
 def test_the_selection_is_kept_with_the_variable(finished):
-    campaign = Campaign.of(finished)
+    campaign = Campaign.load(finished)
     for index in range(2):
         model, cv = campaign.model(index)
         selection = cv.metadata["selection"]
@@ -382,7 +389,7 @@ def test_going_on_reads_only_what_is_missing(finished, tmp_path, monkeypatch):
         "latf_sampling.campaign.campaign.examine",
         lambda given, *rest: read.append(Path(given.path).name) or examine(given, *rest),
     )
-    Campaign.of(tmp_path / "run").run()
+    Campaign.load(tmp_path / "run").run()
     assert read == ["hot.dcd"]
     after = np.load(tmp_path / "run" / "rounds" / "00" / "trajectory-001.npz")
     for name in ("energy", "weight"):
@@ -392,7 +399,7 @@ def test_going_on_reads_only_what_is_missing(finished, tmp_path, monkeypatch):
 
 def test_what_a_look_can_tell_is_said_before_a_directory_is_made(tmp_path):
     path = protocol(tmp_path / "given", from_trajectories=[{"files": "hot.dcd", "temperature": "600 K"}])
-    with pytest.raises(DataError, match="hot.dcd: says nothing about times"):
+    with pytest.raises(DataError, match="hot.dcd: holds no times"):
         Campaign(path, tmp_path / "run").run()
     assert not (tmp_path / "run").exists()
 

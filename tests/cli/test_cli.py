@@ -25,7 +25,7 @@ from latf_sampling.starts import state_point
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
 NO_CAMPAIGN = "there is no campaign in this directory"
-COMMANDS = ("run", "status", "train", "evaluate", "lags", "features", "export", "starts", "report", "doctor")
+COMMANDS = ("run", "status", "train", "evaluate", "lags", "features", "export", "starts", "report", "schema", "doctor")
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_train(latf, tmp_path):
     assert found.code == 0
     assert sorted(file.name for file in (tmp_path / "own").iterdir()) == ["cv.pt", "model.pt"]
     model, cv = LaTF.load(tmp_path / "own" / "model.pt"), LatentCV.load(tmp_path / "own" / "cv.pt", alanine_topology())
-    assert f"{model.n_states} states. Model and variable are in {tmp_path / 'own'}." in found.out
+    assert f"{model.n_states} states. Model and collective variable are in {tmp_path / 'own'}." in found.out
     assert (model.provenance["seed"], model.provenance["frames"]) == (5, 300)
     assert cv.dim == 2
     assert "\x1b" not in found.err and "\r" not in found.err
@@ -103,7 +103,7 @@ def test_export(latf, tmp_path, index):
     found = latf("export", finished_campaign(), "-o", "cv.pt", *(() if index is None else ("--round", index)))
     assert (found.code, found.err) == (0, "")
     assert found.out == "cv.pt: 2 components from 4 descriptors of 5 atoms.\n"
-    _, expected = Campaign.of(finished_campaign()).model(2 if index is None else index)
+    _, expected = Campaign.load(finished_campaign()).model(2 if index is None else index)
     assert np.array_equal(LatentCV.load(tmp_path / "cv.pt", alanine_topology())(frames(5)), expected(frames(5)))
 
 
@@ -120,7 +120,7 @@ def test_starts(latf, tmp_path):
 
 
 def test_structures_at_points_and_between_them(latf, tmp_path):
-    campaign = Campaign.of(finished_campaign())
+    campaign = Campaign.load(finished_campaign())
     model, cv = campaign.model(1)
     point = cv(campaign.frames(1)[0].trajectory.xyz[150].astype(float))
     short = ("--thermalise", "0.2 ps", "--temperature", "450 K")
@@ -145,10 +145,10 @@ def test_structures_at_points_and_between_them(latf, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--at", "0, 0", "-n", 2), "--at says how many structures there are; leave out -n"),
+        (("--at", "0, 0", "-n", 2), "--at already determines the number of structures; leave out -n"),
         (("--at", "0, 0", "--between", "0, 0", "1, 1"), "give --at or --between, not both"),
         ((), "-n, the number of structures, is missing"),
-        (("--at", "here"), "'here' are no values of the variable, like '0.3, -1.2'"),
+        (("--at", "here"), "'here' are not values of the collective variable, like '0.3, -1.2'"),
         (("--between", "state 99", "state 0", "-n", 3), "; got 99"),
         (("--at", "0.3"), r"points must be finite numbers (n, 2); got [[0.3]]"),
     ],
@@ -177,12 +177,17 @@ class Few:
 
 def test_report(latf, monkeypatch):
     written = []
-    monkeypatch.setattr("latf_sampling.report.write_report", written.append)
+
+    def write(records, path):
+        written.append((records.directory.path, path))
+        return records.directory.report if path is None else path
+
+    monkeypatch.setattr("latf_sampling.report.write_report", write)
     found = latf("report", finished_campaign())
     assert (found.code, found.err) == (0, "")
     assert found.out == f"Report: {finished_campaign() / 'report.html'}\n"
-    (campaign,) = written
-    assert campaign.store.directory == finished_campaign()
+    assert written == [(finished_campaign(), None)]
+    assert latf("report", finished_campaign(), "-o", "page.html").out == "Report: page.html\n"
 
 
 @pytest.mark.parametrize("healthy", [True, False])
@@ -203,7 +208,7 @@ def test_doctor(latf, monkeypatch, healthy):
 
 
 def test_run_of_a_finished_campaign(latf, copy, tmp_path, monkeypatch):
-    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda campaign: None)
+    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda records: None)
     found = latf("run", write_protocol(tmp_path / "given"), "-o", copy)
     assert found.code == 0
     assert found.err.splitlines()[0] == "round 0: simulate: done. finished before"

@@ -1,4 +1,4 @@
-"""Segments as the simulation writes them come back whole; what is damaged is named."""
+"""Segments are read as the simulation writes them; damaged files are named."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from helpers import molecules
 
 from latf_sampling.core import storage
-from latf_sampling.data import layout
-from latf_sampling.data.trajectories import WalkerFrames, read_walker
+from latf_sampling.data.layout import WalkerDirectory
+from latf_sampling.data.trajectories import WalkerFrames
 from latf_sampling.errors import DataError, StoreError
 from latf_sampling.units import KB
 
@@ -18,7 +18,7 @@ BOX = np.array([[1.7, 0.0, 0.0], [0.5, 1.6, 0.0], [-0.4, 0.6, 1.5]])
 
 
 def write_segment(folder, index: int, frames: int = 8, table: int | None = None, bias: float = 0.0, box=None) -> dict:
-    """One finished segment with recognisable numbers; returns them."""
+    """One finished segment with recognizable numbers; returns them."""
     rng = np.random.default_rng(index)
     x = molecules.frames(frames, seed=index)
     columns = {
@@ -26,21 +26,21 @@ def write_segment(folder, index: int, frames: int = 8, table: int | None = None,
         "bias": bias * rng.random(table or frames),
         "offset": bias * rng.random(table or frames),
     }
-    files = layout.segment_files(folder, index)
+    files = WalkerDirectory(folder).segment(index)
     trajectory = mdtraj.Trajectory(x.astype(np.float32), TOPOLOGY)
     if box is not None:
         trajectory.unitcell_vectors = np.tile(box, (frames, 1, 1)).astype(np.float32)
-    with storage.atomic_write(files["trajectory"]) as temporary:
+    with storage.atomic_write(files.trajectory) as temporary:
         trajectory.save_netcdf(str(temporary))
-    with storage.atomic_write(files["frames"]) as temporary:
+    with storage.atomic_write(files.frames) as temporary:
         np.savez(temporary, **columns)
-    storage.write_text(files["state"], "<State/>")
-    layout.finish_segment(folder, index, {"step": 100 * (index + 1), "temperature": 450.0, "seconds": 1.0})
+    storage.write_text(files.state, "<State/>")
+    files.finish({"step": 100 * (index + 1), "temperature": 450.0, "seconds": 1.0})
     return {"positions": x, **columns}
 
 
 def read(folder) -> WalkerFrames:
-    return read_walker(folder, TOPOLOGY, 2, 1)
+    return WalkerFrames.load(folder, TOPOLOGY, 2, 1)
 
 
 @pytest.mark.parametrize("segments", [1, 3])
@@ -105,7 +105,7 @@ def test_nothing_finished(tmp_path):
 def test_damage_names_the_file(tmp_path, what, how):
     for index in range(2):
         write_segment(tmp_path, index)
-    file = layout.segment_files(tmp_path, 1)[what]
+    file = WalkerDirectory(tmp_path).segment(1).contents[what]
     content = file.read_bytes()
     if how == "missing":
         file.unlink()

@@ -13,19 +13,21 @@ from helpers import molecules
 from rich.console import Console
 
 from latf_sampling import Features
-from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.cli import main as cli
 from latf_sampling.core import storage
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.records.feature_table import Source, write_features
+from latf_sampling.records.records import Records
+from latf_sampling.records.setup import Setup
+from latf_sampling.settings import Protocol
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
 
 
 @pytest.fixture
-def campaign(tmp_path) -> Campaign:
-    """Alanine dipeptide's, that was not run."""
-    return Campaign(molecules.write_protocol(tmp_path), tmp_path / "never")
+def setup(tmp_path) -> Setup:
+    """Alanine dipeptide, from a protocol that was not run."""
+    return Setup(Protocol.load(molecules.write_protocol(tmp_path)))
 
 
 @pytest.fixture
@@ -40,27 +42,27 @@ def paths(tmp_path) -> list[str]:
     return made
 
 
-def expected(campaign: Campaign, paths: list[str]) -> np.ndarray:
-    return np.concatenate([campaign.features.transform(mdtraj.load(path, top=campaign.topology)) for path in paths])
+def expected(setup: Setup, paths: list[str]) -> np.ndarray:
+    return np.concatenate([setup.features.transform(mdtraj.load(path, top=setup.topology)) for path in paths])
 
 
-def test_an_npz_file_holds_everything(campaign, paths, tmp_path, monkeypatch):
+def test_an_npz_file_holds_everything(setup, paths, tmp_path, monkeypatch):
     monkeypatch.setattr("latf_sampling.data.trajectory_files.PIECE_BYTES", 12 * 22 * 7)
     monkeypatch.setattr("latf_sampling.records.feature_table.ROWS", 9)
     seen: list[tuple[float, str]] = []
     found = write_features(
-        campaign.features, Source.of_files(campaign, paths), tmp_path / "x.npz", lambda *words: seen.append(words)
+        setup.features, Source.from_files(setup, paths), tmp_path / "x.npz", lambda *words: seen.append(words)
     )
     with np.load(tmp_path / "x.npz") as content:
         x = content["x"]
-        np.testing.assert_array_equal(x, expected(campaign, paths))
-        assert content["names"].tolist() == campaign.features.names
-        assert content["units"].tolist() == campaign.features.units
+        np.testing.assert_array_equal(x, expected(setup, paths))
+        assert content["names"].tolist() == setup.features.names
+        assert content["units"].tolist() == setup.features.units
         np.testing.assert_array_equal(content["trajectory"], [0] * 30 + [1] * 40)
         about = json.loads(str(content["provenance"]))
         assert set(content.files) == {"x", "names", "units", "trajectory", "provenance"}
     assert about["features"] == [{"torsions": "phi psi"}]
-    assert about["topology"] == campaign.features.topology_fingerprint
+    assert about["topology"] == setup.features.topology_fingerprint
     assert about["versions"]["numpy"] == np.__version__
     assert about["trajectories"] == [
         {
@@ -75,30 +77,30 @@ def test_an_npz_file_holds_everything(campaign, paths, tmp_path, monkeypatch):
     assert seen[-1] == (1.0, "70 frames, 4 columns")
 
 
-def test_an_npy_file_can_be_mapped_and_learned_from(campaign, paths, tmp_path):
-    write_features(campaign.features, Source.of_files(campaign, paths), tmp_path / "x.npy")
+def test_an_npy_file_can_be_mapped_and_learned_from(setup, paths, tmp_path):
+    write_features(setup.features, Source.from_files(setup, paths), tmp_path / "x.npy")
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    np.testing.assert_array_equal(mapped, expected(campaign, paths))
+    np.testing.assert_array_equal(mapped, expected(setup, paths))
     about = json.loads((tmp_path / "x.json").read_text())
-    assert about["names"] == campaign.features.names
+    assert about["names"] == setup.features.names
     assert [entry["frames"] for entry in about["trajectories"]] == [30, 40]
 
 
-def test_a_csv_file_has_a_line_a_frame(campaign, paths, tmp_path):
-    features = Features(campaign.topology, [{"distances": {"pairs": [[1, 4], [4, 6]]}}, {"torsions": "phi"}])
-    write_features(features, Source.of_files(campaign, paths), tmp_path / "x.csv")
+def test_a_csv_file_has_a_line_a_frame(setup, paths, tmp_path):
+    features = Features(setup.topology, [{"distances": {"pairs": [[1, 4], [4, 6]]}}, {"torsions": "phi"}])
+    write_features(features, Source.from_files(setup, paths), tmp_path / "x.csv")
     with (tmp_path / "x.csv").open() as file:
         head, *rows = list(csv.reader(file))
     assert head == ["trajectory", *(f"{name} / nm" for name in features.names[:2]), *features.names[2:]]
-    x = np.concatenate([features.transform(mdtraj.load(path, top=campaign.topology)) for path in paths])
+    x = np.concatenate([features.transform(mdtraj.load(path, top=setup.topology)) for path in paths])
     np.testing.assert_allclose(np.array(rows, float)[:, 1:], x, rtol=1e-6)
     assert [row[0] for row in rows] == ["0"] * 30 + ["1"] * 40
 
 
 def test_frames_of_a_campaign_come_with_their_numbers(tmp_path):
-    campaign = Campaign.of(molecules.finished_campaign())
-    write_features(campaign.features, Source.of_campaign(campaign), tmp_path / "x.npz")
-    walkers = campaign.frames()
+    records = Records.load(molecules.finished_campaign())
+    write_features(records.features, Source.from_records(records), tmp_path / "x.npz")
+    walkers = records.frames()
     with np.load(tmp_path / "x.npz") as content:
         assert len(content["x"]) == sum(map(len, walkers))
         np.testing.assert_array_equal(content["temperatures"], [walker.temperature for walker in walkers])
@@ -115,20 +117,20 @@ def test_frames_of_a_campaign_come_with_their_numbers(tmp_path):
     "name, sources, words",
     [
         ("x.txt", True, "features are written as .npz, .npy, .csv"),
-        ("x.npz", False, "there is no trajectory to measure"),
+        ("x.npz", False, "there is no trajectory to compute descriptors of"),
         ("nowhere/x.npz", True, "there is no folder"),
     ],
 )
-def test_what_cannot_be_written(campaign, paths, tmp_path, name, sources, words):
+def test_what_cannot_be_written(setup, paths, tmp_path, name, sources, words):
     with pytest.raises(SettingsError, match=words):
-        write_features(campaign.features, Source.of_files(campaign, paths if sources else []), tmp_path / name)
+        write_features(setup.features, Source.from_files(setup, paths if sources else []), tmp_path / name)
 
 
-def test_a_failure_leaves_no_file(campaign, paths, tmp_path):
+def test_a_failure_leaves_no_file(setup, paths, tmp_path):
     content = (tmp_path / "run.dcd").read_bytes()
     (tmp_path / "run.dcd").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="run.dcd: is truncated"):
-        write_features(campaign.features, Source.of_files(campaign, paths), tmp_path / "x.npz")
+        write_features(setup.features, Source.from_files(setup, paths), tmp_path / "x.npz")
     assert not (tmp_path / "x.npz").exists()
 
 
@@ -142,11 +144,11 @@ def call(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     return (ended.value.code, *capsys.readouterr())
 
 
-def test_the_command_measures_trajectories_of_a_protocol(campaign, paths, tmp_path, monkeypatch, capsys):
+def test_the_command_measures_trajectories_of_a_protocol(setup, paths, tmp_path, monkeypatch, capsys):
     rows = {"pairs": [[1, 4], [4, 5], [4, 6]]}  # C and O of the acetyl group: next to each other, and hardly moving
     spec = [{"torsions": "phi psi"}, {"distances": rows}]
     protocol = molecules.write_protocol(tmp_path / "other", features=spec)
-    stiff = mdtraj.load(paths[0], top=campaign.topology)
+    stiff = mdtraj.load(paths[0], top=setup.topology)
     stiff.xyz[:, 5] = stiff.xyz[:, 4] + np.array([0.12, 0, 0], np.float32)
     stiff.save(paths[0])
     code, out, err = call(monkeypatch, capsys, protocol, paths[0], "-o", tmp_path / "x.npz")
@@ -168,12 +170,12 @@ def test_the_command_ranks_the_descriptors_of_a_campaign(monkeypatch, capsys):
     "arguments, words",
     [
         (["nothing.yaml"], "nothing.yaml: cannot be read"),
-        (["protocol.yaml"], "there is no trajectory to measure"),
+        (["protocol.yaml"], "there is no trajectory to compute descriptors of"),
         (["protocol.yaml", "nothing.dcd"], "there is no file"),
         (["protocol.yaml", "run.xtc", "-o", "x.txt"], "features are written as"),
     ],
 )
-def test_the_command_says_what_is_wrong(campaign, paths, tmp_path, monkeypatch, capsys, arguments, words):
+def test_the_command_says_what_is_wrong(setup, paths, tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     code, out, err = call(monkeypatch, capsys, *arguments)
     assert (code, out) == (2, "")

@@ -10,21 +10,21 @@ import pymbar
 import pytest
 from helpers.molecules import finished_campaign
 
-from latf_sampling.analysis import STAGES, settled
-from latf_sampling.campaign.campaign import Campaign
+from latf_sampling.analysis import STAGES, after_filling
+from latf_sampling.records.records import Records
 from latf_sampling.records.weighting import weightings
 from latf_sampling.units import KB
 
 
 @pytest.fixture(scope="module")
-def campaign() -> Campaign:
-    return Campaign.of(finished_campaign())
+def records() -> Records:
+    return Records.load(finished_campaign())
 
 
 @pytest.fixture(scope="module")
-def walkers(campaign):
+def walkers(records):
     """Those of the campaign, with the plain one going on through all that the biased ones saw."""
-    plain, *biased = campaign.frames()
+    plain, *biased = records.frames()
     trajectory = mdtraj.join([walker.trajectory for walker in (plain, *biased)], check_topology=False)
     energies = np.concatenate([walker.energies for walker in (plain, *biased)])
     none = np.zeros(len(energies))
@@ -32,17 +32,17 @@ def walkers(campaign):
 
 
 @pytest.fixture(scope="module")
-def ways(campaign, walkers):
-    return {way.name: way for way in weightings(campaign, walkers, 300.0, np.random.default_rng(0))}
+def ways(records, walkers):
+    return {way.name: way for way in weightings(records, walkers, 300.0, np.random.default_rng(0))}
 
 
-def last_bias(campaign: Campaign, index: int, walker, until: float = np.inf) -> np.ndarray:
+def last_bias(records: Records, index: int, walker, until: float = np.inf) -> np.ndarray:
     """All hills of a round up to a step on a walker's settled frames, with the walls, kJ/mol."""
-    folder = campaign.store.walker(index, 0).parent / "hills"
+    folder = records.directory.round(index).hills
     hills = np.concatenate([np.loadtxt(path) for path in sorted(folder.glob("*.hills"))])
     hills = hills[hills[:, 0] <= until]
-    _, cv = campaign.model(index - 1)
-    u = cv(walker.trajectory.xyz[settled(walker)].astype(float))
+    _, cv = records.model(index - 1)
+    u = cv(walker.trajectory.xyz[after_filling(len(walker), walker.biased)].astype(float))
     square = (((u[:, None] - hills[:, 1:3]) / hills[:, 3:5]) ** 2).sum(-1)
     low, high = cv.bounds[:, 0] - 3 * cv.sigma, cv.bounds[:, 1] + 3 * cv.sigma
     walls = 10.0 * (((u - np.clip(u, low, high)) / cv.sigma) ** 2).sum(1)
@@ -54,16 +54,16 @@ def test_each_way_has_the_walkers_it_can_weigh(ways):
     biased = [(1, 0), (1, 1), (2, 0)]
     assert places == {"c(t)": biased, "last bias": biased, "MBAR": [(0, 0), *biased]}
     for way in ways.values():
-        for walker, kept, weights in zip(way.walkers, way.kept, way.log_weights):
-            assert kept == settled(walker)
+        for walker, kept, weights in zip(way.walkers, way.selected, way.log_weights):
+            assert kept == after_filling(len(walker), walker.biased)
             assert len(weights) == len(walker.energies[kept]) and np.isfinite(weights).all()
     assert ways["MBAR"].states is not None and ways["c(t)"].states is None
 
 
-def test_weights_of_the_bias_at_the_time_and_of_the_last_bias(campaign, ways):
+def test_weights_of_the_bias_at_the_time_and_of_the_last_bias(records, ways):
     for name, expected in (
-        ("c(t)", lambda w: w.log_weights[settled(w)]),
-        ("last bias", lambda w: last_bias(campaign, w.round_index, w) / (KB * 300.0)),
+        ("c(t)", lambda w: w.log_weights[after_filling(len(w), w.biased)]),
+        ("last bias", lambda w: last_bias(records, w.round_index, w) / (KB * 300.0)),
     ):
         found = ways[name]
         for index in (1, 2):  # rounds are balanced among themselves, so that each has a constant of its own
@@ -75,19 +75,19 @@ def test_weights_of_the_bias_at_the_time_and_of_the_last_bias(campaign, ways):
     assert np.ptp(np.concatenate(ways["last bias"].log_weights)) > 0.3
 
 
-def test_mbar_is_that_of_pymbar_with_each_round_in_stages(campaign, ways):
+def test_mbar_is_that_of_pymbar_with_each_round_in_stages(records, ways):
     found = ways["MBAR"]
-    energies = np.concatenate([w.energies[kept] for w, kept in zip(found.walkers, found.kept)])
+    energies = np.concatenate([w.energies[kept] for w, kept in zip(found.walkers, found.selected)])
     order, counts, reduced = [], [len(found.log_weights[0])], [energies / (KB * 600.0)]
-    stride = round(campaign.protocol.frame_interval / campaign.protocol.integrator.timestep)
+    stride = round(records.protocol.frame_interval / records.protocol.integrator.timestep)
     numbers = [np.zeros(counts[0], int)]
     for index, places in ((1, (1, 2)), (2, (3,))):
-        steps = {k: stride * np.arange(1, len(found.walkers[k]) + 1)[found.kept[k]] for k in places}
+        steps = {k: stride * np.arange(1, len(found.walkers[k]) + 1)[found.selected[k]] for k in places}
         first, last = min(part[0] for part in steps.values()), max(part[-1] for part in steps.values())
         numbers += [np.minimum((steps[k] - first) * STAGES // (last - first), STAGES - 1) for k in places]
         for stage in range(STAGES):
             middle = first + (stage + 0.5) / STAGES * (last - first)
-            bias = np.concatenate([last_bias(campaign, index, walker, round(middle)) for walker in found.walkers])
+            bias = np.concatenate([last_bias(records, index, walker, round(middle)) for walker in found.walkers])
             reduced.append((energies + bias) / (KB * 300.0))
             counts.append(sum(int((numbers[k] == stage).sum()) for k in places))
             order.append((places, stage))
@@ -106,8 +106,8 @@ def test_mbar_is_that_of_pymbar_with_each_round_in_stages(campaign, ways):
     assert len(found.states.temperatures) == 1 + 2 * STAGES
 
 
-def test_plain_dynamics_that_stayed_away_from_a_state_is_left_out_of_mbar(campaign, walkers, ways):
-    model, cv = campaign.model(1)
+def test_plain_dynamics_that_stayed_away_from_a_state_is_left_out_of_mbar(records, walkers, ways):
+    model, cv = records.model(1)
     plain, *biased = walkers
     states = [model.state_probabilities(cv(w.trajectory.xyz.astype(float))).argmax(1) for w in walkers]
     assert len(set(states[0])) > 1
@@ -118,18 +118,18 @@ def test_plain_dynamics_that_stayed_away_from_a_state_is_left_out_of_mbar(campai
         walker=7,
         **{name: getattr(plain, name)[here] for name in ("trajectory", "energies", "bias", "offset")},
     )
-    found = weightings(campaign, [trapped, plain, *biased], 300.0, np.random.default_rng(0))[-1]
+    found = weightings(records, [trapped, plain, *biased], 300.0, np.random.default_rng(0))[-1]
     assert [w.walker for w in found.walkers if not w.biased] == [0]
     for weights, expected in zip(found.log_weights, ways["MBAR"].log_weights):
         assert np.array_equal(weights, expected)
     # Where nothing tells that there is more, it counts.
-    (alone,) = weightings(campaign, [trapped], 300.0, np.random.default_rng(0))
+    (alone,) = weightings(records, [trapped], 300.0, np.random.default_rng(0))
     assert alone.walkers == [trapped]
 
 
-def test_without_a_bias_there_is_mbar_alone(campaign):
-    plain = [walker for walker in campaign.frames() if not walker.biased]
-    (only,) = weightings(campaign, plain, 450.0, np.random.default_rng(0))
+def test_without_a_bias_there_is_mbar_alone(records):
+    plain = [walker for walker in records.frames() if not walker.biased]
+    (only,) = weightings(records, plain, 450.0, np.random.default_rng(0))
     assert only.name == "MBAR"
     weights, energies = only.log_weights[0], plain[0].energies
     slope = np.polyfit(energies, weights, 1)[0]

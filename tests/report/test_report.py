@@ -362,10 +362,10 @@ def test_the_answer_and_its_deviation(page):
     assert f"the estimate is {abs(value - 8.5) / combined:.1f} combined errors {side} it" in page.words
 
 
-def test_where_the_time_went(page):
+def test_wall_times(page):
     # 2 plain walkers of 2 s, 4 biased ones of 10 s with as many steps each, three models of 7 s.
     assert page.numbers["seconds"] == pytest.approx({"plain": 4, "biased": 40, "bias_alone": 32, "learning": 21})
-    assert "wall seconds of processes" in page.words
+    assert "Wall times are summed over processes" in page.words
     assert "evaluating the bias 49 %" in page.words
     assert "3,456 ns/day" in page.words  # 80 ps in 2 s
 
@@ -377,9 +377,9 @@ def test_starts_are_listed_with_their_origin_and_the_rejected_with_their_reasons
     assert "round 0, walker 1, 0.8 ps" in page.words
     assert "-60.5 kJ/mol" in page.words
     assert "Target (0.25, 0.25): from frame 3: atom 8" in page.words
-    assert "do not cover what the flow asked for" in page.words
+    assert "do not cover the flow's distribution" in page.words
     assert "25 % of the targets gave no structure" in page.words
-    assert "are worth 2 equal ones" in page.words
+    assert "are equivalent to 2 unweighted ones" in page.words
     assert "Targets: 1 in state" in page.words
 
 
@@ -411,7 +411,7 @@ def test_without_crossings_there_is_no_estimate(tmp_path):
     assert difference["pooled"] is difference["plain"] is difference["rounds"]["1"] is None
     assert difference["deviation_in_combined_errors"] is None
     assert "No biased walker has crossed" in page.words
-    assert "Plain dynamics at 300 K, 80 ps: 0 crossings. Nothing relates the two states" in page.words
+    assert "Plain dynamics at 300 K, 80 ps: 0 crossings. Without crossings plain dynamics gives no estimate" in page.words
     assert all(row["in"] == row["out"] == 0 for row in page.numbers["crossings"])  # 176 degrees is no crossing
     assert "This campaign is not finished: round 2 has no finished segment yet" in page.words
 
@@ -464,9 +464,9 @@ def stage_biased(campaign: Campaign) -> None:
     ("stage", "simulated", "said"),
     [
         (stage_claimed, 0.0, ["round 0 has no finished segment yet", "No walker has finished a segment yet"]),
-        (stage_first_segment, 0.04, ["round 0 is still being simulated", "No biased frames are there yet"]),
+        (stage_first_segment, 0.04, ["round 0 is still being simulated", "There are no biased frames yet"]),
         (stage_simulated, 0.16, ["no model is learned after round 0 yet", "No model is learned yet"]),
-        (stage_biased, 0.2, ["round 1 is still being simulated", "This round is not finished", "They are not made"]),
+        (stage_biased, 0.2, ["round 1 is still being simulated", "This round is not finished", "These structures are not generated yet"]),
     ],
 )
 def test_partial_campaigns(tmp_path, stage, simulated, said):
@@ -504,7 +504,7 @@ def test_without_a_torsion_the_rest_is_reported(tmp_path):
     page = report(campaign)
     assert page.numbers["difference"] is None
     assert page.numbers["crossings"] == []
-    assert "names nothing to observe" in page.words
+    assert "names no variable to observe" in page.words
     assert "u₁" in page.words
 
 
@@ -570,7 +570,7 @@ def test_a_border_where_no_frame_ever_was_is_a_remark(tmp_path, above, words):
     page = report(observing(tmp_path, descriptor={"distances": {"pairs": [[5, 10]]}}, above=above))
     assert page.numbers["difference"]["pooled"] is None
     assert f"there is no estimate of the free-energy difference. {words} distance" in page.words
-    assert "it went from 0." in page.words and "There is only one state." in page.words
+    assert "its values lie between 0." in page.words and "There is only one state." in page.words
     assert "Free energy along distance" in page.words
 
 

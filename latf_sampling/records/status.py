@@ -1,0 +1,78 @@
+"""Where a campaign stands, from the names of its files alone: neither frames nor models are loaded."""
+
+from __future__ import annotations
+
+from latf_sampling.core import storage
+from latf_sampling.data.layout import CampaignDirectory
+from latf_sampling.settings import ExternalRound, Protocol, RoundSettings, n_steps
+from latf_sampling.starts.files import StartFiles
+
+
+def status(protocol: Protocol, directory: CampaignDirectory) -> list[dict]:
+    """One entry per step of a campaign, with "step", "done" (0 to 1) and "words"."""
+    entries = []
+    for index, settings in enumerate(protocol.all_rounds):
+        if isinstance(settings, ExternalRound):
+            entries.append(_reading(directory, settings))
+        else:
+            entries.append(_simulation(protocol, directory, index, settings, f"round {index}"))
+        entries.append(_learning(directory, index))
+    if protocol.evaluate is not None:
+        index = len(protocol.all_rounds)
+        settings = protocol.runs[index]
+        assert isinstance(settings, RoundSettings)  # the references
+        entries.append(_simulation(protocol, directory, index, settings, "references"))
+        done = directory.evaluation.exists()
+        entries.append(_entry("evaluate", done, str(directory.evaluation) if done else ""))
+    if protocol.starts is not None:
+        entries.append(_starts(directory))
+    done = directory.report.exists()
+    entries.append(_entry("report", done, str(directory.report) if done else ""))
+    return entries
+
+
+def _entry(step: str, done: float, words: str) -> dict:
+    return {"step": step, "done": float(done), "words": words}
+
+
+def _simulation(
+    protocol: Protocol, directory: CampaignDirectory, index: int, settings: RoundSettings, name: str
+) -> dict:
+    segments = n_steps(settings.length, protocol.segment)
+    walkers = [directory.round(index).walker(number) for number in range(len(settings.walkers))]
+    stopped = [walker.stop_reason() is not None for walker in walkers]
+    finished = [segments if halted else len(walker.markers()) for walker, halted in zip(walkers, stopped)]
+    kind = "plain" if settings.bias is None else settings.bias.kind
+    total = segments * len(walkers)
+    words = f"{sum(finished)} of {total} segments, {kind}, {_kelvin(settings)}"
+    if any(stopped):
+        words += f"; {sum(stopped)} walkers left the trust region and were stopped"
+    return _entry(f"{name}: simulate", sum(finished) / total, words)
+
+
+def _reading(directory: CampaignDirectory, settings: ExternalRound) -> dict:
+    markers = [directory.round(0).external(number).marker for number in range(len(settings.walkers))]
+    summaries = [storage.read_json(marker) for marker in markers if marker.exists()]
+    frames = sum(len(range(0, summary["frames"], summary["stride"])) for summary in summaries)
+    words = f"{len(summaries)} of {len(markers)} trajectories, {frames:,} frames, {_kelvin(settings)}"
+    return _entry("round 0: read", len(summaries) / len(markers), words)
+
+
+def _learning(directory: CampaignDirectory, index: int) -> dict:
+    learning, words = directory.round(index).learning, ""
+    if learning.finished:
+        history = storage.read_json(learning.history)
+        words = f"{len(history['states'])} states, {history['seconds']:.0f} s"
+    return _entry(f"round {index}: learn", learning.finished, words)
+
+
+def _starts(directory: CampaignDirectory) -> dict:
+    files, words = StartFiles(directory.starts), ""
+    if files.complete:
+        table = files.read_table()
+        words = f"{table['valid']} of {table['requested']} valid at {table['temperature']:g} K"
+    return _entry("starts", files.complete, words)
+
+
+def _kelvin(settings: RoundSettings | ExternalRound) -> str:
+    return ", ".join(f"{temperature:g} K" for temperature in settings.walkers)
