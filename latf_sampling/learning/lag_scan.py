@@ -1,7 +1,7 @@
-"""Which lag time to take: the first stage of training at several lags, and what the states found there are worth.
+"""Choice of the lag time: the first stage of training at several lags, and the quality of the states found there.
 
-A lag that is too short resolves motions that nobody asks for, and time scales come out wrong; one that is too long
-loses states that live shorter than it, and leaves little to predict. Three numbers per lag tell:
+A lag that is too short resolves motions that are of no interest, and time scales come out wrong; one that is too long
+loses states that live shorter than it, and leaves little to predict. Three results at each lag tell them apart:
 
 - The metastable states that training finds. A state whose life time is shorter than the lag is no state at this lag.
 - The implied time scales of these states, -lag / ln|eigenvalue| of their transition matrix, which level off where the
@@ -9,7 +9,7 @@ loses states that live shorter than it, and leaves little to predict. Three numb
 - The VAMP-2 score of the latent space, which is the larger the more of the slow motion it holds: Wu and Noé,
   doi:10.1007/s00332-019-09567-y. Scores at different lags cannot be compared, since every process has decayed further
   at a longer one; all models are therefore scored at one lag, the middle one of the list. At the shortest, motions too
-  fast for any state would count like slow ones; at the longest, little but noise is left to be scored.
+  fast for any state would count like slow ones; at the longest, little but noise would be scored.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from latf_sampling.learning.training import train
 from latf_sampling.settings import ModelSettings, TrainingSettings
 
 FRAMES = 50_000
-"""At most so many frames are used, the first ones of each series: enough to tell lags apart, and quick."""
+"""At most so many frames are used, the first ones of each series: enough to distinguish lags, and quick."""
 TRAINING = TrainingSettings(refinements=24, refinement_epochs=2)
-"""Shorter rounds than a final model gets, and more of them: the number of states settles by relabelling."""
+"""Shorter iterations than for a final model, and more of them: relabeling determines the number of states."""
 SHARE, TIMES = 10, 100
-"""Lags are at most a tenth of the longest series. Those chosen here are also at most a hundredth of all frames: a
-process that lasts three lags is then seen thirty times."""
+"""Lags are at most a tenth of the longest series. Default lags are also at most a hundredth of all frames: a process
+that lasts three lags then occurs about thirty times."""
 RESOLVED = 3
 """A lag resolves a process that lasts so many lags."""
 TOLERANCE = 0.1
-"""Time scales that differ by less than this share agree, however small their errors: they never level off entirely."""
+"""Time scales that differ by less than this share agree, however small their errors, as they never quite level off."""
 
 CONDITIONS = {
     "resolved": "the lag is more than a third of the slowest time scale",
@@ -49,12 +49,12 @@ CONDITIONS = {
     "states": "the number of states does not stay the same with every seed and at the next longer lag",
     "score": "the VAMP-2 score is more than one standard error below the best",
 }
-"""What a good lag meets, the most important first, and what to say where it is not met."""
+"""Conditions of a good lag, the most important first, each with the message where it is not met."""
 
 
 @dataclass(frozen=True)
 class LagResult:
-    """What was found at one lag; times are in frames.
+    """Results at one lag; times are in frames.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class LagResult:
         Implied time scales of the first seed's states, the slowest first, and their standard errors. They are one fewer
         than states that lead to each other.
     vamp2, vamp2_error : float or None
-        Cross-validated score of the first seed's latent space at the scan's `scoring_lag`, and its standard error; none
+        Cross-validated score of the first seed's latent space at the scan's `scoring_lag`, and its standard error; None
         where there is a single state, or where series are too short to be cut into parts.
     """
 
@@ -89,26 +89,26 @@ class LagResult:
 
 @dataclass(frozen=True)
 class LagScan:
-    """What `scan_lags` found, and the lag that follows from it.
+    """Results of `scan_lags`, and the lag that follows from them.
 
     A good lag meets four conditions, the most important first:
 
     1. It is at most a third of the slowest time scale.
-    2. The slowest time scale has levelled off: no longer lag that meets the first condition finds a longer one, beyond
-       the joint standard error and a tenth. States that are not Markovian err to this side.
-    3. The number of states, found alike with every seed, is the same at the next longer lag.
+    2. The slowest time scale has leveled off: no longer lag that meets the first condition gives a longer one, beyond
+       the joint standard error and a tenth. States that are not Markovian give too short time scales.
+    3. The number of states is the same with every seed, and at the next longer lag.
     4. The VAMP-2 score is within one standard error of the best: nothing slow is lost.
 
-    The shortest good lag is recommended, which resolves the most and leaves the most to learn from. Where there is
-    none, conditions that cannot be met together with more important ones are passed over; where the third is, the lag
-    with the fewest states is taken, since a lag that is too short finds too many of them.
+    The shortest good lag is recommended, which resolves the most and leaves the most pairs to learn from. Where there
+    is no good lag, conditions that cannot be met together with more important ones are ignored; where the third one is
+    ignored, the lag with the fewest states is recommended, since a lag that is too short gives too many of them.
 
     Attributes
     ----------
     results : tuple of LagResult
         One per lag, the shortest first.
     scoring_lag : int
-        Frames; of all VAMP-2 scores.
+        Lag of all VAMP-2 scores, frames.
     temperature : float
         K; time scales and scores are those of the simulations at this temperature.
     frames : int
@@ -125,18 +125,18 @@ class LagScan:
 
     @property
     def recommended(self) -> int | None:
-        """The lag to take, in frames; none where every training ended in a single state."""
-        left = [result for result in self.results if result.states[0] > 1]
-        if not left:
+        """The recommended lag, in frames; None where every training ended in a single state."""
+        candidates = [result for result in self.results if result.states[0] > 1]
+        if not candidates:
             return None
         for condition in CONDITIONS:
-            left = [result for result in left if self.meets(result)[condition]] or left
-        # The first is the one with the shortest lag.
-        return min(left, key=lambda result: 0 if self.meets(result)["states"] else result.states[0]).lag
+            candidates = [result for result in candidates if self.meets(result)[condition]] or candidates
+        # The first of equals is the one with the shortest lag.
+        return min(candidates, key=lambda result: 0 if self.meets(result)["states"] else result.states[0]).lag
 
     @property
     def reason(self) -> str:
-        """Why this lag, in words."""
+        """The reason for this lag, as text."""
         if self.recommended is None:
             return (
                 "No lag can be recommended: at each of them training ended in a single state. The data hold no "
@@ -149,38 +149,38 @@ class LagScan:
         slowest = self.time(chosen.timescales[0], chosen.errors[0])
         return (
             f"{self.lag(chosen.lag)} is the shortest lag at which the slowest time scale, {slowest}, is resolved and "
-            f"has levelled off, the number of states, {chosen.states[0]}, stays the same at the next longer lag, and "
+            f"has leveled off, the number of states, {chosen.states[0]}, stays the same at the next longer lag, and "
             "the VAMP-2 score is within one standard error of the best."
         )
 
     def meets(self, result: LagResult) -> dict[str, bool]:
         """Which of the `CONDITIONS` one of the results meets."""
         longer = [other for other in self.results if other.lag > result.lag]
-        scored = [other for other in self.results if other.vamp2 is not None]
-        best = max(scored, key=lambda other: other.vamp2, default=None)
+        scores = [(other.vamp2, other.vamp2_error or 0.0) for other in self.results if other.vamp2 is not None]
+        best, error = max(scores, key=lambda score: score[0], default=(0.0, 0.0))
         return {
             "resolved": result.resolved,
             "level": bool(result.timescales)
             and not any(other.resolved and result.falls_short_of(other) for other in longer),
             "states": len({*result.states, *(other.states[0] for other in longer[:1])}) == 1 and bool(longer),
-            "score": result.vamp2 is not None and result.vamp2 >= best.vamp2 - best.vamp2_error,
+            "score": result.vamp2 is not None and result.vamp2 >= best - error,
         }
 
     def lag(self, frames: int) -> str:
-        """A lag in words: frames, and ps where the interval is known."""
-        words = f"{frames} frame{'' if frames == 1 else 's'}"
-        return words if self.interval is None else f"{words} ({frames * self.interval:g} ps)"
+        """A lag as text: in frames, and in ps where the interval is known."""
+        text = f"{frames} frame{'' if frames == 1 else 's'}"
+        return text if self.interval is None else f"{text} ({frames * self.interval:g} ps)"
 
     def time(self, frames: float, error: float) -> str:
-        """A time with its error in words: in ps where the interval is known, else in frames."""
+        """A time with its error as text: in ps where the interval is known, else in frames."""
         unit = self.interval or 1.0
-        # Two digits of the error are worth saying.
+        # Two digits of the error are significant.
         digits = max(0, 1 - math.floor(math.log10(error * unit))) if error > 0 else 2
         name = "frames" if self.interval is None else "ps"
         return f"{frames * unit:.{digits}f} ± {error * unit:.{digits}f} {name}"
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Head and rows of the table, as text."""
+        """Header and rows of the table, as text."""
         head = ["lag", "states", "slowest time scale", "next one", "VAMP-2", "not met"]
         rows = []
         for result in self.results:
@@ -233,32 +233,31 @@ def scan_lags(
 ) -> LagScan:
     """Train the first stage at several lags, and recommend one of them.
 
-    Only the first 50,000 frames are used, shared among the series in proportion to their lengths; they are not thinned
-    out, since pairs would be lost. Series whose frames differ in weight are left out: they were biased, and a bias
-    changes the times that states live. Training hears all temperatures. Time scales and scores are those of the lowest
-    temperature that has transitions between the states of every model, as far as there are states at all; failing
-    that, of the highest.
+    Only the first 50,000 frames are used, shared among the series in proportion to their lengths; no stride is applied,
+    since pairs would be lost. Series whose frames differ in weight are left out: they were biased, and a bias changes
+    the life times of states. Training uses all temperatures. Time scales and scores are those of the lowest temperature
+    with transitions between the states of every model that has several states; where there is none, of the highest.
 
     Parameters
     ----------
     series
         Trajectories, as for `Dataset`.
     lags
-        Frames, in ascending order; none takes 1, 2, 4, ... up to a tenth of the longest series and a hundredth of all
+        Frames, in ascending order; None takes 1, 2, 4, ... up to a tenth of the longest series and a hundredth of all
         frames in use.
     model
-        As for the model to be trained in the end; what concerns the density is of no importance here.
+        Settings of the model to be trained in the end; those of the density have no effect here.
     training
-        None takes 24 rounds of relabelling with 2 epochs each. Stages after the first are left out.
+        None takes 24 refinements with 2 epochs each. Stages after the first are left out.
     seeds
-        Number of trainings per lag, which tell whether the number of states can be relied on. Time scales and scores
-        are those of the first.
+        Number of trainings per lag, which show whether the number of states is reproducible. Time scales and scores are
+        those of the first.
     seed
         Master seed; the same seed gives the same scan on one machine.
     device
-        Where to train; none picks a GPU where there is one.
+        Where to train; None picks a GPU where there is one.
     progress
-        Called with the fraction done and a few words.
+        Called with the fraction done and a short message.
 
     Returns
     -------
@@ -266,16 +265,16 @@ def scan_lags(
         A training that ends in a single state is a result, not an error. The VAMP-2 score is that of the slowest d
         processes, d being the latent dimension, so that many states are no advantage by themselves, in linear
         combinations of mu(x) and of the decoder's probabilities p(y|mu(x)). These are fitted to four fifths of each
-        series and judged on the rest, in turn; encoder and decoder have seen all of it.
+        series and scored on the rest, in turn; encoder and decoder were trained on all of it.
 
     Raises
     ------
     SettingsError
-        Lags that are not whole, positive and ascending, or no seed.
+        The lags are not whole, positive and ascending, or there is no seed.
     DataError
-        Series that are biased, or too short for the lags, or do not fit together.
+        All series are biased, or too short for the lags, or they do not fit together.
     TrainingError
-        Training failed otherwise than by ending in a single state.
+        Training failed for another reason than a single state.
 
     Examples
     --------
@@ -301,20 +300,22 @@ def scan_lags(
         trained = []
         for attempt in range(seeds):
 
-            def report(fraction: float, words: str, done: int = index * seeds + attempt, lag: int = lag) -> None:
+            def report(fraction: float, message: str, done: int = index * seeds + attempt, lag: int = lag) -> None:
                 if progress is not None:
-                    progress((done + fraction) / (len(lags) * seeds), f"lag {lag}: {words}")
+                    progress((done + fraction) / (len(lags) * seeds), f"lag {lag}: {message}")
 
-            own = seed if attempt == 0 else streams.stream_seed(seed, "lags", attempt)
-            trained.append(_train(settings, Dataset(used, lag), own, training, device, report))
+            training_seed = seed if attempt == 0 else streams.stream_seed(seed, "lags", attempt)
+            trained.append(_train(settings, Dataset(used, lag), training_seed, training, device, report))
         counts.append(tuple(1 if entry is None else entry.n_states for entry in trained))
         models.append(trained[0])
     scoring_lag = lags[len(lags) // 2]
-    for temperature in sorted({entry.temperature for entry in used}):
-        here = [entry for entry in used if entry.temperature == temperature]
+    temperatures = sorted({entry.temperature for entry in used})
+    temperature, results = temperatures[0], ()
+    for temperature in temperatures:
+        at_temperature = [entry for entry in used if entry.temperature == temperature]
         results = tuple(
-            LagResult(lag, found, *_examine(model, here, lag, scoring_lag, streams.stream(seed, "lags", lag)))
-            for lag, found, model in zip(lags, counts, models)
+            _examine(model, states, at_temperature, lag, scoring_lag, streams.stream(seed, "lags", lag))
+            for lag, states, model in zip(lags, counts, models)
         )
         if all(result.timescales or result.states[0] == 1 for result in results):
             break
@@ -361,7 +362,7 @@ def _train(
     device: torch.device | str | None,
     progress: Callable[[float, str], None],
 ) -> LaTF | None:
-    """A model after the first stage; none where a single state was left."""
+    """A model after the first stage; None where a single state was left."""
     model = LaTF(settings)
     try:
         train(model, dataset, seed, settings=training, device=device, progress=progress)
@@ -371,25 +372,33 @@ def _train(
 
 
 def _examine(
-    model: LaTF | None, series: list[Series], lag: int, scoring_lag: int, rng: np.random.Generator
-) -> tuple[tuple[float, ...], tuple[float, ...], float | None, float | None]:
-    """Time scales with their errors, and the VAMP-2 score with its own, as in `LagResult`."""
+    model: LaTF | None,
+    counts: tuple[int, ...],
+    series: list[Series],
+    lag: int,
+    scoring_lag: int,
+    rng: np.random.Generator,
+) -> LagResult:
+    """Time scales and VAMP-2 score of a model, by series of one temperature; `counts` are the numbers of states."""
     if model is None:
-        return (), (), None, None
+        return LagResult(lag, counts)
     states = [model.assign(entry.x) for entry in series]
-    found = estimate_kinetics(states, model.n_states, lag, series[0].temperature, rng)
-    here = found.lags == lag
+    kinetics = estimate_kinetics(states, model.n_states, lag, series[0].temperature, rng)
+    at_lag = kinetics.lags == lag
+    timescales = kinetics.timescales[at_lag].ravel()
     # Half of a 95 % interval is 1.96 standard errors.
-    rows = found.timescales[here].ravel(), (found.upper - found.lower)[here].ravel() / (2 * 1.96)
-    timescales, errors = (tuple(values[np.isfinite(rows[0])].tolist()) for values in rows)
-    features = [_latent(model, entry.x) for entry in series]
-    return timescales, errors, *(cross_validated_vamp2(features, scoring_lag, model.latent_dim) or (None, None))
+    errors = (kinetics.upper - kinetics.lower)[at_lag].ravel() / (2 * 1.96)
+    finite = np.isfinite(timescales)
+    score = cross_validated_vamp2([_latent(model, entry.x) for entry in series], scoring_lag, model.latent_dim)
+    return LagResult(
+        lag, counts, tuple(timescales[finite].tolist()), tuple(errors[finite].tolist()), *(score or (None, None))
+    )
 
 
 def _latent(model: LaTF, x: np.ndarray) -> np.ndarray:
-    """mu(x), and the probability of each state but one a lag later, which adds what is not linear in mu(x).
+    """mu(x), and the probability of each state but one a lag later, which adds functions that are not linear in mu(x).
 
-    States themselves would do so in steps, that many states can follow a slow process with better than few.
+    The states themselves would add step functions, and many steps approximate a slow process better than few.
     """
     mu = torch.from_numpy(model.encode(x))
     with torch.no_grad():

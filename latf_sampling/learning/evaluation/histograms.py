@@ -1,8 +1,8 @@
-"""Histograms of latent points: how far two of them are apart, and how far a density is from one.
+"""Histograms of latent points: the difference between two of them, and between a density and one of them.
 
-Where two sets of samples are compared, the bins are those of a `Grid`, and what falls beside it goes to one bin more,
-so that no sample is lost. With three or more latent dimensions there are histograms of all pairs of components, and
-every number is the mean over the pairs.
+Two sets of samples are compared in the bins of a `Grid`; one additional bin counts points outside the grid, so that no
+sample is lost. With three or more latent dimensions there are histograms of all pairs of components, and every number
+is the mean over the pairs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy.special import logsumexp
 from latf_sampling.analysis.weights import kish
 
 POISSON = 0.5
-"""A bin is populated if the Poisson error of its free energy is below so many kT: more than four effective counts."""
+"""A bin is populated if the Poisson error of its free energy is below so many kT: above four effective counts."""
 FINE = 3
 """Points per bin and dimension that a density is averaged over."""
 
@@ -31,7 +31,7 @@ class Histogram:
     Attributes
     ----------
     counts : numpy.ndarray (projections, cells + 1)
-        The last cell holds what lies beside the grid.
+        The last cell counts the points outside the grid.
     size : float
         Effective number of samples (Kish).
     """
@@ -48,7 +48,7 @@ class Histogram:
 def divergence(p: Histogram, q: Histogram) -> float:
     """Kullback-Leibler divergence sum p ln(p / q) in nats, mean over projections.
 
-    A bin that holds samples of p and none of q counts as if half a sample of q were there, which keeps it finite.
+    A bin with samples of p and without samples of q counts as half a sample of q, which keeps the divergence finite.
 
     Examples
     --------
@@ -60,9 +60,9 @@ def divergence(p: Histogram, q: Histogram) -> float:
     expected = p.shares
     other = np.where((expected > 0) & (q.counts == 0), 0.5 / q.size, q.shares)
     other /= other.sum(1, keepdims=True)
-    held = expected > 0
+    populated = expected > 0
     terms = np.zeros_like(expected)
-    terms[held] = expected[held] * np.log(expected[held] / other[held])
+    terms[populated] = expected[populated] * np.log(expected[populated] / other[populated])
     return float(terms.sum(1).mean())
 
 
@@ -71,12 +71,13 @@ def distance(p: Histogram, q: Histogram) -> float:
 
     Source: Endres and Schindelin, doi:10.1109/TIT.2003.813506.
     """
-    return float(jensenshannon(p.shares, q.shares, axis=1).mean())
+    distances = jensenshannon(p.shares, q.shares, axis=1)  # pyright: ignore[reportCallIssue] - scipy's stub lacks axis
+    return float(np.mean(distances))
 
 
 @dataclass(frozen=True)
 class FreeEnergyError:
-    """Free energy of a density less that of a histogram, over populated bins, after their mean difference is removed.
+    """Free energy of a density minus that of a histogram, over populated bins, after their mean difference is removed.
 
     Attributes
     ----------
@@ -85,7 +86,7 @@ class FreeEnergyError:
     largest : float
         Largest absolute difference, kJ/mol.
     noise : float
-        What `rms` would be if the density were exact and frames independent: the histogram's Poisson error, kJ/mol.
+        Value of `rms` for an exact density and independent frames: the Poisson error of the histogram, kJ/mol.
     coverage : float
         Share of the data in populated bins.
     data, model : numpy.ndarray (bins,) * d
@@ -113,25 +114,25 @@ class Grid:
     Attributes
     ----------
     projections : list of tuple
-        Components of each histogram: all of them for d = 1 and 2, pairs for more.
+        Components of each histogram: all of them for d = 1 and 2, pairs for d >= 3.
     """
 
     def __init__(self, low: np.ndarray, high: np.ndarray, bins: int) -> None:
         self.low, self.bins = np.asarray(low, np.float64), bins
-        # A component that never changes still needs bins of some width.
+        # The bins of a constant component need a width above zero.
         self.width = np.maximum(np.asarray(high, np.float64) - self.low, 1e-6) / bins
         self.dim = len(self.low)
         self.projections = [(0,)] if self.dim == 1 else list(combinations(range(self.dim), 2))
 
     @classmethod
     def around(cls, parts: Sequence[np.ndarray], bins: int) -> Grid:
-        """The grid over the joint range of sets of points, (n, d) each."""
+        """A grid over the joint range of sets of points, (n, d) each."""
         low, high = np.min([part.min(0) for part in parts], 0), np.max([part.max(0) for part in parts], 0)
         return cls(low, high, bins)
 
     @property
     def edges(self) -> np.ndarray:
-        """(d, bins + 1)."""
+        """Edges of the bins along each dimension; (d, bins + 1)."""
         return self.low[:, None] + self.width[:, None] * np.arange(self.bins + 1)
 
     def histogram(self, u: np.ndarray, weights: np.ndarray | None = None) -> Histogram:
@@ -148,16 +149,16 @@ class Grid:
 
     def outside(self, u: np.ndarray, occupied: np.ndarray) -> int:
         """Number of points (n, d) that lie, in any projection, neither in an occupied cell nor next to one."""
-        found = np.zeros(len(u), bool)
+        outside = np.zeros(len(u), bool)
         for columns, cells in zip(self.projections, occupied):
             shape = (self.bins + 2,) * len(columns)
             near = binary_dilation(cells.reshape(shape), np.ones((3,) * len(columns)))
-            found |= ~np.append(near, False)[self._cells(u, columns, 1)]
-        return int(found.sum())
+            outside |= ~np.append(near, False)[self._cells(u, columns, 1)]
+        return int(outside.sum())
 
-    def _cells(self, u: np.ndarray, columns: tuple[int, ...], margin: int = 0) -> np.ndarray:
-        """Flat index of the cell that each point is in; the number of cells where it is in none; (n,)."""
-        columns, side = list(columns), self.bins + 2 * margin
+    def _cells(self, u: np.ndarray, projection: tuple[int, ...], margin: int = 0) -> np.ndarray:
+        """Flat index of the cell of each point, or the number of cells for a point outside the grid; (n,)."""
+        columns, side = list(projection), self.bins + 2 * margin
         place = (u[:, columns].astype(np.float64) - self.low[columns]) / self.width[columns]
         place[np.isclose(place, self.bins, rtol=0, atol=1e-6)] = self.bins - 1  # the upper edge belongs to the last bin
         index = np.floor(place) + margin
@@ -193,7 +194,7 @@ class Grid:
         Parameters
         ----------
         log_shares
-            From `log_shares`; (bins,) * d.
+            Result of `log_shares`; (bins,) * d.
         u, weights
             Points (n, d) and their weights (n,).
         kT
@@ -212,14 +213,14 @@ class Grid:
         data = np.full(share.shape, np.nan)
         data[populated] = -kT * np.log(share[populated])
         data -= np.nanmin(data)
-        inside, model = share[populated], -kT * log_shares
-        model = model + np.average((data - model)[populated], weights=inside)
+        weight, model = share[populated], -kT * log_shares
+        model = model + np.average((data - model)[populated], weights=weight)
         difference = (model - data)[populated]
         return FreeEnergyError(
-            rms=float(np.sqrt(np.average(difference**2, weights=inside))),
+            rms=float(np.sqrt(np.average(difference**2, weights=weight))),
             largest=float(np.abs(difference).max()),
-            noise=float(kT * np.sqrt(np.average(1 / effective[populated], weights=inside))),
-            coverage=float(inside.sum()),
+            noise=float(kT * np.sqrt(np.average(1 / effective[populated], weights=weight))),
+            coverage=float(weight.sum()),
             data=data,
             model=model,
         )

@@ -13,7 +13,7 @@ from latf_sampling.learning.model import LaTF
 RESAMPLES = 1000
 TEMPERATURES = 25
 MARGIN = 0.05
-"""A melting curve reaches this share below the lowest and above the highest temperature asked."""
+"""A melting curve extends this share below the lowest and above the highest temperature of the data."""
 
 
 def populations(
@@ -26,8 +26,8 @@ def populations(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Weighted populations, and their standard errors from the Bayesian bootstrap over blocks of time.
 
-    Blocks are given random weights instead of being drawn, so that none is ever missing: a state seen in one block only
-    still has a population in every resample. Source: Rubin, doi:10.1214/aos/1176345338.
+    Blocks are given random weights instead of being drawn, so that none is ever missing: even a state that occurs in a
+    single block has a population in every resample. Source: Rubin, doi:10.1214/aos/1176345338.
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ def populations(
     rng
         Draws the weights of the blocks.
     groups
-        Of each frame (frames,): a group of blocks always has the same weight in all. None is a single group.
+        Group of each frame (frames,): the total weight of a group of blocks is the same in every resample. None puts
+        all blocks into one group.
 
     Returns
     -------
@@ -65,7 +66,7 @@ def populations(
     drawn *= (sizes / (drawn @ np.eye(len(sizes))[group]))[:, group]
     resampled = drawn @ sums
     spread = (resampled / resampled.sum(1, keepdims=True)).std(0)
-    # The weights of m blocks spread less than m independent ones would, by this much.
+    # This factor corrects for the weights of m blocks, which spread less than m independent ones.
     return values, spread * np.sqrt((n + len(sizes)) / (n - len(sizes)))
 
 
@@ -79,11 +80,11 @@ class MeltingCurve:
     model : numpy.ndarray (k, states)
         Populations by the model.
     errors : numpy.ndarray (k, states), or None
-        Their standard errors; none without an ensemble.
+        Their standard errors; None without an ensemble.
     extrapolated : numpy.ndarray (k,) of bool
-        Where the training data say too little for the model to be more than a guess.
+        Whether too few training frames are informative for more than a guess.
     reweighted, reweighted_errors : numpy.ndarray (k, states), or None
-        Populations of the training frames by MBAR; none where frames carry no energies. The errors come from blocks
+        Populations of the training frames by MBAR; None where frames carry no energies. The errors come from blocks
         within each simulated temperature; those of the temperatures' free energies are not in them.
     effective_sizes : numpy.ndarray (k,), or None
         Effective number of frames that MBAR's populations rest on.
@@ -106,7 +107,7 @@ def melting_curve(
     rng: np.random.Generator,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> MeltingCurve:
-    """Populations from below the lowest to above the highest of some temperatures, by model and by MBAR.
+    """Populations against temperature, by the model and by MBAR, over the range of some temperatures and a margin.
 
     Parameters
     ----------
@@ -117,14 +118,14 @@ def melting_curve(
     temperatures
         K, or in reduced units.
     rng
-        Draws what MBAR and bootstrap draw.
+        Generator for MBAR and for the bootstrap.
     progress
         Called with the fraction done.
 
     Warns
     -----
     ExtrapolationWarning
-        From the model, at temperatures out of its reach.
+        A temperature is beyond the range of the model.
     """
     grid = np.linspace((1 - MARGIN) * min(temperatures), (1 + MARGIN) * max(temperatures), TEMPERATURES)
     values, errors = [], []
@@ -155,7 +156,7 @@ def melting_curve(
 
 
 def model_populations(model: LaTF, temperature: float) -> tuple[np.ndarray, np.ndarray | None]:
-    """Populations by a model (states,), and their errors (states,), or None without an ensemble."""
+    """Populations of a model (states,), and their errors (states,), or None without an ensemble."""
     if len(model.ensemble) < 2:
         return model.populations(temperature), None
     return model.populations(temperature, return_std=True)

@@ -1,9 +1,9 @@
-"""How good a trained model is, at temperatures it was trained on and at others.
+"""Evaluation of a trained model, at temperatures it was trained on and at others.
 
 Its densities and populations are compared with data that training has not fitted: blocks that were held out, and
-independent simulations. Beside every number that even a perfect model would not bring to zero stands its noise floor,
-from parts of the same data. Held-out blocks have a say in when training stops, and states were found on all frames;
-the stricter judges are the references.
+independent simulations. Every number that would not be zero even for a perfect model comes with its noise floor, from
+parts of the same data. The stricter test are the references: held-out blocks decide when training stops, and states
+were learned from all frames.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -20,7 +21,7 @@ from latf_sampling.analysis.kinetics import Kinetics, estimate_kinetics
 from latf_sampling.core import streams
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError, TrainingError
-from latf_sampling.learning.evaluation.comparison import Frames, Judge, Row
+from latf_sampling.learning.evaluation.comparison import Comparer, EvaluationRow, LatentFrames
 from latf_sampling.learning.evaluation.populations import MeltingCurve, melting_curve
 from latf_sampling.learning.model import LaTF
 from latf_sampling.units import KB
@@ -30,12 +31,12 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found; `latf_sampling.report.write_evaluation` makes a page of it.
+    """Results of `evaluate`; `latf_sampling.report.write_evaluation` makes a page of them.
 
     Attributes
     ----------
-    rows : tuple of Row
-        By temperature; empty if no block was held out and no reference given.
+    rows : tuple of EvaluationRow
+        In the order of temperature; empty without held-out blocks and references.
     melting : MeltingCurve
     kinetics : tuple of Kinetics
         One for each simulated temperature with unbiased series.
@@ -46,14 +47,14 @@ class Evaluation:
     boltzmann : float
         `KB`, or 1 in reduced units, where temperatures and energies carry no unit.
     edges : numpy.ndarray (d, bins + 1)
-        Of the bins.
+        Edges of the bins.
     minimum_effective_size : float
-        Effective frames below which the model calls a temperature an extrapolation.
+        Effective frames below which a temperature counts as extrapolation.
     notes : tuple of str
         What is missing, and why.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[EvaluationRow, ...]
     melting: MeltingCurve
     kinetics: tuple[Kinetics, ...]
     samples: int
@@ -68,6 +69,7 @@ class Evaluation:
 
     @property
     def energy_unit(self) -> str:
+        """Unit of the energies, as text."""
         return "kJ/mol" if self.boltzmann == KB else "reduced"
 
     def at(self, temperature: float) -> str:
@@ -75,7 +77,7 @@ class Evaluation:
         return f"{temperature:g} K" if self.boltzmann == KB else f"T = {temperature:g}"
 
     def cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Head and rows of the table of densities, as text."""
+        """Header and rows of the table of densities, as text."""
         head = (
             "data",
             "effective frames",
@@ -83,14 +85,14 @@ class Evaluation:
             "KL of halves (floor)",
             "KL with noise (floor)",
             "JS of halves (floor)",
-            f"free energy off, {self.energy_unit}",
-            "populations off",
+            f"free-energy error, {self.energy_unit}",
+            "population error",
             "samples outside",
-            "training frames that count",
+            "effective training frames",
         )
         return head, [self._cells(row) for row in self.rows]
 
-    def _cells(self, row: Row) -> tuple[str, ...]:
+    def _cells(self, row: EvaluationRow) -> tuple[str, ...]:
         energy = row.free_energy
         return (
             f"{row.kind}, {self.at(row.temperature)}",
@@ -115,7 +117,7 @@ class Evaluation:
 
     def as_dict(self) -> dict:
         """All numbers, ready for JSON: null for what is not finite or not known; without the arrays of the pictures."""
-        return _plain(self)
+        return {entry.name: _plain(getattr(self, entry.name)) for entry in _numbers_of(self)}
 
 
 def evaluate(
@@ -126,22 +128,22 @@ def evaluate(
     samples: int = 100_000,
     bins: int = 50,
     seed: int = 0,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = lambda fraction, message: None,
 ) -> Evaluation:
-    """Judge a trained model by held-out blocks and independent simulations.
+    """Evaluate a trained model on held-out blocks and independent simulations.
 
-    Histograms have the same bins for all temperatures, over the joint range of the data; what lies beside them goes to
-    one bin more. Where data are in a bin and no generated sample is, half a sample is assumed.
+    Histograms have the same bins for all temperatures, over the joint range of the data; one additional bin counts
+    samples outside this range. A bin with data and without generated samples counts as half a sample.
 
     Parameters
     ----------
     model
         Trained, with a density.
     dataset
-        What it was trained on; also gives the kinetics, and the melting curve by MBAR.
+        What the model was trained on; kinetics and the melting curve by MBAR are computed from it, too.
     references
-        Independent simulations at any temperatures, with weights where they were biased; those of one temperature are
-        taken together.
+        Independent simulations at any temperatures, with weights where they were biased; simulations at the same
+        temperature are combined.
     samples
         Samples to generate at each temperature.
     bins
@@ -149,14 +151,14 @@ def evaluate(
     seed
         The same seed gives the same numbers.
     progress
-        Called with the fraction done and a few words.
+        Called with the fraction done and a short message.
 
     Raises
     ------
     TrainingError
         The model is not trained, or was trained without a density.
     DataError
-        Data with another number of descriptors, or another data set than the model was trained on.
+        The number of descriptors is not the model's, or the data set is not the one that it was trained on.
     SettingsError
         Fewer than one sample or two bins.
 
@@ -174,21 +176,22 @@ def evaluate(
     _check(model, dataset, references, samples, bins)
     rng = streams.stream(seed, "evaluation")
     progress(0.0, "encoding frames")
-    training = Frames.of(model, dataset.series, rng)
-    independent = Frames.of(model, references, rng) if references else None
-    seen = [frames.where(frames.weights > 0) for frames in (training, independent) if frames is not None]
-    judge = Judge(model, seen, samples, bins, seed)
-    held = np.isin(training.blocks, model.provenance["held_blocks"]) & (training.weights > 0)
-    parts = _by_temperature("held out", training.where(held))
-    if independent is not None:
-        parts += _by_temperature("reference", seen[1])
+    training = LatentFrames.from_series(model, dataset.series, rng)
+    weighted = [training.select(training.weights > 0)]
+    held_out = np.isin(training.blocks, model.provenance["held_blocks"]) & (training.weights > 0)
+    parts = _by_temperature("held out", training.select(held_out))
+    if references:
+        independent = LatentFrames.from_series(model, references, rng)
+        weighted.append(independent.select(independent.weights > 0))
+        parts += _by_temperature("reference", weighted[1])
+    comparer = Comparer(model, weighted, samples, bins, seed)
     parts.sort(key=lambda part: (part[1], part[0]))
     rows = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExtrapolationWarning)  # rows and melting curve say it instead
+        warnings.simplefilter("ignore", ExtrapolationWarning)  # rows and melting curve mark it instead
         for kind, temperature, frames in parts:
             progress(0.05 + 0.45 * len(rows) / len(parts), f"{kind} at {temperature:g}")
-            rows.append(judge.row(kind, temperature, frames))
+            rows.append(comparer.compare(kind, temperature, frames))
         melting = melting_curve(
             model,
             dataset,
@@ -208,7 +211,7 @@ def evaluate(
         n_states=model.n_states,
         lag=dataset.lag,
         boltzmann=model.boltzmann,
-        edges=judge.grid.edges,
+        edges=comparer.grid.edges,
         minimum_effective_size=model.provenance["minimum_effective_size"],
         notes=_notes(model, dataset, parts),
     )
@@ -223,9 +226,9 @@ def _check(model: LaTF, dataset: Dataset, references: Sequence[Series], samples:
         raise TrainingError("evaluate: the model was trained without a density; train with flow_epochs of 1 or more.")
     widths = {"the data set has": dataset.n_features}
     widths |= {f"reference {number} has": series.x.shape[1] for number, series in enumerate(references)}
-    for which, width in widths.items():
+    for subject, width in widths.items():
         if width != model.n_features:
-            raise DataError(f"evaluate: {which} {width} descriptors; the model was trained on {model.n_features}.")
+            raise DataError(f"evaluate: {subject} {width} descriptors; the model was trained on {model.n_features}.")
     if dataset.frames != model.provenance["frames"]:
         raise DataError(
             f"evaluate: the data set has {dataset.frames} frames; the model was trained on another one, of "
@@ -235,52 +238,56 @@ def _check(model: LaTF, dataset: Dataset, references: Sequence[Series], samples:
         raise SettingsError(f"evaluate: at least 1 sample and 2 bins are needed; got {samples} and {bins}.")
 
 
-def _by_temperature(kind: str, frames: Frames) -> list[tuple[str, float, Frames]]:
+def _by_temperature(kind: str, frames: LatentFrames) -> list[tuple[str, float, LatentFrames]]:
     """The frames of each temperature that has at least two."""
     parts = [
-        (kind, float(value), frames.where(frames.temperatures == value)) for value in np.unique(frames.temperatures)
+        (kind, float(value), frames.select(frames.temperatures == value)) for value in np.unique(frames.temperatures)
     ]
     return [part for part in parts if len(part[2]) > 1]
 
 
 def _kinetics(model: LaTF, dataset: Dataset, states: np.ndarray, rng: np.random.Generator) -> tuple[Kinetics, ...]:
-    """Of each temperature with series that no bias has hurried: those whose weights are all equal."""
+    """Kinetics at each temperature, from unbiased series: those whose weights are all equal."""
     ends = np.cumsum([len(series) for series in dataset.series])
-    plain: dict[float, list[np.ndarray]] = {}
+    unbiased: dict[float, list[np.ndarray]] = {}
     for series, part in zip(dataset.series, np.split(states, ends[:-1])):
         if np.ptp(series.weights) == 0:
-            plain.setdefault(series.temperature, []).append(part)
+            unbiased.setdefault(series.temperature, []).append(part)
     interval = next((series.interval for series in dataset.series if series.interval is not None), None)
     return tuple(
-        estimate_kinetics(plain[temperature], model.n_states, dataset.lag, temperature, rng, interval)
-        for temperature in sorted(plain)
+        estimate_kinetics(unbiased[temperature], model.n_states, dataset.lag, temperature, rng, interval)
+        for temperature in sorted(unbiased)
     )
 
 
-def _notes(model: LaTF, dataset: Dataset, parts: list[tuple[str, float, Frames]]) -> tuple[str, ...]:
+def _notes(model: LaTF, dataset: Dataset, parts: list[tuple[str, float, LatentFrames]]) -> tuple[str, ...]:
     notes = []
-    held = {temperature for kind, temperature, _ in parts if kind == "held out"}
-    missing = [value for value in model.provenance["temperatures"] if value not in held]
+    held_out = {temperature for kind, temperature, _ in parts if kind == "held out"}
+    missing = [value for value in model.provenance["temperatures"] if value not in held_out]
     if missing:
         listed = ", ".join(f"{value:g}" for value in missing)
-        notes.append(f"No block was held out from training at {listed}, so that only references can judge there.")
+        notes.append(f"No block was held out from training at {listed}, so that only references test the model there.")
     if model.latent_dim > 2:
         notes.append(
             f"With {model.latent_dim} latent dimensions, divergences and distances are means over histograms of all "
             "pairs of components, and free energies are not compared."
         )
     if len(model.ensemble) < 2:
-        notes.append("The model has no ensemble, and so its populations no errors.")
+        notes.append("The model has no ensemble, and therefore its populations have no errors.")
     if dataset.energies is None:
         notes.append("Frames carry no energies, so that there is no melting curve by MBAR.")
     return tuple(notes)
 
 
-def _plain(value):
-    """Dataclasses and arrays as what JSON knows."""
+def _numbers_of(value: Any) -> list[dataclasses.Field]:
+    """Fields of a dataclass without the arrays of the pictures."""
+    return [entry for entry in dataclasses.fields(value) if not entry.metadata.get("picture")]
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses and arrays as lists and dictionaries for JSON."""
     if dataclasses.is_dataclass(value):
-        shown = [entry for entry in dataclasses.fields(value) if not entry.metadata.get("picture")]
-        return {entry.name: _plain(getattr(value, entry.name)) for entry in shown}
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in _numbers_of(value)}
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
