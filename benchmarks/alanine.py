@@ -2,16 +2,16 @@
 
     python benchmarks/alanine.py runs/demo -o runs/alanine           # an hour or so of one core
     python benchmarks/alanine.py --cv cv.pt --model model.pt --methods metadynamics phi-psi
-    python benchmarks/alanine.py runs/demo --quick                   # less than a minute: does it run at all?
+    python benchmarks/alanine.py runs/demo --quick                   # less than a minute, to check that it runs
 
 Alanine dipeptide in vacuum at 300 K, phi > 0 against the rest, with the system, the integrator, and the hills' height,
-bias factor and interval of the protocol. Every run starts at phi = -75 degrees with a bias of nothing. Its estimate
-after a time t is made of the frames between 0.2 t and t, weighted by exp((V - c) / kT), as the campaign's report does
-it; stock metadynamics on phi and psi is judged in the same way, by its own bias and c(t). The error after t is the root
-mean square of (estimate - reference) over the seeds, infinite while one of them has not crossed in the frames that
-count. What is compared is the time after which it stays below 1 kJ/mol.
+bias factor and interval of the protocol. Every run starts at phi = -75 degrees without any hill. Its estimate after a
+time t is made of the frames between 0.2 t and t, weighted by exp((V - c) / kT), as in the report of a campaign; stock
+metadynamics on phi and psi is evaluated in the same way, by its own bias and c(t). The error after t is the root mean
+square of (estimate - reference) over the seeds, infinite while one of them has not crossed in these frames. The time
+after which the error stays below 1 kJ/mol is compared.
 
-Finished runs are files in the output directory; the same command again takes them from there.
+Finished runs are files in the output directory, which the same command uses again.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ PROTOCOLS = Path(__file__).parent.parent / "protocols"
 TEMPERATURE = 300.0
 TOLERANCE = 1.0  # kJ/mol
 TORSION_WIDTH = 0.35  # of hills on phi and psi, radians
-BARRIER = 40.0  # that OPES is told to cross, kJ/mol; the lowest way from phi < 0 to phi > 0 is 38.9
-COURSE = 200  # times at which estimates are made
+BARRIER = 40.0  # parameter of OPES, kJ/mol; the lowest barrier from phi < 0 to phi > 0 is 38.9
+POINTS = 200  # times at which estimates are made
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way of sampling: what does it, with which options of it, and a share of the seeds and the time of others."""
+    """A way of sampling: its kind and options, and the fraction of the seeds and the time that it gets."""
 
     kind: str
     options: dict = field(default_factory=dict)
@@ -78,13 +78,13 @@ STANDARD = ("metadynamics", "opes", "phi-psi", "plain")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("campaign", nargs="?", type=Path, help="directory of a finished campaign; its last variable")
-    parser.add_argument("--cv", type=Path, help="a variable's file, in place of a campaign")
-    parser.add_argument("--model", type=Path, help="its model; only what starts from the flow needs it")
+    parser.add_argument("--cv", type=Path, help="file of a variable, in place of a campaign")
+    parser.add_argument("--model", type=Path, help="its model, for methods that need the flow")
     parser.add_argument("-o", "--output", type=Path, default=Path(tempfile.gettempdir()) / "latf-alanine")
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--ns", type=float, default=5.0, help="length of a run; plain dynamics is four times as long")
     parser.add_argument("--methods", nargs="+", default=STANDARD, choices=list(METHODS), metavar="METHOD")
-    parser.add_argument("--quick", action="store_true", help="two seeds of 20 ps, in a directory that is thrown away")
+    parser.add_argument("--quick", action="store_true", help="two seeds of 20 ps, in a temporary directory")
     options = parser.parse_args()
     if (options.campaign is None) == (options.cv is None):
         parser.error("give the directory of a campaign, or --cv")
@@ -100,11 +100,11 @@ def main() -> None:
 
 def files_of(directory: Path) -> tuple[Path, Path]:
     """The last variable of a campaign, and its model."""
-    from latf_sampling.campaign.campaign import Campaign
+    from latf_sampling.records.records import Records
 
-    campaign = Campaign.of(directory)
-    learned = campaign.store.learning(campaign.last_learned())
-    return learned / "cv.pt", learned / "model.pt"
+    records = Records.load(directory)
+    learned = records.directory.round(records.last_learned()).learning
+    return learned.cv, learned.model
 
 
 def run_all(options: argparse.Namespace) -> str:
@@ -114,7 +114,7 @@ def run_all(options: argparse.Namespace) -> str:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    protocol = Protocol.read(PROTOCOLS / "alanine-dipeptide.yaml")
+    protocol = Protocol.load(PROTOCOLS / "alanine-dipeptide.yaml")
     options.output.mkdir(parents=True, exist_ok=True)
     runs = {name: [] for name in options.methods}
     # Seed by seed, so that an interrupted benchmark has some of everything.
@@ -130,14 +130,14 @@ def run_all(options: argparse.Namespace) -> str:
             with np.load(file) as content:
                 runs[name].append({key: content[key] for key in content.files})
     reference = json.loads((PROTOCOLS / "reference_alanine.json").read_text())["difference_kJ_per_mol"]
-    results = {name: judge(found, reference) for name, found in runs.items()}
+    results = {name: evaluate(of_method, reference) for name, of_method in runs.items()}
     text = table(results)
     (options.output / "table.md").write_text(text + "\n")
     return text
 
 
 def file_of(options: argparse.Namespace, name: str, seed: int) -> Path:
-    """Where a run is kept; another variable, protocol or length is another file."""
+    """File of a run; another variable, protocol or length has another file."""
     method = METHODS[name]
     digest = hashlib.sha256((PROTOCOLS / "alanine-dipeptide.yaml").read_bytes())
     digest.update(json.dumps([method.kind, method.options, options.ns * method.length]).encode())
@@ -152,7 +152,7 @@ def file_of(options: argparse.Namespace, name: str, seed: int) -> Path:
 
 
 def simulate(method: Method, options: argparse.Namespace, protocol, seed: int, file: Path) -> None:
-    """Run, and keep phi, the bias and its offset every `frame_interval` of the protocol."""
+    """Run, and save phi, the bias and its offset every `frame_interval` of the protocol."""
     import mdtraj
     from openmm import app
 
@@ -175,20 +175,20 @@ def simulate(method: Method, options: argparse.Namespace, protocol, seed: int, f
     simulation.context.setVelocitiesToTemperature(TEMPERATURE, streams.stream_seed(seed, method.kind, "velocities"))
     stride = steps(protocol.frame_interval, protocol.integrator.timestep)
     count = round(1000 * options.ns * method.length / protocol.frame_interval)
-    positions, felt = np.empty((count, len(molecule.positions), 3), np.float32), np.empty((count, 2))
+    positions, biases = np.empty((count, len(molecule.positions), 3), np.float32), np.empty((count, 2))
     began, before = time.perf_counter(), time.process_time()
     for frame in range(count):
         advance(simulation, stride)
         exact = simulation.context.getState(getPositions=True).getPositions(asNumpy=True)._value
-        positions[frame], felt[frame] = exact, applied(simulation, exact)
+        positions[frame], biases[frame] = exact, applied(simulation, exact)
     seconds, cpu = time.perf_counter() - began, time.process_time() - before
     phi = torsion_values(mdtraj.Trajectory(positions, as_mdtraj(molecule.topology)), protocol.observe.torsion)
     with storage.atomic_write(file) as temporary:
         np.savez(
             temporary,
             phi=phi,
-            bias=felt[:, 0],
-            offset=felt[:, 1],
+            bias=biases[:, 0],
+            offset=biases[:, 1],
             interval=protocol.frame_interval,
             seconds=seconds,
             cpu=cpu,
@@ -196,7 +196,7 @@ def simulate(method: Method, options: argparse.Namespace, protocol, seed: int, f
 
 
 def sampler(method: Method, options: argparse.Namespace, protocol, molecule):
-    """Functions that simulate so many steps, and that say bias and offset at the present positions, kJ/mol."""
+    """A function that simulates some steps, and one that returns bias and offset at the current positions, kJ/mol."""
     from latf_sampling.bias import OPES, FlowBias, Metadynamics
     from latf_sampling.cv.latent_cv import LatentCV
     from latf_sampling.learning.model import LaTF
@@ -205,20 +205,20 @@ def sampler(method: Method, options: argparse.Namespace, protocol, molecule):
     if method.kind == "plain":
         return lambda simulation, count: simulation.step(count), lambda simulation, positions: (0.0, 0.0)
     hills = protocol.rounds[-1].bias
-    changed = {"height": hills.height, "interval": hills.interval, "width": 1.0, "barrier": BARRIER, "start": None}
-    changed |= method.options
-    frequency = steps(changed["interval"], protocol.integrator.timestep)
+    settings = {"height": hills.height, "interval": hills.interval, "width": 1.0, "barrier": BARRIER, "start": None}
+    settings |= method.options
+    frequency = steps(settings["interval"], protocol.integrator.timestep)
     if method.kind == "phi-psi":
-        return stock(molecule, hills.bias_factor, changed["height"], frequency)
+        return stock(molecule, hills.bias_factor, settings["height"], frequency)
     cv = LatentCV.load(options.cv, molecule.topology)
-    common = {"frequency": frequency, "width": changed["width"]}
+    common = {"frequency": frequency, "width": settings["width"]}
     model = LaTF.load(options.model) if method.needs_model else None
     if method.kind == "flow":
         bias = FlowBias(molecule.system, cv, model, TEMPERATURE, hills.bias_factor, frequency=frequency)
     elif method.kind == "opes":
-        bias = OPES(molecule.system, cv, TEMPERATURE, changed["barrier"], **common)
+        bias = OPES(molecule.system, cv, TEMPERATURE, settings["barrier"], **common)
     else:
-        height, factor = changed["height"], hills.bias_factor
+        height, factor = settings["height"], hills.bias_factor
         bias = Metadynamics(molecule.system, cv, TEMPERATURE, factor, height, model=model, **common)
     return bias.step, lambda simulation, positions: (
         bias.applied_bias(cv(positions), simulation.currentStep),
@@ -252,55 +252,55 @@ def stock(molecule, factor: float, height: float, frequency: int):
     return bias.step, applied
 
 
-# Judgement
+# Evaluation
 
 
-def judge(runs: list[dict], reference: float) -> dict:
-    """Errors after a number of times, when they stay small, and what a run costs."""
-    from latf_sampling.analysis import crossings, depth
+def evaluate(runs: list[dict], reference: float) -> dict:
+    """Errors over time, the time after which they stay small, and the cost of a run."""
+    from latf_sampling.analysis import crossings, signed_distance
     from latf_sampling.records.observables import MARGIN
 
-    courses = np.array([free_energy_history(run) for run in runs])
+    histories = np.array([free_energy_history(run) for run in runs])
     length = len(runs[0]["phi"]) * float(runs[0]["interval"]) / 1000
-    times = length * np.arange(1, COURSE + 1) / COURSE
-    squares = (courses - reference) ** 2
-    lots = np.random.default_rng(0).integers(len(runs), size=(RESAMPLES, len(runs)))
-    resampled = [settling(times, np.sqrt(squares[lot].mean(0))) for lot in lots]
-    deep = [depth(run["phi"], 0.0) for run in runs]
-    arrived = [np.append(np.flatnonzero(each > MARGIN), len(each))[0] / len(each) * length for each in deep]
+    times = length * np.arange(1, POINTS + 1) / POINTS
+    squares = (histories - reference) ** 2
+    draws = np.random.default_rng(0).integers(len(runs), size=(RESAMPLES, len(runs)))
+    resampled = [convergence_time(times, np.sqrt(squares[draw].mean(0))) for draw in draws]
+    distances = [signed_distance(run["phi"], 0.0) for run in runs]
+    arrived = [np.append(np.flatnonzero(each > MARGIN), len(each))[0] / len(each) * length for each in distances]
     return {
         "seeds": len(runs),
         "ns": length,
-        "settled_ns": settling(times, np.sqrt(squares.mean(0))),
-        "settled_interval_ns": np.quantile(resampled, [0.05, 0.95], method="nearest").tolist(),
+        "converged_ns": convergence_time(times, np.sqrt(squares.mean(0))),
+        "converged_interval_ns": np.quantile(resampled, [0.05, 0.95], method="nearest").tolist(),
         "times_ns": times.tolist(),
         "error_kJ_per_mol": np.sqrt(squares.mean(0)).tolist(),
-        "mean_kJ_per_mol": float(courses[:, -1].mean()),
+        "mean_kJ_per_mol": float(histories[:, -1].mean()),
         "arrived_ns": arrived,
-        "crossings": [sum(crossings(each, -MARGIN, MARGIN)) for each in deep],
+        "crossings": [sum(crossings(each, -MARGIN, MARGIN)) for each in distances],
         "seconds": float(np.mean([run["seconds"] for run in runs])),
         "cpu": float(np.mean([run["cpu"] for run in runs])),
     }
 
 
 def free_energy_history(run: dict) -> np.ndarray:
-    """The estimate after equal shares of a run, of frames after the filling, kJ/mol; infinite without a crossing."""
-    from latf_sampling.analysis import FILLING, crossings, depth, offset_weights
+    """The estimate after equal parts of a run, without its filling, kJ/mol; infinite without crossings."""
+    from latf_sampling.analysis import FILLING, crossings, offset_weights, signed_distance
     from latf_sampling.records.observables import MARGIN
     from latf_sampling.units import KB
 
     log_weights = offset_weights(run["bias"], run["offset"], TEMPERATURE)
     weights = np.exp(log_weights - log_weights.max())
-    ends = np.arange(1, COURSE + 1) * len(weights) // COURSE
+    ends = np.arange(1, POINTS + 1) * len(weights) // POINTS
     begins = np.round(FILLING * ends).astype(int) * bool(run["bias"].any())
-    deep = depth(run["phi"], 0.0)
-    crossed = [sum(crossings(deep[begin:end], -MARGIN, MARGIN)) > 0 for begin, end in zip(begins, ends)]
+    distance = signed_distance(run["phi"], 0.0)
+    crossed = [sum(crossings(distance[begin:end], -MARGIN, MARGIN)) > 0 for begin, end in zip(begins, ends)]
     totals = [np.append(0.0, np.cumsum(weights * side)) for side in (run["phi"] > 0, run["phi"] <= 0)]
-    there, rest = (np.where(crossed, total[ends] - total[begins], 1.0) for total in totals)
-    return np.where(crossed, -KB * TEMPERATURE * np.log(there / rest), np.inf)
+    inside, outside = (np.where(crossed, total[ends] - total[begins], 1.0) for total in totals)
+    return np.where(crossed, -KB * TEMPERATURE * np.log(inside / outside), np.inf)
 
 
-def settling(times: np.ndarray, errors: np.ndarray) -> float:
+def convergence_time(times: np.ndarray, errors: np.ndarray) -> float:
     """The time after which errors stay below the tolerance; infinite if they do not."""
     late = np.flatnonzero(~(errors < TOLERANCE))
     after = late[-1] + 1 if len(late) else 0
@@ -314,14 +314,14 @@ def table(results: dict) -> str:
     head = ["", "seeds x ns", "ns to 1 kJ/mol", "90 % interval", "of phi-psi"]
     head += ["error after 1 ns", "2 ns", "all", "mean", "first crossing, ns", "crossings per ns", "s per ns", "of CPU"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    longest = results.get("phi-psi", {}).get("settled_ns", float("inf"))
+    longest = results.get("phi-psi", {}).get("converged_ns", float("inf"))
     for name, result in results.items():
         times, errors = np.array(result["times_ns"]), result["error_kJ_per_mol"]
-        asked = [errors[min(np.searchsorted(times, t - 1e-9), COURSE - 1)] for t in (1.0, 2.0, times[-1])]
-        cells = [name, f"{result['seeds']} x {result['ns']:g}", span(result["settled_ns"], result["ns"])]
-        cells += [" to ".join(span(t, result["ns"]) for t in result["settled_interval_ns"])]
-        cells += [f"{result['settled_ns'] / longest:.2f}" if np.isfinite(longest + result["settled_ns"]) else ""]
-        cells += [f"{error:.2f}" for error in asked] + [f"{result['mean_kJ_per_mol']:.2f}"]
+        selected = [errors[min(np.searchsorted(times, t - 1e-9), POINTS - 1)] for t in (1.0, 2.0, times[-1])]
+        cells = [name, f"{result['seeds']} x {result['ns']:g}", span(result["converged_ns"], result["ns"])]
+        cells += [" to ".join(span(t, result["ns"]) for t in result["converged_interval_ns"])]
+        cells += [f"{result['converged_ns'] / longest:.2f}" if np.isfinite(longest + result["converged_ns"]) else ""]
+        cells += [f"{error:.2f}" for error in selected] + [f"{result['mean_kJ_per_mol']:.2f}"]
         first = np.mean(result["arrived_ns"])
         cells += [span(first if first < result["ns"] else np.inf, result["ns"])]
         cells += [f"{np.mean(result['crossings']) / result['ns']:.1f}"]
@@ -330,8 +330,8 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
-def span(settled: float, length: float) -> str:
-    return f"{settled:.2f}" if np.isfinite(settled) else f"> {length:g}"
+def span(time_ns: float, length: float) -> str:
+    return f"{time_ns:.2f}" if np.isfinite(time_ns) else f"> {length:g}"
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""How much sooner walkers that share a bias know a free energy than one alone does.
+"""How much less time a free energy takes with several walkers that share a bias than with one.
 
     python benchmarks/walkers.py -o runs/walkers            # everything, some minutes of a few cores
-    python benchmarks/walkers.py -o runs/walkers --quick    # whether the command works, in less than a minute
+    python benchmarks/walkers.py -o runs/walkers --quick    # less than a minute, to check that it runs
 
-The double well of benchmarks/wells.py in one dimension, with a barrier of 20 kJ/mol. Walkers are processes, of one
-thread each, that share a folder; all begin in the same well. They wait for each other every few hundred steps, so that
-they are level as on a machine with a core for each. The estimate after a time t is that of the frames of all walkers
-from 0.2 t to t, weighted by the bias as it was and its offset. It counts as known once its error has fallen below
-1 kJ/mol for good: the root mean square over the seeds, or that of each seed. Times are those of one walker.
+The double well of benchmarks/wells.py in one dimension, with a barrier of 20 kJ/mol. Walkers are processes of one
+thread each that share a folder; all begin in the same well. They wait for each other every few hundred steps, so that
+they advance together, as on a machine with a core for each. The estimate after a time t is that of the frames of all
+walkers from 0.2 t to t, weighted by the applied bias and its offset. It counts as known from the time on after which
+its error stays below 1 kJ/mol: the root mean square over the seeds, or that of each seed. Times are those of one
+walker.
 
-Finished runs are kept in the output directory, so that an interrupted benchmark goes on where it was.
+Finished runs are kept in the output directory, so that an interrupted benchmark can be continued.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ KINDS = ("metadynamics", "OPES")
 HEIGHT, HILLS, KERNELS = 0.3, 20, 20
 STRIDE = 10  # wells.frames makes a frame every so many steps
 STEPS = {1: 60_000, 2: 45_000, 4: 22_500, 8: 12_000}
-LEVEL = 300
+SYNC = 300
 """Steps after which walkers wait for each other."""
 TOLERANCE = 1.0
 """kJ/mol."""
@@ -56,7 +57,7 @@ def main() -> None:
         for count in (COUNTS[:2] if options.quick else COUNTS)
     ]
     waiting = [job for job in jobs if not all(file.exists() for file in files_of(options.output, *job[:3]))]
-    for kind, count, seed, _ in waiting:  # a run that was interrupted begins anew
+    for kind, count, seed, _ in waiting:  # an interrupted run starts again
         shutil.rmtree(folder_of(options.output, kind, count, seed), ignore_errors=True)
     if waiting:
         spawn = multiprocessing.get_context("spawn")
@@ -83,7 +84,7 @@ def files_of(output: Path, kind: str, count: int, seed: int) -> list[Path]:
 
 
 def walk(walker: int, jobs: list, barriers: dict, output: Path) -> None:
-    """One walker of each job that has so many: what it saw (frames, 3), u, bias and offset, goes to a file."""
+    """Walker number `walker` of each job that has so many; saves u, bias and offset of its frames (frames, 3)."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     well = Well.build(WELLS[1], output)
@@ -98,19 +99,19 @@ def walk(walker: int, jobs: list, barriers: dict, output: Path) -> None:
         else:
             bias = Metadynamics(system, well.cv, TEMPERATURE, BIAS_FACTOR, HEIGHT, HILLS, **shared)
         simulation = simulate(well, system, 100 * seed + walker)
-        found = []
-        for _ in range(steps // LEVEL):
+        rows = []
+        for _ in range(steps // SYNC):
             barriers[count].wait()
-            found += [(u[0], felt, offset) for u, felt, offset in frames(bias, simulation, LEVEL // STRIDE)]
+            rows += [(u[0], applied, offset) for u, applied, offset in frames(bias, simulation, SYNC // STRIDE)]
         barriers[count].wait()
         bias.close()
-        np.save(folder / f"{walker}.npy", np.array(found))
+        np.save(folder / f"{walker}.npy", np.array(rows))
 
 
 def table(well: Well, jobs: list, output: Path) -> str:
     head = ["bias", "walkers", "seeds", "ps until known, RMS", "times sooner"]
-    head += ["ps until known, mean of seeds", "times sooner", "ps in all", "difference at the end"]
-    head += ["exact", "half width stated", "intervals that hold"]
+    head += ["ps until known, mean of seeds", "times sooner", "ps in total", "difference at the end"]
+    head += ["exact", "half width, median", "intervals with exact value"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     ends = np.array([well.points[0, 0], 0.0, well.points[0, -1]])
     exact = well.exact(0, ends[1:])[0] - well.exact(0, ends[:2])[0]
@@ -124,7 +125,7 @@ def table(well: Well, jobs: list, output: Path) -> str:
             errors = np.array([[difference(run, time) - exact for time in times] for run in runs])
             ps = [known(times, np.sqrt((errors**2).mean(0))), np.mean([known(times, each) for each in errors])]
             alone = ps if alone is None else alone
-            last = [stated(run, seed) for seed, run in enumerate(runs)]
+            last = [estimate_of(run, seed) for seed, run in enumerate(runs)]
             values = np.array([each.value for each in last])
             held = sum(low <= exact <= high for low, high in (each.interval for each in last))
             spread = f" ± {values.std(ddof=1) / np.sqrt(len(values)):.2f}" if len(values) > 1 else ""
@@ -143,7 +144,7 @@ def known(times: np.ndarray, errors: np.ndarray) -> float:
     return times[first] * STRIDE * TIMESTEP if first < len(times) else np.nan
 
 
-def settled(run: list[np.ndarray], time: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def used_frames(run: list[np.ndarray], time: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Per walker, whether it is in the second well, and ln of the weight, of the frames that count after a time."""
     parts = [walker[round(FILLING * time) : time] for walker in run]
     return [part[:, 0] > 0 for part in parts], [offset_weights(part[:, 1], part[:, 2], TEMPERATURE) for part in parts]
@@ -151,14 +152,14 @@ def settled(run: list[np.ndarray], time: int) -> tuple[list[np.ndarray], list[np
 
 def difference(run: list[np.ndarray], time: int) -> float:
     """Free energy of the second well less that of the first after so many frames, kJ/mol; infinite if it is empty."""
-    inside, log_weights = (np.concatenate(parts) for parts in settled(run, time))
+    inside, log_weights = (np.concatenate(parts) for parts in used_frames(run, time))
     weights = np.exp(log_weights - log_weights.max())
     with np.errstate(divide="ignore"):
         return float(-KT * np.log(weights[inside].sum() / weights[~inside].sum()))
 
 
-def stated(run: list[np.ndarray], seed: int):
-    return free_energy_difference(*settled(run, len(run[0])), TEMPERATURE, np.random.default_rng(seed))
+def estimate_of(run: list[np.ndarray], seed: int):
+    return free_energy_difference(*used_frames(run, len(run[0])), TEMPERATURE, np.random.default_rng(seed))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""How right each kind of bias is on wells whose free energy is known: one long run, and a hundred short ones.
+"""Accuracy of each kind of bias on wells whose free energy is known: one long run, and a hundred short ones.
 
     python benchmarks/wells.py -o runs/wells            # everything, an hour or two of one core
-    python benchmarks/wells.py -o runs/wells --quick    # whether the command works, in less than a minute
+    python benchmarks/wells.py -o runs/wells --quick    # less than a minute, to check that it runs
 
 The wells are harmonic or double, with one or two components biased. The variable is curved, u = 10 tanh(x / 10) +
-tanh(2x) / 2, twice as steep on the barrier as in the wells, so that adaptive widths have something to adapt to. What
-is exact is the integral of exp(-V / kT) over each bin. A long run is judged by its largest and its root mean square
-deviation from that, over bins below 25 kJ/mol, aligned by their mean. Short runs are judged by how often the intervals
-that `latf_sampling.analysis` states at 95 % hold the truth.
+tanh(2x) / 2, twice as steep on the barrier as in the wells, so that widths can adapt. The exact value is the integral
+of exp(-V / kT) over each bin. The measure of a long run is its largest and its root mean square deviation from that,
+over bins below 25 kJ/mol, aligned by their mean. The measure of short runs is how often the 95 % intervals of
+`latf_sampling.analysis` contain the exact value.
 
-Finished runs are kept in the output directory, so that an interrupted benchmark goes on where it was.
+Finished runs are kept in the output directory, so that an interrupted benchmark can be continued.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ from latf_sampling.core import storage
 TEMPERATURE = 300.0
 KT = KB * TEMPERATURE
 LIMIT = 25.0
-"""kJ/mol; bins above do not count."""
+"""kJ/mol; bins above are left out."""
 TIMESTEP, FRICTION = 0.03, 2.0
 STRIDE, HILLS, KERNELS = 10, 20, 50
 """Steps between frames, between hills, and between the kernels of OPES."""
 BIAS_FACTOR, HEIGHT, BARRIER = 10.0, 1.0, 35.0
 WINDOWS, BEYOND = {1: (20,), 2: (14, 8)}, 0.2
-"""Umbrella windows along each component, and how far beyond the range that counts they reach, as a share of it."""
+"""Umbrella windows along each component, and how far they extend beyond the evaluated range, as a fraction of it."""
 EQUILIBRATE = 200
 SAMPLES = 100_000
 WELLS = ("harmonic, 1-D", "double, 1-D", "harmonic, 2-D", "double, 2-D")
 KINDS = ("metadynamics", "adaptive widths", "OPES", "flow bias", "windows")
-GROWING = KINDS[:3]
+ADAPTIVE = KINDS[:3]
 AXES = ("first axis", "second axis")
 LONG, SHORT = {1: 2_000_000, 2: 6_000_000}, {1: 15_000, 2: 20_000}
 BINS, PROFILE_BINS = {1: 24, 2: 8}, 16
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def run_all(name: str, kind: str, options: argparse.Namespace) -> None:
-    """The long run of a kind of bias in a well and, where there are two states, the short ones; each once."""
+    """The long run of a kind of bias in a well and, where there are two states, the short ones, unless finished."""
     long = file_of(options.output, name, kind)
     short = long.with_suffix(".jsonl")
     done = {json.loads(line)["seed"] for line in short.read_text().splitlines()} if short.exists() else set()
@@ -96,17 +96,19 @@ def run_all(name: str, kind: str, options: argparse.Namespace) -> None:
     trial = Trial(well, kind)
     if not long.exists():
         steps = (SHORT if options.quick else LONG)[well.dim]
-        found = trial.run(steps, seed=1000)
+        estimates = trial.run(steps, seed=1000)
         with storage.atomic_write(long) as temporary:
-            arrays = {how: np.column_stack([*map(np.concatenate, (e.u, e.log_weights))]) for how, e in found.items()}
-            if kind in GROWING:
+            arrays = {
+                how: np.column_stack([*map(np.concatenate, (e.u, e.log_weights))]) for how, e in estimates.items()
+            }
+            if kind in ADAPTIVE:
                 arrays |= {"bias itself": trial.bias.free_energy(), **dict(zip(AXES, trial.bias.axes))}
             np.savez(temporary, steps=steps, **arrays)
-        print(name, kind, *judged(well, long), sep="\n", file=sys.stderr, flush=True)
+        print(name, kind, *deviations(well, long), sep="\n", file=sys.stderr, flush=True)
     for seed in seeds:
-        found = {how: well.intervals(estimate, seed) for how, estimate in trial.run(SHORT[well.dim], seed).items()}
+        intervals = {how: well.intervals(estimate, seed) for how, estimate in trial.run(SHORT[well.dim], seed).items()}
         with short.open("a") as file:
-            file.write(json.dumps({"seed": seed, "estimators": found}) + "\n")
+            file.write(json.dumps({"seed": seed, "estimators": intervals}) + "\n")
 
 
 def file_of(output: Path, name: str, kind: str) -> Path:
@@ -132,7 +134,7 @@ class Estimate:
 
 @dataclass
 class Well:
-    """A well with its variable, and what is known of its free energy.
+    """A well with its variable and its exact free energy.
 
     Attributes
     ----------
@@ -156,7 +158,7 @@ class Well:
 
     @classmethod
     def build(cls, name: str, folder: Path, barrier: float = 20.0) -> Well:
-        """With a flow that was fitted to exact samples, kept in a folder."""
+        """A well with a flow that is fitted to exact samples and saved in a folder."""
         double = "double" in name
         potential = systems.double_well(barrier, 4.0, 100.0) if double else systems.harmonic_well((10.0, 40.0))
         dim = int(name[-3])
@@ -193,8 +195,8 @@ class Well:
         edges = [np.linspace(*side, BINS[self.dim] + 1) for side in self.extent]
         weights = np.exp(log_weights - log_weights.max())
         with np.errstate(divide="ignore"):
-            found = -KT * np.log(np.histogramdd(u, edges, weights=weights)[0])
-        return _deviation(found, _outer_sum([self.exact(k, each) for k, each in enumerate(edges)]))
+            estimate = -KT * np.log(np.histogramdd(u, edges, weights=weights)[0])
+        return _deviation(estimate, _outer_sum([self.exact(k, each) for k, each in enumerate(edges)]))
 
     def deviation_of_surface(self, surface: np.ndarray, axes: list[np.ndarray]) -> tuple[float, float]:
         """The same for the free energy that a bias itself gives at its nodes."""
@@ -205,7 +207,7 @@ class Well:
         return _deviation(surface, _outer_sum(exact))
 
     def intervals(self, estimate: Estimate, seed: int) -> dict:
-        """Difference of the two states and profile of the first component, with the intervals that are stated."""
+        """Errors of the difference of the two states and of the profile of the first component, with half widths."""
         first = [u[:, 0] for u in estimate.u]
         rng = np.random.default_rng(seed)
         inside = [u > 0 for u in first]
@@ -214,7 +216,7 @@ class Well:
         profile = free_energy_profile(
             first, estimate.log_weights, TEMPERATURE, rng, PROFILE_BINS, tuple(self.extent[0]), estimate.states
         )
-        # The error is that of -kT ln p, with p the share of all bins: so are both sides of the comparison.
+        # Both sides are compared as -kT ln p with p relative to all bins, which is what the error refers to.
         exact = self.exact(0, profile.edges)
         error = (profile.values - _normal(profile.values)) - (exact - _normal(exact))
         return {
@@ -262,9 +264,9 @@ def _outer_sum(parts: list[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.add.outer(*parts)
 
 
-def _deviation(found: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
-    away = (found - exact)[exact - exact.min() < LIMIT]
-    away = away - away[np.isfinite(away)].mean()  # infinite where no frame is
+def _deviation(estimate: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
+    away = (estimate - exact)[exact - exact.min() < LIMIT]
+    away = away - away[np.isfinite(away)].mean()  # infinite where there is no frame
     return float(np.abs(away).max()), float(np.sqrt((away**2).mean()))
 
 
@@ -277,7 +279,7 @@ def _normal(free_energy: np.ndarray) -> float:
 
 
 class Trial:
-    """A kind of bias in a well, to be run as often as one likes, each time from nothing."""
+    """A kind of bias in a well, to be run repeatedly, each time from an empty bias."""
 
     def __init__(self, well: Well, kind: str) -> None:
         self.well, self.kind, cv = well, kind, well.cv
@@ -295,7 +297,7 @@ class Trial:
             self.bias = Metadynamics(self.system, cv, TEMPERATURE, BIAS_FACTOR, HEIGHT, HILLS, width=width)
 
     def run(self, steps: int, seed: int) -> dict[str, Estimate]:
-        """Simulate; returns the estimates that can be made of so many steps, by how they weigh frames."""
+        """Simulate so many steps; returns the estimates from them by the method that weights frames."""
         simulation = simulate(self.well, self.system, seed)
         if self.kind == "windows":
             return {"MBAR": self._windows(simulation, steps)}
@@ -304,26 +306,28 @@ class Trial:
         if self.kind == "flow bias":
             u = np.array([u for u, _, _ in frames(bias, simulation, count)])
             return {"static": Estimate([u], [last_bias_weights(bias.energy(u), TEMPERATURE)])}
-        grown = list(frames(bias, simulation, count // 2))
+        trajectory = list(frames(bias, simulation, count // 2))
         half = simulation.context.getState(getPositions=True, getVelocities=True)
-        still = np.array([u for u, _, _ in frames(bias, simulation, count - count // 2, grow=False)])
+        still = np.array([u for u, _, _ in frames(bias, simulation, count - count // 2, adaptive=False)])
         frozen = Estimate([still], [last_bias_weights(bias.energy(still), TEMPERATURE)])
         simulation.context.setState(half)
         simulation.currentStep = count // 2 * STRIDE
-        grown += frames(bias, simulation, count - count // 2)
-        u, felt, offset = (np.array(column) for column in zip(*grown))
-        offset_log = offset_weights(felt, offset, TEMPERATURE)
+        trajectory += frames(bias, simulation, count - count // 2)
+        u, applied, offset = (np.array(column) for column in zip(*trajectory))
+        offset_log = offset_weights(applied, offset, TEMPERATURE)
         last_log = last_bias_weights(bias.energy(u), TEMPERATURE)
-        found = {}
+        estimates = {}
         for left_out in (FILLING, 0.5):
-            settled = slice(round(left_out * count), None)
-            found[f"c(t), without {left_out:.0%}"] = Estimate([u[settled]], [offset_log[settled]])
-            found[f"last bias, without {left_out:.0%}"] = Estimate([u[settled]], [last_log[settled]])
-        settled = slice(round(FILLING * count), None)
-        which, middles = stages(STRIDE * np.arange(1, count + 1)[settled])
-        states = self._states(bias.past_energy(u[settled], middles), which)
-        found[f"MBAR, {len(middles)} stages"] = Estimate([u[settled]], [states.log_weights(TEMPERATURE)], states)
-        return {**found, "frozen half-way": frozen}
+            frames_used = slice(round(left_out * count), None)
+            estimates[f"c(t), without {left_out:.0%}"] = Estimate([u[frames_used]], [offset_log[frames_used]])
+            estimates[f"last bias, without {left_out:.0%}"] = Estimate([u[frames_used]], [last_log[frames_used]])
+        frames_used = slice(round(FILLING * count), None)
+        which, middles = stages(STRIDE * np.arange(1, count + 1)[frames_used])
+        states = self._states(bias.past_energy(u[frames_used], middles), which)
+        estimates[f"MBAR, {len(middles)} stages"] = Estimate(
+            [u[frames_used]], [states.log_weights(TEMPERATURE)], states
+        )
+        return {**estimates, "frozen half-way": frozen}
 
     def _states(self, bias: np.ndarray, which: np.ndarray) -> Multistate:
         """MBAR of states of one temperature, from the bias of each at all frames, and the state of each frame."""
@@ -352,29 +356,29 @@ def simulate(well: Well, system: openmm.System, seed: int) -> app.Simulation:
     return simulation
 
 
-def frames(bias, simulation: app.Simulation, count: int, grow: bool = True) -> Iterator[tuple]:
-    """So many frames: the variable and, where the bias grows, the bias there and its offset."""
-    felt = offset = None
+def frames(bias, simulation: app.Simulation, count: int, adaptive: bool = True) -> Iterator[tuple]:
+    """So many frames: the variable and, for an adaptive bias, the bias at it and its offset."""
+    applied = offset = None
     for _ in range(count):
-        if grow:
+        if adaptive:
             bias.step(simulation, STRIDE)
         else:
             simulation.step(STRIDE)
         u = bias.values(simulation.context)
-        if grow and not isinstance(bias, FlowBias):
-            felt = bias.applied_bias(u, simulation.currentStep)
+        if adaptive and not isinstance(bias, FlowBias):
+            applied = bias.applied_bias(u, simulation.currentStep)
             if offset is None or simulation.currentStep % bias.frequency == 0:
                 offset = bias.offset()
-        yield u, felt, offset
+        yield u, applied, offset
 
 
-def widened(extent: np.ndarray, share: float) -> np.ndarray:
-    """Ranges (d, 2) that are longer by a share, half of it at either end."""
-    return extent + 0.5 * share * (extent[:, 1] - extent[:, 0])[:, None] * np.array([-1, 1])
+def widened(extent: np.ndarray, fraction: float) -> np.ndarray:
+    """Ranges (d, 2) that are longer by a fraction, half of it at either end."""
+    return extent + 0.5 * fraction * (extent[:, 1] - extent[:, 0])[:, None] * np.array([-1, 1])
 
 
 def lattice(axes: list[np.ndarray]) -> np.ndarray:
-    """Points (K, d) of a lattice, neighbours one after the other."""
+    """Points (K, d) of a lattice, neighbors one after the other."""
     if len(axes) == 1:
         return axes[0][:, None]
     return np.concatenate(
@@ -396,13 +400,13 @@ def accuracy(output: Path) -> str:
         for kind, file in files.items():
             if file.exists():
                 steps = int(np.load(file)["steps"])
-                for how, (largest, rms) in judged(well, file):
+                for how, (largest, rms) in deviations(well, file):
                     lines.append(f"| {name} | {kind} | {steps:,} | {how} | {largest:.2f} | {rms:.2f} |")
     return "\n".join(lines)
 
 
-def judged(well: Well, file: Path) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Each estimate of a long run, and how far it is from what is exact."""
+def deviations(well: Well, file: Path) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Each estimate of a long run, and its deviations from the exact free energy."""
     with np.load(file) as content:
         for how in content.files:
             if how == "bias itself":
@@ -412,7 +416,7 @@ def judged(well: Well, file: Path) -> Iterator[tuple[str, tuple[float, float]]]:
 
 
 def coverage(output: Path) -> str:
-    """How often intervals of the short runs hold the truth."""
+    """How often intervals of the short runs contain the exact value."""
     head = ["well", "bias", "weights", "runs", "difference held", "error, RMS", "half width, median", "unbounded"]
     head += ["bins held", "worst bin", "error of bins, RMS"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -423,13 +427,13 @@ def coverage(output: Path) -> str:
                 continue
             runs = defaultdict(list)
             for line in file.read_text().splitlines():
-                for how, found in json.loads(line)["estimators"].items():
-                    runs[how].append(found)
-            for how, found in runs.items():
-                error, half = (np.array([each[key] for each in found]) for key in ("error", "half"))
-                bins, halves = (np.array([each[key] for each in found]) for key in ("bins", "halves"))
+                for how, intervals in json.loads(line)["estimators"].items():
+                    runs[how].append(intervals)
+            for how, short_runs in runs.items():
+                error, half = (np.array([each[key] for each in short_runs]) for key in ("error", "half"))
+                bins, halves = (np.array([each[key] for each in short_runs]) for key in ("bins", "halves"))
                 held, known = np.abs(bins) <= halves, np.isfinite(bins)
-                cells = [name, kind, how, f"{len(found)}", f"{np.mean(np.abs(error) <= half):.0%}"]
+                cells = [name, kind, how, f"{len(short_runs)}", f"{np.mean(np.abs(error) <= half):.0%}"]
                 cells += [f"{np.sqrt(np.mean(error**2)):.2f}", f"{np.median(half):.2f}", f"{np.isinf(half).sum()}"]
                 cells += [f"{held.mean():.0%}", f"{held.mean(0).min():.0%}"]
                 cells.append(f"{np.sqrt(np.mean(bins[known] ** 2)):.2f}")
