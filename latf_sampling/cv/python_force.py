@@ -76,11 +76,10 @@ def compiled(
     """
     traced, inputs = graph.trace(variable, shape), graph.example(variable, shape)
     if backends.compiles():
-        from latf_sampling.cv.compiler.kernel import KernelError
-        from latf_sampling.cv.compiler.kernel import compiled as to_machine_code
+        from latf_sampling.cv.compiler.kernel import KernelError, compile_graph
 
         try:
-            return to_machine_code(traced, inputs)
+            return compile_graph(traced, inputs)
         except KernelError as error:
             warnings.warn(f"bias: evaluated by torch, not as machine code ({error})", RuntimeWarning, stacklevel=5)
     script = torch.jit.freeze(graph.to_torchscript(traced, inputs).eval())

@@ -1,4 +1,4 @@
-"""Machine code of a bias against the graph it was made from, and every operation against torch."""
+"""Machine code of a bias against the graph that it was compiled from, and every operation against torch."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ from helpers.nucleic import RNA, perturbed
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from latf_sampling.cv.compiler import kernel
+from latf_sampling.cv.compiler.lowering import lower
 from latf_sampling.cv.graph import example, trace
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.cv.shapes import Harmonic, Spline, Sum, Walls
 from latf_sampling.features import Features
-
-pytest.importorskip("numba")
-from latf_sampling.cv.compiler import kernel
-from latf_sampling.cv.compiler.lowering import lowered
 
 KINDS = {
     **SPECS,
     "coordination": [{"coordination": {"of": "element != H", "r0": "0.4 nm", "moments": [2, 3]}}],
     "coordinates": [{"coordinates": {"of": "element != H"}}],
 }
-# Descriptors know nothing of the latent dimension, and shapes nothing of descriptors: a case for each is enough.
+# Descriptors do not depend on the latent dimension, nor shapes on descriptors: one case for each is enough.
 CASES = [
     *((2, kind, False) for kind in KINDS),
     *((2, kind, True) for kind in ("distances", "torsions", "coordination")),
@@ -40,11 +38,11 @@ CASES = [
 
 
 @pytest.fixture(scope="session", autouse=True)
-def folder(tmp_path_factory):
-    """Machine code of these tests, in a folder of their own."""
+def cache_directory(tmp_path_factory):
+    """A separate cache for the machine code of these tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATF_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield kernel.folder()
+        yield kernel.cache_directory()
 
 
 @cache
@@ -63,12 +61,12 @@ def grid(cv: LatentCV, nodes: int = 12) -> Sum:
 
 
 def graph_of(cv: LatentCV, shape) -> tuple[torch.fx.GraphModule, tuple[torch.Tensor, ...]]:
-    """The graph, and inputs of its shapes."""
+    """The graph, and inputs of the right shapes."""
     return trace(cv, shape), example(cv, shape)
 
 
 def configurations(cv: LatentCV) -> dict[str, np.ndarray]:
-    """Positions (n, 3) of the variable's atoms, ordinary and not."""
+    """Positions (n, 3) of the variable's atoms, ordinary and extraordinary."""
     x = np.ascontiguousarray(frames(2, seed=1)[:, cv.atoms])
     images = np.random.default_rng(2).integers(-2, 3, x[0].shape) @ TRICLINIC
     together = x[1].copy()
@@ -82,15 +80,16 @@ def configurations(cv: LatentCV) -> dict[str, np.ndarray]:
     }
 
 
-def compare(made: kernel.Kernel, graph: torch.fx.GraphModule, inputs: list[np.ndarray], exact: float = 1e-10) -> None:
+def compare(
+    compiled: kernel.Kernel, graph: torch.fx.GraphModule, inputs: list[np.ndarray], tolerance: float = 1e-10
+) -> None:
     expected = graph(*(torch.from_numpy(x) for x in inputs))
-    found = made(*inputs)
-    assert len(found) == len(expected)
-    for mine, other in zip(found, expected):
-        other = other.numpy()
-        assert np.shape(mine) == other.shape
-        scale = np.abs(other[np.isfinite(other)]).max(initial=0.0)
-        np.testing.assert_allclose(mine, other, rtol=exact, atol=exact * scale)
+    outputs = compiled(*inputs)
+    assert len(outputs) == len(expected)
+    for output, reference in zip(outputs, (tensor.numpy() for tensor in expected)):
+        assert np.shape(output) == reference.shape
+        scale = np.abs(reference[np.isfinite(reference)]).max(initial=0.0)
+        np.testing.assert_allclose(output, reference, rtol=tolerance, atol=tolerance * scale)
 
 
 # ---------------------------------------------------------------------------------------------------- whole graphs
@@ -101,82 +100,82 @@ def test_kernel_is_the_graph(dim, kind, periodic):
     cv = variable(dim, kind, periodic)
     shape = grid(cv)
     graph, inputs = graph_of(cv, shape)
-    made = kernel.compiled(graph, inputs)
+    compiled = kernel.compile_graph(graph, inputs)
     table = np.random.default_rng(0).normal(size=shape.size)
     for x in configurations(cv).values():
         for scale in (1.0, 1.1) if periodic else (1.0,):
-            compare(made, graph, [x, scale * TRICLINIC, table])
+            compare(compiled, graph, [x, scale * TRICLINIC, table])
     # Where the graph multiplies infinity by the zeros of a sparse matrix, the kernel does not: no comparison.
     x = configurations(cv)["ordinary"]
     x[2, 1] = np.nan
-    energy, forces = made(x, TRICLINIC, table)
+    energy, forces = compiled(x, TRICLINIC, table)
     assert np.isnan(energy) and np.isnan(forces).any()
     x[2, 1] = np.inf
-    assert made(x, TRICLINIC, table)[1].shape == x.shape
-    energy, forces = made(np.full_like(x, np.nan), TRICLINIC, table)
+    assert compiled(x, TRICLINIC, table)[1].shape == x.shape
+    energy, forces = compiled(np.full_like(x, np.nan), TRICLINIC, table)
     assert np.isnan(energy) and np.isnan(forces).all()
 
 
 def test_descriptors_of_nucleic_acids():
-    """In one graph, since compiling takes seconds; G-vectors are in the eRMSD."""
+    """All in one graph, since compiling takes seconds; the eRMSD contains the G-vectors."""
     rna = perturbed(RNA, frames=50)
     spec = [{"angles": {"of": "resid 1 and name P OP1 OP2", "as": "angle"}}, {"pucker": "resid 2"}]
     features = Features(rna.topology, [*spec, {"ermsd": {"of": "resid 0 1 5", "reference": str(RNA)}}])
     x = rna.xyz.astype(float)
     cv = LatentCV.from_model(random_model(features, features(x), 1), features, x[:4], force_limit=np.inf)
     graph, inputs = graph_of(cv, Harmonic(1))
-    made = kernel.compiled(graph, inputs)
-    own = np.ascontiguousarray(x[0, cv.atoms])
+    compiled = kernel.compile_graph(graph, inputs)
+    positions = np.ascontiguousarray(x[0, cv.atoms])
     reference = np.ascontiguousarray(mdtraj.load(str(RNA)).xyz[0, cv.atoms].astype(float))
-    for place in (own, own * [1.0, 1.0, 0.0], reference, np.zeros_like(own)):
-        compare(made, graph, [place, TRICLINIC, np.array([0.3, 2.0])], 1e-8)
+    for x in (positions, positions * [1.0, 1.0, 0.0], reference, np.zeros_like(positions)):
+        compare(compiled, graph, [x, TRICLINIC, np.array([0.3, 2.0])], 1e-8)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_umbrella(dim):
     cv = variable(dim, "coordinates", False)
     graph, inputs = graph_of(cv, Harmonic(dim))
-    made = kernel.compiled(graph, inputs)
+    compiled = kernel.compile_graph(graph, inputs)
     for x in configurations(cv).values():
-        compare(made, graph, [x, TRICLINIC, np.linspace(-1, 2, 2 * dim)])
+        compare(compiled, graph, [x, TRICLINIC, np.linspace(-1, 2, 2 * dim)])
 
 
 def test_other_weights_and_another_grid_are_the_same_machine_code():
     first, second = variable(2, "distances", False), variable(2, "distances", False, seed=5)
-    programs = [lowered(*graph_of(cv, grid(cv, nodes))) for cv, nodes in ((first, 12), (second, 15))]
+    programs = [lower(*graph_of(cv, grid(cv, nodes))) for cv, nodes in ((first, 12), (second, 15))]
     assert programs[0].source == programs[1].source
     assert programs[0].floats.shape == programs[1].floats.shape
     assert not np.array_equal(programs[0].floats, programs[1].floats)
     table = np.random.default_rng(0).normal(size=15**2)
     graph, inputs = graph_of(second, grid(second, 15))
-    compare(kernel.compiled(graph, inputs), graph, [configurations(second)["ordinary"], TRICLINIC, table])
+    compare(kernel.compile_graph(graph, inputs), graph, [configurations(second)["ordinary"], TRICLINIC, table])
 
 
 def test_tables_may_be_read_only_and_results_are_new():
     cv = variable(2, "distances", False)
     graph, inputs = graph_of(cv, grid(cv))
-    made, table = kernel.compiled(graph, inputs), np.random.default_rng(0).normal(size=144)
+    compiled, table = kernel.compile_graph(graph, inputs), np.random.default_rng(0).normal(size=144)
     table.flags.writeable = False
     one, two = configurations(cv)["ordinary"], configurations(cv)["coincident"]
-    forces = made(one, TRICLINIC, table)[1]
-    kept = forces.copy()
-    made(two, TRICLINIC, table)
-    assert np.array_equal(forces, kept)
+    forces = compiled(one, TRICLINIC, table)[1]
+    before = forces.copy()
+    compiled(two, TRICLINIC, table)
+    assert np.array_equal(forces, before)
 
 
 def test_arrays_of_other_shapes_and_kinds_are_refused():
     cv = variable(2, "distances", False)
-    made = kernel.compiled(*graph_of(cv, grid(cv)))
+    compiled = kernel.compile_graph(*graph_of(cv, grid(cv)))
     x, table = configurations(cv)["ordinary"], np.zeros(144)
     with pytest.raises(ValueError, match=r"need arrays of shapes \[\(10, 3\), \(3, 3\), \(144,\)\], got"):
-        made(x[:5], TRICLINIC, table)
+        compiled(x[:5], TRICLINIC, table)
     with pytest.raises(TypeError):
-        made(x.astype(np.float32), TRICLINIC, table)
+        compiled(x.astype(np.float32), TRICLINIC, table)
     with pytest.raises(TypeError):
-        made(np.asfortranarray(x), TRICLINIC, table)
+        compiled(np.asfortranarray(x), TRICLINIC, table)
 
 
-# --------------------------------------------------------------------------------------------------- the folder
+# --------------------------------------------------------------------------------------------------- the cache
 
 
 ONE_KERNEL = """
@@ -186,22 +185,22 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from latf_sampling.cv.compiler import kernel
 x = torch.arange(6.0, dtype=torch.float64)
-made = kernel.compiled(make_fx(lambda x: (x.tanh() * {factor},))(x), (x,))
-assert abs(made(x.numpy())[0] - {factor} * x.tanh().numpy()).max() < 1e-15
+compiled = kernel.compile_graph(make_fx(lambda x: (x.tanh() * {factor},))(x), (x,))
+assert abs(compiled(x.numpy())[0] - {factor} * x.tanh().numpy()).max() < 1e-15
 (function,) = [m.kernel for n, m in sys.modules.items() if n.startswith("latf_kernel_")]
 print(sum(function.stats.cache_hits.values()), sum(function.stats.cache_misses.values()))
 """
 
 
-def start(factor: int, folder: Path) -> subprocess.Popen:
-    environment = {**os.environ, "LATF_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
+def start(factor: int, cache: Path) -> subprocess.Popen:
+    environment = {**os.environ, "LATF_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     code = [sys.executable, "-c", ONE_KERNEL.format(factor=factor)]
     return subprocess.Popen(
         code, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     )
 
 
-def test_machine_code_is_kept_and_processes_may_compile_at_once(tmp_path, monkeypatch):
+def test_machine_code_is_cached_and_processes_may_compile_at_once(tmp_path, monkeypatch):
     def files() -> list[str]:
         return sorted(path.suffix for path in tmp_path.rglob("latf_kernel_*") if path.suffix != ".pyc")
 
@@ -211,37 +210,37 @@ def test_machine_code_is_kept_and_processes_may_compile_at_once(tmp_path, monkey
     assert files() == [".nbc", ".nbi", ".py"]
     monkeypatch.setenv("LATF_CACHE", str(tmp_path))
     x = torch.arange(6.0, dtype=torch.float64)
-    made = kernel.compiled(make_fx(lambda x: (x.tanh() * 3,))(x), (x,))
-    assert sum(made._function.stats.cache_hits.values()) == 1
+    compiled = kernel.compile_graph(make_fx(lambda x: (x.tanh() * 3,))(x), (x,))
+    assert sum(compiled.function.stats.cache_hits.values()) == 1
     assert files() == [".nbc", ".nbi", ".py"]
 
 
-def test_folder_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+def test_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LATF_CACHE", str(tmp_path / "file"))
     x = torch.rand(3, dtype=torch.float64)
-    with pytest.warns(RuntimeWarning, match="set LATF_CACHE to a folder that can be written"):
-        made = kernel.compiled(make_fx(lambda x: (x * 17,))(x), (x,))
-    assert np.array_equal(made(x.numpy())[0], 17 * x.numpy())
+    with pytest.warns(RuntimeWarning, match="set LATF_CACHE to a directory that can be written"):
+        compiled = kernel.compile_graph(make_fx(lambda x: (x * 17,))(x), (x,))
+    assert np.array_equal(compiled(x.numpy())[0], 17 * x.numpy())
 
 
 def test_damaged_source_is_written_again(tmp_path, monkeypatch):
     monkeypatch.setenv("LATF_CACHE", str(tmp_path))
     x = torch.rand(3, dtype=torch.float64)
     graph = make_fx(lambda x: (x * 19,))(x)
-    kernel.compiled(graph, (x,))
+    kernel.compile_graph(graph, (x,))
     (path,) = tmp_path.rglob("*.py")
     path.write_text("damaged")
-    kernel._function.cache_clear()
-    assert np.array_equal(kernel.compiled(graph, (x,))(x.numpy())[0], 19 * x.numpy())
+    kernel.compile_source.cache_clear()
+    assert np.array_equal(kernel.compile_graph(graph, (x,))(x.numpy())[0], 19 * x.numpy())
 
 
-def test_place_of_the_folder(monkeypatch):
+def test_location_of_the_cache(monkeypatch):
     monkeypatch.delenv("LATF_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/some/where")
-    assert kernel.folder() == Path("/some/where/latf_sampling/kernels")
+    assert kernel.cache_directory() == Path("/some/where/latf_sampling/kernels")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert kernel.folder() == Path.home() / ".cache/latf_sampling/kernels"
+    assert kernel.cache_directory() == Path.home() / ".cache/latf_sampling/kernels"
 
 
 # ------------------------------------------------------------------------------------------------- operations
@@ -267,13 +266,13 @@ def with_gradients(*functions):
 
 
 def index(z, count: int, size: int):
-    """Integers made from numbers: an index that is not known before it runs."""
+    """Integers computed from numbers: an index that is known only at run time."""
     return (z.reshape(-1)[:count].abs() * 10).to(torch.int64) % size
 
 
 def in_place(x, y, z):
     a = x * 2
-    b = a[1]  # what changes the view changes a, and the other way round
+    b = a[1]  # a change of the view changes a, and vice versa
     b.mul_(3)
     c = a + 0
     a.add_(1)
@@ -328,7 +327,7 @@ OPERATIONS = {
         torch.clamp(x, max=y),
         torch.clamp_min(x, 0.5),
     ),
-    "truth": lambda x, y, z: tuple(
+    "booleans": lambda x, y, z: tuple(
         t.double()
         for t in (
             x == y,
@@ -418,7 +417,7 @@ OPERATIONS = {
             for t in (values, (vectors * values.unsqueeze(-2)) @ vectors.mT, vectors.mT @ vectors)
         ),
     ),
-    "made": lambda x, y, z: (
+    "creation": lambda x, y, z: (
         torch.zeros(2, dtype=torch.float64),
         torch.ones_like(x) * x,
         x.new_full((2, 2), 3.5),
@@ -438,11 +437,11 @@ def test_operations(name):
     tensors = tuple(torch.from_numpy(x) for x in inputs)
     graph = make_fx(OPERATIONS[name])(*tensors)
     graph.graph.eliminate_dead_code()
-    compare(kernel.compiled(graph, tensors), graph, inputs, 1e-12)
+    compare(kernel.compile_graph(graph, tensors), graph, inputs, 1e-12)
 
 
 def special(x):
-    """What NaN, infinity and zero make of operations that treat them in a way of their own."""
+    """Operations with special rules for NaN, infinity and zero."""
     other = x.flip(0)
     values = [torch.maximum(x, other), torch.minimum(x, other), torch.fmax(x, other), torch.fmin(x, other)]
     values += [torch.clamp(x, -1, 1), torch.clamp(x, min=other), torch.relu(x), torch.floor(x), torch.sign(x), x / 0.0]
@@ -458,28 +457,28 @@ def test_nan_and_infinity():
     numbers = [1.5, -0.5, 2.5, -0.0, 0.0, np.nan, np.inf, -np.inf, 1e300, -3.0, np.nan]
     x = np.array(numbers)
     graph = make_fx(special)(torch.from_numpy(x))
-    compare(kernel.compiled(graph, (torch.from_numpy(x),)), graph, [x], 1e-12)
+    compare(kernel.compile_graph(graph, (torch.from_numpy(x),)), graph, [x], 1e-12)
 
 
-def test_no_number_reads_outside():
-    """Where torch would refuse an index, the closest one is taken."""
+def test_index_out_of_range_becomes_the_closest():
+    """Torch would raise an error."""
     x = torch.rand(5, dtype=torch.float64)
 
     def pick(x, place):
         at = torch.floor(place).to(torch.int64)
         return x.index_select(0, at), x[at], torch.zeros(5, dtype=torch.float64).index_add(0, at, place)
 
-    made = kernel.compiled(make_fx(pick)(x, torch.zeros(2, dtype=torch.float64)), (x, x[:2]))
+    compiled = kernel.compile_graph(make_fx(pick)(x, torch.zeros(2, dtype=torch.float64)), (x, x[:2]))
     for place, taken in ((np.nan, 0), (1e300, 0), (1e9, 4), (-1e9, 0)):
-        for found in made(x.numpy(), np.array([place, 3.5]))[:2]:
-            assert np.array_equal(found, x.numpy()[[taken, 3]])
+        for output in compiled(x.numpy(), np.array([place, 3.5]))[:2]:
+            assert np.array_equal(output, x.numpy()[[taken, 3]])
 
 
 def as_tuple(function, x):
     return (function(x),)
 
 
-def test_what_has_no_machine_code_is_named():
+def test_error_names_the_unsupported_operation():
     x = torch.rand(3, 3, dtype=torch.float64)
     weight = torch.rand(3, dtype=torch.float64)
     for function, name in {
@@ -490,6 +489,7 @@ def test_what_has_no_machine_code_is_named():
         lambda x: x.float().double(): "torch.float32",
         lambda x: x.clone().copy_(x) + weight.add_(x[0]): "aten.add_.Tensor",
         lambda x: torch.ops.aten.mul_.Tensor(x, 2): "aten.mul_.Tensor",
+        lambda x: torch._foreach_add_([x.clone()], 1.0) or x: "aten._foreach_add_.Scalar",
     }.items():
         with pytest.raises(kernel.KernelError, match=name):
-            kernel.compiled(make_fx(partial(as_tuple, function))(x), (x,))
+            kernel.compile_graph(make_fx(partial(as_tuple, function))(x), (x,))

@@ -1,21 +1,24 @@
 """Loops for torch's operations with indices, for `emitters.py`.
 
-An index is brought into range before anything is read or written with it, whatever number it is.
+Every index is clamped to the range of its dimension before anything is read or written with it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 
 from latf_sampling.cv.compiler.operations import Bound, KernelError
-from latf_sampling.cv.compiler.source import Array, Source, merged, split
+from latf_sampling.cv.compiler.source import Array, Source, merge, split_dimensions
 
 
-def _in_range(code: Source, place: str, x: Array, dim: int) -> str:
-    """A variable with the index at a place, brought into the range of a dimension; negative ones count from its end."""
+def _clamped(code: Source, place: str, x: Array, dim: int) -> str:
+    """Name of a variable with the index at `place`, clamped to a dimension; negative ones count from its end."""
     length = str(x.shape[dim])
     if x.buffer.startswith("p") and len(x.shape) == 1 and not x.layout.storage_offset():
-        # The length of an input, that of the table, is no part of the source: grids differ in it, and in nothing else.
+        # The length of an input, which is that of the table, stays out of the source: grids differ in nothing else.
         length = f"{x.buffer}.size"
     index = code.name("k")
     code.line(f"{index} = {place}")
@@ -25,83 +28,84 @@ def _in_range(code: Source, place: str, x: Array, dim: int) -> str:
 
 
 def _gather(code: Source, bound: Bound, out: Array) -> None:
-    x, index = code.read(bound["self"]), code.read(bound["index"])
+    x, index = code.readable(bound["self"]), code.readable(bound["index"])
     with code.loops(index.shape) as at:
         source = list(at)
-        source[bound["dim"]] = _in_range(code, index.address(at), x, bound["dim"])
+        source[bound["dim"]] = _clamped(code, index.address(at), x, bound["dim"])
         code.line(f"{out.address(at)} = {x.address(source)}")
 
 
-def _scatter(sign: str):
+def _scatter(sign: str) -> Callable[[Source, Bound, Array], None]:
     def emit(code: Source, bound: Bound, out: Array) -> None:
         if bound.get("reduce") is not None:
             raise KernelError("the operation aten.scatter.reduce has no machine code.")
-        base, index = bound["self"], code.read(bound["index"])
+        base, index = bound["self"], code.readable(bound["index"])
         if base is not out:
             code.elementwise("{self}", {"self": base}, out)
-        source = code.read(bound["src"]) if "src" in bound else None
+        source = code.readable(bound["src"]) if "src" in bound else None
         with code.loops(index.shape) as at:
             target = list(at)
-            target[bound["dim"]] = _in_range(code, index.address(at), out, bound["dim"])
+            target[bound["dim"]] = _clamped(code, index.address(at), out, bound["dim"])
             code.line(f"{out.address(target)} {sign} {bound['value'] if source is None else source.address(at)}")
 
     return emit
 
 
 def _index_select(code: Source, bound: Bound, out: Array) -> None:
-    x, index = code.read(bound["self"]), code.read(bound["index"])
-    kept, along = split(bound["dim"], len(x.shape))
-    with code.loops([out.shape[d] for d in along]) as inner:
-        row = _in_range(code, index.address(inner), x, along[0])
-        with code.loops([x.shape[d] for d in kept]) as outer:
-            source = x.address(merged(kept, outer, along, [row]))
-            code.line(f"{out.address(merged(kept, outer, along, inner))} = {source}")
+    x, index = code.readable(bound["self"]), code.readable(bound["index"])
+    outer_dims, inner_dims = split_dimensions(bound["dim"], len(x.shape))
+    with code.loops([out.shape[d] for d in inner_dims]) as inner:
+        row = _clamped(code, index.address(inner), x, inner_dims[0])
+        with code.loops([x.shape[d] for d in outer_dims]) as outer:
+            source = x.address(merge(outer_dims, outer, inner_dims, [row]))
+            code.line(f"{out.address(merge(outer_dims, outer, inner_dims, inner))} = {source}")
 
 
 def _index_add(code: Source, bound: Bound, out: Array) -> None:
-    base, index, source = bound["self"], code.read(bound["index"]), code.read(bound["source"])
+    base, index, source = bound["self"], code.readable(bound["index"]), code.readable(bound["source"])
     if base is not out:
         code.elementwise("{self}", {"self": base}, out)
-    kept, along = split(bound["dim"], len(out.shape))
-    with code.loops([source.shape[d] for d in along]) as inner:
-        row = _in_range(code, index.address(inner), out, along[0])
-        with code.loops([out.shape[d] for d in kept]) as outer:
-            target = out.address(merged(kept, outer, along, [row]))
-            place = source.address(merged(kept, outer, along, inner))
-            code.line(f"{target} = {target} + {place} * {bound['alpha']}")
+    outer_dims, inner_dims = split_dimensions(bound["dim"], len(out.shape))
+    with code.loops([source.shape[d] for d in inner_dims]) as inner:
+        row = _clamped(code, index.address(inner), out, inner_dims[0])
+        with code.loops([out.shape[d] for d in outer_dims]) as outer:
+            target = out.address(merge(outer_dims, outer, inner_dims, [row]))
+            summand = source.address(merge(outer_dims, outer, inner_dims, inner))
+            code.line(f"{target} = {target} + {summand} * {bound['alpha']}")
 
 
-def _advanced(code: Source, x: Array, indices: list[Array | None], other: Array):
-    """Loops over what x[indices] gives, which `other` is broadcast to; yields source of both places."""
-    indexed = [d for d, index in enumerate(indices) if index is not None]
-    tensors = [code.read(indices[d]) for d in indexed]
+@contextmanager
+def _advanced_indexing(code: Source, x: Array, indices: list[Array | None], other: Array) -> Iterator[tuple[str, str]]:
+    """Loops over the elements of x[indices], to which `other` is broadcast; yields their addresses in both."""
+    by_dimension = {d: code.readable(index) for d, index in enumerate(indices) if index is not None}
+    indexed, tensors = list(by_dimension), list(by_dimension.values())
     if any(t.dtype == torch.bool for t in tensors):
         raise KernelError("the operation aten.index has no machine code for masks.")
     common = torch.broadcast_shapes(*(t.shape for t in tensors))
-    kept = [d for d in range(len(x.shape)) if d not in indexed]
-    # The dimensions of the indices come where these are if they are neighbours, and first if not.
-    neighbours = indexed == list(range(indexed[0], indexed[-1] + 1))
-    first = indexed[0] if neighbours else 0
-    sizes = [x.shape[d] for d in kept]
+    outer_dims = [d for d in range(len(x.shape)) if d not in indexed]
+    # The dimensions of the indices stand where the indices are if these are neighbors, and first if not.
+    are_neighbors = indexed == list(range(indexed[0], indexed[-1] + 1))
+    first = indexed[0] if are_neighbors else 0
+    sizes = [x.shape[d] for d in outer_dims]
     sizes[first:first] = common
     other = other.mapped(lambda t: t.expand(sizes))
     with code.loops(sizes) as at:
         inner, outer = at[first : first + len(common)], at[:first] + at[first + len(common) :]
         places = [t.address(inner, t.layout.expand(common).stride()) for t in tensors]
-        found = [_in_range(code, place, x, d) for place, d in zip(places, indexed)]
-        yield x.address(merged(kept, outer, indexed, found)), other.address(at)
+        rows = [_clamped(code, place, x, d) for place, d in zip(places, indexed)]
+        yield x.address(merge(outer_dims, outer, indexed, rows)), other.address(at)
 
 
 def _index(code: Source, bound: Bound, out: Array) -> None:
-    for source, place in _advanced(code, code.read(bound["self"]), bound["indices"], out):
-        code.line(f"{place} = {source}")
+    with _advanced_indexing(code, code.readable(bound["self"]), bound["indices"], out) as (source, target):
+        code.line(f"{target} = {source}")
 
 
 def _index_put(code: Source, bound: Bound, out: Array) -> None:
     if bound["self"] is not out:
         code.elementwise("{self}", {"self": bound["self"]}, out)
-    for target, place in _advanced(code, out, bound["indices"], code.read(bound["values"])):
-        code.line(f"{target} {'+=' if bound['accumulate'] else '='} {place}")
+    with _advanced_indexing(code, out, bound["indices"], code.readable(bound["values"])) as (target, source):
+        code.line(f"{target} {'+=' if bound['accumulate'] else '='} {source}")
 
 
 INDICES = {

@@ -1,8 +1,8 @@
 """From a traced graph of torch operations to the source of one function that numba compiles.
 
-Shapes come from running each operation on meta tensors, which have a layout but no numbers; so does what a view is: a
-result that shares the storage of an argument costs no code. Operations on constants alone are done here, by torch.
-What every other operation does stands in `operations.py`, elementwise ones, and `emitters.py`.
+Shapes come from running each operation on meta tensors, which have a layout but no numbers. So does the knowledge of
+what is a view: a result that shares the storage of an argument costs no code. Operations on constants alone are done
+by torch here. All other operations are defined in `operations.py`, if elementwise, and in `emitters.py`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.fx.node import Argument, map_arg
 
 from latf_sampling.cv.compiler.emitters import EMITTERS
-from latf_sampling.cv.compiler.operations import ELEMENTWISE, FILLED, HANDLED, KernelError
+from latf_sampling.cv.compiler.operations import CREATION, ELEMENTWISE, IGNORED_ARGUMENTS, Bound, KernelError
 from latf_sampling.cv.compiler.source import WORKSPACE, Array, Source, constant, meta
 
 
@@ -32,13 +34,13 @@ class Program:
     integers: np.ndarray
 
 
-def lowered(graph: fx.GraphModule, example: tuple[Tensor, ...]) -> Program:
-    """Write the source of a graph; see `kernel.compiled`.
+def lower(graph: fx.GraphModule, example: tuple[Tensor, ...]) -> Program:
+    """Write the source of a graph; see `kernel.compile_graph`.
 
     Raises
     ------
     KernelError
-        An operation has no machine code here.
+        The graph contains an operation that the compiler does not support.
     """
     return _Lowering(graph, example).program()
 
@@ -47,9 +49,9 @@ class _Lowering:
     def __init__(self, graph: fx.GraphModule, example: tuple[Tensor, ...]) -> None:
         self.graph, self.example = graph, example
         self.source = Source()
-        self.values: dict[fx.Node, Any] = {}  # an array for each tensor, a list for several
+        self.values: dict[fx.Node, Array | list[Array]] = {}  # an array for each tensor, a list for several
         self.attributes: dict[str, Array] = {}
-        self.own: set[fx.Node] = set()  # nodes whose result has a place of its own
+        self.owners: set[fx.Node] = set()  # nodes whose result is no view
         self.changed = _changed_in_place(graph)
 
     def program(self) -> Program:
@@ -59,53 +61,64 @@ class _Lowering:
                 k = next(inputs)
                 self.values[node] = Array(meta(self.example[k].shape, self.example[k].dtype), f"p{k}")
             elif node.op == "get_attr":
-                if node.target not in self.attributes:
-                    value = operator.attrgetter(node.target)(self.graph)
-                    self.attributes[node.target] = constant(value.detach().cpu().contiguous())
-                self.values[node] = self.attributes[node.target]
+                name = str(node.target)
+                if name not in self.attributes:
+                    value: Tensor = operator.attrgetter(name)(self.graph)
+                    self.attributes[name] = constant(value.detach().cpu().contiguous())
+                self.values[node] = self.attributes[name]
             elif node.op == "call_function":
                 self.values[node] = self.call(node)
             elif node.op == "output":
-                return self.finished([self.values[x] for x in node.args[0]])
+                outputs = node.args[0]
+                if not isinstance(outputs, (list, tuple)):
+                    raise KernelError("a graph whose output is not a tuple has no machine code.")
+                return self.finished([self.array(x) for x in outputs])
             else:
                 raise KernelError(f"a node of the kind {node.op} has no machine code.")
         raise KernelError("a graph without an output has no machine code.")
 
-    def call(self, node: fx.Node) -> Any:
-        """The result of one operation; mostly, lines are written for it."""
+    def array(self, argument: Argument) -> Array:
+        """The array of an argument, which has to be one tensor of the graph."""
+        value = self.values[argument] if isinstance(argument, fx.Node) else None
+        if not isinstance(value, Array):
+            raise KernelError(f"{argument} in the place of a tensor has no machine code.")
+        return value
+
+    def call(self, node: fx.Node) -> Array | list[Array]:
+        """The result of one operation; for most operations, this writes lines."""
         if node.target is operator.getitem:
-            return self.values[node.args[0]][node.args[1]]
-        if not isinstance(node.target, torch._ops.OpOverload):
+            return self.item(node)
+        if not isinstance(node.target, OpOverload):
             raise KernelError(f"the operation {node.target} has no machine code.")
         target, destination = node.target, None
         if target._schema.is_mutable:
             # An operation in place is an ordinary one whose result goes where its first argument is, or elsewhere
             # if nothing else can see that argument.
             target = _out_of_place(target)
-            first = node.args[0]
-            if torch.Tag.inplace_view not in node.target.tags and not (first in self.own and len(first.users) == 1):
-                destination = self.values[first]
+            first = _first_argument(node)
+            if torch.Tag.inplace_view not in node.target.tags and not (first in self.owners and len(first.users) == 1):
+                destination = self.array(first)
                 if destination.buffer not in WORKSPACE.values():
                     raise KernelError(f"the operation {node.target} on an input or a constant has no machine code.")
-        name = target._schema.name.removeprefix("aten::")
-        inputs = [self.values[n] for n in node.all_input_nodes]
-        if destination is None and (name in FILLED or all(x.value is not None for x in inputs)):
+        name = _name(target)
+        inputs = [self.array(n) for n in node.all_input_nodes]
+        if destination is None and (name in CREATION or all(x.value is not None for x in inputs)):
             return self.folded(node, target)
         results = self.layouts(node, target)
         several = results if isinstance(results, (list, tuple)) else [results]
         if destination is None:
-            owner = {_storage(self.values[n].layout): self.values[n] for n in node.all_input_nodes}.get(
-                _storage(several[0])
-            )
+            # `layouts` may have replaced inputs by contiguous copies.
+            inputs = [self.array(n) for n in node.all_input_nodes]
+            owner = {_storage(x.layout): x for x in inputs}.get(_storage(several[0]))
             if owner is not None:
-                views = [replace(self.source.placed(owner), layout=layout) for layout in several]
+                views = [replace(self.source.allocated(owner), layout=layout) for layout in several]
                 return views[0] if several[0] is results else views
         bound = self.bound(node, target)
         if name not in ELEMENTWISE and name not in EMITTERS:
             raise KernelError(f"the operation {node.target} has no machine code.")
-        outs = [destination or self.source.fresh(x.shape, x.dtype) for x in several]
+        outs = [destination or self.source.allocate(x.shape, x.dtype) for x in several]
         if destination is None:
-            self.own.add(node)
+            self.owners.add(node)
         if name in EMITTERS:
             if destination is not None:
                 bound["self"] = destination
@@ -114,72 +127,85 @@ class _Lowering:
             self.elementwise(node, target, bound, outs[0], destination is not None)
         return outs[0] if several[0] is results else outs
 
-    def elementwise(self, node: fx.Node, target, bound: dict[str, Any], out: Array, in_place: bool) -> None:
-        text = ELEMENTWISE[target._schema.name.removeprefix("aten::")]
-        if callable(text):
-            text = text(bound, out.dtype)
-        else:
+    def item(self, node: fx.Node) -> Array:
+        """One of several results of an operation."""
+        arrays, index = self.values[_first_argument(node)], node.args[1]
+        if not isinstance(arrays, list) or not isinstance(index, int):
+            raise KernelError(f"the operation {node.target} has no machine code for one tensor.")
+        return arrays[index]
+
+    def elementwise(self, node: fx.Node, target: OpOverload, bound: Bound, out: Array, in_place: bool) -> None:
+        expression = ELEMENTWISE[_name(target)]
+        if isinstance(expression, str):
+            text = expression
             for argument in target._schema.arguments:
-                given = bound[argument.name]
+                value = bound[argument.name]
                 if (
                     "{" + argument.name + "}" not in text
-                    and given != argument.default_value
-                    and argument.name not in HANDLED
+                    and value != argument.default_value
+                    and argument.name not in IGNORED_ARGUMENTS
                 ):
-                    raise KernelError(f"the operation {node.target} has no machine code for {argument.name}={given}.")
+                    raise KernelError(f"the operation {node.target} has no machine code for {argument.name}={value}.")
+        else:
+            text = expression(bound, out.dtype)
         for factor in (" * {alpha}", "{value} * "):  # nearly always 1
             if bound.get(factor.strip(" *{}")) == 1:
                 text = text.replace(factor, "")
         operands = {key: x for key, x in bound.items() if "{" + key + "}" in text}
-        if in_place:  # what is pending may still have to read the numbers that are there now
+        if in_place:  # the pending loop may still have to read the old numbers
             self.source.flush()
             self.source.elementwise(text, operands, out)
             self.source.flush()
         else:
             self.source.elementwise(text, operands, out, node)
 
-    def folded(self, node: fx.Node, target) -> Any:
-        """A constant; copied at run time if something changes it in place."""
+    def folded(self, node: fx.Node, target: OpOverload) -> Array | list[Array]:
+        """A constant, copied at run time if an operation in place changes it."""
 
         def pick(n: fx.Node) -> Tensor:
-            x = self.values[n]
+            x = self.array(n)
             return x.value if x.value is not None else torch.zeros(x.shape, dtype=x.dtype)
 
         with torch.no_grad():
-            value = target(*fx.node.map_arg(node.args, pick), **fx.node.map_arg(node.kwargs, pick))
-        found = [constant(x.contiguous()) for x in (value if isinstance(value, (list, tuple)) else [value])]
+            value = target(*map_arg(node.args, pick), **map_arg(node.kwargs, pick))
+        arrays = [constant(x.contiguous()) for x in (value if isinstance(value, (list, tuple)) else [value])]
         if node in self.changed:
-            found = [self.source.copied(x) for x in found]
-        return found[0] if isinstance(value, Tensor) else found
+            arrays = [self.source.copy(x) for x in arrays]
+        return arrays[0] if isinstance(value, Tensor) else arrays
 
-    def layouts(self, node: fx.Node, target) -> Any:
-        """What the operation gives on meta tensors."""
+    def layouts(self, node: fx.Node, target: OpOverload) -> Any:
+        """The result of the operation on meta tensors: a tensor or several."""
 
         def run() -> Any:
             def pick(n: fx.Node) -> Tensor:
-                return self.values[n].layout
+                return self.array(n).layout
 
-            return target(*fx.node.map_arg(node.args, pick), **fx.node.map_arg(node.kwargs, pick))
+            return target(*map_arg(node.args, pick), **map_arg(node.kwargs, pick))
 
         try:
             try:
                 return run()
             except RuntimeError:
-                # Perhaps a view that fits the strides that torch had, but not those here.
+                # The operation may be a view that fits the strides that torch had, but not those here.
                 for n in node.all_input_nodes:
-                    if not self.values[n].layout.is_contiguous():
-                        self.values[n] = self.source.copied(self.values[n])
+                    if not self.array(n).layout.is_contiguous():
+                        self.values[n] = self.source.copy(self.array(n))
                 return run()
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise KernelError(f"the operation {node.target} has no machine code ({reason}).") from error
 
-    def bound(self, node: fx.Node, target) -> dict[str, Any]:
+    def bound(self, node: fx.Node, target: OpOverload) -> Bound:
         """Arguments by their names in the schema, defaults included."""
-        arguments = target._schema.arguments
-        given = dict(zip((a.name for a in arguments), node.args)) | dict(node.kwargs)
-        found = {a.name: given.get(a.name, a.default_value) for a in arguments}
-        return fx.node.map_aggregate(found, lambda x: self.values[x] if isinstance(x, fx.Node) else x)
+
+        def with_arrays(x: Argument) -> Any:
+            if isinstance(x, (list, tuple)):
+                return [with_arrays(y) for y in x]
+            return self.array(x) if isinstance(x, fx.Node) else x
+
+        schema = target._schema.arguments
+        arguments = dict(zip((a.name for a in schema), node.args)) | dict(node.kwargs)
+        return {a.name: with_arrays(arguments.get(a.name, a.default_value)) for a in schema}
 
     def finished(self, outputs: list[Array]) -> Program:
         sizes, returned = [], []
@@ -199,7 +225,7 @@ class _Lowering:
             f"SIGNATURE = ({', '.join(types)}, types.float64[::1], types.int64[::1])",
             "",
             "",
-            # With these flags, NaN and infinity stay what they are.
+            # These flags of fastmath, unlike the others, preserve NaN and infinity.
             '@njit(SIGNATURE, cache=CACHE, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})',
             f"def kernel({', '.join(f'a{k}' for k in inputs)}, w, v):",
             *(f"    p{k} = a{k}.reshape(-1)" for k in inputs),
@@ -211,37 +237,49 @@ class _Lowering:
         return Program("\n".join(lines), *self.source.workspaces())
 
 
+def _name(target: OpOverload) -> str:
+    return target._schema.name.removeprefix("aten::")
+
+
 def _storage(layout: Tensor) -> int:
     return layout.untyped_storage()._cdata
 
 
-def _out_of_place(target):
+def _first_argument(node: fx.Node) -> fx.Node:
+    first = node.args[0]
+    if not isinstance(first, fx.Node):
+        raise KernelError(f"the operation {node.target} has no machine code unless its first argument is a tensor.")
+    return first
+
+
+def _out_of_place(target: OpOverload) -> OpOverload:
     """The operation that an operation in place is named after."""
-    packet, overload = target._schema.name.removeprefix("aten::"), target._overloadname
-    found = getattr(torch.ops.aten, packet.removesuffix("_"), None) if packet.endswith("_") else None
-    if found is None or not hasattr(found, overload):
+    name, overload = _name(target), target._overloadname
+    packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    if packet is None or not hasattr(packet, overload):
         raise KernelError(f"the operation {target} has no machine code.")
-    return getattr(found, overload)
+    return getattr(packet, overload)
 
 
 def _changed_in_place(graph: fx.GraphModule) -> set[fx.Node]:
-    """Nodes that an operation in place changes, itself or by way of views.
+    """Nodes that an operation in place changes, directly or through views.
 
     Raises
     ------
     KernelError
         One of them is a constant of the graph.
     """
-    found = set()
+    changed = set()
     for node in graph.graph.nodes:
-        if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+        if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
             continue
-        first = node.args[0]
+        first = _first_argument(node)
         while first.op == "call_function":
-            found.add(first)
-            if not (first.target is operator.getitem or first.target.is_view):
+            changed.add(first)
+            is_view = isinstance(first.target, OpOverload) and first.target.is_view
+            if not (first.target is operator.getitem or is_view):
                 break
-            first = first.args[0]
+            first = _first_argument(first)
         if first.op == "get_attr" and torch.Tag.inplace_view not in node.target.tags:
             raise KernelError(f"the operation {node.target} on a constant has no machine code.")
-    return found
+    return changed

@@ -1,30 +1,30 @@
-"""What torch's elementwise operations do, as expressions of single numbers, for `lowering.py`.
+"""Torch's elementwise operations as expressions of single numbers, for `lowering.py`.
 
-Names of arguments are those of torch's schemas; names of operations stand for all their overloads, and for those in
-place. Truth values are the integers 0 and 1. Where NaN goes, and where it does not, is as in torch.
+Names of arguments are those of torch's schemas. The name of an operation stands for all its overloads, and for its
+variants in place. Booleans are the integers 0 and 1. NaN propagates exactly where it does in torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 
 class KernelError(Exception):
-    """A graph contains an operation that has no machine code here; the message names it."""
+    """A graph contains an operation that the compiler does not support; the message names it."""
 
 
 Bound = dict[str, Any]
-"""Arguments of an operation by their names in its schema."""
+"""Arguments of an operation by their names in its schema: arrays in place of tensors, and numbers, lists, `None`."""
 
-FILLED = {f"new_{kind}" for kind in ("zeros", "ones", "full", "empty", "empty_strided")}
-FILLED |= {f"{kind}_like" for kind in ("zeros", "ones", "full", "empty")}
-"""Take of a tensor its shape and type, and not its numbers."""
+CREATION = {f"new_{kind}" for kind in ("zeros", "ones", "full", "empty", "empty_strided")}
+CREATION |= {f"{kind}_like" for kind in ("zeros", "ones", "full", "empty")}
+"""Operations that take the shape and type of a tensor, and not its numbers."""
 
-
-HANDLED = {"memory_format", "dtype", "layout", "non_blocking", "self", "self_is_result"}
-"""Arguments that the type or shape of the result tells of, or that do not change the numbers."""
+IGNORED_ARGUMENTS = {"memory_format", "dtype", "layout", "non_blocking", "self", "self_is_result"}
+"""Arguments that the type or shape of the result already reflects, or that do not change the numbers."""
 
 
 def _cast(bound: Bound, dtype: torch.dtype) -> str:
@@ -32,7 +32,7 @@ def _cast(bound: Bound, dtype: torch.dtype) -> str:
     if dtype == torch.bool:
         return "{self} != 0"
     if dtype == torch.int64 and source == torch.float64:
-        # What a processor makes of NaN and of numbers out of range is left open; torch gives this on x86.
+        # The result for NaN and numbers out of range depends on the processor; this is what torch gives on x86.
         return "(int({self}) if abs({self}) < 9.2e18 else -9223372036854775808)"
     return "float({self})" if dtype == torch.float64 else "{self}"
 
@@ -43,10 +43,9 @@ def _clamp(bound: Bound, dtype: torch.dtype) -> str:
 
 
 def _power(bound: Bound, dtype: torch.dtype) -> str:
-    short = {2: "{self} * {self}", 3: "{self} * {self} * {self}", 1: "{self}", 0.5: "math.sqrt({self})"}
-    short |= {-1: "1.0 / {self}", -2: "1.0 / ({self} * {self})", -0.5: "1.0 / math.sqrt({self})", 0: "1.0"}
-    exponent = bound["exponent"]
-    return short.get(exponent, "{self} ** {exponent}") if isinstance(exponent, (int, float)) else "{self} ** {exponent}"
+    expressions = {2: "{self} * {self}", 3: "{self} * {self} * {self}", 1: "{self}", 0.5: "math.sqrt({self})"}
+    expressions |= {-1: "1.0 / {self}", -2: "1.0 / ({self} * {self})", -0.5: "1.0 / math.sqrt({self})", 0: "1.0"}
+    return expressions.get(bound["exponent"], "{self} ** {exponent}")
 
 
 def _quotient(bound: Bound, dtype: torch.dtype) -> str:
@@ -60,16 +59,15 @@ def _not(bound: Bound, dtype: torch.dtype) -> str:
 
 def _elu_slope(bound: Bound, dtype: torch.dtype) -> str:
     x = "{self_or_result}"
-    grown = (
-        f"({x} + {{alpha}} * {{scale}})"
-        if bound["is_result"]
-        else (f"{{alpha}} * {{scale}} * math.exp({x} * {{input_scale}})")
-    )
-    return f"{{grad_output}} * ({{input_scale}} * {grown} if {x} <= 0 else {{scale}})"
+    if bound["is_result"]:
+        exponential = f"({x} + {{alpha}} * {{scale}})"
+    else:
+        exponential = f"{{alpha}} * {{scale}} * math.exp({x} * {{input_scale}})"
+    return f"{{grad_output}} * ({{input_scale}} * {exponential} if {x} <= 0 else {{scale}})"
 
 
 _SIGMOID = "(1.0 / (1.0 + math.exp(-{self})))"
-ELEMENTWISE: dict[str, Any] = {
+ELEMENTWISE: dict[str, str | Callable[[Bound, torch.dtype], str]] = {
     "add": "{self} + {other} * {alpha}",
     "sub": "{self} - {other} * {alpha}",
     "rsub": "{other} - {self} * {alpha}",
@@ -139,4 +137,4 @@ ELEMENTWISE: dict[str, Any] = {
     "gelu_backward": "{grad_output} * (0.5 * (1.0 + math.erf({self} * 0.7071067811865476))"
     " + 0.3989422804014327 * {self} * math.exp(-0.5 * {self} * {self}))",
 }
-"""Result of an operation on one number of each argument, or a function of arguments and type that gives it."""
+"""Expression of the result for one number of each argument, or a function of arguments and type that returns it."""

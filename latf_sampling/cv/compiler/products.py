@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from latf_sampling.cv.compiler.operations import Bound, KernelError
-from latf_sampling.cv.compiler.source import Array, Source, constant, merged, split
+from latf_sampling.cv.compiler.source import Array, Source, constant, merge, split_dimensions
 
 _SWEEPS = 30
-"""Of Jacobi's method, which doubles the digits in each, at most."""
+"""Upper bound of the sweeps of Jacobi's method, each of which doubles the number of correct digits."""
 _SPARSE = 4
-"""A constant matrix of which at most one entry in so many is not zero is multiplied entry by entry."""
+"""A constant matrix counts as sparse if at most one in this many of its entries is not zero."""
+
+Write = Callable[[list[str], str], None]
+"""Function of (coordinates, name of a variable) that writes one element of a product."""
 
 
 def _cross(code: Source, bound: Bound, out: Array) -> None:
-    a, b = (code.read(bound[name]) for name in ("self", "other"))
+    a, b = (code.readable(bound[name]) for name in ("self", "other"))
     a, b = (x.mapped(lambda t: t.expand(out.shape)) for x in (a, b))
-    kept, along = split(bound["dim"], len(out.shape))
-    with code.loops([out.shape[d] for d in kept]) as outer:
+    outer_dims, inner_dims = split_dimensions(bound["dim"], len(out.shape))
+    with code.loops([out.shape[d] for d in outer_dims]) as outer:
         for k in range(3):
-            (i, j), at = ((k + 1) % 3, (k + 2) % 3), [merged(kept, outer, along, [str(d)]) for d in range(3)]
+            (i, j), at = ((k + 1) % 3, (k + 2) % 3), [merge(outer_dims, outer, inner_dims, [str(d)]) for d in range(3)]
             value = f"{a.address(at[i])} * {b.address(at[j])} - {a.address(at[j])} * {b.address(at[i])}"
             code.line(f"{out.address(at[k])} = {value}")
 
 
-def _product(first: str, second: str):
+def _product(first: str, second: str) -> Callable[[Source, Bound, Array], None]:
     """Matrix products of all kinds, as (..., m, k) times (..., k, n), plus an optional bias."""
 
     def emit(code: Source, bound: Bound, out: Array) -> None:
@@ -35,7 +40,7 @@ def _product(first: str, second: str):
         if len(a.shape) == 1:  # the dot product, whose result is a vector by now
             a, out = (x.mapped(lambda t: t.unsqueeze(0)) for x in (a, out))
         if bias is not None:
-            bias = code.read(bias).mapped(lambda t: t.expand(out.shape))
+            bias = code.readable(bias).mapped(lambda t: t.expand(out.shape))
 
         def write(at: list[str], total: str) -> None:
             text = total
@@ -44,23 +49,23 @@ def _product(first: str, second: str):
                 text = f"{factors[0]}{bias.address(at)} + {factors[1]}{total}"
             code.line(f"{out.address(at)} = {text}")
 
-        if _is_sparse(a):
-            _sparse(code, a.value, b, write)
-        elif _is_sparse(b):
-            _sparse(code, b.value.t(), a.mapped(lambda t: t.t()), lambda at, total: write(at[::-1], total))
+        if (matrix := _sparse_matrix(a)) is not None:
+            _sparse(code, matrix, b, write)
+        elif (matrix := _sparse_matrix(b)) is not None:
+            _sparse(code, matrix.t(), a.mapped(lambda t: t.t()), lambda at, total: write(at[::-1], total))
         else:
             _dense(code, a, b, out.shape, write)
 
     return emit
 
 
-def _dense(code: Source, a: Array, b: Array, shape: tuple[int, ...], write) -> None:
+def _dense(code: Source, a: Array, b: Array, shape: tuple[int, ...], write: Write) -> None:
     def swapped(t: torch.Tensor) -> torch.Tensor:
         return t.transpose(-1, -2)
 
-    # Of a constant, numbers that are multiplied one after the other are laid next to each other.
-    b = code.read(b) if b.value is None else code.read(b.mapped(swapped)).mapped(swapped)
-    a = code.read(a)
+    # A constant is stored such that numbers multiplied one after the other are next to each other.
+    b = code.readable(b) if b.value is None else code.readable(b.mapped(swapped)).mapped(swapped)
+    a = code.readable(a)
     total = code.name("s")
     with code.loops(shape) as at:
         code.line(f"{total} = 0.0")
@@ -69,17 +74,20 @@ def _dense(code: Source, a: Array, b: Array, shape: tuple[int, ...], write) -> N
         write(at, total)
 
 
-def _is_sparse(x: Array) -> bool:
-    return x.value is not None and len(x.shape) == 2 and _SPARSE * int((x.value != 0).sum()) <= x.value.numel()
+def _sparse_matrix(x: Array) -> torch.Tensor | None:
+    """The value of a constant that is a sparse matrix, `None` for everything else."""
+    if x.value is None or len(x.shape) != 2 or _SPARSE * int((x.value != 0).sum()) > x.value.numel():
+        return None
+    return x.value
 
 
-def _sparse(code: Source, matrix: torch.Tensor, dense: Array, write) -> None:
-    """A constant matrix, of which only what is not zero is kept, row by row, times an array (k, n)."""
+def _sparse(code: Source, matrix: torch.Tensor, dense: Array, write: Write) -> None:
+    """A constant matrix, stored row by row without its zeros, times an array (k, n)."""
     rows, columns = matrix.nonzero(as_tuple=True)
     ends = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(rows, minlength=len(matrix)).cumsum(0)])
-    values, columns, ends = (code.read(constant(t)) for t in (matrix[rows, columns], columns, ends))
-    dense, n = code.read(dense), dense.shape[1]
-    few = n <= 4  # the three components of positions go together
+    values, columns, ends = (code.readable(constant(t)) for t in (matrix[rows, columns], columns, ends))
+    dense, n = code.readable(dense), dense.shape[1]
+    few = n <= 4  # the three components of positions are summed in one loop
     entry, column = code.name("e"), code.name("k")
     with code.loops([len(matrix)] if few else [len(matrix), n]) as (i, *j):
         totals = {str(k): code.name("s") for k in range(n)} if few else {j[0]: code.name("s")}
@@ -94,10 +102,10 @@ def _sparse(code: Source, matrix: torch.Tensor, dense: Array, write) -> None:
 
 
 def _eigh(code: Source, bound: Bound, values: Array, vectors: Array) -> None:
-    """Eigenvalues, in order, and eigenvectors of small symmetric matrices by Jacobi's rotations; signs may be any."""
+    """Ascending eigenvalues and the eigenvectors of small symmetric matrices by Jacobi's method; signs may differ."""
     if not bound["compute_v"]:
         raise KernelError("the operation aten._linalg_eigh has machine code with eigenvectors alone.")
-    a = code.read(code.copied(bound["A"]))
+    a = code.readable(code.copy(bound["A"]))
     n = a.shape[-1]
     off, size, t, c, s, x, y, least = (code.name(letter) for letter in "sstcsxyk")
     with code.loops(a.shape[:-2]) as at:
@@ -105,7 +113,7 @@ def _eigh(code: Source, bound: Bound, values: Array, vectors: Array) -> None:
         def entry(array: Array, i: str, j: str) -> str:
             return array.address([*at, i, j])
 
-        def turned(array: Array, one: tuple[str, str], other: tuple[str, str]) -> None:
+        def rotate(array: Array, one: tuple[str, str], other: tuple[str, str]) -> None:
             code.line(f"{x}, {y} = {entry(array, *one)}, {entry(array, *other)}")
             code.line(f"{entry(array, *one)} = {c} * {x} - {s} * {y}")
             code.line(f"{entry(array, *other)} = {s} * {x} + {c} * {y}")
@@ -127,10 +135,10 @@ def _eigh(code: Source, bound: Bound, values: Array, vectors: Array) -> None:
                 code.line(f"{c} = 1.0 / math.sqrt({t} * {t} + 1.0)")
                 code.line(f"{s} = {t} * {c}")
                 with code.loops([n]) as (k,):
-                    turned(a, (k, p), (k, q))
+                    rotate(a, (k, p), (k, q))
                 with code.loops([n]) as (k,):
-                    turned(a, (p, k), (q, k))
-                    turned(vectors, (k, p), (k, q))
+                    rotate(a, (p, k), (q, k))
+                    rotate(vectors, (k, p), (k, q))
         with code.loops([n]) as (i,):
             code.line(f"{values.address([*at, i])} = {entry(a, i, i)}")
         with code.loops([n]) as (i,):

@@ -1,20 +1,19 @@
-"""Source of a function for numba, line by line: arrays in two workspaces, loops, and elementwise operations merged.
+"""Source of a function for numba, line by line: arrays in two workspaces, loops, and merged elementwise operations.
 
 Every tensor is a strided view of a flat array: of an input, of a result, or of one of two workspaces, `w` for floats
-and `v` for integers and truth values, in which constants and intermediate results have fixed places. Since most loops
-stay within one array at known places, the compiler sees by itself what can be vectorised.
+and `v` for integers and booleans, in which constants and intermediate results have fixed places. Since most loops stay
+within one array at known places, the compiler can tell which of them to vectorize.
 
-Consecutive elementwise operations on one shape become one loop, and of their results only those are written that
-something else reads.
+Consecutive elementwise operations on one shape become one loop. Of their results only those are stored that something
+outside the loop reads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ WORKSPACE = {torch.float64: "w", torch.int64: "v", torch.bool: "v"}
 
 @dataclass(frozen=True, eq=False)
 class Array:
-    """Where the numbers of a tensor are: `layout`, a meta tensor, tells shape and strides behind place `start`."""
+    """Where the numbers of a tensor are: `layout`, a meta tensor, has its shape and its strides, from `start` on."""
 
     layout: Tensor
     buffer: str = ""
@@ -65,45 +64,53 @@ def constant(value: Tensor) -> Array:
     return Array(meta(value.shape, value.dtype), value=value)
 
 
-def meta(shape, dtype: torch.dtype) -> Tensor:
+def meta(shape: Iterable[int], dtype: torch.dtype) -> Tensor:
     """A C-contiguous layout."""
     return torch.empty(tuple(shape), dtype=dtype, device="meta")
 
 
-def split(dim: int | list[int] | None, count: int) -> tuple[list[int], list[int]]:
-    """Dimensions that stay, and those that an operation runs along: all of them if none are named."""
+def split_dimensions(dim: int | list[int] | None, count: int) -> tuple[list[int], list[int]]:
+    """Outer dimensions, which stay, and inner ones, along which an operation runs: all of them if `dim` names none."""
     dims = [dim] if isinstance(dim, int) else dim
-    along = sorted({d % count for d in dims}) if dims and count else list(range(count))
-    return [d for d in range(count) if d not in along], along
+    inner_dims = sorted({d % count for d in dims}) if dims and count else list(range(count))
+    return [d for d in range(count) if d not in inner_dims], inner_dims
 
 
-def merged(kept: list[int], outer: list[str], along: list[int], inner: list[str]) -> list[str]:
-    """Coordinates in the order of dimensions."""
-    found = dict(zip(kept, outer)) | dict(zip(along, inner))
-    return [found[d] for d in sorted(found)]
+def merge(outer_dims: list[int], outer: list[str], inner_dims: list[int], inner: list[str]) -> list[str]:
+    """Coordinates in the order of the dimensions."""
+    coordinates = dict(zip(outer_dims, outer)) | dict(zip(inner_dims, inner))
+    return [coordinates[d] for d in sorted(coordinates)]
 
 
-def reshaped(x: Array, sizes: list[int]) -> Array:
+def reshape(x: Array, sizes: list[int]) -> Array:
+    """A view of another shape."""
     return x.mapped(lambda t: t.view(sizes))
 
 
 @dataclass
 class _Loop:
-    """Elementwise operations on one shape that are not written out yet; loads and results by the arrays' keys."""
+    """Elementwise operations on one shape that are not written yet; loads and results by the arrays' keys."""
 
     shape: tuple[int, ...]
     loads: dict[tuple, tuple[str, Array]] = field(default_factory=dict)
     body: list[str] = field(default_factory=list)
     results: dict[tuple, tuple[str, Array, fx.Node | None]] = field(default_factory=dict)
 
+    def accepts(self, shape: tuple[int, ...], operands: Iterable[Array | float]) -> bool:
+        """Whether this is the loop's shape, and the loop computes no operand of which another view is read."""
+        written = {(out.buffer, out.start) for _, out, _ in self.results.values()}
+        return self.shape == shape and not any(
+            (x.buffer, x.start) in written and x.key() not in self.results for x in operands if isinstance(x, Array)
+        )
+
 
 class Source:
-    """The body of a function that grows.
+    """The body of a function, to which lines are added.
 
     Attributes
     ----------
     lines : list of str
-        What is written so far; `flush` completes it.
+        The lines so far; `flush` completes them.
     """
 
     def __init__(self) -> None:
@@ -111,21 +118,22 @@ class Source:
         self._depth = 1
         self._names = 0
         self._sizes = {"w": 0, "v": 0}
-        self._placed: dict[int, Array] = {}  # constants by the identity of their value, which stays alive here
+        # Constants by the identity of their value, which stays alive here.
+        self._constants: dict[int, tuple[Array, Tensor]] = {}
         self._loop: _Loop | None = None
 
     def name(self, letter: str) -> str:
-        """A variable that nothing else uses."""
+        """A new name of a variable."""
         self._names += 1
         return f"{letter}{self._names}"
 
     def line(self, text: str) -> None:
-        """Write a line inside the loops that are open."""
+        """Add a line inside the open loops."""
         self.lines.append("    " * self._depth + text)
 
     @contextmanager
-    def loops(self, sizes) -> Iterator[list[str]]:
-        """Nested loops around the lines that follow; gives the coordinates."""
+    def loops(self, sizes: Iterable[int]) -> Iterator[list[str]]:
+        """Nested loops around the lines that follow; yields the coordinates."""
         self.flush()
         depth, names = self._depth, []
         for size in sizes:
@@ -136,7 +144,7 @@ class Source:
         yield names
         self._depth = depth
 
-    def fresh(self, shape, dtype: torch.dtype) -> Array:
+    def allocate(self, shape: Iterable[int], dtype: torch.dtype) -> Array:
         """A new array, C-contiguous, in one of the workspaces.
 
         Raises
@@ -150,35 +158,38 @@ class Source:
         self._sizes[buffer] += layout.numel()
         return Array(layout, buffer, self._sizes[buffer] - layout.numel())
 
-    def placed(self, array: Array) -> Array:
-        """The array with a place in a workspace, which a constant gets the first time."""
+    def allocated(self, array: Array) -> Array:
+        """The array with a place in a workspace; a constant gets one the first time."""
         if array.value is None:
             return array
-        if id(array.value) not in self._placed:
-            self._placed[id(array.value)] = replace(self.fresh(array.shape, array.dtype), value=array.value)
-        return replace(self._placed[id(array.value)], value=None)
+        if id(array.value) not in self._constants:
+            self._constants[id(array.value)] = self.allocate(array.shape, array.dtype), array.value
+        return self._constants[id(array.value)][0]
 
-    def read(self, array: Array) -> Array:
-        """The same, and all that is pending is written, so that lines that follow can read it."""
+    def readable(self, array: Array) -> Array:
+        """The allocated array, after the pending loop is written, so that the lines that follow can read it."""
         self.flush()
-        return self.placed(array)
+        return self.allocated(array)
 
-    def copied(self, array: Array) -> Array:
+    def copy(self, array: Array) -> Array:
         """A C-contiguous copy."""
-        out = self.fresh(array.shape, array.dtype)
+        out = self.allocate(array.shape, array.dtype)
         self.elementwise("{self}", {"self": array}, out)
         return out
 
-    def elementwise(self, text: str, operands: dict[str, Any], out: Array, node: fx.Node | None = None) -> None:
+    def elementwise(
+        self, text: str, operands: Mapping[str, Array | float], out: Array, node: fx.Node | None = None
+    ) -> None:
         """Write an expression of operands, arrays or numbers, broadcast to the shape of `out`, to it.
 
-        If it is the result of a node, it is written only where something outside the loop reads it.
+        If it is the result of a node, it is stored only where something outside the loop reads it.
         """
-        operands = {name: self.placed(x) if isinstance(x, Array) else x for name, x in operands.items()}
-        if not self._fits(out.shape, operands):
+        operands = {name: self.allocated(x) if isinstance(x, Array) else x for name, x in operands.items()}
+        loop = self._loop
+        if loop is None or not loop.accepts(out.shape, operands.values()):
             self.flush()
-            self._loop = _Loop(out.shape)
-        loop, names = self._loop, {}
+            loop = self._loop = _Loop(out.shape)
+        names = {}
         for name, operand in operands.items():
             if not isinstance(operand, Array):
                 names[name] = _literal(operand)
@@ -199,7 +210,7 @@ class Source:
         members = {node for _, _, node in loop.results.values()}
         stores = [(name, out) for name, out, node in loop.results.values() if not node or set(node.users) - members]
         arrays = [array for _, array in loop.loads.values()] + [out for _, out in stores]
-        sizes, strides = _joined(loop.shape, [array.layout.stride() for array in arrays])
+        sizes, strides = _merge_dimensions(loop.shape, [array.layout.stride() for array in arrays])
         with self.loops(sizes) as at:
             addresses = [array.address(at, stride) for array, stride in zip(arrays, strides)]
             for (name, _), address in zip(loop.loads.values(), addresses):
@@ -211,33 +222,24 @@ class Source:
 
     def workspaces(self) -> tuple[np.ndarray, np.ndarray]:
         """`w` and `v`, with the constants in their places."""
-        found = {"w": np.zeros(self._sizes["w"]), "v": np.zeros(self._sizes["v"], dtype=np.int64)}
-        for array in self._placed.values():
-            found[array.buffer][array.start :][: array.value.numel()] = array.value.reshape(-1).numpy()
-        return found["w"], found["v"]
-
-    def _fits(self, shape: tuple[int, ...], operands: dict[str, Any]) -> bool:
-        """Whether the pending loop has this shape, and computes no operand at another place than it is read."""
-        if self._loop is None or self._loop.shape != shape:
-            return False
-        written = {(out.buffer, out.start) for _, out, _ in self._loop.results.values()}
-        return not any(
-            (x.buffer, x.start) in written and x.key() not in self._loop.results
-            for x in operands.values()
-            if isinstance(x, Array)
-        )
+        workspaces = {"w": np.zeros(self._sizes["w"]), "v": np.zeros(self._sizes["v"], dtype=np.int64)}
+        for array, value in self._constants.values():
+            workspaces[array.buffer][array.start :][: value.numel()] = value.reshape(-1).numpy()
+        return workspaces["w"], workspaces["v"]
 
 
-def _literal(number: Any) -> str:
+def _literal(number: float) -> str:
     if isinstance(number, float) and not math.isfinite(number):
         return f"({'-' if number < 0 else ''}np.{abs(number)})"
     return f"({number!r})" if number < 0 else repr(number)
 
 
-def _joined(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Merge neighbouring dimensions that all arrays step through evenly: fewer loops."""
+def _merge_dimensions(
+    shape: tuple[int, ...], strides: list[tuple[int, ...]]
+) -> tuple[list[int], list[tuple[int, ...]]]:
+    """Merge neighboring dimensions that all arrays step through evenly: fewer loops."""
     sizes: list[int] = []
-    steps: list[tuple[int, ...]] = []  # of each dimension that stays, one for each array
+    steps: list[tuple[int, ...]] = []  # of each remaining dimension, one for each array
     for size, step in zip(shape, zip(*strides) if strides else [()] * len(shape)):
         if size == 1:
             continue
