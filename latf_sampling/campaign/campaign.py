@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mdtraj
-import numpy as np
+from numpy.typing import ArrayLike
 
 from latf_sampling.campaign import structures
 from latf_sampling.campaign.executors import Executor, executor
@@ -191,8 +191,9 @@ class Campaign:
         features, series, selection = self.features, self.series(walkers), None
         if learning.select is not None:
             selection = select_columns(series, self.lag, **learning.select.model_dump(), names=features.names)
-            features = features.subset(selection.kept.tolist())
-            series = [entry.subset(selection.kept) for entry in series]
+            columns = [int(column) for column in selection.kept]
+            features = features.subset(columns)
+            series = [entry.subset(columns) for entry in series]
         dataset = Dataset(series, lag=self.lag, names=features.names)
         settings = self.records.training
         result = train(model, dataset, seed, settings=settings, checkpoint=checkpoint, progress=progress)
@@ -237,7 +238,7 @@ class Campaign:
     def structures_at(
         self,
         temperature: TemperatureLike,
-        points: np.ndarray | Sequence[Sequence[float]],
+        points: ArrayLike,
         seed: int = 0,
         *,
         learned: int | None = None,

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from openmm import Context, VerletIntegrator, unit
+from openmm import Context, VerletIntegrator
+from openmm.unit import md_unit_system
 
 from latf_sampling.campaign import structures
 from latf_sampling.campaign.progress import StepProgress
@@ -85,9 +86,10 @@ def _starts(
         context.applyConstraints(1e-6)
         context.setVelocitiesToTemperature(temperature, streams.stream_seed(seed, "velocities", number))
         state = context.getState(positions=True, velocities=True, energy=True)
-        positions.append(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
-        velocities.append(state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond))
-        energies.append(state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole))
+        # in the units of the package, which are OpenMM's
+        positions.append(state.getPositions(asNumpy=True).value_in_unit_system(md_unit_system))
+        velocities.append(state.getVelocities(asNumpy=True).value_in_unit_system(md_unit_system))
+        energies.append(state.getPotentialEnergy().value_in_unit_system(md_unit_system))
         progress((number + 1) / len(sources), f"frame {source}")
     box = np.array(boxes) if boxes else None
     _, cv = records.model(index - 1)

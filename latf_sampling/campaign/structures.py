@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import mdtraj
 import numpy as np
 import openmm
+from numpy.typing import ArrayLike
 from openmm import app
 
 from latf_sampling.cv.latent_cv import LatentCV
@@ -28,7 +29,7 @@ def generate(records: Records, temperature: TemperatureLike, count: int, learned
     return generate_starts(model, *source, temperature, count, **options)
 
 
-def at(records: Records, temperature: TemperatureLike, points: np.ndarray, learned: int | None, **options) -> Starts:
+def at(records: Records, temperature: TemperatureLike, points: ArrayLike, learned: int | None, **options) -> Starts:
     """Structures at points (n, d), as `latf_sampling.structures_at` makes them."""
     _, source, options = _defaults(records, learned, options)
     return structures_at(*source, temperature, points, **options)

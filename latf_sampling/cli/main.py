@@ -242,6 +242,7 @@ def starts(
 ) -> None:
     """Generate structures at a temperature, simulated or not, from the last model of a campaign."""
     from latf_sampling.campaign.campaign import Campaign
+    from latf_sampling.data.layout import locate_model
     from latf_sampling.units import parse
 
     if at and between:
@@ -250,6 +251,7 @@ def starts(
         raise SettingsError("latf starts: --at already determines the number of structures; leave out -n.")
     if not at and count is None:
         raise SettingsError("latf starts: -n, the number of structures, is missing.")
+    number = len(at or ()) if count is None else count
     kelvin = parse(temperature, "temperature", "--temperature")
     options = {"processes": processes, "directory": output, "structures": "cif" if cif else None}
     for name, text in (("thermalise", thermalise), ("release", release)):
@@ -258,10 +260,7 @@ def starts(
     options |= {
         name: True for name, wanted in (("allow_cis", allow_cis), ("allow_inversion", allow_inversion)) if wanted
     }
-    learned = None
-    if directory.name == "model.pt" and len(directory.absolute().parents) > 3:
-        learned = directory.absolute().parent.parent
-        directory, learned = learned.parent.parent, int(learned.name) if learned.name.isdigit() else None
+    directory, learned = locate_model(directory) or (directory, None)
     campaign = Campaign.load(directory)
     with Bars(_err) as bars, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # too few structures are reported by the summary
@@ -270,9 +269,9 @@ def starts(
         if at:
             structures = campaign.structures_at(kelvin, [_values(text) for text in at], seed, **options)
         elif between:
-            structures = campaign.structures_between(kelvin, [_end(text) for text in between], count, seed, **options)
+            structures = campaign.structures_between(kelvin, [_end(text) for text in between], number, seed, **options)
         else:
-            structures = campaign.generate_starts(kelvin, count, seed, **options)
+            structures = campaign.generate_starts(kelvin, number, seed, **options)
     _out.print(structures.summary(), soft_wrap=True, highlight=False)
     if len(structures) < structures.requested:
         raise typer.Exit(1)

@@ -85,7 +85,7 @@ def stride_of(external: ExternalTrajectory, topology: mdtraj.Topology, periodic:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{external.topology}: cannot be read as a topology ({reason}).") from error
     first = next(read_pieces(external.path, topology, periodic, chunk=2))
-    interval = _even_interval(external, first.time)
+    interval = _even_interval(external, np.asarray(first.time))
     if interval is None:
         if len(first) < 2:
             return 1
@@ -155,12 +155,12 @@ def examine(
     work: list[np.ndarray] = []
     done = 0
     for piece in read_pieces(path, topology, periodic):
-        times.append(piece.time)
+        times.append(np.asarray(piece.time))
         selected = range(-done % stride, len(piece), stride)
         if context is not None:
             energies.append([_energy(context, piece, frame, f"{path}: frame {done + frame}") for frame in selected])
         if pressure is not None:
-            work.append(pressure * BAR * piece.unitcell_volumes[selected.start :: stride])
+            work.append(pressure * BAR * np.asarray(piece.unitcell_volumes)[selected.start :: stride])
         done += len(piece)
         progress(done)
     _even_interval(external, np.concatenate(times))
@@ -252,7 +252,7 @@ def _energy(context: openmm.Context, piece: mdtraj.Trajectory, frame: int, where
     if piece.unitcell_vectors is not None:
         box = reduced_box(torch.from_numpy(np.tril(piece.unitcell_vectors[frame].astype(np.float64))))
         context.setPeriodicBoxVectors(*box.tolist())
-    context.setPositions(piece.xyz[frame])
+    context.setPositions(np.asarray(piece.xyz)[frame])
     try:
         context.computeVirtualSites()
         value = context.getState(getEnergy=True).getPotentialEnergy()._value

@@ -315,6 +315,21 @@ class CampaignDirectory:
         write_text(self._protocol, protocol)
 
 
+def locate_model(path: str | Path) -> tuple[Path, int] | None:
+    """The campaign directory and the round that a model file belongs to; `None` where the path is not that of a model.
+
+    Examples
+    --------
+    >>> locate_model("/data/run/rounds/01/learning/model.pt")
+    (PosixPath('/data/run'), 1)
+    """
+    path = Path(path).absolute()
+    if len(path.parents) < 4 or not path.parents[1].name.isdigit():
+        return None
+    directory, index = path.parents[3], int(path.parents[1].name)
+    return (directory, index) if path == CampaignDirectory(directory).round(index).learning.model else None
+
+
 def _differing_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
     keys = []
     for key in sorted(old.keys() | new.keys()):

@@ -64,10 +64,10 @@ def read_pieces(
             check_atoms(piece.topology, topology, str(path))
             piece.topology = topology
         _check_positions(piece, path, done, periodic)
-        if periodic and _is_cut(piece, bonds):
+        if bonds is not None and _is_cut(piece, bonds):
             # bonds across the box would have absurd energies
             unwrap = unwrap_molecules(topology) if unwrap is None else unwrap
-            boxes = reduced_box(torch.from_numpy(np.tril(piece.unitcell_vectors)))
+            boxes = reduced_box(torch.from_numpy(np.tril(np.asarray(piece.unitcell_vectors))))
             piece.xyz = unwrap(torch.from_numpy(piece.xyz), boxes).numpy()
         if not periodic:
             piece.unitcell_vectors = None
@@ -89,7 +89,7 @@ def read_strided(
             yield selected
 
 
-def check_atoms(have: mdtraj.Topology, need: mdtraj.Topology, where: str) -> None:
+def check_atoms(have: mdtraj.Topology | None, need: mdtraj.Topology, where: str) -> None:
     """Refuse a topology whose atoms or their order are not those of the system; chains may differ.
 
     Raises
@@ -97,6 +97,8 @@ def check_atoms(have: mdtraj.Topology, need: mdtraj.Topology, where: str) -> Non
     DataError
         Names the first atom that differs.
     """
+    if have is None:
+        raise DataError(f"{where}: holds no topology.")
     if have.n_atoms != need.n_atoms:
         raise DataError(
             f"{where}: has {have.n_atoms} atoms, the system {need.n_atoms}; a trajectory of the whole system is needed."
@@ -133,9 +135,10 @@ def _check_whole(path: str | Path) -> None:
 
 
 def _check_positions(piece: mdtraj.Trajectory, path: str | Path, done: int, periodic: bool) -> None:
-    valid = (np.abs(piece.xyz) < FARTHEST).all((1, 2))  # False for NaN
+    xyz = np.asarray(piece.xyz)
+    valid = (np.abs(xyz) < FARTHEST).all((1, 2))  # False for NaN
     if piece.n_atoms > 1:
-        valid &= np.ptp(piece.xyz, axis=1).any(1)
+        valid &= np.ptp(xyz, axis=1).any(1)
     if not valid.all():
         raise DataError(f"{path}: frame {done + int(valid.argmin())} holds invalid positions (NaN, or damaged).")
     if periodic:
@@ -149,5 +152,6 @@ def _is_cut(piece: mdtraj.Trajectory, bonds: np.ndarray) -> bool:
     """Whether molecules of a frame are cut by the faces of the box."""
     if not len(bonds):
         return False
-    longest = np.abs(piece.xyz[:, bonds[:, 0]] - piece.xyz[:, bonds[:, 1]]).max((1, 2))
-    return bool((longest > 0.4 * np.diagonal(piece.unitcell_vectors, axis1=1, axis2=2).min(1)).any())
+    xyz, boxes = np.asarray(piece.xyz), np.asarray(piece.unitcell_vectors)
+    longest = np.abs(xyz[:, bonds[:, 0]] - xyz[:, bonds[:, 1]]).max((1, 2))
+    return bool((longest > 0.4 * np.diagonal(boxes, axis1=1, axis2=2).min(1)).any())

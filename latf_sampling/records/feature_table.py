@@ -193,9 +193,10 @@ def _write(path: Path, features: Features, sources: Sequence[Source], lengths: l
     }
     if all(source.temperature is not None for source in sources):
         arrays["temperatures"] = np.array([source.temperature for source in sources])
-    if all(source.frames is not None for source in sources):
-        arrays["energies"] = np.concatenate([source.frames.energies for source in sources])
-        arrays["weights"] = np.concatenate([source.frames.weights for source in sources])
+    frames = [source.frames for source in sources if source.frames is not None]
+    if len(frames) == len(sources):
+        arrays["energies"] = np.concatenate([part.energies for part in frames])
+        arrays["weights"] = np.concatenate([part.weights for part in frames])
     with storage.atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open("x.npy", "w", force_zip64=True) as member:
             _copy_npy(member, shape, scratch)

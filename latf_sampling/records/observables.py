@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import mdtraj
 import numpy as np
@@ -74,6 +75,12 @@ class Variable:
         columns = self.features.transform(trajectory)
         return np.arctan2(*columns.T) if self.circular else columns[:, 0]
 
+    @overload
+    def shown(self, values: float) -> float: ...
+
+    @overload
+    def shown(self, values: np.ndarray) -> np.ndarray: ...
+
     def shown(self, values: float | np.ndarray) -> float | np.ndarray:
         """Values in `unit`."""
         return np.degrees(values) if self.unit == "°" else values
@@ -110,9 +117,9 @@ class Observed(Variable):
                 torsion = Variable.torsion(topology, settings.torsion, periodic)
             except LatfError as error:
                 raise SettingsError(f"observe.torsion: {error}") from error
-            return cls(torsion.name, torsion.features, settings.above)
+            return cls(torsion.name, torsion.features, float(settings.above))
         try:
-            features = Features(topology, [settings.descriptor], periodic=periodic)
+            features = Features(topology, [settings.descriptor or {}], periodic=periodic)
         except SettingsError as error:
             message = str(error)
             named = message.startswith("features[0]")

@@ -16,13 +16,14 @@ from latf_sampling.analysis import (
     stages,
 )
 from latf_sampling.analysis.mbar import Multistate
+from latf_sampling.bias.from_settings import BiasTask, make_bias
 from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.cv.variable import Variable
 from latf_sampling.data.trajectories import Frames, WalkerFrames
 from latf_sampling.errors import DataError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.records.records import Records
-from latf_sampling.settings import n_steps
-from latf_sampling.simulation.walker import WalkerJob, make_bias
+from latf_sampling.settings import RoundSettings, n_steps
 
 CORE = 0.9
 """A frame is in the core of its most probable state if this probability is at least so much of the largest one of all
@@ -196,11 +197,23 @@ class _RoundBias:
 
     @classmethod
     def load(cls, records: Records, index: int, walkers: Sequence[Frames], selected: Sequence[slice]) -> _RoundBias:
+        settings = records.protocol.all_rounds[index]
+        assert isinstance(settings, RoundSettings) and settings.bias is not None
         files, learning = records.directory.round(index), records.directory.round(index - 1).learning
-        job = WalkerJob(records.protocol, index, 0, files.walker(0).path, learning=learning.path, hills=files.hills)
-        bias = make_bias(job, records.molecule, read_only=True)
         model = LaTF.load(learning.model)
-        stride = n_steps(records.protocol.frame_interval, job.timestep)
+        timestep = records.protocol.integrator.timestep * settings.bias.stride
+        task = BiasTask(
+            records.molecule.system,
+            LatentCV.load(learning.cv, records.molecule.topology),
+            lambda: model,
+            settings.walkers[0],
+            timestep,
+            directory=files.hills,
+            walker=files.walker(0).path.name,
+            read_only=True,
+        )
+        bias = make_bias(settings.bias, task)
+        stride = n_steps(records.protocol.frame_interval, timestep)
         times = [stride * np.arange(1, len(walker) + 1)[part] for walker, part in zip(walkers, selected)]
         of_round = [k for k, walker in enumerate(walkers) if walker.biased and walker.round_index == index]
         which, middles = stages(np.concatenate([times[k] for k in of_round]), STAGES if bias.is_adaptive else 1)
@@ -217,7 +230,12 @@ class _RoundBias:
 
     def of_walkers(self, places: Sequence[int]) -> _RoundBias:
         """The same of some walkers alone, by their places."""
-        return _RoundBias(*([part[k] for k in places] for part in (self.stages, self.staged, self.last, self.reached)))
+        return _RoundBias(
+            [self.stages[k] for k in places],
+            [self.staged[k] for k in places],
+            [self.last[k] for k in places],
+            [self.reached[k] for k in places],
+        )
 
 
 def _reached(probabilities: Sequence[np.ndarray]) -> list[set[int]]:
@@ -229,7 +247,7 @@ def _reached(probabilities: Sequence[np.ndarray]) -> list[set[int]]:
     ]
 
 
-def _latent(cv: LatentCV, walker: Frames) -> np.ndarray:
+def _latent(cv: Variable, walker: Frames) -> np.ndarray:
     """The variable at all frames of a walker, (frames, d)."""
     values = []
     for piece in walker.pieces():

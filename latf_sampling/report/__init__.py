@@ -42,7 +42,8 @@ SECTIONS: list[Callable[[Records, Estimates], str]] = [
     costs.section,
     provenance.section,
 ]
-"""The sections of a campaign's report, in their order. Each returns HTML, also for an unfinished campaign: it says what is missing, and is empty where it does not apply."""
+"""The sections of a campaign's report, in their order. Each returns HTML, also for an unfinished campaign: it says what
+is missing, and is empty where it does not apply."""
 
 
 def write_report(records: Records, path: str | Path | None = None) -> Path:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 PALETTE = ("#3a86c8", "#e07b39", "#2e9e6b", "#b85fa8", "#c9a227", "#6c78d6", "#d1495b", "#3aa6a6", "#8a6d4b", "#7f8c99")
@@ -21,7 +24,7 @@ MAP = "viridis"
 WIDTH = 4.7
 """Inches; text of 9 points is then legible on a phone too."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "latf_sampling",
     "font.size": 9.0,
@@ -96,18 +99,27 @@ def legend(axes: Axes, **options) -> None:
         options = {"ncols": 3, "handlelength": 1.4, "columnspacing": 1.2, **options}
         box = axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, **options)
         for handle in box.legend_handles:
-            handle.set_alpha(1)
-            if hasattr(handle, "set_sizes"):
+            if handle is not None:
+                handle.set_alpha(1)
+            if isinstance(handle, PathCollection):
                 handle.set_sizes([22])
 
 
-def surface(axes: Axes, x_edges, y_edges, values: np.ndarray, ceiling: float, label: str = "kJ/mol") -> None:
+def surface(
+    axes: Axes, x_edges: np.ndarray, y_edges: np.ndarray, values: np.ndarray, ceiling: float, label: str = "kJ/mol"
+) -> None:
     """A map of free energies (x, y), without those above the ceiling."""
     values = np.ma.masked_where(~(values <= ceiling), values)
     mesh = axes.pcolormesh(x_edges, y_edges, values.T, cmap=MAP, vmin=0, vmax=ceiling, rasterized=True)
-    bar = axes.figure.colorbar(mesh, ax=axes, label=label, pad=0.02, fraction=0.06)
+    colorbar(axes, mesh, label)
+
+
+def colorbar(axes: Axes, mesh: ScalarMappable, label: str, extend: str = "neither") -> None:
+    """A scale beside the axes."""
+    bar = axes.figure.colorbar(mesh, ax=axes, label=label, pad=0.02, fraction=0.06, extend=extend)
     bar.outline.set_visible(False)
-    bar.solids.set_rasterized(True)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(True)
 
 
 def degrees(axes: Axes, which: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from matplotlib.axes import Axes
 
 from latf_sampling.learning.sensitivity import Relevance, rank_descriptors
@@ -42,7 +44,7 @@ def _draw(axes: Axes, ranked: Relevance, shown: int) -> None:
     heights = range(len(order))
     axes.barh(heights, 100 * ranked.total[order], color=charts.color(0), alpha=0.85, label="all together")
     for k, component in enumerate(ranked.components.T):
-        style = {"s": 14, "lw": 0, "color": charts.color(k + 1), "zorder": 3}
+        style: dict[str, Any] = {"s": 14, "lw": 0, "color": charts.color(k + 1), "zorder": 3}
         axes.scatter(100 * component[order], heights, label=f"u{k + 1}", **style)
     axes.set_yticks(heights, [ranked.names[k] for k in order])
     axes.set_ylim(len(order) - 0.4, -0.6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -206,10 +207,10 @@ def _free_energies(evaluation: Evaluation) -> str:
 
 
 def _draw_profiles(axes: Axes, evaluation: Evaluation, row: EvaluationRow) -> None:
-    found, edges = row.free_energy, evaluation.edges[0]
-    kT = evaluation.boltzmann * row.temperature
-    axes.stairs(found.data, edges, baseline=None, color=charts.color(0), lw=1.6, label="data")
-    axes.stairs(found.model, edges, baseline=None, color=charts.color(1), lw=1.2, label="flow")
+    assert row.free_energy is not None  # the figure exists for such rows alone
+    edges, kT = evaluation.edges[0], evaluation.boltzmann * row.temperature
+    axes.stairs(row.free_energy.data, edges, baseline=None, color=charts.color(0), lw=1.6, label="data")
+    axes.stairs(row.free_energy.model, edges, baseline=None, color=charts.color(1), lw=1.2, label="flow")
     axes.set_ylim(-kT, CEILING * kT)
     axes.set_xlabel("latent u₁")
     axes.set_ylabel(f"free energy, {evaluation.energy_unit}")
@@ -217,13 +218,11 @@ def _draw_profiles(axes: Axes, evaluation: Evaluation, row: EvaluationRow) -> No
 
 
 def _draw_mismatch(axes: Axes, evaluation: Evaluation, row: EvaluationRow) -> None:
+    assert row.free_energy is not None  # the figure exists for such rows alone
     bound = MISMATCH * evaluation.boltzmann * row.temperature
     difference = np.ma.masked_invalid(row.free_energy.model - row.free_energy.data)
-    style = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound, "rasterized": True}
-    mesh = axes.pcolormesh(*evaluation.edges, difference.T, **style)
-    bar = axes.figure.colorbar(mesh, ax=axes, label=evaluation.energy_unit, pad=0.02, fraction=0.06, extend="both")
-    bar.outline.set_visible(False)
-    bar.solids.set_rasterized(True)
+    mesh = axes.pcolormesh(*evaluation.edges, difference.T, cmap="RdBu_r", vmin=-bound, vmax=bound, rasterized=True)
+    charts.colorbar(axes, mesh, evaluation.energy_unit, extend="both")
     axes.set_xlabel("latent u₁")
     axes.set_ylabel("latent u₂")
 
@@ -247,14 +246,14 @@ def _melting(evaluation: Evaluation) -> str:
 def _draw_melting(axes: Axes, evaluation: Evaluation) -> None:
     curve = evaluation.melting
     for state in range(evaluation.n_states):
-        style = {"color": charts.color(state)}
+        style: dict[str, Any] = {"color": charts.color(state)}
         values = 100 * curve.model[:, state]
         axes.plot(curve.temperatures, values, ":", **style)
         known = np.where(curve.extrapolated, np.nan, values)
         axes.plot(curve.temperatures, known, label=f"state {state}", **style)
         if curve.errors is not None:
             _band(axes, curve.temperatures, values, 100 * curve.errors[:, state], style)
-        if curve.reweighted is not None:
+        if curve.reweighted is not None and curve.reweighted_errors is not None and curve.effective_sizes is not None:
             enough = curve.effective_sizes >= evaluation.minimum_effective_size
             reweighted = np.where(enough, 100 * curve.reweighted[:, state], np.nan)
             axes.plot(curve.temperatures, reweighted, "--", lw=1.1, **style)
@@ -271,7 +270,7 @@ def _draw_melting(axes: Axes, evaluation: Evaluation) -> None:
     charts.legend(axes, ncols=4)
 
 
-def _band(axes, x: np.ndarray, values: np.ndarray, errors: np.ndarray, style: dict) -> None:
+def _band(axes: Axes, x: np.ndarray, values: np.ndarray, errors: np.ndarray, style: dict) -> None:
     axes.fill_between(x, values - 2 * errors, values + 2 * errors, alpha=0.18, lw=0, **style)
 
 
@@ -293,7 +292,7 @@ def _draw_timescales(axes: Axes, entry: Kinetics) -> None:
     unit = 1.0 if entry.interval is None else entry.interval
     lags = unit * entry.lags
     for process in range(entry.timescales.shape[1]):
-        style = {"color": charts.color(process)}
+        style: dict[str, Any] = {"color": charts.color(process)}
         axes.plot(lags, unit * entry.timescales[:, process], "o-", ms=3, **style)
         axes.fill_between(
             lags, unit * entry.lower[:, process], unit * entry.upper[:, process], alpha=0.18, lw=0, **style
@@ -327,7 +326,7 @@ def _draw_test(axes: Axes, entry: Kinetics) -> None:
     unit = 1.0 if entry.interval is None else entry.interval
     times = unit * entry.lag * entry.multiples
     for index, state in enumerate(entry.states):
-        style = {"color": charts.color(state)}
+        style: dict[str, Any] = {"color": charts.color(state)}
         axes.plot(times, entry.predicted[:, index], label=f"state {state}", **style)
         errors = 2 * entry.errors[:, index]
         axes.errorbar(times, entry.estimated[:, index], errors, fmt="o", ms=4, capsize=2, lw=1, **style)

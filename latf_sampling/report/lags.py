@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -57,7 +59,7 @@ def _figure(scan: LagScan) -> str:
     return page.figure(charts.chart(lambda *axes: _draw(axes, scan), rows=3, height=5.6, width=5.6), caption)
 
 
-def _draw(axes: Axes, scan: LagScan) -> None:
+def _draw(axes: Sequence[Axes], scan: LagScan) -> None:
     unit, name = (1.0, "frames") if scan.interval is None else (scan.interval, "ps")
     lags = unit * np.array([result.lag for result in scan.results])
     times, states, scores = axes
@@ -67,11 +69,11 @@ def _draw(axes: Axes, scan: LagScan) -> None:
         states.plot(lags, counts, "o-", ms=3, color=charts.color(attempt))
     states.set_ylabel("states")
     states.set_ylim(0, None)
-    scored = [result for result in scan.results if result.vamp2 is not None]
+    scored = np.array(
+        [(unit * entry.lag, entry.vamp2, entry.vamp2_error) for entry in scan.results if entry.vamp2 is not None], float
+    ).reshape(-1, 3)
     scores.errorbar(
-        [unit * result.lag for result in scored],
-        [result.vamp2 for result in scored],
-        [result.vamp2_error for result in scored],
+        *scored.T,
         fmt="o-",
         ms=3,
         capsize=2,
@@ -92,7 +94,7 @@ def _draw_times(axes: Axes, scan: LagScan, lags: np.ndarray, unit: float) -> Non
         values[: len(result.timescales), index] = unit * np.array(result.timescales)
         errors[: len(result.errors), index] = unit * np.array(result.errors)
     for process, (value, error) in enumerate(zip(values, errors)):
-        style = {"color": charts.color(process)}
+        style: dict[str, Any] = {"color": charts.color(process)}
         axes.plot(lags, value, "o-", ms=3, **style)
         # On a logarithmic axis a band down to zero has no end.
         lower = np.maximum(value - 2 * error, 0.1 * value)

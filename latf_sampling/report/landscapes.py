@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -59,7 +60,7 @@ def _draw_learned(axes: Axes, records: Records, index: int, learned: LearnedMode
     for state in range(learned.model.n_states):
         points = latent[states == state][:, shown]
         height = points[:, 1] if len(shown) > 1 else np.full(len(points), -0.3 - 0.25 * state)
-        style = {"s": 2.5, "alpha": 0.45, "lw": 0, "rasterized": True}
+        style: dict[str, Any] = {"s": 2.5, "alpha": 0.45, "lw": 0, "rasterized": True}
         axes.scatter(points[:, 0], height, color=charts.color(state + 1), label=f"state {state}", **style)
     for k, draw in zip(shown, (axes.axvline, axes.axhline)):
         for edge in learned.cv.bounds[k]:
@@ -91,13 +92,13 @@ def draw_density(axes: Axes, learned: LearnedModel, temperature: float) -> None:
     if model.latent_dim == 2:
         points = np.stack(np.meshgrid(*grids, indexing="ij"), axis=-1)
         energy = model.free_energy(points.reshape(-1, 2), temperature).reshape(GRID, GRID)
-        charts.surface(axes, *(_edges(grid) for grid in grids), energy - energy.min(), CEILING * kt)
+        charts.surface(axes, _edges(grids[0]), _edges(grids[1]), energy - energy.min(), CEILING * kt)
         return
     samples = model.sample(SAMPLES, temperature, seed=0)
     extent = tuple(zip(low[:2], high[:2]))
-    histogram, *edges = np.histogram2d(samples[:, 0], samples[:, 1], bins=GRID // 2, range=extent)
+    histogram, x_edges, y_edges = np.histogram2d(samples[:, 0], samples[:, 1], bins=GRID // 2, range=extent)
     with np.errstate(divide="ignore"):
-        charts.surface(axes, *edges, -kt * np.log(histogram / histogram.max()), CEILING * kt)
+        charts.surface(axes, x_edges, y_edges, -kt * np.log(histogram / histogram.max()), CEILING * kt)
 
 
 def _edges(grid: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def _caption(index: int, learned: LearnedModel) -> str:
     )
 
 
-def _draw_curves(axes: Axes, history: list[dict]) -> None:
+def _draw_curves(axes: Sequence[Axes], history: list[dict]) -> None:
     history = [entry for entry in history if entry["stage"] != "ensemble"]
     epochs = np.arange(1, len(history) + 1)
     alone = np.array([entry["stage"] == "flow" for entry in history])

@@ -80,7 +80,7 @@ class Reference:
 def _exact(records: Records, temperature: float) -> Reference | None:
     """Quadrature over the plane; `None` unless the observed variable has values on both sides of its border."""
     settings, observed = records.protocol.system, records.observed
-    if observed is None or not settings.is_potential:
+    if observed is None or settings.name is None or not settings.is_potential:
         return None
     model = by_name(settings.name)
     if model.system.getNumParticles() != 1:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from matplotlib.axes import Axes
 
 from latf_sampling.records.records import Records
@@ -49,7 +52,7 @@ def _caption(entry: Round, records: Records, index: int | None) -> str:
     return f"{entry.title}: {' and '.join(shown)} against time. {expected}{unfinished}"
 
 
-def _draw(axes: Axes, records: Records, entry: Round, learned: LearnedModel | None) -> None:
+def _draw(axes: Sequence[Axes], records: Records, entry: Round, learned: LearnedModel | None) -> None:
     observed = records.observed
     for number, walker in enumerate(entry.begun):
         kept = charts.thin(len(walker.frames), POINTS)
@@ -59,7 +62,7 @@ def _draw(axes: Axes, records: Records, entry: Round, learned: LearnedModel | No
             rows += list(learned.model.encode(features.transform(walker.frames.take(kept))).T)
         label = f"{walker.frames.label.partition(', ')[2]}, {walker.frames.temperature:g} K"
         for axis, values in zip(axes, rows):
-            style = {"ms": 1.4, "mew": 0, "alpha": 0.8, "rasterized": True}
+            style: dict[str, Any] = {"ms": 1.4, "mew": 0, "alpha": 0.8, "rasterized": True}
             axis.plot(walker.time[kept], values, "o", color=charts.color(number), label=label, **style)
     latent = list(axes)
     if observed is not None:

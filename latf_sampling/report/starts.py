@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import mdtraj
 import numpy as np
@@ -153,7 +154,7 @@ def _rejected_targets(learned: LearnedModel, table: dict) -> str:
     return f"Targets: {counts}; {high.min():.0f} to {high.max():.0f} kT above the flow's lowest free energy."
 
 
-def _draw_distributions(axes: Axes, learned: LearnedModel, table: dict) -> None:
+def _draw_distributions(axes: Sequence[Axes], learned: LearnedModel, table: dict) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         flow = learned.model.sample(DRAWN, table["temperature"], seed=0)

@@ -412,4 +412,4 @@ def test_a_campaign_that_only_learns(tmp_path):
     campaign.run()
     model, _ = campaign.model(0)
     assert model.provenance["temperatures"] == [450.0, 600.0]
-    assert [entry["done"] for entry in status(tmp_path / "run")] == [1, 1, 1]
+    assert [entry["done"] for entry in campaign.records.status()] == [1, 1, 1]

@@ -1,0 +1,112 @@
+"""Restart policies and executors: each registered one starts walkers, and an unknown one is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from helpers.molecules import TINY, finished_campaign, write_protocol
+
+from latf_sampling.campaign import executors
+from latf_sampling.campaign.campaign import Campaign
+from latf_sampling.campaign.policies import POLICIES, from_archive
+from latf_sampling.errors import SettingsError
+from latf_sampling.records.records import Records
+from latf_sampling.records.weighting import weightings
+from latf_sampling.report import write_report
+from latf_sampling.settings import RoundSettings
+from latf_sampling.starts.files import StartFiles
+
+pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
+
+
+@pytest.fixture
+def records(tmp_path) -> Records:
+    """The tiny campaign as if its second round had not begun."""
+    directory = Path(shutil.copytree(finished_campaign(), tmp_path / "run"))
+    for name in ("rounds/01", "rounds/02", "starts"):
+        shutil.rmtree(directory / name)
+    return Records.load(directory)
+
+
+def test_the_choices_of_the_settings_are_the_registered_policies():
+    assert set(get_args(RoundSettings.model_fields["restart"].annotation)) == set(POLICIES)
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_every_policy_writes_one_structure_per_walker(records, name):
+    fractions = []
+    POLICIES[name](records, 1, 7, lambda fraction, words: fractions.append(fraction))
+    files = StartFiles(records.directory.round(1).starts)
+    table = files.read_table()
+    assert (table["valid"], table["requested"], table["temperature"]) == (2, 2, 300.0)
+    assert fractions and fractions[-1] == 1.0
+    for index in range(2):
+        arrays = files.read_arrays(index)
+        assert arrays["positions"].shape == arrays["velocities"].shape == (22, 3)
+        assert np.isfinite(arrays["positions"]).all()
+        # velocities at 300 K: 55 degrees of freedom
+        masses = [records.molecule.system.getParticleMass(k)._value for k in range(22)]
+        kinetic = 0.5 * (np.array(masses)[:, None] * arrays["velocities"] ** 2).sum()
+        assert 30 < kinetic < 130
+
+
+def test_archived_frames_are_drawn_with_their_weights(records, monkeypatch):
+    """More walkers than anyone would run, against the weights that the frames were drawn with."""
+    walkers = (300.0,) * 200
+    monkeypatch.setattr(
+        records.protocol.rounds[1], "__dict__", {**records.protocol.rounds[1].__dict__, "walkers": walkers}
+    )
+    from_archive(records, 1, 7, lambda fraction, words: None)
+    table = StartFiles(records.directory.round(1).starts).read_table()
+    (weighting,) = weightings(records, records.frames(0), 300.0, np.random.default_rng(0))
+    weights = np.exp(weighting.log_weights[0] - weighting.log_weights[0].max())
+    energies = records.frames(0)[0].energies
+    mean = np.average(energies, weights=weights)
+    spread = np.sqrt(np.average((energies - mean) ** 2, weights=weights) / 200)
+    assert abs(energies[table["sources"]].mean() - mean) < 4 * spread
+    assert mean + 4 * spread < energies.mean()  # which frames at 600 K without weights do not pass
+    np.testing.assert_allclose(energies[table["sources"]], table["energies"], atol=0.5)
+
+
+def test_a_round_that_restarts_from_the_archive(tmp_path):
+    biased = {**TINY["rounds"][1], "restart": "archive", "length": "2 ps"}
+    protocol = write_protocol(tmp_path / "given", rounds=[TINY["rounds"][0], biased], starts=None)
+    directory = tmp_path / "run"
+    campaign = Campaign(protocol, directory)
+    with campaign.directory.acquire(campaign.protocol.canonical(), campaign.protocol.inputs()):
+        campaign.store_molecule()
+    shutil.copytree(finished_campaign() / "rounds" / "00", directory / "rounds" / "00")
+    campaign.run()
+    archive = campaign.frames(0)[0].trajectory.xyz
+    files = StartFiles(campaign.directory.round(1).starts)
+    for index, source in enumerate(files.read_table()["sources"]):
+        np.testing.assert_allclose(files.read_arrays(index)["positions"], archive[source], atol=1e-4)
+    page = write_report(Records.load(directory)).read_text()
+    assert "archived frames, drawn at random with their weights" in page
+
+
+def test_an_unknown_policy_is_refused(tmp_path):
+    rounds = [TINY["rounds"][0], {**TINY["rounds"][1], "restart": "nowhere"}]
+    with pytest.raises(SettingsError, match=r"rounds\[1\]\.restart"):
+        Campaign(write_protocol(tmp_path, rounds=rounds), tmp_path / "run")
+
+
+def test_executors(monkeypatch, tmp_path):
+    with pytest.raises(SettingsError, match="executor: there is no 'cloud'; choose one of local"):
+        Campaign.load(finished_campaign()).run(executor_name="cloud")
+    directory = Path(shutil.copytree(finished_campaign(), tmp_path / "run"))
+    shutil.rmtree(directory / "rounds" / "02" / "walker-00")
+    jobs = []
+
+    def record(walkers, progress):
+        jobs.extend(walkers)
+        raise SettingsError("recorded")
+
+    monkeypatch.setitem(executors.EXECUTORS, "test", record)
+    with pytest.raises(SettingsError, match="recorded"):
+        Campaign.load(directory).run(executor_name="test")
+    assert [(job.round_index, job.walker) for job in jobs] == [(2, 0)]

@@ -1,0 +1,123 @@
+"""The reader of a campaign's directory: it writes and locks nothing, and reads only what is needed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.molecules import STRUCTURE, finished_campaign, finished_wells, write_protocol
+
+from latf_sampling.campaign.campaign import Campaign
+from latf_sampling.core import storage
+from latf_sampling.data.layout import LOCK, CampaignDirectory
+from latf_sampling.records.feature_table import Source, write_features
+from latf_sampling.records.records import Records
+from latf_sampling.records.setup import Setup
+from latf_sampling.report import write_report
+from latf_sampling.settings import Protocol
+
+pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
+
+LOCKS_ELSEWHERE = """
+import sys, time
+from pathlib import Path
+from latf_sampling.core import storage
+held = [storage.try_lock(path) for path in map(Path, sys.argv[1:])]
+print(all(held), flush=True)
+time.sleep(600)
+"""
+
+
+def contents(directory: Path) -> dict[str, tuple[int, bytes]]:
+    """Time of the last change and bytes of each file of a campaign, and the times of the folders."""
+    return {
+        str(path.relative_to(directory)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in directory.rglob("*")
+    }
+
+
+@pytest.fixture
+def locked(tmp_path) -> Path:
+    """A copy of the tiny campaign whose locks another process holds, and that nobody but root can write to."""
+    directory = Path(shutil.copytree(finished_campaign(), tmp_path / "run"))
+    locks = [directory / LOCK, *directory.rglob("*.lock")]
+    assert len(locks) == 4
+    process = subprocess.Popen([sys.executable, "-c", LOCKS_ELSEWHERE, *map(str, locks)], stdout=subprocess.PIPE)
+    paths = [directory, *directory.rglob("*")]
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"True\n"
+        for path in paths:
+            path.chmod(path.stat().st_mode & ~0o222)
+        yield directory
+    finally:
+        process.kill()
+        process.communicate()
+        for path in paths:
+            path.chmod(path.stat().st_mode | 0o200)
+
+
+def test_reading_writes_and_locks_nothing(locked, tmp_path):
+    """Report, status, evaluation and features of a campaign that another process is running."""
+    before = contents(locked)
+    records = Records.load(locked)
+    page = write_report(records, tmp_path / "elsewhere.html")
+    assert "Three ways to weight frames" in page.read_text()
+    assert "could not be read" not in page.read_text()
+    assert all(entry["done"] == 1.0 for entry in records.status())
+    assert Campaign.load(locked).evaluate().rows
+    write_features(records.features, Source.from_records(records), tmp_path / "x.npz")
+    assert contents(locked) == before
+
+
+def test_a_report_elsewhere_is_the_one_in_the_directory(tmp_path):
+    records = Records.load(finished_wells())
+    assert write_report(records, tmp_path / "page.html") == tmp_path / "page.html"
+    assert (tmp_path / "page.html").read_text() == records.directory.report.read_text()
+
+
+def test_status_loads_neither_torch_nor_openmm():
+    code = (
+        "import sys\nfrom latf_sampling.records.records import Records\n"
+        "print(len(Records.load(sys.argv[1]).status()), {'torch', 'openmm', 'mdtraj'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(finished_campaign())], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "8 set()\n"
+
+
+def test_a_protocol_that_was_not_run_has_a_setup_without_a_directory(tmp_path):
+    setup = Setup(Protocol.load(write_protocol(tmp_path)))
+    assert setup.features.names == ["sin phi ALA 2", "sin psi ALA 2", "cos phi ALA 2", "cos psi ALA 2"]
+    assert (setup.lag, setup.periodic, setup.topology.n_atoms) == (2, False, 22)
+    assert setup.observed is not None and setup.observed.name == "phi ALA 2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [STRUCTURE.name, "protocol.yaml"]
+
+
+def test_files_of_frames():
+    records = Records.load(finished_campaign())
+    for frames, segments in zip(records.frames(), (15, 2, 2, 20)):
+        files = records.source_files(frames)
+        assert len(files) == segments
+        assert all(storage.checksum(file["path"]) == file["sha256"] for file in files)
+
+
+def test_rounds_are_read_once_and_frames_each_time(tmp_path):
+    directory = Path(shutil.copytree(finished_campaign(), tmp_path / "run"))
+    records = Records.load(directory)
+    assert [len(walker.frames) for walker in records.walkers] == [300, 40, 40, 400]
+    assert records.partner == "psi ALA 2" and set(records.walkers[0].values) == {"phi ALA 2", "psi ALA 2"}
+    assert np.isfinite(records.walkers[0].values["psi ALA 2"]).all()
+    CampaignDirectory(directory).round(2).walker(0).segment(19).marker.unlink()
+    assert [len(walker) for walker in records.frames()] == [300, 40, 40, 380]
+    assert [len(walker.frames) for walker in records.walkers] == [300, 40, 40, 400]
+
+
+def test_the_backend_of_biased_walkers_is_recorded():
+    records = Records.load(finished_campaign())
+    assert [len(walker.backends) for walker in records.walkers] == [0, 1, 1, 1]
+    assert set().union(*(walker.backends for walker in records.walkers)) <= {"torchforce", "pythonforce"}
