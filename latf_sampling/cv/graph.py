@@ -1,17 +1,19 @@
 """The collective variable and a bias shape as one graph of plain operations: energy and forces, without autograd.
 
-One network pass forward and one back, whatever the latent dimension. On a small molecule what a step costs is the
-number of operations, so those that need not be done at every step are folded away here.
+The graph passes forward and backward through the network once, whatever the latent dimension. On a small molecule the
+cost of a step is proportional to the number of operations, so those that need not be done at every step are removed.
 """
 
 from __future__ import annotations
 
 import operator
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
 
 from latf_sampling.cv.shapes import Shape
 from latf_sampling.cv.variable import Variable
@@ -20,7 +22,38 @@ aten = torch.ops.aten
 
 
 def trace(variable: Variable, shape: Shape) -> fx.GraphModule:
-    """Graph of (positions (n, 3) of its atoms, box (3, 3), table (m,)) -> (energy, forces (n, 3)), all double."""
+    """Energy and forces of a bias shape on a collective variable, as a graph without autograd.
+
+    Parameters
+    ----------
+    variable
+        The collective variable.
+    shape
+        Energy and force as functions of it.
+
+    Returns
+    -------
+    torch.fx.GraphModule
+        (positions (n, 3) of the variable's atoms in nm, box vectors (3, 3) in nm, table (m,) of the shape) ->
+        (energy in kJ/mol, forces (n, 3) in kJ/mol/nm), all in double precision.
+
+    Examples
+    --------
+    A harmonic well at 0.4 nm on the distance between two atoms:
+
+    >>> from latf_sampling.cv.shapes import Harmonic
+    >>> class Distance(torch.nn.Module):
+    ...     def forward(self, positions: Tensor, box: Tensor | None) -> Tensor:
+    ...         return (positions[..., 1, :] - positions[..., 0, :]).norm(2, dim=-1, keepdim=True)
+    >>> distance = Variable(Distance(), atoms=[0, 1], n_atoms=2, bounds=[[0.1, 1.0]], sigma=[0.02])
+    >>> graph = trace(distance, Harmonic(1))
+    >>> positions = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.4]], dtype=torch.float64)
+    >>> box, table = torch.eye(3, dtype=torch.float64), torch.tensor([0.4, 200.0], dtype=torch.float64)
+    >>> energy, forces = graph(positions, box, table)
+    >>> energy.round(decimals=6), forces.round(decimals=6)
+    (tensor(1., dtype=torch.float64), tensor([[ 12.,   0.,  16.],
+            [-12.,   0., -16.]], dtype=torch.float64))
+    """
 
     def energy_and_forces(positions: Tensor, box: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         positions = positions.detach().requires_grad_(True)
@@ -31,14 +64,14 @@ def trace(variable: Variable, shape: Shape) -> fx.GraphModule:
         return energy, forces
 
     # The profiling executor would record its own guards and fused kernels instead of plain operations.
-    with torch.jit.optimized_execution(False):
+    with torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]  # no __all__ lists it
         traced = make_fx(energy_and_forces)(*example(variable, shape))
     _fold(traced)
     return traced
 
 
 def example(variable: Variable, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs of the right shapes: random positions, a large box, an empty table."""
+    """Inputs of the right shapes: random positions, a large box, a table of zeros."""
     return (
         torch.from_numpy(0.2 * np.random.default_rng(0).normal(size=(len(variable.atoms), 3))),
         10 * torch.eye(3, dtype=torch.float64),
@@ -47,27 +80,29 @@ def example(variable: Variable, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def to_torchscript(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> torch.jit.ScriptModule:
-    """The graph in the form that a TorchForce takes."""
+    """The graph as TorchScript, which a TorchForce takes."""
     with torch.no_grad():
-        return torch.jit.trace(graph, inputs, check_trace=False)
+        # For a module the result is a module; the annotation covers everything that can be traced.
+        return cast(torch.jit.ScriptModule, torch.jit.trace(graph, inputs, check_trace=False))
 
 
 def _fold(traced: fx.GraphModule) -> None:
-    """Take out of a graph what does not depend on its inputs, or does nothing."""
+    """Remove from a graph the operations that do not depend on its inputs, and those without an effect."""
     graph = traced.graph
     constants: dict[str, fx.Node] = {}
     for node in list(graph.nodes):
         if node.op == "get_attr":  # one node for each constant
-            if node.target in constants:
-                node.replace_all_uses_with(constants[node.target])
+            name = str(node.target)
+            if name in constants:
+                node.replace_all_uses_with(constants[name])
             else:
-                constants[node.target] = node
+                constants[name] = node
         if node.op != "call_function":
             continue
         # A device written into the graph would tie it to the machine that traced it.
         node.kwargs = {key: value for key, value in node.kwargs.items() if key not in ("device", "pin_memory")}
         if node.target in (aten.detach.default, aten.alias.default):
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(node.all_input_nodes[0])
         elif node.target is aten.masked_fill_.Scalar:
             _unmask(graph, node)
         elif node.all_input_nodes and all(argument.op == "get_attr" for argument in node.all_input_nodes):
@@ -78,8 +113,13 @@ def _fold(traced: fx.GraphModule) -> None:
 
 def _to_constant(traced: fx.GraphModule, node: fx.Node) -> None:
     """Replace an operation on constants by its result."""
-    arguments = fx.node.map_arg((node.args, node.kwargs), lambda n: operator.attrgetter(n.target)(traced))
-    value = node.target(*arguments[0], **arguments[1])
+
+    def constant(n: fx.Node) -> Tensor:
+        return operator.attrgetter(str(n.target))(traced)
+
+    if isinstance(node.target, str):
+        return
+    value = node.target(*map_arg(node.args, constant), **map_arg(node.kwargs, constant))
     if not isinstance(value, Tensor):
         return
     name = f"_folded_{node.name}"
@@ -89,9 +129,11 @@ def _to_constant(traced: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _unmask(graph: fx.Graph, node: fx.Node) -> None:
-    """The gradient of a norm, v / |v| and zero where |v| is, without its mask: v / max(|v|, tiny)."""
+    """Replace the gradient of a norm, which is v / |v| with a mask for |v| = 0, by v / max(|v|, tiny)."""
     quotient, mask, value = node.args
-    if value != 0 or quotient.target is not aten.div.Tensor or mask.target is not aten.eq.Scalar:
+    if value != 0 or not isinstance(quotient, fx.Node) or not isinstance(mask, fx.Node):
+        return
+    if quotient.target is not aten.div.Tensor or mask.target is not aten.eq.Scalar:
         return
     vectors, lengths = quotient.args
     if mask.args != (lengths, 0):
@@ -99,4 +141,4 @@ def _unmask(graph: fx.Graph, node: fx.Node) -> None:
     with graph.inserting_before(node):
         tiny = graph.call_function(aten.clamp_min.default, (lengths, 1e-300))
         node.replace_all_uses_with(graph.call_function(aten.div.Tensor, (vectors, tiny)))
-    graph.erase_node(node)  # it writes in place, so that it would not count as dead
+    graph.erase_node(node)  # it writes in place, so that it does not count as dead code

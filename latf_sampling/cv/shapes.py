@@ -1,34 +1,43 @@
 """Shapes of a bias in latent space: spline on a grid, harmonic well, walls, and sums of them.
 
-A shape is called with one point u (d,) and its table (size,), both double, and gives the energy, kJ/mol, and the force
-in latent space, -dE/du (d,). It is written with as few torch operations as possible, since on a small molecule the
-number of operations is what a biased step costs.
+A shape is a function of one point u (d,) and its table (size,), both double, that returns the energy, kJ/mol, and the
+force in latent space, -dE/du (d,). It uses as few torch operations as possible, since on a small molecule the cost of a
+biased step is proportional to their number.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# Cubic B-spline on four neighbouring nodes: row = power of the position in the cell, column = node.
+# Cubic B-spline on four neighboring nodes: row = power of the position in the cell, column = node.
 BASIS = np.array([[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]) / 6.0
 SLOPE = np.vstack([BASIS[1:] * np.array([[1], [2], [3]]), np.zeros((1, 4))])
 
 
 class Shape(Protocol):
-    """What `BiasForce` needs."""
+    """A function that `BiasForce` can apply to a collective variable."""
 
     size: int
-    """Numbers in the table."""
+    """Length of the table."""
 
     def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class Harmonic:
-    """1/2 sum_k stiffness_k (u_k - center_k)^2; the table holds centres, then stiffnesses."""
+    """A harmonic well, 1/2 sum_k stiffness_k (u_k - center_k)^2; the table holds centers (d,), then stiffnesses (d,).
+
+    Examples
+    --------
+    >>> center, stiffness, u = 0.5, 10.0, torch.tensor([0.7], dtype=torch.float64)
+    >>> energy, force = Harmonic(1)(u, torch.tensor([center, stiffness], dtype=torch.float64))
+    >>> round(float(energy), 6), round(float(force), 6)
+    (0.2, -2.0)
+    """
 
     def __init__(self, dim: int) -> None:
         self.dim, self.size = dim, 2 * dim
@@ -40,7 +49,7 @@ class Harmonic:
 
 
 class Walls:
-    """Nothing between low and high (d,), and 1/2 stiffness_k distance_k^2 outside."""
+    """Zero between low and high (d,), and 1/2 sum_k stiffness_k distance_k^2 outside."""
 
     size = 0
 
@@ -61,14 +70,14 @@ class Spline:
     """Cubic B-spline, with continuous second derivatives; the table holds its coefficients, row by row.
 
     Outside the grid it has the value of the closest point of the grid. Where the four outermost coefficients across a
-    face are equal, nothing jumps there, neither energy nor force.
+    face are equal, energy and force are continuous there.
 
     Parameters
     ----------
     first
         Position (d,) of the first coefficient.
     step
-        Distance (d,) of coefficients.
+        Distance (d,) between neighboring coefficients.
     counts
         Number (d,) of coefficients along each dimension.
     """
@@ -94,7 +103,7 @@ class Spline:
 
     def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         t = torch.addcmul(self._shift, u, self._scale)
-        t = torch.fmin(torch.fmax(t, self._low), self._high)  # not NaN, which is no index
+        t = torch.fmin(torch.fmax(t, self._low), self._high)  # the index of NaN is undefined; these replace it
         cell = torch.floor(t)
         weights = torch.bmm((t - cell).view(-1, 1, 1) ** self._powers, self._factors).prod(0)
         block = table.index_select(0, torch.addmv(self._corners, self._strides, cell).to(torch.int64))
@@ -103,16 +112,20 @@ class Spline:
 
 
 class Sum:
-    """Several shapes on one pass of the network; the table holds theirs, one after the other."""
+    """A sum of shapes in one pass through the network; its table consists of theirs, one after the other."""
 
     def __init__(self, *shapes: Shape) -> None:
         self.shapes, self.size = shapes, sum(shape.size for shape in shapes)
 
     def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        start, energy, force = 0, None, None
-        for shape in self.shapes:
-            part = table if shape.size in (0, self.size) else table[start : start + shape.size]
-            start += shape.size
-            one, other = shape(u, part)
-            energy, force = (one, other) if energy is None else (energy + one, force + other)
+        terms = (shape(u, part) for shape, part in zip(self.shapes, self._tables(table)))
+        energy, force = next(terms)
+        for another_energy, another_force in terms:
+            energy, force = energy + another_energy, force + another_force
         return energy, force
+
+    def _tables(self, table: Tensor) -> Iterator[Tensor]:
+        start = 0
+        for shape in self.shapes:
+            yield table if shape.size in (0, self.size) else table[start : start + shape.size]
+            start += shape.size
