@@ -1,8 +1,8 @@
-"""Door 1: a whole campaign from a script, the same one as `latf run protocols/alanine-dipeptide.yaml -o runs/demo`.
+"""A complete campaign from a script, the same as `latf run protocols/alanine-dipeptide.yaml -o runs/demo`.
 
     python examples/campaign.py runs/demo
 
-Run it again, and it goes on where it was.
+When it is run again, it continues where it was.
 """
 
 import sys
@@ -15,10 +15,10 @@ PROTOCOL = Path(__file__).parent.parent / "protocols" / "alanine-dipeptide.yaml"
 
 def main() -> None:
     campaign = ls.Campaign(PROTOCOL, sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
-    campaign.run(lambda stage, fraction, words: print(f"\r{stage}: {100 * fraction:.0f} % {words:60.60}", end=""))
+    campaign.run(lambda step, fraction, words: print(f"\r{step}: {100 * fraction:.0f} % {words:60.60}", end=""))
     model, _ = campaign.model(campaign.last_learned())
     print(f"\n{model.n_states} states; report: {campaign.directory.report}")
 
 
-if __name__ == "__main__":  # walkers are processes of their own, which import this file
+if __name__ == "__main__":  # walkers run in separate processes, which import this file
     main()

@@ -144,7 +144,8 @@ def features(
         list[Path] | None, typer.Argument(help="Trajectories of its system; default: the campaign's frames.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write, .npz, .npy or .csv; default: none.")
+        Path | None,
+        typer.Option("-o", "--output", help="File to write, .npz, .npy or .csv; by default none is written."),
     ] = None,
     ranking: Annotated[
         bool,

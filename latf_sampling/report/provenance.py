@@ -60,7 +60,7 @@ def _versions(records: Records) -> str:
     current = {name: version for name, version in installation.installed().items() if version}
     training = records.learned[-1][1].cv.metadata["versions"] if records.learned else current
     rows = [
-        (name, training.get(name, "none"), current.get(name, "none"))
+        (name, training.get(name, "not installed"), current.get(name, "not installed"))
         for name in sorted(training.keys() | current.keys())
     ]
     if training == current:

@@ -55,15 +55,15 @@ def _caption(entry: Round, records: Records, index: int | None) -> str:
 def _draw(axes: Sequence[Axes], records: Records, entry: Round, learned: LearnedModel | None) -> None:
     observed = records.observed
     for number, walker in enumerate(entry.begun):
-        kept = charts.thin(len(walker.frames), POINTS)
-        rows = [observed.shown(walker.values[observed.name][kept])] if observed is not None else []
+        selected = charts.thin(len(walker.frames), POINTS)
+        rows = [observed.shown(walker.values[observed.name][selected])] if observed is not None else []
         if learned is not None:
             features = records.features_of(learned.cv)
-            rows += list(learned.model.encode(features.transform(walker.frames.take(kept))).T)
+            rows += list(learned.model.encode(features.transform(walker.frames.take(selected))).T)
         label = f"{walker.frames.label.partition(', ')[2]}, {walker.frames.temperature:g} K"
         for axis, values in zip(axes, rows):
             style: dict[str, Any] = {"ms": 1.4, "mew": 0, "alpha": 0.8, "rasterized": True}
-            axis.plot(walker.time[kept], values, "o", color=charts.color(number), label=label, **style)
+            axis.plot(walker.time[selected], values, "o", color=charts.color(number), label=label, **style)
     latent = list(axes)
     if observed is not None:
         if observed.circular:

@@ -1,4 +1,4 @@
-"""A campaign from a protocol to a report; killed, interrupted, taken up again; refused where it must be."""
+"""A campaign from a protocol to a report; killed, interrupted and continued; refused where it cannot work."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def times(directory: Path) -> dict[str, int]:
 
 @pytest.fixture
 def copy(tmp_path) -> Path:
-    """The tiny finished campaign, to be changed at will."""
+    """A copy of the tiny finished campaign."""
     return Path(shutil.copytree(finished_campaign(), tmp_path / "copy"))
 
 
 # ------------------------------------------------------------------------------------------------------- a finished one
 
 
-def test_every_file_has_its_place():
+def test_files_of_a_finished_campaign():
     expected = {"protocol.json", "report.html", f"inputs/{STRUCTURE.name}"}
     expected |= {f"system/{name}" for name in ("system.xml", "structure.cif", "molecule.json")}
     for index, (walkers, segments) in enumerate([(1, 15), (2, 2), (1, 20)]):
@@ -86,13 +86,13 @@ def test_every_file_has_its_place():
     assert table["valid"] + len(table["rejected"]) == 2
 
 
-def test_the_report_is_whole():
+def test_the_report_is_complete():
     text = (finished_campaign() / "report.html").read_text()
     assert text.rstrip().endswith("</html>")
     assert "tiny" in text
 
 
-def test_taken_up_from_its_directory_alone():
+def test_a_campaign_is_loaded_from_its_directory():
     again = Campaign.load(finished_campaign())
     assert again.protocol.system.structure == finished_campaign() / "inputs" / STRUCTURE.name
     assert again.features.names == ["sin phi ALA 2", "sin psi ALA 2", "cos phi ALA 2", "cos psi ALA 2"]
@@ -152,7 +152,7 @@ def test_status_of_a_finished_campaign():
     assert re.fullmatch(r"\d states, \d+ s", entries[1]["words"])
 
 
-def test_status_on_the_way(copy):
+def test_status_of_an_unfinished_campaign(copy):
     shutil.rmtree(copy / "rounds" / "02")
     shutil.rmtree(copy / "starts")
     (copy / "report.html").unlink()
@@ -166,7 +166,7 @@ def test_status_on_the_way(copy):
     assert Campaign.load(copy).last_learned() == 1
 
 
-def test_status_of_a_campaign_made_before_trajectories_could_be_given(copy):
+def test_status_of_a_campaign_older_than_external_trajectories(copy):
     content = storage.read_json(copy / "protocol.json")
     del content["from_trajectories"]
     storage.write_json(copy / "protocol.json", content)
@@ -175,7 +175,7 @@ def test_status_of_a_campaign_made_before_trajectories_could_be_given(copy):
 
 def test_a_second_run_does_nothing_but_the_report(copy, monkeypatch):
     def never(*arguments, **settings):
-        raise AssertionError("did again what is done")
+        raise AssertionError("a finished step was repeated")
 
     for owner, name in ((loop, "train"), (loop, "structures")):
         monkeypatch.setattr(owner, name, never)
@@ -244,7 +244,7 @@ def test_no_campaign_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rounds_that_are_not_there(copy):
+def test_rounds_that_do_not_exist(copy):
     again = Campaign.load(copy)
     for wrong in (3, -1):
         with pytest.raises(SettingsError, match=f"has rounds 0 to 2; got {wrong}"):
@@ -257,13 +257,13 @@ def test_rounds_that_are_not_there(copy):
         again.last_learned()
 
 
-# ---------------------------------------------------------------------------------- killed, interrupted, taken up again
+# ---------------------------------------------------------------------------------- killed, interrupted, continued ----
 
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory) -> Path:
-    """The tiny campaign as if its last round had only begun; each test below goes on where the one before it broke it
-    off."""
+    """The tiny campaign as if its last round had only begun; each test below continues where the one before it
+    interrupted it."""
     directory = Path(shutil.copytree(finished_campaign(), tmp_path_factory.mktemp("broken") / "run"))
     write_protocol(directory.parent)
     for done in ("rounds/02/walker-00", "rounds/02/hills", "rounds/02/learning", "starts"):
@@ -278,7 +278,7 @@ def command(directory: Path) -> list[str]:
 
 @pytest.fixture
 def child(broken):
-    """The command as a process in a group of its own, like one at a terminal."""
+    """The command as a process in its own group, like one at a terminal."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
         [sys.executable, "-m", "latf_sampling.cli.main", *command(broken)],
@@ -296,7 +296,7 @@ def child(broken):
 def wait_for(condition, seconds: float = 120.0):
     end = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.01)
     return found
 
@@ -321,7 +321,7 @@ def walkers_of(process: subprocess.Popen) -> list[int]:
 
 
 def marks(directory: Path) -> dict[str, int]:
-    """Marks of the last round's finished segments, with their times."""
+    """Markers of the last round's finished segments, with their times."""
     return {name: at for name, at in times(directory).items() if re.match(r"rounds/02/walker-00/.*\.json", name)}
 
 
@@ -334,7 +334,7 @@ def run_here(directory: Path, monkeypatch, capsys) -> tuple[int, str]:
 
 
 def kill_a_child(count: int) -> threading.Thread:
-    """Kill the last of this process's children, once there are so many."""
+    """Kill the last child of this process when it has so many."""
 
     def kill() -> None:
         wait_for(lambda: len(multiprocessing.active_children()) == count)
@@ -360,7 +360,7 @@ def test_killed_parent(broken, child, monkeypatch, capsys):
     assert 1 <= len(kept) < 20  # it did not just come to its end
     assert len(WalkerDirectory(broken / "rounds/02/walker-00").finished_segments()) == len(
         kept
-    )  # whole, by their checksums
+    )  # complete, by their checksums
 
 
 def test_ctrl_c(broken, child):
@@ -400,11 +400,11 @@ def test_one_killed_walker_stops_the_others(tmp_path):
         run_walkers(jobs, lambda fraction, words: None, processes=2)
     killer.join()
     assert multiprocessing.active_children() == []
-    assert not (tmp_path / "2").exists()  # the third was never begun
+    assert not (tmp_path / "2").exists()  # the third never started
 
 
-def test_going_on_gives_what_was_never_broken_off(broken, monkeypatch, capsys):
-    """After all that, frames, hills, model and structures are those of the campaign that ran undisturbed."""
+def test_a_continued_campaign_gives_what_an_uninterrupted_one_gives(broken, monkeypatch, capsys):
+    """Frames, hills, model and structures are those of the campaign that was not interrupted."""
     monkeypatch.setattr(loop, "write_report", lambda records: storage.write_text(records.directory.report, ""))
     before = marks(broken)
     code, words = run_here(broken, monkeypatch, capsys)
@@ -413,7 +413,7 @@ def test_going_on_gives_what_was_never_broken_off(broken, monkeypatch, capsys):
     assert "\x1b" not in words and "\r" not in words  # no bars where no terminal is
     assert before.items() <= marks(broken).items()
     assert all(entry["done"] == 1.0 for entry in status(broken))
-    assert set(times(broken)) == set(times(finished_campaign()))  # and nothing else is left
+    assert set(times(broken)) == set(times(finished_campaign()))  # and no other file
     here, there = Campaign.load(broken), Campaign.load(finished_campaign())
     (mine, other) = (campaign.frames()[-1] for campaign in (here, there))
     assert np.array_equal(mine.trajectory.xyz, other.trajectory.xyz)
@@ -434,7 +434,7 @@ def wells() -> Campaign:
     return Campaign.load(finished_wells())
 
 
-def test_a_model_system_is_simulated_learned_and_judged(wells):
+def test_a_model_system_is_simulated_learned_and_evaluated(wells):
     model, cv = wells.model(0)
     assert model.reweighted and len(model.ensemble) == 2
     assert [name[0] for name in cv.metadata["names"]] == ["x", "y"]
@@ -455,7 +455,7 @@ def test_nothing_is_learned_from_references(wells):
 
 
 def exact_difference(above: float, temperature: float) -> float:
-    """Free energy of y above a value less the rest, by the trapezoidal rule on a grid that has the value on it."""
+    """Free energy of y above a value minus that of the rest, by the trapezoidal rule on a grid through the value."""
     x, y = np.linspace(-4, 4, 801), np.linspace(above - 5, above + 5, 1001)
     energies = systems.three_hole().potential(np.stack(np.meshgrid(x, y, indexing="ij"), -1)[:, :, None])
     along = np.exp(-energies / (KB * temperature)).sum(0)
@@ -468,7 +468,7 @@ def numbers_of(campaign: Campaign) -> dict:
     return json.loads(re.search(r'<script[^>]*id="numbers"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
 
 
-def test_plain_dynamics_gives_a_free_energy_beside_the_exact_one(wells):
+def test_plain_dynamics_gives_the_exact_free_energy_within_errors(wells):
     found, temperature = numbers_of(wells)["difference"], 1 / KB
     exact = exact_difference(1.1, temperature)
     assert (found["observed"], found["above"], found["unit"]) == ("y AR1-Ar", 1.1, "nm")
@@ -541,7 +541,7 @@ def test_energies_of_frames_are_those_of_the_potential(wells):
         ({"platform": "Reference"}, "system.structure: this key is missing"),
     ],
 )
-def test_a_system_that_cannot_be_is_refused(tmp_path, system, words):
+def test_an_impossible_system_is_refused(tmp_path, system, words):
     (tmp_path / "protocol.yaml").write_text(yaml.safe_dump({**TINY_WELLS, "system": system}))
     with pytest.raises(SettingsError, match=re.escape(words)):
         Campaign(tmp_path / "protocol.yaml", tmp_path / "run")
@@ -561,7 +561,7 @@ KINDS = [
 
 
 def test_rounds_with_every_kind_of_bias(tmp_path):
-    """Each runs to its end, biases its frames, and leaves what the next round learns from."""
+    """Each round runs to its end and biases its frames, and the next round learns from them."""
     rounds = [TINY["rounds"][0], *({"walkers": ["300 K", "300 K"], "length": "4 ps", "bias": bias} for bias in KINDS)]
     # a frame falls on a whole number of strides
     changes = {"rounds": rounds, "starts": None, "frame_interval": "0.08 ps", "segment": "2 ps"}
@@ -579,7 +579,7 @@ def test_rounds_with_every_kind_of_bias(tmp_path):
     assert "Three ways to weight frames" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_walkers_that_leave_what_the_model_knows_are_stopped_and_learned_from(tmp_path):
+def test_walkers_that_leave_the_trust_region_are_stopped_and_learned_from(tmp_path):
     trust = {"threshold": 1.0, "on_leaving": "stop"}
     bias = {"kind": "metadynamics", "bias_factor": 10, "height": "3 kJ/mol", "interval": "0.2 ps", "trust": trust}
     rounds = [TINY["rounds"][0], {"walkers": ["300 K", "300 K"], "length": "8 ps", "bias": bias}]
@@ -595,5 +595,5 @@ def test_walkers_that_leave_what_the_model_knows_are_stopped_and_learned_from(tm
     (entry,) = [entry for entry in status(tmp_path / "run") if entry["step"] == "round 1: simulate"]
     assert entry["done"] == 1 and "stopped" in entry["words"]
     before = times(tmp_path / "run" / "rounds")
-    Campaign.load(tmp_path / "run").run()  # they are not taken up again
+    Campaign.load(tmp_path / "run").run()  # they are not continued
     assert times(tmp_path / "run" / "rounds") == before

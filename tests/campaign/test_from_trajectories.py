@@ -1,4 +1,4 @@
-"""Campaigns that start from trajectories that are there already, and what is refused as one."""
+"""Campaigns that start from external trajectories, and trajectories that are refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INTERVAL = 0.1
 
 @cache
 def simulated(temperature: float, frames: int = 300) -> tuple[mdtraj.Trajectory, np.ndarray]:
-    """Plain dynamics of alanine dipeptide, a frame every 0.1 ps, and the energies that OpenMM gave; started once."""
+    """Plain dynamics of alanine dipeptide, a frame every 0.1 ps, and OpenMM's energies; simulated once."""
     system = molecules.alanine_system()
     run = molecules.simulation(molecules.alanine().topology, system, molecules.positions(), seed=int(temperature))
     run.integrator.setTemperature(temperature)
@@ -74,7 +74,7 @@ def test_every_format_gives_the_same_frames_and_openmms_energies(tmp_path, suffi
     rounding = {"xtc": 6e-4, "pdb": 6e-5}.get(suffix, 1e-6)
     assert [len(piece) for piece in frames.pieces()] == [7] * 8 + [4]
     np.testing.assert_allclose(frames.trajectory.xyz, trajectory.xyz[:60], atol=rounding)
-    # kJ/mol; XTC moves atoms by half a picometer, which bonds to hydrogen feel
+    # kJ/mol; XTC moves atoms by half a picometer, which changes the energies of bonds to hydrogen
     np.testing.assert_allclose(
         frames.energies, energies[:60], atol=8 if suffix == "xtc" else 1 if suffix == "pdb" else 2e-3
     )
@@ -102,7 +102,7 @@ def test_frames_are_thinned_to_the_interval_of_the_campaign(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".txt"])
-def test_energies_and_weights_of_ones_own(tmp_path, suffix):
+def test_energies_and_weights_from_files(tmp_path, suffix):
     """One file for two trajectories, in their order; the second starts where the first ends."""
     paths = [saved(tmp_path, "a.dcd", frames=slice(20)), saved(tmp_path, "b.dcd", frames=slice(20, 50))]
     values, file = np.linspace(-5, 7, 50), tmp_path / f"energies{suffix}"
@@ -115,7 +115,7 @@ def test_energies_and_weights_of_ones_own(tmp_path, suffix):
         np.testing.assert_allclose(examined(tmp_path / str(place), path, 20 * place, **named).energies, part)
 
 
-def test_molecules_cut_by_the_box_are_put_together_again(tmp_path):
+def test_molecules_cut_by_the_box_are_made_whole(tmp_path):
     trajectory = simulated(300.0)[0][:5]
     trajectory = mdtraj.Trajectory(trajectory.xyz.copy(), TOPOLOGY, trajectory.time)
     trajectory.unitcell_vectors = np.tile(molecules.TRICLINIC, (5, 1, 1)).astype(np.float32)
@@ -198,7 +198,7 @@ def test_a_missing_box_is_named(tmp_path):
         ("dcd", 0.4, 0.2, "frame_interval cannot be below 0.4 ps"),
     ],
 )
-def test_times_that_do_not_fit(tmp_path, suffix, interval, wanted, words):
+def test_inconsistent_times(tmp_path, suffix, interval, wanted, words):
     path = saved(tmp_path, f"run.{suffix}", frames=slice(20))
     with pytest.raises(DataError, match=words):
         stride_of(ExternalTrajectory(str(path), 300.0, interval), TOPOLOGY, False, wanted)
@@ -215,14 +215,14 @@ def test_times_that_do_not_fit(tmp_path, suffix, interval, wanted, words):
         ("energies", np.ones((20, 2)), "one value per frame"),
     ],
 )
-def test_numbers_that_do_not_fit_the_frames(tmp_path, name, values, words):
+def test_numbers_inconsistent_with_the_frames(tmp_path, name, values, words):
     path, file = saved(tmp_path, "run.dcd", frames=slice(20)), tmp_path / "numbers.npy"
     np.save(file, values)
     with pytest.raises(DataError, match=words):
         examined(tmp_path, path, values={name: str(file)})
 
 
-def test_a_topology_with_other_atoms_is_refused_by_the_first_of_them(tmp_path):
+def test_the_first_different_atom_of_a_topology_is_named(tmp_path):
     path, other = saved(tmp_path, "run.dcd", frames=slice(5)), tmp_path / "other.pdb"
     text = molecules.STRUCTURE.read_text()
     shutil.copy(molecules.STRUCTURE, other)
@@ -232,17 +232,17 @@ def test_a_topology_with_other_atoms_is_refused_by_the_first_of_them(tmp_path):
         stride_of(ExternalTrajectory(str(path), 300.0, 0.1, other), TOPOLOGY, False, 0.1)
 
 
-def test_a_file_that_was_changed_since(tmp_path):
+def test_a_trajectory_that_has_changed(tmp_path):
     path = saved(tmp_path, "run.dcd", frames=slice(20))
     before = examined(tmp_path, path).energies
-    path.write_bytes(path.read_bytes())  # a new time stamp alone is no change
+    path.write_bytes(path.read_bytes())  # a new time stamp alone is not a change
     np.testing.assert_array_equal(
         ExternalFrames.load(ExternalFiles(tmp_path / "mark"), TOPOLOGY, False, 0).energies, before
     )
     content = bytearray(path.read_bytes())
     content[-100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match="run.dcd: is not what it was when this campaign began"):
+    with pytest.raises(DataError, match="run.dcd: has changed since this campaign began"):
         ExternalFrames.load(ExternalFiles(tmp_path / "mark"), TOPOLOGY, False, 0)
     path.unlink()
     with pytest.raises(DataError, match=r"run.dcd: cannot be read \(No such file"):
@@ -293,7 +293,7 @@ def test_trajectories_keep_their_place_when_a_campaign_is_restored(tmp_path):
         "hotter.dcd",
     ]
     assert [entry.walkers for entry in again.all_rounds] == [(450.0, 600.0, 600.0), (450.0,)]
-    # of all these files only the small ones are copied
+    # only the small files are copied
     assert {Path(file).name for file in read.files} == {molecules.STRUCTURE.name}
 
 
@@ -307,7 +307,7 @@ def test_a_protocol_without_rounds_and_trajectories_has_nothing_to_do(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A campaign from three trajectories with one biased round, the hot frames weighted, three of four columns kept."""
+    """A campaign from three trajectories with a biased round, weighted hot frames, and three of four columns."""
     folder = tmp_path_factory.mktemp("given")
     (folder / "data").mkdir()
     np.save(folder / "data" / "w.npy", np.where(np.arange(300) < 50, 0.5, 1.0))
@@ -350,7 +350,7 @@ def test_it_learns_from_them_and_biases_the_next_round(finished):
     assert not [path for name in ("cold", "hot") for path in finished.rglob(f"{name}*")]
 
 
-def test_the_selection_is_kept_with_the_variable(finished):
+def test_the_selection_is_stored_with_the_variable(finished):
     campaign = Campaign.load(finished)
     for index in range(2):
         model, cv = campaign.model(index)
@@ -379,7 +379,7 @@ def test_its_report_names_them(finished):
     assert numbers["rounds_planned"] == numbers["rounds_finished"] == 2
 
 
-def test_going_on_reads_only_what_is_missing(finished, tmp_path, monkeypatch):
+def test_a_continued_campaign_reads_only_missing_trajectories(finished, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "rounds" / "00" / "trajectory-001.json").unlink()
     (tmp_path / "run" / "report.html").unlink()
@@ -387,7 +387,7 @@ def test_going_on_reads_only_what_is_missing(finished, tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(
         "latf_sampling.campaign.campaign.examine",
-        lambda given, *rest: read.append(Path(given.path).name) or examine(given, *rest),
+        lambda external, *rest: read.append(Path(external.path).name) or examine(external, *rest),
     )
     Campaign.load(tmp_path / "run").run()
     assert read == ["hot.dcd"]
@@ -397,7 +397,7 @@ def test_going_on_reads_only_what_is_missing(finished, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_what_a_look_can_tell_is_said_before_a_directory_is_made(tmp_path):
+def test_unusable_trajectories_are_refused_before_a_directory_is_made(tmp_path):
     path = protocol(tmp_path / "given", from_trajectories=[{"files": "hot.dcd", "temperature": "600 K"}])
     with pytest.raises(DataError, match="hot.dcd: holds no times"):
         Campaign(path, tmp_path / "run").run()
@@ -405,7 +405,7 @@ def test_what_a_look_can_tell_is_said_before_a_directory_is_made(tmp_path):
 
 
 def test_a_campaign_that_only_learns(tmp_path):
-    """Without rounds; its frames are asked for before they were read, which is refused."""
+    """Without rounds. Its frames cannot be used before they are read."""
     campaign = Campaign(protocol(tmp_path / "given", rounds=[]), tmp_path / "run")
     with pytest.raises(LatfError, match="trajectories are read by `latf run`"):
         campaign.frames()

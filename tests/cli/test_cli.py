@@ -16,6 +16,7 @@ import torch
 from helpers.molecules import TINY, alanine_topology, finished_campaign, finished_wells, frames, write_protocol
 from rich.console import Console
 
+from latf_sampling import __version__
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.cli import doctor
 from latf_sampling.cli import main as cli
@@ -47,7 +48,7 @@ def latf(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture
 def copy(tmp_path) -> Path:
-    """The finished campaign, to be changed at will."""
+    """A copy of the finished campaign."""
     return Path(shutil.copytree(finished_campaign(), tmp_path / "copy"))
 
 
@@ -153,12 +154,12 @@ def test_structures_at_points_and_between_them(latf, tmp_path):
         (("--at", "0.3"), r"points must be finite numbers (n, 2); got [[0.3]]"),
     ],
 )
-def test_starts_that_make_no_sense(latf, options, words):
+def test_contradictory_options_of_starts(latf, options, words):
     found = latf("starts", finished_campaign(), "--temperature", "450 K", "-o", "made", *options)
     assert found.code == 2 and words in found.err and "Traceback" not in found.err
 
 
-def test_fewer_starts_than_asked_for(latf, monkeypatch, tmp_path):
+def test_fewer_starts_than_requested(latf, monkeypatch, tmp_path):
     made = SimpleNamespace(summary=lambda: "1 of 2 structures at 450 K are valid.")
     monkeypatch.setattr(Campaign, "generate_starts", lambda *_, **__: Few(made))
     found = latf("starts", finished_campaign(), "--temperature", "450 K", "-n", 2, "-o", "made")
@@ -190,18 +191,36 @@ def test_report(latf, monkeypatch):
     assert latf("report", finished_campaign(), "-o", "page.html").out == "Report: page.html\n"
 
 
+def test_schema_and_version(latf):
+    content = json.loads(latf("schema").out)
+    assert "rounds" in content["properties"]
+    found = latf("--version")
+    assert (found.code, found.out) == (0, f"latf_sampling {__version__}\n")
+
+
+def test_status_of_a_file_that_is_not_a_directory(latf, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert NO_CAMPAIGN in latf("status", "file").err
+
+
+def test_features_cannot_be_ranked_without_a_model(latf, tmp_path):
+    found = latf("features", write_protocol(tmp_path), "--ranking")
+    assert (found.code, found.out) == (2, "")
+    assert "--ranking needs a model; give the directory of a campaign" in found.err
+
+
 @pytest.mark.parametrize("healthy", [True, False])
 def test_doctor(latf, monkeypatch, healthy):
     status = "works" if healthy else "crashed"
-    probes = tuple(doctor.Probe("torchforce", name, status, "") for name in ("Reference", "CPU"))
+    probes = tuple(doctor.Probe("pythonforce", name, status, "") for name in ("Reference", "CPU"))
     blank = {field.name: () for field in dataclasses.fields(doctor.Report)}
-    report = doctor.Report(**{**blank, "system": "Linux", "versions": {}, "lane": "torchforce", "probes": probes})
+    report = doctor.Report(**{**blank, "system": "Linux", "versions": {}, "probes": probes})
     monkeypatch.setattr(doctor, "examine", lambda: report)
     found = latf("doctor", "--json")
     assert found.code == (0 if healthy else 1)
     content = json.loads(found.out)
     assert content["healthy"] is healthy
-    assert content["lane"] == "torchforce"
+    assert {probe["backend"] for probe in content["probes"]} == {"pythonforce"}
     found = latf("doctor")
     assert found.code == (0 if healthy else 1)
     assert ("This installation works." in found.out) is healthy

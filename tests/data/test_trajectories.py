@@ -44,7 +44,7 @@ def read(folder) -> WalkerFrames:
 
 
 @pytest.mark.parametrize("segments", [1, 3])
-def test_segments_come_back_in_order(tmp_path, segments):
+def test_segments_are_read_in_order(tmp_path, segments):
     written = [write_segment(tmp_path, index, frames=5 + index, bias=2.0) for index in range(segments)]
     walker = read(tmp_path)
     assert len(walker) == sum(5 + index for index in range(segments))
@@ -57,7 +57,7 @@ def test_segments_come_back_in_order(tmp_path, segments):
     assert walker.trajectory.unitcell_vectors is None
 
 
-def test_boxes_come_back(tmp_path):
+def test_boxes_are_read(tmp_path):
     for index in range(2):
         write_segment(tmp_path, index, box=BOX)
     boxes = read(tmp_path).trajectory.unitcell_vectors
@@ -74,7 +74,7 @@ def test_weights_undo_the_bias(tmp_path):
     np.testing.assert_allclose(np.diff(walker.log_weights), np.diff(np.log(exact)), atol=1e-10)
 
 
-def test_plain_frames_weigh_the_same(tmp_path):
+def test_plain_frames_have_equal_weights(tmp_path):
     write_segment(tmp_path, 0)
     walker = read(tmp_path)
     assert not walker.biased
@@ -87,7 +87,7 @@ def test_weights_beyond_double_precision():
     assert walker.weights[1] / walker.weights[0] == pytest.approx(np.exp(1 / (KB * 300.0)))
 
 
-def test_what_follows_a_gap_does_not_count(tmp_path):
+def test_segments_after_a_gap_are_ignored(tmp_path):
     for index in range(3):
         write_segment(tmp_path, index)
     (tmp_path / "segment-001.json").unlink()
@@ -118,7 +118,7 @@ def test_damage_names_the_file(tmp_path, what, how):
     assert str(file) in str(error.value)
 
 
-def test_a_mark_that_cannot_be_read_names_the_file(tmp_path):
+def test_a_marker_that_cannot_be_read_is_named(tmp_path):
     write_segment(tmp_path, 0)
     (tmp_path / "segment-000.json").write_text("{")
     with pytest.raises(StoreError, match=r"segment-000\.json"):

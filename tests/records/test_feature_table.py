@@ -1,4 +1,4 @@
-"""Descriptors as files: what is in them, for campaigns and for trajectories, and the command that writes them."""
+"""Tables of descriptors, of campaigns and of trajectories, and the command that writes them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_an_npy_file_can_be_mapped_and_learned_from(setup, paths, tmp_path):
     assert [entry["frames"] for entry in about["trajectories"]] == [30, 40]
 
 
-def test_a_csv_file_has_a_line_a_frame(setup, paths, tmp_path):
+def test_a_csv_file_has_one_line_per_frame(setup, paths, tmp_path):
     features = Features(setup.topology, [{"distances": {"pairs": [[1, 4], [4, 6]]}}, {"torsions": "phi"}])
     write_features(features, Source.from_files(setup, paths), tmp_path / "x.csv")
     with (tmp_path / "x.csv").open() as file:
@@ -144,7 +144,7 @@ def call(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     return (ended.value.code, *capsys.readouterr())
 
 
-def test_the_command_measures_trajectories_of_a_protocol(setup, paths, tmp_path, monkeypatch, capsys):
+def test_the_command_computes_descriptors_of_trajectories_of_a_protocol(setup, paths, tmp_path, monkeypatch, capsys):
     rows = {"pairs": [[1, 4], [4, 5], [4, 6]]}  # C and O of the acetyl group: next to each other, and hardly moving
     spec = [{"torsions": "phi psi"}, {"distances": rows}]
     protocol = molecules.write_protocol(tmp_path / "other", features=spec)

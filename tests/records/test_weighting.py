@@ -1,4 +1,4 @@
-"""Three ways to weigh a campaign's frames, against sums of its hills by hand and against pymbar."""
+"""Three weightings of a campaign's frames, against explicit sums of its hills and against pymbar."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def records() -> Records:
 
 @pytest.fixture(scope="module")
 def walkers(records):
-    """Those of the campaign, with the plain one going on through all that the biased ones saw."""
+    """The walkers of the campaign, with the frames of the biased ones appended to the plain one."""
     plain, *biased = records.frames()
     trajectory = mdtraj.join([walker.trajectory for walker in (plain, *biased)], check_topology=False)
     energies = np.concatenate([walker.energies for walker in (plain, *biased)])
@@ -37,7 +37,7 @@ def ways(records, walkers):
 
 
 def last_bias(records: Records, index: int, walker, until: float = np.inf) -> np.ndarray:
-    """All hills of a round up to a step on a walker's settled frames, with the walls, kJ/mol."""
+    """All hills of a round up to a step on a walker's selected frames, with the walls, kJ/mol."""
     folder = records.directory.round(index).hills
     hills = np.concatenate([np.loadtxt(path) for path in sorted(folder.glob("*.hills"))])
     hills = hills[hills[:, 0] <= until]
@@ -49,7 +49,7 @@ def last_bias(records: Records, index: int, walker, until: float = np.inf) -> np
     return np.exp(-0.5 * square) @ hills[:, -1] + walls
 
 
-def test_each_way_has_the_walkers_it_can_weigh(ways):
+def test_walkers_of_each_weighting(ways):
     places = {name: [(w.round_index, w.walker) for w in way.walkers] for name, way in ways.items()}
     biased = [(1, 0), (1, 1), (2, 0)]
     assert places == {"c(t)": biased, "last bias": biased, "MBAR": [(0, 0), *biased]}
@@ -66,7 +66,7 @@ def test_weights_of_the_bias_at_the_time_and_of_the_last_bias(records, ways):
         ("last bias", lambda w: last_bias(records, w.round_index, w) / (KB * 300.0)),
     ):
         found = ways[name]
-        for index in (1, 2):  # rounds are balanced among themselves, so that each has a constant of its own
+        for index in (1, 2):  # each round is normalized by itself, and has its own constant
             own = [k for k, walker in enumerate(found.walkers) if walker.round_index == index]
             weights = np.concatenate([found.log_weights[k] for k in own])
             wanted = np.concatenate([expected(found.walkers[k]) for k in own])
@@ -106,12 +106,12 @@ def test_mbar_is_that_of_pymbar_with_each_round_in_stages(records, ways):
     assert len(found.states.temperatures) == 1 + 2 * STAGES
 
 
-def test_plain_dynamics_that_stayed_away_from_a_state_is_left_out_of_mbar(records, walkers, ways):
+def test_plain_dynamics_that_missed_a_state_is_left_out_of_mbar(records, walkers, ways):
     model, cv = records.model(1)
     plain, *biased = walkers
     states = [model.state_probabilities(cv(w.trajectory.xyz.astype(float))).argmax(1) for w in walkers]
     assert len(set(states[0])) > 1
-    # the biased walkers' favourite
+    # the state with most frames of biased walkers
     here = np.flatnonzero(states[0] != np.bincount(np.concatenate(states[1:])).argmax())
     trapped = replace(
         plain,
@@ -122,7 +122,7 @@ def test_plain_dynamics_that_stayed_away_from_a_state_is_left_out_of_mbar(record
     assert [w.walker for w in found.walkers if not w.biased] == [0]
     for weights, expected in zip(found.log_weights, ways["MBAR"].log_weights):
         assert np.array_equal(weights, expected)
-    # Where nothing tells that there is more, it counts.
+    # Without biased walkers it is used.
     (alone,) = weightings(records, [trapped], 300.0, np.random.default_rng(0))
     assert alone.walkers == [trapped]
 

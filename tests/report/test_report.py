@@ -1,4 +1,4 @@
-"""The report of campaigns whose every number is known: self-contained, escaped, honest about what is missing."""
+"""The report of campaigns whose numbers are known: self-contained and escaped, and it names what is missing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import mdtraj
 import numpy as np
@@ -16,6 +18,7 @@ import yaml
 from helpers import molecules
 from openmm import unit
 
+from latf_sampling import report as report_folder
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.core import storage
 from latf_sampling.data.trajectories import WalkerFrames
@@ -25,6 +28,7 @@ from latf_sampling.records import records, weighting
 from latf_sampling.records.observables import Observed
 from latf_sampling.records.records import Records
 from latf_sampling.report import SECTIONS, landscapes, weights, words, write_report
+from latf_sampling.report import page as report_page
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.settings import ObserveSettings, Protocol
 from latf_sampling.starts import Starts
@@ -92,7 +96,7 @@ def posed(phi: np.ndarray) -> np.ndarray:
 
 
 def write_walker(campaign: Campaign, index: int, walker: int, segments: int = 2, crossing: bool = True) -> None:
-    """Finished segments of a walker that hops between the states; biased ones carry the bias that levels them."""
+    """Finished segments of a walker that jumps between two states, with the bias that makes them equally probable."""
     rng = np.random.default_rng([index, walker])
     settings = campaign.protocol.rounds[index]
     hops = rng.random(segments * SEGMENT) < (0.25 if crossing else 0.0)
@@ -152,7 +156,7 @@ def write_starts(campaign: Campaign, folder: Path, temperature: float, dim: int 
 def make(
     folder: Path, rounds: int = 3, dim: int = 2, crossing: bool = True, finish: bool = True, **changes
 ) -> Campaign:
-    """A campaign with so many finished rounds, in a folder of its own."""
+    """A campaign with so many finished rounds, in its own folder."""
     folder.mkdir(exist_ok=True)
     settings = protocol(folder, **changes)
     campaign = Campaign(settings, folder / "run")
@@ -173,7 +177,7 @@ def make(
 
 
 class Page(HTMLParser):
-    """What stands in a report; refuses tags that do not close."""
+    """The content of a report; refuses tags that do not close."""
 
     VOID = ("meta", "br", "link", "img", "hr", "input")
 
@@ -229,14 +233,14 @@ def report(campaign: Campaign) -> Page:
 
 @pytest.fixture(scope="module", autouse=True)
 def coarse():
-    """Landscapes on coarse grids and populations from few samples: their looks are not tested here."""
+    """Landscapes on coarse grids and populations from few samples: their appearance is not tested here."""
     with pytest.MonkeyPatch.context() as patch:
-        for room, name, value in (
+        for module, name, value in (
             (landscapes, "GRID", 12),
             (landscapes, "SAMPLES", 2000),
             (model, "POPULATION_SAMPLES", 200),
         ):
-            patch.setattr(room, name, value)
+            patch.setattr(module, name, value)
         yield
 
 
@@ -253,7 +257,7 @@ def page(finished) -> Page:
 # ------------------------------------------------------------------------------------------------------- tests
 
 
-def test_nothing_comes_from_elsewhere(page, finished):
+def test_the_page_needs_no_other_file(page, finished):
     for tag, name, value in page.attributes:
         if name in ("src", "href", "xlink:href", "data", "action", "srcset"):
             assert value.startswith(("#", "data:image/png;base64,")), (tag, name, value[:80])
@@ -291,7 +295,7 @@ def test_all_sections_and_captions(page):
 
 
 def plain_numbers(campaign: Campaign) -> dict:
-    """The headline once more, from the files and with nothing of the package but their names."""
+    """The numbers of the headline, computed from the files without the package."""
     topology = mdtraj.Topology.from_openmm(molecules.alanine().topology)
     sums, weights, counted, crossings = [], [], 0, []
     for index in range(3):
@@ -411,7 +415,9 @@ def test_without_crossings_there_is_no_estimate(tmp_path):
     assert difference["pooled"] is difference["plain"] is difference["rounds"]["1"] is None
     assert difference["deviation_in_combined_errors"] is None
     assert "No biased walker has crossed" in page.words
-    assert "Plain dynamics at 300 K, 80 ps: 0 crossings. Without crossings plain dynamics gives no estimate" in page.words
+    assert (
+        "Plain dynamics at 300 K, 80 ps: 0 crossings. Without crossings plain dynamics gives no estimate" in page.words
+    )
     assert all(row["in"] == row["out"] == 0 for row in page.numbers["crossings"])  # 176 degrees is no crossing
     assert "This campaign is not finished: round 2 has no finished segment yet" in page.words
 
@@ -430,7 +436,7 @@ def test_the_verdict_is_on_the_page(page, finished):
     assert 10 < difference["pooled"]["independent_frames"] < difference["pooled"]["frames"]
 
 
-def test_doubts_are_on_the_page(tmp_path):
+def test_a_difference_that_has_not_converged(tmp_path):
     campaign = make(tmp_path, rounds=0, finish=False)
     stage_biased(campaign)  # 80 frames that count, of one walker
     page = report(campaign)
@@ -466,7 +472,15 @@ def stage_biased(campaign: Campaign) -> None:
         (stage_claimed, 0.0, ["round 0 has no finished segment yet", "No walker has finished a segment yet"]),
         (stage_first_segment, 0.04, ["round 0 is still being simulated", "There are no biased frames yet"]),
         (stage_simulated, 0.16, ["no model is learned after round 0 yet", "No model is learned yet"]),
-        (stage_biased, 0.2, ["round 1 is still being simulated", "This round is not finished", "These structures are not generated yet"]),
+        (
+            stage_biased,
+            0.2,
+            [
+                "round 1 is still being simulated",
+                "This round is not finished",
+                "These structures are not generated yet",
+            ],
+        ),
     ],
 )
 def test_partial_campaigns(tmp_path, stage, simulated, said):
@@ -544,7 +558,7 @@ def test_a_torsion_by_its_atoms_is_the_one_by_its_name(tmp_path):
 
 
 def test_a_distance_is_observed_from_its_core_to_the_other(tmp_path):
-    """All numbers once more from the positions."""
+    """All numbers, computed again from the positions."""
     campaign = observing(tmp_path, descriptor={"distances": {"pairs": [[5, 10]]}}, above="3.2 angstrom")
     found = Estimates.from_records(reread(campaign))
     series = [
@@ -566,7 +580,7 @@ def test_a_distance_is_observed_from_its_core_to_the_other(tmp_path):
 
 
 @pytest.mark.parametrize(("above", "words"), [("9 nm", "No frame has"), ("1 pm", "All frames have")])
-def test_a_border_where_no_frame_ever_was_is_a_remark(tmp_path, above, words):
+def test_a_border_outside_all_frames_is_reported(tmp_path, above, words):
     page = report(observing(tmp_path, descriptor={"distances": {"pairs": [[5, 10]]}}, above=above))
     assert page.numbers["difference"]["pooled"] is None
     assert f"there is no estimate of the free-energy difference. {words} distance" in page.words
@@ -631,7 +645,7 @@ def test_examples_in_docstrings():
     assert found.failed == 0
 
 
-def test_what_mbar_leaves_out_is_said(monkeypatch):
+def test_walkers_left_out_of_mbar_are_named(monkeypatch):
     made = Records.load(molecules.finished_campaign())
     # a border that frames lie on both sides of, wherever the walkers went
     phi = np.concatenate([made.observed.values(walker.trajectory) for walker in made.frames()])
@@ -642,3 +656,35 @@ def test_what_mbar_leaves_out_is_said(monkeypatch):
     monkeypatch.setattr(weighting, "_reached", lambda probabilities: [set(), {0}, {0, 1}, {1}])
     told = weights.section(made, estimates)
     assert "Not in MBAR: round 0, walker 0. Plain dynamics that never reached a state" in told
+
+
+# ------------------------------------------------------------------------------------------------ every section
+
+
+@pytest.fixture(scope="module")
+def states_of_a_campaign(finished, tmp_path_factory) -> list[tuple[Records, Estimates]]:
+    """The same campaign in several states: new, with a first segment, with a biased round, and finished."""
+    campaigns = [finished]
+    for number, stage in enumerate((stage_claimed, stage_first_segment, stage_biased)):
+        campaigns.append(make(tmp_path_factory.mktemp(f"state-{number}"), rounds=0, finish=False))
+        stage(campaigns[-1])
+    all_records = [reread(campaign) for campaign in campaigns]
+    return [(records, Estimates.from_records(records)) for records in all_records]
+
+
+def test_every_section_is_registered():
+    modules = [import_module(f"latf_sampling.report.{entry.name}") for entry in iter_modules(report_folder.__path__)]
+    assert {module.section for module in modules if hasattr(module, "section")} - {report_page.section} == set(SECTIONS)
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=[section.__module__.split(".")[-1] for section in SECTIONS])
+def test_every_section_is_html_of_any_state_of_a_campaign(states_of_a_campaign, tmp_path, section):
+    for number, (content, estimates) in enumerate(states_of_a_campaign):
+        text = section(content, estimates)
+        (tmp_path / f"{number}.html").write_text(text)
+        written = Page(tmp_path / f"{number}.html")  # refuses tags that do not close
+        assert written.scripts == [] and "<script>alert" not in text
+        assert set(written.tags[:1]) <= {"section", "header"}
+        assert written.tags.count("svg") == written.tags.count("figcaption")
+        for fault in ("None", "nan", "inf ", "{", "Traceback"):
+            assert fault not in written.words.partition("Settings {")[0], (number, fault)
