@@ -85,12 +85,14 @@ def train(
 ) -> None:
     """Train a model on a campaign's frames with the settings of its protocol, and export its collective variable."""
     from latf_sampling.campaign.campaign import Campaign
+    from latf_sampling.data.layout import LearningDirectory
 
     campaign = Campaign.load(directory)
     with Bars(_err) as bars:
         model, cv, _ = campaign.train(last_round, seed, progress=lambda fraction, words: bars("train", fraction, words))
-    model.save(output / "model.pt")
-    cv.save(output / "cv.pt")
+    files = LearningDirectory(output)
+    model.save(files.model)
+    cv.save(files.cv)
     _out.print(f"{model.n_states} states. Model and collective variable are in {output}.", soft_wrap=True)
 
 

@@ -264,6 +264,8 @@ class Protocol(Settings):
             faults.append("rounds: give at least one, or external trajectories under from_trajectories.")
         if self.rounds and not self.from_trajectories and self.rounds[0].bias is not None:
             faults.append("rounds[0].bias: the first round has no learned collective variable to bias; remove the key.")
+        if self.rounds and not self.from_trajectories and self.rounds[0].restart != "flow":
+            faults.append("rounds[0].restart: the first round has no earlier frames to restart from; remove the key.")
         intervals = {
             "frame_interval": (self.frame_interval, step, "integrator.timestep"),
             "segment": (self.segment, self.frame_interval, "frame_interval"),

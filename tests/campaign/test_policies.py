@@ -95,6 +95,12 @@ def test_an_unknown_policy_is_refused(tmp_path):
         Campaign(write_protocol(tmp_path, rounds=rounds), tmp_path / "run")
 
 
+def test_the_first_round_has_nothing_to_restart_from(tmp_path):
+    rounds = [{**TINY["rounds"][0], "restart": "archive"}, TINY["rounds"][1]]
+    with pytest.raises(SettingsError, match=r"rounds\[0\]\.restart: the first round has no earlier frames"):
+        Campaign(write_protocol(tmp_path, rounds=rounds), tmp_path / "run")
+
+
 def test_executors(monkeypatch, tmp_path):
     with pytest.raises(SettingsError, match="executor: there is no 'cloud'; choose one of local"):
         Campaign.load(finished_campaign()).run(executor_name="cloud")
