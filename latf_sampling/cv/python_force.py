@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,14 @@ def python_force(
     return force
 
 
+class _Buffers(threading.local):
+    """Arrays that are used again at every step, for each thread its own."""
+
+    positions: np.ndarray | None = None
+    own: np.ndarray
+    forces: np.ndarray
+
+
 class _Function:
     """The function of a PythonForce; picklable, since OpenMM copies forces by serializing them."""
 
@@ -39,21 +48,29 @@ class _Function:
         self.variable, self.shape, self.table, self.file = variable, shape, table, file
         self.atoms, self.periodic, self.box = variable.atoms, variable.periodic, np.eye(3)
         self.evaluate = compiled(variable, shape)
+        self.buffers = _Buffers()
 
-    def __call__(self, state: openmm.State) -> tuple[float, np.ndarray]:
-        quantity: Any = state.getPositions(asNumpy=True)
-        positions = np.asarray(quantity._value, np.float64)
-        box = self.box
+    def __call__(self, state: Any) -> tuple[float, np.ndarray]:
+        positions, box = self._positions(state), self.box
         if self.periodic:
-            quantity = state.getPeriodicBoxVectors(asNumpy=True)
-            box = np.asarray(quantity._value)
+            box = np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value)
         if len(positions) == len(self.atoms):
             return self.evaluate(positions, box, self.table)
         # OpenMM 8.5 passes all atoms, and takes the forces on all.
-        energy, own = self.evaluate(positions[self.atoms], box, self.table)
-        forces = np.zeros_like(positions)
-        forces[self.atoms] = own
-        return energy, forces
+        buffers = self.buffers
+        positions.take(self.atoms, 0, buffers.own, "clip")
+        energy, buffers.forces[self.atoms] = self.evaluate(buffers.own, box, self.table)
+        return energy, buffers.forces
+
+    def _positions(self, state: Any) -> np.ndarray:
+        buffers = self.buffers
+        if buffers.positions is None:
+            buffers.positions = np.array(state.getPositions(asNumpy=True)._value, np.float64)
+            buffers.own = np.empty((len(self.atoms), 3))
+            buffers.forces = np.zeros_like(buffers.positions)
+        else:  # what `getPositions` does, without a quantity and a search through its attributes, which take 20 us
+            state._getVectorAsNumpy(openmm.State.Positions, buffers.positions)
+        return buffers.positions
 
     def __reduce__(self) -> tuple:
         return _restored, (self.variable, self.shape, np.array(self.table), self.file)
