@@ -113,18 +113,19 @@ class AmberSettings(Settings):
     """Files of Amber."""
 
     topology: File
-    """prmtop file."""
+    """Topology and parameters, a prmtop file."""
     coordinates: File
-    """inpcrd or rst7 file, with the unit cell of a periodic system."""
+    """Positions, an inpcrd or rst7 file, with the unit cell of a periodic system."""
 
 
 class GromacsSettings(Settings):
     """Files of GROMACS."""
 
     topology: File
-    """top file. Files that it includes are searched beside it and in `include`; a campaign stores them inside it."""
+    """Topology and parameters, a top file. Files that it includes are searched beside it and in `include`; a campaign
+    stores them inside it."""
     coordinates: File
-    """gro file, with the unit cell of a periodic system."""
+    """Positions, a gro file, with the unit cell of a periodic system."""
     include: Annotated[Path, BeforeValidator(_directory)] | None = Field(default=None, exclude=True)
     """Directory of included files, like GROMACS's share/gromacs/top."""
 
@@ -133,11 +134,11 @@ class CharmmSettings(Settings):
     """Files of CHARMM."""
 
     topology: File
-    """psf file."""
+    """Topology, a psf file."""
     coordinates: File
-    """crd, PDB or PDBx/mmCIF file; the latter two with the unit cell of a periodic system."""
+    """Positions, a crd, PDB or PDBx/mmCIF file; the latter two with the unit cell of a periodic system."""
     parameters: tuple[File, ...] = Field(min_length=1)
-    """rtf, prm and str files, in the order in which CHARMM would read them."""
+    """Parameters, rtf, prm and str files in the order in which CHARMM would read them."""
     box: tuple[Length, Length, Length] | None = None
     """Edges of a rectangular unit cell, for coordinates without one."""
 
