@@ -74,6 +74,10 @@ def write_report(records: Records, path: str | Path | None = None) -> Path:
     target = records.directory.report if path is None else Path(path)
     estimates = Estimates.from_records(records)
     sections = [section(records, estimates) for section in SECTIONS]
-    numbers = {**headline.numbers(records, estimates), "seconds": costs.numbers(records)}
+    numbers = {
+        **headline.numbers(records, estimates),
+        "seconds": costs.numbers(records),
+        "backends": costs.backends(records),
+    }
     storage.write_text(target, page.document(f"{records.protocol.name}: campaign report", sections, numbers))
     return target

@@ -25,6 +25,15 @@ def numbers(records: Records) -> dict:
     return {"plain": plain_seconds, "biased": biased_seconds, "bias_alone": bias, "learning": learning}
 
 
+def backends(records: Records) -> dict[str, list[str]]:
+    """The backends that evaluated the bias of each biased round, as far as they were recorded."""
+    return {
+        str(entry.index): sorted({backend for walker in entry.begun for backend in walker.backends})
+        for entry in records.rounds
+        if entry.biased
+    }
+
+
 def section(records: Records, estimates: Estimates) -> str:
     title, spent = "Wall time", numbers(records)
     total = spent["plain"] + spent["biased"] + spent["learning"]

@@ -49,7 +49,7 @@ def _caption(entry: Round, records: Records, index: int | None) -> str:
         else "Plain dynamics stays in one state, or crosses occasionally at high temperature."
     )
     unfinished = "" if entry.simulated else " This round is not finished."
-    return f"{entry.title}: {' and '.join(shown)} against time. {expected}{unfinished}"
+    return f"{entry.title}. {' and '.join(shown)} against time. {expected}{unfinished}"
 
 
 def _draw(axes: Sequence[Axes], records: Records, entry: Round, learned: LearnedModel | None) -> None:

@@ -17,7 +17,8 @@ from latf_sampling.data.layout import LOCK, CampaignDirectory
 from latf_sampling.records.feature_table import Source, write_features
 from latf_sampling.records.records import Records
 from latf_sampling.records.setup import Setup
-from latf_sampling.report import write_report
+from latf_sampling.report import costs, write_report
+from latf_sampling.report.estimates import Estimates
 from latf_sampling.settings import Protocol
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
@@ -121,3 +122,7 @@ def test_the_backend_of_biased_walkers_is_recorded():
     records = Records.load(finished_campaign())
     assert [len(walker.backends) for walker in records.walkers] == [0, 1, 1, 1]
     assert set().union(*(walker.backends for walker in records.walkers)) <= {"torchforce", "pythonforce"}
+    (backend,), reason = records.walkers[1].backends, next(iter(records.walkers[1].backends.values()))
+    assert costs.backends(records) == {"1": [backend], "2": [backend]}
+    page = costs.section(records, Estimates.from_records(records))
+    assert f"<td>{backend}</td>" in page and f"Round 1 used {backend}: {reason[:20]}" in page
