@@ -43,7 +43,7 @@ class Archive:
     cv
         The variable.
     temperatures
-        Of each trajectory, or of each frame, K, or a quantity; `None` takes those of `Frames`, or none.
+        Of each trajectory, or of each frame, K, or a quantity; by default those of `Frames`, as far as all are such.
     periodic
         Whether the box vectors of frames are used.
 

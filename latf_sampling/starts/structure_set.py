@@ -29,7 +29,7 @@ PDB_COORDINATES = (-99.9, 999.9)
 
 @dataclass(frozen=True)
 class Starts:
-    """Structures to start simulations from, and the targets that gave none.
+    """Structures to start simulations from, and the rejected targets.
 
     Attributes
     ----------

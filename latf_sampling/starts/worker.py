@@ -260,8 +260,10 @@ def stable_timestep(
     positions: np.ndarray,
     boxes: np.ndarray | None,
 ) -> float:
-    """A time step, ps, at which an umbrella of stiffness kT / sigma^2 is stable on frames (n, N, 3); at most the given
-    one."""
+    """The largest time step, ps, up to the given one, that is stable in an umbrella of stiffness kT / sigma^2.
+
+    It is determined from the gradients of the variable on frames (n, N, 3).
+    """
     steepest = float(np.quantile(cv.mobility(positions, particle_masses(system), boxes), 0.995))
     stiffness = KB * temperature / cv.noise**2
     if steepest == 0 or timestep <= (stable := STABLE_PHASE / float(np.sqrt(stiffness * steepest))):
