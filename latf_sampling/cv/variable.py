@@ -90,7 +90,7 @@ class Variable:
 
     >>> class Distance(nn.Module):
     ...     def forward(self, positions: Tensor, box: Tensor | None) -> Tensor:
-    ...         return (positions[..., 1, :] - positions[..., 0, :]).norm(dim=-1, keepdim=True)
+    ...         return torch.linalg.vector_norm(positions[..., 1, :] - positions[..., 0, :], dim=-1, keepdim=True)
     >>> distance = Variable(Distance(), atoms=[0, 1], n_atoms=2, bounds=[[0.1, 1.0]], sigma=[0.02])
     >>> distance([[0.0, 0.0, 0.0], [0.3, 0.0, 0.4]])
     array([0.5])
