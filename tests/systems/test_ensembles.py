@@ -1,4 +1,4 @@
-"""Restraints, constant pressure, conformations, and a molecule that is made once for a whole campaign."""
+"""Restraints, constant pressure, conformations, and a molecule that is built once for all of a campaign."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from openmm import app, unit
 
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.cli import main as cli
-from latf_sampling.data.trajectories import read_walker
+from latf_sampling.data.trajectories import WalkerFrames
 from latf_sampling.errors import SettingsError, StoreError
 from latf_sampling.settings import Protocol, SystemSettings
 from latf_sampling.simulation import walker as simulate
@@ -75,33 +75,33 @@ def restrained(tmp_path: Path, periodic: bool, atoms: str = "element != H", stif
 
 @pytest.mark.parametrize("periodic", [False, True])
 def test_restraints_are_harmonic_and_their_forces_are_their_gradient(tmp_path, periodic):
-    made = restrained(tmp_path, periodic)
-    force = next(force for force in made.system.getForces() if force.getName() == "restraints")
+    molecule = restrained(tmp_path, periodic)
+    force = next(force for force in molecule.system.getForces() if force.getName() == "restraints")
     force.setForceGroup(7)
-    place = context(made.system, made.positions)
-    assert energy(place, 7) == 0.0
-    assert np.abs(forces(place, 7)).max() == 0.0  # and not NaN, where the distance has no gradient
-    moved = made.positions + np.random.default_rng(0).normal(scale=0.05, size=made.positions.shape)
-    heavy = [atom.index for atom in made.topology.atoms() if atom.element.symbol != "H"]
+    simulated = context(molecule.system, molecule.positions)
+    assert energy(simulated, 7) == 0.0
+    assert np.abs(forces(simulated, 7)).max() == 0.0  # and not NaN, where the distance has no gradient
+    moved = molecule.positions + np.random.default_rng(0).normal(scale=0.05, size=molecule.positions.shape)
+    heavy = [atom.index for atom in molecule.topology.atoms() if atom.element.symbol != "H"]
     assert force.getNumParticles() == len(heavy) == 10
-    expected = 450.0 * ((moved - made.positions)[heavy] ** 2).sum()
+    expected = 450.0 * ((moved - molecule.positions)[heavy] ** 2).sum()
 
     def energies(frames: np.ndarray) -> np.ndarray:
-        found = []
+        values = []
         for frame in frames:
-            place.setPositions(frame)
-            found.append(energy(place, 7))
-        return np.array(found)
+            simulated.setPositions(frame)
+            values.append(energy(simulated, 7))
+        return np.array(values)
 
     assert energies(moved[None])[0] == pytest.approx(expected, rel=1e-6)
     slopes = gradient(energies, moved)
-    place.setPositions(moved)
-    assert np.abs(forces(place, 7) + slopes).max() < 1e-4 * np.abs(slopes).max()
+    simulated.setPositions(moved)
+    assert np.abs(forces(simulated, 7) + slopes).max() < 1e-4 * np.abs(slopes).max()
     if periodic:  # an atom that leaves through a face is held where it was
-        images, box = moved.copy(), [vector._value for vector in made.system.getDefaultPeriodicBoxVectors()]
+        images, box = moved.copy(), [vector._value for vector in molecule.system.getDefaultPeriodicBoxVectors()]
         images[heavy[3]] += np.array(box[2]) - np.array(box[0])
         assert energies(images[None])[0] == pytest.approx(expected, rel=1e-6)
-    assert not any(isinstance(force, openmm.CMMotionRemover) for force in made.system.getForces())
+    assert not any(isinstance(force, openmm.CMMotionRemover) for force in molecule.system.getForces())
 
 
 @pytest.mark.parametrize(
@@ -131,38 +131,38 @@ def compressed(tmp_path_factory) -> list[WalkerJob]:
     folder = tmp_path_factory.mktemp("pressure")
     system = {"structure": "water.pdb", "force_field": [WATER], "nonbonded": "PME", "cutoff": "0.6 nm"}
     system |= {"barostat": {"pressure": "4000 bar", "interval": 5}, "platform": "CPU"}
-    given = Protocol.read(protocol(folder / "given", system))
-    jobs = [WalkerJob(given, 0, walker, folder / f"walker-{walker}") for walker in range(2)]
-    for made in jobs:
-        run_walker(made)
+    settings = Protocol.load(protocol(folder / "input", system))
+    jobs = [WalkerJob(settings, 0, walker, folder / f"walker-{walker}") for walker in range(2)]
+    for job in jobs:
+        run_walker(job)
     return jobs
 
 
 def test_constant_pressure_at_the_temperature_of_each_walker(compressed):
     topology = mdtraj.Topology.from_openmm(water()[0])
-    for made in compressed:
-        frames = read_walker(made.folder, topology, 0, made.walker)
+    for job in compressed:
+        frames = WalkerFrames.load(job.directory, topology, 0, job.walker)
         volumes = frames.trajectory.unitcell_volumes
         assert len(set(np.round(volumes, 5))) > 3
         assert volumes[-1] < 0.99 * 1.4**3  # 4 kbar take some 12 % off, and 1.2 ps are not enough for all of it
         assert volumes[-1] > 0.8 * 1.4**3
-        molecule = build(made.protocol.system)
-        simulate._add_barostat(made, molecule.system)
+        molecule = build(job.protocol.system)
+        simulate._add_barostat(job, molecule.system)
         (barostat,) = (force for force in molecule.system.getForces() if isinstance(force, openmm.MonteCarloBarostat))
         assert barostat.getDefaultPressure()._value == 4000.0
-        assert barostat.getDefaultTemperature()._value == made.temperature
+        assert barostat.getDefaultTemperature()._value == job.temperature
         assert barostat.getFrequency() == 5
 
 
 def test_energies_at_constant_pressure_are_enthalpies(compressed):
     """U + pV: the Boltzmann factor of a frame at any temperature and this pressure."""
-    made = compressed[0]
-    frames = read_walker(made.folder, mdtraj.Topology.from_openmm(water()[0]), 0, 0)
-    place = context(build(made.protocol.system).system, water()[1], "CPU")
+    job = compressed[0]
+    frames = WalkerFrames.load(job.directory, mdtraj.Topology.from_openmm(water()[0]), 0, 0)
+    simulated = context(build(job.protocol.system).system, water()[1], "CPU")
     for index in (1, 4):
-        place.setPeriodicBoxVectors(*frames.trajectory.unitcell_vectors[index].astype(float))
-        place.setPositions(frames.trajectory.xyz[index].astype(float))
-        potential = place.getState(getEnergy=True).getPotentialEnergy()._value
+        simulated.setPeriodicBoxVectors(*frames.trajectory.unitcell_vectors[index].astype(float))
+        simulated.setPositions(frames.trajectory.xyz[index].astype(float))
+        potential = simulated.getState(getEnergy=True).getPotentialEnergy()._value
         volume = frames.trajectory.unitcell_volumes[index] * unit.nanometer**3
         work = (4000.0 * unit.bar * volume * unit.AVOGADRO_CONSTANT_NA).value_in_unit(unit.kilojoule_per_mole)
         assert work > 500
@@ -174,13 +174,13 @@ def test_energies_at_constant_pressure_are_enthalpies(compressed):
 
 def test_no_volume_no_pressure(tmp_path):
     with pytest.raises(SettingsError, match=r"system\.barostat: there is no volume to change"):
-        Protocol.read(protocol(tmp_path, {"name": "alanine-dipeptide", "barostat": {}}))
+        Protocol.load(protocol(tmp_path, {"name": "alanine-dipeptide", "barostat": {}}))
     (tmp_path / "a.xml").write_text(
         openmm.XmlSerializer.serialize(build(SystemSettings(name="alanine-dipeptide")).system)
     )
-    given = {"openmm": {"system": "a.xml", "topology": STRUCTURE.name}, "barostat": {}}
+    system = {"openmm": {"system": "a.xml", "topology": STRUCTURE.name}, "barostat": {}}
     with pytest.raises(SettingsError, match=r"system\.barostat: the system has no periodic boundaries"):
-        build(Protocol.read(protocol(tmp_path, given)).system)
+        build(Protocol.load(protocol(tmp_path, system)).system)
 
 
 # -------------------------------------------------------------------------------------------------------- conformations
@@ -204,20 +204,20 @@ def turned(folder: Path) -> np.ndarray:
 
 
 def test_walkers_take_conformations_in_turn(tmp_path):
-    (tmp_path / "given").mkdir()
-    turned(tmp_path / "given")
+    (tmp_path / "input").mkdir()
+    turned(tmp_path / "input")
     system = {"name": "alanine-dipeptide"}
     file = {"structure": STRUCTURE.name, "force_field": [FIELD], "platform": "Reference"}
     rounds = [{"walkers": ["20 K"] * 3, "length": "0.4 ps"}]
     changes = {"rounds": rounds, "segment": "0.2 ps", "learning": {"lag": "0.2 ps"}}
-    given = Protocol.read(
-        protocol(tmp_path / "given", {**file, "conformations": [STRUCTURE.name, "turned.pdb"]}, **changes)
+    settings = Protocol.load(
+        protocol(tmp_path / "input", {**file, "conformations": [STRUCTURE.name, "turned.pdb"]}, **changes)
     )
     angles = []
     for walker in range(3):
-        made = WalkerJob(given, 0, walker, tmp_path / f"walker-{walker}")
-        run_walker(made)
-        frames = read_walker(made.folder, mdtraj.Topology.from_openmm(alanine().topology), 0, walker)
+        job = WalkerJob(settings, 0, walker, tmp_path / f"walker-{walker}")
+        run_walker(job)
+        frames = WalkerFrames.load(job.directory, mdtraj.Topology.from_openmm(alanine().topology), 0, walker)
         angles.append(np.rad2deg(mdtraj.compute_phi(frames.trajectory)[1].ravel()))
     assert np.abs(angles[0] + 75).max() < 30
     assert np.abs(angles[1] - 60).max() < 30
@@ -226,15 +226,15 @@ def test_walkers_take_conformations_in_turn(tmp_path):
 
 
 def test_a_conformation_has_the_same_atoms_and_is_checked_too(tmp_path):
-    given = {"structure": STRUCTURE.name, "force_field": [FIELD], "conformations": ["water.pdb"]}
+    system = {"structure": STRUCTURE.name, "force_field": [FIELD], "conformations": ["water.pdb"]}
     with pytest.raises(SettingsError, match=r"system\.conformations\[0\]: .*water\.pdb has \d+ atoms, the molecule 22"):
-        build(Protocol.read(protocol(tmp_path, given)).system)
+        build(Protocol.load(protocol(tmp_path, system)).system)
     clash = turned(tmp_path)
     clash[6] = clash[1] + 0.01
     with open(tmp_path / "turned.pdb", "w") as handle:
         app.PDBFile.writeFile(alanine().topology, clash * unit.nanometer, handle)
     with pytest.raises(SettingsError, match=r"system\.conformations\[0\]: the bond of"):
-        build(Protocol.read(protocol(tmp_path, {**given, "conformations": ["turned.pdb"]})).system)
+        build(Protocol.load(protocol(tmp_path, {**system, "conformations": ["turned.pdb"]})).system)
 
 
 # -------------------------------------------------------------------------------------------------- once for a campaign
@@ -252,69 +252,70 @@ def bare(folder: Path) -> None:
     """Alanine dipeptide without hydrogens."""
     folder.mkdir(exist_ok=True)
     lines = STRUCTURE.read_text().splitlines(True)
-    kept = [line for line in lines if not (line[:4] in ("ATOM", "HETA") and line[76:78].strip() == "H")]
-    (folder / "bare.pdb").write_text("".join(line for line in kept if not line.startswith("CONECT")))
+    heavy = [line for line in lines if not (line[:4] in ("ATOM", "HETA") and line[76:78].strip() == "H")]
+    (folder / "bare.pdb").write_text("".join(line for line in heavy if not line.startswith("CONECT")))
 
 
-def test_a_molecule_is_made_once_and_kept(tmp_path, monkeypatch):
+def test_a_molecule_is_built_once_and_stored(tmp_path, monkeypatch):
     pytest.importorskip("pdbfixer")
-    bare(tmp_path / "given")
-    place = tmp_path / "run"
-    campaign = Campaign(protocol(tmp_path / "given", PREPARED), place)
-    assert not place.exists()
-    with campaign.store.acquire(campaign.protocol.canonical(), campaign.protocol.inputs()):
-        campaign._keep_molecule()
-    assert sorted(file.name for file in (place / "system").iterdir()) == [
+    bare(tmp_path / "input")
+    directory = tmp_path / "run"
+    campaign = Campaign(protocol(tmp_path / "input", PREPARED), directory)
+    assert not directory.exists()
+    with campaign.directory.acquire(campaign.protocol.canonical(), campaign.protocol.inputs()):
+        campaign.store_molecule()
+    assert sorted(file.name for file in (directory / "system").iterdir()) == [
         "molecule.json",
         "structure.cif",
         "system.xml",
     ]
-    kept = Molecule.load(place / "system")
-    made = campaign.molecule
-    assert openmm.XmlSerializer.serialize(kept.system) == openmm.XmlSerializer.serialize(made.system)
-    assert np.array_equal(kept.positions, made.positions)
+    stored = Molecule.load(directory / "system")
+    built = campaign.molecule
+    assert openmm.XmlSerializer.serialize(stored.system) == openmm.XmlSerializer.serialize(built.system)
+    assert np.array_equal(stored.positions, built.positions)
     described = [
         [(a.name, a.element, a.id, a.residue.name, a.residue.id, a.residue.chain.id) for a in m.topology.atoms()]
-        for m in (kept, made)
+        for m in (stored, built)
     ]
     assert described[0] == described[1]
-    bonds = [[(b.atom1.index, b.atom2.index) for b in m.topology.bonds()] for m in (kept, made)]
+    bonds = [[(b.atom1.index, b.atom2.index) for b in m.topology.bonds()] for m in (stored, built)]
     assert bonds[0] == bonds[1]
-    assert len(app.PDBxFile(str(place / "system" / "structure.cif")).positions) == len(made.positions)
+    assert len(app.PDBxFile(str(directory / "system" / "structure.cif")).positions) == len(built.positions)
 
     def refuse(*arguments):
         raise AssertionError("the molecule was made once more")
 
-    monkeypatch.setattr("latf_sampling.campaign.campaign.build", refuse)
+    monkeypatch.setattr("latf_sampling.systems.build", refuse)
     monkeypatch.setattr(simulate, "build", refuse)
-    again = Campaign.of(place)
-    assert np.array_equal(again.molecule.positions, made.positions)
-    jobs = [WalkerJob(again.protocol, 0, 0, tmp_path / "walker", system=place / "system")]
+    again = Campaign.load(directory)
+    assert np.array_equal(again.molecule.positions, built.positions)
+    jobs = [WalkerJob(again.protocol, 0, 0, tmp_path / "walker", system=directory / "system")]
     run_walker(jobs[0])
-    assert read_walker(tmp_path / "walker", again.topology, 0, 0).trajectory.n_atoms == len(made.positions)
-    with open(place / "system" / "system.xml", "a") as handle:
+    assert WalkerFrames.load(tmp_path / "walker", again.topology, 0, 0).trajectory.n_atoms == len(built.positions)
+    with open(directory / "system" / "system.xml", "a") as handle:
         handle.write("\n")
     with pytest.raises(StoreError, match=r"system\.xml: is missing or was changed"):
-        Campaign.of(place)
+        Campaign.load(directory)
 
 
 def test_another_seed_is_another_molecule(tmp_path):
     pytest.importorskip("pdbfixer")
-    bare(tmp_path / "given")
-    first = Campaign(protocol(tmp_path / "given", PREPARED), tmp_path / "run")
-    with first.store.acquire(first.protocol.canonical(), first.protocol.inputs()):
-        first._keep_molecule()
-    other = Campaign(protocol(tmp_path / "given", PREPARED, seed=3), tmp_path / "run")
+    bare(tmp_path / "input")
+    first = Campaign(protocol(tmp_path / "input", PREPARED), tmp_path / "run")
+    with first.directory.acquire(first.protocol.canonical(), first.protocol.inputs()):
+        first.store_molecule()
+    other = Campaign(protocol(tmp_path / "input", PREPARED, seed=3), tmp_path / "run")
     assert not np.array_equal(other.molecule.positions, first.molecule.positions)
-    with pytest.raises(StoreError, match=r"other settings \(seed\)"), other.store.acquire(other.protocol.canonical()):
+    text = other.protocol.canonical()
+    with pytest.raises(StoreError, match=r"other settings \(seed\)"), other.directory.acquire(text):
         pytest.fail("two seeds in one directory")
 
 
 @pytest.mark.parametrize("missing", [None, "pdbfixer"])
 def test_the_command_line_refuses_in_one_sentence_and_writes_nothing(tmp_path, monkeypatch, capsys, missing):
     given = PREPARED if missing else {**PREPARED, "prepare": None, "nonbonded": "no cutoff", "cutoff": None}
-    bare(tmp_path / "given")
-    path = protocol(tmp_path / "given", given)
+    bare(tmp_path / "input")
+    path = protocol(tmp_path / "input", given)
     if missing:
         true_import = builtins.__import__
 

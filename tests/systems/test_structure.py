@@ -1,4 +1,4 @@
-"""Structures: what is ambiguous or missing is an error that names the residue; what is asked for is added."""
+"""Structures: ambiguous and missing atoms are errors that name the residue; preparation adds them on demand."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from openmm import app, unit
 
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.errors import InstallationError, SettingsError
-from latf_sampling.settings import SystemSettings
+from latf_sampling.settings import SystemSettings, system
 from latf_sampling.starts import handedness, stereocenters
 from latf_sampling.systems import Molecule, build
+from latf_sampling.systems.build import SOURCES
 from latf_sampling.systems.named import BACKBONES, CHIGNOLIN, peptide
 from latf_sampling.systems.preparation import with_hydrogens
 
@@ -32,7 +33,7 @@ EXTENDED = ((-120, 140),) * len(SEQUENCE)
 
 
 @cache
-def whole() -> tuple[app.Topology, np.ndarray]:
+def peptide_with_all_atoms() -> tuple[app.Topology, np.ndarray]:
     """A peptide with all of its atoms."""
     heavy = peptide(SEQUENCE, EXTENDED)
     structure = with_hydrogens(app.Modeller(heavy.topology, heavy.positions), 7.0, 1)
@@ -48,7 +49,7 @@ def text(topology: app.Topology, positions: np.ndarray, mmcif: bool = False) -> 
 def without(*unwanted: str, heavy: bool = False) -> str:
     """The peptide as PDB without some atoms ("A 3 CB") or residues ("A 3"), or without hydrogens."""
     lines = []
-    for line in text(*whole()).splitlines(True):
+    for line in text(*peptide_with_all_atoms()).splitlines(True):
         if line.startswith(("ATOM", "HETATM")):
             residue = f"{line[21]} {line[22:26].strip()}"
             if residue in unwanted or f"{residue} {line[12:16].strip()}" in unwanted:
@@ -87,7 +88,7 @@ def two_places(content: str, atoms: tuple[str, ...] = ("CB", "OG"), residue: str
 
 def two_places_mmcif() -> str:
     lines = []
-    for line in text(*whole(), mmcif=True).splitlines(True):
+    for line in text(*peptide_with_all_atoms(), mmcif=True).splitlines(True):
         words = line.split()
         if words[:1] == ["ATOM"] and words[3] == "OG":
             for label in "AB":
@@ -102,7 +103,7 @@ def unseen_mmcif() -> str:
     columns = "loop_\n_entity_poly_seq.entity_id\n_entity_poly_seq.num\n_entity_poly_seq.mon_id\n"
     rows = "".join(f"{{}} {number} {name}\n" for number, name in enumerate(THREE.split(), 1))
     lines, names, entity = [], [], ""
-    for line in text(*whole(), mmcif=True).splitlines(True):
+    for line in text(*peptide_with_all_atoms(), mmcif=True).splitlines(True):
         words = line.split()
         if line.startswith("_atom_site."):
             names.append(words[0].removeprefix("_atom_site."))
@@ -121,7 +122,7 @@ def ligand(content: str) -> str:
 
 def overlapping() -> str:
     """Two peptides through each other."""
-    topology, positions = whole()
+    topology, positions = peptide_with_all_atoms()
     modeller = app.Modeller(topology, positions * unit.nanometer)
     modeller.add(topology, (positions + [0.05, 0.0, 0.0]) * unit.nanometer)
     return text(modeller.topology, np.array(modeller.positions.value_in_unit(unit.nanometer)))
@@ -161,7 +162,7 @@ def test_what_is_wrong_is_named(tmp_path, case):
 
 
 def test_what_only_looks_wrong_is_read(tmp_path):
-    """One place with a label, residues whose numbers jump, a second model, a sequence that is all there."""
+    """One location with a label, residues whose numbers jump, a second model, a complete sequence."""
     content = SEQRES.format(8, THREE) + without().replace("   8      ", "  18      ")
     content = "".join(
         line[:16] + "A" + line[17:] if line[:4] == "ATOM" and line[12:16].strip() == "OG" else line
@@ -176,16 +177,16 @@ def test_what_only_looks_wrong_is_read(tmp_path):
 
 
 def test_what_is_missing_is_added(tmp_path):
-    """Heavy atoms by PDBFixer and hydrogens: the same atoms as before, and those that were there where they were."""
+    """Heavy atoms by PDBFixer and hydrogens: the same atoms as before, and unchanged positions of those in the file."""
     pytest.importorskip("pdbfixer")
     lacking = file(tmp_path, without("A 4 OG", "A 7 CZ", heavy=True))
     molecule = build(settings(lacking, prepare={}))
-    topology, positions = whole()
+    topology, positions = peptide_with_all_atoms()
     assert sorted(atom_names(molecule.topology)) == sorted(atom_names(topology))
-    before = {name: place for name, place in zip(atom_names(topology), positions)}
-    for name, place in zip(atom_names(molecule.topology), molecule.positions):
+    before = {name: position for name, position in zip(atom_names(topology), positions)}
+    for name, position in zip(atom_names(molecule.topology), molecule.positions):
         if name[-1][0] != "H" and name not in {("4", "OG"), ("7", "CZ")}:
-            assert np.abs(place - before[name]).max() < 1e-3, name
+            assert np.abs(position - before[name]).max() < 1e-3, name
     assert lengths_are_right(molecule)
     with pytest.raises(SettingsError, match=r"structure: .*ALA 2 .* are .* apart"):
         build(settings(file(tmp_path, without("A 3", "A 4", heavy=True)), prepare={}))
@@ -213,11 +214,11 @@ def test_a_box_of_water_with_ions(tmp_path):
     pytest.importorskip("pdbfixer")
     bare = file(tmp_path, without("A 5", "A 6", "A 7", "A 8", heavy=True))
     solvent = {"padding": 0.6, "shape": "dodecahedron", "ionic_strength": 0.5, "positive_ion": "K+"}
-    given = settings(
+    prepared = settings(
         bare, force_field=(FIELD, WATER), nonbonded="PME", cutoff=0.5, prepare={"solvent": solvent}, hydrogen_mass=3.0
     )
     state = random.getstate()
-    molecule = build(given, 4)
+    molecule = build(prepared, 4)
     assert random.getstate() == state  # OpenMM draws from Python's numbers
     names = [residue.name for residue in molecule.topology.residues()]
     assert names[:4] == THREE.split()[:4]
@@ -228,13 +229,13 @@ def test_a_box_of_water_with_ions(tmp_path):
     box = np.array([vector._value for vector in molecule.system.getDefaultPeriodicBoxVectors()])
     assert box[2, 0] == pytest.approx(box[0, 0] / 2, abs=0.02)  # of a rhombic dodecahedron
     assert 20 < waters / np.linalg.det(box) < 33.5  # per nm^3, less the volume of the peptide
-    again, other = build(given, 4), build(given, 5)
-    ions = [[r.index for r in made.topology.residues() if r.name == "K"] for made in (molecule, again, other)]
+    again, other = build(prepared, 4), build(prepared, 5)
+    ions = [[r.index for r in entry.topology.residues() if r.name == "K"] for entry in (molecule, again, other)]
     assert np.array_equal(again.positions, molecule.positions)
     assert len(other.positions) != len(molecule.positions) or not np.array_equal(other.positions, molecule.positions)
     assert ions[0] == ions[1]
     edges = {**solvent, "padding": None, "shape": "cube", "box": (1.9, 2.0, 2.1)}
-    boxed = build(given.model_copy(update={"prepare": type(given.prepare)(solvent=edges)}), 4)
+    boxed = build(prepared.model_copy(update={"prepare": type(prepared.prepare)(solvent=edges)}), 4)
     assert [vector._value[k] for k, vector in enumerate(boxed.system.getDefaultPeriodicBoxVectors())] == [1.9, 2.0, 2.1]
     with pytest.raises(SettingsError, match=r"system\.prepare\.solvent: .*force field"):
         build(settings(bare, nonbonded="PME", cutoff=0.5, prepare={"solvent": {"padding": 0.6}}))
@@ -322,13 +323,14 @@ def test_chignolin_is_made_of_l_amino_acids_with_bonds_of_the_right_length(numbe
     positions = molecule.start(number).positions
     assert lengths_are_right(Molecule(molecule.system, molecule.topology, positions))
     for residue in molecule.topology.residues():
-        place = {atom.name: positions[atom.index] for atom in residue.atoms()}
-        if residue.name != "GLY":  # S: from opposite H, N, C, CB go round against the clock
-            volume = np.dot(np.cross(place["N"] - place["CA"], place["C"] - place["CA"]), place["CB"] - place["CA"])
+        by_name = {atom.name: positions[atom.index] for atom in residue.atoms()}
+        if residue.name != "GLY":  # S: from opposite H, N, C, CB are arranged counterclockwise
+            n, c, cb = (by_name[name] - by_name["CA"] for name in ("N", "C", "CB"))
+            volume = np.dot(np.cross(n, c), cb)
             assert volume > 0, residue
-        if residue.name == "THR":  # R at CB: from opposite H, OG1, CA, CG2 go round with the clock
-            around = np.cross(place["OG1"] - place["CB"], place["CG2"] - place["CB"])
-            assert np.dot(around, place["CA"] - place["CB"]) > 0
+        if residue.name == "THR":  # R at CB: from opposite H, OG1, CA, CG2 are arranged clockwise
+            around = np.cross(by_name["OG1"] - by_name["CB"], by_name["CG2"] - by_name["CB"])
+            assert np.dot(around, by_name["CA"] - by_name["CB"]) > 0
     omega = mdtraj.compute_omega(mdtraj.Trajectory(positions, mdtraj.Topology.from_openmm(molecule.topology)))[1]
     assert np.abs(np.abs(omega) - np.pi).max() < 0.3
 
@@ -356,7 +358,7 @@ def test_chignolins_conformations_are_a_hairpin_and_a_chain():
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("keys", "words"),
     [
         ({"name": "chignolina"}, r"name: there is no model system or molecule 'chignolina'; there are three-hole, "),
         ({"name": "chignolin", "conformations": ["bent"]}, r"conformations: chignolin has no conformation 'bent'"),
@@ -374,9 +376,15 @@ def test_chignolins_conformations_are_a_hairpin_and_a_chain():
         ),
     ],
 )  # fmt: skip
-def test_settings_that_cannot_be_are_refused(given, words):
+def test_impossible_settings_are_refused(keys, words):
     with pytest.raises(SettingsError, match=words):
-        SystemSettings(**given)
+        SystemSettings(**keys)
+
+
+def test_every_source_of_the_settings_has_a_function():
+    assert set(SOURCES) == set(system.SOURCES)
+    for key, source in system.SOURCES.items():
+        assert source.keys <= set(SystemSettings.model_fields) - set(system.SOURCES), key
 
 
 def test_examples_in_docstrings():

@@ -1,4 +1,4 @@
-"""Systems from the files of other programs: the same energies by every route, and a sentence for every bad file."""
+"""Systems from the files of other programs: all sources have the same energies, and bad files are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::parmed.exceptions.ParmedWarning
 
 
 def plain(system: dict) -> dict:
-    """A source without a word about the box that ParmEd writes into every gro file."""
+    """A source that ignores the box that ParmEd writes into every gro file."""
     return {**system, "nonbonded": "no cutoff"} if "gromacs" in system else system
 
 
@@ -48,10 +48,10 @@ def protocol(folder: Path, system: dict) -> Protocol:
         "rounds": [{"walkers": ["300 K"], "length": "4 ps"}],
     }
     (folder / "protocol.yaml").write_text(yaml.safe_dump(content))
-    return Protocol.read(folder / "protocol.yaml")
+    return Protocol.load(folder / "protocol.yaml")
 
 
-def made(folder: Path, system: dict):
+def built(folder: Path, system: dict):
     return build(protocol(folder, system).system)
 
 
@@ -92,40 +92,40 @@ def solvated() -> tuple[app.Topology, np.ndarray, openmm.System]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """The same molecules as files of every program."""
-    place = tmp_path_factory.mktemp("files")
-    shutil.copy(STRUCTURE, place)
+    directory = tmp_path_factory.mktemp("files")
+    shutil.copy(STRUCTURE, directory)
     for charmm in (False, True):
         system = openmm.XmlSerializer.clone(reference(charmm))
         if charmm:
             torsions = next(force for force in system.getForces() if isinstance(force, openmm.PeriodicTorsionForce))
-            kept = [torsions.getTorsionParameters(index) for index in range(torsions.getNumTorsions())]
+            terms_of_file = [torsions.getTorsionParameters(index) for index in range(torsions.getNumTorsions())]
             system.removeForce(list(map(type, system.getForces())).index(openmm.PeriodicTorsionForce))
             torsions = openmm.PeriodicTorsionForce()
-            for entry in kept:
+            for entry in terms_of_file:
                 if entry[-1]._value:
                     torsions.addTorsion(*entry)
             system.addForce(torsions)
         structure = parmed.openmm.load_topology(alanine().topology, system, alanine().positions)
         parmed.tools.changeRadii(structure, "mbondi3").execute()
         if charmm:
-            structure.save(str(place / "a.psf"))
-            structure.save(str(place / "a.crd"))
+            structure.save(str(directory / "a.psf"))
+            structure.save(str(directory / "a.crd"))
             written = parmed.charmm.CharmmParameterSet.from_structure(structure)
-            written.write(par=str(place / "a.prm"), top=str(place / "a.rtf"))
+            written.write(par=str(directory / "a.prm"), top=str(directory / "a.rtf"))
         else:
             for suffix in ("prmtop", "inpcrd", "top", "gro"):
-                structure.save(str(place / f"a.{suffix}"))
-    (place / "a.xml").write_text(openmm.XmlSerializer.serialize(reference()))
+                structure.save(str(directory / f"a.{suffix}"))
+    (directory / "a.xml").write_text(openmm.XmlSerializer.serialize(reference()))
     topology, places, system = solvated()
     structure = parmed.openmm.load_topology(topology, system, places * unit.nanometer)
     for suffix in ("prmtop", "inpcrd", "top", "gro"):
-        structure.save(str(place / f"box.{suffix}"))
-    (place / "box.xml").write_text(openmm.XmlSerializer.serialize(system))
-    with open(place / "box.cif", "w") as handle:
+        structure.save(str(directory / f"box.{suffix}"))
+    (directory / "box.xml").write_text(openmm.XmlSerializer.serialize(system))
+    with open(directory / "box.cif", "w") as handle:
         app.PDBxFile.writeFile(topology, places * unit.nanometer, handle)
-    with open(place / "box.pdb", "w") as handle:
+    with open(directory / "box.pdb", "w") as handle:
         app.PDBFile.writeFile(topology, places * unit.nanometer, handle)
-    return place
+    return directory
 
 
 def terms(system: openmm.System, places: np.ndarray) -> dict[str, float]:
@@ -137,18 +137,18 @@ def terms(system: openmm.System, places: np.ndarray) -> dict[str, float]:
             force.setReciprocalSpaceForceGroup(group)
     context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference"))
     context.setPositions(places)
-    found: dict[str, float] = {}
+    computed: dict[str, float] = {}
     for group, force in enumerate(system.getForces()):
         energy = context.getState(getEnergy=True, groups={group}).getPotentialEnergy()._value
         if energy:
-            found[type(force).__name__] = found.get(type(force).__name__, 0.0) + energy
-    return found
+            computed[type(force).__name__] = computed.get(type(force).__name__, 0.0) + energy
+    return computed
 
 
-def assert_same(found: dict[str, float], expected: dict[str, float]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(computed: dict[str, float], expected: dict[str, float]) -> None:
+    assert computed.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-3), name
+        assert computed[name] == pytest.approx(value, rel=1e-5, abs=1e-3), name
 
 
 # --------------------------------------------------------------------------------------------------------- energies
@@ -164,11 +164,11 @@ def test_every_source_gives_the_same_energies(folder, program, implicit):
         system |= {"constraints": "none"}
     if implicit:
         system["implicit_solvent"] = implicit
-    molecule = made(folder, system)
+    molecule = built(folder, system)
     expected = terms(reference(program == "charmm"), positions())
     if implicit:
         own = {"structure": STRUCTURE.name, "force_field": [FIELD, "implicit/gbn2.xml"], "constraints": "none"}
-        expected["CustomGBForce"] = terms(made(folder, own).system, positions())["CustomGBForce"]
+        expected["CustomGBForce"] = terms(built(folder, own).system, positions())["CustomGBForce"]
     assert_same(terms(molecule.system, positions()), expected)
     assert np.abs(molecule.positions - positions()).max() < 6e-4  # a gro file has three digits
     assert [atom.name for atom in molecule.topology.atoms()] == [atom.name for atom in alanine().topology.atoms()]
@@ -176,7 +176,7 @@ def test_every_source_gives_the_same_energies(folder, program, implicit):
 
 @pytest.mark.parametrize("program", ["amber", "gromacs", "charmm"])
 def test_masses_and_constraints_of_every_program(folder, program):
-    heavy = made(folder, plain({program: PROGRAMS[program], "hydrogen_mass": "3 amu"})).system
+    heavy = built(folder, plain({program: PROGRAMS[program], "hydrogen_mass": "3 amu"})).system
     masses = [heavy.getParticleMass(index)._value for index in range(22)]
     light = [reference().getParticleMass(index)._value for index in range(22)]
     hydrogens = [index for index, mass in enumerate(light) if mass < 2]
@@ -197,14 +197,14 @@ def test_masses_and_constraints_of_every_program(folder, program):
 )
 def test_a_triclinic_box_comes_from_the_files(folder, source, digits):
     _, places, expected = solvated()
-    molecule = made(folder, source if "openmm" in source else {**source, **PME, "constraints": "none"})
+    molecule = built(folder, source if "openmm" in source else {**source, **PME, "constraints": "none"})
     assert molecule.system.usesPeriodicBoundaryConditions()
-    found, wanted = (
+    computed, wanted = (
         np.array([vector._value for vector in system.getDefaultPeriodicBoxVectors()])
         for system in (molecule.system, expected)
     )
     assert abs(wanted[1, 0]) > 0.1
-    assert np.abs(found - wanted).max() < 3 * digits
+    assert np.abs(computed - wanted).max() < 3 * digits
     assert np.abs(molecule.positions - places).max() < 1.1 * digits
     molecule.system.setDefaultPeriodicBoxVectors(*expected.getDefaultPeriodicBoxVectors())
     ours, theirs = terms(molecule.system, places), terms(expected, places)
@@ -214,18 +214,18 @@ def test_a_triclinic_box_comes_from_the_files(folder, source, digits):
 
 def test_a_box_for_charmm_files_that_hold_none(folder):
     """CHARMM's own coordinates have no unit cell; PDB files have one."""
-    molecule = made(folder, {"charmm": {**PROGRAMS["charmm"], "box": ["2 nm", "2.1 nm", "22 angstrom"]}, **PME})
+    molecule = built(folder, {"charmm": {**PROGRAMS["charmm"], "box": ["2 nm", "2.1 nm", "22 angstrom"]}, **PME})
     expected = openmm.XmlSerializer.clone(reference(charmm=True))
     expected.setDefaultPeriodicBoxVectors([2, 0, 0], [0, 2.1, 0], [0, 0, 2.2])
     nonbonded = next(force for force in expected.getForces() if isinstance(force, openmm.NonbondedForce))
     nonbonded.setNonbondedMethod(openmm.NonbondedForce.PME)
     nonbonded.setCutoffDistance(0.5)
     nonbonded.setUseDispersionCorrection(False)  # CHARMM has none
-    found, wanted = (terms(system, positions())["NonbondedForce"] for system in (molecule.system, expected))
-    assert found == pytest.approx(wanted, rel=1e-5)
+    computed, wanted = (terms(system, positions())["NonbondedForce"] for system in (molecule.system, expected))
+    assert computed == pytest.approx(wanted, rel=1e-5)
     with pytest.raises(SettingsError, match=r"system\.charmm\.box: .*box\.pdb has a unit cell; remove the key"):
         files = {**PROGRAMS["charmm"], "coordinates": "box.pdb", "box": ["2 nm"] * 3}
-        made(folder, {"charmm": files, **PME})
+        built(folder, {"charmm": files, **PME})
 
 
 def test_molecules_that_the_box_cuts_are_made_whole(folder, tmp_path):
@@ -234,7 +234,7 @@ def test_molecules_that_the_box_cuts_are_made_whole(folder, tmp_path):
     shift = np.random.default_rng(1).integers(-1, 2, size=(len(places), 3)) @ box
     with open(tmp_path / "cut.cif", "w") as handle:
         app.PDBxFile.writeFile(topology, (places + shift) * unit.nanometer, handle)
-    molecule = made(tmp_path, {"structure": "cut.cif", "force_field": [FIELD, WATER], **PME})
+    molecule = built(tmp_path, {"structure": "cut.cif", "force_field": [FIELD, WATER], **PME})
     lengths = [
         np.linalg.norm(molecule.positions[bond.atom1.index] - molecule.positions[bond.atom2.index])
         for bond in topology.bonds()
@@ -250,28 +250,28 @@ def test_molecules_that_the_box_cuts_are_made_whole(folder, tmp_path):
 def cut(name: str, share: float = 0.5):
     """A file that ends somewhere in the middle."""
 
-    def change(place: Path) -> None:
-        content = (place / name).read_bytes()
-        (place / name).write_bytes(content[: int(share * len(content))])
+    def change(directory: Path) -> None:
+        content = (directory / name).read_bytes()
+        (directory / name).write_bytes(content[: int(share * len(content))])
 
     return change
 
 
 def exchange(name: str, other: str):
-    return lambda place: shutil.copy(place / other, place / name)
+    return lambda directory: shutil.copy(directory / other, directory / name)
 
 
 def replace(name: str, old: str, new: str):
-    def change(place: Path) -> None:
-        content = (place / name).read_text()
+    def change(directory: Path) -> None:
+        content = (directory / name).read_text()
         assert old in content
-        (place / name).write_text(content.replace(old, new))
+        (directory / name).write_text(content.replace(old, new))
 
     return change
 
 
-def written(name: str, thing):
-    return lambda place: (place / name).write_text(openmm.XmlSerializer.serialize(thing()))
+def written(name: str, make):
+    return lambda directory: (directory / name).write_text(openmm.XmlSerializer.serialize(make()))
 
 
 def with_barostat() -> openmm.System:
@@ -286,7 +286,7 @@ WRONG = {
     "inpcrd of another molecule": (AMBER, exchange("a.inpcrd", "box.inpcrd"), r"a\.prmtop has 22 atoms, .*a\.inpcrd"),
     "half a prmtop": (AMBER, cut("a.prmtop"), r"system\.amber"),
     "half an inpcrd": (AMBER, cut("a.inpcrd"), r"system\.amber\.coordinates: .*a\.inpcrd cannot be read"),
-    "a prmtop that is none": (AMBER, exchange("a.prmtop", "a.gro"), r"system\.amber\.topology: .*a\.prmtop"),
+    "another file as a prmtop": (AMBER, exchange("a.prmtop", "a.gro"), r"system\.amber\.topology: .*a\.prmtop"),
     "gro of another molecule": (plain(GROMACS), exchange("a.gro", "box.gro"), r"a\.top has 22 atoms, .*a\.gro has"),
     "half a gro": (plain(GROMACS), cut("a.gro"), r"system\.gromacs\.coordinates: .*a\.gro cannot be read"),
     "a top without its include": (
@@ -305,16 +305,16 @@ WRONG = {
         written("a.xml", with_barostat),
         r"holds a MonteCarloBarostat of its own; .* set barostat in the protocol",
     ),
-    "a box and no word": (BOX, lambda place: None, r"system\.amber: the files have a unit cell; say nonbonded: PME"),
-    "PME without a box": ({**AMBER, **PME}, lambda place: None, r"system\.nonbonded: PME needs a unit cell"),
+    "a box and no method": (BOX, lambda _: None, r"system\.amber: the files have a unit cell; say nonbonded: PME"),
+    "PME without a box": ({**AMBER, **PME}, lambda _: None, r"system\.nonbonded: PME needs a unit cell"),
     "a long cutoff": (
         {**BOX, "nonbonded": "PME", "cutoff": "1.2 nm"},
-        lambda place: None,
+        lambda _: None,
         r"system\.cutoff: 1\.2 nm is too long for a box whose least width is .* may be at most",
     ),
     "bonds of other coordinates": (
         {"openmm": {"system": "a.xml", "topology": "alanine-dipeptide.pdb"}},
-        lambda place: (place / "alanine-dipeptide.pdb").write_text(swapped()),
+        lambda directory: (directory / "alanine-dipeptide.pdb").write_text(swapped()),
         r"system\.openmm: the bond of \S+ of \w+ \d \(chain A\) and .* is .* nm long",
     ),
     "implicit solvent in a box": ({**BOX, **PME, "implicit_solvent": "GBn2"}, None, r"implicit_solvent: goes without"),
@@ -350,40 +350,40 @@ def test_bad_files_are_refused_in_one_sentence(folder, tmp_path, case):
     if change is not None:
         change(tmp_path / "here")
     with pytest.raises(SettingsError, match=words) as refused:
-        made(tmp_path / "here", system)
+        built(tmp_path / "here", system)
     assert "\n" not in str(refused.value)
 
 
 # ------------------------------------------------------------------------------------------------------- self-contained
 
 
-def with_includes(place: Path) -> dict:
+def with_includes(directory: Path) -> dict:
     """A topology in three files, two of them in another directory."""
-    head, body = (place / "a.top").read_text().split("[ moleculetype ]")
-    (place / "top" / "deep").mkdir(parents=True)
-    (place / "top" / "types.itp").write_text('#include "deep/types.itp"\n')
-    (place / "top" / "deep" / "types.itp").write_text(head)
-    (place / "molecule.itp").write_text("[ moleculetype ]" + body)
-    (place / "b.top").write_text('#include "types.itp" ; of ours\n#include "molecule.itp"\n')
+    head, body = (directory / "a.top").read_text().split("[ moleculetype ]")
+    (directory / "top" / "deep").mkdir(parents=True)
+    (directory / "top" / "types.itp").write_text('#include "deep/types.itp"\n')
+    (directory / "top" / "deep" / "types.itp").write_text(head)
+    (directory / "molecule.itp").write_text("[ moleculetype ]" + body)
+    (directory / "b.top").write_text('#include "types.itp" ; a comment\n#include "molecule.itp"\n')
     return {"topology": "b.top", "coordinates": "a.gro", "include": "top"}
 
 
 SELF_CONTAINED = {
-    "structure": lambda place: {"structure": STRUCTURE.name, "force_field": [FIELD]},
-    "own force field": lambda place: {"structure": STRUCTURE.name, "force_field": ["own.xml"]},
-    "conformations": lambda place: {
+    "structure": lambda directory: {"structure": STRUCTURE.name, "force_field": [FIELD]},
+    "own force field": lambda directory: {"structure": STRUCTURE.name, "force_field": ["own.xml"]},
+    "conformations": lambda directory: {
         "structure": STRUCTURE.name,
         "force_field": [FIELD],
         "conformations": ["alanine-dipeptide.pdb", "other/alanine-dipeptide.pdb", "a.gro"],
     },
-    "name": lambda place: {"name": "alanine-dipeptide", "hydrogen_mass": "3 amu"},
-    "potential": lambda place: {"name": "lj7"},
-    "amber": lambda place: AMBER,
-    "gromacs": lambda place: {"gromacs": with_includes(place), "nonbonded": "no cutoff"},
-    "charmm": lambda place: CHARMM,
-    "openmm": lambda place: OPENMM,
-    "box": lambda place: {**BOX, **PME, "barostat": {"pressure": "1 atm"}},
-    "restraints": lambda place: {**AMBER, "restraints": [{"atoms": "name CA", "stiffness": "1 kcal/mol/angstrom^2"}]},
+    "name": lambda directory: {"name": "alanine-dipeptide", "hydrogen_mass": "3 amu"},
+    "potential": lambda directory: {"name": "lj7"},
+    "amber": lambda directory: AMBER,
+    "gromacs": lambda directory: {"gromacs": with_includes(directory), "nonbonded": "no cutoff"},
+    "charmm": lambda directory: CHARMM,
+    "openmm": lambda directory: OPENMM,
+    "box": lambda directory: {**BOX, **PME, "barostat": {"pressure": "1 atm"}},
+    "restraints": lambda _: {**AMBER, "restraints": [{"atoms": "name CA", "stiffness": "1 kcal/mol/angstrom^2"}]},
 }
 
 
@@ -396,13 +396,13 @@ def test_a_campaign_needs_no_file_from_elsewhere(folder, tmp_path, case):
     (here / "other").mkdir()
     with open(here / "other" / "alanine-dipeptide.pdb", "w") as handle:
         app.PDBFile.writeFile(alanine().topology, (positions() + [0.1, 0.2, 0.3]) * unit.nanometer, handle)
-    given = protocol(here, SELF_CONTAINED[case](here))
-    before, text = build(given.system), given.canonical()
-    place = layout.Store(tmp_path / "run")
-    with place.acquire(text, given.inputs()):
+    settings = protocol(here, SELF_CONTAINED[case](here))
+    before, text = build(settings.system), settings.canonical()
+    directory = layout.CampaignDirectory(tmp_path / "run")
+    with directory.acquire(text, settings.inputs()):
         pass
     shutil.rmtree(here)
-    restored = Protocol.restore(json.loads((tmp_path / "run" / "protocol.json").read_text()), place.inputs)
+    restored = Protocol.restore(json.loads((tmp_path / "run" / "protocol.json").read_text()), directory.inputs)
     after = build(restored.system)
     assert restored.canonical() == text
     assert str(tmp_path) not in text
@@ -423,4 +423,4 @@ def test_a_campaigns_own_force_field_counts_by_its_contents(folder, tmp_path):
     assert protocol(tmp_path, system).canonical() != before
     (tmp_path / "own.xml").write_text('<ForceField><Include file="other.xml"/></ForceField>')
     with pytest.raises(SettingsError, match=r"^system\.force_field: .*own\.xml includes other files"):
-        made(tmp_path, system)
+        built(tmp_path, system)

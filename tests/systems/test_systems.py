@@ -13,8 +13,7 @@ from scipy import integrate, optimize, stats
 
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.features import Features
-from latf_sampling.systems import SYSTEMS, by_name, double_well, harmonic_well, lj7, three_hole
-from latf_sampling.systems import potentials as room
+from latf_sampling.systems import SYSTEMS, by_name, double_well, harmonic_well, lj7, potentials, three_hole
 from latf_sampling.units import KB
 
 MADE = {
@@ -42,10 +41,10 @@ def places(system, n=20, seed=0):
 @every_system
 def test_numpy_s_potential_is_openmm_s(name, platform):
     system = MADE[name]()
-    made = context(system.system, system.positions, platform)
+    simulated = context(system.system, system.positions, platform)
     for x in places(system):
-        made.setPositions(x)
-        assert energy(made, 0) == pytest.approx(system.potential(x[:, :2]), rel=2e-5, abs=1e-4)
+        simulated.setPositions(x)
+        assert energy(simulated, 0) == pytest.approx(system.potential(x[:, :2]), rel=2e-5, abs=1e-4)
 
 
 @every_system
@@ -60,13 +59,13 @@ def test_one_call_takes_many_frames(name):
 @every_system
 def test_forces_are_minus_the_slope_of_the_energy(name, platform):
     system = MADE[name]()
-    made = context(system.system, system.positions, platform)
+    simulated = context(system.system, system.positions, platform)
     for x in places(system, n=5, seed=1):
-        made.setPositions(x)
+        simulated.setPositions(x)
         exact = -gradient(lambda frames: system.potential(frames[..., :2]), x, h=1e-4)
-        np.testing.assert_allclose(forces(made, 0), exact, rtol=1e-4, atol=1e-3 * (1 + np.abs(exact).max()))
+        np.testing.assert_allclose(forces(simulated, 0), exact, rtol=1e-4, atol=1e-3 * (1 + np.abs(exact).max()))
         assert np.abs(exact[:, 2]).max() < 1e-6
-        assert np.abs(forces(made, 0)[:, 2]).max() < 1e-6  # nothing pulls along z
+        assert np.abs(forces(simulated, 0)[:, 2]).max() < 1e-6  # nothing pulls along z
 
 
 @every_system
@@ -110,11 +109,11 @@ def minima(system):
         optimize.minimize(lambda p: system.potential(p[None]), start, method="Nelder-Mead", options=options)
         for start in grid
     ]
-    found = []
+    minima = []
     for end in sorted(ends, key=lambda end: end.fun):
-        if all(np.linalg.norm(end.x - x) > 0.3 for x, _ in found):
-            found.append((end.x, end.fun))
-    return np.array([x for x, _ in found]), np.array([value for _, value in found])
+        if all(np.linalg.norm(end.x - x) > 0.3 for x, _ in minima):
+            minima.append((end.x, end.fun))
+    return np.array([x for x, _ in minima]), np.array([value for _, value in minima])
 
 
 def test_three_holes():
@@ -216,12 +215,12 @@ def test_exact_samples_take_quantities_repeat_and_refuse_more_than_one_particle(
 
 def trajectory(system, frames, every, timestep, seed=1):
     """Positions in the plane (frames, 2) of Langevin dynamics at 300 K."""
-    made = simulation(system.topology, system.system, system.positions, timestep=timestep, friction=2.0, seed=seed)
-    made.step(1000)
+    simulated = simulation(system.topology, system.system, system.positions, timestep=timestep, friction=2.0, seed=seed)
+    simulated.step(1000)
     x = np.empty((frames, 2))
     for frame in x:
-        made.integrator.step(every)
-        state = made.context.getState(getPositions=True)
+        simulated.integrator.step(every)
+        state = simulated.context.getState(getPositions=True)
         frame[:] = state.getPositions(asNumpy=True)._value[0, :2]
     return x
 
@@ -268,18 +267,18 @@ def test_the_hexagon_is_next_to_the_minimum():
     end = optimize.minimize(lambda x: system.potential(x.reshape(7, 2)), plane.ravel(), tol=1e-12)
     assert end.fun == pytest.approx(-12.53, abs=0.01)
     assert np.abs(end.x.reshape(7, 2) - plane).max() < 0.05
-    made = context(system.system, system.positions)
-    openmm.LocalEnergyMinimizer.minimize(made, 1e-3)
-    assert energy(made, 0) == pytest.approx(end.fun, abs=1e-3)
+    simulated = context(system.system, system.positions)
+    openmm.LocalEnergyMinimizer.minimize(simulated, 1e-3)
+    assert energy(simulated, 0) == pytest.approx(end.fun, abs=1e-3)
 
 
 def test_the_container_holds_particles_and_leaves_the_cluster_alone():
     system, far = lj7(), np.zeros((7, 2))
     far[:, 0] = 1000.0 * np.arange(7)  # nothing but the container is left
-    outside = 1000.0 * np.arange(1, 7) - room.LJ7_CONTAINER
-    assert system.potential(far) == pytest.approx(0.5 * room.LJ7_STIFFNESS * np.sum(outside**2), rel=1e-9)
+    outside = 1000.0 * np.arange(1, 7) - potentials.LJ7_CONTAINER
+    assert system.potential(far) == pytest.approx(0.5 * potentials.LJ7_STIFFNESS * np.sum(outside**2), rel=1e-9)
     stiffer = np.array(system.positions[:, :2])
-    assert np.linalg.norm(stiffer, axis=1).max() < room.LJ7_CONTAINER
+    assert np.linalg.norm(stiffer, axis=1).max() < potentials.LJ7_CONTAINER
 
 
 def test_descriptors_of_seven_particles_do_not_tell_them_apart():
@@ -297,12 +296,12 @@ def test_descriptors_of_seven_particles_do_not_tell_them_apart():
     with np.errstate(invalid="ignore"):
         contact = np.where(np.eye(7) > 0, 0.0, (1 - (r / 1.5) ** 8) / (1 - (r / 1.5) ** 16))
     numbers = contact.sum(1)
-    found = np.sort(values)
+    ordered = np.sort(values)
     for number in numbers:
-        assert np.abs(found - number).min() < 1e-3
+        assert np.abs(ordered - number).min() < 1e-3
 
 
 def test_examples_in_docstrings():
-    results = doctest.testmod(room)
+    results = doctest.testmod(potentials)
     assert results.attempted >= 1
     assert results.failed == 0
