@@ -27,7 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
-KJ = 1 / 8.31446261815324e-3  # 1 kJ/mol as a temperature, K
+from latf_sampling.units import KB
+
+KJ = 1 / KB  # 1 kJ/mol as a temperature, K
 
 
 @dataclass(frozen=True)

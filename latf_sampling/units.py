@@ -233,7 +233,7 @@ def parse(text: Any, dimension: str, name: str = "value") -> float:
     0.002
     >>> parse("1 kcal/mol", "energy")
     4.184
-    >>> round(parse("1 kJ/mol", "temperature"), 2)  # kT, as reduced temperatures are given
+    >>> round(parse("1 kJ/mol", "temperature"), 2)  # kT, the form of reduced temperatures
     120.27
 
     Raises

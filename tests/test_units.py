@@ -81,7 +81,7 @@ def test_a_quantity_from_python_may_stand_where_text_is_read():
 
 
 def test_internal_units_are_openmm_s_own():
-    # A float that is handed to OpenMM has to mean there what it means here.
+    # OpenMM interprets a plain float in the same unit.
     integrator = openmm.LangevinMiddleIntegrator(
         units.parse("310 K", "temperature"), units.parse("2 / ps", "friction"), units.parse("4 fs", "time")
     )

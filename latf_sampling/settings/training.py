@@ -67,8 +67,8 @@ class TrainingSettings(Settings):
     """Largest number of epochs of training the flow alone, on the finished encoder. With 0 here and for the joint
     epochs, the model has states and no density."""
     patience: int = Field(default=4, ge=1)
-    """After so many epochs without a lower loss on the validation blocks the learning rate is reduced; once that has
-    happened a few times, the stage ends."""
+    """After so many epochs without a lower loss on the validation blocks the learning rate is reduced, and the second
+    time the stage ends."""
     ensemble: int = Field(default=4, ge=0)
     """Number of additional flows, trained on bootstrap samples of the frames, whose spread is the standard error."""
     ensemble_epochs: int = Field(default=2, ge=1)

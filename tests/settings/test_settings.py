@@ -1,4 +1,4 @@
-"""A protocol is read whole or refused with every key that is at fault."""
+"""A protocol is valid, or it is refused with every key that is at fault."""
 
 import copy
 import json
@@ -59,13 +59,13 @@ def write(folder: Path, **changes) -> Path:
     data = yaml.safe_load(VALID)
     for path, value in changes.items():
         *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
-        place = data
+        entry = data
         for part in parents:
-            place = place[part]
+            entry = entry[part]
         if value is REMOVED:
-            del place[last]
+            del entry[last]
         else:
-            place[last] = copy.deepcopy(value)
+            entry[last] = copy.deepcopy(value)
     folder.mkdir(exist_ok=True)
     shutil.copy(STRUCTURE, folder)
     (folder / "reference.json").write_text('{"value": 1.5}')
@@ -107,7 +107,7 @@ def test_optional_stages_may_be_absent(tmp_path):
 
 
 FAULTS = [
-    # unknown keys, on every floor
+    # unknown keys, on every level
     ({"sed": 1}, "sed", "no such key"),
     ({"system.forcefield": "x"}, "system.forcefield", "no such key"),
     ({"integrator.time_step": "2 fs"}, "integrator.time_step", "no such key"),
@@ -217,7 +217,7 @@ def test_one_fault_is_refused_with_its_key(tmp_path, changes, key, why):
 
 def test_all_faults_at_once(tmp_path):
     changes = {
-        "colour": "red",
+        "color": "red",
         "system.structure": "elsewhere.pdb",
         "integrator.timestep": 2,
         "learning.lag": REMOVED,
@@ -228,7 +228,7 @@ def test_all_faults_at_once(tmp_path):
     message = refusal(tmp_path, **changes)
     keys = {line.split(": ")[1] for line in message.splitlines()}
     assert keys == {
-        "colour",
+        "color",
         "system.structure",
         "integrator.timestep",
         "learning.lag",
@@ -331,23 +331,23 @@ def test_from_python_refused_with_the_key(model, data, key):
 
 
 def test_every_settings_class_refuses_unknown_keys_and_changes():
-    classes, found = [Settings], []
+    classes, models = [Settings], []
     while classes:
-        found.append(classes.pop())
-        classes += found[-1].__subclasses__()
-    assert len(found) >= 11
-    for model in found:
+        models.append(classes.pop())
+        classes += models[-1].__subclasses__()
+    assert len(models) >= 11
+    for model in models:
         assert model.model_config["frozen"]
         assert model.model_config["extra"] == "forbid"
 
 
 def test_canonical_does_not_depend_on_the_place_or_the_wording(tmp_path):
-    here = Protocol.load(write(tmp_path / "here"))
-    there = Protocol.load(write(tmp_path / "there", **{"integrator.timestep": "0.004 ps", "system.cutoff": "1.2 nm"}))
-    assert here.system.structure != there.system.structure
-    assert here.canonical() == there.canonical()
-    assert str(tmp_path) not in here.canonical()
-    assert here.canonical() == Protocol.load(tmp_path / "here" / "protocol.yaml").canonical()
+    first = Protocol.load(write(tmp_path / "first"))
+    other = Protocol.load(write(tmp_path / "other", **{"integrator.timestep": "0.004 ps", "system.cutoff": "1.2 nm"}))
+    assert first.system.structure != other.system.structure
+    assert first.canonical() == other.canonical()
+    assert str(tmp_path) not in first.canonical()
+    assert first.canonical() == Protocol.load(tmp_path / "first" / "protocol.yaml").canonical()
 
 
 @pytest.mark.parametrize("file", ["alanine-dipeptide.pdb", "reference.json"])
@@ -392,8 +392,8 @@ def test_restored_from_canonical_text_and_copies_of_the_files(tmp_path):
 def test_files_of_an_observed_descriptor_are_kept_like_all_others(tmp_path):
     rmsd = {"rmsd": {"of": "all", "reference": "alanine-dipeptide.pdb"}}
     protocol = Protocol.load(write(tmp_path / "here", observe={"descriptor": rmsd, "above": "0.1 nm"}))
-    found = (tmp_path / "here" / "alanine-dipeptide.pdb").resolve()
-    assert protocol.observe.descriptor["rmsd"]["reference"] == str(found)
+    path = (tmp_path / "here" / "alanine-dipeptide.pdb").resolve()
+    assert protocol.observe.descriptor["rmsd"]["reference"] == str(path)
     content = json.loads(protocol.canonical())
     assert content["observe"]["descriptor"]["rmsd"]["reference"].keys() == {"name", "sha256"}
     assert content["observe"]["above"] == "0.1 nm"
@@ -424,16 +424,16 @@ def test_steps(time, step, count):
 
 
 def test_each_kind_of_bias(tmp_path):
-    """The kind says which keys there are; without one it is metadynamics, and each fault is still named by its key."""
+    """The kind decides which keys exist; the default is metadynamics, and each fault is named by its key."""
     kinds = {
         "metadynamics": {"bias_factor": 8, "height": "1 kJ/mol", "width": "adaptive", "start": "flow"},
         "opes": {"barrier": "40 kJ/mol"},
         "flow": {"bias_factor": 8, "trust": {"threshold": 25, "on_leaving": "stop"}},
     }
     for kind, keys in kinds.items():
-        made = RoundSettings(walkers=[300.0], length=10.0, bias={"kind": kind, "interval": 1.0, **keys})
-        assert made.bias.kind == kind and made.bias.stride == 1
-        assert RoundSettings.model_validate(made.model_dump()) == made
+        settings = RoundSettings(walkers=[300.0], length=10.0, bias={"kind": kind, "interval": 1.0, **keys})
+        assert settings.bias.kind == kind and (settings.bias.stride, settings.bias.backend) == (1, "auto")
+        assert RoundSettings.model_validate(settings.model_dump()) == settings
     with pytest.raises(SettingsError, match=r"bias\.barrier: this key is missing"):
         RoundSettings(walkers=[300.0], length=10.0, bias={"kind": "opes", "interval": 1.0})
     with pytest.raises(SettingsError, match=r"bias\.width"):

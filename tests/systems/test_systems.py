@@ -1,4 +1,4 @@
-"""Model systems: numpy against OpenMM, forces against differences, samples against integrals, minima where they are."""
+"""Model systems: numpy against OpenMM, forces against differences, samples against integrals, positions of minima."""
 
 import doctest
 import math
@@ -102,7 +102,7 @@ def test_an_unknown_name_is_refused_and_the_known_ones_named(name):
 
 
 def minima(system):
-    """Places in the plane (n, 2) where minimisation from a grid of starts off the axes ends, and their energies."""
+    """Positions in the plane (n, 2) and energies of the minima, searched from a grid of points off the axes."""
     grid = np.stack(np.meshgrid(*(np.linspace(-1.9, 1.7, 8),) * 2), -1).reshape(-1, 2)
     options = {"xatol": 1e-7, "fatol": 1e-10}
     ends = [
