@@ -1,4 +1,4 @@
-"""Columns of descriptors in numbers: how each is distributed, which of them hardly change, which say the same."""
+"""Statistics of the columns of descriptors: their distributions, nearly constant ones, and duplicates."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from latf_sampling.errors import DataError
 
 NEARLY_CONSTANT = 1e-3
-"""A column hardly changes where its standard deviation is below this share of 1 + |mean|."""
+"""A column is nearly constant where its standard deviation is below this share of 1 + |mean|."""
 DUPLICATE = 0.999
-"""Columns whose correlation is above this, with either sign, say the same."""
+"""Columns whose correlation is above this, with either sign, are duplicates."""
 SAMPLE_BYTES = 64 * 2**20
-"""Correlations are measured on so many bytes of evenly spaced frames."""
+"""Correlations are computed from so many bytes of evenly spaced frames."""
 
 
 @dataclass(frozen=True)
 class ColumnStatistics:
-    """What columns look like over all frames.
+    """Statistics of columns over all frames.
 
     Attributes
     ----------
@@ -28,16 +28,16 @@ class ColumnStatistics:
     mean, deviation, minimum, maximum : numpy.ndarray (F,)
         In the columns' units.
     constant : list of int
-        Columns that hardly change: see `NEARLY_CONSTANT`.
+        Nearly constant columns, see `NEARLY_CONSTANT`.
     duplicates : list of tuple
-        Pairs of others, the first column first, with their correlation: see `DUPLICATE`. Exactly 1 or -1 where both are
-        equal up to their sign.
+        Pairs of other columns (see `DUPLICATE`), the lower index first, with their correlation. It is exactly 1 or -1
+        where both are equal up to their sign.
 
     Examples
     --------
     >>> x = np.random.default_rng(0).normal(size=(200, 2))
-    >>> found = column_statistics([np.column_stack([x, x[:, 0], np.ones(200)])], list("abcd"))
-    >>> found.constant, found.duplicates
+    >>> statistics = column_statistics([np.column_stack([x, x[:, 0], np.ones(200)])], list("abcd"))
+    >>> statistics.constant, statistics.duplicates
     ([3], [(0, 2, 1.0)])
     """
 
@@ -52,20 +52,21 @@ class ColumnStatistics:
     duplicates: list[tuple[int, int, float]]
 
     def remarks(self, most: int = 6) -> list[str]:
-        """Sentences about columns that hardly change or say the same, by name; none where there are none."""
-        made = []
+        """Sentences that name at most so many nearly constant and duplicate columns; empty where there are none."""
+        sentences = []
         if self.constant:
-            named = _some([f"'{self.names[k]}'" for k in self.constant], most)
-            verb = "changes" if len(self.constant) == 1 else "change"
-            made.append(f"{_count(len(self.constant), 'column')} hardly {verb}: {named}.")
+            names = _some([f"'{self.names[k]}'" for k in self.constant], most)
+            verb = "is" if len(self.constant) == 1 else "are"
+            sentences.append(f"{_count(len(self.constant), 'column')} {verb} nearly constant: {names}.")
         if self.duplicates:
             pairs = [
-                f"'{self.names[b]}' {'is' if abs(r) == 1 else 'follows'} {'minus ' if r < 0 else ''}'{self.names[a]}'"
+                f"'{self.names[b]}' {'equals' if abs(r) == 1 else 'follows'} "
+                f"{'minus ' if r < 0 else ''}'{self.names[a]}'"
                 for a, b, r in self.duplicates
             ]
-            verb = "says" if len(pairs) == 1 else "say"
-            made.append(f"{_count(len(pairs), 'pair')} of columns {verb} the same: {_some(pairs, most)}.")
-        return made
+            verb = "is a duplicate" if len(pairs) == 1 else "are duplicates"
+            sentences.append(f"{_count(len(pairs), 'column')} {verb}: {_some(pairs, most)}.")
+        return sentences
 
     def table(self) -> str:
         """Name, unit, mean, standard deviation and range of every column, as text."""
@@ -80,14 +81,14 @@ class ColumnStatistics:
 def column_statistics(
     parts: Iterable[np.ndarray], names: Sequence[str] | None = None, units: Sequence[str] | None = None
 ) -> ColumnStatistics:
-    """Look at columns, part by part; memory is needed for one part, and for a sample of frames.
+    """Statistics of columns, part by part; memory is needed for one part and for a sample of frames.
 
     Parameters
     ----------
     parts
         Arrays (frames, F), all of the same columns.
     names, units
-        Of the columns (F,); without names they are numbered.
+        Names and units of the columns (F,); without names they are numbered.
 
     Raises
     ------
@@ -96,7 +97,7 @@ def column_statistics(
     """
     count = 0
     mean = squares = minimum = maximum = np.zeros(0)
-    kept = _Sample()
+    sample = _Sample()
     for part in parts:
         x = np.asarray(part, np.float64)
         if not len(x):
@@ -106,52 +107,52 @@ def column_statistics(
         if not count:
             mean, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
             minimum, maximum = np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
-        # Chan, Golub and LeVeque, doi:10.1080/00031305.1983.10483115: exact also where means are large
+        # Chan, Golub and LeVeque, doi:10.1080/00031305.1983.10483115: exact also where means are large.
         step = x.mean(0) - mean
         total = count + len(x)
         squares = squares + ((x - x.mean(0)) ** 2).sum(0) + step**2 * count * len(x) / total
         mean = mean + step * len(x) / total
         minimum, maximum = np.minimum(minimum, x.min(0)), np.maximum(maximum, x.max(0))
         count = total
-        kept.add(part)
+        sample.add(part)
     if not count:
-        raise DataError("columns: there is no frame to look at.")
+        raise DataError("columns: there is no frame.")
     names = [f"column {k}" for k in range(len(mean))] if names is None else list(names)
     units = [""] * len(mean) if units is None else list(units)
     if not len(names) == len(units) == len(mean):
         raise DataError(f"columns: {len(names)} names and {len(units)} units for {len(mean)} columns.")
     deviation = np.sqrt(squares / count)
     constant = deviation < NEARLY_CONSTANT * (1 + np.abs(mean))
-    duplicates = _duplicates(kept.frames(), np.nonzero(~constant)[0])
+    duplicates = _duplicates(sample.frames(), np.nonzero(~constant)[0])
     return ColumnStatistics(
         names, units, count, mean, deviation, minimum, maximum, np.nonzero(constant)[0].tolist(), duplicates
     )
 
 
 def aligned(rows: Sequence[Sequence[str]], words: int) -> str:
-    """Rows of a table as text: so many columns of words, which begin below each other, then numbers, which end so."""
+    """Rows of a table as text: the first `words` columns are aligned at the left, the others at the right."""
     widths = [max(map(len, cells)) for cells in zip(*rows)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if place < words else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths))
+            cell.ljust(width) if index < words else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths))
         ).rstrip()
         for row in rows
     )
 
 
 class _Sample:
-    """Evenly spaced frames out of a stream of unknown length: every second one goes whenever there are too many."""
+    """Evenly spaced frames of a stream of unknown length: every second one is dropped whenever there are too many."""
 
     def __init__(self) -> None:
         self.parts: list[np.ndarray] = []
-        self.stride, self.seen = 1, 0
+        self.stride, self.count = 1, 0
 
     def add(self, part: np.ndarray) -> None:
-        chosen = np.array(part[-self.seen % self.stride :: self.stride], np.float32)
-        self.seen += len(part)
-        self.parts.append(chosen)
-        while sum(held.nbytes for held in self.parts) > SAMPLE_BYTES and sum(map(len, self.parts)) > 2:
+        sample = np.array(part[-self.count % self.stride :: self.stride], np.float32)
+        self.count += len(part)
+        self.parts.append(sample)
+        while sum(entry.nbytes for entry in self.parts) > SAMPLE_BYTES and sum(map(len, self.parts)) > 2:
             self.parts = [np.concatenate(self.parts)[::2].copy()]
             self.stride *= 2
 
@@ -160,24 +161,24 @@ class _Sample:
 
 
 def _duplicates(x: np.ndarray, columns: np.ndarray, block: int = 512) -> list[tuple[int, int, float]]:
-    """Each of the columns that follows an earlier one, with the first that it follows and their correlation."""
+    """Columns that duplicate an earlier one: the first such column, the column itself, and their correlation."""
     z = x[:, columns].astype(np.float64)
     z -= z.mean(0)
     length = np.linalg.norm(z, axis=0)
     z /= np.where(length > 0, length, 1)
-    found = []
+    duplicates = []
     for first in range(0, len(columns), block):
         r = z.T @ z[:, first : first + block]
-        for place in range(r.shape[1]):
-            b = first + place
-            above = np.nonzero(np.abs(r[:b, place]) > DUPLICATE)[0]
+        for column in range(r.shape[1]):
+            b = first + column
+            above = np.nonzero(np.abs(r[:b, column]) > DUPLICATE)[0]
             if len(above):
                 a = above[0]
                 one, other = x[:, columns[a]], x[:, columns[b]]
                 equal = np.array_equal(one, other) or np.array_equal(one, -other)
-                value = float(np.sign(r[a, place])) if equal else float(np.clip(r[a, place], -0.999999, 0.999999))
-                found.append((int(columns[a]), int(columns[b]), value))
-    return found
+                value = float(np.sign(r[a, column])) if equal else float(np.clip(r[a, column], -0.999999, 0.999999))
+                duplicates.append((int(columns[a]), int(columns[b]), value))
+    return duplicates
 
 
 def _some(words: list[str], most: int) -> str:

@@ -8,14 +8,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from latf_sampling.analysis.blocks import BLOCKS
-from latf_sampling.analysis.mbar import TemperatureReweighting, kish
+from latf_sampling.analysis.mbar import TemperatureReweighting
+from latf_sampling.analysis.weights import kish
 from latf_sampling.errors import DataError
-from latf_sampling.units import BAR, KB, to_float, to_kelvin
+from latf_sampling.units import BAR, KB, PressureLike, TemperatureLike, TimeLike, to_float, to_kelvin
 
 CHUNK = 65536
-"""Frames that are worked on at a time where all of them would not fit into memory."""
+"""Frames that are processed at a time where all of them would not fit into memory."""
 
 
 class Series:
@@ -24,24 +27,26 @@ class Series:
     Parameters
     ----------
     x
-        Descriptors (frames, F), evenly spaced in time. A float32 `numpy.memmap` stays on the disk and is read where
-        it is needed.
+        Descriptors (frames, F), evenly spaced in time. A float32 `numpy.memmap` stays on the disk and is read when it
+        is needed.
     temperature
         Temperature of the simulation: K, an `openmm.unit.Quantity`, or in reduced units with `Dataset(boltzmann=1.0)`.
     weights
-        Weight of each frame (frames,) where the simulation was biased; none is 1 for all.
+        Weight of each frame (frames,) where the simulation was biased; None gives all frames the weight 1.
     labels
-        State index of each frame (frames,); none lets training make many small clusters.
+        State index of each frame (frames,); None lets training start from many small clusters.
     energies
-        Potential energy of each frame without bias, kJ/mol (frames,), for reweighting in temperature. Of a simulation
-        at constant pressure: the enthalpy (see `enthalpy`).
+        Potential energy of each frame without bias, kJ/mol (frames,), for reweighting in temperature. For a simulation
+        at constant pressure it is the enthalpy (see `enthalpy`).
     interval
-        Time between frames, ps, or a quantity; series that name different ones do not fit in one data set.
+        Time between frames, ps, or a quantity; series with different intervals do not fit in one data set.
 
     Raises
     ------
     DataError
-        Wrong shapes, or a value that is not finite; names the frame and the column.
+        A shape is wrong, or a value is not finite; the message names the frame and the column.
+    SettingsError
+        The temperature is not above 0, or it is no temperature.
 
     Examples
     --------
@@ -50,7 +55,15 @@ class Series:
     100
     """
 
-    def __init__(self, x, temperature: float = 300.0, weights=None, labels=None, energies=None, interval=None) -> None:
+    def __init__(
+        self,
+        x: ArrayLike | Tensor,
+        temperature: TemperatureLike = 300.0,
+        weights: ArrayLike | Tensor | None = None,
+        labels: ArrayLike | Tensor | None = None,
+        energies: ArrayLike | Tensor | None = None,
+        interval: TimeLike | None = None,
+    ) -> None:
         self.mapped = isinstance(x, np.memmap)
         self.x = np.ascontiguousarray(_array(x), dtype=np.float32)
         if self.x.ndim != 2 or 0 in self.x.shape:
@@ -60,7 +73,7 @@ class Series:
             if len(bad):
                 raise DataError(f"Series: x is not finite in frame {first + bad[0][0]}, column {bad[0][1]}.")
         self.temperature = to_kelvin(temperature, "Series: temperature")
-        # Double, since exp(V / kT) of a high bias is beyond single precision before the mean is divided out.
+        # In double precision, since exp(V / kT) of a high bias exceeds single precision before it is normalized.
         self.weights = self._per_frame(weights, "weights", np.float64, 1.0)
         if (self.weights < 0).any() or self.weights.sum() <= 0:
             raise DataError("Series: weights must not be negative, and some must be positive.")
@@ -77,16 +90,16 @@ class Series:
     def __len__(self) -> int:
         return len(self.x)
 
-    def subset(self, columns: Sequence[int]) -> Series:
-        """The same frames with some of their columns alone, by index."""
+    def subset(self, columns: Sequence[int] | np.ndarray) -> Series:
+        """The same frames with a part of their columns, by index."""
         other = copy.copy(self)
         other.x, other.mapped = np.ascontiguousarray(self.x[:, columns]), False
         return other
 
-    def _per_frame(self, values, name: str, dtype: type, default: float) -> np.ndarray:
-        if values is None:
+    def _per_frame(self, given: ArrayLike | Tensor | None, name: str, dtype: type, default: float) -> np.ndarray:
+        if given is None:
             return np.full(len(self.x), default, dtype)
-        values = _array(values)
+        values = _array(given)
         if values.shape != (len(self.x),):
             raise DataError(
                 f"Series: {name} must have one value for each of the {len(self.x)} frames; got {values.shape}."
@@ -99,13 +112,13 @@ class Series:
         return converted
 
 
-def enthalpy(energies, volumes, pressure) -> np.ndarray:
-    """Energy E + pV that takes the place of the potential energy where a barostat is at work.
+def enthalpy(energies: ArrayLike, volumes: ArrayLike, pressure: PressureLike) -> np.ndarray:
+    """Enthalpy E + pV, which replaces the potential energy in simulations with a barostat.
 
     Parameters
     ----------
     energies, volumes
-        kJ/mol and nm^3 of each frame (frames,).
+        Potential energy, kJ/mol, and volume, nm^3, of each frame (frames,).
     pressure
         bar, or a quantity.
 
@@ -134,24 +147,27 @@ class Dataset:
     boltzmann
         Boltzmann constant in the unit of energies per unit of temperature: `KB`, or 1.0 for reduced units.
     names
-        Of the descriptors (F,), for messages; without them columns are numbered.
+        Names of the descriptors (F,), for messages; without them columns are numbered.
 
     Attributes
     ----------
     frames, n_features : int
-        Their numbers, all series together.
-    weights : Tensor (frames,) float64 of mean 1; temperatures : Tensor (frames,) float64
-        All series one after the other.
+        Number of frames of all series, and of descriptors.
+    weights, temperatures : Tensor (frames,) float64
+        Weight, of mean 1, and temperature of each frame, one series after the other.
     energies : numpy.ndarray (frames,), or None
-        None where any series has none.
+        None where any series lacks them.
+    labels : Tensor (frames,) int64, or None
+        State index of each frame.
+    blocks : numpy.ndarray (frames,)
+        Block of time of each frame, see `time_blocks`.
     first : Tensor (pairs,)
         Frame index t of each pair; its partner is t + lag.
-    labels : Tensor (frames,) int64, or None
 
     Raises
     ------
     DataError
-        Series that do not fit together (descriptors, labels, sampling intervals), or all too short for the lag.
+        Series do not fit together (descriptors, labels, sampling intervals), or all are too short for the lag.
 
     Examples
     --------
@@ -165,7 +181,7 @@ class Dataset:
     ) -> None:
         series = list(series)
         if not series:
-            raise DataError("Dataset: no series given.")
+            raise DataError("Dataset: no series was passed.")
         if lag < 1 or int(lag) != lag:
             raise DataError(f"Dataset: lag must be a whole number of frames, at least 1; got {lag}.")
         widths = {entry.x.shape[1] for entry in series}
@@ -188,35 +204,32 @@ class Dataset:
         weights = np.concatenate([entry.weights for entry in series])
         self.weights = torch.from_numpy(weights / weights.mean())
         self.temperatures = torch.from_numpy(np.repeat([entry.temperature for entry in series], lengths))
-        self.energies = (
-            None
-            if any(entry.energies is None for entry in series)
-            else np.concatenate([entry.energies for entry in series])
-        )
-        labelled = series[0].labels is not None
-        self.labels = torch.from_numpy(np.concatenate([entry.labels for entry in series])) if labelled else None
+        energies = [entry.energies for entry in series if entry.energies is not None]
+        self.energies = np.concatenate(energies) if len(energies) == len(series) else None
+        labels = [entry.labels for entry in series if entry.labels is not None]
+        self.labels = torch.from_numpy(np.concatenate(labels)) if labels else None
         starts = [first + np.arange(max(length - self.lag, 0)) for first, length in zip(self._offsets, lengths)]
         self.first = torch.from_numpy(np.concatenate(starts))
-        self.blocks = time_blocks(lengths)
+        self.blocks = time_blocks(lengths.tolist())
 
-    def _share_memory(self) -> list[torch.Tensor]:
-        """Descriptors as one tensor that the series become views of; mapped ones stay apart on the disk."""
+    def _share_memory(self) -> list[Tensor]:
+        """Descriptors as one tensor, of which the series become views; mapped series stay on the disk, one by one."""
         if len(self.series) > 1 and not any(entry.mapped for entry in self.series):
             joined = np.concatenate([entry.x for entry in self.series])
             for entry, first in zip(self.series, self._offsets):
                 entry.x = joined[first : first + len(entry)]
             return [torch.from_numpy(joined)]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch warns of memory that it must not write to
+            warnings.simplefilter("ignore", UserWarning)  # torch warns of read-only memory
             return [torch.from_numpy(entry.x) for entry in self.series]
 
     @property
-    def x(self) -> torch.Tensor:
-        """All descriptors (frames, F); a copy in memory where they lie on the disk in several pieces."""
+    def x(self) -> Tensor:
+        """All descriptors (frames, F); a copy in memory where they are on the disk in several pieces."""
         return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
 
-    def rows(self, frames: torch.Tensor | slice) -> torch.Tensor:
-        """Descriptors of some frames (n,), in their order; returns (n, F)."""
+    def rows(self, frames: Tensor | slice) -> Tensor:
+        """Descriptors of frames (n,), in the order of the indices; returns (n, F)."""
         if isinstance(frames, slice):
             frames = torch.arange(self.frames)[frames]
         if len(self._parts) == 1:
@@ -224,8 +237,8 @@ class Dataset:
         which = torch.from_numpy(np.searchsorted(self._offsets, frames.numpy(), side="right") - 1)
         gathered = torch.empty(len(frames), self.n_features)
         for part in torch.unique(which).tolist():
-            here = which == part
-            gathered[here] = self._parts[part][frames[here] - int(self._offsets[part])]
+            of_part = which == part
+            gathered[of_part] = self._parts[part][frames[of_part] - int(self._offsets[part])]
         return gathered
 
     def __len__(self) -> int:
@@ -238,10 +251,10 @@ class Dataset:
         Parameters
         ----------
         rng
-            Chooses the frames that free energies are solved on.
+            Chooses the frames that the free energies are computed from.
         weights
-            Weight of each frame (frames,); none takes the data set's own. A series whose weights differ counts by its
-            number of effective frames.
+            Weight of each frame (frames,); None takes those of the data set. A series whose weights differ counts by
+            its effective number of frames.
 
         Raises
         ------
@@ -255,13 +268,11 @@ class Dataset:
         effective = np.concatenate([part * kish(part) / part.sum() for part in parts])
         return TemperatureReweighting(self.energies, self.temperatures.numpy(), effective, self.boltzmann, rng)
 
-    def split(
-        self, fraction: float, rng: np.random.Generator, labels: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Split the pairs into training and validation by whole blocks of consecutive frames.
+    def split(self, fraction: float, rng: np.random.Generator, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Split the pairs into training and validation by complete blocks of consecutive frames.
 
-        Pairs with one foot in a held-out block and one outside belong to neither part. A block that carries more
-        than a quarter of a state's frames is never held out, so that a state visited once is still learned.
+        Pairs with one frame in a held-out block and one outside belong to neither part. A block with more than a
+        quarter of a state's frames is never held out, so that a state that is visited once is still learned.
 
         Parameters
         ----------
@@ -270,7 +281,7 @@ class Dataset:
         rng
             Chooses them.
         labels
-            State index of each frame (frames,); none treats all blocks alike.
+            State index of each frame (frames,); None treats all blocks alike.
 
         Returns
         -------
@@ -280,9 +291,9 @@ class Dataset:
         blocks = np.unique(self.blocks)
         wanted = max(1, round(fraction * len(blocks)))
         if labels is not None:
-            labels = labels.cpu().numpy()
-            counts = np.zeros((len(blocks), labels.max() + 1))
-            np.add.at(counts, (np.searchsorted(blocks, self.blocks), labels), 1)
+            states = labels.cpu().numpy()
+            counts = np.zeros((len(blocks), states.max() + 1))
+            np.add.at(counts, (np.searchsorted(blocks, self.blocks), states), 1)
             blocks = blocks[(counts <= 0.25 * counts.sum(0)).all(1)]
         chosen = rng.choice(blocks, size=min(wanted, len(blocks)), replace=False)
         held = torch.from_numpy(np.isin(self.blocks, chosen))
@@ -291,7 +302,7 @@ class Dataset:
 
 
 def time_blocks(lengths: Sequence[int]) -> np.ndarray:
-    """Index of the block of time that each frame of series of these lengths is in, series after series; (frames,)."""
+    """Index of the block of time of each frame, for series of these lengths, one series after the other; (frames,)."""
     return np.concatenate([k * BLOCKS + np.arange(length) * BLOCKS // length for k, length in enumerate(lengths)])
 
 
@@ -300,7 +311,7 @@ def _check_intervals(series: list[Series]) -> None:
     known = {number: entry.interval for number, entry in enumerate(series) if entry.interval is not None}
     if not known:
         return
-    longest = max(known, key=known.get)
+    longest = max(known, key=lambda number: known[number])
     for number, interval in known.items():
         ratio = known[longest] / interval
         if abs(ratio - 1) < 1e-6:
@@ -316,5 +327,5 @@ def _check_intervals(series: list[Series]) -> None:
         )
 
 
-def _array(values) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+def _array(values: ArrayLike | Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)

@@ -1,4 +1,4 @@
-"""Fewer columns: which of many candidates to learn from, and why the others are left out."""
+"""Selection of columns: which of many candidates to learn from, and why the others are left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from latf_sampling.errors import DataError
 
 @dataclass(frozen=True)
 class Candidate:
-    """What became of one column.
+    """Outcome of the selection for one column.
 
     Attributes
     ----------
@@ -25,9 +25,9 @@ class Candidate:
         Squared correlation of the column with itself one lag later, 0 to 1.
     kept : bool
     gain : float or None
-        What a column that is kept added to the VAMP-2 score of those kept before it.
+        Increase of the VAMP-2 score by a kept column, over that of the columns kept before it.
     reason : str
-        Why it is not kept; empty where it is.
+        Why the column is not kept; empty for a kept one.
     """
 
     index: int
@@ -40,18 +40,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which columns are kept.
+    """Columns that are kept, and the reasons.
 
     Attributes
     ----------
     kept : numpy.ndarray of int64
-        Their indices, ascending.
+        Indices of the kept columns, ascending.
     candidates : list of Candidate
-        All columns: those kept, the most important first, then the others.
+        All columns: the kept ones, the most important first, then the others.
     lag : int
         Frames.
     vamp2 : float
-        Score of the columns that are kept, together.
+        Score of the kept columns together.
     """
 
     kept: np.ndarray
@@ -68,7 +68,7 @@ class Selection:
         return aligned(rows, words=len(rows[0]))
 
     def as_dict(self) -> dict:
-        """All of it, for JSON."""
+        """All results, for JSON."""
         return {
             "kept": self.kept.tolist(),
             "lag": self.lag,
@@ -87,17 +87,17 @@ def select_columns(
 ) -> Selection:
     """Choose columns to learn from, in three steps.
 
-    1. Columns that hardly change are left out: their standard deviation is below 0.001 of 1 + \\|mean\\|.
+    1. Nearly constant columns are left out: their standard deviation is below 0.001 of 1 + \\|mean\\|.
     2. Each column has a score, the square of its correlation with itself one lag later. Of columns that are correlated
        by more than `correlation`, with either sign, the one with the highest score stays.
-    3. Columns are then taken one by one: always the one that adds most to the VAMP-2 score of those taken before it,
-       until there are `keep`, or until all that is left are linear combinations of these.
+    3. Columns are then added one by one: always the one that adds most to the VAMP-2 score of those before it, until
+       there are `keep`, or until all others are linear combinations of these.
 
     The VAMP-2 score of columns together is 1 + \\|C00^(-1/2) C0t Ctt^(-1/2)\\|^2, with their covariances at the first
     frames of pairs, at the last, and between the two (Wu and Noé, doi:10.1007/s00332-019-09567-y). That of one
     column is 1 + its score.
 
-    Series whose frames differ in weight are left out where there are others: under a bias that changes, correlations in
+    Series whose frames differ in weight are left out where there are others: under a changing bias, correlations in
     time are not those of the molecule. All temperatures count alike.
 
     Parameters
@@ -105,28 +105,28 @@ def select_columns(
     data
         A data set, or one or several series.
     lag
-        Frames; none takes the data set's.
+        Frames; None takes that of the data set.
     keep
-        At most so many; none goes on to the end.
+        Largest number of columns; None keeps all that are no linear combinations of others.
     correlation
-        Between 0 and 1; 1 leaves out none.
+        Threshold above 0 and up to 1; 1 leaves out no column.
     names
-        Of the columns.
+        Names of the columns; without them columns are numbered.
 
     Raises
     ------
     DataError
-        No lag is given, all series are too short for it, no column changes, or a number is out of its range.
+        The lag is missing, all series are too short for it, no column changes, or a number is out of its range.
 
     Examples
     --------
     >>> rng = np.random.default_rng(0)
     >>> slow = np.cumsum(rng.normal(size=2000)) / 50
     >>> x = np.column_stack([rng.normal(size=2000), slow, 3 * slow + 0.01 * rng.normal(size=2000), np.ones(2000)])
-    >>> chosen = select_columns(Series(x), lag=5, keep=1, names=["noise", "slow", "same", "none"])
-    >>> chosen.kept
+    >>> selection = select_columns(Series(x), lag=5, keep=1, names=["noise", "slow", "same", "constant"])
+    >>> selection.kept
     array([1])
-    >>> {entry.name: entry.reason for entry in chosen.candidates if entry.score > 0.9}
+    >>> {entry.name: entry.reason for entry in selection.candidates if entry.score > 0.9}
     {'slow': '', 'same': "correlation 1.000 with 'slow', which has a higher score"}
     """
     if isinstance(data, Dataset):
@@ -140,8 +140,8 @@ def select_columns(
         raise DataError(f"select_columns: keep must be at least 1; got {keep}.")
     if not 0 < correlation <= 1:
         raise DataError(f"select_columns: correlation must be above 0 and at most 1; got {correlation}.")
-    even = [entry for entry in series if np.ptp(entry.weights) == 0 and len(entry) > lag]
-    used = even or [entry for entry in series if len(entry) > lag]
+    unbiased = [entry for entry in series if np.ptp(entry.weights) == 0 and len(entry) > lag]
+    used = unbiased or [entry for entry in series if len(entry) > lag]
     if not used:
         raise DataError(f"select_columns: no series is longer than the lag of {lag} frames.")
     width = used[0].x.shape[1]
@@ -154,29 +154,29 @@ def select_columns(
     varies = deviation >= NEARLY_CONSTANT * (1 + np.abs(mean))
     if not varies.any():
         raise DataError("select_columns: no column changes; there is nothing to choose from.")
-    reasons = {int(k): f"hardly changes (standard deviation {deviation[k]:.2g})" for k in np.nonzero(~varies)[0]}
+    reasons = {int(k): f"is nearly constant (standard deviation {deviation[k]:.2g})" for k in np.nonzero(~varies)[0]}
     with np.errstate(divide="ignore", invalid="ignore"):
-        own = np.diagonal(between) ** 2 / (np.diagonal(early) * np.diagonal(late))
-    scores = np.where(varies, np.clip(np.nan_to_num(own), 0, 1), 0.0)
+        autocorrelation = np.diagonal(between) ** 2 / (np.diagonal(early) * np.diagonal(late))
+    scores = np.where(varies, np.clip(np.nan_to_num(autocorrelation), 0, 1), 0.0)
     order = [int(k) for k in np.argsort(-scores, kind="stable") if varies[k]]
     safe = np.where(varies, np.sqrt(np.diagonal(early)), 1.0)
     r = early / np.outer(safe, safe)
-    left: list[int] = []
+    distinct: list[int] = []
     for k in order:
-        close = np.abs(r[k, left]) > correlation
+        close = np.abs(r[k, distinct]) > correlation
         if close.any():
-            other = left[int(np.argmax(np.abs(r[k, left])))]
+            other = distinct[int(np.argmax(np.abs(r[k, distinct])))]
             reasons[k] = f"correlation {r[k, other]:.3f} with '{names[other]}', which has a higher score"
         else:
-            left.append(k)
-    left.sort()
-    taken, gains, rest = forward_selection(covariances, left, len(left) if keep is None else keep)
-    for k, gain in rest.items():
+            distinct.append(k)
+    distinct.sort()
+    kept, gains, others = forward_selection(covariances, distinct, len(distinct) if keep is None else keep)
+    for k, gain in others.items():
         reasons[k] = (
             "is a linear combination of those kept"
             if gain is None
             else f"would add {gain:.4f} to the score, less than those kept"
         )
-    candidates = [Candidate(k, names[k], float(scores[k]), True, gain) for k, gain in zip(taken, gains)]
+    candidates = [Candidate(k, names[k], float(scores[k]), True, gain) for k, gain in zip(kept, gains)]
     candidates += [Candidate(k, names[k], float(scores[k]), False, None, reasons[k]) for k in sorted(reasons)]
-    return Selection(np.array(sorted(taken), np.int64), candidates, int(lag), 1.0 + float(sum(gains)))
+    return Selection(np.array(sorted(kept), np.int64), candidates, int(lag), 1.0 + float(sum(gains)))

@@ -14,11 +14,11 @@ from latf_sampling.errors import DataError
 from latf_sampling.learning.model import LaTF
 
 FRAMES = 20_000
-"""Dependence is averaged over at most so many frames, evenly spaced."""
+"""Largest number of frames, evenly spaced, that the dependence is averaged over."""
 
 
 @dataclass(frozen=True)
-class Relevance:
+class Sensitivity:
     """How much a variable depends on each column.
 
     Attributes
@@ -36,11 +36,11 @@ class Relevance:
 
     @property
     def order(self) -> np.ndarray:
-        """Indices of the columns, the most relevant first; (F,)."""
+        """Indices of the columns, the largest share first; (F,)."""
         return np.argsort(-self.total, kind="stable")
 
     def table(self, most: int | None = None) -> str:
-        """The most relevant columns (default: all), in per cent, as text."""
+        """The columns with the largest shares (default: all), in per cent, as text."""
         head = ["descriptor", "total", *(f"u{k + 1}" for k in range(self.components.shape[1]))]
         rows = [
             [self.names[k], *(f"{100 * share:.1f} %" for share in (self.total[k], *self.components[k]))]
@@ -49,30 +49,32 @@ class Relevance:
         return aligned([head, *rows], words=1)
 
 
-def rank_descriptors(model: LaTF, data: Dataset | Series | np.ndarray, names: Sequence[str] | None = None) -> Relevance:
+def rank_descriptors(
+    model: LaTF, data: Dataset | Series | np.ndarray, names: Sequence[str] | None = None
+) -> Sensitivity:
     """Rank descriptors by how much the collective variable changes with each of them.
 
     The dependence of component k on column j is sqrt(<(du_k / dx_j)^2>) sd(x_j), the root of the mean square over the
-    frames of the gradient, times how far the column goes. In all components together it is the root of the sum of
-    their squares, each in units of the component's own standard deviation. Shares are these numbers divided by their
-    sum. Of columns that say the same, each carries some of what they say together: select columns first.
+    frames of the gradient, times the standard deviation of the column. For all components together it is the root of
+    the sum of their squares, each in units of the component's standard deviation. Shares are these numbers divided by
+    their sum. Duplicate columns share the dependence on what they have in common: select columns first.
 
     Parameters
     ----------
     model
         A trained model.
     data
-        What it was trained on: a data set, a series, or descriptors (frames, F). Frames count alike, whatever their
-        weight.
+        Data that the model was trained on: a data set, a series, or descriptors (frames, F). All frames count alike,
+        whatever their weights.
     names
-        Of the columns; without them they are numbered.
+        Names of the columns; without them columns are numbered.
 
     Raises
     ------
     TrainingError
         The model is not trained.
     DataError
-        The number of columns or of names is not the model's.
+        The number of columns or of names is not that of the model.
 
     Examples
     --------
@@ -88,7 +90,7 @@ def rank_descriptors(model: LaTF, data: Dataset | Series | np.ndarray, names: Se
     else:
         rows = data.x if isinstance(data, Series) else np.asarray(data, np.float32)
         x = torch.from_numpy(np.ascontiguousarray(rows[:: max(1, len(rows) // FRAMES)]))
-    model.encode(x[:1])  # refuses what does not fit
+    model.encode(x[:1])  # raises an error where the columns do not fit
     if names is None:
         names = data.names if isinstance(data, Dataset) else [f"column {k}" for k in range(model.n_features)]
     names = list(names)
@@ -103,13 +105,13 @@ def rank_descriptors(model: LaTF, data: Dataset | Series | np.ndarray, names: Se
         for k in range(model.latent_dim):
             slope = torch.autograd.grad(u[:, k].sum(), part, retain_graph=True)[0]
             squares[:, k] += slope.double().square().sum(0).cpu()
-    reach = x.double().std(0, correction=0).cpu()
-    dependence = (torch.sqrt(squares / len(x)) * reach[:, None]).numpy()
+    deviation = x.double().std(0, correction=0).cpu()
+    dependence = (torch.sqrt(squares / len(x)) * deviation[:, None]).numpy()
     spread = torch.cat(latent).double().std(0, correction=0).cpu().numpy()
     total = np.sqrt(((dependence / np.where(spread > 0, spread, 1.0)) ** 2).sum(1))
-    return Relevance(names, _shares(dependence), _shares(total))
+    return Sensitivity(names, _shares(dependence), _shares(total))
 
 
 def _shares(values: np.ndarray) -> np.ndarray:
-    whole = values.sum(0)
-    return values / np.where(whole > 0, whole, 1.0)
+    total = values.sum(0)
+    return values / np.where(total > 0, total, 1.0)

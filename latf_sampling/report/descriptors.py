@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from latf_sampling.learning.sensitivity import Relevance, rank_descriptors
+from latf_sampling.learning.sensitivity import Sensitivity, rank_descriptors
 from latf_sampling.records.records import Records
 from latf_sampling.report import charts, page
 from latf_sampling.report.estimates import Estimates
@@ -39,7 +39,7 @@ def section(records: Records, estimates: Estimates) -> str:
     return page.section(title, *parts)
 
 
-def _draw(axes: Axes, ranked: Relevance, shown: int) -> None:
+def _draw(axes: Axes, ranked: Sensitivity, shown: int) -> None:
     order = ranked.order[:shown]
     heights = range(len(order))
     axes.barh(heights, 100 * ranked.total[order], color=charts.color(0), alpha=0.85, label="all together")

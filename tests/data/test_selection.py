@@ -90,8 +90,8 @@ def test_columns_that_hardly_change_or_say_the_same_are_named(bytes_kept, monkey
     assert [r for *_, r in found.duplicates][:2] == [1.0, -1.0]
     assert 0.999 < found.duplicates[2][2] < 1
     assert found.remarks() == [
-        "2 columns hardly change: 'fixed', 'stiff'.",
-        "3 pairs of columns say the same: 'twin' is 'a', 'mirror' is minus 'b', 'close' follows 'a'.",
+        "2 columns are nearly constant: 'fixed', 'stiff'.",
+        "3 columns are duplicates: 'twin' equals 'a', 'mirror' equals minus 'b', 'close' follows 'a'.",
     ]
 
 
@@ -125,7 +125,7 @@ def test_training_warns_of_such_columns_by_name():
     with pytest.warns(ColumnWarning) as caught:
         train(LaTF(latent_dim=1, temperature_mode="steered"), Dataset([Series(x)], LAG, names=names), **quick)
     (text,) = [str(entry.message) for entry in caught if entry.category is ColumnWarning]
-    assert "1 column hardly changes: 'fixed'" in text and "'again' is 'slow'" in text
+    assert "1 column is nearly constant: 'fixed'" in text and "'again' equals 'slow'" in text
     with warnings.catch_warnings():
         warnings.simplefilter("error", ColumnWarning)
         train(LaTF(latent_dim=1, temperature_mode="steered"), Dataset([Series(x[:, :3])], LAG), **quick)
@@ -169,9 +169,9 @@ def test_constant_and_dependent_columns_are_left_out_with_their_reasons():
     chosen = select_columns(Dataset([Series(x)], LAG, names=list("abcde")), correlation=1)
     reasons = {entry.name: entry.reason for entry in chosen.candidates}
     assert len(chosen.kept) == 3 and 3 not in chosen.kept
-    assert reasons["d"] == "hardly changes (standard deviation 0)"
+    assert reasons["d"] == "is nearly constant (standard deviation 0)"
     assert list(reasons.values()).count("is a linear combination of those kept") == 1
-    assert "no: hardly changes" in chosen.table()
+    assert "no: is nearly constant" in chosen.table()
 
 
 def test_biased_series_are_heard_only_where_there_are_no_others():

@@ -452,7 +452,7 @@ def test_page_of_an_evaluation_with_nothing_to_say(tmp_path):
     write_evaluation(found, tmp_path / "evaluation.html")
     text = (tmp_path / "evaluation.html").read_text()
     Page(text)
-    assert "no data to judge the model by" in text
+    assert "no data to evaluate the model on" in text
     assert "No temperature was simulated without a bias" in text
 
 

@@ -153,7 +153,7 @@ def test_the_command_computes_descriptors_of_trajectories_of_a_protocol(setup, p
     stiff.save(paths[0])
     code, out, err = call(monkeypatch, capsys, protocol, paths[0], "-o", tmp_path / "x.npz")
     assert (code, "features: done. 30 frames, 7 columns" in err) == (0, True)
-    assert "1 column hardly changes: 'distance ACE1-C ACE1-O'." in out
+    assert "1 column is nearly constant: 'distance ACE1-C ACE1-O'." in out
     assert next(line for line in out.splitlines() if line.startswith("distance ACE1-C ACE1-O")).endswith(" 0.12")
     assert (tmp_path / "x.npz").exists() and not (tmp_path / "other" / "protocol-features").exists()
 
