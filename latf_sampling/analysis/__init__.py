@@ -37,10 +37,3 @@ __all__ = [
     "statistical_inefficiency",
     "torsion_values",
 ]
-
-
-def settled(walker):  # TRANSITION
-    return after_filling(len(walker), walker.biased)
-
-
-balanced, depth = normalized_together, signed_distance  # TRANSITION

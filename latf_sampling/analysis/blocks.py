@@ -243,6 +243,3 @@ def half_width(error: ArrayLike, dof: ArrayLike, significance: float = 1 - LEVEL
     2.78
     """
     return np.multiply(error, stats.t.isf(significance / 2, dof))
-
-
-LONG = BLOCK_LENGTH  # TRANSITION

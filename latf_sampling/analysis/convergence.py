@@ -240,8 +240,3 @@ def _group_apart(groups: Mapping[str, Difference]) -> tuple[str, float, float]:
     if len(names) == 2:
         title = " and ".join(names[index] for index in np.argsort(values))
     return title, float(gaps[worst]), float(allowed[worst])
-
-
-Convergence.of = Convergence.from_frames  # TRANSITION
-Convergence.course = property(lambda self: self.history)  # TRANSITION
-Convergence.shares = property(lambda self: self.fractions)  # TRANSITION

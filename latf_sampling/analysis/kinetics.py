@@ -242,6 +242,3 @@ def _test(
     drawn = stay(np.tensordot(draws, once, 1), multiple) - stay(np.tensordot(draws, later, 1), 1)
     n = draws.shape[1]
     return predicted, estimated, drawn.std(0) * np.sqrt((n + 1) / (n - 1))
-
-
-kinetics = estimate_kinetics  # TRANSITION

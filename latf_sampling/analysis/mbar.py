@@ -18,7 +18,7 @@ import numpy as np
 from scipy import sparse
 from scipy.special import logsumexp
 
-from latf_sampling.analysis.weights import boltzmann_weights, kish, systematic  # noqa: F401  TRANSITION
+from latf_sampling.analysis.weights import systematic
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.units import KB, QuantityArrayLike, TemperatureLike, to_array, to_kelvin
 

@@ -86,15 +86,17 @@ def lagged_covariances(features: Sequence[np.ndarray], lag: int) -> LaggedCovari
     """Moments of all pairs inside each series (frames, F), in double precision; some series must exceed the lag."""
     from deeptime.covariance import Covariance
 
-    options = {"compute_c00": True, "compute_c0t": True, "compute_ctt": True, "remove_data_mean": True}
-    covariance = Covariance(**options, bessels_correction=False)
+    covariance = Covariance(
+        compute_c00=True, compute_c0t=True, compute_ctt=True, remove_data_mean=True, bessels_correction=False
+    )
     for x in features:
         for start in range(0, len(x) - lag, CHUNK):
             stop = min(start + CHUNK, len(x) - lag)
             now, later = x[start:stop], x[start + lag : stop + lag]
             covariance.partial_fit((now.astype(np.float64), later.astype(np.float64)))
     model = covariance.fetch_model()
-    return LaggedCovariances(model.mean_0, model.cov_00, model.cov_tt, model.cov_0t)
+    moments = model.mean_0, model.cov_00, model.cov_tt, model.cov_0t
+    return LaggedCovariances(*(moment for moment in moments if moment is not None))  # None if switched off above
 
 
 def forward_selection(

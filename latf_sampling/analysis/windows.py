@@ -133,6 +133,3 @@ def _independent_frames(series: Sequence[np.ndarray]) -> tuple[np.ndarray, list[
         independent.append(first + np.asarray(frames))
         first += len(part)
     return inefficiency, independent
-
-
-combine = combine_windows  # TRANSITION
