@@ -220,7 +220,7 @@ class Campaign:
     def generate_starts(
         self,
         temperature: TemperatureLike,
-        count: int,
+        n: int,
         seed: int = 0,
         progress: StepProgress = silent,
         *,
@@ -233,7 +233,7 @@ class Campaign:
         structures is worth it. `learned` is the round after which the model was learned, by default the last one.
         """
         options |= {"seed": seed, "progress": progress}
-        return structures.generate(self.records, temperature, count, learned, **options)
+        return structures.generate(self.records, temperature, n, learned, **options)
 
     def structures_at(
         self,
@@ -251,14 +251,14 @@ class Campaign:
         self,
         temperature: TemperatureLike,
         ends: Sequence,
-        count: int,
+        n: int,
         seed: int = 0,
         *,
         learned: int | None = None,
         **options,
     ) -> Starts:
         """A path of structures between two states or points, as `latf_sampling.structures_between` makes it."""
-        return structures.between(self.records, temperature, ends, count, learned, seed=seed, **options)
+        return structures.between(self.records, temperature, ends, n, learned, seed=seed, **options)
 
     def store_molecule(self) -> None:
         """Store the molecule in the directory, so that all walkers have the same water and ions."""

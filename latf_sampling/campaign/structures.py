@@ -21,12 +21,12 @@ Source = tuple[LatentCV, list[Frames], openmm.System, app.Topology]
 """What all functions that make structures take: variable, archive, system and topology."""
 
 
-def generate(records: Records, temperature: TemperatureLike, count: int, learned: int | None, **options) -> Starts:
+def generate(records: Records, temperature: TemperatureLike, n: int, learned: int | None, **options) -> Starts:
     """Structures at a temperature, as `latf_sampling.generate_starts` makes them."""
     model, source, options = _defaults(records, learned, options)
     if records.protocol.starts is not None:
         options = {"release": records.protocol.starts.release, **options}
-    return generate_starts(model, *source, temperature, count, **options)
+    return generate_starts(model, *source, temperature, n, **options)
 
 
 def at(records: Records, temperature: TemperatureLike, points: ArrayLike, learned: int | None, **options) -> Starts:
@@ -36,11 +36,11 @@ def at(records: Records, temperature: TemperatureLike, points: ArrayLike, learne
 
 
 def between(
-    records: Records, temperature: TemperatureLike, ends: Sequence, count: int, learned: int | None, **options
+    records: Records, temperature: TemperatureLike, ends: Sequence, n: int, learned: int | None, **options
 ) -> Starts:
     """A path of structures, as `latf_sampling.structures_between` makes it."""
     model, source, options = _defaults(records, learned, options)
-    return structures_between(model, *source, temperature, ends, count, **options)
+    return structures_between(model, *source, temperature, ends, n, **options)
 
 
 def some_frames(walkers: Sequence[Frames], most: int) -> tuple[np.ndarray, np.ndarray | None]:
