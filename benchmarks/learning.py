@@ -3,12 +3,12 @@
     python benchmarks/learning.py -o runs/learning             # everything, some hours of one core
     python benchmarks/learning.py -o runs/learning --seeds 1 --systems three-hole
 
-Data are simulated with OpenMM once and kept in the output directory; so is every finished training, so that an
-interrupted run goes on where it was. Each training has a process of its own with one thread, for its time and its peak
-memory. Judges are exact samples of the three-hole potential and long independent simulations of the cluster, at the
-temperatures of training and at others. Columns say Kullback-Leibler divergence of reference against generated samples
-(50 x 50 bins, as many on either side), and in brackets that of one half of the reference against the other: the least
-that could be. One of 3 dimensions is the mean over pairs of components.
+Data are simulated with OpenMM once and stay in the output directory, as does every finished training, so that an
+interrupted run continues. Each training has its own process with one thread, for its time and its peak memory.
+References are exact samples of the three-hole potential and long independent simulations of the cluster, at the
+temperatures of training and at others. Columns show the Kullback-Leibler divergence of reference from generated
+samples (50 x 50 bins, as many samples as frames), and in parentheses the noise floor, which is the divergence between
+the halves of the reference. In three dimensions it is the mean over pairs of components.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Case:
 
     system: str
     trained: tuple[float, ...]
-    asked: tuple[float, ...]
+    evaluated: tuple[float, ...]
     frames: int
     stride: int
     timestep: float
@@ -78,7 +78,7 @@ def main() -> None:
     elif options.one:
         case, variant, seed = options.one
         file = file_of(options.output, case, variant, seed)
-        result = train_and_judge(CASES[case], VARIANTS[variant], int(seed), file.with_suffix(".pt"))
+        result = train_and_evaluate(CASES[case], VARIANTS[variant], int(seed), file.with_suffix(".pt"))
         file.write_text(json.dumps(result))
     else:
         run_all(options)
@@ -87,8 +87,8 @@ def main() -> None:
 def run_all(options: argparse.Namespace) -> None:
     wanted = {(case, temperature) for case in options.cases for temperature in CASES[case].trained}
     jobs = [(data, CASES[case], temperature, options.output) for case, temperature in sorted(wanted)]
-    asked = {(CASES[case].system, temperature) for case in options.cases for temperature in CASES[case].asked}
-    jobs += [(reference, system, temperature, options.output) for system, temperature in sorted(asked)]
+    evaluated = {(CASES[case].system, temperature) for case in options.cases for temperature in CASES[case].evaluated}
+    jobs += [(reference, system, temperature, options.output) for system, temperature in sorted(evaluated)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenMM lets go of the interpreter while it steps
         list(pool.map(lambda job: job[0](*job[1:]), jobs))
     runs = [(c, v, s) for s in range(options.seeds) for c in options.cases for v in options.variants]
@@ -163,7 +163,7 @@ def reference(system: str, temperature: float, output: Path):
 # Trainings
 
 
-def train_and_judge(case: Case, variant: dict, seed: int, file: Path) -> dict:
+def train_and_evaluate(case: Case, variant: dict, seed: int, file: Path) -> dict:
     import torch
 
     from latf_sampling import Dataset, LaTF, ModelSettings, Series, TrainingSettings, train
@@ -185,15 +185,15 @@ def train_and_judge(case: Case, variant: dict, seed: int, file: Path) -> dict:
     seconds, cpu = time.perf_counter() - began, time.process_time() - before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     model.save(file)
-    references = [Series(reference(case.system, t, output)[0], t * KJ) for t in case.asked]
-    judged = evaluate(model, dataset, references, samples=len(references[0]))
+    references = [Series(reference(case.system, t, output)[0], t * KJ) for t in case.evaluated]
+    evaluation = evaluate(model, dataset, references, samples=len(references[0]))
     return {
         "states": model.n_states,
         "converged": result.converged,
         "seconds": seconds,
         "cpu": cpu,
         "peak_MiB": peak,
-        "rows": [row for row in judged.as_dict()["rows"] if row["kind"] == "reference"],
+        "rows": [row for row in evaluation.as_dict()["rows"] if row["kind"] == "reference"],
     }
 
 
@@ -223,12 +223,12 @@ def large(frames: int = 1_000_000, columns: int = 200) -> dict:
 
 
 def table(case: str, output: Path) -> str:
-    asked = CASES[case].asked
+    evaluated = CASES[case].evaluated
     head = [
         "",
         "seeds",
         "states",
-        *(f"KL at {t:g}" for t in asked),
+        *(f"KL at {t:g}" for t in evaluated),
         "populations off",
         "outside",
         "seconds",
@@ -246,7 +246,7 @@ def table(case: str, output: Path) -> str:
         off = [max(map(population_error, result["rows"])) for result in results]
         outside = [max(row["outside"] for row in result["rows"]) for result in results]
         cells = [variant, str(len(results)), "/".join(str(n) for n in sorted({result["states"] for result in results}))]
-        cells += [f"{spread(rows[:, k])} ({floor[k]:.3f})" for k in range(len(asked))]
+        cells += [f"{spread(rows[:, k])} ({floor[k]:.3f})" for k in range(len(evaluated))]
         cells += [spread(100 * np.array(off), "{:.1f}") + " %", f"{max(outside)}"]
         cells += [spread([result[key] for result in results], "{:.0f}") for key in ("seconds", "cpu", "peak_MiB")]
         lines.append("| " + " | ".join(cells) + " |")

@@ -1,4 +1,4 @@
-"""Scores against deeptime's own, on splits made by hand."""
+"""Scores against deeptime's own, on explicit splits."""
 
 import doctest
 
@@ -36,13 +36,17 @@ def test_covariances_are_those_of_all_pairs_in_any_chunks(monkeypatch):
     exact = np.cov(now.T.astype(float), later.T.astype(float), bias=True)
     for chunk in (100_000, 64):
         monkeypatch.setattr(vamp, "CHUNK", chunk)
-        found = lagged_covariances(features, 3)
-        np.testing.assert_allclose(found.mean, now.mean(0, dtype=float), rtol=1e-12)
-        for matrix, part in ((found.early, exact[:4, :4]), (found.late, exact[4:, 4:]), (found.between, exact[:4, 4:])):
+        covariances = lagged_covariances(features, 3)
+        np.testing.assert_allclose(covariances.mean, now.mean(0, dtype=float), rtol=1e-12)
+        for matrix, part in (
+            (covariances.early, exact[:4, :4]),
+            (covariances.late, exact[4:, 4:]),
+            (covariances.between, exact[:4, 4:]),
+        ):
             np.testing.assert_allclose(matrix, part, atol=1e-10)
 
 
-def test_gains_add_up_to_deeptimes_score_and_dependent_features_are_told():
+def test_gains_add_up_to_deeptimes_score_and_dependent_features_are_named():
     rng = np.random.default_rng(2)
     x = np.cumsum(rng.normal(size=(2000, 4)), 0) + rng.normal(size=(2000, 4))
     x = np.column_stack([x, x[:, 0] - x[:, 2]])

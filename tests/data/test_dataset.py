@@ -5,14 +5,14 @@ import pytest
 import torch
 from openmm import unit
 
-from latf_sampling.data import dataset as room
+from latf_sampling.data import dataset as dataset_module
 from latf_sampling.data.dataset import Dataset, Series, enthalpy
 from latf_sampling.errors import DataError, LatfError
 from latf_sampling.units import KB
 
 
 def tagged(lengths, **options):
-    """Series whose frames hold (series, frame), so that every pair tells where it comes from."""
+    """Series whose frames hold (series, frame), so that every pair can be traced."""
     return [Series([[k, t] for t in range(length)], **options) for k, length in enumerate(lengths)]
 
 
@@ -25,9 +25,9 @@ def test_pairs_are_all_those_inside_one_series(seed):
         lengths[0] = lag + 1
     dataset = Dataset(tagged(lengths), lag=lag)
     now, later = dataset.x[dataset.first], dataset.x[dataset.first + lag]
-    found = {(int(k), int(t), int(m), int(s)) for (k, t), (m, s) in zip(now, later)}
+    pairs = {(int(k), int(t), int(m), int(s)) for (k, t), (m, s) in zip(now, later)}
     wanted = {(k, t, k, t + lag) for k, length in enumerate(lengths) for t in range(length) if t + lag < length}
-    assert found == wanted
+    assert pairs == wanted
     assert len(dataset) == len(dataset.first) == len(wanted)
 
 
@@ -183,7 +183,7 @@ def test_blocks_are_consecutive_of_one_size_and_of_one_series(lengths):
     which = dataset.x[:, 0].numpy()
     for k, length in enumerate(lengths):
         sizes = np.unique(dataset.blocks[which == k], return_counts=True)[1]
-        assert len(sizes) == min(length, room.BLOCKS)
+        assert len(sizes) == min(length, dataset_module.BLOCKS)
         assert np.ptp(sizes) <= 1
     assert all(len(np.unique(which[dataset.blocks == block])) == 1 for block in np.unique(dataset.blocks))
 
@@ -207,7 +207,7 @@ def test_split_has_no_leakage(seed):
 def test_split_is_by_blocks_of_the_share_that_was_asked_for():
     dataset = Dataset(tagged([10_000]), lag=1)
     training, validation = dataset.split(0.3, np.random.default_rng(3))
-    # Three blocks of 1,000 frames are held out. Each block loses its last pair, unless its neighbour is held out too.
+    # Three blocks of 1,000 frames are held out. Each block loses its last pair, unless its neighbor is held out too.
     assert 2997 <= len(validation) <= 2999
     assert 10_000 - 1 - len(training) - len(validation) <= 6
     blocks = (validation // 1000).unique()
@@ -272,10 +272,10 @@ def test_a_bad_series_is_refused(options, words):
         assert word in str(refused.value)
 
 
-@pytest.mark.parametrize("chunk", [7, room.CHUNK])
+@pytest.mark.parametrize("chunk", [7, dataset_module.CHUNK])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e39])
 def test_a_value_that_is_not_finite_is_named_by_frame_and_column(monkeypatch, bad, chunk):
-    monkeypatch.setattr(room, "CHUNK", chunk)
+    monkeypatch.setattr(dataset_module, "CHUNK", chunk)
     x = np.zeros((50, 4))
     x[17, 2] = x[30, 1] = bad
     with np.errstate(over="ignore"), pytest.raises(DataError, match=r"frame 17, column 2\."):

@@ -1,4 +1,4 @@
-"""Columns in numbers, which are kept and why, and which a variable depends on: against numpy and deeptime."""
+"""Statistics, selection and sensitivity of columns, against numpy and deeptime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deeptime.covariance import Covariance
 from deeptime.decomposition import VAMP
 from helpers import molecules
 
-import latf_sampling.data.columns as columns_room
+import latf_sampling.data.columns as columns_module
 from latf_sampling import Dataset, Features, LaTF, Series, rank_descriptors, select_columns, train
 from latf_sampling.data.columns import column_statistics
 from latf_sampling.errors import ColumnWarning, DataError, SettingsError, TrainingError
@@ -33,13 +33,13 @@ def mixed() -> list[np.ndarray]:
     """Two series of nine columns that mix six processes of different speed, with noise."""
     rng = np.random.default_rng(1)
     mixing, memory = rng.normal(size=(6, 9)), np.array([0.99, 0.95, 0.9, 0.7, 0.3, 0.0])
-    made = []
+    series = []
     for frames in (900, 1500):
         u = rng.normal(size=(frames, 6))
         for t in range(1, frames):
             u[t] += memory * u[t - 1]
-        made.append((u @ mixing + 0.5 * rng.normal(size=(frames, 9)) + 7).astype(np.float32))
-    return made
+        series.append((u @ mixing + 0.5 * rng.normal(size=(frames, 9)) + 7).astype(np.float32))
+    return series
 
 
 def wells(decoys: int = 3, frames: int = 6000, seed: int = 0) -> np.ndarray:
@@ -57,20 +57,20 @@ def wells(decoys: int = 3, frames: int = 6000, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("bytes_kept", [2**26, 4000])
 def test_statistics_are_numpys_in_any_pieces(bytes_kept, monkeypatch):
-    monkeypatch.setattr(columns_room, "SAMPLE_BYTES", bytes_kept)
+    monkeypatch.setattr(columns_module, "SAMPLE_BYTES", bytes_kept)
     x = np.concatenate(mixed()) * np.logspace(-3, 4, 9).astype(np.float32)
-    found = column_statistics([x[:1], x[1:700], x[:0], x[700:]], list("abcdefghi"), ["nm"] * 9)
+    statistics = column_statistics([x[:1], x[1:700], x[:0], x[700:]], list("abcdefghi"), ["nm"] * 9)
     exact = x.astype(np.float64)
     for name, values in (("mean", exact.mean(0)), ("deviation", exact.std(0))):
-        np.testing.assert_allclose(getattr(found, name), values, rtol=1e-9)
-    np.testing.assert_array_equal([found.minimum, found.maximum], [x.min(0), x.max(0)])
-    assert (found.frames, found.duplicates, found.constant) == (2400, [], [])
-    assert found.table().splitlines()[1].split()[:2] == ["a", "nm"]
+        np.testing.assert_allclose(getattr(statistics, name), values, rtol=1e-9)
+    np.testing.assert_array_equal([statistics.minimum, statistics.maximum], [x.min(0), x.max(0)])
+    assert (statistics.frames, statistics.duplicates, statistics.constant) == (2400, [], [])
+    assert statistics.table().splitlines()[1].split()[:2] == ["a", "nm"]
 
 
 @pytest.mark.parametrize("bytes_kept", [2**26, 4000])
-def test_columns_that_hardly_change_or_say_the_same_are_named(bytes_kept, monkeypatch):
-    monkeypatch.setattr(columns_room, "SAMPLE_BYTES", bytes_kept)
+def test_nearly_constant_and_duplicate_columns_are_named(bytes_kept, monkeypatch):
+    monkeypatch.setattr(columns_module, "SAMPLE_BYTES", bytes_kept)
     rng = np.random.default_rng(0)
     a, b, noise = rng.normal(size=(3, 3000))
     table = {
@@ -83,13 +83,17 @@ def test_columns_that_hardly_change_or_say_the_same_are_named(bytes_kept, monkey
         "close": 3 * a + 0.05 * noise + 40,
         "near": a + 0.1 * noise,  # correlation 0.995
     }
-    found = column_statistics([np.column_stack(list(table.values())).astype(np.float32)], list(table))
-    names = found.names
-    assert [names[k] for k in found.constant] == ["fixed", "stiff"]
-    assert [(names[i], names[j]) for i, j, _ in found.duplicates] == [("a", "twin"), ("b", "mirror"), ("a", "close")]
-    assert [r for *_, r in found.duplicates][:2] == [1.0, -1.0]
-    assert 0.999 < found.duplicates[2][2] < 1
-    assert found.remarks() == [
+    statistics = column_statistics([np.column_stack(list(table.values())).astype(np.float32)], list(table))
+    names = statistics.names
+    assert [names[k] for k in statistics.constant] == ["fixed", "stiff"]
+    assert [(names[i], names[j]) for i, j, _ in statistics.duplicates] == [
+        ("a", "twin"),
+        ("b", "mirror"),
+        ("a", "close"),
+    ]
+    assert [r for *_, r in statistics.duplicates][:2] == [1.0, -1.0]
+    assert 0.999 < statistics.duplicates[2][2] < 1
+    assert statistics.remarks() == [
         "2 columns are nearly constant: 'fixed', 'stiff'.",
         "3 columns are duplicates: 'twin' equals 'a', 'mirror' equals minus 'b', 'close' follows 'a'.",
     ]
@@ -174,7 +178,7 @@ def test_constant_and_dependent_columns_are_left_out_with_their_reasons():
     assert "no: is nearly constant" in chosen.table()
 
 
-def test_biased_series_are_heard_only_where_there_are_no_others():
+def test_biased_series_are_used_only_where_there_are_no_others():
     one, other = mixed()
     biased = Series(other, weights=np.linspace(1, 2, len(other)))
     both, alone = select_columns([Series(one), biased], LAG), select_columns(Series(one), LAG)
@@ -276,7 +280,7 @@ def test_noise_comes_last(trained):
     assert ranked.table(2).splitlines()[1].startswith("slow")
 
 
-def test_shuffling_a_column_says_the_same(trained):
+def test_shuffling_a_column_gives_the_same_order(trained):
     """Permutation, an independent measure: how far the variable moves when a column comes from other frames."""
     model, dataset = trained
     x, rng = dataset.x.numpy(), np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Models are judged rightly where the truth is known: Gaussians, Markov chains, planted faults."""
+"""Evaluation is right where the truth is known: Gaussians, Markov chains, planted faults."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Exact(LaTF):
     """A model without fault: the descriptors are u, at T a Gaussian of variance T; state 1 is where |u_1| > 1."""
 
     faulty_temperature = 1.0
-    """The model answers for so many times the temperature it is asked for."""
+    """Factor between the temperature that the results belong to and the one that is passed."""
 
     def for_validation(self):
         return self
@@ -133,7 +133,7 @@ def test_divergence_and_distance_of_gaussians(dim):
         assert histograms.distance(p, q) == pytest.approx(np.sqrt(quad(integrand, -8, 8)[0]), abs=0.006)
 
 
-def test_half_a_sample_stands_where_there_is_none():
+def test_half_a_sample_replaces_none():
     grid = Grid(np.zeros(1), np.ones(1), bins=2)
     p, q = grid.histogram(np.array([[0.2], [0.7]])), grid.histogram(np.full((4, 1), 0.2))
     other = np.array([1.0, 0.125]) / 1.125
@@ -141,26 +141,28 @@ def test_half_a_sample_stands_where_there_is_none():
     assert histograms.divergence(q, p) == pytest.approx(np.log(2))
 
 
-def test_samples_beside_the_grid_are_not_lost():
+def test_samples_outside_the_grid_are_counted():
     grid = Grid(np.zeros(2), np.ones(2), bins=3)
-    found = grid.histogram(np.array([[0.5, 0.5], [1.0, 1.0], [1.1, 0.5], [0.5, -0.1]]))
-    assert found.counts.tolist() == [[0, 0, 0, 0, 1, 0, 0, 0, 1, 2]]  # the upper corner is inside
+    histogram = grid.histogram(np.array([[0.5, 0.5], [1.0, 1.0], [1.1, 0.5], [0.5, -0.1]]))
+    assert histogram.counts.tolist() == [[0, 0, 0, 0, 1, 0, 0, 0, 1, 2]]  # the upper corner is inside
 
 
 def test_divergence_of_two_samples_is_what_theory_says():
     # n times the divergence of two samples of the same distribution is chi-squared with (bins - 1) degrees of freedom.
     rng = np.random.default_rng(2)
     grid = Grid(np.zeros(1), np.ones(1), bins=10)
-    found = [histograms.divergence(*(grid.histogram(rng.random((5000, 1))) for _ in range(2))) for _ in range(100)]
-    assert 5000 * np.mean(found) == pytest.approx(9, rel=0.2)
+    divergences = [
+        histograms.divergence(*(grid.histogram(rng.random((5000, 1))) for _ in range(2))) for _ in range(100)
+    ]
+    assert 5000 * np.mean(divergences) == pytest.approx(9, rel=0.2)
 
 
 @pytest.mark.parametrize("dim", [1, 2])
 def test_density_integrated_over_bins(dim):
     grid = Grid(np.full(dim, -3.0), np.full(dim, 4.0), bins=20)
-    made = grid.log_shares(lambda u: norm.logpdf(u).sum(1))
+    log_shares = grid.log_shares(lambda u: norm.logpdf(u).sum(1))
     truth = np.diff(norm.cdf(grid.edges[0]))
-    np.testing.assert_allclose(np.exp(made), truth if dim == 1 else np.outer(truth, truth), rtol=0.05, atol=1e-6)
+    np.testing.assert_allclose(np.exp(log_shares), truth if dim == 1 else np.outer(truth, truth), rtol=0.05, atol=1e-6)
 
 
 def test_outside_is_neither_in_nor_next_to_a_bin_with_data():
@@ -180,15 +182,15 @@ def test_a_model_without_fault_reaches_the_floor(dim, monkeypatch):
     model, dataset, rng = pair(dim)
     references = [gaussian(20_000, dim, temperature, rng) for temperature in (1.0, 1.5)]
     bins = 200 if dim == 1 else 30  # the fewer bins, the noisier a divergence of noise
-    found = evaluate(model, dataset, references, samples=40_000, bins=bins)
-    kinds = [(row.kind, row.temperature) for row in found.rows]
+    evaluation = evaluate(model, dataset, references, samples=40_000, bins=bins)
+    kinds = [(row.kind, row.temperature) for row in evaluation.rows]
     assert kinds == [("held out", 1.0), ("reference", 1.0), ("reference", 1.5), ("held out", 2.0)]
-    assert [row.frames for row in found.rows] == [4000, 20_000, 20_000, 2000]
+    assert [row.frames for row in evaluation.rows] == [4000, 20_000, 20_000, 2000]
     for measure in ("divergence", "noisy_divergence", "distance"):
-        parts = [getattr(row, measure) for row in found.rows]
+        parts = [getattr(row, measure) for row in evaluation.rows]
         assert np.mean([np.log(part.half / part.floor) for part in parts]) == pytest.approx(0, abs=0.4)
         assert all(part.full < part.half for part in parts)
-    for row in found.rows:
+    for row in evaluation.rows:
         assert row.effective_frames == pytest.approx(row.frames)
         assert row.population_difference < 5 * np.sqrt(0.25 / row.frames)
         assert not row.extrapolated
@@ -224,10 +226,10 @@ def test_free_energies_need_populated_bins_and_at_most_two_dimensions():
     model, dataset, rng = pair(3, n=500)
     assert all(row.free_energy is None for row in evaluate(model, dataset, samples=500).rows)
     model, dataset, rng = pair(2, n=100)
-    found = evaluate(model, dataset, [gaussian(4, 2, 1.0, rng)], samples=500)
-    assert found.rows[1].kind == "reference"
-    assert found.rows[1].free_energy is None
-    assert np.isfinite(found.rows[1].divergence.full)
+    evaluation = evaluate(model, dataset, [gaussian(4, 2, 1.0, rng)], samples=500)
+    assert evaluation.rows[1].kind == "reference"
+    assert evaluation.rows[1].free_energy is None
+    assert np.isfinite(evaluation.rows[1].divergence.full)
 
 
 def test_weights_undo_a_bias():
@@ -245,12 +247,12 @@ def test_weights_undo_a_bias():
         else:
             assert row.divergence.full > 0.5
             assert row.population_difference > 0.4
-    # Frames without weight are taken out: they neither widen the bins nor make room for samples.
+    # Frames without weight are excluded: they neither widen the bins nor add occupied ones.
     far = np.concatenate([x, np.full((10, 1), 100.0)])
     without = Series(far, temperature=1.0, weights=np.append(weights, np.zeros(10)))
-    found = evaluate(model, dataset, [without], bins=25)
-    assert found.edges.max() < 10
-    assert next(row for row in found.rows if row.kind == "reference").frames == len(x)
+    evaluation = evaluate(model, dataset, [without], bins=25)
+    assert evaluation.edges.max() < 10
+    assert next(row for row in evaluation.rows if row.kind == "reference").frames == len(x)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
@@ -304,25 +306,25 @@ def test_melting_curve_by_model_and_by_reweighting():
 def test_without_energies_there_is_no_reweighted_curve_and_without_held_blocks_no_row():
     rng = np.random.default_rng(4)
     dataset = Dataset([Series(rng.standard_normal((500, 1)), temperature=1.0)], lag=5, boltzmann=1.0)
-    found = evaluate(exact(dataset, held=()), dataset, samples=100)
-    assert found.rows == ()
-    assert found.melting.reweighted is None
-    assert any("No block was held out from training at 1" in note for note in found.notes)
-    assert any("no energies" in note for note in found.notes)
+    evaluation = evaluate(exact(dataset, held=()), dataset, samples=100)
+    assert evaluation.rows == ()
+    assert evaluation.melting.reweighted is None
+    assert any("No block was held out from training at 1" in note for note in evaluation.notes)
+    assert any("no energies" in note for note in evaluation.notes)
 
 
 def test_frames_are_encoded_in_pieces(monkeypatch):
     model, dataset, _ = pair(2, n=1000)
-    whole = comparison.LatentFrames.from_series(model, dataset.series, np.random.default_rng(0))
+    at_once = comparison.LatentFrames.from_series(model, dataset.series, np.random.default_rng(0))
     monkeypatch.setattr(comparison, "CHUNK", 64)
     pieces = comparison.LatentFrames.from_series(model, dataset.series, np.random.default_rng(0))
     for name in ("u", "noisy", "states", "blocks"):
-        np.testing.assert_array_equal(getattr(whole, name), getattr(pieces, name))
-    np.testing.assert_array_equal(whole.blocks, dataset.blocks)
-    assert (whole.noisy - whole.u).std() == pytest.approx(model.flow.BLUR * model.flow.spread, rel=0.1)
+        np.testing.assert_array_equal(getattr(at_once, name), getattr(pieces, name))
+    np.testing.assert_array_equal(at_once.blocks, dataset.blocks)
+    assert (at_once.noisy - at_once.u).std() == pytest.approx(model.flow.BLUR * model.flow.spread, rel=0.1)
     model.provenance["training"]["flow_epochs"] = 0
-    noisy = comparison.blurred(model, whole.u, np.random.default_rng(0))
-    assert (noisy - whole.u).std() == pytest.approx(np.exp(-3.0), rel=0.1)
+    noisy = comparison.blurred(model, at_once.u, np.random.default_rng(0))
+    assert (noisy - at_once.u).std() == pytest.approx(np.exp(-3.0), rel=0.1)
 
 
 # --------------------------------------------------------------------------------------------------- kinetics
@@ -334,15 +336,15 @@ def test_kinetics_are_those_of_unbiased_series():
     biased = gaussian(1000, 1, 2.0, rng, interval=2.0)
     biased.weights = rng.random(1000)
     dataset = Dataset([gaussian(1000, 1, 1.0, rng), biased], lag=5, boltzmann=1.0)
-    found = evaluate(exact(dataset), dataset, samples=100).kinetics
-    assert [(entry.temperature, entry.interval, entry.lag) for entry in found] == [(1.0, 2.0, 5)]
+    estimates = evaluate(exact(dataset), dataset, samples=100).kinetics
+    assert [(entry.temperature, entry.interval, entry.lag) for entry in estimates] == [(1.0, 2.0, 5)]
 
 
 # ------------------------------------------------------------------------------------------ results and errors
 
 
 class Page(HTMLParser):
-    """Refuses tags that do not close; collects what is asked below."""
+    """Refuses tags that do not close; collects tags, attributes and the script."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -382,74 +384,78 @@ def trained(request):
     model = LaTF(latent_dim=request.param, encoder_hidden=(8, 8), flow_transforms=1, flow_hidden=(8, 8))
     settings = {"refinements": 2, "refinement_epochs": 2, "joint_epochs": 1, "flow_epochs": 2, "ensemble_epochs": 1}
     train(model, dataset, ensemble=2, learning_rate=1e-2, device="cpu", **settings)
-    told = []
+    progress = []
     references = [series(1.5)]
-    found = evaluate(
-        model, dataset, references, samples=2000, progress=lambda fraction, words: told.append((fraction, words))
+    evaluation = evaluate(
+        model,
+        dataset,
+        references,
+        samples=2000,
+        progress=lambda fraction, message: progress.append((fraction, message)),
     )
-    return model, dataset, references, found, told
+    return model, dataset, references, evaluation, progress
 
 
 def test_evaluation_of_a_trained_model(trained):
-    model, dataset, references, found, told = trained
-    assert {row.kind for row in found.rows} == {"held out", "reference"}
-    for row in found.rows:
+    model, dataset, references, evaluation, progress = trained
+    assert {row.kind for row in evaluation.rows} == {"held out", "reference"}
+    for row in evaluation.rows:
         assert row.populations.sum() == pytest.approx(1) and row.model_populations.sum() == pytest.approx(1)
-        assert row.model_errors.shape == (found.n_states,)
+        assert row.model_errors.shape == (evaluation.n_states,)
         assert all(np.isfinite(value) for part in (row.divergence, row.distance) for value in vars(part).values())
         assert (row.free_energy is None) == (model.latent_dim == 3)
         shape = (3 if model.latent_dim == 3 else 1,) + (50,) * min(model.latent_dim, 2)
         assert row.histogram.shape == row.generated.shape == shape
         np.testing.assert_allclose(row.histogram.sum(axis=tuple(range(1, len(shape)))), 1)
-    assert found.melting.errors.shape == (9, found.n_states)
-    assert [entry.temperature for entry in found.kinetics] == [1.0, 2.0]
-    fractions = [fraction for fraction, _ in told]
+    assert evaluation.melting.errors.shape == (9, evaluation.n_states)
+    assert [entry.temperature for entry in evaluation.kinetics] == [1.0, 2.0]
+    fractions = [fraction for fraction, _ in progress]
     assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == 1
     again = evaluate(model, dataset, references, samples=2000)
-    assert again.as_dict() == found.as_dict()
+    assert again.as_dict() == evaluation.as_dict()
 
 
 def test_numbers_are_json(trained):
-    found = trained[3]
-    numbers = found.as_dict()
+    evaluation = trained[3]
+    numbers = evaluation.as_dict()
     assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
-    assert numbers["rows"][0]["divergence"]["floor"] == found.rows[0].divergence.floor
+    assert numbers["rows"][0]["divergence"]["floor"] == evaluation.rows[0].divergence.floor
     assert "histogram" not in numbers["rows"][0]
 
 
 def test_table(trained):
-    found = trained[3]
+    evaluation = trained[3]
     console = Console(width=240, record=True, file=io.StringIO())
-    console.print(found.table())
+    console.print(evaluation.table())
     text = console.export_text()
-    for row in found.rows:
+    for row in evaluation.rows:
         assert f"{row.kind}, T = {row.temperature:g}" in text
         assert f"{row.divergence.half:.3f} ({row.divergence.floor:.3f})" in text
     assert "nan" not in text
 
 
 def test_page(trained, tmp_path):
-    model, _, _, found, _ = trained
-    write_evaluation(found, tmp_path / "evaluation.html")
+    model, _, _, evaluation, _ = trained
+    write_evaluation(evaluation, tmp_path / "evaluation.html")
     text = (tmp_path / "evaluation.html").read_text()
     page = Page(text)
-    assert json.loads(page.script) == found.as_dict()
+    assert json.loads(page.script) == evaluation.as_dict()
     assert not [value for name, value in page.attributes if name in ("src", "href") and not value.startswith("#")]
-    latent = {1: 1, 2: 2, 3: 6}[model.latent_dim] * len(found.rows)
-    energies = len(found.rows) if model.latent_dim < 3 else 0
-    assert page.tags.count("figure") == latent + energies + 1 + 2 * len(found.kinetics)
+    latent = {1: 1, 2: 2, 3: 6}[model.latent_dim] * len(evaluation.rows)
+    energies = len(evaluation.rows) if model.latent_dim < 3 else 0
+    assert page.tags.count("figure") == latent + energies + 1 + 2 * len(evaluation.kinetics)
     assert page.tags.count("table") >= 3
     assert text.index("Kinetics of the states") < text.index("<figure>")  # tables first
     identities = [value for name, value in page.attributes if name == "id"]
     assert len(identities) == len(set(identities))
 
 
-def test_page_of_an_evaluation_with_nothing_to_say(tmp_path):
+def test_page_of_an_empty_evaluation(tmp_path):
     rng = np.random.default_rng(10)
     series = Series(rng.standard_normal((50, 1)), temperature=1.0, weights=rng.random(50))
     dataset = Dataset([series], lag=5, boltzmann=1.0)
-    found = evaluate(exact(dataset, held=()), dataset, samples=100)
-    write_evaluation(found, tmp_path / "evaluation.html")
+    evaluation = evaluate(exact(dataset, held=()), dataset, samples=100)
+    write_evaluation(evaluation, tmp_path / "evaluation.html")
     text = (tmp_path / "evaluation.html").read_text()
     Page(text)
     assert "no data to evaluate the model on" in text

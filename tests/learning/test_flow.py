@@ -35,8 +35,8 @@ def test_normalizer_by_adaptive_quadrature(dim, tau, scale):
     far = mode + 15 * math.sqrt(scale)
     total, _ = integrate.quad(lambda r: radial(r, dim, tau, scale) / peak, 0, far, points=[mode], epsabs=1e-12)
     sphere = 2 * math.pi ** (dim / 2) / special.gamma(dim / 2)
-    found = TiltedGaussian(dim, tau).log_normalizer(torch.tensor([scale], dtype=torch.float64))
-    assert found.item() == pytest.approx(math.log(total * peak * sphere), abs=1e-8)
+    computed = TiltedGaussian(dim, tau).log_normalizer(torch.tensor([scale], dtype=torch.float64))
+    assert computed.item() == pytest.approx(math.log(total * peak * sphere), abs=1e-8)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -46,8 +46,8 @@ def test_normalizer_in_one_dimension_in_closed_form(tau, scale):
     exact = (
         0.5 * math.log(2 * math.pi * scale) + tau**2 * scale / 2 + math.log(special.erfc(-tau * math.sqrt(scale / 2)))
     )
-    found = TiltedGaussian(1, tau).log_normalizer(torch.tensor(scale, dtype=torch.float64))
-    assert found.item() == pytest.approx(exact, abs=1e-9)
+    computed = TiltedGaussian(1, tau).log_normalizer(torch.tensor(scale, dtype=torch.float64))
+    assert computed.item() == pytest.approx(exact, abs=1e-9)
 
 
 @pytest.mark.parametrize("dim", DIMS)
@@ -55,8 +55,8 @@ def test_without_tilt_it_is_a_gaussian(dim):
     z = 3 * torch.randn(200, dim, generator=generator(0), dtype=torch.float64)
     for scale in SCALES:
         exact = stats.multivariate_normal(np.zeros(dim), scale * np.eye(dim)).logpdf(z.numpy())
-        found = TiltedGaussian(dim, 0.0).log_prob(z, torch.tensor(scale, dtype=torch.float64))
-        np.testing.assert_allclose(found, exact, atol=1e-9)
+        computed = TiltedGaussian(dim, 0.0).log_prob(z, torch.tensor(scale, dtype=torch.float64))
+        np.testing.assert_allclose(computed, exact, atol=1e-9)
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
@@ -155,7 +155,7 @@ TEMPERATURES = {False: [0.5, 1.0, 2.0], True: [0.2, 0.5, 1.3, 5.0]}
 
 
 def flow_of(kind, dim, conditional=False, perturbation=0.3, seed=0):
-    """A flow far from the identity, standardised to data far from the origin."""
+    """A flow far from the identity, standardized to data far from the origin."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         flow = LatentFlow(dim, 2.0, kind, transforms=3, hidden=(16, 16), bins=8, conditional=conditional)
@@ -211,7 +211,7 @@ def test_samples_map_back_to_the_prior_s_samples(kind, dim, conditional):
                 z = flow.prior.sample(500, prior_scale(s, conditional), generator(5)).double()
                 assert u.shape == (500, dim)
                 torch.testing.assert_close(to_z(flow, u, s), z, atol=1e-5, rtol=1e-5)
-                assert float((u - z).abs().max()) > 0.1  # no identity, so the round trip says something
+                assert float((u - z).abs().max()) > 0.1  # not the identity, for which the round trip would be trivial
 
 
 @every_flow
@@ -226,8 +226,8 @@ def test_log_prob_has_the_jacobian_of_autograd(kind, dim, conditional):
             jacobian = torch.stack([torch.func.jacrev(one)(point) for point in u])
             prior = flow.prior.log_prob(to_z(flow, u, s), torch.tensor(prior_scale(s, conditional), dtype=u.dtype))
             exact = prior + torch.linalg.slogdet(jacobian).logabsdet
-            found = flow.log_prob(u, torch.tensor(s, dtype=u.dtype))
-            torch.testing.assert_close(found, exact, atol=1e-8, rtol=1e-8)
+            computed = flow.log_prob(u, torch.tensor(s, dtype=u.dtype))
+            torch.testing.assert_close(computed, exact, atol=1e-8, rtol=1e-8)
 
 
 @pytest.mark.parametrize("conditional", [False, True])
@@ -358,7 +358,7 @@ def test_a_range_of_one_temperature_is_no_division_by_zero():
 
 
 @pytest.mark.parametrize("dim", DIMS)
-def test_standardisation_is_weighted(dim):
+def test_standardization_is_weighted(dim):
     rng = generator(11)
     mu = torch.randn(4000, dim, generator=rng) * 2.0 + 5.0
     weights = torch.cat([torch.ones(2000), torch.zeros(2000)])
@@ -436,10 +436,10 @@ def test_marginal_density_by_brute_force(layout):
     flow.requires_grad_(False)
     used, s = flow.used, torch.tensor(0.8, dtype=torch.float64)
     rest = [k for k in range(u.shape[1]) if k not in used]
-    found = flow.marginal_log_prob(u[:3, used], s.float())
+    computed = flow.marginal_log_prob(u[:3, used], s.float())
     flow = flow.double()
     count = 6001 if len(rest) == 1 else 241
-    for point, value in zip(u[:3].double(), found):
+    for point, value in zip(u[:3].double(), computed):
         # Where the density is: 8 whitened units to either side, which a component is moved by for itself and for those
         # before it.
         axes, cell = [], 1.0
@@ -463,7 +463,7 @@ def test_marginal_density_of_a_plane_is_its_density():
     assert torch.equal(flow.marginal_log_prob(u[:50], s), flow.log_prob(u[:50], s))
 
 
-def test_a_trained_flow_knows_the_density_along_a_line():
+def test_a_trained_flow_has_the_density_along_a_line():
     """Two Gaussians, twice as many data in one as in the other."""
     drawn = generator(23)
     x = torch.randn(30_000, 1, generator=drawn) * 0.3 + torch.where(torch.arange(30_000) % 3 > 0, 1.0, -1.0)[:, None]
@@ -477,7 +477,7 @@ def test_a_trained_flow_knows_the_density_along_a_line():
     density, samples = flow.marginal_log_prob(line, one).exp(), flow.sample(20_000, 1.0, drawn)
     assert float(density.sum()) * 0.01 == pytest.approx(1.0, abs=0.02)
     assert float(density[:400].sum()) * 0.01 == pytest.approx(1 / 3, abs=0.05)
-    # What the flow draws is what its density says, also along the line.
+    # Samples follow the density, also along the line.
     counts = torch.histc(samples[:, 0], 40, -4, 4) / len(samples)
     expected = density[:800].reshape(40, 20).sum(1) * 0.01
     assert float((counts - expected).abs().sum()) < 0.05

@@ -1,4 +1,4 @@
-"""Lags are judged by chains of known time scales, and the rule that chooses one by results made by hand."""
+"""Lags of chains of known time scales, and the rule that recommends one, on constructed results."""
 
 import doctest
 import json
@@ -17,7 +17,7 @@ from latf_sampling.settings import ModelSettings, TrainingSettings
 
 SMALL = ModelSettings(latent_dim=2, encoder_hidden=(16,), decoder_hidden=(16,))
 QUICK = TrainingSettings(initial_states=6, refinements=6, refinement_epochs=2, learning_rate=1e-2)
-CENTRES = np.array([[0.0, 0, 0], [3, 0, 0], [0, 3, 0]])
+CENTERS = np.array([[0.0, 0, 0], [3, 0, 0], [0, 3, 0]])
 
 TWO = np.array([[0.99, 0.01], [0.01, 0.99]])
 """One time scale, -1 / ln(0.98): 49.5 frames."""
@@ -38,7 +38,7 @@ def observed(matrix: np.ndarray, n: int, seed: int, **options) -> Series:
     """Hidden states, each a Gaussian in three dimensions that overlaps with no other."""
     rng = np.random.default_rng(seed)
     states = chain(matrix, n, rng)
-    return Series(CENTRES[states] + 0.3 * rng.normal(size=(n, 3)), **options)
+    return Series(CENTERS[states] + 0.3 * rng.normal(size=(n, 3)), **options)
 
 
 def exact(matrix: np.ndarray) -> np.ndarray:
@@ -89,8 +89,8 @@ def test_the_lag_with_more_states_is_preferred_where_it_resolves_them(three):
     assert three.recommended == 2
 
 
-def test_only_the_lowest_temperature_with_transitions_is_judged():
-    cold = Series(CENTRES[[0] * 500] + 0.3 * np.random.default_rng(0).normal(size=(500, 3)), temperature=200.0)
+def test_only_the_lowest_temperature_with_transitions_is_scored():
+    cold = Series(CENTERS[[0] * 500] + 0.3 * np.random.default_rng(0).normal(size=(500, 3)), temperature=200.0)
     warm = observed(TWO, 4000, 1, temperature=300.0)
     hot = observed(np.full((2, 2), 0.5), 2000, 2, temperature=400.0)
     scan = scan_lags([hot, cold, warm], [2], model=SMALL, training=QUICK)
@@ -123,11 +123,13 @@ def test_other_failures_of_training_are_errors():
 
 
 def test_progress_goes_from_nothing_to_all():
-    seen = []
-    scan_lags([observed(TWO, 1000, 0)], [1, 2], model=SMALL, training=QUICK, progress=lambda *entry: seen.append(entry))
-    fractions = [fraction for fraction, _ in seen]
+    calls = []
+    scan_lags(
+        [observed(TWO, 1000, 0)], [1, 2], model=SMALL, training=QUICK, progress=lambda *entry: calls.append(entry)
+    )
+    fractions = [fraction for fraction, _ in calls]
     assert fractions == sorted(fractions) and 0 < fractions[0] < 0.2 and 0.5 < fractions[-1] <= 1
-    assert {words.split(":")[0] for _, words in seen} == {"lag 1", "lag 2"}
+    assert {words.split(":")[0] for _, words in calls} == {"lag 1", "lag 2"}
 
 
 # Which lags, and which frames
@@ -179,7 +181,7 @@ def chosen(*results: LagResult) -> int | None:
 def test_a_lag_that_falls_short_of_longer_ones_is_passed_over():
     assert chosen(result(1, 2, 60), result(4, 2, 95), result(16, 2, 100)) == 4
     assert chosen(result(1, 2, 60, 60), result(4, 2, 95)) == 1  # within the error
-    assert chosen(result(1, 2, 60), result(16, 2, 60), result(64, 2, 95)) == 1  # too long a lag says nothing
+    assert chosen(result(1, 2, 60), result(16, 2, 60), result(64, 2, 95)) == 1  # too long a lag is ignored
 
 
 def test_the_first_plateau_of_states_is_taken():
@@ -237,7 +239,7 @@ class Page(HTMLParser):
             self.words += data.replace("\u00a0", " ")
 
 
-def test_page_and_file_say_what_the_scan_says(two, tmp_path):
+def test_page_and_file_hold_the_numbers_of_the_scan(two, tmp_path):
     write_lags(two, tmp_path / "lags.html")
     two.save(tmp_path / "lags.json")
     page = Page(tmp_path / "lags.html")

@@ -1,4 +1,4 @@
-"""The model's promises: shapes, arrays in and arrays out, one file, and a loss that is what the formulas say."""
+"""The contract of the model: shapes, arrays in and arrays out, one file, and a loss that follows its formulas."""
 
 import copy
 import math
@@ -162,10 +162,10 @@ def test_free_energy_is_minus_kt_log_p():
 def test_state_probabilities_are_those_that_states_are_assigned_by():
     model = make()
     x = batch(50)["x"].numpy()
-    found = model.state_probabilities(model.encode(x))
-    assert found.shape == (50, STATES) and (found > 0).all()
-    assert found.sum(1) == pytest.approx(np.ones(50), abs=1e-6)
-    assert np.array_equal(found.argmax(1), model.assign(x))
+    computed = model.state_probabilities(model.encode(x))
+    assert computed.shape == (50, STATES) and (computed > 0).all()
+    assert computed.sum(1) == pytest.approx(np.ones(50), abs=1e-6)
+    assert np.array_equal(computed.argmax(1), model.assign(x))
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
@@ -200,7 +200,7 @@ def test_seeded_samples_repeat_and_others_differ():
     state = torch.random.get_rng_state()
     model.sample(10, seed=4)
     model.sample(10)
-    assert torch.equal(torch.random.get_rng_state(), state)  # nobody else's random numbers are touched
+    assert torch.equal(torch.random.get_rng_state(), state)  # the global generator is left alone
 
 
 def test_train_and_eval_compute_the_same():
@@ -228,7 +228,7 @@ def test_a_loaded_model_is_the_same_model(tmp_path, dim, flow, kind):
     model.save(tmp_path / "model.pt")
     state = torch.random.get_rng_state()
     loaded = LaTF.load(tmp_path / "model.pt")
-    assert torch.equal(torch.random.get_rng_state(), state)  # nobody else's random numbers are touched
+    assert torch.equal(torch.random.get_rng_state(), state)  # the global generator is left alone
     u = model.sample(9, 330.0, seed=2)
     assert np.array_equal(loaded.sample(9, 330.0, seed=2), u)
     assert np.array_equal(loaded.encode(x), model.encode(x))
@@ -284,7 +284,7 @@ def _wrong_size(path):
 
 def _unknown_setting(path):
     content = torch.load(path, weights_only=True)
-    torch.save({**content, "settings": {**content["settings"], "colour": "red"}}, path)
+    torch.save({**content, "settings": {**content["settings"], "color": "red"}}, path)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path):
     ("reweighted", "inside", "outside"),
     [(False, (250, 300, 500), (240, 510)), (True, (240, 300, 500), (205, 590, 1e4))],
 )
-def test_extrapolation_is_told_and_warned_of(recwarn, reweighted, inside, outside):
+def test_extrapolation_is_reported_and_warned_of(recwarn, reweighted, inside, outside):
     model, u = make(reweighted=reweighted), np.zeros((1, 2))
     for temperature in inside:
         assert not model.extrapolates(temperature)
@@ -350,9 +350,9 @@ def test_extrapolation_is_told_and_warned_of(recwarn, reweighted, inside, outsid
         ):
             with pytest.warns(
                 ExtrapolationWarning, match=rf"{temperature:g} K is extrapolation .* at 250, 500 K"
-            ) as told:
+            ) as caught:
                 use(temperature)
-            assert len(told) == 1
+            assert len(caught) == 1
     assert model.extrapolates() == model.extrapolates(300.0)
     assert model.extrapolates(300 * unit.kelvin) is False
 
@@ -393,11 +393,11 @@ def test_populations_are_the_density_integrated_over_each_state(reweighted, temp
     exact = np.bincount(states, density, minlength=STATES) * (u[1, 0] - u[0, 0])
     assert exact.sum() == pytest.approx(1.0, abs=1e-3)
     assert exact.min() > 0.05
-    found = model.populations(temperature)
-    assert found.sum() == pytest.approx(1.0)
-    assert (np.abs(found - exact) < 4.5 * np.sqrt(exact * (1 - exact) / POPULATION_SAMPLES) + 1e-3).all()
-    assert np.array_equal(model.populations(temperature), found)
-    assert not np.array_equal(model.populations(temperature, seed=1), found)
+    computed = model.populations(temperature)
+    assert computed.sum() == pytest.approx(1.0)
+    assert (np.abs(computed - exact) < 4.5 * np.sqrt(exact * (1 - exact) / POPULATION_SAMPLES) + 1e-3).all()
+    assert np.array_equal(model.populations(temperature), computed)
+    assert not np.array_equal(model.populations(temperature, seed=1), computed)
 
 
 def test_standard_errors_are_the_spread_of_the_ensemble():
@@ -470,10 +470,10 @@ def test_loss_against_a_plain_sum_over_frames(dim, prior, reweighted):
                 log_p = sum(parts).log().item()
             prediction -= torch.log_softmax(model.decoder(u), -1)[data["y"][i]].item() / 16
             regularization += (log_q - log_p) / 16
-    found = terms(model, data, prior)
-    assert all(term.shape == () for term in found)
-    assert found[0].item() == pytest.approx(prediction, rel=1e-6)
-    assert found[1].item() == pytest.approx(regularization, rel=1e-5)
+    computed = terms(model, data, prior)
+    assert all(term.shape == () for term in computed)
+    assert computed[0].item() == pytest.approx(prediction, rel=1e-6)
+    assert computed[1].item() == pytest.approx(regularization, rel=1e-5)
 
 
 def test_steered_temperature_enters_by_the_prior_s_scale_alone():
@@ -483,7 +483,7 @@ def test_steered_temperature_enters_by_the_prior_s_scale_alone():
         a, b = (terms(model, d, prior) for d in (data, hot))
         assert torch.equal(a[0], b[0])
         assert torch.equal(a[1], b[1]) == same
-    # log p(u|T) - log p(u|T') is that of the priors, since the flow and its Jacobian know no temperature.
+    # log p(u|T) - log p(u|T') is that of the priors, since the flow and its Jacobian do not depend on temperature.
     u = torch.from_numpy(model.sample(20, seed=0))
     with torch.no_grad():
         z = model.flow.layers()(model.flow.whiten(u))

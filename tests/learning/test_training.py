@@ -1,4 +1,4 @@
-"""Training finds the states of a jump process of known truth, follows weights and temperature, repeats, goes on to the
+"""Training finds the states of a known jump process, follows weights and temperature, is reproducible, continues to the
 same bits after an interruption, and stops when it fails."""
 
 import doctest
@@ -53,14 +53,14 @@ def jumps(n, rng, stay):
 
 
 def descriptors(states, rng):
-    """Four that tell the states apart, and one that varies most of all and says nothing."""
+    """Four columns that distinguish the states, and one that varies most of all and carries no information."""
     return np.column_stack(
         [CENTERS[states] + 0.3 * rng.normal(size=(len(states), 4)), 5 * rng.normal(size=len(states))]
     )
 
 
 def matches(assigned, states):
-    """Fraction of frames that are right, when each state found is named by the truth it holds most of."""
+    """Fraction of correct frames, where each learned state is identified with the true state of most of its frames."""
     return sum(np.bincount(states[assigned == k]).max() for k in np.unique(assigned)) / len(states)
 
 
@@ -130,11 +130,11 @@ def test_reported_populations_are_weighted(trained):
     model, result, dataset, _, weights, _ = trained
     assigned = model.assign(dataset.x.numpy())
     exact = [weights[assigned == k].sum() / weights.sum() for k in range(3)]
-    found = [row["population at 298.15"] for row in result.states]
-    np.testing.assert_allclose(found, exact, atol=1e-4)
-    assert sum(found) == pytest.approx(1.0, abs=1e-5)
+    reported = [row["population at 298.15"] for row in result.states]
+    np.testing.assert_allclose(reported, exact, atol=1e-4)
+    assert sum(reported) == pytest.approx(1.0, abs=1e-5)
     plain = np.bincount(assigned) / len(assigned)
-    assert np.abs(plain - found).max() > 0.1  # the weights make a difference that could be seen
+    assert np.abs(plain - reported).max() > 0.1  # the weights make a difference that could be seen
 
 
 def test_samples_have_the_weighted_populations(trained):
@@ -197,8 +197,8 @@ def test_history_progress_and_provenance(trained):
         names = {"flow": ["validation_loss"], "refit": []}.get(entry["stage"], ["prediction", "regularization"])
         for name in ["loss", *names]:
             assert np.isfinite(entry[name])
-    found = [entry["states"] for entry in result.history]
-    assert found == sorted(found, reverse=True)
+    counts = [entry["states"] for entry in result.history]
+    assert counts == sorted(counts, reverse=True)
     for stage in ("joint", "flow"):
         of_stage = [entry["loss"] for entry in result.history if entry["stage"] == stage]
         assert of_stage[-1] < of_stage[0]
@@ -222,7 +222,7 @@ def test_history_progress_and_provenance(trained):
 def test_other_dimensions_labels_and_two_temperatures(dim):
     rng = np.random.default_rng(5)
     states = [jumps(1500, rng, stay=0.97) for _ in range(2)]
-    constant = np.full((1500, 1), 7.0)  # a column that says nothing must do no harm
+    constant = np.full((1500, 1), 7.0)  # a constant column must do no harm
     series = [
         Series(np.hstack([descriptors(s, rng), constant]), temperature=t, labels=2 * s + 1)  # labels with gaps
         for s, t in zip(states, (1.0, 1.5))
@@ -340,8 +340,8 @@ def test_batches_without_weight_do_no_harm():
     assert np.isfinite(model.encode(dataset.x.numpy())).all()
 
 
-def test_frames_without_weight_teach_nothing():
-    # The same data with frames of another world in between: without weight, only the clusters may see them.
+def test_frames_without_weight_have_no_effect():
+    # The same data with shifted frames of weight zero, which may enter the clusters only.
     dataset, states = small(labels=jumps(600, np.random.default_rng(0), stay=0.97))
     weights = np.where(np.arange(600) < 300, 1.0, 0.0)
     models = []
@@ -386,7 +386,7 @@ def test_no_epochs_of_the_flow_give_states_and_no_density():
         model.sample(3)
 
 
-# ------------------------------------------------------------------------------------------- going on where it was
+# ------------------------------------------------------------------------------ continuing after an interruption
 
 ALL_STAGES = {
     "initial_states": 5,
@@ -403,7 +403,7 @@ ALL_STAGES = {
 
 
 def two_temperatures(n=250, seed=0, **options) -> Dataset:
-    """Two series with energies, weights and a third descriptor without sense, at kT = 1 and 1.3."""
+    """Two series with energies, weights and a fifth descriptor of noise, at kT = 1 and 1.3."""
     rng = np.random.default_rng(seed)
     series = []
     for kT in (1.0, 1.3):
@@ -441,7 +441,7 @@ def assert_the_same(first, second):
 
 
 class Interrupt:
-    """Ctrl-C at the given epoch of a stage, all its turns counted; or at every so many epochs."""
+    """Ctrl-C at the given epoch of a stage, all its iterations counted; or after a number of epochs."""
 
     def __init__(self, stage="", number=1):
         self.stage, self.number, self.count = stage, number, 0
@@ -457,40 +457,40 @@ class Interrupt:
     [("states", 1), ("states", 3), ("joint", 1), ("flow", 1), ("flow", 3), ("refit", 1)]
     + [("refit", 2), ("ensemble", 1), ("ensemble", 3)],
 )
-def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, uninterrupted, stage, number):
-    kept = tmp_path / "checkpoint.pt"
+def test_an_interrupted_training_continues_to_the_same_bits(tmp_path, uninterrupted, stage, number):
+    file = tmp_path / "checkpoint.pt"
     with pytest.raises(KeyboardInterrupt):
-        learn(kept, Interrupt(stage, number))
-    assert [path.name for path in tmp_path.iterdir()] == ([] if (stage, number) == ("states", 1) else [kept.name])
+        learn(file, Interrupt(stage, number))
+    assert [path.name for path in tmp_path.iterdir()] == ([] if (stage, number) == ("states", 1) else [file.name])
     before = torch.random.get_rng_state()
-    assert_the_same(learn(kept), uninterrupted)
+    assert_the_same(learn(file), uninterrupted)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
 def test_interrupted_again_and_again(tmp_path, uninterrupted):
     # Two epochs at a time, the same object each time, until it is through.
-    kept, model, dataset = tmp_path / "checkpoint.pt", LaTF(reference_temperature=1.0, **TINY), two_temperatures()
+    file, model, dataset = tmp_path / "checkpoint.pt", LaTF(reference_temperature=1.0, **TINY), two_temperatures()
     attempts = 0
     while True:
         attempts += 1
         try:
-            result = train(model, dataset, 7, checkpoint=kept, progress=Interrupt(number=2), **ALL_STAGES)
+            result = train(model, dataset, 7, checkpoint=file, progress=Interrupt(number=2), **ALL_STAGES)
             break
         except KeyboardInterrupt:
             assert not model.trained
     assert attempts > 6
     assert_the_same((model, result), uninterrupted)
-    assert_the_same(learn(kept), uninterrupted)  # and once more from the end
+    assert_the_same(learn(file), uninterrupted)  # and once more from the end
 
 
-def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, uninterrupted):
-    kept = tmp_path / "checkpoint.pt"
+def test_a_killed_training_continues_to_the_same_bits(tmp_path, uninterrupted):
+    file = tmp_path / "checkpoint.pt"
     code = "import sys, test_training as t\nt.learn(sys.argv[1], lambda fraction, words: print(words, flush=True))\n"
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(kept)],
+        [sys.executable, "-c", code, str(file)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
@@ -504,7 +504,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, uninterrupted):
     process.stdout.close()
     assert process.wait() == -9
     assert lines[0].startswith("states")
-    assert_the_same(learn(kept), uninterrupted)
+    assert_the_same(learn(file), uninterrupted)
 
 
 def shifted(dataset, **changes):
@@ -531,27 +531,27 @@ def shifted(dataset, **changes):
     ],
 )
 def test_the_checkpoint_of_another_training_is_refused_and_kept(tmp_path, other):
-    kept, dataset = tmp_path / "checkpoint.pt", two_temperatures()
+    file, dataset = tmp_path / "checkpoint.pt", two_temperatures()
     with pytest.raises(KeyboardInterrupt):
-        learn(kept, Interrupt("states", 2), dataset)
-    content = kept.read_bytes()
+        learn(file, Interrupt("states", 2), dataset)
+    content = file.read_bytes()
     with pytest.raises(TrainingError, match="other data, settings or seed"):
-        learn(kept, **{"dataset": dataset, **other(dataset)})
-    assert kept.read_bytes() == content
+        learn(file, **{"dataset": dataset, **other(dataset)})
+    assert file.read_bytes() == content
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-500], lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"no"])
 def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
-    kept = tmp_path / "checkpoint.pt"
+    file = tmp_path / "checkpoint.pt"
     with pytest.raises(KeyboardInterrupt):
-        learn(kept, Interrupt("states", 2))
-    kept.write_bytes(damage(kept.read_bytes()))
+        learn(file, Interrupt("states", 2))
+    file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(TrainingError, match="cannot be read as a checkpoint; delete it"):
-        learn(kept)
+        learn(file)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, uninterrupted):
-    kept, flush, calls = tmp_path / "checkpoint.pt", os.fsync, []
+    file, flush, calls = tmp_path / "checkpoint.pt", os.fsync, []
 
     def full(handle):
         calls.append(handle)
@@ -561,10 +561,10 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, uninterru
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match="No space left"):
-        learn(kept)
+        learn(file)
     monkeypatch.undo()
-    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
-    assert_the_same(learn(kept), uninterrupted)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    assert_the_same(learn(file), uninterrupted)
 
 
 def test_data_on_the_disk_give_the_same_bits(tmp_path, uninterrupted):
@@ -578,13 +578,13 @@ def test_data_on_the_disk_give_the_same_bits(tmp_path, uninterrupted):
     assert_the_same(learn(dataset=dataset), uninterrupted)
 
 
-def test_the_flow_that_held_out_blocks_can_judge_is_kept_beside_the_finished_one(tmp_path, uninterrupted):
-    model, trial = uninterrupted[0], uninterrupted[0].for_validation()
+def test_the_validation_flow_is_saved_beside_the_refit_one(tmp_path, uninterrupted):
+    model, validation = uninterrupted[0], uninterrupted[0].for_validation()
     x, u = two_temperatures().series[0].x[:20], model.sample(20, seed=0)
-    assert np.array_equal(trial.encode(x), model.encode(x))
-    assert not np.array_equal(trial.log_prob(u), model.log_prob(u))
+    assert np.array_equal(validation.encode(x), model.encode(x))
+    assert not np.array_equal(validation.log_prob(u), model.log_prob(u))
     model.save(tmp_path / "model.pt")
-    assert np.array_equal(LaTF.load(tmp_path / "model.pt").for_validation().log_prob(u), trial.log_prob(u))
+    assert np.array_equal(LaTF.load(tmp_path / "model.pt").for_validation().log_prob(u), validation.log_prob(u))
 
 
 # ------------------------------------------------------------------------------------------- temperature and weights
@@ -616,8 +616,8 @@ def of_the_well(n, kT, rng, potential=None, **options) -> Series:
     sides = [np.flatnonzero(x[:, 0] < 0), np.flatnonzero(x[:, 0] >= 0)]
     runs = [run for side in sides for run in np.array_split(side, len(side) // 25)]
     x = x[np.concatenate([runs[k] for k in rng.permutation(len(runs))])]
-    made = {"energies": WELL.potential(x[:, None]), "labels": (x[:, 0] > 0).astype(int)}
-    return Series(x, kT, **{**made, **{name: f(x) for name, f in options.items()}})
+    options_of_series = {"energies": WELL.potential(x[:, None]), "labels": (x[:, 0] > 0).astype(int)}
+    return Series(x, kT, **{**options_of_series, **{name: f(x) for name, f in options.items()}})
 
 
 def train_on(series, seed=0, latent_dim=1, mode="reweighted", **options) -> LaTF:
@@ -640,7 +640,7 @@ def heated():
         return train_on(series, ensemble=4, ensemble_epochs=3), series
 
 
-def test_reweighted_populations_at_temperatures_nobody_simulated(heated):
+def test_reweighted_populations_at_temperatures_without_simulation(heated):
     model, _ = heated
     assert model.reweighted
     for kT in (0.8, 1.0, 1.4, 2.0, 2.5):
@@ -655,7 +655,7 @@ def test_reweighted_populations_from_one_temperature():
         assert left(model, kT) == pytest.approx(left_population(kT), abs=0.04)
 
 
-def test_frames_are_drawn_at_the_temperature_they_are_said_to_have(heated):
+def test_frames_are_drawn_at_the_temperature_that_comes_with_them(heated):
     _, series = heated
     dataset, settings = Dataset(series, lag=1, boltzmann=1.0), TrainingSettings(**EPOCHS)
     frames = TrainingFrames(dataset, ModelSettings(reference_temperature=1.0), settings, 0, torch.device("cpu"))
@@ -667,9 +667,9 @@ def test_frames_are_drawn_at_the_temperature_they_are_said_to_have(heated):
     for s in scale.unique().tolist():
         density = np.exp(-along / s)
         exact = density @ along / density.sum() + 0.5 * s  # and half kT along y
-        found = dataset.energies[drawn[scale == s].numpy()]
+        energies = dataset.energies[drawn[scale == s].numpy()]
         size = frames.reweighting.effective_sample_size(s)
-        assert abs(found.mean() - exact) < 4.5 * found.std() * (1 / size + 1 / len(found)) ** 0.5
+        assert abs(energies.mean() - exact) < 4.5 * energies.std() * (1 / size + 1 / len(energies)) ** 0.5
 
 
 def test_effective_sample_size_and_extrapolation_of_a_reweighted_model(heated):
@@ -695,7 +695,7 @@ def test_effective_sample_size_and_extrapolation_of_a_steered_model():
     series = [Series(descriptors(jumps(600, rng, 0.97), rng), T, w) for T, w in ((300.0, weights), (400.0, None))]
     model = LaTF(**SMALL)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # not a word of energies where they are not asked for
+        warnings.simplefilter("error")  # no warning of missing energies where they are not needed
         train(model, Dataset(series, lag=3), **QUICK)
         for T in (300.0, 350.0, 400.0):
             assert not model.extrapolates(T)
@@ -712,7 +712,7 @@ def test_effective_sample_size_and_extrapolation_of_a_steered_model():
 @pytest.mark.parametrize("dim", [1, 2])
 def test_weights_undo_a_bias_and_without_them_populations_are_wrong(dim):
     def bias(x):
-        """Halves the barrier and takes the tilt away, so that both wells are alike."""
+        """Halves the barrier and takes the tilt away, so that both wells are equal."""
         return -1.5 * (x[..., 0, 0] ** 2 - 1) ** 2 - 0.75 * x[..., 0, 0]
 
     def biased(x):
@@ -735,10 +735,10 @@ def test_weights_undo_a_bias_and_without_them_populations_are_wrong(dim):
 def test_without_energies_there_is_one_warning_and_temperature_is_steered():
     dataset, _ = small(temperature=300.0)
     model = LaTF(**TINY)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train(model, dataset, **QUICK)
-    ours = [each for each in told if "energies" in str(each.message)]
+    ours = [each for each in caught if "energies" in str(each.message)]
     assert len(ours) == 1
     assert ours[0].category is UserWarning
     assert ours[0].filename == __file__  # it points to the line that called train
@@ -777,7 +777,7 @@ def test_balanced_temperatures_weigh_the_same(mode):
             each = frames[balance]
             _, scale = each.draw(dataset.first, each.weights, np.random.default_rng(0), 6)
             assert float((scale == 2.0).double().mean()) == pytest.approx(share, abs=0.01)
-    else:  # MBAR knows by itself what frames are worth
+    else:  # MBAR weights frames by itself
         for kT in (1.0, 1.5, 2.0):
             sizes = [each.reweighting.effective_sample_size(kT) for each in frames.values()]
             assert sizes[0] == pytest.approx(sizes[1], rel=1e-3)
