@@ -2,8 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/descriptors.py --markdown benchmarks/descriptors.md
 
-measures each kind with `Features.transform` and the other way in turn, on one thread, and prints one table: medians of
-all turns, without and with a box (rectangular, and changing and triclinic). The columns are compared first. What both
+measures each kind with `Features.transform` and the other way in turn, on one thread, and prints one table: medians, without and with a box (rectangular, and changing and triclinic). The columns are compared first. What both
 ways share, reading a trajectory, is left out; what a user has to do besides to get the same columns, such as sine and
 cosine of the torsions that MDTraj gives as angles, counts.
 
@@ -30,7 +29,7 @@ import torch
 from latf_sampling import Features
 
 ROOT = Path(__file__).resolve().parents[1]
-TURNS = 3
+REPEATS = 3
 PROTEIN = str(Path(openmm.app.__file__).parent / "data" / "test.pdb")
 BOXES = ("none", "rectangular", "changing")
 
@@ -62,14 +61,14 @@ def frames(molecule: str, count: int, box: str, seed: int = 0) -> mdtraj.Traject
         structure = mdtraj.load(str(ROOT / "tests" / "data" / "rna-gnra.pdb"))
     rng = np.random.default_rng(seed)
     xyz = rng.standard_normal((count, structure.n_atoms, 3), dtype=np.float32) * 0.01 + structure.xyz[:1]
-    made = mdtraj.Trajectory(xyz, structure.topology)
+    traj = mdtraj.Trajectory(xyz, structure.topology)
     if box != "none":
-        made.unitcell_lengths = np.tile([4.0, 4.5, 5.0], (count, 1))
-        made.unitcell_angles = np.full((count, 3), 90.0)
+        traj.unitcell_lengths = np.tile([4.0, 4.5, 5.0], (count, 1))
+        traj.unitcell_angles = np.full((count, 3), 90.0)
     if box == "changing":
-        made.unitcell_lengths = made.unitcell_lengths * rng.uniform(0.98, 1.02, (count, 1))
-        made.unitcell_angles = np.tile([80.0, 75.0, 70.0], (count, 1))
-    return made
+        traj.unitcell_lengths = traj.unitcell_lengths * rng.uniform(0.98, 1.02, (count, 1))
+        traj.unitcell_angles = np.tile([80.0, 75.0, 70.0], (count, 1))
+    return traj
 
 
 # ------------------------------------------------------------------------------------------- the same another way
@@ -143,14 +142,14 @@ def gvectors(traj: mdtraj.Trajectory, periodic: bool) -> np.ndarray:
     ]
     atoms = np.array([[r.atom(name).index for name in order] for r, order in zip(traj.topology.residues, orders)])
     base = traj.xyz[:, atoms]
-    centre = base.mean(2)
-    x = base[:, :, 0] - centre
-    z = np.cross(x, base[:, :, 1] - centre)
+    center = base.mean(2)
+    x = base[:, :, 0] - center
+    z = np.cross(x, base[:, :, 1] - center)
     x /= np.linalg.norm(x, axis=-1, keepdims=True)
     z /= np.linalg.norm(z, axis=-1, keepdims=True)
     frame = np.stack([x, np.cross(z, x), z], -2)
     i, j = np.nonzero(~np.eye(len(atoms), dtype=bool))
-    scaled = np.matmul(frame[:, i], (centre[:, j] - centre[:, i])[..., None])[..., 0]
+    scaled = np.matmul(frame[:, i], (center[:, j] - center[:, i])[..., None])[..., 0]
     scaled /= np.array([0.5, 0.5, 0.3], np.float32)
     length = np.linalg.norm(scaled, axis=-1, keepdims=True)
     gamma = np.float32(np.pi / 2.4)
@@ -225,7 +224,7 @@ CASES = {
     "angles": Case([{"angles": {"of": "backbone", "as": "angle"}}], bonded_angles(np.asarray)),
     "distances": Case([{"distances": "name CA"}], distances("name CA")),
     "distances, large table": Case([{"distances": "element != H"}], distances("element != H")),
-    "distances of centres": Case([{"groups": {"groups": GROUPS}}], centers, whole=True),
+    "distances of centers": Case([{"groups": {"groups": GROUPS}}], centers, whole=True),
     "residue contacts": Case([{"residue_contacts": {"between": "all", "beta": "8 /nm"}}], smallest),
     "contacts": Case(
         [{"contacts": {"between": "name CA CB", "skip": 3, "r0": 0.6}}], switched(within("name CA CB", 3), 0.6)
@@ -255,7 +254,7 @@ def compared(case: Case, count: int, box: str) -> tuple[int, float, float]:
     few = traj[:100]
     np.testing.assert_allclose(features.transform(few), case.other(few, box != "none"), atol=1e-3)
     seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(TURNS):
+    for _ in range(REPEATS):
         for times, run in zip(seconds, (features.transform, lambda t: case.other(t, box != "none"))):
             start = time.perf_counter()
             run(traj)
@@ -296,7 +295,7 @@ def versions() -> dict[str, str]:
 
 HEAD = """# Descriptors of a trajectory beside MDTraj
 
-Seconds for {frames:,} frames, one thread, median of three turns taken alternately; `ratio` is how many times faster
+Seconds for {frames:,} frames, one thread, median of three alternating runs; `ratio` is how many times faster
 `Features.transform` is. torch {torch}, MDTraj {mdtraj}, numpy {numpy}, {machine}.
 
     OMP_NUM_THREADS=1 python benchmarks/descriptors.py --markdown benchmarks/descriptors.md

@@ -1,4 +1,4 @@
-"""A descriptor of one's own, and the check that it can be trusted inside a simulation.
+"""A custom descriptor, and the check that a simulation can rely on it.
 
     python examples/own_descriptor.py structure.pdb
 
@@ -21,26 +21,26 @@ from latf_sampling.testing import check_descriptors
 
 
 class ShapeAnisotropy(torch.nn.Module):
-    """How far some atoms are from round: 0 for a sphere, 1 for a line (Theodorou and Suter, doi:10.1021/ma00148a028).
+    """Anisotropy of some atoms: 0 for a sphere, 1 for a line (Theodorou and Suter, doi:10.1021/ma00148a028).
 
     With S the gyration tensor it is 3/2 tr(S^2) / tr(S)^2 - 1/2, without any eigenvalue, so that it is smooth.
     """
 
     def __init__(self, topology: mdtraj.Topology, atoms: str):
         super().__init__()
-        chosen = topology.select(atoms).tolist()
-        self.atoms, tree = bonded_tree(topology, chosen)  # the same, and what it takes to connect them
+        selected = topology.select(atoms).tolist()
+        self.atoms, tree = bonded_tree(topology, selected)  # the selection, then the atoms that connect it
         self.names = [f"shape anisotropy of {atoms}"]
         self.units = [""]
-        # forward sees these atoms alone, so here they count from 0
-        self.unwrap = Unwrap(range(len(self.atoms)), tree, len(self.atoms), range(len(chosen)))
+        # forward receives these atoms alone, so that they count from 0
+        self.unwrap = Unwrap(range(len(self.atoms)), tree, len(self.atoms), range(len(selected)))
 
     def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
         x = self.unwrap(positions, box)
         x = x - x.mean(-2, keepdim=True)
         tensor = torch.matmul(x.transpose(-1, -2), x)
         trace = tensor.diagonal(dim1=-2, dim2=-1).sum(-1)
-        # where all atoms coincide there is no shape; the small number keeps value and gradient finite there
+        # where all atoms coincide there is no shape; the small numbers keep value and gradient finite there
         squares = (tensor * tensor).sum([-2, -1]) + 1e-20
         return (1.5 * squares / (trace * trace + 1e-20) - 0.5).unsqueeze(-1)
 

@@ -36,11 +36,11 @@ def test_angles_equal_mdtraj(alanine, box):
 
 
 def test_bonded_angles_are_all_those_of_the_molecule(alanine):
-    """Sum over atoms of the pairs of neighbours; of an atom, those in the middle of which it is."""
+    """Sum over atoms of the pairs of neighbors; of an atom, those in the middle of which it is."""
     topology = alanine.topology
-    neighbours = [sum(atom in bond for bond in topology.bonds) for atom in topology.atoms]
+    neighbors = [sum(atom in bond for bond in topology.bonds) for atom in topology.atoms]
     every = Features(topology, [{"angles": "all"}])
-    assert len(every.names) == sum(n * (n - 1) // 2 for n in neighbours) == 36
+    assert len(every.names) == sum(n * (n - 1) // 2 for n in neighbors) == 36
     middle = Features(topology, [{"angles": {"of": "name N CA C", "at": "name CA", "as": "angle"}}])
     assert middle.names == ["angle ALA2-N ALA2-CA ALA2-C"] and middle.units == ["rad"]
     expected = mdtraj.compute_angles(alanine, [[6, 8, 14]])

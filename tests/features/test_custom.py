@@ -102,7 +102,10 @@ def test_protocols_name_files_beside_them(tmp_path):
     ("body", "says"),
     [
         ("return positions[..., :1, 0]", "a translation changes it"),
-        ("return positions.square().sum(-1)[..., :1] * 0 + (positions[..., 1, :1] - positions[..., 0, :1])", "a rotation changes it"),
+        (
+            "return positions.square().sum(-1)[..., :1] * 0 + (positions[..., 1, :1] - positions[..., 0, :1])",
+            "a rotation changes it",
+        ),
         (
             "return (positions[..., 1, :] - positions[..., 0, :]).square().sum(-1, keepdim=True).sqrt()",
             "the gradient of 'mine' is not finite where all atoms coincide",
@@ -139,6 +142,7 @@ def test_what_is_not_promised_is_not_checked(frames, own):
         ({"class": "Other"}, r"features\[0\].custom.class: .*mine.py has no class Other that is a torch.nn.Module."),
         ({"settings": {"first": 1}}, "Mine cannot be made: TypeError: .*first"),
         ({"settings": {"last": 22}}, "there is no atom 22; the topology has atoms 0 to 21."),
+        ({"settings": {"last": -1}}, "there is no atom -1"),
         ({"settings": {"last": 4}}, "names an atom twice"),
         ({"what": 1}, "no such key"),
     ],

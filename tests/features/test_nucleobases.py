@@ -27,17 +27,17 @@ def frame_of(residue, x: np.ndarray, box: np.ndarray | None) -> tuple[np.ndarray
     """Centre of a base, and its axes as rows."""
     c2, c4, c6 = (x[residue.atom(name).index] for name in ("C2", "C4", "C6"))
     c4, c6 = c2 + nearest(c4 - c2, box), c2 + nearest(c6 - c2, box)
-    centre = (c2 + c4 + c6) / 3
+    center = (c2 + c4 + c6) / 3
     purine = residue.name[-1] in "AG"
-    first = (c2 - centre) / np.linalg.norm(c2 - centre)
-    third = np.cross(first, (c6 if purine else c4) - centre)
+    first = (c2 - center) / np.linalg.norm(c2 - center)
+    third = np.cross(first, (c6 if purine else c4) - center)
     third /= np.linalg.norm(third)
-    return centre, np.stack([first, np.cross(third, first), third])
+    return center, np.stack([first, np.cross(third, first), third])
 
 
 def gvector(i, j, x: np.ndarray, box: np.ndarray | None = None, cutoff: float = 2.4) -> np.ndarray:
-    (centre, axes), (other, _) = frame_of(i, x, box), frame_of(j, x, box)
-    scaled = axes @ nearest(other - centre, box) / [0.5, 0.5, 0.3]
+    (center, axes), (other, _) = frame_of(i, x, box), frame_of(j, x, box)
+    scaled = axes @ nearest(other - center, box) / [0.5, 0.5, 0.3]
     r, gamma = np.linalg.norm(scaled), np.pi / cutoff
     if r >= cutoff:
         return np.zeros(4)
@@ -79,9 +79,9 @@ def test_strands_of_a_helix_have_bases_stacked_and_paired():
     x = dna.xyz[0].astype(float)
     residues = list(dna.topology.residues)
     for i in range(10):
-        centre, axes = frame_of(residues[i], x, None)
-        up = axes @ (frame_of(residues[i + 1], x, None)[0] - centre)
-        across = axes @ (frame_of(residues[21 - i], x, None)[0] - centre)
+        center, axes = frame_of(residues[i], x, None)
+        up = axes @ (frame_of(residues[i + 1], x, None)[0] - center)
+        across = axes @ (frame_of(residues[21 - i], x, None)[0] - center)
         assert 0.2 < up[2] < 0.5 and abs(across[2]) < 0.2 and 0.45 < np.linalg.norm(across) < 0.65
     stacked = Features(dna.topology, [{"nucleobases": {"pairs": [(i, i + 1) for i in range(10)]}}])
     assert (stacked(x).reshape(4, 10)[2:] > 0).all()

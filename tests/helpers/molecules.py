@@ -1,5 +1,5 @@
-"""Small systems for tests: alanine dipeptide with an untrained variable, pairs of particles with known answers, and a
-tiny campaign."""
+"""Small systems for tests: alanine dipeptide with an untrained variable, pairs of particles with known densities, and
+tiny campaigns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPECS = {
 PLATFORMS = os.environ.get("LATF_TEST_PLATFORMS", "Reference CPU").split()
 """OpenMM's platforms that forces are tested on; `benchmarks/gpu.sh` names CUDA."""
 PROVENANCE = {"temperatures": [200.0, 1000.0], "density": True}
-"""What training would have written into a model: temperatures in between are no extrapolation."""
+"""Provenance that training would have written into a model; temperatures in between are no extrapolation."""
 TRICLINIC = np.array([[1.7, 0.0, 0.0], [0.5, 1.6, 0.0], [-0.4, 0.6, 1.5]])
 """Box vectors, nm, in OpenMM's reduced form; each height is larger than the molecule."""
 SMALL_FLOW = {"flow_transforms": 2, "flow_hidden": (16,), "flow_bins": 4}
@@ -95,7 +95,7 @@ def alanine_model(dim: int = 2, kind: str = "distances", periodic: bool = False)
 
 @cache
 def line_model() -> LaTF:
-    """A model of two latent dimensions whose data lie on a line, as those of two states do: u1 = 0.2 - 1.1 u0."""
+    """A model of two latent dimensions whose data lie on the line u1 = 0.2 - 1.1 u0, as the data of two states do."""
     model = copy.deepcopy(alanine_model(2)[0])
     along = torch.randn(5000, 1, generator=torch.Generator().manual_seed(5)) * 2 * float(model.latent_spread[0])
     fit_flow(model.flow, torch.cat([along, 0.2 - 1.1 * along], 1), steps=150)
@@ -103,21 +103,21 @@ def line_model() -> LaTF:
 
 
 def fit_flow(flow: LatentFlow, u: torch.Tensor, steps: int, batch: int = 1024) -> None:
-    """Train a flow at one temperature on data u (n, d), in the way of the trainer."""
-    drawn, one = torch.Generator().manual_seed(6), torch.ones(())
+    """Train a flow at one temperature on data u (n, d), as the trainer does."""
+    generator, one = torch.Generator().manual_seed(6), torch.ones(())
     flow.fit(u, torch.ones(len(u)), torch.zeros(()))
-    optimiser = torch.optim.Adam(flow.requires_grad_(True).parameters(), 1e-2)
+    optimizer = torch.optim.Adam(flow.requires_grad_(True).parameters(), 1e-2)
     for _ in range(steps):
-        part = u[torch.randint(len(u), (batch,), generator=drawn)]
-        loss = -flow.log_prob(flow.blurred(part, torch.randn(part.shape, generator=drawn)), one).mean()
-        optimiser.zero_grad()
+        part = u[torch.randint(len(u), (batch,), generator=generator)]
+        loss = -flow.log_prob(flow.blurred(part, torch.randn(part.shape, generator=generator)), one).mean()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     flow.requires_grad_(False).enclose(u)
 
 
 def alanine_cv(dim: int = 2, kind: str = "distances", periodic: bool = False) -> LatentCV:
-    """An untrained variable of alanine dipeptide with plausible scales; its own copy for each caller."""
+    """An untrained variable of alanine dipeptide with plausible scales; every caller gets a copy."""
     return copy.copy(_alanine_cv(dim, kind, periodic))
 
 
@@ -140,10 +140,10 @@ def simulation(
     """Langevin dynamics at 300 K, from positions (N, 3) and random velocities."""
     integrator = openmm.LangevinMiddleIntegrator(300.0, friction, timestep)
     integrator.setRandomNumberSeed(seed)
-    made = app.Simulation(topology, system, integrator, openmm.Platform.getPlatformByName(platform))
-    made.context.setPositions(x)
-    made.context.setVelocitiesToTemperature(300.0, seed)
-    return made
+    simulation = app.Simulation(topology, system, integrator, openmm.Platform.getPlatformByName(platform))
+    simulation.context.setPositions(x)
+    simulation.context.setVelocitiesToTemperature(300.0, seed)
+    return simulation
 
 
 def alanine_simulation(system: openmm.System, platform: str = "Reference", seed: int = 1) -> app.Simulation:
@@ -163,18 +163,19 @@ def context(system: openmm.System, x: np.ndarray, platform: str = "Reference", b
 
 def energy(context: openmm.Context, group: int) -> float:
     """Energy of one force group, kJ/mol."""
-    return context.getState(getEnergy=True, groups={group}).getPotentialEnergy()._value
+    return context.getState(getEnergy=True, groups={group}).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
 
 
 def forces(context: openmm.Context, group: int) -> np.ndarray:
     """Forces (N, 3) of one force group, kJ/mol/nm."""
-    return np.array(context.getState(getForces=True, groups={group}).getForces(asNumpy=True)._value)
+    state = context.getState(getForces=True, groups={group})
+    return np.array(state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer))
 
 
 def gradient(function, x: np.ndarray, h: float = 1e-4, atoms=None) -> np.ndarray:
     """Gradient (..., N, 3) of a function of frames (n, N, 3) -> (n, ...) by finite differences of fourth order.
 
-    With `atoms`, of those alone; zero for the others.
+    With `atoms`, the gradient with respect to the other atoms is zero.
     """
     atoms = range(len(x)) if atoms is None else atoms
     steps = np.zeros((3 * len(atoms), *x.shape))
@@ -182,15 +183,15 @@ def gradient(function, x: np.ndarray, h: float = 1e-4, atoms=None) -> np.ndarray
         steps[row, atoms[atom], axis] = h
     values = np.split(np.asarray(function(np.concatenate([x + k * steps for k in (-2, -1, 1, 2)]))), 4)
     slopes = np.moveaxis((values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h), 0, -1)
-    found = np.zeros((*slopes.shape[:-1], *x.shape))
-    found[..., list(atoms), :] = slopes.reshape(*slopes.shape[:-1], len(atoms), 3)
-    return found
+    result = np.zeros((*slopes.shape[:-1], *x.shape))
+    result[..., list(atoms), :] = slopes.reshape(*slopes.shape[:-1], len(atoms), 3)
+    return result
 
 
 def pairs(count: int, expression: str, mass: float = 4.0, **parameters) -> tuple[app.Topology, openmm.System, LatentCV]:
-    """Pairs of particles, each with an energy that is an expression of its distance r, and the distances as variable.
+    """Pairs of particles with an energy U(r) of their distance, an expression of r, and the distances as variable.
 
-    The density of each distance is r^2 exp(-U(r) / kT), independent of the others', and the variable is exactly
+    The density of each distance is r^2 exp(-U(r) / kT), independent of the other pairs, and the variable is exactly
     (r1, r2, ...), nm, with bounds from 0.5 to 1.5 and hill widths of 0.05.
     """
     topology, system, force = mdtraj.Topology(), openmm.System(), openmm.CustomBondForce(expression)
@@ -254,18 +255,18 @@ TINY = {
         },
         {
             "walkers": ["300 K"],
-            "length": "40 ps",  # some seconds, for tests to break it off
+            "length": "40 ps",  # some seconds, so that tests can interrupt it
             "bias": {"kind": "metadynamics", "bias_factor": 5, "height": "1 kJ/mol", "interval": "0.2 ps"},
         },
     ],
     "starts": {"temperature": "450 K", "count": 2},
     "observe": {"torsion": "phi ALA 2"},
 }
-"""A protocol of three rounds that takes seconds and is still learned from: torsions, 600 K, few epochs."""
+"""A protocol of three rounds that takes seconds and still learns a variable: torsions, 600 K, few epochs."""
 
 
 def write_protocol(folder: Path, **changes) -> Path:
-    """The tiny protocol, with some of its keys replaced, and its structure, as files in a folder."""
+    """Write the tiny protocol, with some keys replaced, and its structure into a folder; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(STRUCTURE, folder)
     (folder / "protocol.yaml").write_text(yaml.safe_dump({**TINY, **changes}))
@@ -285,18 +286,18 @@ TINY_WELLS = {
     "evaluate": {"temperatures": ["1.5 kJ/mol"], "length": "100 ps"},
     "observe": {"descriptor": {"coordinates": {"of": "all", "axes": "y"}}, "above": "1.1 nm"},
 }
-"""A protocol of a model system, learned from and judged in seconds."""
+"""A protocol of a model system that is run, learned from and evaluated in seconds."""
 
 
 @cache
 def finished_campaign() -> Path:
-    """Directory of the tiny campaign, run to its end once for all tests, its protocol deleted. Change only copies."""
+    """Directory of the tiny campaign, run once for all tests, its protocol deleted. Change only copies."""
     return _finished("campaign", write_protocol)
 
 
 @cache
 def finished_wells() -> Path:
-    """Directory of the tiny wells, run to their end once for all tests. Change only copies."""
+    """Directory of the tiny wells, run once for all tests. Change only copies."""
 
     def protocol(folder: Path) -> Path:
         folder.mkdir()
@@ -307,15 +308,15 @@ def finished_wells() -> Path:
 
 
 def _finished(name: str, protocol: Callable[[Path], Path]) -> Path:
-    """Directory of a finished campaign, which the first process of this pytest that needs it runs for all of them."""
-    from latf_sampling.campaign.campaign import Campaign  # costs seconds, which most tests need not wait for
+    """Directory of a finished campaign; the first process of this pytest that needs it runs it for all processes."""
+    from latf_sampling.campaign.campaign import Campaign  # takes seconds; few tests need it
 
     shared = Path(os.environ["LATF_TESTS"])
     with open(shared / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (shared / name / "run" / "report.html").exists():
-            shutil.rmtree(shared / name, ignore_errors=True)  # of one that failed
+            shutil.rmtree(shared / name, ignore_errors=True)  # of a campaign that failed
             (shared / name).mkdir()
-            Campaign(protocol(shared / name / "given"), shared / name / "run").run()
-            shutil.rmtree(shared / name / "given")
+            Campaign(protocol(shared / name / "protocol"), shared / name / "run").run()
+            shutil.rmtree(shared / name / "protocol")
     return shared / name / "run"

@@ -1,4 +1,4 @@
-"""Molecules made whole, and centres, radii and deviations of them, against numpy and MDTraj."""
+"""Molecules made whole, and centers, radii and deviations of them, against numpy and MDTraj."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_molecules_are_whole_however_they_were_broken(protein, box, selection, s
     np.testing.assert_allclose(counts, np.round(counts), atol=1e-9)
 
 
-def test_trees_join_neighbours_and_molecules():
+def test_trees_join_neighbors_and_molecules():
     topology = mdtraj.Topology()
     for k in range(2):
         residue = topology.add_residue("CHN", topology.add_chain(), resSeq=k)
@@ -111,7 +111,7 @@ def test_distances_between_centres_in_a_box_are_those_of_whole_groups(protein):
 
 def test_radius_of_gyration_equals_mdtraj_and_numpy(protein):
     x, masses = protein.xyz.astype(float), np.array([a.element.mass for a in protein.topology.atoms])
-    centered = x - np.average(x, axis=1, weights=masses)[:, None]  # MDTraj's centre is never that of mass
+    centered = x - np.average(x, axis=1, weights=masses)[:, None]  # MDTraj's center is never that of mass
     by_mass = np.sqrt(np.average((centered**2).sum(-1), axis=1, weights=masses))
     expected = np.stack([by_mass, mdtraj.compute_rg(protein)], 1)
     spec = [{"gyration": "all"}, {"gyration": {"of": "all", "weights": "equal"}}]
