@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/descriptors.py --markdown benchmarks/descriptors.md
 
-measures each kind with `Features.transform` and the other way in turn, on one thread, and prints one table: medians, without and with a box (rectangular, and changing and triclinic). The columns are compared first. What both
-ways share, reading a trajectory, is left out; what a user has to do besides to get the same columns, such as sine and
-cosine of the torsions that MDTraj gives as angles, counts.
+measures each kind with `Features.transform` and the other way alternately, on one thread, and prints one table: medians,
+without and with a box (rectangular, and changing and triclinic). The columns are compared first. What both ways share,
+reading a trajectory, is omitted; what a user has to do besides to get the same columns, such as sine and cosine of the
+torsions that MDTraj gives as angles, counts.
 
 A case is a specification and a function of a trajectory that gives the same columns; a further kind is one more entry
 in `CASES`.
