@@ -52,7 +52,7 @@ class Kernel:
         ValueError
             An array has another shape than the example.
         TypeError
-            An array is not float64, not C-contiguous, or read-only.
+            An array is not float64 or not C-contiguous; it may be read-only.
         """
         # Machine code does not check bounds.
         if [x.shape for x in inputs] != self._shapes:
@@ -119,7 +119,7 @@ def compile_source(source: str) -> Callable[..., tuple]:
         sys.modules[name] = module  # where numba looks for it when it loads machine code
         spec.loader.exec_module(module)
         return module.kernel
-    except Exception as error:  # an unwritable folder, a damaged file: numba raises many types of exception for either
+    except Exception as error:  # numba raises many types for an unwritable directory or a damaged file
         warnings.warn(
             f"the machine code of the bias cannot be cached in {path.parent} ({error}): every process compiles it "
             "again, which takes seconds; set LATF_CACHE to a directory that can be written.",

@@ -102,7 +102,10 @@ def _sparse(code: Source, matrix: torch.Tensor, dense: Array, write: Write) -> N
 
 
 def _eigh(code: Source, bound: Bound, values: Array, vectors: Array) -> None:
-    """Ascending eigenvalues and the eigenvectors of small symmetric matrices by Jacobi's method; signs may differ."""
+    """Ascending eigenvalues and eigenvectors of small symmetric matrices by Jacobi's method.
+
+    The signs of eigenvectors may differ from torch's.
+    """
     if not bound["compute_v"]:
         raise KernelError("the operation aten._linalg_eigh has machine code with eigenvectors alone.")
     a = code.readable(code.copy(bound["A"]))
