@@ -1,7 +1,7 @@
 """From the collective variable to forces that drive OpenMM: metadynamics, OPES, flow bias, umbrellas and windows."""
 
+from latf_sampling.bias.base import Bias, step_together
 from latf_sampling.bias.flow_bias import FlowBias
-from latf_sampling.bias.grid import step_together
 from latf_sampling.bias.metadynamics import Metadynamics
 from latf_sampling.bias.opes import OPES
 from latf_sampling.bias.path import even_path, free_energy_path
@@ -12,6 +12,7 @@ from latf_sampling.bias.windows import UmbrellaWindows
 
 __all__ = [
     "OPES",
+    "Bias",
     "FlowBias",
     "Metadynamics",
     "TrustRegion",

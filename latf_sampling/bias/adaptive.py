@@ -1,4 +1,11 @@
-"""What metadynamics and OPES share: a bias that walkers add to as they go, alone or together, and can go on with."""
+"""The loop that metadynamics and OPES share: an adaptive (history-dependent) bias of one walker or of several.
+
+A kind of bias is five methods of `AdaptiveBias`. Every `frequency` steps, `new_kernel` computes what to add where the
+walker is, and `add_kernel` adds it to the state; `coefficients_of` and `free_energy_of` evaluate a state, and
+`empty_state` is the one before the first kernel. Everything else follows from the kernels alone: the bias of a
+simulation that continues is rebuilt by adding the kernels of its history one by one in their order, so that it has
+every bit that it had.
+"""
 
 from __future__ import annotations
 
@@ -6,265 +13,352 @@ import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import openmm
+from openmm import app
 
 from latf_sampling.bias.arguments import latent_points, whole_steps
-from latf_sampling.bias.grid import SPACING, GridBias
-from latf_sampling.bias.history import SUFFIX, History, Neighbours
+from latf_sampling.bias.grid import Grid, GridBias, Region
+from latf_sampling.bias.history import SUFFIX, History, Neighbors
 from latf_sampling.bias.trust_region import TrustRegion
 from latf_sampling.core import storage
+from latf_sampling.core.backends import choose_backend
 from latf_sampling.cv.force import free_group
-from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import HistoryWarning, SettingsError, SimulationError
 
+State = TypeVar("State")
+"""What a kind of bias makes of its kernels."""
 
-class AdaptiveBias(GridBias):
-    """Every `frequency` steps, an entry is made where the walker is, kept in a history and taken up in the grid.
 
-    A kind of bias says what an entry is (`_entry`), how it changes the coefficients (`_take_up`), and what entries
-    would have made at an earlier time (`_nothing`, `_add`). Everything else follows from the entries: the bias of a
-    simulation that goes on is made by taking up those of its history again, one by one in their order, so that it has
-    every bit that it had.
+@dataclass(frozen=True)
+class AdaptiveOptions:
+    """What all adaptive biases can be told.
+
+    Attributes
+    ----------
+    trust
+        Region that the walker is held in, besides the walls.
+    walls
+        Whether walls push back into the box of the training data and three hill widths around it.
+    save_frequency
+        Steps from one writing and reading of files to the next, a multiple of `frequency`; `None` is `frequency`.
+    directory
+        Folder of the files of all walkers that share the bias; `None` keeps the history in memory.
+    walker
+        Name of this walker's files.
+    backend
+        "torchforce", "pythonforce" or "auto".
+    read_only
+        Rebuild the bias from its files, without a lock, without writing anything, and without a force.
+    """
+
+    trust: TrustRegion | None = None
+    walls: bool = True
+    save_frequency: int | None = None
+    directory: str | Path | None = None
+    walker: str = "walker"
+    backend: str = "auto"
+    read_only: bool = False
+
+
+class AdaptiveBias(GridBias, Generic[State]):
+    """A bias that a kernel is added to every `frequency` steps.
+
+    Parameters
+    ----------
+    system, cv, grid
+        As of `GridBias`.
+    temperature
+        K.
+    frequency
+        Steps between kernels.
+    options
+        What all adaptive biases can be told.
+    fields
+        Names of the numbers of a kernel that follow its step and its center.
+    settings
+        What kernels depend on, besides variable and hill width: files with other settings are refused.
+
+    Attributes
+    ----------
+    state
+        What all kernels so far made.
+    history : History
+        The kernels of this walker.
+    neighbors : Neighbors or None
+        Those of the other walkers in the directory.
     """
 
     is_adaptive = True
-    _whole = False  # whether the grid holds every entry that was made or read; not after an interruption
-    _closed = False
+    frequency: int
+    temperature: float
+    state: State
 
     def __init__(
         self,
-        cv: LatentCV,
-        width: np.ndarray,
+        system: openmm.System,
+        cv: Variable,
+        grid: Grid,
         temperature: float,
         frequency: int,
+        options: AdaptiveOptions,
         *,
         fields: list[str],
         settings: dict[str, str],
-        spacing: float = SPACING,
-        trust: TrustRegion | None = None,
-        walls: bool = True,
-        save_frequency: int | None = None,
-        directory: str | Path | None = None,
-        walker: str = "walker",
     ) -> None:
-        self.temperature = temperature
         name = type(self).__name__
-        self.frequency = whole_steps(name, "frequency", frequency)
-        self.save_frequency = whole_steps(
-            name, "save_frequency", frequency if save_frequency is None else save_frequency
-        )
+        self.temperature, self.frequency = temperature, whole_steps(name, "frequency", frequency)
+        save_frequency = self.frequency if options.save_frequency is None else options.save_frequency
+        self.save_frequency = whole_steps(name, "save_frequency", save_frequency)
         if self.save_frequency % self.frequency:
             raise SettingsError(
                 f"{name}: save_frequency ({save_frequency}) must be a multiple of frequency ({frequency})."
             )
-        if not (isinstance(walker, str) and re.fullmatch(r"[^./][^/]*", walker)):
-            raise SettingsError(f"{name}: walker must be a name to call a file by; got {walker!r}.")
-        super().__init__(cv, width, walls=walls, spacing=spacing)
-        self.trust = trust
-        self._fixed = None if trust is None else self._spline_through(trust.wall(self._nodes(), cv.sigma))
-        self._before = (-1, 0.0)  # the step of the last entry, and the bias where it was made
-        self._path = None if directory is None else Path(directory) / f"{walker}{SUFFIX}"
-        self._fields = ["step", *(f"u{k}" for k in range(cv.dim)), *fields]
-        self._settings = {**settings, "variable": cv.fingerprint(), "width": " ".join(map(repr, self.width.tolist()))}
+        if not (isinstance(options.walker, str) and re.fullmatch(r"[^./][^/]*", options.walker)):
+            raise SettingsError(f"{name}: walker must be a name to call a file by; got {options.walker!r}.")
+        self.cv, self.grid, self.trust, self.read_only = cv, grid, options.trust, options.read_only
+        wall = None if self.trust is None else self.trust.wall(grid.nodes(), cv.sigma)
+        self._wall = None if wall is None else grid.spline_through(wall)
+        # A system that does not fit is refused before there are files, and files before the system gets a force.
+        free_group(system, cv)
+        if not self.read_only:
+            choose_backend(options.backend)
+        self._open_files(options, fields, settings)
+        self._closed = self._complete = False
+        self._last = (-1, 0.0)  # the step of the last kernel, and the bias there without it
+        try:
+            self._rebuild()
+            coefficients = np.zeros(grid.counts)
+            self._copy_coefficients(coefficients, [grid.everything])
+            super().__init__(
+                None if self.read_only else system,
+                cv,
+                grid,
+                coefficients,
+                walls=options.walls,
+                backend=options.backend,
+            )
+            self._complete = True
+        except BaseException:
+            self.history.close()  # a caller that keeps the error keeps this object alive
+            raise
 
-    def _begin(self, system: openmm.System) -> None:
-        """Take up what the files hold, and add the force to a system."""
-        free_group(system, self.cv)  # refuses a system that does not fit before there are files
-        self._neighbours = None
-        if self._path is not None:
-            self._neighbours = Neighbours(self._path, self._fields, self._settings)
-            self._neighbours.check()  # before there is a file that would stop the others in turn
-        self._history = History(self._path, self._fields, self._settings)
-        if self._path is not None:
-            storage.remove_stale(self._path.parent, self._path.stem)  # no other process writes files of this name
-        self._rebuild()
-        self._attach(system)
+    def _open_files(self, options: AdaptiveOptions, fields: list[str], settings: dict[str, str]) -> None:
+        directory, cv = options.directory, self.cv
+        path = None if directory is None else Path(directory) / f"{options.walker}{SUFFIX}"
+        fields = ["step", *(f"u{k}" for k in range(cv.dim)), *fields]
+        widths = " ".join(map(repr, self.grid.hill_width.tolist()))
+        settings = {**settings, "variable": cv.fingerprint(), "width": widths}
+        self.neighbors = None if path is None else Neighbors(path, fields, settings)
+        if self.neighbors is not None:
+            self.neighbors.check()  # before there is a file of this walker, which would stop the others in turn
+        self.history = History(path, fields, settings, self.read_only)
+        if path is not None and not self.read_only:
+            storage.remove_stale(path.parent, path.stem)  # no other process writes files of this name
 
-    def _ready(self, simulation: openmm.app.Simulation) -> None:
+    # ------------------------------------------------------------------------------------- what a kind of bias defines
+
+    @abstractmethod
+    def empty_state(self) -> State:
+        """The state before the first kernel."""
+
+    @abstractmethod
+    def new_kernel(self, context: openmm.Context, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
+        """The kernel to add at u (d,), where the bias without walls is so high, kJ/mol.
+
+        Returns a row of the history without its step. The walker is at u if it is on the grid, and beyond otherwise.
+        """
+
+    @abstractmethod
+    def add_kernel(self, state: State, kernel: np.ndarray) -> Region:
+        """Add a kernel, a row of a history, to a state; returns which coefficients it changes."""
+
+    @abstractmethod
+    def coefficients_of(self, state: State) -> np.ndarray:
+        """Coefficients of the bias in a state, without the wall of a trust region; not to be changed."""
+
+    @abstractmethod
+    def free_energy_of(self, state: State) -> np.ndarray:
+        """Free energy at the nodes of `axes` in a state, kJ/mol, lowest value 0."""
+
+    def load_state(self) -> int:
+        """Set `state` to a saved one, if there is one; returns how many of this walker's kernels that contains."""
+        return 0
+
+    # ----------------------------------------------------------------------------------------------------- simulation
+
+    def prepare(self, simulation: app.Simulation) -> None:
         self._check_open()
-        rows, now = self._history.rows, simulation.currentStep
+        rows, now = self.history.rows, simulation.currentStep
         if len(rows) and rows[-1, 0] > now:
             raise SimulationError(
                 f"{type(self).__name__}: the walker's history goes on to step {int(rows[-1, 0])}, the simulation is at "
-                f"step {now}. To go on from there call rewind({now}), which takes the {int((rows[:, 0] > now).sum())} "
-                "later entries back for good; a new or a second simulation needs a bias of its own, with another "
-                "directory or walker."
+                f"step {now}. To continue from there call rewind({now}), which removes the "
+                f"{int((rows[:, 0] > now).sum())} later kernels for good; a new or a second simulation needs a bias of "
+                "its own, with another directory or walker."
             )
-        if not self._whole:
-            self._rebuild()
-            self._force.publish()
-        super()._ready(simulation)
+        self.repair()
+        super().prepare(simulation)
+
+    def update(self, simulation: app.Simulation) -> None:
+        """Add a kernel at the position of the walker, and the kernels of the others that are new on the disk."""
+        context, step = simulation.context, simulation.currentStep
+        u = self.values(context)
+        self.check_value(u)
+        # A walker that is off the grid adds at the grid's end, and only what is bounded: see `new_kernel`.
+        center = np.clip(u, *self.grid.ends)
+        bias = self.grid.interpolate(center[None], self.coefficients)[0]
+        if self._wall is not None:
+            bias -= self.grid.interpolate(center[None], self._wall)[0]
+        kernel = np.array([step, *self.new_kernel(context, center, bias, bool((center == u).all()))])
+        self._last = step, float(self.energy(u)[0])
+        self._complete = False
+        self.history.add(kernel)
+        changed = [self.add_kernel(self.state, kernel)]
+        if step % self.save_frequency == 0:
+            self.history.write()
+            changed += self._add_neighbors()
+        self._copy_coefficients(self.coefficients, changed)
+        self._complete = True
+        self.force.publish(context)
+        if self.trust is not None:
+            self.trust.check(u, step)
 
     def applied_bias(self, u: np.ndarray, step: int) -> float:
-        """Bias at a point (d,) that a walker has reached at a step, kJ/mol, without the entry made at this very step.
+        """Bias at the point (d,) that a walker reached at a step, kJ/mol, without the kernel added at this very step.
 
-        What weighs a frame is the bias that brought it there; its own hill would count it too high.
+        The weight of a frame depends on the bias that brought the walker there; its own hill would count it too high.
         """
-        return self._before[1] if self._before[0] == step else super().applied_bias(u, step)
+        return self._last[1] if self._last[0] == step else super().applied_bias(u, step)
 
     def rewind(self, step: int) -> None:
-        """Take back what this walker added after a step, where a simulation goes on from an earlier state.
+        """Remove what this walker added after a step, for a simulation that continues from an earlier state.
 
-        After ``simulation.loadCheckpoint(file)``, ``bias.rewind(simulation.currentStep)`` makes the bias what it was
-        then: a walker alone then goes on as if it had never stopped, to the last bit on the Reference platform. On
-        other platforms, whose forces differ in their last bits from run to run, and with other walkers, whose entries
-        come in another order, it goes on along another trajectory of the same distribution.
+        After ``simulation.loadCheckpoint(file)``, ``bias.rewind(simulation.currentStep)`` restores the bias of that
+        step: a single walker then continues as if it had never stopped, to the last bit on the Reference platform. On
+        other platforms, whose forces differ in their last bits from run to run, and with other walkers, whose kernels
+        come in another order, it continues along another trajectory of the same distribution.
 
-        Warns where the history ends before that step: entries were lost, unless the bias was not stepped until then.
+        Warns where the history ends before that step: kernels were lost, unless the bias was not stepped until then.
 
         Raises
         ------
         StoreError
-            The file cannot be written; nothing was taken back.
+            The file cannot be written; nothing was removed.
         """
         self._check_open()
-        self._history.rewind(step)
-        rows = self._history.rows
-        # Those of an earlier run may be further apart than these.
+        self.history.rewind(step)
+        rows = self.history.rows
+        # Kernels of an earlier run may be further apart than these.
         last, apart = (rows[-1, 0], max([self.frequency, *np.diff(rows[-2:, 0])])) if len(rows) else (0, self.frequency)
         if step >= last + apart:
-            where = "the history" if self._path is None else str(self._path)
+            where = "the history" if self.history.path is None else str(self.history.path)
             ends = f"ends at step {last:.0f}" if len(rows) else "is empty"
             warnings.warn(
                 f"{type(self).__name__}: {where} {ends}, and the simulation goes on from step {step}. If the bias was "
-                "stepped until then, entries are missing: call save() before saving a checkpoint, and give the "
+                "stepped until then, kernels are missing: call save() before saving a checkpoint, and give the "
                 "directory of the earlier run.",
                 HistoryWarning,
                 stacklevel=2,
             )
-        self._rebuild()
-        self._force.publish()
+        self._complete = False
+        self.repair()
 
     def save(self) -> None:
-        """Bring entries to the disk that wait for the next multiple of `save_frequency`.
+        """Write kernels to the disk that wait for the next multiple of `save_frequency`.
 
-        To be called before ``simulation.saveCheckpoint``, for the history to reach as far as the checkpoint.
+        To be called before ``simulation.saveCheckpoint``, so that the history is as long as the checkpoint needs it.
         """
-        self._history.write()
-        self._history.sync()
+        if not self.read_only:
+            self.history.write()
+            self.history.sync()
 
     def close(self) -> None:
-        """`save`, and let another object or process go on as this walker."""
+        """`save`, and let another object or process continue as this walker."""
         self.save()
-        self._history.close()
+        self.history.close()
         self._closed = True
 
     def _check_open(self) -> None:
+        if self.read_only:
+            raise SimulationError(f"{type(self).__name__}: was opened read-only; it cannot be stepped or rewound.")
         if self._closed:
-            raise SimulationError(f"{type(self).__name__}: is closed; make a new one to go on with this walker.")
+            raise SimulationError(f"{type(self).__name__}: is closed; make a new one to continue with this walker.")
+
+    # ------------------------------------------------------------------------------------------------------ estimates
+
+    def free_energy(self) -> np.ndarray:
+        """Free energy at the nodes of `axes`, kJ/mol, lowest value 0; infinite where no kernel is."""
+        return self.free_energy_of(self.state)
 
     def free_energy_history(self, times: int = 10) -> Iterator[tuple[int, np.ndarray]]:
-        """What `free_energy` was after each of so many equal shares of the entries, of all walkers: (step, surface)."""
-        made = self._nothing()
-        for part in np.array_split(self._all_entries(), times):
-            for entry in part:
-                self._add(made, entry)
+        """`free_energy` after each of so many equal shares of the kernels of all walkers, as (step, surface)."""
+        state = self.empty_state()
+        for part in np.array_split(self.all_kernels(), times):
+            for kernel in part:
+                self.add_kernel(state, kernel)
             if len(part):
-                yield int(part[-1, 0]), self._free_energy_of(made)
+                yield int(part[-1, 0]), self.free_energy_of(state)
 
     def past_energy(self, u: np.ndarray, steps: Sequence[int]) -> np.ndarray:
         u = latent_points(type(self).__name__, u, self.cv.dim)
-        entries, made, done = self._all_entries(), self._nothing(), 0
-        ends = np.searchsorted(entries[:, 0], steps, side="right")
+        kernels, state, done = self.all_kernels(), self.empty_state(), 0
+        ends = np.searchsorted(kernels[:, 0], steps, side="right")
         energies = np.empty((len(ends), len(u)))
         for index in np.argsort(ends, kind="stable"):
-            for entry in entries[done : ends[index]]:
-                self._add(made, entry)
+            for kernel in kernels[done : ends[index]]:
+                self.add_kernel(state, kernel)
             done = ends[index]
-            coefficients = self._coefficients_of(made)
-            energies[index] = self._total(u, coefficients if self._fixed is None else coefficients + self._fixed)
+            coefficients = self.coefficients_of(state)
+            energies[index] = self.energy_with(coefficients if self._wall is None else coefficients + self._wall, u)
         return energies
 
-    def _all_entries(self) -> np.ndarray:
-        """Of all walkers, in the order of their steps; those of others as far as these have written them."""
-        others = [] if self._neighbours is None else self._neighbours.entries()
-        entries = np.concatenate([self._history.rows, *others])
-        return entries[np.argsort(entries[:, 0], kind="stable")]
+    def all_kernels(self) -> np.ndarray:
+        """Kernels of all walkers in the order of their steps; those of others as far as these have written them."""
+        others = [] if self.neighbors is None else self.neighbors.read_all()
+        kernels = np.concatenate([self.history.rows, *others])
+        return kernels[np.argsort(kernels[:, 0], kind="stable")]
 
-    @abstractmethod
-    def _nothing(self):
-        """What is made of no entry, of a type that the kind of bias chooses."""
+    # ----------------------------------------------------------------------------------------------------- bookkeeping
 
-    @abstractmethod
-    def _add(self, made, entry: np.ndarray) -> None:
-        """Add an entry, a row of a history, to what is made of those before it."""
+    def repair(self) -> None:
+        """Rebuild the bias from its history, if it does not hold all of it, as after an interruption."""
+        if not self._complete:
+            self._rebuild()
+            self._copy_coefficients(self.coefficients, [self.grid.everything])
+            self._complete = True
+            self.force.publish()
 
-    @abstractmethod
-    def _coefficients_of(self, made) -> np.ndarray:
-        """Coefficients of the spline by what is made of entries, without the wall of a trust region."""
+    def _rebuild(self, from_scratch: bool = False) -> None:
+        """Let the state hold this walker's kernels, and those of others that are on the disk."""
+        self._complete = False
+        self.state = self.empty_state()
+        if self.neighbors is not None:
+            self.neighbors.seek({})
+        done = 0 if from_scratch else self.load_state()
+        for kernel in self.history.rows[done:]:
+            self.add_kernel(self.state, kernel)
+        self._add_neighbors()
 
-    @abstractmethod
-    def _free_energy_of(self, made) -> np.ndarray:
-        """Free energy at the nodes of `axes` by what is made of entries."""
+    def _add_neighbors(self) -> list[Region]:
+        """Add the kernels of other walkers that are new; returns which coefficients they change."""
+        if self.neighbors is None:
+            return []
+        new, void = self.neighbors.read_new()
+        if void:  # a walker removed kernels that are in the state
+            self._rebuild(from_scratch=True)
+            return [self.grid.everything]
+        return [self.add_kernel(self.state, kernel) for rows in new for kernel in rows]
 
-    @abstractmethod
-    def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
-        """What to add at u (d,), where the bias is so high, kJ/mol: a row of the history without its step."""
-
-    @abstractmethod
-    def _take_up(self, entry: np.ndarray) -> None:
-        """Change the bias by an entry, a row of a history."""
-
-    def _settle(self) -> None:
-        """Bring the coefficients up to date after some entries, where `_take_up` does not do it itself."""
-
-    def _restore(self) -> int:
-        """Take up a saved state, where the kind of bias has one; returns how many of this walker's entries it holds."""
-        return 0
-
-    def _empty(self) -> np.ndarray:
-        """Coefficients without any entry."""
-        return np.zeros(self.coefficients.shape)
-
-    def _added(self) -> np.ndarray:
-        """Coefficients of what was added, without the wall of a trust region."""
-        return self.coefficients if self._fixed is None else self.coefficients - self._fixed
-
-    def _look(self, simulation: openmm.app.Simulation) -> None:
-        u = self.values(simulation.context)
-        self.watch(u)
-        # A walker that is off the grid adds at its end, and that only what is bounded: see `_entry`.
-        there = np.clip(u, *self.ends)
-        bias = self._interpolated(there[None], self._added())[0]
-        entry = np.array([simulation.currentStep, *self._entry(simulation, there, bias, (u == there).all())])
-        self._before = simulation.currentStep, float(self.energy(u)[0])
-        self._whole = False
-        self._history.add(entry)
-        self._take_up(entry)
-        if simulation.currentStep % self.save_frequency == 0:
-            self._history.write()
-            self._take_up_others()
-        self._settle()
-        self._whole = True
-        self._force.publish(simulation.context)
-        if self.trust is not None:
-            self.trust.check(u, simulation.currentStep)
-
-    def _rebuild(self, anew: bool = False) -> None:
-        """Make the grid hold this walker's entries, and those of others as far as they are there."""
-        self._whole = False
-        self.coefficients[...] = self._empty()
-        if self._fixed is not None:
-            self.coefficients += self._fixed
-        if self._neighbours is not None:
-            self._neighbours.resume({})
-        there = 0 if anew else self._restore()
-        for entry in self._history.rows[there:]:
-            self._take_up(entry)
-        self._take_up_others()
-        self._settle()
-        self._whole = True
-
-    def _take_up_others(self) -> None:
-        if self._neighbours is None:
-            return
-        news, void = self._neighbours.news()
-        if void:  # a walker took entries back that are in the grid
-            self._rebuild(anew=True)
-            return
-        for rows in news:
-            for entry in rows:
-                self._take_up(entry)
+    def _copy_coefficients(self, target: np.ndarray, regions: list[Region]) -> None:
+        """Set coefficients in some regions to those of the state, with the wall of the trust region."""
+        coefficients = self.coefficients_of(self.state)
+        for region, following in zip(regions, [*regions[1:], None]):
+            if region != following:
+                part = coefficients[region]
+                target[region] = part if self._wall is None else part + self._wall[region]

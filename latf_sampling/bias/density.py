@@ -1,4 +1,4 @@
-"""The reweighted density of what walkers visited, as kernels and on a grid."""
+"""The reweighted density of the points that walkers visited, as kernels and on a grid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Density:
     cutoff
         In kernel widths.
     unbiased
-        Weight of a frame that feels no bias; the first kernel counts besides one such frame.
+        Weight of a frame without bias; the first kernel counts besides one such frame.
 
     Attributes
     ----------
@@ -30,6 +30,8 @@ class Density:
         Sum of the kernels at the nodes.
     low, high : numpy.ndarray (d,)
         Nodes low to high - 1 are those where it may be other than zero.
+    sum_of_weights, sum_of_squares : float
+        Of the frames' weights, and of their squares.
     """
 
     def __init__(
@@ -38,33 +40,33 @@ class Density:
         self._first, self._step = first, step
         self.kernels, self.values = Kernels(len(counts), cutoff), np.zeros(counts)
         self.low, self.high = np.array(counts), np.zeros(len(counts), int)
-        self._weights, self._squares = unbiased, unbiased**2
+        self.sum_of_weights, self.sum_of_squares = unbiased, unbiased**2
 
     @property
     def mean(self) -> float:
-        """Mean of the density over the visited region, as its mean over the centres of kernels."""
+        """Mean of the density over the visited region, as its mean over the centers of kernels."""
         return self.kernels.total / len(self.kernels)
 
     @property
     def visited(self) -> tuple[slice, ...]:
         """The nodes from `low` to `high`."""
-        return tuple(map(slice, self.low, self.high))
+        return tuple(map(slice, self.low.tolist(), self.high.tolist()))
 
     def effective_sample_size(self, weight: float = 0.0) -> float:
-        """Of all entries so far, and one more of a weight."""
-        return (1 + self._weights + weight) ** 2 / (1 + self._squares + weight**2)
+        """Of all frames so far, and one more of a weight."""
+        return (1 + self.sum_of_weights + weight) ** 2 / (1 + self.sum_of_squares + weight**2)
 
     def add(self, center: np.ndarray, width: np.ndarray, weight: float, height: float) -> None:
-        """Add an entry of a weight as a kernel of a height."""
-        self._weights += weight
-        self._squares += weight**2
-        gone, new = self.kernels.add(center, width, height)
-        for kernel in gone:
-            self._spread(*kernel[:2], -kernel[2])
-        self._spread(*new)
+        """Add a frame of a weight as a kernel of a height."""
+        self.sum_of_weights += weight
+        self.sum_of_squares += weight**2
+        removed, new = self.kernels.add(center, width, height)
+        for kernel in removed:
+            self._add_to_nodes(*kernel[:2], -kernel[2])
+        self._add_to_nodes(*new)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Everything that `restore` needs, by its name."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything that `load` needs, by name."""
         return {
             "first": self._first,
             "step": self._step,
@@ -73,27 +75,26 @@ class Density:
             "centers": self.kernels.centers,
             "widths": self.kernels.widths,
             "heights": self.kernels.heights,
-            "sums": np.array([self.kernels.total, self._weights, self._squares]),
+            "sums": np.array([self.kernels.total, self.sum_of_weights, self.sum_of_squares]),
         }
 
-    def restore(self, state: dict[str, np.ndarray]) -> bool:
-        """Become what was saved; returns whether that was on this grid, and if not, changes nothing."""
-        values, (low, high), sums = state["density"], state["visited"], state["sums"].tolist()
+    def load(self, arrays: dict[str, np.ndarray]) -> bool:
+        """Become the density that was saved; returns whether that was on this grid, and if not, changes nothing."""
+        values, (low, high), sums = arrays["density"], arrays["visited"], arrays["sums"].tolist()
         same = values.shape == self.values.shape
-        if not (same and all(np.array_equal(state[k], v) for k, v in (("first", self._first), ("step", self._step)))):
+        if not (same and all(np.array_equal(arrays[k], v) for k, v in (("first", self._first), ("step", self._step)))):
             return False
-        kernels = state["centers"], state["widths"], state["heights"]
+        kernels = arrays["centers"], arrays["widths"], arrays["heights"]
         self.values[...], self.low, self.high = values, low, high
         self.kernels.centers, self.kernels.widths, self.kernels.heights = kernels
-        self.kernels.total, self._weights, self._squares = sums
+        self.kernels.total, self.sum_of_weights, self.sum_of_squares = sums
         return True
 
-    def _spread(self, center: np.ndarray, width: np.ndarray, height: float) -> None:
-        """Add a kernel at the nodes."""
-        reach = self.kernels.cutoff * width / self._step
+    def _add_to_nodes(self, center: np.ndarray, width: np.ndarray, height: float) -> None:
+        cutoff = self.kernels.cutoff * width / self._step
         middle = (center - self._first) / self._step
-        first = np.maximum(0, np.ceil(middle - reach).astype(int))
-        last = np.minimum(self.values.shape, np.floor(middle + reach).astype(int) + 1)
+        first = np.maximum(0, np.ceil(middle - cutoff).astype(int))
+        last = np.minimum(self.values.shape, np.floor(middle + cutoff).astype(int) + 1)
         if (first >= last).any():  # off the grid
             return
         self.low, self.high = np.minimum(self.low, first), np.maximum(self.high, last)
@@ -102,4 +103,5 @@ class Density:
             away = ((np.arange(first[k], last[k]) - middle[k]) * (self._step[k] / width[k])) ** 2
             square = np.add.outer(square, away)
         lowest = math.exp(-0.5 * self.kernels.cutoff**2)
-        self.values[tuple(map(slice, first, last))] += height * np.maximum(np.exp(-0.5 * square) - lowest, 0.0)
+        region = tuple(map(slice, first, last))
+        self.values[region] += height * np.maximum(np.exp(-0.5 * square) - lowest, 0.0)

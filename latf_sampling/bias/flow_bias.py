@@ -1,25 +1,27 @@
-"""The trained flow's own density as a static bias."""
+"""The density of the trained flow as a static bias."""
 
 from __future__ import annotations
 
 import numpy as np
 import openmm
+from openmm import app
 
-from latf_sampling.bias.arguments import checked, whole_steps
-from latf_sampling.bias.grid import GridBias
+from latf_sampling.bias.arguments import number_above, whole_steps
+from latf_sampling.bias.flow_density import flow_surface
+from latf_sampling.bias.grid import Grid, GridBias
 from latf_sampling.bias.trust_region import TrustRegion
-from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.cv.variable import Variable
 from latf_sampling.learning.model import LaTF
-from latf_sampling.units import to_kelvin
+from latf_sampling.units import TemperatureLike, to_kelvin
 
 
 class FlowBias(GridBias):
-    """V(u) = (1 - 1/gamma) kT ln p(u|T), up to a constant, where the flow has seen data, and zero elsewhere.
+    """V(u) = (1 - 1/gamma) kT ln p(u|T), up to a constant, where the flow had training data, and zero elsewhere.
 
     A component of the variable that is a function of others does not count: p is then the density of those others.
     The constant makes V positive where there are data; V is smoothed by half a hill width. It does not change in time,
-    so that frames under it are reweighted exactly, however wrong the flow may be. What a wrong flow costs is time: a
-    barrier that it does not know stays.
+    so that frames under it are reweighted exactly, however wrong the flow may be. A wrong flow costs time: a barrier
+    that it does not contain remains.
 
     Parameters
     ----------
@@ -28,13 +30,22 @@ class FlowBias(GridBias):
     model
         The `LaTF` whose flow gives p(u|T).
     temperature
-        T, K.
+        T, K, or a quantity.
     bias_factor
         gamma > 1: the barriers of the free energy are lowered by this factor.
     trust
-        Region to hold the walker in, besides the walls; see `TrustRegion`. It is looked at every `frequency` steps.
+        Region that the walker is held in, besides the walls; see `TrustRegion`. It is checked every `frequency` steps.
     frequency
-        Steps between looks at where the walker is.
+        Steps between checks of the walker's position.
+    backend
+        What evaluates the force: "torchforce", "pythonforce", or "auto" for the faster one.
+    read_only
+        Evaluate the bias only: the system gets no force.
+
+    Raises
+    ------
+    SettingsError
+        A number is out of range, or the model has another dimension than the variable.
 
     Examples
     --------
@@ -42,47 +53,38 @@ class FlowBias(GridBias):
     >>> bias.step(simulation, 100_000)  # doctest: +SKIP
     """
 
+    frequency: int
+
     def __init__(
         self,
         system: openmm.System,
-        cv: LatentCV,
+        cv: Variable,
         model: LaTF,
-        temperature,
+        temperature: TemperatureLike,
         bias_factor: float,
         *,
         trust: TrustRegion | None = None,
         frequency: int = 500,
+        backend: str = "auto",
+        read_only: bool = False,
     ) -> None:
         self.temperature = to_kelvin(temperature, "FlowBias: temperature")
-        self._share = 1 - 1 / checked("FlowBias", "bias_factor", bias_factor, 1)
+        self._share = 1 - 1 / number_above("FlowBias", "bias_factor", bias_factor, 1)
         self.trust, self.frequency = trust, whole_steps("FlowBias", "frequency", frequency)
-        super().__init__(cv, cv.sigma)
-        self._surface = self.flow_surface(model, self.temperature, self._share)
-        self.coefficients[...] = self._surface
+        grid = Grid(cv, cv.sigma)
+        self._surface = coefficients = flow_surface(grid, model, self.temperature, self._share)
         if trust is not None:
-            self.coefficients += self._spline_through(trust.wall(self._nodes(), cv.sigma))
-        self._attach(system, fixed=True)
+            coefficients = coefficients + grid.spline_through(trust.wall(grid.nodes(), cv.sigma))
+        super().__init__(None if read_only else system, cv, grid, coefficients, fixed=True, backend=backend)
 
-    def _look(self, simulation: openmm.app.Simulation) -> None:
+    def update(self, simulation: app.Simulation) -> None:
+        """Check that the walker is where it may be."""
         u = self.values(simulation.context)
-        self.watch(u)
+        self.check_value(u)
         if self.trust is not None:
             self.trust.check(u, simulation.currentStep)
 
     def free_energy(self) -> np.ndarray:
-        """Free energy that the bias was made from, at the nodes of `axes`, kJ/mol, lowest value 0."""
-        surface = -self._at_nodes(self._surface) / self._share
+        """Free energy of the flow at the nodes of `axes`, kJ/mol, lowest value 0."""
+        surface = -self.grid.at_nodes(self._surface) / self._share
         return surface - surface.min()
-
-    def offset(self) -> float:
-        """What V has to be lowered by, kJ/mol, to be on one scale for all times: it does not change."""
-        return 0.0
-
-    def rewind(self, step: int) -> None:
-        """Go on from an earlier state: nothing is to be taken back."""
-
-    def save(self) -> None:
-        """Nothing is to be kept."""
-
-    def close(self) -> None:
-        """Nothing is to be let go."""

@@ -1,17 +1,19 @@
-"""What biases added, and when: one text file a walker, which grows by whole lines and which other walkers read.
+"""The hills or kernels that walkers added to a bias, and when: one text file a walker, which other walkers read.
 
-The file looks like PLUMED's HILLS: a line ``#! FIELDS step ...``, then one line of numbers an entry, written so that
-reading gives back every bit. Only its own walker writes to it, under a lock, and whole lines count alone: a process
+The file looks like PLUMED's HILLS: a line ``#! FIELDS step ...``, then one line of numbers a hill, written so that
+reading restores every bit. Only its own walker writes to it, under a lock, and only complete lines count: a process
 that is killed while writing leaves at most a broken last line, which others do not read and which its next run removes.
-So no entry is lost or read twice, whoever stops when. Taking back entries (a simulation goes on from an earlier state)
-replaces the file by one of the next generation, which tells readers to begin anew.
+So no hill is lost or read twice, whichever process stops when. Removing hills (a simulation continues from an earlier
+state) replaces the file by one of the next generation, which tells readers to begin anew.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -22,16 +24,18 @@ SUFFIX = ".hills"
 
 
 class History:
-    """One walker's own entries, in memory and, if it has a path, on the disk.
+    """The hills of one walker, in memory and, if it has a path, on the disk.
 
     Parameters
     ----------
     path
-        Its file; entries that are in it already are read. None keeps them in memory only.
+        The walker's file; the hills that it contains are read. `None` keeps them in memory only.
     fields
         Names of the columns; the first is "step".
     settings
-        What entries depend on: a file with other settings is refused.
+        What hills depend on: a file with other settings is refused.
+    read_only
+        Read the file as it is, without a lock, whoever writes to it. A file that does not exist has no hills.
 
     Attributes
     ----------
@@ -45,11 +49,16 @@ class History:
         The file cannot be written.
     """
 
-    def __init__(self, path: Path | None, fields: list[str], settings: dict[str, str]) -> None:
-        self.path, self.fields, self.settings = path, fields, settings
+    def __init__(self, path: Path | None, fields: list[str], settings: dict[str, str], read_only: bool = False) -> None:
+        self.path, self.fields, self.settings, self.read_only = path, fields, settings, read_only
         self._buffer, self._count = np.empty((64, len(fields))), 0
         self._written = self._size = self._generation = 0
+        self._lock: IO | None = None
         if path is None:
+            return
+        if read_only:
+            if path.exists():
+                self._extend(Reader(path, fields, settings).read_new())
             return
         self._lock = storage.try_lock(path.with_suffix(".lock"))
         if self._lock is None:
@@ -57,14 +66,14 @@ class History:
         try:
             if path.exists():
                 reader = Reader(path, fields, settings)
-                self._extend(reader.news())
-                if path.stat().st_size > reader.place:  # a broken last line goes
-                    os.truncate(path, reader.place)
-                self._written, self._size, self._generation = self._count, reader.place, reader.generation
+                self._extend(reader.read_new())
+                if path.stat().st_size > reader.offset:  # a broken last line
+                    os.truncate(path, reader.offset)
+                self._written, self._size, self._generation = self._count, reader.offset, reader.generation
             else:
-                self._replace(self.rows)
+                self._replace(path, self.rows)
         except BaseException as error:
-            self.close()  # an error that someone looks at keeps this object alive
+            self.close()  # a caller that keeps the error keeps this object alive
             if isinstance(error, OSError):
                 raise StoreError(f"{path}: cannot be written ({error.strerror}).") from error
             raise
@@ -73,17 +82,18 @@ class History:
     def rows(self) -> np.ndarray:
         return self._buffer[: self._count]
 
-    def add(self, row) -> None:
-        """Take up an entry (fields,), in memory; `write` brings it to the disk."""
+    def add(self, row: Sequence[float] | np.ndarray) -> None:
+        """Add a hill (fields,) in memory; `write` brings it to the disk."""
         self._extend(np.asarray(row, np.float64)[None])
 
     def write(self) -> None:
-        """Append what is new to the file.
+        """Append the new hills to the file.
 
         Raises
         ------
         StoreError
-            The disk is full, or the like; entries that are in the file stay, and the next call goes on after them.
+            The file cannot be written, for example on a full disk. Hills that are in the file stay, and the next call
+            continues after them.
         """
         if self.path is None or self._written == self._count:
             return
@@ -91,30 +101,30 @@ class History:
         self._written = self._count
 
     def sync(self) -> None:
-        """See to it that what was written survives a power cut too."""
-        if self.path is not None:
+        """Ensure that what was written survives a power cut too."""
+        if self.path is not None and not self.read_only:
             storage.sync(self.path)
 
     def rewind(self, step: int) -> bool:
-        """Take back entries after a step; returns whether there were any.
+        """Remove the hills after a step; returns whether there were any.
 
         Raises
         ------
         StoreError
-            The file cannot be written; nothing was taken back.
+            The file cannot be written; no hill was removed.
         """
-        kept = int(np.searchsorted(self.rows[:, 0], step, side="right"))
-        if kept == self._count:
+        remaining = int(np.searchsorted(self.rows[:, 0], step, side="right"))
+        if remaining == self._count:
             return False
         if self.path is not None:
             self._generation += 1
-            self._replace(self.rows[:kept])
-        self._count = kept
+            self._replace(self.path, self.rows[:remaining])
+        self._count = remaining
         return True
 
     def close(self) -> None:
         """Let other processes write to the file."""
-        if self.path is not None:
+        if self._lock is not None:
             self._lock.close()
 
     def _extend(self, rows: np.ndarray) -> None:
@@ -123,61 +133,61 @@ class History:
         self._buffer[self._count : self._count + len(rows)] = rows
         self._count += len(rows)
 
-    def _replace(self, rows: np.ndarray) -> None:
+    def _replace(self, path: Path, rows: np.ndarray) -> None:
         settings = "".join(f"#! SET {name} {value}\n" for name, value in self.settings.items())
         head = f"#! FIELDS {' '.join(self.fields)}\n{settings}#! SET generation {self._generation}\n"
         text = head + _lines(rows)
-        storage.write_text(self.path, text)
+        storage.write_text(path, text)
         self._written, self._size = len(rows), len(text)
 
 
 class Reader:
-    """What is new in a history, each time one asks.
+    """Reads a history, each time as far as it is new.
 
     Attributes
     ----------
     generation : int
-        Of the file when it was last read; a higher one than before says that entries were taken back.
-    place : int
-        Bytes read so far, all of them whole lines.
+        Of the file when it was last read; a higher one than before means that hills were removed.
+    offset : int
+        Bytes read so far, all of them complete lines.
     """
 
     def __init__(self, path: Path, fields: list[str], settings: dict[str, str]) -> None:
         self.path, self.fields, self.settings = path, fields, settings
-        self.generation, self.place = -1, 0
-        self._step = -math.inf  # of the last entry
+        self.generation, self.offset = -1, 0
+        self._step = -math.inf  # of the last hill
 
     def check(self) -> None:
         """Refuse a file that is damaged, or that was written with other fields or settings."""
         try:
             with open(self.path, "rb") as file:
-                self._head(file)
+                self._read_head(file)
         except OSError as error:
             raise SimulationError(f"{self.path}: cannot be read as a history ({error.strerror}).") from error
 
-    def news(self) -> np.ndarray:
-        """Entries (n, fields) since the last call; all of them, if `generation` has changed with this one.
+    def read_new(self) -> np.ndarray:
+        """Hills (n, fields) since the last call; all of them, if `generation` has changed with this one.
 
         Raises
         ------
         SimulationError
-            The file is gone or damaged, or was written with other fields or settings.
+            The file is missing or damaged, or was written with other fields or settings.
         """
         try:
             with open(self.path, "rb") as file:
-                head = self._head(file)
-                if head != self.generation:
-                    self.generation, self.place, self._step = head, file.tell(), -math.inf
-                if file.seek(0, os.SEEK_END) < self.place:
+                generation = self._read_head(file)
+                if generation != self.generation:
+                    self.generation, self.offset, self._step = generation, file.tell(), -math.inf
+                if file.seek(0, os.SEEK_END) < self.offset:
                     raise SimulationError(f"{self.path}: is shorter than it was; another program changed it.")
-                file.seek(self.place)
+                file.seek(self.offset)
                 content = file.read()
         except OSError as error:
             raise SimulationError(f"{self.path}: cannot be read as a history ({error.strerror}).") from error
-        whole = content[: content.rfind(b"\n") + 1]
-        rows = np.empty((whole.count(b"\n"), len(self.fields)))
+        complete = content[: content.rfind(b"\n") + 1]
+        rows = np.empty((complete.count(b"\n"), len(self.fields)))
         step = self._step
-        for row, line in zip(rows, whole.split(b"\n")):
+        for row, line in zip(rows, complete.split(b"\n")):
             try:
                 numbers = [float(word) for word in line.split()]
             except ValueError:
@@ -189,30 +199,30 @@ class Reader:
                     f"got '{line[:80].decode(errors='replace')}'."
                 )
             row[:], step = numbers, numbers[0]
-        self.place, self._step = self.place + len(whole), step
+        self.offset, self._step = self.offset + len(complete), step
         return rows
 
-    def _head(self, file) -> int:
+    def _read_head(self, file: IO[bytes]) -> int:
         """Read the first lines, and check that they are what is expected; returns the generation."""
-        wanted = {"FIELDS": " ".join(self.fields), **self.settings}
-        found = {}
-        while "generation" not in found:  # the last one
+        expected = {"FIELDS": " ".join(self.fields), **self.settings}
+        head: dict[str, str] = {}
+        while "generation" not in head:  # the last one
             words = file.readline().decode(errors="replace").split()
             if len(words) < 3 or words[0] != "#!":
                 raise SimulationError(f"{self.path}: is no history of hills, or its first lines are damaged.")
-            found.update({"FIELDS": " ".join(words[2:])} if words[1] == "FIELDS" else {words[2]: " ".join(words[3:])})
-        for name, value in wanted.items():
-            if found.get(name) != value:
+            head.update({"FIELDS": " ".join(words[2:])} if words[1] == "FIELDS" else {words[2]: " ".join(words[3:])})
+        for name, value in expected.items():
+            if head.get(name) != value:
                 raise SimulationError(
-                    f"{self.path}: was written with {name} {found.get(name)}, not {value}; "
+                    f"{self.path}: was written with {name} {head.get(name)}, not {value}; "
                     "give each bias a directory of its own."
                 )
-        if not found["generation"].isdecimal():
-            raise SimulationError(f"{self.path}: its first lines are damaged (generation {found['generation']}).")
-        return int(found["generation"])
+        if not head["generation"].isdecimal():
+            raise SimulationError(f"{self.path}: its first lines are damaged (generation {head['generation']}).")
+        return int(head["generation"])
 
 
-class Neighbours:
+class Neighbors:
     """The histories of all other walkers in a folder."""
 
     def __init__(self, own: Path, fields: list[str], settings: dict[str, str]) -> None:
@@ -224,40 +234,40 @@ class Neighbours:
         for path in self._paths():
             Reader(path, *self._format).check()
 
-    def news(self) -> tuple[list[np.ndarray], bool]:
-        """New entries of each other walker; and whether those read before are void, since a walker took some back."""
+    def read_new(self) -> tuple[list[np.ndarray], bool]:
+        """New hills of each other walker, and whether those read before are void, since a walker removed some."""
         for path in self._paths():
             if path not in self._readers:
                 self._readers[path] = Reader(path, *self._format)
-        before = self.places()
+        before = self.offsets()
         try:
-            news = [reader.news() for reader in self._readers.values()]
+            rows = [reader.read_new() for reader in self._readers.values()]
         except BaseException:
-            self.resume(before)  # what was read will not be taken up, and counts as new again
+            self.seek(before)  # what was read will not be added to the bias, and counts as new again
             raise
-        after = self.places()
-        return news, any(before[name][0] not in (-1, after[name][0]) for name in after)
+        after = self.offsets()
+        return rows, any(before[name][0] not in (-1, after[name][0]) for name in after)
 
-    def entries(self) -> list[np.ndarray]:
-        """All entries of each other walker, whether they were news before or not."""
-        return [Reader(path, *self._format).news() for path in self._paths()]
+    def read_all(self) -> list[np.ndarray]:
+        """All hills of each other walker, whether they were read before or not."""
+        return [Reader(path, *self._format).read_new() for path in self._paths()]
+
+    def offsets(self) -> dict[str, tuple[int, int]]:
+        """Generation of each file, and how far it is read."""
+        return {path.name: (reader.generation, reader.offset) for path, reader in self._readers.items()}
+
+    def seek(self, offsets: Mapping[str, Sequence[int]]) -> None:
+        """Continue from such offsets; what was read beyond them counts as new."""
+        self._readers.clear()
+        for name, (generation, offset) in offsets.items():
+            path = self._own.parent / name
+            self._readers[path] = Reader(path, *self._format)
+            self._readers[path].generation, self._readers[path].offset = generation, offset
 
     def _paths(self) -> list[Path]:
         return sorted(path for path in self._own.parent.glob(f"[!.]*{SUFFIX}") if path != self._own)
 
-    def places(self) -> dict[str, tuple[int, int]]:
-        """Generation of each file, and how far it is read."""
-        return {path.name: (reader.generation, reader.place) for path, reader in self._readers.items()}
-
-    def resume(self, places: dict[str, tuple[int, int]]) -> None:
-        """Go on from such places; what was read beyond them counts as new."""
-        self._readers.clear()
-        for name, (generation, place) in places.items():
-            path = self._own.parent / name
-            self._readers[path] = Reader(path, *self._format)
-            self._readers[path].generation, self._readers[path].place = generation, place
-
 
 def _lines(rows: np.ndarray) -> str:
-    """One line an entry; steps as whole numbers, the rest with as many digits as give back every bit."""
+    """One line a hill; steps as whole numbers, the rest with as many digits as restore every bit."""
     return "".join(f"{int(row[0])} {' '.join(map(repr, row[1:]))}\n" for row in rows.tolist())

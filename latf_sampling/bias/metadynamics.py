@@ -1,32 +1,34 @@
-"""Well-tempered metadynamics in the learned variables."""
+"""Well-tempered metadynamics."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import openmm
 from scipy.special import logsumexp
 
-from latf_sampling.bias.adaptive import AdaptiveBias
-from latf_sampling.bias.arguments import checked, hill_widths
-from latf_sampling.bias.grid import SPACING
+from latf_sampling.bias.adaptive import AdaptiveBias, AdaptiveOptions
+from latf_sampling.bias.arguments import hill_widths, number_above
+from latf_sampling.bias.flow_density import flow_surface
+from latf_sampling.bias.grid import SPACING, Grid, Region
 from latf_sampling.bias.trust_region import TrustRegion
-from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import SettingsError
 from latf_sampling.learning.model import LaTF
-from latf_sampling.units import KB, to_float, to_kelvin
+from latf_sampling.units import KB, EnergyLike, TemperatureLike, to_float, to_kelvin
 
 NARROWEST, WIDEST = 0.5, 2.0
 """Limits of adaptive widths, in units of `cv.sigma`."""
 
 
-class Metadynamics(AdaptiveBias):
+class Metadynamics(AdaptiveBias[np.ndarray]):
     """Well-tempered metadynamics, in the manner of `openmm.app.Metadynamics`.
 
-    Every `frequency` steps a Gaussian is added where the walker is, of height h exp(-V(u) / (kB T (gamma - 1))).
-    The network is evaluated once per step, whatever the dimension. Sources: Barducci, Bussi, Parrinello,
+    Every `frequency` steps a Gaussian hill is added where the walker is, of height h exp(-V(u) / (kB T (gamma - 1))).
+    The variable is evaluated once per step, whatever its dimension. Sources: Barducci, Bussi, Parrinello,
     doi:10.1103/PhysRevLett.100.020603; offset c(t): Tiwary and Parrinello, doi:10.1021/jp504920s; walkers that share
     a bias: Raiteri et al., doi:10.1021/jp054359r; adaptive widths: Branduardi, Bernetti, Parrinello,
     doi:10.1021/ct3002464.
@@ -47,29 +49,38 @@ class Metadynamics(AdaptiveBias):
         Steps between hills.
     width
         Hill width in units of `cv.sigma`, one number or (d,). Or "adaptive": `cv.sigma` times the length of the
-        variable's gradient where the hill is put, relative to its mean over the training frames, between 0.5 and 2.
-        The volume of adaptive hills does not depend on their width, so that the bias has nearly the same limit; weigh
-        frames for a free energy, rather than to read it off the bias.
+        variable's gradient at the center of the hill, relative to its mean over the training frames, between 0.5 and
+        2. The volume of adaptive hills does not depend on their width, so that the bias has nearly the same limit;
+        for a free energy weight the frames, rather than reading it off the bias.
     model
-        Start from the free energy of this `LaTF` instead of from nothing, as a `FlowBias` has it.
+        Start from the free energy of this `LaTF`, like a `FlowBias`, instead of from zero.
     trust
-        Region to hold the walker in, besides the walls; see `TrustRegion`.
+        Region that the walker is held in, besides the walls; see `TrustRegion`.
     walls
         Whether walls push back into the box of the training data and three hill widths around it.
     save_frequency, directory, walker
-        To keep hills on the disk and share the bias: every so many steps (none: at each hill) this walker's hills are
-        added to ``directory/<walker>.hills`` and those of the other walkers in the folder are read. Hills that the
-        file holds already are taken up, so that a simulation can go on; see `rewind`.
+        To keep hills on the disk and share the bias: every so many steps (`None`: at each hill) this walker's hills are
+        added to ``directory/<walker>.hills``, and those of the other walkers in the folder are read. Hills that the
+        file contains at the start are part of the bias, so that a simulation can be continued; see `rewind`.
+    backend
+        What evaluates the force: "torchforce", "pythonforce", or "auto" for the faster one.
+    read_only
+        Rebuild the bias from its files, to evaluate it, also while other processes write them: nothing is locked or
+        written, and the system gets no force.
 
     Attributes
     ----------
+    hill_width : numpy.ndarray (d,)
+        Width of hills in the unit of the variable: `width` times `cv.sigma`.
     hills : numpy.ndarray (n, 2 d + 2)
-        This walker's hills: step, centre (d), width (d), height.
+        This walker's hills: step, center (d), width (d), height.
+    state : numpy.ndarray
+        Coefficients of the sum of all walkers' hills.
 
     Raises
     ------
     SettingsError
-        A number is out of range; names it.
+        A number is out of range; the message names it.
     SimulationError
         The grid would be too large, or the files of the directory belong to another bias or process.
 
@@ -82,43 +93,45 @@ class Metadynamics(AdaptiveBias):
     def __init__(
         self,
         system: openmm.System,
-        cv: LatentCV,
-        temperature,
+        cv: Variable,
+        temperature: TemperatureLike,
         bias_factor: float,
-        height,
+        height: EnergyLike,
         frequency: int,
         *,
-        width: float | np.ndarray | str = 1.0,
+        width: float | np.ndarray | Literal["adaptive"] = 1.0,
         model: LaTF | None = None,
         trust: TrustRegion | None = None,
         walls: bool = True,
         save_frequency: int | None = None,
         directory: str | Path | None = None,
         walker: str = "walker",
+        backend: str = "auto",
+        read_only: bool = False,
     ) -> None:
         temperature = to_kelvin(temperature, "Metadynamics: temperature")
-        self.height = checked("Metadynamics", "height", to_float(height, "energy", "height"), 0)
-        self.bias_factor = checked("Metadynamics", "bias_factor", bias_factor, 1)
-        self.adaptive = isinstance(width, str)
-        if self.adaptive and width != "adaptive":
+        self.height = number_above("Metadynamics", "height", to_float(height, "energy", "height"), 0)
+        self.bias_factor = number_above("Metadynamics", "bias_factor", bias_factor, 1)
+        self.adaptive_widths = isinstance(width, str)
+        if self.adaptive_widths and width != "adaptive":
             raise SettingsError(f"Metadynamics: width must be a number, (d,) numbers or 'adaptive'; got '{width}'.")
-        if self.adaptive and cv.steepness is None:
+        if self.adaptive_widths and cv.steepness is None:
             raise SettingsError(
-                "Metadynamics: adaptive widths need a variable that knows its mean gradient; export it with training "
+                "Metadynamics: adaptive widths need a variable with a known mean gradient; export it with training "
                 "frames, LatentCV.from_model(model, features, positions)."
             )
-        widths = cv.sigma if self.adaptive else hill_widths("Metadynamics", width, cv)
+        hill_width = cv.sigma if self.adaptive_widths else hill_widths("Metadynamics", width, cv)
+        finer = self.adaptive_widths and cv.dim < 3  # in 3-D a finer grid would not fit into memory
+        grid = Grid(cv, hill_width, NARROWEST * SPACING if finer else SPACING)
+        share = 1 - 1 / self.bias_factor
+        self._start = np.zeros(grid.counts) if model is None else flow_surface(grid, model, temperature, share)
         super().__init__(
+            system,
             cv,
-            widths,
+            grid,
             temperature,
             frequency,
-            spacing=NARROWEST * SPACING if self.adaptive and cv.dim < 3 else SPACING,  # finer would not fit in 3-D
-            trust=trust,
-            walls=walls,
-            save_frequency=save_frequency,
-            directory=directory,
-            walker=walker,
+            AdaptiveOptions(trust, walls, save_frequency, directory, walker, backend, read_only),
             fields=[*(f"sigma_u{k}" for k in range(cv.dim)), "height"],
             settings={
                 "bias": "metadynamics",
@@ -127,48 +140,37 @@ class Metadynamics(AdaptiveBias):
                 "start": "nothing" if model is None else f"flow {model.fingerprint()}",
             },
         )
-        self._start = None if model is None else self.flow_surface(model, temperature, 1 - 1 / self.bias_factor)
-        self._begin(system)
 
     @property
     def hills(self) -> np.ndarray:
-        return self._history.rows
+        return self.history.rows
 
-    def free_energy(self) -> np.ndarray:
-        """Free energy at the nodes of `axes`, kJ/mol, from the bias: -V gamma / (gamma - 1), lowest value 0."""
-        return self._free_energy_of(self._added())
+    def empty_state(self) -> np.ndarray:
+        return self._start.copy()
+
+    def new_kernel(self, context: openmm.Context, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
+        # Hills at the end of the grid would push a walker that is beyond further out, however many there were.
+        height = on_grid * self.height * math.exp(-bias / (KB * self.temperature * (self.bias_factor - 1)))
+        width = self.hill_width
+        if self.adaptive_widths and self.cv.steepness is not None:
+            share = np.clip(self.cv.gradient_of_context(context) / self.cv.steepness, NARROWEST, WIDEST)
+            width, height = self.hill_width * share, height / np.prod(share)
+        return np.array([*u, *width, height])
+
+    def add_kernel(self, state: np.ndarray, kernel: np.ndarray) -> Region:
+        d = self.cv.dim
+        return self.grid.add_hill(state, center=kernel[1 : 1 + d], width=kernel[1 + d : -1], height=kernel[-1])
+
+    def coefficients_of(self, state: np.ndarray) -> np.ndarray:
+        return state
+
+    def free_energy_of(self, state: np.ndarray) -> np.ndarray:
+        """-V gamma / (gamma - 1)."""
+        surface = -self.grid.at_nodes(state) * self.bias_factor / (self.bias_factor - 1)
+        return surface - surface.min()
 
     def offset(self) -> float:
         """c(t), kJ/mol: the free-energy cost of the bias so far, by which V(u, t) is put on one scale for all t."""
-        bias = self._at_nodes(self._added()) / (KB * self.temperature)
-        whole, rest = (bias * share / (self.bias_factor - 1) for share in (self.bias_factor, 1))
-        return KB * self.temperature * float(logsumexp(whole) - logsumexp(rest))
-
-    def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
-        # Hills at the end of the grid would push a walker that is beyond further out, however many there were.
-        height = on_grid * self.height * math.exp(-bias / (KB * self.temperature * (self.bias_factor - 1)))
-        width = self.width
-        if self.adaptive:
-            share = np.clip(self.cv.gradient_of_context(simulation.context) / self.cv.steepness, NARROWEST, WIDEST)
-            width, height = self.width * share, height / np.prod(share)
-        return np.array([*u, *width, height])
-
-    def _empty(self) -> np.ndarray:
-        return self._nothing()
-
-    def _take_up(self, hill: np.ndarray) -> None:
-        self._add(self.coefficients, hill)
-
-    def _nothing(self) -> np.ndarray:
-        return np.zeros(self.coefficients.shape) if self._start is None else self._start.copy()
-
-    def _add(self, coefficients: np.ndarray, hill: np.ndarray) -> None:
-        d = self.cv.dim
-        self._add_hill(coefficients, hill[1 : 1 + d], hill[1 + d : -1], hill[-1])
-
-    def _coefficients_of(self, coefficients: np.ndarray) -> np.ndarray:
-        return coefficients
-
-    def _free_energy_of(self, coefficients: np.ndarray) -> np.ndarray:
-        surface = -self._at_nodes(coefficients) * self.bias_factor / (self.bias_factor - 1)
-        return surface - surface.min()
+        bias = self.grid.at_nodes(self.state) / (KB * self.temperature)
+        above, below = (bias * factor / (self.bias_factor - 1) for factor in (self.bias_factor, 1))
+        return KB * self.temperature * float(logsumexp(above) - logsumexp(below))

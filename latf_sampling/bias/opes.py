@@ -1,4 +1,4 @@
-"""On-the-fly probability enhanced sampling (OPES) in the learned variables."""
+"""On-the-fly probability enhanced sampling (OPES)."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from pathlib import Path
 import numpy as np
 import openmm
 
-from latf_sampling.bias.adaptive import AdaptiveBias
-from latf_sampling.bias.arguments import checked, hill_widths
+from latf_sampling.bias.adaptive import AdaptiveBias, AdaptiveOptions
+from latf_sampling.bias.arguments import hill_widths, number_above
 from latf_sampling.bias.density import Density
-from latf_sampling.bias.grid import FLAT, SPACING
+from latf_sampling.bias.grid import FLAT, SPACING, Grid, Region
 from latf_sampling.bias.kernels import Kernels
 from latf_sampling.bias.trust_region import TrustRegion
 from latf_sampling.core import storage
-from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import SettingsError, SimulationError
-from latf_sampling.units import KB, to_float, to_kelvin
+from latf_sampling.units import KB, EnergyLike, TemperatureLike, to_float, to_kelvin
 
 NARROWEST = (0.2, 0.35, 0.8)
-"""Kernels get narrower as there are more, down to so many times their first width, in 1, 2 and 3 dimensions: by
-Silverman's rule that takes some thousand entries, and a finer grid would cost more than it gives."""
+"""Kernels get narrower as their number grows, down to this share of their first width, in 1, 2 and 3 dimensions: by
+Silverman's rule that takes some thousand kernels, and a finer grid would cost more than it gains."""
 
 
-class OPES(AdaptiveBias):
-    """OPES in the flavour that flattens a well-tempered distribution ("metad").
+class OPES(AdaptiveBias[Density]):
+    """OPES in the flavor that flattens a well-tempered distribution ("metad").
 
-    V(u) = (1 - 1/gamma) kT ln(P(u)/Z + epsilon), with P the reweighted density of what was visited, as a sum of kernels
-    that are merged as they come, Z its mean over the visited region, and epsilon = exp(-barrier / (kT (1 - 1/gamma)))
-    so that the bias spans about `barrier`, and a few kT more where P is far above its mean. In contrast to
-    metadynamics the bias is coarse at once and then only refined. Merging depends on the order of the entries, which
-    differs between walkers that share a bias: so do their kernels, by what merging costs. Here V has a constant added
-    that makes it zero where nothing was visited. Source: Invernizzi and Parrinello,
-    doi:10.1021/acs.jpclett.0c00497.
+    V(u) = (1 - 1/gamma) kT ln(P(u)/Z + epsilon), with P the reweighted density of the visited points, as a sum of
+    kernels that are merged as they come, Z its mean over the visited region, and epsilon = exp(-barrier / (kT (1 -
+    1/gamma))) so that the bias spans about `barrier`, and a few kT more where P is far above its mean. In contrast to
+    metadynamics the bias is coarse at once and then only refined. Merging depends on the order of the kernels, which
+    differs between walkers that share a bias: so do their merged kernels, by what merging costs. Here V has a constant
+    added that makes it zero where no walker was. Source: Invernizzi and Parrinello, doi:10.1021/acs.jpclett.0c00497.
 
     Parameters
     ----------
@@ -47,26 +46,32 @@ class OPES(AdaptiveBias):
     frequency
         Steps between kernels.
     bias_factor
-        gamma > 1; none is barrier / kT.
+        gamma > 1; `None` is barrier / kT.
     width
-        Width of the first kernels in units of `cv.sigma`, one number or (d,). They get narrower as there are more, down
-        to 0.2, 0.35 and 0.8 of it in 1, 2 and 3 dimensions. Where a pass is not much wider than that, and walkers cross
-        rarely, half of it is better.
-    trust, walls, save_frequency, directory, walker
-        As for `Metadynamics`. `save` also writes ``directory/<walker>.npz``, the merged kernels, so that going on needs
-        only the history since.
+        Width of the first kernels in units of `cv.sigma`, one number or (d,). Kernels get narrower as their number
+        grows, down to 0.2, 0.35 and 0.8 of it in 1, 2 and 3 dimensions. Where a pass is not much wider than that, and
+        walkers cross rarely, half of it is better.
+    trust, walls, save_frequency, directory, walker, backend, read_only
+        As for `Metadynamics`. `save` also writes ``directory/<walker>.npz``, the merged kernels, so that a later run
+        needs only the history since.
 
     Attributes
     ----------
+    hill_width : numpy.ndarray (d,)
+        Width of the first kernels in the unit of the variable: `width` times `cv.sigma`.
     kernels : Kernels
         The merged kernels of all walkers.
     effective_sample_size : float
-        Of the entries that P is made of.
+        Of the frames that P is estimated from.
+    state : Density
+        P.
 
     Raises
     ------
     SettingsError
         A number is out of range, or the barrier is below kT.
+    SimulationError
+        The grid would be too large, or the files of the directory are damaged, or belong to another bias or process.
 
     Examples
     --------
@@ -77,9 +82,9 @@ class OPES(AdaptiveBias):
     def __init__(
         self,
         system: openmm.System,
-        cv: LatentCV,
-        temperature,
-        barrier,
+        cv: Variable,
+        temperature: TemperatureLike,
+        barrier: EnergyLike,
         frequency: int,
         *,
         bias_factor: float | None = None,
@@ -89,13 +94,16 @@ class OPES(AdaptiveBias):
         save_frequency: int | None = None,
         directory: str | Path | None = None,
         walker: str = "walker",
+        backend: str = "auto",
+        read_only: bool = False,
     ) -> None:
         temperature = to_kelvin(temperature, "OPES: temperature")
-        self.barrier = checked("OPES", "barrier", to_float(barrier, "energy", "barrier"), 0)
+        self.barrier = number_above("OPES", "barrier", to_float(barrier, "energy", "barrier"), 0)
         kT = KB * temperature
         if bias_factor is None and not self.barrier > kT:
             raise SettingsError(f"OPES: barrier must be more than kT = {kT:.3g} kJ/mol; got {self.barrier}.")
-        self.bias_factor = checked("OPES", "bias_factor", self.barrier / kT if bias_factor is None else bias_factor, 1)
+        factor = self.barrier / kT if bias_factor is None else bias_factor
+        self.bias_factor = number_above("OPES", "bias_factor", factor, 1)
         self._share = 1 - 1 / self.bias_factor
         self._epsilon = math.exp(-self.barrier / (kT * self._share))
         if not self._epsilon > sys.float_info.min:
@@ -103,17 +111,15 @@ class OPES(AdaptiveBias):
                 f"OPES: barrier must be less than {-math.log(sys.float_info.min) * kT * self._share:.4g} kJ/mol at a "
                 f"bias_factor of {self.bias_factor:g}; got {self.barrier:g}."
             )
+        grid = Grid(cv, hill_widths("OPES", width, cv), NARROWEST[min(cv.dim, 3) - 1] * SPACING)
+        self._state_file = None if directory is None else Path(directory) / f"{walker}.npz"
         super().__init__(
+            system,
             cv,
-            hill_widths("OPES", width, cv),
+            grid,
             temperature,
             frequency,
-            spacing=NARROWEST[min(cv.dim, 3) - 1] * SPACING,
-            trust=trust,
-            walls=walls,
-            save_frequency=save_frequency,
-            directory=directory,
-            walker=walker,
+            AdaptiveOptions(trust, walls, save_frequency, directory, walker, backend, read_only),
             fields=[*(f"sigma_u{k}" for k in range(cv.dim)), "logweight"],
             settings={
                 "bias": "opes",
@@ -122,111 +128,93 @@ class OPES(AdaptiveBias):
                 "biasfactor": repr(self.bias_factor),
             },
         )
-        self._state = None if directory is None else Path(directory) / f"{walker}.npz"
-        self._begin(system)
 
     @property
     def kernels(self) -> Kernels:
-        return self._density.kernels
+        return self.state.kernels
 
     @property
     def effective_sample_size(self) -> float:
-        return self._density.effective_sample_size()
+        return self.state.effective_sample_size()
 
-    def free_energy(self) -> np.ndarray:
-        """Free energy at the nodes of `axes`, kJ/mol, -kT ln P(u), lowest value 0; infinite where no kernel is."""
-        return self._free_energy_of(self._density)
+    def empty_state(self) -> Density:
+        kT = KB * self.temperature
+        cutoff = math.sqrt(2 * self.barrier / (self._share * kT))
+        return Density(self.grid.first, self.grid.step, self.grid.counts, cutoff, math.exp(-self.barrier / kT))
+
+    def new_kernel(self, context: openmm.Context, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
+        log_weight = (bias - self.barrier) / (KB * self.temperature)
+        size, d = self.state.effective_sample_size(math.exp(log_weight)), self.cv.dim
+        # Silverman's rule for the width of kernels
+        share = max(NARROWEST[d - 1], (size * (d + 2) / 4) ** (-1 / (d + 4)))
+        return np.array([*u, *(share * self.hill_width), log_weight])
+
+    def add_kernel(self, state: Density, kernel: np.ndarray) -> Region:
+        d = self.cv.dim
+        center, width, weight = kernel[1 : 1 + d], kernel[1 + d : -1], math.exp(kernel[-1])
+        state.add(center, width, weight, weight * float(np.prod(self.hill_width / width)))
+        return self.grid.everything if self._touches_faces(state) else state.visited
+
+    def coefficients_of(self, state: Density) -> np.ndarray:
+        coefficients = np.zeros(self.grid.counts)
+        if not len(state.kernels):
+            return coefficients
+        # Values as coefficients: a spline that smooths by a hair, and unlike one through the values never overshoots at
+        # the edge of the visited region. Elsewhere they are zero. In place, since it is done for every kernel.
+        values = np.maximum(state.values[state.visited], 0)
+        values /= state.mean
+        values += self._epsilon
+        np.log(values, out=values)
+        values *= self._share * KB * self.temperature
+        values += self.barrier
+        coefficients[state.visited] = values
+        if self._touches_faces(state):
+            return np.pad(coefficients[(slice(FLAT, -FLAT),) * self.cv.dim], FLAT, mode="edge")
+        return coefficients
+
+    def free_energy_of(self, state: Density) -> np.ndarray:
+        """-kT ln P(u); infinite where no kernel is."""
+        values = np.maximum(state.values[self.grid.between_walls()], 0)
+        surface = np.full(values.shape, np.inf)
+        visited = values > 0
+        surface[visited] = -KB * self.temperature * np.log(values[visited] / values.max())
+        return surface
 
     def offset(self) -> float:
         """What V has to be lowered by, kJ/mol, to be on one scale for all times: here a constant, the barrier."""
         return self.barrier
 
     def save(self) -> None:
-        """Bring entries and the merged kernels to the disk."""
+        """Write kernels and merged kernels to the disk."""
         super().save()
-        if self._state is None:
+        if self._state_file is None or self.neighbors is None or self.read_only:
             return
-        if not self._whole:
-            self._rebuild()
-            self._force.publish()
-        rows, neighbours = len(self._history.rows), json.dumps(self._neighbours.places())
-        with storage.atomic_write(self._state) as temporary:
-            np.savez(temporary, rows=rows, neighbours=neighbours, **self._density.state())
+        self.repair()
+        rows, neighbors = len(self.history.rows), json.dumps(self.neighbors.offsets())
+        with storage.atomic_write(self._state_file) as temporary:
+            # The name of the second array is that of files which exist already.
+            np.savez(temporary, rows=rows, neighbours=neighbors, **self.state.arrays())
 
-    def _restore(self) -> int:
-        if self._state is None or not self._state.exists():
+    def load_state(self) -> int:
+        if self._state_file is None or self.neighbors is None or not self._state_file.exists():
             return 0
         try:
-            with np.load(self._state) as state:
-                content = {name: state[name] for name in state.files}
-            rows, places = int(content["rows"]), json.loads(str(content["neighbours"]))
-            # Not if it is later than what the walker goes on from, or on another grid.
-            taken = rows <= len(self._history.rows) and self._density.restore(content)
+            with np.load(self._state_file) as file:
+                arrays = {name: file[name] for name in file.files}
+            rows, offsets = int(arrays["rows"]), json.loads(str(arrays["neighbours"]))
+            # Not if it is later than what the walker continues from, or on another grid.
+            loaded = rows <= len(self.history.rows) and self.state.load(arrays)
         except (OSError, EOFError, TypeError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
             raise SimulationError(
-                f"{self._state}: cannot be read ({error}); delete it, and the kernels are made from the history."
+                f"{self._state_file}: cannot be read ({error}); delete it, and the kernels are made from the history."
             ) from error
-        if not taken:
-            storage.remove(self._state)
+        if not loaded:
+            if not self.read_only:
+                storage.remove(self._state_file)
             return 0
-        self._neighbours.resume(places)
+        self.neighbors.seek(offsets)
         return rows
 
-    def _entry(self, simulation: openmm.app.Simulation, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
-        log_weight = (bias - self.barrier) / (KB * self.temperature)
-        size, d = self._density.effective_sample_size(math.exp(log_weight)), self.cv.dim
-        # Silverman's rule for the width of kernels
-        share = max(NARROWEST[d - 1], (size * (d + 2) / 4) ** (-1 / (d + 4)))
-        return np.array([*u, *(share * self.width), log_weight])
-
-    def _take_up(self, entry: np.ndarray) -> None:
-        self._add(self._density, entry)
-
-    def _add(self, density: Density, entry: np.ndarray) -> None:
-        d = self.cv.dim
-        center, width, weight = entry[1 : 1 + d], entry[1 + d : -1], math.exp(entry[-1])
-        density.add(center, width, weight, weight * float(np.prod(self.width / width)))
-
-    def _settle(self) -> None:
-        self._spread(self._density, self.coefficients, self._fixed)
-
-    def _spread(self, density: Density, coefficients: np.ndarray, fixed: np.ndarray | None = None) -> None:
-        """Set coefficients to those of the bias by a density, with something fixed on top, where it is not zero."""
-        if not len(density.kernels):
-            return
-        visited, faces = density.visited, np.array(coefficients.shape) - FLAT
-        # Values as coefficients: a spline that smooths by a hair, and unlike one through the values never overshoots at
-        # the edge of what was visited. Elsewhere they are zero. In place, since it is done for every kernel.
-        values = np.maximum(density.values[visited], 0)
-        values /= density.mean
-        values += self._epsilon
-        np.log(values, out=values)
-        values *= self._share * KB * self.temperature
-        values += self.barrier
-        if (density.low < FLAT).any() or (density.high > faces).any():
-            whole = np.zeros(coefficients.shape)
-            whole[visited] = values
-            values = np.pad(whole[(slice(FLAT, -FLAT),) * self.cv.dim], FLAT, mode="edge")
-            visited = ...
-        coefficients[visited] = values if fixed is None else values + fixed[visited]
-
-    def _empty(self) -> np.ndarray:
-        self._density = self._nothing()
-        return super()._empty()
-
-    def _nothing(self) -> Density:
-        kT = KB * self.temperature
-        cutoff = math.sqrt(2 * self.barrier / (self._share * kT))
-        return Density(self._first, self._step, self.coefficients.shape, cutoff, math.exp(-self.barrier / kT))
-
-    def _coefficients_of(self, density: Density) -> np.ndarray:
-        coefficients = np.zeros(self.coefficients.shape)
-        self._spread(density, coefficients)
-        return coefficients
-
-    def _free_energy_of(self, density: Density) -> np.ndarray:
-        values = np.maximum(density.values[self._between()], 0)
-        surface = np.full(values.shape, np.inf)
-        there = values > 0
-        surface[there] = -KB * self.temperature * np.log(values[there] / values.max())
-        return surface
+    def _touches_faces(self, state: Density) -> bool:
+        """Whether the visited region reaches coefficients that have to be equal across a face."""
+        return bool((state.low < FLAT).any() or (state.high > np.array(self.grid.counts) - FLAT).any())

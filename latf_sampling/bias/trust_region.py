@@ -1,24 +1,26 @@
-"""Where a model can be trusted: the part of latent space that its flow has seen."""
+"""The region of latent space in which a model can be trusted, since its flow had training data there."""
 
 from __future__ import annotations
 
 import math
 from numbers import Real
+from typing import Literal
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from latf_sampling.bias.grid import BEHIND, WALL, check_dimension, flow_log_prob
+from latf_sampling.bias.flow_density import check_dimension, flow_log_prob
+from latf_sampling.bias.grid import BEHIND, WALL
 from latf_sampling.errors import LeftTrustRegion, SettingsError
 from latf_sampling.learning.model import LaTF
-from latf_sampling.units import to_kelvin
+from latf_sampling.units import TemperatureLike, to_kelvin
 
 
 class TrustRegion:
-    """Where the flow's free energy -ln p(u|T) lies less than a threshold above its lowest value.
+    """The points at which the flow's free energy -ln p(u|T) lies less than a threshold above its lowest value.
 
-    An encoder says something about every structure, also about those unlike any it was trained on. What says how far
-    outside the training data a walker is, is the flow's density: it falls steeply where no data were.
+    An encoder maps every structure to some point, also structures unlike any that it was trained on. How far outside
+    the training data a walker is can be read off the flow's density, which falls steeply where no data were.
 
     Parameters
     ----------
@@ -27,11 +29,11 @@ class TrustRegion:
     temperature
         T, K, or a quantity.
     threshold
-        kT. A barrier between states that training has seen is inside as long as it is lower.
+        kT. A barrier between known states is inside as long as it is lower.
     on_leaving
         "hold": a wall pushes the walker back, of 1/2 * 20 kJ/mol * (distance from the region in `cv.sigma`)^2, which
         grows evenly from five of them on. "stop": the simulation ends with `LeftTrustRegion` when the walker is outside
-        at a multiple of the bias's frequency; its frames so far stay, for the next training to see.
+        at a multiple of the bias's frequency; its frames so far remain, for the next training.
 
     Raises
     ------
@@ -44,7 +46,13 @@ class TrustRegion:
     >>> bias = Metadynamics(system, cv, 300.0, 10, 1.0, 250, trust=trust)  # doctest: +SKIP
     """
 
-    def __init__(self, model: LaTF, temperature, threshold: float = 30.0, on_leaving: str = "hold") -> None:
+    def __init__(
+        self,
+        model: LaTF,
+        temperature: TemperatureLike,
+        threshold: float = 30.0,
+        on_leaving: Literal["hold", "stop"] = "hold",
+    ) -> None:
         if not (isinstance(threshold, Real) and math.isfinite(threshold) and threshold > 0):
             raise SettingsError(f"TrustRegion: threshold must be a number of kT above 0; got {threshold!r}.")
         if on_leaving not in ("hold", "stop"):
@@ -64,29 +72,31 @@ class TrustRegion:
         return self._densest - self.model.marginal_log_prob(used, self.temperature).astype(np.float64)
 
     def wall(self, nodes: list[np.ndarray], sigma: np.ndarray) -> np.ndarray:
-        """What holds a walker in the region, on a grid given by its nodes along each dimension, kJ/mol.
+        """Energy, kJ/mol, of the wall around the region at the nodes of a grid, which are given along each dimension.
 
         1/2 * 20 kJ/mol * (distance from the region in `sigma`)^2, and from a distance of 5 on as steep as there;
-        none with "stop".
+        zero with "stop".
 
         Raises
         ------
         SettingsError
-            No node lies in the region, or the model is of another dimension.
+            No node lies in the region, or the model has another dimension.
         """
         check_dimension(self.model, len(nodes))
         if self.on_leaving == "stop":
             return np.zeros([len(axis) for axis in nodes])
         inside = self._densest - flow_log_prob(self.model, self.temperature, nodes) <= self.threshold
         if not inside.any():
-            raise SettingsError("TrustRegion: the box of the variable holds no point of the region; raise threshold.")
+            raise SettingsError(
+                "TrustRegion: the box of the variable contains no point of the region; raise threshold."
+            )
         steps = [(axis[1] - axis[0]) / w for axis, w in zip(nodes, sigma)]
         away = distance_transform_edt(~inside, sampling=steps)
         near = np.minimum(away, BEHIND)
         return WALL * near * (away - 0.5 * near)
 
     def check(self, u: np.ndarray, step: int) -> None:
-        """Raise `LeftTrustRegion` where a walker at u (d,) is outside and is to stop."""
+        """Raise `LeftTrustRegion` if a walker at u (d,) is outside and `on_leaving` is "stop"."""
         if self.on_leaving == "hold":
             return
         height = float(self.height(u[None])[0])

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import openmm
 
-from latf_sampling.analysis.windows import OVERLAP, WindowEstimate, combine
+from latf_sampling.analysis.windows import OVERLAP, WindowEstimate, combine_windows
 from latf_sampling.bias.arguments import numbers, whole_steps
 from latf_sampling.bias.umbrella import Umbrella
 from latf_sampling.core import storage
@@ -54,10 +54,10 @@ class UmbrellaWindows:
 
     def __init__(self, umbrella: Umbrella, path, temperature, directory: str | Path) -> None:
         self.umbrella, self.directory = umbrella, Path(directory)
-        self.path = numbers(path)
-        d = umbrella.cv.dim
+        requirement = f"path must be finite numbers (windows, {umbrella.cv.dim})"
+        self.path, d = numbers("UmbrellaWindows", requirement, path), umbrella.cv.dim
         if self.path.ndim != 2 or self.path.shape[1] != d or not len(self.path) or not np.isfinite(self.path).all():
-            raise SettingsError(f"UmbrellaWindows: path must be finite numbers (windows, {d}); got {path}.")
+            raise SettingsError(f"UmbrellaWindows: {requirement}; got {path}.")
         self.temperature = to_kelvin(temperature, "UmbrellaWindows: temperature")
         self._variable = umbrella.cv.fingerprint()
 
@@ -174,7 +174,7 @@ class UmbrellaWindows:
         series = self.series()
         joined = np.concatenate(series)
         bias = np.stack([self.umbrella.energy(joined, centers) for centers in self.path])
-        return combine(series, bias, self.temperature, overlap)
+        return combine_windows(series, bias, self.temperature, overlap)
 
     def _check_temperature(self, integrator: openmm.Integrator) -> None:
         if not hasattr(integrator, "getTemperature"):

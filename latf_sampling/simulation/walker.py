@@ -1,7 +1,7 @@
 """From a system and settings to finished segments of trajectory.
 
-Every segment starts in a new OpenMM context from the state that the one before it left on the disk, with a seed of
-its own. Going on after an interruption is therefore no special case: it does what the uninterrupted run does.
+Every segment starts in a new OpenMM context from the state that the previous one saved, with a seed of its own. A run
+that continues after an interruption therefore does exactly what the uninterrupted run does.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from latf_sampling.bias import OPES, FlowBias, Metadynamics, TrustRegion, respa_integrator
+from latf_sampling.bias import Bias, respa_integrator
+from latf_sampling.bias.from_settings import BiasTask
+from latf_sampling.bias.from_settings import make_bias as bias_from_settings
 from latf_sampling.core import platforms, storage, streams
 from latf_sampling.cv.latent_cv import LatentCV
-from latf_sampling.data import layout
+from latf_sampling.data.layout import LearningDirectory, WalkerDirectory
 from latf_sampling.errors import LeftTrustRegion, SimulationError
 from latf_sampling.features import as_mdtraj
 from latf_sampling.learning.model import LaTF
@@ -31,37 +33,37 @@ from latf_sampling.units import BAR
 
 def integrator(settings: IntegratorSettings, temperature: float, seed: int) -> openmm.LangevinMiddleIntegrator:
     """Langevin dynamics at a temperature, with a seed."""
-    made = openmm.LangevinMiddleIntegrator(temperature, settings.friction, settings.timestep)
-    made.setRandomNumberSeed(seed)
-    return made
+    dynamics = openmm.LangevinMiddleIntegrator(temperature, settings.friction, settings.timestep)
+    dynamics.setRandomNumberSeed(seed)
+    return dynamics
 
 
 @dataclass(frozen=True)
 class WalkerJob:
-    """One walker of one round: everything a process needs to run it, or to go on with it.
+    """One walker of one round: everything that a process needs to run it, or to continue it.
 
     Attributes
     ----------
     protocol, round_index, walker
-        The settings, and which of its walkers this is.
-    folder
-        Where its segments go.
+        The settings, and the numbers of the round and of the walker in it.
+    directory
+        Folder of the walker's segments.
     start
         NPZ file with "positions" (N, 3) in nm, "velocities" (N, 3) in nm/ps and, in a periodic system, "box" (3, 3) in
-        nm; none is the protocol's structure, or one of its conformations, minimised.
-    learned, hills
-        Folder with the model and the CV file to bias along, and the folder where the walkers of the round share their
-        bias; none for plain dynamics.
+        nm; `None` is the protocol's structure, or one of its conformations, minimized.
+    learning, hills
+        Folder with the model and the collective variable of the bias, and folder where the walkers of the round share
+        their bias; `None` for plain dynamics.
     system
-        Folder where the campaign keeps its molecule; none builds it from the protocol.
+        Folder with the campaign's molecule; `None` builds it from the protocol.
     """
 
     protocol: Protocol
     round_index: int
     walker: int
-    folder: Path
+    directory: Path
     start: Path | None = None
-    learned: Path | None = None
+    learning: Path | None = None
     hills: Path | None = None
     system: Path | None = None
 
@@ -79,7 +81,7 @@ class WalkerJob:
 
     @property
     def timestep(self) -> float:
-        """ps of one step of the integrator: with a bias every few steps, all of them together."""
+        """ps of one step of the integrator, which with multiple time steps is all steps from one bias to the next."""
         return self.protocol.integrator.timestep * (1 if self.bias is None else self.bias.stride)
 
 
@@ -89,18 +91,19 @@ def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fracti
     Parameters
     ----------
     job
-        What to run.
+        The walker.
     progress
-        Called with the fraction done.
+        Called with the fraction that is finished.
 
     Raises
     ------
     SimulationError
-        The simulation exploded; finished segments stay.
+        The simulation exploded; finished segments remain.
     """
-    done = layout.finished_segments(job.folder)
+    directory = WalkerDirectory(job.directory)
+    done = directory.finished_segments()
     progress(len(done) / job.segments)
-    if len(done) >= job.segments or layout.stopped(job.folder):
+    if len(done) >= job.segments or directory.stop_reason():
         return
     molecule = None if job.system is None else Molecule.load(job.system)
     if molecule is None:
@@ -116,44 +119,42 @@ def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fracti
             try:
                 _run_segment(job, simulation, bias, index, progress, began)
             except LeftTrustRegion as left:
-                layout.mark_stopped(job.folder, str(left))
+                directory.mark_stopped(str(left))
                 progress(1.0)
                 return
 
 
-def make_bias(job: WalkerJob, molecule: Molecule) -> Metadynamics | OPES | FlowBias | None:
-    """The bias of a walker, which adds its force to the molecule's system; none for plain dynamics.
+def make_bias(job: WalkerJob, molecule: Molecule, read_only: bool = False) -> Bias | None:
+    """The bias of a walker, whose force is added to the molecule's system; `None` for plain dynamics.
 
-    What the walkers of the round have added so far is in it.
+    It contains what the walkers of the round have added so far. With `read_only`, other processes may be using its
+    files, which are only read, and the system gets no force.
     """
-    settings = job.bias
-    if settings is None:
+    if job.bias is None:
         return None
-    frequency = steps(settings.interval, job.timestep)
-    cv = LatentCV.load(job.learned / "cv.pt", molecule.topology)
-    flow_start = settings.kind == "metadynamics" and settings.start == "flow"
-    needs_model = settings.kind == "flow" or settings.trust is not None or flow_start
-    model = LaTF.load(job.learned / "model.pt") if needs_model else None
-    trust = None
-    if settings.trust is not None:
-        trust = TrustRegion(model, job.temperature, settings.trust.threshold, settings.trust.on_leaving)
-    if settings.kind == "flow":
-        return FlowBias(
-            molecule.system, cv, model, job.temperature, settings.bias_factor, trust=trust, frequency=frequency
-        )
-    common = {
-        "bias_factor": settings.bias_factor,
-        "width": settings.width,
-        "trust": trust,
-        "directory": job.hills,
-        "walker": f"walker-{job.walker:02d}",
-    }
-    if settings.kind == "opes":
-        return OPES(molecule.system, cv, job.temperature, settings.barrier, frequency, **common)
-    start = model if flow_start else None
-    return Metadynamics(
-        molecule.system, cv, job.temperature, height=settings.height, frequency=frequency, model=start, **common
+    if job.learning is None:
+        raise SimulationError(f"{_name(job)}: a bias needs a collective variable, and no round before it learned one.")
+    learning = LearningDirectory(job.learning)
+    task = BiasTask(
+        molecule.system,
+        LatentCV.load(learning.cv, molecule.topology),
+        lambda: LaTF.load(learning.model),
+        job.temperature,
+        job.timestep,
+        None if read_only else _platform(job, molecule).getName(),
+        job.hills,
+        f"walker-{job.walker:02d}",
+        read_only,
     )
+    return bias_from_settings(job.bias, task)
+
+
+def _name(job: WalkerJob) -> str:
+    return f"round {job.round_index}, walker {job.walker}"
+
+
+def _platform(job: WalkerJob, molecule: Molecule) -> openmm.Platform:
+    return platforms.pick_platform(job.protocol.system.platform, molecule.system.getNumParticles())
 
 
 def _add_barostat(job: WalkerJob, system: openmm.System) -> None:
@@ -162,11 +163,11 @@ def _add_barostat(job: WalkerJob, system: openmm.System) -> None:
         system.addForce(openmm.MonteCarloBarostat(settings.pressure, job.temperature, settings.interval))
 
 
-def _simulation(job: WalkerJob, molecule: Molecule, bias, index: int) -> app.Simulation:
+def _simulation(job: WalkerJob, molecule: Molecule, bias: Bias | None, index: int) -> app.Simulation:
     """A new simulation at the beginning of a segment."""
     names = ("segment", job.round_index, job.walker, index)
     seed, settings = streams.stream_seed(job.protocol.seed, *names), job.protocol.integrator
-    if bias is None or job.bias.stride == 1:
+    if bias is None or job.bias is None or job.bias.stride == 1:
         dynamics = integrator(settings, job.temperature, seed)
     else:
         dynamics = respa_integrator(
@@ -175,16 +176,12 @@ def _simulation(job: WalkerJob, molecule: Molecule, bias, index: int) -> app.Sim
     for force in molecule.system.getForces():
         if isinstance(force, openmm.MonteCarloBarostat):
             force.setRandomNumberSeed(streams.stream_seed(job.protocol.seed, "barostat", *names))
-    simulation = app.Simulation(
-        molecule.topology,
-        molecule.system,
-        dynamics,
-        platforms.pick_platform(job.protocol.system.platform, molecule.system.getNumParticles()),
-    )
+    simulation = app.Simulation(molecule.topology, molecule.system, dynamics, _platform(job, molecule))
     context = simulation.context
     if index > 0:
-        simulation.loadState(str(layout.segment_files(job.folder, index - 1)["state"]))
-        simulation.currentStep = storage.read_json(job.folder / f"segment-{index - 1:03d}.json")["step"]
+        before = WalkerDirectory(job.directory).segment(index - 1)
+        simulation.loadState(str(before.state))
+        simulation.currentStep = storage.read_json(before.marker)["step"]
     elif job.start is not None:
         with np.load(job.start) as start:
             if "box" in start:
@@ -204,7 +201,7 @@ def _simulation(job: WalkerJob, molecule: Molecule, bias, index: int) -> app.Sim
 def _run_segment(
     job: WalkerJob,
     simulation: app.Simulation,
-    bias: Metadynamics | OPES | FlowBias | None,
+    bias: Bias | None,
     index: int,
     progress: Callable[[float], None],
     began: float,
@@ -212,7 +209,6 @@ def _run_segment(
     protocol, context = job.protocol, simulation.context
     stride = steps(protocol.frame_interval, job.timestep)
     count = steps(protocol.segment, protocol.frame_interval)
-    advance = simulation.step if bias is None else lambda n: bias.step(simulation, n)
     groups = -1 if bias is None else ~(1 << bias.group) & 0xFFFFFFFF
     periodic = simulation.system.usesPeriodicBoundaryConditions()
     positions = np.empty((count, simulation.system.getNumParticles(), 3), np.float32)
@@ -222,28 +218,25 @@ def _run_segment(
     left = None
     for frame in range(count):
         try:
-            left = _to_next_frame(simulation, advance, stride)
-        except SimulationError as error:  # from the bias, which does not know whose it is
-            raise SimulationError(f"round {job.round_index}, walker {job.walker}: {error}") from error
-        except openmm.OpenMMException as error:
-            raise _exploded(job, simulation, str(error)) from error
-        try:
+            left = _to_next_frame(simulation, bias, stride)
             state = context.getState(getPositions=True, getEnergy=True, groups=groups)
+        except SimulationError as error:  # from the bias, whose messages do not name the walker
+            raise SimulationError(f"{_name(job)}: {error}") from error
         except openmm.OpenMMException as error:
             raise _exploded(job, simulation, str(error)) from error
         energy[frame] = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-        exact = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        exact = state.getPositions(asNumpy=True)._value
         with np.errstate(over="ignore"):  # an atom may have flown to where single precision does not reach
             positions[frame] = exact
         if not (np.isfinite(energy[frame]) and np.isfinite(positions[frame]).all()):
             raise _exploded(job, simulation, f"the potential energy is {energy[frame]} kJ/mol")
-        vectors = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer) if periodic else None
-        if periodic:
-            boxes[frame] = vectors
-        if barostat is not None:  # what the ensemble weighs a frame by at any temperature and this pressure
-            energy[frame] += barostat.pressure * BAR * np.linalg.det(vectors)
+        box = None
+        if boxes is not None:
+            boxes[frame] = box = state.getPeriodicBoxVectors(asNumpy=True)._value
+            if barostat is not None:  # enthalpy, which weights frames at any temperature and this pressure
+                energy[frame] += barostat.pressure * BAR * np.linalg.det(box)
         if bias is not None:
-            applied[frame] = bias.applied_bias(bias.cv(exact, vectors), simulation.currentStep)
+            applied[frame] = bias.applied_bias(bias.cv(exact, box), simulation.currentStep)
             offset[frame] = bias.offset()
         if left is not None:
             count = frame + 1
@@ -252,16 +245,19 @@ def _run_segment(
     if bias is not None:
         bias.save()
     table = {"energy": energy[:count], "bias": applied[:count], "offset": offset[:count]}
-    _write_segment(job, simulation, index, positions[:count], boxes, table, began)
+    _write_segment(job, simulation, bias, index, positions[:count], boxes, table, began)
     if left is not None:
         raise left
 
 
-def _to_next_frame(simulation: app.Simulation, advance: Callable[[int], None], stride: int) -> LeftTrustRegion | None:
-    """Go on by one frame; a walker that leaves its region on the way ends with this frame, for the next training."""
+def _to_next_frame(simulation: app.Simulation, bias: Bias | None, stride: int) -> LeftTrustRegion | None:
+    """Simulate up to the next frame; a walker that leaves its trust region ends with this frame, for the training."""
+    if bias is None:
+        simulation.step(stride)
+        return None
     end = simulation.currentStep + stride
     try:
-        advance(stride)
+        bias.step(simulation, stride)
     except LeftTrustRegion as left:
         simulation.step(end - simulation.currentStep)
         return left
@@ -271,24 +267,25 @@ def _to_next_frame(simulation: app.Simulation, advance: Callable[[int], None], s
 def _write_segment(
     job: WalkerJob,
     simulation: app.Simulation,
+    bias: Bias | None,
     index: int,
     positions: np.ndarray,
     boxes: np.ndarray | None,
     table: dict[str, np.ndarray],
     began: float,
 ) -> None:
-    """Put a finished segment on the disk; one whose walker was stopped has fewer frames than others."""
+    """Write a finished segment to the disk; the last one of a walker that was stopped has fewer frames than others."""
     protocol, count = job.protocol, len(positions)
-    files = layout.segment_files(job.folder, index)
+    files = WalkerDirectory(job.directory).segment(index)
     times = index * protocol.segment + np.arange(1, count + 1) * protocol.frame_interval
     trajectory = mdtraj.Trajectory(positions, as_mdtraj(simulation.topology), times)
     if boxes is not None:
         trajectory.unitcell_vectors = boxes[:count]
-    with storage.atomic_write(files["trajectory"]) as temporary:
+    with storage.atomic_write(files.trajectory) as temporary:
         trajectory.save_netcdf(str(temporary))
-    with storage.atomic_write(files["frames"]) as temporary:
+    with storage.atomic_write(files.frames) as temporary:
         np.savez(temporary, **table)
-    with storage.atomic_write(files["state"]) as temporary:
+    with storage.atomic_write(files.state) as temporary:
         simulation.saveState(str(temporary))
     summary = {
         "step": simulation.currentStep,
@@ -296,11 +293,13 @@ def _write_segment(
         "temperature": job.temperature,
         "seconds": time.perf_counter() - began,
     }
-    layout.finish_segment(job.folder, index, summary)
+    if bias is not None:
+        summary |= {"backend": bias.backend, "backend_reason": bias.backend_reason}
+    files.finish(summary)
 
 
 def _exploded(job: WalkerJob, simulation: app.Simulation, why: str) -> SimulationError:
     return SimulationError(
-        f"round {job.round_index}, walker {job.walker}: the simulation exploded near step {simulation.currentStep} "
-        f"({why}). A shorter integrator.timestep, or a lower bias.height, usually mends it; finished segments are kept."
+        f"{_name(job)}: the simulation exploded near step {simulation.currentStep} ({why}). A shorter "
+        "integrator.timestep, or a lower bias.height, usually helps; finished segments are kept."
     )

@@ -27,17 +27,17 @@ def test_bias_is_the_share_of_the_free_energy(dim):
     """V = (1 - 1/gamma) (F_max - F) where the flow has seen data, and zero where F is higher, smoothed."""
     bias, _ = made(dim)
     model = alanine_model(dim)[0]
-    points = np.stack(np.meshgrid(*bias._nodes(), indexing="ij"), axis=-1)
+    points = np.stack(np.meshgrid(*bias.grid.nodes(), indexing="ij"), axis=-1)
     free = model.free_energy(points.reshape(-1, dim), 300.0).astype(np.float64).reshape(points.shape[:-1])
     highest = float(model.free_energy(model.sample(20_000, 300.0, seed=0), 300.0).max())
     expected = (1 - 1 / GAMMA) * np.maximum(highest - free, 0)
     # a Gaussian of half a hill width, along one dimension after the other
     for axis, count in enumerate(expected.shape):
-        apart = (np.arange(count)[:, None] - np.arange(count)) * bias._step[axis] / bias.width[axis]
+        apart = (np.arange(count)[:, None] - np.arange(count)) * bias.grid.step[axis] / bias.hill_width[axis]
         matrix = np.exp(-0.5 * (apart / 0.5) ** 2)
         expected = np.moveaxis(np.tensordot(matrix / matrix.sum(1), expected, (1, axis)), 0, axis)
     values = bias.on_grid()
-    inside = expected[bias._between()]
+    inside = expected[bias.grid.between_walls()]
     assert np.abs(values - inside).max() < 1e-2 * inside.max()
     seen = free < highest
     assert 0.001 < seen.mean() < 1
@@ -110,10 +110,12 @@ def test_of_a_latent_line_the_bias_is_that_of_the_component_along_it():
     bias = FlowBias(alanine_system(), alanine_cv(2), model, 300.0, GAMMA)
     values = bias.on_grid()
     assert np.ptp(values, axis=1).max() < 1e-6 * np.ptp(values)
-    along = model.marginal_log_prob(bias._nodes()[0][:, None].astype(np.float32), 300.0)
+    along = model.marginal_log_prob(bias.grid.nodes()[0][:, None].astype(np.float32), 300.0)
     lowest = model.marginal_log_prob(model.sample(20_000, 300.0, seed=0)[:, :1], 300.0).min()
     seen = (1 - 1 / GAMMA) * KT * np.maximum(along.astype(float) - lowest, 0)
-    expected = gaussian_filter1d(seen, 0.5 * bias.width[0] / bias._step[0], mode="nearest")[bias._between()[0]]
+    expected = gaussian_filter1d(seen, 0.5 * bias.hill_width[0] / bias.grid.step[0], mode="nearest")[
+        bias.grid.between_walls()[0]
+    ]
     assert np.ptp(expected) > 2 * KT
     assert np.abs(values[:, 0] - expected).max() < 1e-3 * np.ptp(expected)
 

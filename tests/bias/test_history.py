@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latf_sampling.bias.history import History, Neighbours, Reader
+from latf_sampling.bias.history import History, Neighbors, Reader
 from latf_sampling.errors import SimulationError, StoreError
 
 FIELDS = ["step", "u0", "height"]
@@ -72,7 +72,7 @@ def test_every_bit_of_a_number_survives(tmp_path):
         first.add([step + 2**40, *pair])
     first.write()
     first.close()
-    for rows in (history(tmp_path / "a.hills").rows, reader(tmp_path / "a.hills").news()):
+    for rows in (history(tmp_path / "a.hills").rows, reader(tmp_path / "a.hills").read_new()):
         assert rows.tobytes() == first.rows.tobytes()
 
 
@@ -121,24 +121,24 @@ def test_a_broken_last_line_is_not_read_and_goes(tmp_path):
     for broken in (b"6", b"60 0.5", b"60 0.5 1.0"):
         path.write_bytes(whole + broken)
         other = reader(path)
-        assert other.news()[:, 0].tolist() == [10, 20, 30, 40, 50] and other.place == len(whole)
+        assert other.read_new()[:, 0].tolist() == [10, 20, 30, 40, 50] and other.offset == len(whole)
         again = history(path)
         assert path.read_bytes() == whole and len(again.rows) == 5
         again.add([70, 0.0, 1.0])
         again.write()
         again.close()
-        assert other.news()[:, 0].tolist() == [70]
+        assert other.read_new()[:, 0].tolist() == [70]
 
 
 def test_a_line_that_comes_in_pieces_is_read_once(tmp_path):
     path = tmp_path / "a.hills"
     history(path, 1).close()
     other = reader(path)
-    assert len(other.news()) == 1
+    assert len(other.read_new()) == 1
     for piece, expected in (("20 ", 0), ("0.25 1", 0), (".5\n30 0.5", 1), (" 2.5\n", 1)):
         with open(path, "a") as file:
             file.write(piece)
-        rows = other.news()
+        rows = other.read_new()
         assert len(rows) == expected
     assert rows.tolist() == [[30, 0.5, 2.5]]
 
@@ -164,7 +164,7 @@ def test_a_damaged_line_is_refused(tmp_path, whole, damaged):
     content = path.read_bytes().replace(b"0.2" + b"0" * 15 + b"4", b"0.2")
     assert content.count(whole) == 1
     path.write_bytes(content.replace(whole, damaged))
-    for read in (lambda: history(path), lambda: reader(path).news()):
+    for read in (lambda: history(path), lambda: reader(path).read_new()):
         with pytest.raises(
             SimulationError, match="a.hills: is damaged after step 20: expected a later step and 2 more"
         ):
@@ -189,7 +189,7 @@ def test_a_damaged_head_is_refused(tmp_path):
         content.replace(b"#! SET generation 0\n", b""),
     ):
         path.write_bytes(damaged)
-        for read in (lambda: history(path), lambda: reader(path).news()):
+        for read in (lambda: history(path), lambda: reader(path).read_new()):
             with pytest.raises(SimulationError, match="first lines are damaged"):
                 read()
         assert path.read_bytes() == damaged
@@ -206,30 +206,30 @@ def test_other_settings_and_dimensions_are_refused(tmp_path):
     ):
         for read in (
             lambda f=fields, s=settings: History(path, f, s),
-            lambda f=fields, s=settings: Reader(path, f, s).news(),
+            lambda f=fields, s=settings: Reader(path, f, s).read_new(),
         ):
             with pytest.raises(SimulationError, match=words):
                 read()
-    other = Neighbours(tmp_path / "b.hills", FIELDS, {**SETTINGS, "width": "0.2"})
+    other = Neighbors(tmp_path / "b.hills", FIELDS, {**SETTINGS, "width": "0.2"})
     with pytest.raises(SimulationError, match=r"a.hills: .* give each bias a directory of its own"):
-        other.news()
+        other.read_new()
 
 
 def test_a_file_that_another_program_changed_is_refused(tmp_path):
     path = tmp_path / "a.hills"
     made, other = history(path, 5), reader(path)
-    other.news()
+    other.read_new()
     os.truncate(path, path.stat().st_size - 5)
     made.add([60, 0.0, 1.0])
     with pytest.raises(StoreError, match="another program changed it"):
         made.write()
     with pytest.raises(SimulationError, match="is shorter than it was"):
-        other.news()
+        other.read_new()
     path.unlink()
     with pytest.raises(StoreError, match=r"a.hills: cannot be written \(No such file"):
         made.write()
     with pytest.raises(SimulationError, match=r"a.hills: cannot be read as a history \(No such file"):
-        other.news()
+        other.read_new()
     assert not path.exists()
 
 
@@ -255,7 +255,7 @@ def test_two_processes_with_one_name(tmp_path):
         assert holder.stdout.readline() == b"there\n"
         with pytest.raises(SimulationError, match="another process adds to this history; give each walker a name"):
             history(path)
-        assert len(reader(path).news()) == 1  # reading is for everyone
+        assert len(reader(path).read_new()) == 1  # reading is for everyone
         other = history(tmp_path / "b.hills", 1)
     finally:
         holder.send_signal(signal.SIGKILL)
@@ -287,7 +287,7 @@ def test_disk_full(tmp_path):
     """Of lines that do not all fit, only whole ones are there; the next write goes on after them."""
     path = tmp_path / "a.hills"
     made, other = history(path, 3), reader(path)
-    assert len(other.news()) == 3
+    assert len(other.read_new()) == 3
     before = path.read_bytes()
     try:
         limited(len(before) + 5)
@@ -296,14 +296,14 @@ def test_disk_full(tmp_path):
             with pytest.raises(StoreError, match=r"a.hills: cannot be written \(File too large\)"):
                 made.write()
             assert path.read_bytes() == before
-        assert len(other.news()) == 0
+        assert len(other.read_new()) == 0
         made.add([110, 0.123456789, 2.0])
         made.add([120, 0.123456789, 3.0])
         limited(len(before) + len("100 0.123456789 1.0\n") + 7)
         with pytest.raises(StoreError):
             made.write()
         assert path.read_bytes() == before + b"100 0.123456789 1.0\n"
-        assert other.news()[:, 0].tolist() == [100]
+        assert other.read_new()[:, 0].tolist() == [100]
         limited(20)
         with pytest.raises(StoreError):
             made.rewind(20)
@@ -313,7 +313,7 @@ def test_disk_full(tmp_path):
         limited(-1)
     made.write()
     assert np.array_equal(plainly(path), made.rows) and len(made.rows) == 6
-    assert other.news()[:, 0].tolist() == [110, 120]
+    assert other.read_new()[:, 0].tolist() == [110, 120]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.hills", "a.lock"]
 
 
@@ -334,60 +334,60 @@ def test_a_write_that_is_interrupted_after_it_was_done(tmp_path):
 
 def test_neighbours_give_each_entry_once(tmp_path):
     mine = history(tmp_path / "mine.hills", 3)
-    others = Neighbours(mine.path, FIELDS, SETTINGS)
-    assert others.news() == ([], False)
+    others = Neighbors(mine.path, FIELDS, SETTINGS)
+    assert others.read_new() == ([], False)
     a = history(tmp_path / "a.hills", 2)
-    (rows,), void = others.news()
+    (rows,), void = others.read_new()
     assert np.array_equal(rows, a.rows) and not void
     history(tmp_path / "b.hills", 4)
     a.add([30, 0.0, 1.0])
     a.write()
     (tmp_path / ".hidden.hills").write_text("a temporary file of somebody who was killed")
     (tmp_path / "notes.txt").write_text("not ours")
-    rows, void = others.news()
+    rows, void = others.read_new()
     assert [len(part) for part in rows] == [1, 4] and not void
-    assert [len(part) for part in others.news()[0]] == [0, 0]
+    assert [len(part) for part in others.read_new()[0]] == [0, 0]
 
 
 def test_neighbours_hear_of_a_rewind(tmp_path):
     a, b = history(tmp_path / "a.hills", 5), history(tmp_path / "b.hills", 2)
-    others = Neighbours(tmp_path / "mine.hills", FIELDS, SETTINGS)
-    others.news()
+    others = Neighbors(tmp_path / "mine.hills", FIELDS, SETTINGS)
+    others.read_new()
     a.rewind(20)
     for step in (31, 32, 33, 34):  # longer than it was
         a.add([step, 0.0, 1.0])
     a.write()
-    assert others.news()[1] is True
-    others.resume({})
-    rows, void = others.news()
+    assert others.read_new()[1] is True
+    others.seek({})
+    rows, void = others.read_new()
     assert not void
     assert [part[:, 0].tolist() for part in rows] == [[10, 20, 31, 32, 33, 34], [10, 20]]
-    assert others.news()[1] is False
+    assert others.read_new()[1] is False
     b.rewind(0)
-    assert others.news()[1] is True
+    assert others.read_new()[1] is True
 
 
 def test_neighbours_go_on_from_where_they_were(tmp_path):
     a = history(tmp_path / "a.hills", 5)
-    others = Neighbours(tmp_path / "mine.hills", FIELDS, SETTINGS)
-    others.news()
-    places = others.places()
+    others = Neighbors(tmp_path / "mine.hills", FIELDS, SETTINGS)
+    others.read_new()
+    places = others.offsets()
     a.add([60, 0.0, 1.0])
     a.write()
     history(tmp_path / "b.hills", 2)
-    later = Neighbours(tmp_path / "mine.hills", FIELDS, SETTINGS)
-    later.resume({name: list(place) for name, place in places.items()})  # as a JSON file gives them back
-    rows, void = later.news()
+    later = Neighbors(tmp_path / "mine.hills", FIELDS, SETTINGS)
+    later.seek({name: list(place) for name, place in places.items()})  # as a JSON file gives them back
+    rows, void = later.read_new()
     assert [part[:, 0].tolist() for part in rows] == [[60], [10, 20]] and not void
     a.rewind(30)
-    later.resume(places)
-    assert later.news()[1] is True
+    later.seek(places)
+    assert later.read_new()[1] is True
 
 
 def test_a_neighbour_that_cannot_be_read_costs_no_entry_of_another(tmp_path):
     a, b = history(tmp_path / "a.hills", 1), history(tmp_path / "b.hills", 1)
-    others = Neighbours(tmp_path / "mine.hills", FIELDS, SETTINGS)
-    others.news()
+    others = Neighbors(tmp_path / "mine.hills", FIELDS, SETTINGS)
+    others.read_new()
     for made in (a, b):
         made.add([20, 0.0, 1.0])
         made.write()
@@ -395,9 +395,9 @@ def test_a_neighbour_that_cannot_be_read_costs_no_entry_of_another(tmp_path):
     b.path.write_bytes(content + b"30 what\n")
     for _ in range(2):
         with pytest.raises(SimulationError, match="b.hills: is damaged after step 20"):
-            others.news()
+            others.read_new()
     b.path.write_bytes(content)
-    rows, void = others.news()
+    rows, void = others.read_new()
     assert [part[:, 0].tolist() for part in rows] == [[20], [20]] and not void
 
 
@@ -426,15 +426,15 @@ def write_at_random(folder: Path, walker: int, seed: int, acknowledged, stop) ->
 def read_at_random(folder: Path, name: str, seed: int, stop) -> None:
     """Collect the entries of all walkers, as a bias does; in the end write down those it has."""
     rng, found = np.random.default_rng(seed), []
-    others = Neighbours(folder / f"{name}.hills", FIELDS, SETTINGS)
+    others = Neighbors(folder / f"{name}.hills", FIELDS, SETTINGS)
     done = False
     while not done:
         done = stop.value  # one more time after that
-        news, void = others.news()
+        news, void = others.read_new()
         if void:
             found.clear()
-            others.resume({})
-            news, void = others.news()
+            others.seek({})
+            news, void = others.read_new()
             while void:  # never, since nothing was read before
                 os.abort()
         found += news
@@ -493,7 +493,7 @@ def test_walkers_that_are_killed_at_random_and_readers(tmp_path):
     for number, rows in enumerate(there):
         assert len(rows) > 100 and (np.diff(rows[:, 0]) > 0).all() and (rows[:, 1] == number).all()
         assert rows[-1, 0] >= acknowledged[number]
-        assert reader(tmp_path / f"w{number}.hills").news().tobytes() == rows.tobytes()
+        assert reader(tmp_path / f"w{number}.hills").read_new().tobytes() == rows.tobytes()
     assert any("generation 0" not in (tmp_path / f"w{number}.hills").read_text() for number in range(walkers))
     expected = np.concatenate(there)
     for k in range(2):

@@ -99,7 +99,7 @@ def test_width_and_quantities():
     system, cv = alanine_system(), alanine_cv(2)
     bias = Metadynamics(system, cv, 300 * unit.kelvin, 5, 1 * unit.kilocalorie_per_mole, 5, width=0.5)
     assert (bias.temperature, bias.height) == (300.0, pytest.approx(4.184))
-    assert bias.width == pytest.approx(0.5 * cv.sigma)
+    assert bias.hill_width == pytest.approx(0.5 * cv.sigma)
     assert bias.low == pytest.approx(cv.bounds[:, 0] - 1.5 * cv.sigma)
 
 
@@ -320,13 +320,13 @@ def test_a_walker_behind_the_wall_adds_where_it_is():
     system = alanine_system()
     bias = Metadynamics(system, cv, 300.0, bias_factor=5.0, height=1.0, frequency=1)
     made = alanine_simulation(system)
-    bias._look(made)
+    bias.update(made)
     assert bias.hills[0, 1] == pytest.approx(u[0], abs=1e-12) and bias.hills[0, -1] == 1.0
-    away = bias.width * np.linspace(-2, 2, 9)[:, None]
+    away = bias.hill_width * np.linspace(-2, 2, 9)[:, None]
     assert bias.energy(u + away)[4] == pytest.approx(1.0 + 0.5 * 20, abs=1e-3)
     cv.bounds = cv.bounds - 10 * cv.sigma  # off the grid: a hill there would be felt as none, or as a push outwards
     far = Metadynamics(alanine_system(), cv, 300.0, bias_factor=5.0, height=1.0, frequency=1)
-    far._look(alanine_simulation(far._force._system))
+    far.update(alanine_simulation(far.force._system))
     assert far.hills[0, -1] == 0.0 and not far.coefficients.any()
 
 
@@ -359,7 +359,7 @@ def test_free_energy_offset_and_weights_by_hand(dim):
     above, below = (np.exp(factor * bias_here / KT).sum() for factor in (5.0 / 4.0, 1.0 / 4.0))
     assert bias.offset() == pytest.approx(KT * np.log(above / below), abs=2 * error)
     assert bias.offset() > 0.1
-    u = bias.hills[:, 1 : 1 + dim] + bias.width
+    u = bias.hills[:, 1 : 1 + dim] + bias.hill_width
     weights = bias.weights(u)
     assert weights.mean() == pytest.approx(1.0)
     ratio = np.exp(gaussians(bias, u, bias.hills) / KT)
@@ -370,7 +370,8 @@ def test_free_energy_offset_and_weights_by_hand(dim):
 def test_offset_of_no_bias_is_zero_and_large_ones_do_not_overflow():
     bias, _ = run()
     assert bias.offset() == pytest.approx(0.0, abs=1e-12)
-    bias.coefficients += 1e5  # kJ/mol, everywhere: a constant is its own offset
+    for everywhere in (bias.state, bias.coefficients):
+        everywhere += 1e5  # kJ/mol; a constant is its own offset
     assert bias.offset() == pytest.approx(1e5, rel=1e-9)
     assert np.isfinite(bias.weights(points(bias))).all()
 

@@ -110,13 +110,13 @@ class Paper:
 @pytest.mark.parametrize("dim", [1, 2])
 def test_kernel_by_kernel(dim):
     bias, made = well(dim, timestep=0.01, width=0.4 * dim)
-    paper = Paper(bias.width, 25.0, 25.0 / KT)
+    paper = Paper(bias.hill_width, 25.0, 25.0 / KT)
     assert bias.bias_factor == pytest.approx(25.0 / KT) and bias.offset() == 25.0
     worst = 0.0
     for number in range(1, 201):
         bias.step(made, 10)
-        row = bias._history.rows[-1]
-        assert len(bias._history.rows) == number and row[0] == 10 * number
+        row = bias.history.rows[-1]
+        assert len(bias.history.rows) == number and row[0] == 10 * number
         u = bias.values(made.context)
         assert row[1 : 1 + dim] == pytest.approx(np.clip(u, bias.low, bias.high), abs=1e-12)
         # what the kernel weighs is what the bias was before it
@@ -157,7 +157,7 @@ def test_bias_stays_between_zero_and_the_barrier(dim):
         assert np.isfinite(bias.coefficients).all() and np.isfinite(value).all()
         assert value.min() > -1e-2
         assert value.max() < 25 + KT * (np.log(len(bias.kernels)) + 0.5)
-        reach = bias.kernels.cutoff * bias.kernels.widths + 3 * bias._step
+        reach = bias.kernels.cutoff * bias.kernels.widths + 3 * bias.grid.step
         visited = (np.abs(u[:, None] - bias.kernels.centers) < reach).all(-1).any(1)
         assert visited.any() and np.count_nonzero(~visited) > 100
         assert np.abs(value[~visited]).max() < 1e-9
@@ -232,7 +232,7 @@ def test_going_on_from_a_checkpoint_is_as_if_nothing_had_happened(tmp_path, kind
     bias.step(made, 267)
     if saved == "late":
         bias.save()
-    bias._history.close()
+    bias.history.close()
     assert (tmp_path / "walker.npz").exists() == (kind is OPES and saved != "not")
 
     again, walk = well(kind=kind, directory=tmp_path, seed=5)
@@ -243,8 +243,8 @@ def test_going_on_from_a_checkpoint_is_as_if_nothing_had_happened(tmp_path, kind
     again.rewind(walk.currentStep)
     again.step(walk, 100)
     again.step(walk, 167)
-    assert walk.currentStep == 600 and len(again._history.rows) == 60
-    assert again._history.rows.tobytes() == bias._history.rows.tobytes()
+    assert walk.currentStep == 600 and len(again.history.rows) == 60
+    assert again.history.rows.tobytes() == bias.history.rows.tobytes()
     assert again.coefficients.tobytes() == bias.coefficients.tobytes()
     assert state(walk).tobytes() == state(made).tobytes()
 
@@ -257,7 +257,7 @@ def test_closing_hands_a_walker_over(tmp_path, kind):
         well(kind=kind, directory=tmp_path)
     bias.close()
     again, _ = well(kind=kind, directory=tmp_path)
-    assert again._history.rows.tobytes() == bias._history.rows.tobytes() and len(bias._history.rows) == 16
+    assert again.history.rows.tobytes() == bias.history.rows.tobytes() and len(bias.history.rows) == 16
     assert again.coefficients.tobytes() == bias.coefficients.tobytes()
 
 
@@ -293,7 +293,7 @@ def test_a_state_on_another_grid_is_not_taken(tmp_path):
     other = OPES(system, cv, 300.0, 25.0, 10, width=0.4, directory=tmp_path)
     u = everywhere(bias)
     inside = ((u > bias.low + 0.02) & (u < bias.high - 0.02)).all(1)
-    assert other._first[0] != bias._first[0]
+    assert other.grid.first[0] != bias.grid.first[0]
     assert np.abs(without_walls(other, u) - without_walls(bias, u))[inside].max() < 0.3
     assert np.array_equal(other.kernels.centers, bias.kernels.centers)
 
@@ -309,21 +309,21 @@ def test_state_knows_how_far_neighbours_were_read(tmp_path):
     b.step(walk_b, 50)
 
     def weight(*biases) -> float:
-        return np.exp(-25 / KT) + sum(np.exp(bias._history.rows[:, -1]).sum() for bias in biases)
+        return np.exp(-25 / KT) + sum(np.exp(bias.history.rows[:, -1]).sum() for bias in biases)
 
     again, walk = well(directory=tmp_path, walker="a")
-    assert (tmp_path / "a.npz").exists() and (len(a._history.rows), len(b._history.rows)) == (10, 15)
-    assert again._density._weights == pytest.approx(weight(again, b), rel=1e-12)
+    assert (tmp_path / "a.npz").exists() and (len(a.history.rows), len(b.history.rows)) == (10, 15)
+    assert again.state.sum_of_weights == pytest.approx(weight(again, b), rel=1e-12)
     again.save()
-    again._history.close()
+    again.history.close()
     b.rewind(30)
     again, walk = well(directory=tmp_path, walker="a")
-    assert again._density._weights == pytest.approx(weight(again, b), rel=1e-12) and len(b._history.rows) == 3
+    assert again.state.sum_of_weights == pytest.approx(weight(again, b), rel=1e-12) and len(b.history.rows) == 3
     b.rewind(10)
     walk.context.setState(walk_a.context.getState(getPositions=True, getVelocities=True, getParameters=True))
     walk.currentStep = walk_a.currentStep
     again.step(walk, 20)
-    assert again._density._weights == pytest.approx(weight(again, b), rel=1e-12)
+    assert again.state.sum_of_weights == pytest.approx(weight(again, b), rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", [Metadynamics, OPES])
@@ -331,23 +331,23 @@ def test_an_interruption_costs_no_entry(tmp_path, kind):
     """Ctrl-C while an entry is being taken up: the next step mends the grid, from what the history has."""
     bias, made = well(kind=kind, directory=tmp_path)
     bias.step(made, 50)
-    before = bias._take_up
+    before = bias.add_kernel
 
     def interrupted(entry):
-        bias._take_up = before
+        bias.add_kernel = before
         bias.coefficients += 1000  # half done
         raise KeyboardInterrupt
 
-    bias._take_up = interrupted
+    bias.add_kernel = interrupted
     with pytest.raises(KeyboardInterrupt):
         bias.step(made, 50)
-    bias._take_up = before
+    bias.add_kernel = before
     assert made.currentStep == 60
     bias.step(made, 20)
-    assert bias._history.rows[:, 0].tolist() == [10, 20, 30, 40, 50, 60, 70, 80]
+    assert bias.history.rows[:, 0].tolist() == [10, 20, 30, 40, 50, 60, 70, 80]
     bias.close()
     again, _ = well(kind=kind, directory=tmp_path)
-    assert again._history.rows.tobytes() == bias._history.rows.tobytes()
+    assert again.history.rows.tobytes() == bias.history.rows.tobytes()
     assert again.coefficients.tobytes() == bias.coefficients.tobytes()
 
 
@@ -387,11 +387,11 @@ while not done:
     done = done or end and made.currentStep >= end
     time.sleep(0 if end else 0.1)
 for place, (bias, made) in walks.items():
-    others = np.empty((0, bias._history.rows.shape[1]))
-    for other, (_, read) in bias._neighbours.places().items():  # what is in the grid, of a file that may go on
+    others = np.empty((0, bias.history.rows.shape[1]))
+    for other, (_, read) in bias.neighbors.offsets().items():  # what is in the grid, of a file that may go on
         others = np.loadtxt((place / other).read_bytes()[:read].decode().splitlines(), comments="#", ndmin=2)
-    np.savez(place / f"temporary-{name}", rows=bias._history.rows, state=test_opes.state(made), others=others,
-             coefficients=bias.coefficients, weights=bias._density._weights if hasattr(bias, "_density") else 0.0)
+    np.savez(place / f"temporary-{name}", rows=bias.history.rows, state=test_opes.state(made), others=others,
+             coefficients=bias.coefficients, weights=bias.state.sum_of_weights if hasattr(bias, "_density") else 0.0)
     os.replace(place / f"temporary-{name}.npz", place / f"end-{name}.npz")
 """
 KINDS = (Metadynamics, OPES)
@@ -435,7 +435,7 @@ def test_a_process_that_is_killed_goes_on_to_the_bit(tmp_path):
         found = finish(tmp_path, kind, "a")
         bias, made = well(kind=kind)
         bias.step(made, 800)
-        assert found["rows"].tobytes() == bias._history.rows.tobytes() and len(found["rows"]) == 80
+        assert found["rows"].tobytes() == bias.history.rows.tobytes() and len(found["rows"]) == 80
         assert found["state"].tobytes() == state(made).tobytes()
         assert found["coefficients"].tobytes() == bias.coefficients.tobytes()
         assert "generation 1" in (tmp_path / kind.__name__ / "a.hills").read_text()  # some were taken back
@@ -475,7 +475,7 @@ def test_processes_that_share_a_folder(tmp_path):
         u = everywhere(bias, 500)
         for mine in (a, b):
             both = mine["seen"]
-            found = bias._interpolated(u, mine["coefficients"])
+            found = bias.grid.interpolate(u, mine["coefficients"])
             if kind is Metadynamics:
                 square = ((u[:, None] - both[:, 1:2]) / both[:, 2:3]) ** 2
                 inside = (u > bias.low) & (u < bias.high)
@@ -488,7 +488,7 @@ def test_processes_that_share_a_folder(tmp_path):
     # a new process has all of both
     for kind in KINDS:
         fresh, _ = well(kind=kind, directory=tmp_path / kind.__name__, walker="c")
-        assert len(fresh._all_entries()) == sum(len(finish(tmp_path, kind, name)["rows"]) for name in ("a", "b"))
+        assert len(fresh.all_kernels()) == sum(len(finish(tmp_path, kind, name)["rows"]) for name in ("a", "b"))
 
 
 # ------------------------------------------------------------------------------------------------ what the history says
@@ -504,7 +504,7 @@ def test_course_ends_with_the_free_energy(tmp_path, kind):
         other.step(moving, 50)
     one.step(made, 10)
     course = list(one.free_energy_history(2))
-    steps = np.sort(np.concatenate([one._history.rows, other._history.rows])[:, 0])
+    steps = np.sort(np.concatenate([one.history.rows, other.history.rows])[:, 0])
     assert [step for step, _ in course] == [steps[(len(steps) + 1) // 2 - 1], steps[-1]]
     # Kernels that are merged in another order, as they come from two walkers, give nearly the same sum.
     low = one.free_energy() < 15
@@ -546,7 +546,7 @@ def test_past_energy_is_of_all_walkers(tmp_path, kind):
     for bias, _ in walkers:
         bias.close()
     again, _ = well(kind=kind, directory=tmp_path, walker="a")
-    assert len(again._all_entries()) == 40
+    assert len(again.all_kernels()) == 40
     assert np.abs(again.past_energy(u, steps) - found).max() < 1e-9
     assert np.abs(again.past_energy(u, steps)[-1] - again.energy(u)).max() < (1e-6 if kind is Metadynamics else 1.5)
 
@@ -579,7 +579,7 @@ def test_double_well(dim, barrier):
     x[1::2, 0] = 0.7
     made = simulation(topology, system, x, timestep=0.015, friction=5.0, seed=1)
     bias.step(made, 120_000 if dim == 1 else 60_000)
-    rows = bias._history.rows[1000:]
+    rows = bias.history.rows[1000:]
     u, weights = rows[:, 1 : 1 + dim], np.exp(rows[:, -1])
 
     surface = sum(np.ix_(*[exact(axis, barrier) for axis in bias.axes])) if dim > 1 else exact(bias.axes[0], barrier)

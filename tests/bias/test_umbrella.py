@@ -7,7 +7,7 @@ import pytest
 from helpers.molecules import alanine_cv, alanine_system, context, energy, frames, pairs, simulation
 from openmm import unit
 
-from latf_sampling.analysis.mbar import boltzmann_weights
+from latf_sampling.analysis.weights import boltzmann_weights
 from latf_sampling.bias import Umbrella
 from latf_sampling.errors import SettingsError, SimulationError
 from latf_sampling.units import KB

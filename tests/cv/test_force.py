@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import openmm
 import pytest
-import torch
+from helpers.landscape import Landscape
 from helpers.molecules import (
     PLATFORMS,
     SPECS,
@@ -30,39 +30,14 @@ from helpers.molecules import (
 from openmm import app
 
 from latf_sampling.bias import FlowBias, Umbrella
-from latf_sampling.bias.grid import SPACING, WALL, GridBias
+from latf_sampling.bias.grid import SPACING
 from latf_sampling.core import installation
 from latf_sampling.cv import graph
 from latf_sampling.cv.graph import trace
-from latf_sampling.errors import CVError, InstallationError, OutsideWarning, SimulationError
+from latf_sampling.errors import CVError, InstallationError, SimulationError
 from latf_sampling.units import KB
 
 DIMENSIONS = [1, 2, 3]
-
-
-class Landscape(GridBias):
-    """A random smooth function on the grid, of some 10 kJ/mol on the scale of a hill width."""
-
-    frequency = 10**9
-
-    def __init__(self, system, cv, seed: int = 0) -> None:
-        super().__init__(cv, cv.sigma)
-        self.change(seed)
-        if system is not None:
-            self._attach(system)
-
-    def _look(self, simulation) -> None:
-        raise AssertionError("nobody walks")
-
-    def change(self, seed: int, context: openmm.Context | None = None) -> None:
-        rng = np.random.default_rng(seed)
-        nodes = np.stack(np.meshgrid(*self._nodes(), indexing="ij"), axis=-1) / self.width
-        waves = rng.uniform(-1, 1, (6, self.cv.dim))
-        values = 5 * sum(np.cos(nodes @ wave + rng.uniform(0, 6)) for wave in waves)
-        self.coefficients[...] = self._spline_through(values)
-        self.nodes = values[self._between()]
-        if context is not None:
-            self._force.publish(context)
 
 
 def place(cv, u: np.ndarray, where: str):
@@ -165,7 +140,7 @@ def test_places_are_what_they_are_called():
     inside, outside, boundary = (case.biases[name] for name in ("inside", "outside", "boundary"))
     assert ((inside.low < u) & (u < inside.high)).all()
     assert u[0] < outside.low[0] and (u[1:] > outside.high[1:]).all()
-    cells = (u - boundary.low) / boundary._step
+    cells = (u - boundary.low) / boundary.grid.step
     assert np.abs(cells - np.round(cells)).max() < 1e-9
     free_energies = case.biases["flow"].on_grid()
     assert np.ptp(free_energies) > 1
@@ -205,16 +180,16 @@ def test_changes_reach_running_and_new_contexts(platform):
         bias.change(seed, first)
         check(first, x[0])
     assert abs(energy(first, bias.group) - before) > 0.1
-    bias._force.refresh(second)
+    bias.force.refresh(second)
     check(second, x[1])
     third = context(system, x[1], platform)  # made after five changes, not looked at before the sixth
     bias.change(7, second)
     check(second, x[1])
-    bias._force.refresh(third)
+    bias.force.refresh(third)
     check(third, x[1])
     check(context(system, x[0], platform), x[0])
     first.reinitialize(preserveState=True)
-    bias._force.refresh(first)
+    bias.force.refresh(first)
     check(first, x[0])
 
 
@@ -333,8 +308,7 @@ def test_a_fixed_table_goes_along(periodic):
     """A system with a static bias is whole: its text gives the same forces when the bias is long gone."""
     system, cv, x = alanine_system(periodic), alanine_cv(2, periodic=periodic), frames(1)[0]
     box = TRICLINIC if periodic else None
-    bias = Landscape(None, cv)
-    bias._attach(system, fixed=True)
+    bias = Landscape(system, cv, fixed=True)
     with pytest.raises(ValueError, match="read-only"):
         bias.coefficients[...] = 0.0
     made = context(system, x, box=box)
@@ -354,7 +328,7 @@ def test_a_fixed_table_goes_along(periodic):
 def test_graph_is_of_no_device(kind, periodic):
     """Moved to another device as a whole, it makes no tensor on the one it was traced on."""
     cv = alanine_cv(2, kind, periodic=periodic)
-    shape = Landscape(None, cv)._shape()
+    shape = Landscape(None, cv).shape()
     inputs = graph.example(cv, shape)
     script = graph.to_torchscript(graph.trace(cv, shape), inputs).to("meta")
     assert [part.device.type for part in script(*(part.to("meta") for part in inputs))] == ["meta", "meta"]
@@ -402,25 +376,12 @@ def test_another_molecule_is_refused():
         Umbrella(pairs(1, "r")[1], alanine_cv(2), [0.0, 0.0], 1.0)
 
 
-@pytest.mark.parametrize("kind", ["four dimensions", "too many nodes"])
-def test_a_grid_that_does_not_fit_is_refused(kind):
-    cv = alanine_cv(3)
-    if kind == "four dimensions":
-        cv.dim = 4
-        with pytest.raises(SimulationError, match="grid in 4 dimensions"):
-            Landscape(None, cv)
-    else:
-        cv.sigma = cv.sigma / 10
-        with pytest.raises(SimulationError, match="use wider hills"):
-            Landscape(None, cv)
-
-
 # ------------------------------------------------------------------------------------------------- one network a step
 
 
 def operations(bias) -> list[str]:
     """Names of all torch operations that one evaluation of a grid or an umbrella does on the CV's atoms."""
-    graph = trace(bias.cv, bias._shape()).graph
+    graph = trace(bias.cv, bias.shape()).graph
     return [str(node.target).split(".")[1] for node in graph.nodes if "aten" in str(node.target)]
 
 
@@ -437,134 +398,12 @@ def test_network_is_evaluated_once_whatever_the_dimension(kind, most):
     assert counts[0][0] == 3 + 1  # the layers, and the place in the grid
 
 
-# ----------------------------------------------------------------------------------------------------------- the grid
-
-
-@pytest.mark.parametrize("dim", DIMENSIONS)
-def test_spline_passes_through_its_nodes(dim):
-    bias = Landscape(None, alanine_cv(dim))
-    assert np.abs(bias.on_grid() - bias.nodes).max() < 1e-9
-    nodes = np.stack(np.meshgrid(*bias.axes, indexing="ij"), axis=-1).reshape(-1, dim)
-    picked = np.random.default_rng(0).choice(len(nodes), min(len(nodes), 2000), replace=False)
-    assert np.abs(bias.energy(nodes[picked]) - bias.nodes.ravel()[picked]).max() < 1e-9
-    for axis, low, high in zip(bias.axes, bias.low, bias.high):
-        assert axis[0] == low and axis[-1] == pytest.approx(high)
-    assert (bias.low <= bias.cv.bounds[:, 0] - 3 * bias.width + 1e-12).all()
-    assert (bias.high >= bias.cv.bounds[:, 1] + 3 * bias.width - 1e-12).all()
+# ---------------------------------------------------------------------------------------- OpenMM's own metadynamics
 
 
 def gaussians(u: np.ndarray, centers: np.ndarray, heights: np.ndarray, width: np.ndarray) -> np.ndarray:
     square = (((u[:, None] - centers) / width) ** 2).sum(-1)
     return np.exp(-0.5 * square) @ heights
-
-
-@pytest.mark.parametrize("dim", DIMENSIONS)
-def test_hills_are_gaussians(dim):
-    """Anywhere in the box, for hills anywhere in it and on its faces, edges and corners."""
-    bias = Landscape(None, alanine_cv(dim))
-    rng = np.random.default_rng(1)
-    size = bias.high - bias.low
-    centers = rng.uniform(bias.low, bias.high, (12, dim))
-    for k in range(dim):
-        centers[4 * k, k], centers[4 * k + 1, k] = bias.low[k], bias.high[k]
-    centers[-1] = bias.high
-    for center in centers:
-        bias.coefficients[...] = 0
-        bias._add_hill(bias.coefficients, center, bias.width, 2.0)
-        near = np.clip(center + rng.normal(size=(400, dim)) * bias.width, bias.low, bias.high)
-        u = np.concatenate([near, rng.uniform(bias.low, bias.high, (400, dim)), center[None]])
-        error = bias.energy(u) - gaussians(u, center[None], np.array([2.0]), bias.width)
-        assert np.abs(error).max() < 2.0 * 1e-3
-    # many at once: each within a thousandth of its height
-    heights = rng.uniform(0.1, 3.0, len(centers))
-    bias.coefficients[...] = 0
-    for center, height in zip(centers, heights):
-        bias._add_hill(bias.coefficients, center, bias.width, height)
-    u = bias.low + size * rng.uniform(size=(1000, dim))
-    assert np.abs(bias.energy(u) - gaussians(u, centers, heights, bias.width)).max() < 1e-3 * heights.sum()
-    nodes = np.stack(np.meshgrid(*bias.axes, indexing="ij"), axis=-1).reshape(-1, dim)
-    assert np.abs(bias.on_grid().ravel() - bias.energy(nodes)).max() < 1e-9
-
-
-@pytest.mark.parametrize("dim", DIMENSIONS)
-def test_shape_is_energy_and_its_gradient(dim):
-    """What runs inside OpenMM against the numpy formula, inside, outside, and on nodes, faces and corners."""
-    bias = Landscape(None, alanine_cv(dim))
-    shape, table = bias._shape(), torch.from_numpy(bias.coefficients.ravel())
-    rng = np.random.default_rng(2)
-    nodes = np.array([[axis[k] for axis, k in zip(bias.axes, rng.integers(1, 40, dim))] for _ in range(20)])
-    everywhere = rng.uniform(bias.low - 2 * bias.width, bias.high + 2 * bias.width, (60, dim))
-    for u in np.concatenate([nodes, everywhere]):
-        value, slope = shape(torch.from_numpy(u), table)
-        assert float(value) == pytest.approx(float(bias.energy(u)[0]), abs=1e-9)
-        h = 1e-3 * bias.width
-        for k in range(dim):
-            step = h * (np.arange(dim) == k)
-            around = bias.energy(u + np.array([[-2], [-1], [1], [2]]) * step)
-            numerical = (around @ [1, -8, 8, -1]) / (12 * h[k])
-            assert float(slope[k]) == pytest.approx(-numerical, abs=1e-4 / bias.width[k])
-    for u in (bias.low, bias.high):
-        assert float(shape(torch.from_numpy(u), table)[0]) == pytest.approx(float(bias.energy(u)[0]), abs=1e-9)
-
-
-@pytest.mark.parametrize("dim", DIMENSIONS)
-@pytest.mark.parametrize("where", ["inside", "at the walls", "at the end of the grid"])
-def test_force_has_no_jump(dim, where):
-    bias = Landscape(None, alanine_cv(dim))
-    shape, table = bias._shape(), torch.from_numpy(bias.coefficients.ravel())
-    rng = np.random.default_rng(3)
-    last = bias._first + (np.array(bias.coefficients.shape) - 3) * bias._step
-    for _ in range(20):
-        place = np.array([axis[k] for axis, k in zip(bias.axes, rng.integers(1, 40, dim))])
-        face = rng.integers(dim)
-        if where == "at the walls":
-            place[face] = rng.choice([bias.low[face], bias.high[face]])
-        elif where == "at the end of the grid":
-            place[face] = rng.choice([bias._first[face] + bias._step[face], last[face]])
-        tiny = 1e-9 * bias.width * rng.choice([-1, 1], dim)
-        (low, force_low), (high, force_high) = (shape(torch.from_numpy(u), table) for u in (place - tiny, place + tiny))
-        assert abs(float(high - low)) < 1e-5
-        assert float((force_high - force_low).abs().max()) < 1e-5 / bias.width.min()
-
-
-def test_walls_are_harmonic_and_add_to_the_bias():
-    walled, bare = Landscape(None, alanine_cv(2)), Landscape(None, alanine_cv(2))
-    bare.walls = False
-    face = np.array([walled.high[0], 0.5 * (walled.low[1] + walled.high[1])])
-    for away in (0.0, 1e-9, 0.5, 3.0, 30.0):
-        out = face + away * walled.width * [1, 0]
-        assert float(walled.energy(out)[0] - bare.energy(out)[0]) == pytest.approx(0.5 * WALL * away**2, abs=1e-6)
-    both = walled.low - walled.width
-    assert float(walled.energy(both)[0] - bare.energy(both)[0]) == pytest.approx(WALL)
-    # behind the walls the grid goes on, and where it ends the bias keeps its value
-    far = walled.high + np.array([[20.0], [40.0]]) * walled.width
-    assert bare.energy(far)[0] == bare.energy(far)[1]
-
-
-def test_frames_outside_are_counted_and_said():
-    bias = Landscape(None, alanine_cv(2))
-    outside, inside = bias.high + bias.width, 0.5 * (bias.low + bias.high)
-    for _ in range(9):
-        bias.watch(outside)
-        bias.watch(inside)
-    with pytest.warns(OutsideWarning, match="10 of 19 looked-at frames lay outside the box .* the walls push it back"):
-        bias.watch(outside)
-    assert bias.outside == 10
-    with pytest.raises(SimulationError, match="exploded"):
-        bias.watch(np.array([np.nan, 0.0]))
-
-
-def test_no_number_is_no_index():
-    """On a GPU an index out of range ends the process."""
-    bias = Landscape(None, alanine_cv(2))
-    shape, table = bias._shape(), torch.from_numpy(bias.coefficients.ravel())
-    for u in ([np.nan, 0.0], [0.0, np.nan], [np.inf, 0.0]):
-        value, slope = shape(torch.tensor(u, dtype=torch.float64), table)
-        assert not torch.isfinite(value) and not torch.isfinite(slope).all()
-        assert not np.isfinite(bias.energy(u)[0])
-
-
-# ---------------------------------------------------------------------------------------- OpenMM's own metadynamics
 
 
 @pytest.mark.parametrize(("dim", "periodic"), [(1, False), (1, True), (2, True), (3, False)])

@@ -13,8 +13,8 @@ from helpers.molecules import STRUCTURE, alanine, alanine_cv, alanine_topology, 
 from openmm import app, unit
 
 from latf_sampling.cv.latent_cv import LatentCV
-from latf_sampling.data import layout
-from latf_sampling.data.trajectories import read_walker
+from latf_sampling.data.layout import WalkerDirectory
+from latf_sampling.data.trajectories import WalkerFrames
 from latf_sampling.errors import SettingsError, SimulationError, StoreError
 from latf_sampling.settings import IntegratorSettings, Protocol, SystemSettings
 from latf_sampling.simulation import walker as simulate
@@ -39,7 +39,7 @@ def job(folder, biased: bool = False, walker: int = 0, start=None, **changes) ->
     """A walker of three segments of 1 ps, ten frames each, in a folder of its own."""
     rounds = [PLAIN, BIASED]
     changes = {"segment": "1 ps", "rounds": rounds, "starts": None, "observe": None, **changes}
-    protocol = Protocol.read(write_protocol(folder / "given", **changes))
+    protocol = Protocol.load(write_protocol(folder / "given", **changes))
     hills = learned = None
     if biased:
         hills, learned = folder / "hills", folder
@@ -56,14 +56,14 @@ def wide_cv() -> LatentCV:
 def tables(made: WalkerJob) -> dict[str, np.ndarray]:
     """Everything that a walker computed, to the last bit."""
     columns: dict[str, list] = {}
-    for index in range(len(layout.finished_segments(made.folder))):
-        files = layout.segment_files(made.folder, index)
-        with np.load(files["frames"]) as table:
+    for index in range(len(WalkerDirectory(made.folder).finished_segments())):
+        files = WalkerDirectory(made.folder).segment(index)
+        with np.load(files.frames) as table:
             for name in ("energy", "bias", "offset"):
                 columns.setdefault(name, []).append(table[name])
-        columns.setdefault("xyz", []).append(mdtraj.load(files["trajectory"], top=alanine_mdtraj()).xyz)
+        columns.setdefault("xyz", []).append(mdtraj.load(files.trajectory, top=alanine_mdtraj()).xyz)
         # How often the bias was changed, a parameter of the context, depends on how often it was read anew.
-        state = re.sub("<Parameters .*?/>", "", files["state"].read_text())
+        state = re.sub("<Parameters .*?/>", "", files.state.read_text())
         columns.setdefault("state", []).append(np.array([state]))
     found = {name: np.concatenate(parts) for name, parts in columns.items()}
     if made.hills is not None:
@@ -191,7 +191,7 @@ def biased(tmp_path_factory) -> WalkerJob:
 
 
 def assert_energies(made: WalkerJob) -> None:
-    molecule, frames = simulate.build(made.protocol.system), read_walker(made.folder, alanine_mdtraj(), 0, 0)
+    molecule, frames = simulate.build(made.protocol.system), WalkerFrames.load(made.folder, alanine_mdtraj(), 0, 0)
     again = context(molecule.system, molecule.positions)
     for x, energy in zip(frames.trajectory.xyz.astype(float), frames.energies):
         again.setPositions(x)
@@ -206,15 +206,15 @@ def test_energies_are_those_of_the_frames(plain, biased):
 
 
 def test_frames_segments_and_marks(plain):
-    summaries = layout.finished_segments(plain.folder)
+    summaries = WalkerDirectory(plain.folder).finished_segments()
     assert [entry["step"] for entry in summaries] == [250, 500, 750]
     assert all(entry["frames"] == 10 and entry["temperature"] == 300.0 for entry in summaries)
     for index in range(3):
-        piece = mdtraj.load(layout.segment_files(plain.folder, index)["trajectory"], top=alanine_mdtraj())
+        piece = mdtraj.load(WalkerDirectory(plain.folder).segment(index).trajectory, top=alanine_mdtraj())
         assert piece.n_frames == 10
         assert piece.unitcell_vectors is None
         assert np.asarray(piece.time) == pytest.approx(index + 0.1 * np.arange(1, 11), rel=1e-5)
-    frames = read_walker(plain.folder, alanine_mdtraj(), 0, 0)
+    frames = WalkerFrames.load(plain.folder, alanine_mdtraj(), 0, 0)
     assert len(frames) == 30
     assert not frames.biased
     moved = np.abs(np.diff(frames.trajectory.xyz, axis=0)).max((1, 2))
@@ -247,7 +247,7 @@ def test_walkers_differ_and_have_their_temperatures(tmp_path):
     kinetic = []
     for entry in made:
         run_walker(entry)
-        energies = read_walker(entry.folder, alanine_mdtraj(), 0, 0)
+        energies = WalkerFrames.load(entry.folder, alanine_mdtraj(), 0, 0)
         assert energies.temperature == entry.temperature
         kinetic.append(energies.energies[10:].mean())
     # The potential energy of f nearly harmonic degrees of freedom rises by f/2 k, that is 0.2245 kJ/mol/K for 54.
@@ -264,7 +264,7 @@ def test_start_from_given_positions_and_velocities(tmp_path):
         learning={"lag": "0.1 fs"}, system={**SYSTEM, "constraints": "none"}, **free,
     )  # fmt: skip
     run_walker(made)
-    first, second = read_walker(made.folder, alanine_mdtraj(), 0, 0).trajectory.xyz
+    first, second = WalkerFrames.load(made.folder, alanine_mdtraj(), 0, 0).trajectory.xyz
     assert np.abs(first - (x + 1e-4 * v)).max() < 2e-5
     assert np.abs(second - (x + 2e-4 * v)).max() < 8e-5
 
@@ -279,7 +279,7 @@ def test_a_periodic_walker_keeps_its_box(tmp_path):
         system={**SYSTEM, "structure": str(tmp_path / "box.pdb"), "nonbonded": "PME", "cutoff": "1 nm"},
     )  # fmt: skip
     run_walker(made)
-    frames = read_walker(made.folder, alanine_mdtraj(), 0, 0)
+    frames = WalkerFrames.load(made.folder, alanine_mdtraj(), 0, 0)
     assert frames.trajectory.unitcell_vectors == pytest.approx(np.tile(2.5 * np.eye(3), (4, 1, 1)), abs=1e-6)
     assert_energies_close = context(simulate.build(made.protocol.system).system, positions())
     for x, energy in zip(frames.trajectory.xyz.astype(float), frames.energies):
@@ -293,7 +293,7 @@ def test_a_periodic_walker_keeps_its_box(tmp_path):
 
 
 def test_bias_and_offset_are_those_of_the_hills_so_far(biased):
-    frames, cv = read_walker(biased.folder, alanine_mdtraj(), 0, 0), wide_cv()
+    frames, cv = WalkerFrames.load(biased.folder, alanine_mdtraj(), 0, 0), wide_cv()
     hills = np.loadtxt(biased.hills / "walker-00.hills")
     width = 0.8 * cv.sigma
     assert hills[:, 3:5] == pytest.approx(np.tile(width, (75, 1)))
@@ -350,7 +350,7 @@ def test_going_on_after_an_interruption_changes_no_bit(kind, request, tmp_path):
     made, again = request.getfixturevalue(kind), job(tmp_path, biased=kind == "biased")
     with pytest.raises(Interrupted):
         run_walker(again, interrupt)
-    assert len(layout.finished_segments(again.folder)) == 1
+    assert len(WalkerDirectory(again.folder).finished_segments()) == 1
     run_walker(again)
     assert_identical(tables(again), tables(made))
 
@@ -369,8 +369,8 @@ def test_an_explosion_names_the_walker_and_keeps_what_is_finished(kind, request,
         (again.folder / f"segment-{index:03d}.json").unlink()
     with pytest.raises(SimulationError, match=rf"^round {int(kind == 'biased')}, walker 0: .* step \d+"):
         run_walker(again)
-    (kept,) = layout.finished_segments(again.folder)
-    assert kept == layout.finished_segments(made.folder)[0]
+    (kept,) = WalkerDirectory(again.folder).finished_segments()
+    assert kept == WalkerDirectory(made.folder).finished_segments()[0]
 
 
 def test_a_changed_segment_is_not_gone_on_from(plain, tmp_path):
