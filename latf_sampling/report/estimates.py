@@ -69,6 +69,7 @@ class Estimates:
 
     @classmethod
     def from_records(cls, records: Records) -> Estimates:
+        """The estimates from all rounds, at the temperature of the last biased one that has frames."""
         temperature, observed = target_temperature(records), records.observed
         sampled = sampled_walkers(records, temperature)
         histories: dict[int, Convergence | None] = {}

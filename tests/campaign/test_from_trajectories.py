@@ -298,7 +298,7 @@ def test_trajectories_keep_their_place_when_a_campaign_is_restored(tmp_path):
 
 
 def test_a_protocol_without_rounds_and_trajectories_has_nothing_to_do(tmp_path):
-    with pytest.raises(SettingsError, match="rounds: give at least one, or trajectories"):
+    with pytest.raises(SettingsError, match="rounds: give at least one, or external trajectories"):
         Protocol.load(protocol(tmp_path, from_trajectories=[], rounds=[]))
 
 

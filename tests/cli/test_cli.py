@@ -286,7 +286,7 @@ def without_structure(path: Path) -> tuple:
         ),
         (
             lambda path: ("starts", finished_campaign(), "--temperature", "-3 K", "-n", 1, "-o", path / "own"),
-            "temperature must be more than 0 K",
+            "temperature: must be more than 0 K",
         ),
         (
             lambda path: ("starts", finished_campaign(), "--temperature", "450 K", "-n", 0, "-o", path / "own"),
