@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/descriptors.py --markdown benchmarks/descriptors.md
 
-measures each kind with `Features.transform` and the other way alternately, on one thread, and prints one table: medians,
+measures each kind with `Features.transform` and the other way alternately, on one thread, and prints a table: medians,
 without and with a box (rectangular, and changing and triclinic). The columns are compared first. What both ways share,
 reading a trajectory, is omitted; what a user has to do besides to get the same columns, such as sine and cosine of the
 torsions that MDTraj gives as angles, counts.
