@@ -112,7 +112,9 @@ class AdaptiveBias(GridBias, Generic[State]):
         settings: dict[str, str],
     ) -> None:
         name = type(self).__name__
-        self.temperature, self.frequency = temperature, whole_steps(name, "frequency", frequency)
+        # Never None here, unlike in the base class.
+        self.temperature = temperature  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.frequency = whole_steps(name, "frequency", frequency)  # pyright: ignore[reportIncompatibleVariableOverride]
         save_frequency = self.frequency if options.save_frequency is None else options.save_frequency
         self.save_frequency = whole_steps(name, "save_frequency", save_frequency)
         if self.save_frequency % self.frequency:

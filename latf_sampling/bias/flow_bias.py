@@ -54,6 +54,7 @@ class FlowBias(GridBias):
     """
 
     frequency: int
+    temperature: float
 
     def __init__(
         self,
@@ -68,9 +69,12 @@ class FlowBias(GridBias):
         backend: str = "auto",
         read_only: bool = False,
     ) -> None:
-        self.temperature = to_kelvin(temperature, "FlowBias: temperature")
+        # Never None here, unlike in the base class.
+        kelvin, every = to_kelvin(temperature, "FlowBias: temperature"), whole_steps("FlowBias", "frequency", frequency)
+        self.temperature = kelvin  # pyright: ignore[reportIncompatibleVariableOverride]
         self._share = 1 - 1 / number_above("FlowBias", "bias_factor", bias_factor, 1)
-        self.trust, self.frequency = trust, whole_steps("FlowBias", "frequency", frequency)
+        self.frequency = every  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.trust = trust
         grid = Grid(cv, cv.sigma)
         self._surface = coefficients = flow_surface(grid, model, self.temperature, self._share)
         if trust is not None:

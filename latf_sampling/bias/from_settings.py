@@ -22,7 +22,7 @@ from latf_sampling.bias.trust_region import TrustRegion
 from latf_sampling.core.backends import choose_backend
 from latf_sampling.cv.variable import Variable
 from latf_sampling.learning.model import LaTF
-from latf_sampling.settings import steps
+from latf_sampling.settings import n_steps
 from latf_sampling.settings.bias import BiasSettings, FlowBiasSettings, MetadynamicsSettings, OPESSettings
 
 
@@ -64,7 +64,7 @@ class BiasTask:
         """Arguments that all kinds of bias have in common."""
         trust = settings.trust
         return {
-            "frequency": steps(settings.interval, self.timestep),
+            "frequency": n_steps(settings.interval, self.timestep),
             "trust": trust and TrustRegion(self.model, self.temperature, trust.threshold, trust.on_leaving),
             "backend": self.backend(settings)[0],
             "read_only": self.read_only,

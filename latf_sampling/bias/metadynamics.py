@@ -173,4 +173,4 @@ class Metadynamics(AdaptiveBias[np.ndarray]):
         """c(t), kJ/mol: the free-energy cost of the bias so far, by which V(u, t) is put on one scale for all t."""
         bias = self.grid.at_nodes(self.state) / (KB * self.temperature)
         above, below = (bias * factor / (self.bias_factor - 1) for factor in (self.bias_factor, 1))
-        return KB * self.temperature * float(logsumexp(above) - logsumexp(below))
+        return KB * self.temperature * float(np.asarray(logsumexp(above)) - np.asarray(logsumexp(below)))

@@ -193,7 +193,7 @@ class OPES(AdaptiveBias[Density]):
         rows, neighbors = len(self.history.rows), json.dumps(self.neighbors.offsets())
         with storage.atomic_write(self._state_file) as temporary:
             # The name of the second array is that of files which exist already.
-            np.savez(temporary, rows=rows, neighbours=neighbors, **self.state.arrays())
+            np.savez(temporary, allow_pickle=False, rows=rows, neighbours=neighbors, **self.state.arrays())
 
     def load_state(self) -> int:
         if self._state_file is None or self.neighbors is None or not self._state_file.exists():

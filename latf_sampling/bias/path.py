@@ -112,12 +112,12 @@ def free_energy_path(
     high = np.maximum(cv.bounds[:, 1], ends.max(0)) + cv.sigma
     lengths = (high - low) / cv.sigma
     counts = np.ceil(lengths / max(SPACING, (np.prod(lengths) / NODES) ** (1 / cv.dim))).astype(int) + 1
-    axes = [np.linspace(*pair, count) for *pair, count in zip(low, high, counts)]
+    axes = [np.linspace(first, last, int(count)) for first, last, count in zip(low, high, counts)]
     points = mesh(axes).reshape(-1, cv.dim)
     free_energy = model.free_energy(points.astype(np.float32), temperature).astype(np.float64)
     reduced = np.minimum((free_energy - free_energy.min()) / (KB * temperature), HIGHEST)
     step = lengths / (counts - 1)
-    nodes = [np.ravel_multi_index(np.rint((u - low) / cv.sigma / step).astype(int), counts) for u in ends]
+    nodes = [int(np.ravel_multi_index(np.rint((u - low) / cv.sigma / step).astype(int), counts)) for u in ends]
     cheapest = points[_cheapest(np.exp(reduced).reshape(counts), step, *nodes)]
     return even_path(_smooth(np.concatenate([ends[:1], cheapest[1:-1], ends[1:]]), cv.sigma), n, cv.sigma)
 

@@ -91,7 +91,7 @@ class TrustRegion:
                 "TrustRegion: the box of the variable contains no point of the region; raise threshold."
             )
         steps = [(axis[1] - axis[0]) / w for axis, w in zip(nodes, sigma)]
-        away = distance_transform_edt(~inside, sampling=steps)
+        away = np.asarray(distance_transform_edt(~inside, sampling=steps))
         near = np.minimum(away, BEHIND)
         return WALL * near * (away - 0.5 * near)
 

@@ -1,8 +1,8 @@
-"""Umbrella sampling in windows along a path in latent space, and what all windows together say (MBAR).
+"""Umbrella sampling in windows along a path in latent space, and the free energies from all windows (MBAR).
 
-Each finished window is one file of a folder, with its settings, its values of the variable and the frame that it ended
-with, from which the next one starts. What is there is not simulated again, and a window that one process is at is left
-alone by others, so that going on after an interruption, and several processes with one folder, are nothing special.
+Each finished window is one file of a folder, with its settings, its values of the variable and its last frame, from
+which the next one starts. Finished windows are not simulated again, and a process skips the window that another one is
+simulating. A run can therefore continue after an interruption, and several processes can share one folder.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import openmm
+from numpy.typing import ArrayLike
+from openmm import app
 
 from latf_sampling.analysis.windows import OVERLAP, WindowEstimate, combine_windows
 from latf_sampling.bias.arguments import numbers, whole_steps
 from latf_sampling.bias.umbrella import Umbrella
 from latf_sampling.core import storage
 from latf_sampling.errors import SettingsError, SimulationError, StoreError
-from latf_sampling.units import to_kelvin
+from latf_sampling.units import TemperatureLike, to_kelvin
 
 
 class UmbrellaWindows:
@@ -30,18 +32,18 @@ class UmbrellaWindows:
     ----------
     umbrella
         The bias; its stiffness is that of all windows. As a rule kT / stiffness is about the squared distance of
-        neighbouring centres.
+        neighboring centers.
     path
-        Centres (K, d), for example from `even_path` or `free_energy_path`.
+        Centers (K, d), for example from `even_path` or `free_energy_path`.
     temperature
         K, or a quantity.
     directory
-        Folder of the windows' files, for one molecule: windows of another with the same variable are not told apart.
+        Folder of the windows' files, for one molecule: windows of another one with the same variable look alike.
 
     Raises
     ------
     SettingsError
-        The path is no (K, d) of finite numbers, or the temperature is not positive.
+        The path is not (K, d) finite numbers, or the temperature is not positive.
 
     Examples
     --------
@@ -52,7 +54,9 @@ class UmbrellaWindows:
     >>> values, edges = np.histogram(estimate.u[:, 0], 50, weights=estimate.weights)  # doctest: +SKIP
     """
 
-    def __init__(self, umbrella: Umbrella, path, temperature, directory: str | Path) -> None:
+    def __init__(
+        self, umbrella: Umbrella, path: ArrayLike, temperature: TemperatureLike, directory: str | Path
+    ) -> None:
         self.umbrella, self.directory = umbrella, Path(directory)
         requirement = f"path must be finite numbers (windows, {umbrella.cv.dim})"
         self.path, d = numbers("UmbrellaWindows", requirement, path), umbrella.cv.dim
@@ -72,18 +76,18 @@ class UmbrellaWindows:
 
     def run(
         self,
-        simulation: openmm.app.Simulation,
+        simulation: app.Simulation,
         *,
         equilibrate: int,
         steps: int,
         interval: int,
         only: Iterable[int] | None = None,
         progress: Callable[[float], None] = lambda fraction: None,
-        on_frame: Callable[[int, openmm.app.Simulation], None] = lambda window, simulation: None,
+        on_frame: Callable[[int, app.Simulation], None] = lambda window, simulation: None,
     ) -> None:
-        """Run the windows that are not finished, and that no other process is at.
+        """Run the windows that are not finished, and that no other process is simulating.
 
-        Each starts from the last frame of the one before, if that is finished, and else from where the simulation is.
+        Each starts from the last frame of the one before, if that is finished, and else from the present positions.
 
         Parameters
         ----------
@@ -95,22 +99,22 @@ class UmbrellaWindows:
         steps, interval
             Steps of a window that count, and from one frame to the next.
         only
-            Which windows; none is all. Of several processes, each may be given some, at best a contiguous part, for a
-            window to start from the one before.
+            Which windows; `None` is all. Of several processes, each may be given some, at best a contiguous part, so
+            that a window can start from the one before.
         progress
             Called with the fraction of windows done.
         on_frame
             Called with the window and the simulation at each frame that counts, in the order of `WindowEstimate.u`, for
-            whatever else is to be kept. A window that was interrupted begins anew: what it was called with before is to
-            be forgotten then.
+            whatever else is to be saved. A window that was interrupted begins anew: frames of it that were passed
+            before are then void.
 
         Raises
         ------
         SettingsError
-            A number of steps is no positive whole number, `interval` does not divide `steps`, a window does not
+            A number of steps is not a positive whole number, `interval` does not divide `steps`, a window does not
             exist, or the integrator has another temperature.
         SimulationError
-            The simulation exploded; names the window. Finished ones stay.
+            The simulation exploded; the message names the window. Finished ones remain.
         StoreError
             A file cannot be read or written, or was made with other settings.
         """
@@ -137,8 +141,8 @@ class UmbrellaWindows:
                 try:
                     self._approach(simulation, index, equilibrate)
                     u = np.array([self._frame(simulation, index, interval, on_frame) for _ in range(steps // interval)])
-                except SimulationError as error:  # from the umbrella, which does not know whose it is
-                    raise SimulationError(f"window {index}, centres {self.path[index]}: {error}") from error
+                except SimulationError as error:  # from the umbrella, whose messages do not name the window
+                    raise SimulationError(f"window {index}, centers {self.path[index]}: {error}") from error
                 self._write(simulation, index, u, lengths)
                 storage.remove(path)
         progress(1.0)
@@ -151,10 +155,10 @@ class UmbrellaWindows:
         StoreError
             A window is not finished, its file cannot be read, or it was made with other settings.
         """
-        found = [self._read(index) for index in range(len(self))]
-        if missing := [index for index, content in enumerate(found) if content is None]:
+        windows = [self._read(index) for index in range(len(self))]
+        if missing := [index for index, content in enumerate(windows) if content is None]:
             raise StoreError(f"{self.directory}: windows {missing} of {len(self)} are not finished; run them first.")
-        return [content["u"] for content in found]
+        return [content["u"] for content in windows if content is not None]
 
     def free_energy(self, overlap: float = OVERLAP) -> WindowEstimate:
         """Free energies of all windows and weights of all frames.
@@ -177,16 +181,17 @@ class UmbrellaWindows:
         return combine_windows(series, bias, self.temperature, overlap)
 
     def _check_temperature(self, integrator: openmm.Integrator) -> None:
-        if not hasattr(integrator, "getTemperature"):
+        get_temperature = getattr(integrator, "getTemperature", None)
+        if get_temperature is None:
             return
-        kept = to_kelvin(integrator.getTemperature())
-        if not np.isclose(kept, self.temperature):
+        kelvin = to_kelvin(get_temperature())
+        if not np.isclose(kelvin, self.temperature):
             raise SettingsError(
-                f"UmbrellaWindows: the integrator keeps {kept:g} K, the windows are at {self.temperature:g} K."
+                f"UmbrellaWindows: the integrator keeps {kelvin:g} K, the windows are at {self.temperature:g} K."
             )
 
-    def _approach(self, simulation: openmm.app.Simulation, index: int, equilibrate: int) -> None:
-        """Bring the simulation and the umbrella to a window, and let it forget the way."""
+    def _approach(self, simulation: app.Simulation, index: int, equilibrate: int) -> None:
+        """Bring the simulation and the umbrella to a window, and equilibrate it there."""
         context, sigma = simulation.context, self.umbrella.cv.sigma
         before = self._read(index - 1) if index else None
         if before is not None:
@@ -202,7 +207,7 @@ class UmbrellaWindows:
         self.umbrella.steer(simulation, self.path[index], half * max(1, int(np.ceil(way / usual)) if usual else 1))
         self.umbrella.step(simulation, equilibrate - half)
 
-    def _frame(self, simulation: openmm.app.Simulation, index: int, interval: int, on_frame) -> np.ndarray:
+    def _frame(self, simulation: app.Simulation, index: int, interval: int, on_frame) -> np.ndarray:
         self.umbrella.step(simulation, interval)
         u = self.umbrella.values(simulation.context)
         if not np.isfinite(u).all():
@@ -214,7 +219,7 @@ class UmbrellaWindows:
         return self.directory / f"window-{index:03d}.npz"
 
     def _settings(self, index: int) -> dict:
-        """What frames of a window must have in common."""
+        """Settings that all frames of a window have in common."""
         return {
             "variable": self._variable,
             "centers": self.path[index].tolist(),
@@ -223,7 +228,7 @@ class UmbrellaWindows:
             "temperature": self.temperature,
         }
 
-    def _write(self, simulation: openmm.app.Simulation, index: int, u: np.ndarray, lengths: dict[str, int]) -> None:
+    def _write(self, simulation: app.Simulation, index: int, u: np.ndarray, lengths: dict[str, int]) -> None:
         state = simulation.context.getState(getPositions=True, getVelocities=True)
         with storage.atomic_write(self._file(index)) as temporary:
             np.savez(
@@ -249,7 +254,7 @@ class UmbrellaWindows:
         for name, value in {**self._settings(index), **(lengths or {})}.items():
             if settings.get(name) != value:
                 raise StoreError(
-                    f"{path}: was made with {name} {settings.get(name)}, not {value}; go on with that, delete the "
+                    f"{path}: was made with {name} {settings.get(name)}, not {value}; continue with that, delete the "
                     "file to simulate the window again, or give another directory."
                 )
         return arrays

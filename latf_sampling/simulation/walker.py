@@ -26,7 +26,7 @@ from latf_sampling.data.layout import LearningDirectory, WalkerDirectory
 from latf_sampling.errors import LeftTrustRegion, SimulationError
 from latf_sampling.features import as_mdtraj
 from latf_sampling.learning.model import LaTF
-from latf_sampling.settings import AnyBiasSettings, IntegratorSettings, Protocol, steps
+from latf_sampling.settings import AnyBiasSettings, IntegratorSettings, Protocol, RoundSettings, n_steps
 from latf_sampling.systems import Molecule, build
 from latf_sampling.units import BAR
 
@@ -77,7 +77,9 @@ class WalkerJob:
 
     @property
     def segments(self) -> int:
-        return steps(self.protocol.runs[self.round_index].length, self.protocol.segment)
+        settings = self.protocol.runs[self.round_index]
+        assert isinstance(settings, RoundSettings)  # external trajectories are not simulated
+        return n_steps(settings.length, self.protocol.segment)
 
     @property
     def timestep(self) -> float:
@@ -124,11 +126,10 @@ def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fracti
                 return
 
 
-def make_bias(job: WalkerJob, molecule: Molecule, read_only: bool = False) -> Bias | None:
+def make_bias(job: WalkerJob, molecule: Molecule) -> Bias | None:
     """The bias of a walker, whose force is added to the molecule's system; `None` for plain dynamics.
 
-    It contains what the walkers of the round have added so far. With `read_only`, other processes may be using its
-    files, which are only read, and the system gets no force.
+    It contains what the walkers of the round have added so far.
     """
     if job.bias is None:
         return None
@@ -141,10 +142,9 @@ def make_bias(job: WalkerJob, molecule: Molecule, read_only: bool = False) -> Bi
         lambda: LaTF.load(learning.model),
         job.temperature,
         job.timestep,
-        None if read_only else _platform(job, molecule).getName(),
-        job.hills,
-        f"walker-{job.walker:02d}",
-        read_only,
+        platform=_platform(job, molecule).getName(),
+        directory=job.hills,
+        walker=f"walker-{job.walker:02d}",
     )
     return bias_from_settings(job.bias, task)
 
@@ -207,8 +207,8 @@ def _run_segment(
     began: float,
 ) -> None:
     protocol, context = job.protocol, simulation.context
-    stride = steps(protocol.frame_interval, job.timestep)
-    count = steps(protocol.segment, protocol.frame_interval)
+    stride = n_steps(protocol.frame_interval, job.timestep)
+    count = n_steps(protocol.segment, protocol.frame_interval)
     groups = -1 if bias is None else ~(1 << bias.group) & 0xFFFFFFFF
     periodic = simulation.system.usesPeriodicBoundaryConditions()
     positions = np.empty((count, simulation.system.getNumParticles(), 3), np.float32)
@@ -284,7 +284,7 @@ def _write_segment(
     with storage.atomic_write(files.trajectory) as temporary:
         trajectory.save_netcdf(str(temporary))
     with storage.atomic_write(files.frames) as temporary:
-        np.savez(temporary, **table)
+        np.savez(temporary, allow_pickle=False, **table)
     with storage.atomic_write(files.state) as temporary:
         simulation.saveState(str(temporary))
     summary = {
