@@ -6,6 +6,7 @@ A kind that is registered in `latf_sampling.bias.from_settings` and has no case 
 from __future__ import annotations
 
 import fcntl
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -38,6 +39,15 @@ BACKENDS = [
     ),
     "pythonforce",
 ]
+
+
+@pytest.fixture(autouse=True)
+def compiled(monkeypatch):
+    """A PythonForce as users have it, compiled; all tests share the kernels on the disk."""
+    monkeypatch.setenv("LATF_COMPILE", "1")
+    monkeypatch.setenv("LATF_CACHE", str(Path(os.environ["LATF_TESTS"]) / "cache"))
+
+
 COMMON = {"interval": 0.01}
 SETTINGS = {
     "metadynamics": MetadynamicsSettings(bias_factor=5, height=4.0, **COMMON),
