@@ -79,7 +79,7 @@ class Paper:
         return float(np.sum(values[square < self.cutoff**2]))
 
     def norm(self) -> float:
-        """Z: the mean density over what was explored, at the kernels' centres."""
+        """Z: the mean density over what was explored, at the centers of kernels."""
         return float(np.mean([self.density(center) for center, _, _ in self.kernels]))
 
     def bias(self, u: np.ndarray, norm: float | None = None) -> float:
@@ -333,7 +333,7 @@ def test_an_interruption_costs_no_entry(tmp_path, kind):
     bias.step(made, 50)
     before = bias.add_kernel
 
-    def interrupted(entry):
+    def interrupted(state, kernel):
         bias.add_kernel = before
         bias.coefficients += 1000  # half done
         raise KeyboardInterrupt

@@ -124,5 +124,5 @@ def test_other_numbers_are_refused(arguments, message):
     umbrella = Umbrella(system, cv, [1.0], 10.0)
     with pytest.raises(SettingsError, match=message):
         respa_integrator(system, umbrella, *arguments, stride=2)
-    with pytest.raises(SettingsError, match="has not the bias in it"):
+    with pytest.raises(SettingsError, match="does not contain the bias"):
         respa_integrator(pairs(1, "r")[1], umbrella, 300.0, 1.0, 0.002, stride=2)

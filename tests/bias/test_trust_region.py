@@ -234,7 +234,7 @@ def test_other_nonsense_is_refused():
 def test_a_region_outside_the_box_is_refused():
     cv = alanine_cv(2)
     cv.bounds = cv.bounds + 1000
-    with pytest.raises(SettingsError, match="holds no point of the region; raise threshold"):
+    with pytest.raises(SettingsError, match="contains no point of the region; raise threshold"):
         Metadynamics(alanine_system(), cv, 300.0, 5.0, 1.0, 5, trust=region(2))
 
 

@@ -207,7 +207,7 @@ def test_other_settings_are_refused(tmp_path):
         UmbrellaWindows(windows.umbrella, path, 310 * unit.kelvin, tmp_path).series()
     other = pairs(1, "0")
     module = other[2].module
-    module.state_dict()["encoder.0.bias"].add_(0.1)
+    module.state_dict()["function.encoder.0.bias"].add_(0.1)
     with pytest.raises(StoreError, match="was made with variable"):
         UmbrellaWindows(Umbrella(other[1], other[2], [0.7], STIFFNESS), path, 300.0, tmp_path).series()
 
@@ -233,7 +233,7 @@ def test_an_explosion_names_the_window(tmp_path):
     windows, made = setup(1, [[0.7], [0.8]], tmp_path)
     windows.run(made, only=[0], **SHORT)
     made.integrator.setStepSize(5.0)
-    with pytest.raises(SimulationError, match=r"window 1, centres \[0.8\]: "):
+    with pytest.raises(SimulationError, match=r"window 1, centers \[0.8\]: "):
         windows.run(made, **SHORT)
     assert windows.finished == [0]
 

@@ -56,8 +56,8 @@ def wide_cv() -> LatentCV:
 def tables(made: WalkerJob) -> dict[str, np.ndarray]:
     """Everything that a walker computed, to the last bit."""
     columns: dict[str, list] = {}
-    for index in range(len(WalkerDirectory(made.folder).finished_segments())):
-        files = WalkerDirectory(made.folder).segment(index)
+    for index in range(len(WalkerDirectory(made.directory).finished_segments())):
+        files = WalkerDirectory(made.directory).segment(index)
         with np.load(files.frames) as table:
             for name in ("energy", "bias", "offset"):
                 columns.setdefault(name, []).append(table[name])
@@ -191,7 +191,7 @@ def biased(tmp_path_factory) -> WalkerJob:
 
 
 def assert_energies(made: WalkerJob) -> None:
-    molecule, frames = simulate.build(made.protocol.system), WalkerFrames.load(made.folder, alanine_mdtraj(), 0, 0)
+    molecule, frames = simulate.build(made.protocol.system), WalkerFrames.load(made.directory, alanine_mdtraj(), 0, 0)
     again = context(molecule.system, molecule.positions)
     for x, energy in zip(frames.trajectory.xyz.astype(float), frames.energies):
         again.setPositions(x)
@@ -206,15 +206,15 @@ def test_energies_are_those_of_the_frames(plain, biased):
 
 
 def test_frames_segments_and_marks(plain):
-    summaries = WalkerDirectory(plain.folder).finished_segments()
+    summaries = WalkerDirectory(plain.directory).finished_segments()
     assert [entry["step"] for entry in summaries] == [250, 500, 750]
     assert all(entry["frames"] == 10 and entry["temperature"] == 300.0 for entry in summaries)
     for index in range(3):
-        piece = mdtraj.load(WalkerDirectory(plain.folder).segment(index).trajectory, top=alanine_mdtraj())
+        piece = mdtraj.load(WalkerDirectory(plain.directory).segment(index).trajectory, top=alanine_mdtraj())
         assert piece.n_frames == 10
         assert piece.unitcell_vectors is None
         assert np.asarray(piece.time) == pytest.approx(index + 0.1 * np.arange(1, 11), rel=1e-5)
-    frames = WalkerFrames.load(plain.folder, alanine_mdtraj(), 0, 0)
+    frames = WalkerFrames.load(plain.directory, alanine_mdtraj(), 0, 0)
     assert len(frames) == 30
     assert not frames.biased
     moved = np.abs(np.diff(frames.trajectory.xyz, axis=0)).max((1, 2))
@@ -222,11 +222,11 @@ def test_frames_segments_and_marks(plain):
 
 
 def test_a_finished_walker_is_left_alone(plain):
-    files = sorted(plain.folder.iterdir())
+    files = sorted(plain.directory.iterdir())
     before = [file.stat().st_mtime_ns for file in files]
     fractions = []
     run_walker(plain, fractions.append)
-    assert sorted(plain.folder.iterdir()) == files
+    assert sorted(plain.directory.iterdir()) == files
     assert [file.stat().st_mtime_ns for file in files] == before
     assert fractions == [1.0]
 
@@ -247,7 +247,7 @@ def test_walkers_differ_and_have_their_temperatures(tmp_path):
     kinetic = []
     for entry in made:
         run_walker(entry)
-        energies = WalkerFrames.load(entry.folder, alanine_mdtraj(), 0, 0)
+        energies = WalkerFrames.load(entry.directory, alanine_mdtraj(), 0, 0)
         assert energies.temperature == entry.temperature
         kinetic.append(energies.energies[10:].mean())
     # The potential energy of f nearly harmonic degrees of freedom rises by f/2 k, that is 0.2245 kJ/mol/K for 54.
@@ -264,7 +264,7 @@ def test_start_from_given_positions_and_velocities(tmp_path):
         learning={"lag": "0.1 fs"}, system={**SYSTEM, "constraints": "none"}, **free,
     )  # fmt: skip
     run_walker(made)
-    first, second = WalkerFrames.load(made.folder, alanine_mdtraj(), 0, 0).trajectory.xyz
+    first, second = WalkerFrames.load(made.directory, alanine_mdtraj(), 0, 0).trajectory.xyz
     assert np.abs(first - (x + 1e-4 * v)).max() < 2e-5
     assert np.abs(second - (x + 2e-4 * v)).max() < 8e-5
 
@@ -279,7 +279,7 @@ def test_a_periodic_walker_keeps_its_box(tmp_path):
         system={**SYSTEM, "structure": str(tmp_path / "box.pdb"), "nonbonded": "PME", "cutoff": "1 nm"},
     )  # fmt: skip
     run_walker(made)
-    frames = WalkerFrames.load(made.folder, alanine_mdtraj(), 0, 0)
+    frames = WalkerFrames.load(made.directory, alanine_mdtraj(), 0, 0)
     assert frames.trajectory.unitcell_vectors == pytest.approx(np.tile(2.5 * np.eye(3), (4, 1, 1)), abs=1e-6)
     assert_energies_close = context(simulate.build(made.protocol.system).system, positions())
     for x, energy in zip(frames.trajectory.xyz.astype(float), frames.energies):
@@ -293,7 +293,7 @@ def test_a_periodic_walker_keeps_its_box(tmp_path):
 
 
 def test_bias_and_offset_are_those_of_the_hills_so_far(biased):
-    frames, cv = WalkerFrames.load(biased.folder, alanine_mdtraj(), 0, 0), wide_cv()
+    frames, cv = WalkerFrames.load(biased.directory, alanine_mdtraj(), 0, 0), wide_cv()
     hills = np.loadtxt(biased.hills / "walker-00.hills")
     width = 0.8 * cv.sigma
     assert hills[:, 3:5] == pytest.approx(np.tile(width, (75, 1)))
@@ -328,14 +328,14 @@ def test_bias_and_offset_are_those_of_the_hills_so_far(biased):
 @pytest.mark.parametrize("kind", ["plain", "biased"])
 def test_going_on_after_losing_segments_changes_no_bit(kind, request, tmp_path):
     made = request.getfixturevalue(kind)
-    shutil.copytree(made.folder.parent, tmp_path / "copy")
+    shutil.copytree(made.directory.parent, tmp_path / "copy")
     again = job(tmp_path / "copy", biased=kind == "biased")
     for index in (1, 2):
-        (again.folder / f"segment-{index:03d}.json").unlink()
-    kept = (again.folder / "segment-000.npz").stat().st_mtime_ns
+        (again.directory / f"segment-{index:03d}.json").unlink()
+    kept = (again.directory / "segment-000.npz").stat().st_mtime_ns
     run_walker(again)
     assert_identical(tables(again), tables(made))
-    assert (again.folder / "segment-000.npz").stat().st_mtime_ns == kept
+    assert (again.directory / "segment-000.npz").stat().st_mtime_ns == kept
 
 
 @pytest.mark.parametrize("kind", ["plain", "biased"])
@@ -350,7 +350,7 @@ def test_going_on_after_an_interruption_changes_no_bit(kind, request, tmp_path):
     made, again = request.getfixturevalue(kind), job(tmp_path, biased=kind == "biased")
     with pytest.raises(Interrupted):
         run_walker(again, interrupt)
-    assert len(WalkerDirectory(again.folder).finished_segments()) == 1
+    assert len(WalkerDirectory(again.directory).finished_segments()) == 1
     run_walker(again)
     assert_identical(tables(again), tables(made))
 
@@ -361,22 +361,22 @@ def test_going_on_after_an_interruption_changes_no_bit(kind, request, tmp_path):
 @pytest.mark.parametrize("kind", ["plain", "biased"])
 def test_an_explosion_names_the_walker_and_keeps_what_is_finished(kind, request, tmp_path):
     made = request.getfixturevalue(kind)
-    shutil.copytree(made.folder.parent, tmp_path / "copy")
+    shutil.copytree(made.directory.parent, tmp_path / "copy")
     violent = {"integrator": {"timestep": "50 fs"}, "frame_interval": "0.1 ps"}
     rounds = [PLAIN, {**BIASED, "bias": {**BIASED["bias"], "interval": "0.1 ps"}}]
     again = job(tmp_path / "copy", biased=kind == "biased", rounds=rounds, **violent)
     for index in (1, 2):
-        (again.folder / f"segment-{index:03d}.json").unlink()
+        (again.directory / f"segment-{index:03d}.json").unlink()
     with pytest.raises(SimulationError, match=rf"^round {int(kind == 'biased')}, walker 0: .* step \d+"):
         run_walker(again)
-    (kept,) = WalkerDirectory(again.folder).finished_segments()
-    assert kept == WalkerDirectory(made.folder).finished_segments()[0]
+    (kept,) = WalkerDirectory(again.directory).finished_segments()
+    assert kept == WalkerDirectory(made.directory).finished_segments()[0]
 
 
 def test_a_changed_segment_is_not_gone_on_from(plain, tmp_path):
-    shutil.copytree(plain.folder.parent, tmp_path / "copy")
+    shutil.copytree(plain.directory.parent, tmp_path / "copy")
     again = job(tmp_path / "copy")
-    with open(again.folder / "segment-001.xml", "a") as handle:
+    with open(again.directory / "segment-001.xml", "a") as handle:
         handle.write(" ")
     with pytest.raises(StoreError, match=r"segment-001\.xml: .* changed"):
         run_walker(again)
