@@ -36,9 +36,9 @@ class Kernels:
     --------
     >>> kernels = Kernels(dim=1, cutoff=4.0)
     >>> removed, new = kernels.add(np.array([0.0]), np.array([0.1]), 1.0)
-    >>> removed, new = kernels.add(np.array([0.05]), np.array([0.1]), 3.0)
+    >>> removed, new = kernels.add(np.array([0.0625]), np.array([0.1]), 3.0)
     >>> len(kernels), kernels.centers.tolist(), kernels.heights.tolist()
-    (1, [[0.0375]], [4.0])
+    (1, [[0.046875]], [4.0])
     """
 
     def __init__(self, dim: int, cutoff: float) -> None:
