@@ -5,7 +5,8 @@ import shutil
 import tempfile
 
 # Compiling a bias takes seconds, and most tests make a new one: they let torch evaluate it, and processes that they
-# start do the same. `test_kernel` and a test of `test_bias_force` see to it that machine code gives the same numbers.
+# start do the same. Tests in `cv/test_compiler.py`, and the contract of
+# biases, compile.
 os.environ["LATF_COMPILE"] = "0"
 
 # A folder for what the processes of one pytest share. Workers of pytest-xdist find it in their environment.

@@ -80,7 +80,7 @@ def test_campaign(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda campaign: None)
     shutil.copytree(finished_campaign(), tmp_path / "run")
     main = runpy.run_path(str(ROOT / "examples" / "campaign.py"))["main"]
-    assert Protocol.read(main.__globals__["PROTOCOL"]).name == "alanine dipeptide"
+    assert Protocol.load(main.__globals__["PROTOCOL"]).name == "alanine dipeptide"
     monkeypatch.setitem(main.__globals__, "PROTOCOL", write_protocol(tmp_path / "given"))
     monkeypatch.setattr(sys, "argv", ["campaign.py", str(tmp_path / "run")])
     main()

@@ -49,6 +49,9 @@ class _Function:
         self.atoms, self.periodic, self.box = variable.atoms, variable.periodic, np.eye(3)
         self.evaluate = compiled(variable, shape)
         self.buffers = _Buffers()
+        # OpenMM 8.5 loads numpy's C interface with the first array that it gets. A PythonForce that is evaluated
+        # before, as after `Simulation.loadState` in a new process, ends in a segmentation fault.
+        openmm.Continuous1DFunction(np.zeros(2), 0.0, 1.0)
 
     def __call__(self, state: Any) -> tuple[float, np.ndarray]:
         positions, box = self._positions(state), self.box

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import sys
 from functools import cache
 from types import SimpleNamespace
 
@@ -31,10 +30,10 @@ from openmm import app
 
 from latf_sampling.bias import FlowBias, Umbrella
 from latf_sampling.bias.grid import SPACING
-from latf_sampling.core import installation
+from latf_sampling.core.backends import BACKENDS
 from latf_sampling.cv import graph
 from latf_sampling.cv.graph import trace
-from latf_sampling.errors import CVError, InstallationError, SimulationError
+from latf_sampling.errors import CVError, SimulationError
 from latf_sampling.units import KB
 
 DIMENSIONS = [1, 2, 3]
@@ -56,7 +55,7 @@ def place(cv, u: np.ndarray, where: str):
 
 
 @cache
-def biased(dim: int, kind: str, periodic: bool):
+def biased(dim: int, kind: str, periodic: bool, backend: str = "auto"):
     """One system with every bias, each of which has its own group."""
     cv, model = alanine_cv(dim, kind, periodic), alanine_model(dim, kind, periodic)[0]
     box = TRICLINIC if periodic else None
@@ -66,13 +65,13 @@ def biased(dim: int, kind: str, periodic: bool):
     u = cv(x, box)
     system = alanine_system(periodic)
     biases = {
-        "inside": Landscape(system, place(cv, u, "inside"), 1),
-        "outside": Landscape(system, place(cv, u, "outside"), 2),
-        "umbrella": Umbrella(system, cv, u + cv.sigma, 3.0 / cv.sigma**2),
+        "inside": Landscape(system, place(cv, u, "inside"), 1, backend=backend),
+        "outside": Landscape(system, place(cv, u, "outside"), 2, backend=backend),
+        "umbrella": Umbrella(system, cv, u + cv.sigma, 3.0 / cv.sigma**2, backend=backend),
     }
     if not periodic:
-        biases["boundary"] = Landscape(system, place(cv, u, "boundary"), 3)
-        biases["flow"] = FlowBias(system, cv, model, 300.0, 5.0)
+        biases["boundary"] = Landscape(system, place(cv, u, "boundary"), 3, backend=backend)
+        biases["flow"] = FlowBias(system, cv, model, 300.0, 5.0, backend=backend)
     return SimpleNamespace(cv=cv, x=x, box=box, system=system, biases=biases)
 
 
@@ -86,9 +85,10 @@ CASES = [
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("dim", "kind", "periodic"), CASES)
-def test_forces_are_minus_the_gradient(dim, kind, periodic, platform):
-    case = biased(dim, kind, periodic)
+def test_forces_are_minus_the_gradient(dim, kind, periodic, backend, platform):
+    case = biased(dim, kind, periodic, backend)
     made = context(case.system, case.x, platform, case.box)
     x, box = case.x, case.box
     for changed in (False, True) if periodic else (False,):
@@ -117,9 +117,10 @@ def test_forces_are_minus_the_gradient(dim, kind, periodic, platform):
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_forces_fit_the_energies_of_the_platform_itself(platform):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_forces_fit_the_energies_of_the_platform_itself(backend, platform):
     """As above, with both from OpenMM."""
-    case = biased(2, "both", False)
+    case = biased(2, "both", False, backend)
     made = context(case.system, case.x, platform)
     for name, bias in case.biases.items():
         for seed in range(3):
@@ -162,9 +163,10 @@ def test_groups_separate_energies():
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_changes_reach_running_and_new_contexts(platform):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_changes_reach_running_and_new_contexts(backend, platform):
     system, cv = alanine_system(), alanine_cv(2)
-    bias = Landscape(system, cv, 1)
+    bias = Landscape(system, cv, 1, backend=backend)
     x = frames(2, seed=30)
     first, second = context(system, x[0], platform), context(system, x[1], platform)
 
@@ -193,9 +195,10 @@ def test_changes_reach_running_and_new_contexts(platform):
     check(first, x[0])
 
 
-def test_a_loaded_state_does_not_bring_an_old_table_back():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_loaded_state_does_not_bring_an_old_table_back(backend):
     system, cv = alanine_system(), alanine_cv(2)
-    bias = Landscape(system, cv, 1)
+    bias = Landscape(system, cv, 1, backend=backend)
     simulation = alanine_simulation(system)
     x = simulation.context.getState(getPositions=True)
     saved = [simulation.context.getState(getPositions=True, getVelocities=True, getParameters=True)]
@@ -211,12 +214,14 @@ def test_a_loaded_state_does_not_bring_an_old_table_back():
     assert len(x.getPositions()) == 22
 
 
-def test_a_state_fits_the_next_run_of_a_script():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_state_fits_the_next_run_of_a_script(backend):
     """Names of parameters are those of the run before, or a saved state could not be loaded."""
     states = []
     for _ in range(2):
         system, cv = alanine_system(), alanine_cv(2)
-        grid, umbrella = Landscape(system, cv, 1), Umbrella(system, cv, [0.0, 0.0], 10.0)
+        grid = Landscape(system, cv, 1, backend=backend)
+        umbrella = Umbrella(system, cv, [0.0, 0.0], 10.0, backend=backend)
         made = context(system, frames(1)[0])
         for state in states:
             made.setState(state)
@@ -227,7 +232,6 @@ def test_a_state_fits_the_next_run_of_a_script():
         assert len(set(dict(made.getParameters()))) == 2
 
 
-@pytest.mark.skipif(installation.lane() != "pythonforce", reason="a TorchForce is evaluated by torch")
 @pytest.mark.parametrize("periodic", [False, True])
 def test_machine_code_gives_the_same_forces(periodic, monkeypatch, tmp_path):
     box, x, made = (TRICLINIC if periodic else None), frames(3, seed=40), []
@@ -235,7 +239,7 @@ def test_machine_code_gives_the_same_forces(periodic, monkeypatch, tmp_path):
         monkeypatch.setenv("LATF_COMPILE", compiled)
         monkeypatch.setenv("LATF_CACHE", str(tmp_path))
         system = alanine_system(periodic)
-        bias = Landscape(system, alanine_cv(2, "both", periodic), 1)
+        bias = Landscape(system, alanine_cv(2, "both", periodic), 1, backend="pythonforce")
         made.append((context(system, x[0], box=box), bias.group))
         assert any((tmp_path / "kernels").glob("*.py")) == (compiled == "1")
     for frame in x:
@@ -248,29 +252,20 @@ def test_machine_code_gives_the_same_forces(periodic, monkeypatch, tmp_path):
     assert energy(context(copied, x[-1], box=box), bias.group) == pytest.approx(energy(*fast), rel=1e-10)
 
 
-@pytest.mark.skipif(installation.lane() != "pythonforce", reason="a TorchForce is evaluated by torch")
-def test_without_numba_the_error_names_the_fix(monkeypatch):
-    monkeypatch.setenv("LATF_COMPILE", "1")
-    monkeypatch.setitem(sys.modules, "latf_sampling.cv.compiler", None)
-    system = alanine_system()
-    count = system.getNumForces()
-    with pytest.raises(InstallationError, match="pip install numba"):
-        Umbrella(system, alanine_cv(2), [0.0, 0.0], 1.0)
-    assert system.getNumForces() == count
-
-
-def test_a_bias_that_nobody_holds_goes_on():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_bias_acts_when_its_object_is_gone(backend):
     system, cv = alanine_system(), alanine_cv(2)
-    group = Umbrella(system, cv, [0.0, 0.0], 10.0).group
+    group = Umbrella(system, cv, [0.0, 0.0], 10.0, backend=backend).group
     gc.collect()
     x = frames(1)[0]
     assert energy(context(system, x), group) == pytest.approx(5 * (cv(x) ** 2).sum())
 
 
-def test_serialized_systems():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_serialized_systems(backend):
     """A copy has the table that is in use."""
     system, cv = alanine_system(), alanine_cv(2)
-    bias = Landscape(system, cv, 1)
+    bias = Landscape(system, cv, 1, backend=backend)
     x = frames(1)[0]
     original = context(system, x)
     group, first = bias.group, energy(original, bias.group)
@@ -282,33 +277,34 @@ def test_serialized_systems():
         copied = openmm.XmlSerializer.deserialize(text)
         assert energy(context(copied, x), group) == pytest.approx(expected, abs=1e-9)
     assert abs(energy(original, group) - first) > 0.1
-    made = context(openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(alanine_bias(cv, 1))), x)
-    assert np.abs(forces(made, group) - forces(context(alanine_bias(cv, 1), x), group)).max() < 1e-6
+    made = context(openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(alanine_bias(cv, 1, backend))), x)
+    assert np.abs(forces(made, group) - forces(context(alanine_bias(cv, 1, backend), x), group)).max() < 1e-6
     del bias, original
     gc.collect()
     copied = openmm.XmlSerializer.deserialize(text)
-    if installation.lane() == "pythonforce":
+    if backend == "pythonforce":
         assert energy(context(copied, x), group) == pytest.approx(first, abs=1e-9)
     else:  # the table went with the bias
         with pytest.raises(openmm.OpenMMException, match="latf-bias"):
             energy(context(copied, x), group)
 
 
-def alanine_bias(cv, seed: int) -> openmm.System:
+def alanine_bias(cv, seed: int, backend: str) -> openmm.System:
     system = alanine_system()
-    Landscape(system, cv, seed)
+    Landscape(system, cv, seed, backend=backend)
     return system
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("periodic", [False, True])
-def test_a_fixed_table_goes_along(periodic):
+def test_a_fixed_table_goes_along(periodic, backend):
     """A system with a static bias is whole: its text gives the same forces when the bias is long gone."""
     system, cv, x = alanine_system(periodic), alanine_cv(2, periodic=periodic), frames(1)[0]
     box = TRICLINIC if periodic else None
-    bias = Landscape(system, cv, fixed=True)
+    bias = Landscape(system, cv, fixed=True, backend=backend)
     with pytest.raises(ValueError, match="read-only"):
         bias.coefficients[...] = 0.0
     made = context(system, x, box=box)
@@ -406,11 +402,12 @@ def gaussians(u: np.ndarray, centers: np.ndarray, heights: np.ndarray, width: np
     return np.exp(-0.5 * square) @ heights
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("dim", "periodic"), [(1, False), (1, True), (2, True), (3, False)])
-def test_stock_metadynamics(tmp_path, dim, periodic):
+def test_stock_metadynamics(tmp_path, dim, periodic, backend):
     """Variables nested in a CustomCVForce: energies are those of the Gaussians, forces those of the energies."""
     cv, system = alanine_cv(dim, "both", periodic), alanine_system(periodic)
-    variables = cv.bias_variables()
+    variables = cv.bias_variables(backend)
     assert [(v.minValue, v.maxValue, v.biasWidth, v.periodic) for v in variables] == [
         (cv.bounds[k, 0] - 3 * cv.sigma[k], cv.bounds[k, 1] + 3 * cv.sigma[k], cv.sigma[k], False) for k in range(dim)
     ]
