@@ -1,4 +1,4 @@
-"""Door 2: a learned variable in a metadynamics script of one's own.
+"""A learned variable in your own metadynamics script.
 
     python examples/metadynamics.py runs/demo/rounds/00/learning/cv.pt 100
 

@@ -116,6 +116,10 @@ def imports(path: Path) -> list[tuple[str, int]]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             targets += [(alias.name, node.lineno) for alias in node.names]
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            ("import_module", "__import__", "resolve_name")
+        ):
+            targets += [(a.value, node.lineno) for a in node.args if isinstance(a, ast.Constant)]
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
             for alias in node.names:
@@ -156,6 +160,7 @@ def test_the_check_finds_imports_wherever_they_stand(tmp_path):
         "def f():\n    from latf_sampling.cv.force import x\n"
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from latf_sampling.cli.main import app\n"
         "from latf_sampling import KB\nimport latf_sampling.learning.model\n"
+        "importlib.import_module('latf_sampling.bias.grid')\n"
     )
     assert sorted(imports(module), key=lambda entry: entry[1]) == [
         ("latf_sampling.learning.training", 2),
@@ -163,6 +168,7 @@ def test_the_check_finds_imports_wherever_they_stand(tmp_path):
         ("latf_sampling.cli.main", 7),
         ("latf_sampling", 8),
         ("latf_sampling.learning.model", 9),
+        ("latf_sampling.bias.grid", 10),
     ]
 
 

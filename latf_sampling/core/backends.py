@@ -41,8 +41,8 @@ def choose_backend(backend: str = "auto", platform: str | None = None) -> tuple[
 
     Examples
     --------
-    >>> choose_backend("auto", "CPU")[0]
-    'pythonforce'
+    >>> choose_backend("pythonforce", "CPU")
+    ('pythonforce', 'asked for')
     """
     installation.check_installation()
     if backend not in ("auto", *BACKENDS):

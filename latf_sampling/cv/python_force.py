@@ -49,6 +49,7 @@ class _Function:
         self.atoms, self.periodic, self.box = variable.atoms, variable.periodic, np.eye(3)
         self.evaluate = compiled(variable, shape)
         self.buffers = _Buffers()
+        self.of_particles = hasattr(openmm.PythonForce, "setParticles")
         # OpenMM 8.5 loads numpy's C interface with the first array that it gets. A PythonForce that is evaluated
         # before, as after `Simulation.loadState` in a new process, ends in a segmentation fault.
         openmm.Continuous1DFunction(np.zeros(2), 0.0, 1.0)
@@ -57,7 +58,7 @@ class _Function:
         positions, box = self._positions(state), self.box
         if self.periodic:
             box = np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value)
-        if len(positions) == len(self.atoms):
+        if self.of_particles and len(positions) == len(self.atoms):
             return self.evaluate(positions, box, self.table)
         # OpenMM 8.5 passes all atoms, and takes the forces on all.
         buffers = self.buffers

@@ -66,7 +66,7 @@ class Variable:
         A torch module that TorchScript can compile: (positions (..., n, 3) in nm of `atoms`, box vectors (..., 3, 3) in
         nm or `None`) -> (..., d), in double precision.
     atoms
-        Indices (n,) of the atoms that it depends on.
+        Indices (n,) of the atoms that it depends on, each once, in the order in which the function gets them.
     n_atoms
         Number of particles of the system.
     bounds
@@ -82,7 +82,8 @@ class Variable:
     Raises
     ------
     CVError
-        The function cannot be compiled, or `bounds` and `sigma` do not fit together.
+        The function cannot be compiled, is not (..., d) or cannot be differentiated; an index, a bound or a width is
+        impossible.
 
     Examples
     --------
@@ -109,23 +110,64 @@ class Variable:
         periodic: bool = False,
         steepness: Sequence[float] | np.ndarray | None = None,
     ) -> None:
-        self.atoms = np.array(atoms, dtype=np.int64)
         self.n_atoms, self.periodic = int(n_atoms), bool(periodic)
+        self.atoms = self._checked_atoms(atoms)
         self.bounds, self.sigma = np.array(bounds, np.float64), np.array(sigma, np.float64)
         self.steepness = None if steepness is None else np.array(steepness, np.float64)
-        if self.sigma.ndim != 1 or self.bounds.shape != (len(self.sigma), 2):
-            raise CVError(
-                f"{self._name}: bounds must be (d, 2) and sigma (d,); got {self.bounds.shape} and {self.sigma.shape}."
-            )
+        self._check_scales()
         if isinstance(function, torch.jit.ScriptModule) and hasattr(function, "compact"):
             self.module = function
             return
         try:
             module = OfAllAtoms(function, torch.from_numpy(self.atoms)).requires_grad_(False)
             self.module = torch.jit.script(module)
-        except (RuntimeError, ValueError, FrontendError) as error:
+        except (RuntimeError, TypeError, ValueError, FrontendError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CVError(f"{self._name}: TorchScript cannot compile the function ({reason}).") from error
+        self._check_function()
+
+    def _checked_atoms(self, atoms: Sequence[int] | np.ndarray) -> np.ndarray:
+        array = np.array(list(atoms))
+        if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
+            raise CVError(f"{self._name}: atoms must be indices of atoms (n,), at least one; got {atoms!r}.")
+        if array.min() < 0 or array.max() >= self.n_atoms or len(set(array.tolist())) < len(array):
+            raise CVError(
+                f"{self._name}: atoms must be different indices from 0 to {self.n_atoms - 1}; got {array.tolist()}."
+            )
+        return array.astype(np.int64)
+
+    def _check_scales(self) -> None:
+        shapes = self.bounds.shape, self.sigma.shape
+        if self.sigma.ndim != 1 or not len(self.sigma) or self.bounds.shape != (len(self.sigma), 2):
+            raise CVError(f"{self._name}: bounds must be (d, 2) and sigma (d,); got {shapes[0]} and {shapes[1]}.")
+        if not (np.isfinite(self.bounds).all() and (self.bounds[:, 0] < self.bounds[:, 1]).all()):
+            raise CVError(f"{self._name}: bounds must be finite, the lower one first; got {self.bounds.tolist()}.")
+        if not (np.isfinite(self.sigma).all() and (self.sigma > 0).all()):
+            raise CVError(f"{self._name}: sigma must be above 0 and finite; got {self.sigma.tolist()}.")
+        if self.steepness is not None and self.steepness.shape != self.sigma.shape:
+            raise CVError(f"{self._name}: steepness must be {self.sigma.shape}; got {self.steepness.shape}.")
+
+    def _check_function(self) -> None:
+        """Refuse a function of another shape than (..., d), or one that torch cannot differentiate."""
+        x = torch.from_numpy(0.3 * np.random.default_rng(0).normal(size=(2, len(self.atoms), 3)))
+        box = 10.0 * torch.eye(3, dtype=torch.float64) if self.periodic else None
+        for positions in (x[0], x):
+            moving = positions.clone().requires_grad_(True)
+            try:
+                u = self.module.compact(moving, box if box is None or moving.ndim == 2 else box.expand(2, 3, 3))
+                shape = (*moving.shape[:-2], self.dim)
+                if tuple(u.shape) != shape:
+                    raise CVError(
+                        f"{self._name}: of positions {tuple(moving.shape)} the function must be {shape}; "
+                        f"it is {tuple(u.shape)}."
+                    )
+                torch.autograd.grad(u.sum(), moving)
+            except (RuntimeError, IndexError) as error:
+                reason = str(error).strip().splitlines()[-1][:300]
+                raise CVError(
+                    f"{self._name}: the function cannot be evaluated and differentiated on positions "
+                    f"{tuple(moving.shape)} ({reason})."
+                ) from error
 
     @property
     def _name(self) -> str:

@@ -33,7 +33,9 @@ def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], p
     fractions = [context.Value("d", 0.0) for _ in jobs]
 
     def watch(running: int) -> None:
-        progress(sum(fraction.value for fraction in fractions) / len(jobs), f"{running} walkers")
+        shares = [fraction.value for fraction in fractions]
+        finished = sum(share >= 1 for share in shares)
+        progress(sum(shares) / len(jobs), f"{finished} of {len(jobs)} walkers finished")
 
     results = run_tasks(
         _WalkerWorker,

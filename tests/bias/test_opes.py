@@ -391,7 +391,7 @@ for place, (bias, made) in walks.items():
     for other, (_, read) in bias.neighbors.offsets().items():  # what is in the grid, of a file that may go on
         others = np.loadtxt((place / other).read_bytes()[:read].decode().splitlines(), comments="#", ndmin=2)
     np.savez(place / f"temporary-{name}", rows=bias.history.rows, state=test_opes.state(made), others=others,
-             coefficients=bias.coefficients, weights=bias.state.sum_of_weights if hasattr(bias, "_density") else 0.0)
+             coefficients=bias.coefficients, weights=getattr(bias.state, "sum_of_weights", 0.0))
     os.replace(place / f"temporary-{name}.npz", place / f"end-{name}.npz")
 """
 KINDS = (Metadynamics, OPES)

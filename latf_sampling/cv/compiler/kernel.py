@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -100,8 +101,11 @@ def cache_directory() -> Path:
     """Directory of cached machine code: $LATF_CACHE/kernels, or latf_sampling/kernels in the user's cache directory."""
     if directory := os.environ.get("LATF_CACHE"):
         return Path(directory) / "kernels"
-    caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "latf_sampling" / "kernels"
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home directory, as in some containers
+        caches = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    return caches / "latf_sampling" / "kernels"
 
 
 @cache
