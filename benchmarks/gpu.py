@@ -27,7 +27,7 @@ SECONDS = 20.0
 def series(seed: int, temperature: float) -> ls.Series:
     """A double well that relaxes slowly, mixed into noisy columns."""
     rng = np.random.default_rng(seed)
-    state = np.sign(np.cumsum(rng.normal(size=FRAMES)) % 2 - 1)
+    state = np.where(rng.random(FRAMES) < 0.002, -1, 1).cumprod()
     position = state + 0.2 * rng.normal(size=FRAMES)
     mixing = np.random.default_rng(0).normal(size=(1, COLUMNS))
     x = position[:, None] * mixing + 0.3 * rng.normal(size=(FRAMES, COLUMNS))
