@@ -97,7 +97,7 @@ def weights(reached: np.ndarray, samples: np.ndarray, sigma: float | np.ndarray)
     if not len(reached):
         return np.zeros(0)
     exponents = -0.5 * cdist(np.asarray(samples) / sigma, np.asarray(reached) / sigma, "sqeuclidean")
-    shares = np.exp(exponents - logsumexp(exponents, axis=1, keepdims=True)).mean(0)
+    shares = np.exp(exponents - np.asarray(logsumexp(exponents, axis=1, keepdims=True))).mean(0)
     return len(reached) * shares
 
 
