@@ -220,7 +220,9 @@ def _converted(quantity: Any, dimension: str, name: str) -> Any:
     if not quantity.unit.is_compatible(target):
         scalar = np.ndim(quantity.value_in_unit(quantity.unit)) == 0
         received = quantity if scalar else f"an array in {quantity.unit}"
-        raise SettingsError(f"{name}: {received} is not {_a(dimension)}; give one, like '{EXAMPLES[dimension]}'.")
+        raise SettingsError(
+            f"{name}: {received} is not {with_article(dimension)}; give one, like '{EXAMPLES[dimension]}'."
+        )
     return quantity.value_in_unit(target)
 
 
@@ -245,7 +247,9 @@ def parse(text: Any, dimension: str, name: str = "value") -> float:
         return to_float(text, dimension, name)
     example = EXAMPLES[dimension]
     if not isinstance(text, str):
-        raise SettingsError(f"{name}: {text!r} has no unit; write {_a(dimension)} with its unit, like '{example}'.")
+        raise SettingsError(
+            f"{name}: {text!r} has no unit; write {with_article(dimension)} with its unit, like '{example}'."
+        )
     if "," in text:  # pint drops commas, and would read 1,5 nm as 15 nm
         raise SettingsError(f"{name}: '{text}' has a comma; write the decimal point as '.', like '{example}'.")
     try:
@@ -253,13 +257,15 @@ def parse(text: Any, dimension: str, name: str = "value") -> float:
     except Exception as error:  # pint raises many types for what it cannot read
         raise SettingsError(f"{name}: '{text}' is not a quantity ({error}); write it like '{example}'.") from error
     if quantity.unitless:
-        raise SettingsError(f"{name}: '{text}' has no unit; write {_a(dimension)} with its unit, like '{example}'.")
+        raise SettingsError(
+            f"{name}: '{text}' has no unit; write {with_article(dimension)} with its unit, like '{example}'."
+        )
     if dimension == "temperature" and quantity.check("[energy] / [substance]"):
         quantity = quantity.to(UNITS["energy"]).magnitude / KB * _registry().kelvin
     try:
         value = quantity.to(UNITS[dimension]).magnitude
     except pint.DimensionalityError as error:
-        raise SettingsError(f"{name}: '{text}' is not {_a(dimension)}; write it like '{example}'.") from error
+        raise SettingsError(f"{name}: '{text}' is not {with_article(dimension)}; write it like '{example}'.") from error
     # Powers of ten in a conversion leave a stray last digit (2 fs -> 0.0020000000000000005 ps).
     return float(f"{_finite(value, dimension, name):.12g}")
 
@@ -280,7 +286,14 @@ def to_text(value: float, dimension: str) -> str:
     return f"{value:.12g} {symbol(dimension)}".replace(" 1 / ", " / ")
 
 
-def _a(dimension: str) -> str:
+def with_article(dimension: str) -> str:
+    """The name of a dimension in a sentence.
+
+    Examples
+    --------
+    >>> with_article("energy")
+    'an energy'
+    """
     return f"an {dimension}" if dimension[0] in "aei" else f"a {dimension}"
 
 
@@ -289,8 +302,10 @@ def _finite(value: Any, dimension: str, name: str) -> float:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise SettingsError(
-            f"{name}: {value!r} is not a number; give {_a(dimension)} like '{EXAMPLES[dimension]}'."
+            f"{name}: {value!r} is not a number; give {with_article(dimension)} like '{EXAMPLES[dimension]}'."
         ) from error
     if number != number or number in (float("inf"), float("-inf")):
-        raise SettingsError(f"{name}: {value!r} is not finite; give {_a(dimension)} like '{EXAMPLES[dimension]}'.")
+        raise SettingsError(
+            f"{name}: {value!r} is not finite; give {with_article(dimension)} like '{EXAMPLES[dimension]}'."
+        )
     return number

@@ -13,7 +13,7 @@ from latf_sampling.settings.fields import Energy, Settings, Time
 class TrustSettings(Settings):
     """The trust region: the part of latent space where the model had training data."""
 
-    threshold: float = Field(default=30.0, gt=0)
+    threshold: float = Field(default=30.0, gt=0, le=1e4)
     """A walker is outside where the flow's free energy is more than this above its minimum, in kT."""
     on_leaving: Literal["hold", "stop"] = "hold"
     """What happens at the border: a wall holds the walker back, or the walker is stopped and its frames are kept."""
@@ -51,11 +51,11 @@ class MetadynamicsSettings(BiasSettings):
 
     kind: Literal["metadynamics"] = "metadynamics"
     """Well-tempered metadynamics; also what a bias without this key is."""
-    bias_factor: float = Field(gt=1)
+    bias_factor: float = Field(gt=1, le=1e6)
     """Factor by which barriers are lowered: (T + delta T) / T."""
     height: Energy
     """Height of the first hills."""
-    width: Annotated[float, Field(gt=0)] | Literal["adaptive"] = 1.0
+    width: Annotated[float, Field(gt=0, le=1e3)] | Literal["adaptive"] = 1.0
     """Hill width in units of the width that the collective variable suggests (its sigma), or "adaptive":
     wider where the variable changes more steeply with the positions."""
     start: Literal["nothing", "flow"] = "nothing"
@@ -69,9 +69,9 @@ class OPESSettings(BiasSettings):
     """On-the-fly probability-enhanced sampling."""
     barrier: Energy
     """Highest barrier to be crossed."""
-    bias_factor: float | None = Field(default=None, gt=1)
+    bias_factor: float | None = Field(default=None, gt=1, le=1e6)
     """Factor by which barriers are lowered; None is barrier / kT."""
-    width: float = Field(default=1.0, gt=0)
+    width: float = Field(default=1.0, gt=0, le=1e3)
     """Width of the first kernels in units of the width that the collective variable suggests (its sigma)."""
 
 
@@ -80,7 +80,7 @@ class FlowBiasSettings(BiasSettings):
 
     kind: Literal["flow"] = "flow"
     """Static bias from the flow."""
-    bias_factor: float = Field(gt=1)
+    bias_factor: float = Field(gt=1, le=1e6)
     """Factor by which barriers are lowered: the bias is -(1 - 1 / bias_factor) times the free energy."""
 
 

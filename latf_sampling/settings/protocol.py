@@ -9,14 +9,12 @@ are checked once each key is valid by itself. From Python, the same models take 
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BeforeValidator,
     Field,
@@ -27,7 +25,9 @@ from pydantic import (
     model_validator,
 )
 
+from latf_sampling import __version__
 from latf_sampling.errors import SettingsError
+from latf_sampling.settings import stored
 from latf_sampling.settings.bias import AnyBiasSettings
 from latf_sampling.settings.fields import (
     Dimension,
@@ -45,6 +45,7 @@ from latf_sampling.settings.fields import (
 )
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.settings.training import LearningSettings, ModelSettings
+from latf_sampling.settings.yaml_file import read_yaml
 
 
 def _matching(value: Any, info: ValidationInfo) -> list[str]:
@@ -73,7 +74,7 @@ of them."""
 class IntegratorSettings(Settings):
     """Langevin dynamics (LangevinMiddleIntegrator, Zhang et al., doi:10.1021/acs.jpca.9b02771)."""
 
-    timestep: Time = 0.002
+    timestep: Annotated[float, Dimension("time", 1e-6, 1.0)] = 0.002
     """Time step of the integrator."""
     friction: Friction = 1.0
     """Friction coefficient of the Langevin thermostat."""
@@ -82,7 +83,7 @@ class IntegratorSettings(Settings):
 class RoundSettings(Settings):
     """One round of simulations: its walkers run at the same time, each at its temperature, and share one bias."""
 
-    walkers: tuple[Temperature, ...] = Field(min_length=1)
+    walkers: tuple[Temperature, ...] = Field(min_length=1, max_length=10_000)
     """Temperature of each walker."""
     length: Time
     """Simulated time of each walker."""
@@ -137,13 +138,13 @@ class StartsSettings(Settings):
 
     temperature: Temperature
     """Temperature of the structures; it need not be one that was simulated."""
-    count: int = Field(ge=1)
+    count: int = Field(ge=1, le=1_000_000)
     """Number of structures."""
-    thermalise: Time = 4.0
+    thermalise: Annotated[float, Dimension("time", 1e-6, 1e6)] = 4.0
     """Time of dynamics at the temperature under an umbrella that holds the structure at its latent target."""
-    release: Annotated[float, Dimension("time", 0.0)] = 0.1
+    release: Annotated[float, Dimension("time", 0.0, 1e6)] = 0.1
     """Time of dynamics without the umbrella after that."""
-    tolerance: float = Field(default=4.0, gt=0)
+    tolerance: float = Field(default=4.0, gt=0, le=1000)
     """Largest allowed distance from the latent target: in standard deviations of the encoder under the umbrella, and of
     the motion during the release after it."""
     allow_cis: bool = False
@@ -198,7 +199,7 @@ class ObserveSettings(Settings):
 class EvaluateSettings(Settings):
     """Plain simulations that the last model is evaluated against; the model is not trained on them."""
 
-    temperatures: tuple[Temperature, ...] = Field(min_length=1)
+    temperatures: tuple[Temperature, ...] = Field(min_length=1, max_length=1000)
     """Temperatures of the simulations."""
     length: Time
     """Simulated time at each temperature."""
@@ -225,7 +226,7 @@ class Protocol(Settings):
 
     name: str = Field(min_length=1)
     """Title of the campaign, for the report."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of all random numbers."""
     system: SystemSettings
     """The molecule and its force field."""
@@ -313,14 +314,7 @@ class Protocol(Settings):
         0.004
         """
         path = Path(path)
-        try:
-            data = yaml.safe_load(path.read_text())
-        except OSError as error:
-            raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path}: not a YAML file ({' '.join(str(error).split())}).") from error
-        if not isinstance(data, dict):
-            raise SettingsError(f"{path}: a protocol is a mapping of keys to values; got {type(data).__name__}.")
+        data = read_yaml(path)
         try:
             return cls.model_validate(data, context={"from_file": True, "directory": path.parent})
         except ValidationError as error:
@@ -383,14 +377,24 @@ class Protocol(Settings):
 
     @classmethod
     def restore(cls, content: dict[str, Any], directory: Path) -> Protocol:
-        """The protocol from the JSON content that `canonical` wrote, with its `inputs` in a directory."""
+        """The protocol from the JSON content that `canonical` wrote, with its `inputs` in a directory.
+
+        Raises
+        ------
+        SettingsError
+            A key is unknown or impossible, or a file is missing or not in the directory; names the key.
+        StoreError
+            The content was written by a later version of the package, or is damaged.
+        """
+        stored.check_version(content, str(directory.parent))
+        context = {"directory": directory, "stored": True}
         try:
-            return cls.model_validate(_names_of_files(content), context={"directory": directory})
+            return cls.model_validate(stored.without_version(content), context=context)
         except ValidationError as error:
             raise SettingsError(explain(error, str(directory), cls)) from error
 
     def canonical(self) -> str:
-        """The settings as JSON, the same text for the same campaign.
+        """The settings as JSON with the version of the package, the same text for the same campaign.
 
         Files are represented by their names and the SHA-256 of their contents, not by their folders.
 
@@ -399,12 +403,38 @@ class Protocol(Settings):
         SettingsError
             A file is missing.
         """
-        return json.dumps(self._content(), indent=1, sort_keys=True)
+        return json.dumps({**self._content(), stored.VERSION: __version__}, indent=1, sort_keys=True)
+
+    def differences(self, content: dict[str, Any]) -> list[str]:
+        """Keys in which the protocol of a campaign differs from this one in what is simulated or reported.
+
+        Keys that an earlier version of the package did not have yet count as their defaults. No difference are the
+        title of the campaign, the platform, the folders and names of files, and remarks and titles in PDB files.
+
+        Parameters
+        ----------
+        content
+            The JSON content that `canonical` wrote, by this version of the package or an earlier one.
+
+        Raises
+        ------
+        StoreError
+            It was written by a later version, has a key that no longer exists, or is damaged.
+
+        Examples
+        --------
+        >>> protocol = Protocol.load("protocols/alanine-dipeptide.yaml")  # doctest: +SKIP
+        >>> protocol.differences(json.loads(protocol.canonical()))  # doctest: +SKIP
+        []
+        """
+        stored.check_version(content, "protocol.json")
+        return list(stored.differences(self._content(), content, [Protocol]))
 
     def made_from(self) -> str:
         """The part of `canonical` that the molecule depends on, in one line."""
         content = self._content()
-        return json.dumps({"system": content["system"], "seed": self.seed}, sort_keys=True)
+        system = {key: value for key, value in content["system"].items() if key != "platform"}
+        return json.dumps({"system": system, "seed": self.seed}, sort_keys=True)
 
     def _content(self) -> dict[str, Any]:
         content = self.model_dump(mode="json")
@@ -412,7 +442,7 @@ class Protocol(Settings):
             place: Any = content
             for part in parents:
                 place = place[part]
-            place[last] = {"name": name, "sha256": hashlib.sha256(data).hexdigest()}
+            place[last] = stored.file_content(name, data)
         return content
 
 
@@ -480,14 +510,3 @@ def _existing_files(entries: Sequence[tuple[Location, dict[str, Any]]], info: Va
     if faults:
         raise SettingsError("\n".join(faults))
     return descriptors
-
-
-def _names_of_files(content: Any) -> Any:
-    """The content that `canonical` wrote, with the bare name of each file instead of its name and checksum."""
-    if isinstance(content, dict):
-        if content.keys() == {"name", "sha256"}:
-            return content["name"]
-        return {key: _names_of_files(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_names_of_files(value) for value in content]
-    return content

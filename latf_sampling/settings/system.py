@@ -9,7 +9,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.settings.fields import Concentration, File, Length, Mass, Pressure, Settings, Stiffness, existing
+from latf_sampling.settings.fields import (
+    Concentration,
+    Dimension,
+    File,
+    Length,
+    Pressure,
+    Settings,
+    Stiffness,
+    existing,
+    is_stored,
+    shown,
+)
 
 POTENTIALS = ("three-hole", "double-well", "harmonic-well", "lj7")
 """Model systems by name, which define their own potential."""
@@ -24,6 +35,14 @@ MOLECULES: dict[str, dict[str, Any]] = {
 """Molecules by name, with the values of keys that a protocol leaves out."""
 CONFORMATIONS = {"chignolin": ("hairpin", "extended")}
 """Conformations of molecules by name that a protocol may choose from."""
+MAX_WATERS = 1_000_000
+"""Water molecules that a box may hold at most; OpenMM needs a minute and a gigabyte of memory for so many."""
+WATERS = 33.4
+"""Water molecules in a cubic nanometer at room temperature."""
+VOLUMES = {"cube": 1.0, "dodecahedron": 0.5**0.5, "octahedron": 4 * 3**0.5 / 9}
+"""Volume of a box, relative to that of the cube whose images have the same distance."""
+HydrogenMass = Annotated[float, Dimension("mass", 1.0, 5.0)]
+"""The carbon of a methyl group has 15 amu with its hydrogens, and would be left with nothing at 5 amu."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +71,13 @@ _POTENTIAL = Source("a model system by name", frozenset({"platform"}))
 def _beside_or_openmm(entry: Any, info: ValidationInfo) -> Any:
     """A force field file beside the protocol if there is one, otherwise one of OpenMM's by its name."""
     if isinstance(entry, str):
+        if is_stored(info) and (Path(entry).is_absolute() or ".." in Path(entry).parts):
+            return existing(Path(entry), info)
         beside = Path((info.context or {}).get("directory", ".")) / entry
         return beside.resolve() if beside.is_file() else entry
     if isinstance(entry, Path):
         return existing(entry, info)
-    raise SettingsError(f"{entry!r} is not a file name.")
+    raise SettingsError(f"{shown(entry)} is not a file name.")
 
 
 ForceFieldFile = Annotated[Path | str, BeforeValidator(_beside_or_openmm), WithJsonSchema({"type": "string"})]
@@ -64,6 +85,8 @@ ForceFieldFile = Annotated[Path | str, BeforeValidator(_beside_or_openmm), WithJ
 
 
 def _directory(value: Any, info: ValidationInfo) -> Any:
+    if is_stored(info) or not isinstance(value, str | Path):
+        raise SettingsError(f"{shown(value)} is not the name of a directory beside the protocol.")
     directory = (Path((info.context or {}).get("directory", ".")) / str(value)).resolve()
     if not directory.is_dir():
         raise SettingsError(f"there is no directory {directory}; paths are relative to the protocol.")
@@ -94,7 +117,30 @@ class SolventSettings(Settings):
             raise SettingsError("padding: give either this or box.")
         if self.box is not None and self.shape != "cube":
             raise SettingsError("shape: goes with padding; a box with edges is rectangular.")
+        refuse_too_much_water(*self.least_size)
         return self
+
+    @property
+    def least_size(self) -> tuple[float, str]:
+        """Volume of the box, nm^3, without the molecule that a padding surrounds, and the key that determines it."""
+        if self.box is not None:
+            return self.box[0] * self.box[1] * self.box[2], "box"
+        return VOLUMES[self.shape] * (2 * (self.padding or 0.0)) ** 3, "padding"
+
+
+def refuse_too_much_water(volume: float, key: str) -> None:
+    """Refuse a box, by its volume in nm^3, with more than `MAX_WATERS` water molecules.
+
+    Raises
+    ------
+    SettingsError
+        It holds more.
+    """
+    if (waters := WATERS * volume) > MAX_WATERS:
+        raise SettingsError(
+            f"{key}: a box of {volume:.3g} nm^3 would hold {waters:.3g} water molecules, more than {MAX_WATERS:,}; "
+            "make it smaller."
+        )
 
 
 class PrepareSettings(Settings):
@@ -164,7 +210,7 @@ class BarostatSettings(Settings):
 
     pressure: Pressure = 1.0
     """Pressure of the barostat."""
-    interval: int = Field(default=25, ge=1)
+    interval: int = Field(default=25, ge=1, le=1_000_000_000)
     """Time steps between attempts to change the volume."""
 
 
@@ -208,7 +254,7 @@ class SystemSettings(Settings):
     """Nonbonded cutoff; needed with `cutoff` and `PME`, refused with `no cutoff`."""
     constraints: Literal["none", "h-bonds", "all-bonds", "h-angles"] = "h-bonds"
     """Bonds whose lengths are fixed: those to hydrogens, all, or all and the angles H-X-H and H-O-X."""
-    hydrogen_mass: Mass | None = None
+    hydrogen_mass: HydrogenMass | None = None
     """Mass of hydrogens, taken from the heavy atoms that they are bonded to; None leaves the force field's."""
     prepare: PrepareSettings | None = None
     """Completion and solvation of the structure; None takes it as it is, and refuses one that lacks atoms."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from latf_sampling.settings.fields import Settings, Temperature, Time
+
+Width = Annotated[int, Field(gt=0, le=100_000)]
+"""Number of units of a hidden layer."""
+Epochs = Annotated[int, Field(le=1_000_000)]
 
 
 class ModelSettings(Settings):
@@ -20,58 +24,58 @@ class ModelSettings(Settings):
     """How the flow depends on temperature. "reweighted": it is trained at all temperatures to which MBAR can reweight
     the frames, which needs their potential energies. "steered": through the width of the prior alone, as in the
     paper."""
-    encoder_hidden: tuple[PositiveInt, ...] = (32, 32)
+    encoder_hidden: tuple[Width, ...] = Field(default=(32, 32), max_length=100)
     """Widths of the hidden layers of the encoder."""
-    decoder_hidden: tuple[PositiveInt, ...] = (32,)
+    decoder_hidden: tuple[Width, ...] = Field(default=(32,), max_length=100)
     """Widths of the hidden layers of the decoder."""
-    beta: float = Field(default=1e-4, gt=0)
+    beta: float = Field(default=1e-4, gt=0, le=1e6)
     """Weight of log q(u|x) - log p(u|T) relative to the prediction of the future state."""
-    tau: float = Field(default=2.0, ge=0)
+    tau: float = Field(default=2.0, ge=0, le=100)
     """Tilt of the prior exp(tau |z| - |z|^2 / 2s); 0 makes it a Gaussian."""
     flow: Literal["spline", "realnvp"] = "spline"
     """Kind of the normalizing flow: rational-quadratic splines or RealNVP. Over five seeds splines came closer to the
     reference in the same time: KL of 0.020 to 0.025 against 0.031 to 0.070 on the Lennard-Jones cluster
     (benchmarks/learning.md)."""
-    flow_transforms: int = Field(default=3, ge=1)
+    flow_transforms: int = Field(default=3, ge=1, le=1000)
     """Number of transforms that the flow consists of."""
-    flow_hidden: tuple[PositiveInt, ...] = (48, 48)
+    flow_hidden: tuple[Width, ...] = Field(default=(48, 48), max_length=100)
     """Widths of the hidden layers of each transform."""
-    flow_bins: int = Field(default=8, ge=2)
+    flow_bins: int = Field(default=8, ge=2, le=1000)
     """Bins of each rational-quadratic spline; RealNVP has none."""
 
 
 class TrainingSettings(Settings):
     """How a model is trained; the stages are described in `latf_sampling.learning.training.stages`."""
 
-    initial_states: int = Field(default=20, ge=2)
+    initial_states: int = Field(default=20, ge=2, le=100_000)
     """Number of small clusters that the refinement starts from, for data without labels."""
-    batch_size: int = Field(default=4096, ge=2)
+    batch_size: int = Field(default=4096, ge=2, le=1_000_000_000)
     """Largest number of pairs in a batch; a small data set has smaller batches."""
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0, le=10)
     """Learning rate of the optimizer at the beginning of each stage."""
-    encoder_decay: float = Field(default=3.0, ge=0)
+    encoder_decay: float = Field(default=3.0, ge=0, le=1e6)
     """Decoupled weight decay of the encoder (Loshchilov and Hutter, arXiv:1711.05101). It keeps the variable smooth
     between states, where frames are few: without it the variable is steep there, and hills exert forces that tear the
     molecule apart."""
-    refinements: int = Field(default=12, ge=1)
+    refinements: Epochs = Field(default=12, ge=1)
     """Largest number of iterations of training and relabeling in the first stage."""
-    refinement_epochs: int = Field(default=5, ge=1)
+    refinement_epochs: Epochs = Field(default=5, ge=1)
     """Epochs of training in each of these iterations."""
     label_change: float = Field(default=0.01, gt=0, lt=1)
     """Labels count as self-consistent once an iteration changes the state of a smaller fraction of the frames."""
     minimum_population: float = Field(default=0.0005, ge=0, lt=1)
     """States with a smaller fraction of the frames are removed when labels are refined."""
-    joint_epochs: int = Field(default=6, ge=0)
+    joint_epochs: Epochs = Field(default=6, ge=0)
     """Epochs of training encoder, decoder and flow together; with 0 the flow is trained afterwards only."""
-    flow_epochs: int = Field(default=40, ge=0)
+    flow_epochs: Epochs = Field(default=40, ge=0)
     """Largest number of epochs of training the flow alone, on the finished encoder. With 0 here and for the joint
     epochs, the model has states and no density."""
-    patience: int = Field(default=4, ge=1)
+    patience: Epochs = Field(default=4, ge=1)
     """After so many epochs without a lower loss on the validation blocks the learning rate is reduced, and the second
     time the stage ends."""
-    ensemble: int = Field(default=4, ge=0)
+    ensemble: int = Field(default=4, ge=0, le=1000)
     """Number of additional flows, trained on bootstrap samples of the frames, whose spread is the standard error."""
-    ensemble_epochs: int = Field(default=2, ge=1)
+    ensemble_epochs: Epochs = Field(default=2, ge=1)
     """Epochs of training each of these flows."""
     balance_temperatures: bool = False
     """Whether every temperature has the same total weight, however many frames it has."""
@@ -82,7 +86,7 @@ class TrainingSettings(Settings):
 class SelectSettings(Settings):
     """Selection of columns of descriptors before training, see `latf_sampling.select_columns`."""
 
-    keep: int = Field(ge=1)
+    keep: int = Field(ge=1, le=1_000_000)
     """Largest number of columns that are kept."""
     correlation: float = Field(default=0.95, gt=0, le=1)
     """Among columns whose correlation is higher, the one with the highest autocorrelation after one lag is kept."""

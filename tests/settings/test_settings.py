@@ -257,7 +257,7 @@ def test_all_that_does_not_fit_together_at_once(tmp_path):
         (b"\tname: tab", "not a YAML file"),
         (b"name: \xff\xfe", "not a YAML file"),
         (b"- a\n- b\n", "got list"),
-        (b"", "got NoneType"),
+        (b"", "the file is empty"),
         (b"!!python/object/apply:os.system ['true']", "not a YAML file"),
     ],
 )
@@ -395,7 +395,7 @@ def test_files_of_an_observed_descriptor_are_kept_like_all_others(tmp_path):
     path = (tmp_path / "here" / "alanine-dipeptide.pdb").resolve()
     assert protocol.observe.descriptor["rmsd"]["reference"] == str(path)
     content = json.loads(protocol.canonical())
-    assert content["observe"]["descriptor"]["rmsd"]["reference"].keys() == {"name", "sha256"}
+    assert content["observe"]["descriptor"]["rmsd"]["reference"]["name"] == "alanine-dipeptide.pdb"
     assert content["observe"]["above"] == "0.1 nm"
     restored = Protocol.restore(content, tmp_path / "here")
     assert restored.observe == protocol.observe

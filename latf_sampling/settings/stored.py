@@ -1,0 +1,159 @@
+"""Protocols that a campaign has stored, also those of other versions of the package: what they hold, and what differs.
+
+A stored protocol is the JSON content that `Protocol.canonical` made. Files in it are ``{"name", "sha256"}``, and
+"counted" for PDB files: the SHA-256 of the records that a simulation depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined, to_jsonable_python
+
+from latf_sampling import __version__
+from latf_sampling.errors import StoreError
+from latf_sampling.settings.fields import Location, leaves, spell
+
+VERSION = "version"
+"""Key of the version of the package that made a campaign."""
+FIRST = "0.2.0"
+"""Protocols without a version were stored by this version or an earlier one."""
+IRRELEVANT = {("name",), ("system", "platform"), (VERSION,)}
+"""Keys that change neither physics nor results."""
+REMARKS = (
+    *(b"HEADER", b"OBSLTE", b"TITLE ", b"SPLIT ", b"CAVEAT", b"COMPND", b"SOURCE", b"KEYWDS", b"EXPDTA", b"NUMMDL"),
+    *(b"MDLTYP", b"AUTHOR", b"REVDAT", b"SPRSDE", b"JRNL  ", b"REMARK", b"MASTER", b"USER  "),
+)
+"""Records of a PDB file that no simulation depends on."""
+
+
+def file_content(name: str, data: bytes) -> dict[str, str]:
+    """What a stored protocol says about a file."""
+    content = {"name": name, "sha256": hashlib.sha256(data).hexdigest()}
+    if Path(name).suffix.lower() in (".pdb", ".ent"):
+        content["counted"] = counted(data)
+    return content
+
+
+def counted(pdb: bytes) -> str:
+    """SHA-256 of a PDB file without remarks, titles, blank lines and spaces at the ends of lines.
+
+    Examples
+    --------
+    >>> counted(b"REMARK  1\\nATOM  \\n") == counted(b"ATOM\\n\\n")
+    True
+    """
+    lines = (line.rstrip() for line in pdb.splitlines() if not line[:6].ljust(6).upper().startswith(REMARKS))
+    return hashlib.sha256(b"\n".join(line for line in lines if line)).hexdigest()
+
+
+def is_file(value: Any) -> bool:
+    """Whether a stored value stands for a file."""
+    return isinstance(value, dict) and {"name", "sha256"} <= value.keys() <= {"name", "sha256", "counted"}
+
+
+def check_version(content: Any, where: str) -> None:
+    """Refuse a stored protocol of a later version of the package, and what is no protocol.
+
+    Raises
+    ------
+    StoreError
+        The protocol was stored by a later version, or is damaged.
+    """
+    if not isinstance(content, dict):
+        raise StoreError(f"{where}: is damaged; it holds no settings of a campaign.")
+    version = content.get(VERSION, FIRST)
+    if _numbers(version) > _numbers(__version__):
+        raise StoreError(
+            f"{where}: the campaign was made by latf_sampling {version}; this is {__version__}: update it with "
+            "pip install --upgrade latf_sampling."
+        )
+
+
+def _numbers(version: Any) -> tuple[int, ...]:
+    """The numbers of a version, without what follows as in 0.3.0rc1."""
+    numbers = []
+    for part in str(version).split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    if not numbers:
+        raise StoreError(f"{VERSION}: {version!r} is not a version of latf_sampling; the stored protocol is damaged.")
+    while numbers and numbers[-1] == 0:  # 0.2 is 0.2.0
+        numbers.pop()
+    return tuple(numbers)
+
+
+def without_version(content: dict[str, Any]) -> dict[str, Any]:
+    """A stored protocol without the version, and with the bare name of each file."""
+    return {key: _names(value) for key, value in content.items() if key != VERSION}
+
+
+def _names(value: Any) -> Any:
+    if is_file(value):
+        return value["name"]
+    if isinstance(value, dict):
+        return {key: _names(item) for key, item in value.items()}
+    return [_names(item) for item in value] if isinstance(value, list) else value
+
+
+def differences(new: Any, old: Any, models: Sequence[type[BaseModel]], location: Location = ()) -> Iterator[str]:
+    """Keys in which the protocol of a campaign differs in what it means from a new one.
+
+    Parameters
+    ----------
+    new, old
+        Stored values at the same location, the old one by this or an earlier version. Keys that it lacks have their
+        defaults.
+    models
+        The settings that may stand there, one or those of a union; none where there are no settings.
+
+    Raises
+    ------
+    StoreError
+        The old one has a key that this version does not know.
+    """
+    if location in IRRELEVANT or new == old:
+        return
+    if is_file(new) and is_file(old):
+        if new["sha256"] != old["sha256"] and new.get("counted", "new") != old.get("counted", "old"):
+            yield spell(location)
+    elif isinstance(new, dict) and isinstance(old, dict):
+        known = {key: field for model in models for key, field in model.model_fields.items()}
+        unknown = sorted(old.keys() - known.keys() - {VERSION}) if models else []
+        if unknown:
+            raise StoreError(
+                f"{spell((*location, unknown[0]))}: latf_sampling {__version__} has no such key any more; continue the "
+                "campaign with the version that made it."
+            )
+        own = next((model.model_fields for model in models if new.keys() <= model.model_fields.keys()), {})
+        for key in sorted(new.keys() | old.keys()):
+            here, field = (*location, key), own.get(key)
+            if key in new and key in old:
+                yield from differences(new[key], old[key], _models(field), here)
+            elif key in old or field is None or new[key] != _default(field):
+                if here not in IRRELEVANT:
+                    yield spell(here)
+    elif isinstance(new, list) and isinstance(old, list) and len(new) == len(old):
+        for index, (one, other) in enumerate(zip(new, old)):
+            yield from differences(one, other, models, (*location, index))
+    else:
+        yield spell(location)
+
+
+def _models(field: FieldInfo | None) -> list[type[BaseModel]]:
+    """The settings that a field may hold."""
+    parts = [] if field is None else leaves(field.annotation, *field.metadata)
+    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def _default(field: FieldInfo) -> Any:
+    """The default of a field as it is stored; nothing equals that of a field without one."""
+    default = field.get_default(call_default_factory=True)
+    return to_jsonable_python(default) if default is not PydanticUndefined else default
