@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import openmm
 
-from latf_sampling.errors import SettingsError
+from latf_sampling.core.openmm_xml import read_openmm_xml
+from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.settings.system import OpenmmSettings, SystemSettings
-from latf_sampling.systems.engine_files import check_count, in_box, read_file
+from latf_sampling.systems.engine_files import check_count, in_box
 from latf_sampling.systems.molecule import Molecule
 from latf_sampling.systems.structure import read_structure
 
@@ -20,9 +19,10 @@ ENSEMBLE_FORCES = (openmm.MonteCarloBarostat, openmm.MonteCarloAnisotropicBarost
 def from_openmm(files: OpenmmSettings, settings: SystemSettings, seed: int) -> Molecule:
     """A molecule from a serialized system and a structure of the same atoms."""
     key = "system.openmm.system"
-    system = read_file(key, files.system, lambda file: openmm.XmlSerializer.deserialize(Path(file).read_text()))
-    if not isinstance(system, openmm.System):
-        raise SettingsError(f"{key}: {files.system} holds {type(system).__name__}, not a System.")
+    try:
+        system = read_openmm_xml(files.system, openmm.System)
+    except DataError as error:
+        raise SettingsError(f"{key}: {error}") from error
     for force in system.getForces():
         if isinstance(force, ENSEMBLE_FORCES):
             instead = "barostat" if "Barostat" in type(force).__name__ else "the walkers' temperatures"

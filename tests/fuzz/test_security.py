@@ -1,0 +1,201 @@
+"""Files from somebody else: none of them runs a program, or leads to a file elsewhere."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import openmm
+import pytest
+from helpers.molecules import STRUCTURE
+from openmm import app
+
+from latf_sampling.core.openmm_xml import FORCES, FUNCTIONS, INTEGRATORS, deserialize, read_openmm_xml
+from latf_sampling.errors import DataError, LatfError, SettingsError
+from latf_sampling.settings import SystemSettings
+from latf_sampling.systems import Molecule, build
+
+PACKAGE = Path(__file__).resolve().parents[2] / "latf_sampling"
+
+# ------------------------------------------------------------------------------------------------- OpenMM's XML files
+
+
+class Touch:
+    """An object that makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def python_force(file: Path) -> str:
+    """A serialized PythonForce that makes a file when OpenMM reads it."""
+    function = pickle.dumps(Touch(file)).hex()
+    return (
+        f'<Force forceGroup="0" function="{function}" name="x" type="PythonForce" usesPeriodic="0" version="1">'
+        "<GlobalParameters/></Force>"
+    )
+
+
+def nested(force: str) -> str:
+    """A CustomCVForce that holds a force."""
+    return (
+        '<Force energy="a" forceGroup="0" name="b" type="CustomCVForce" version="0"><GlobalParameters/>'
+        "<EnergyParameterDerivatives/><CollectiveVariables>"
+        f'<CollectiveVariable name="a">{force}</CollectiveVariable></CollectiveVariables><Functions/></Force>'
+    )
+
+
+def hidden(force: str, begin: str, end: str) -> str:
+    return f"{begin} > {force} {end}"
+
+
+ALANINE = app.PDBFile(str(STRUCTURE))
+SYSTEM = openmm.XmlSerializer.serialize(
+    app.ForceField("amber14/protein.ff14SB.xml").createSystem(ALANINE.topology, constraints=app.HBonds)
+)
+
+
+def with_force(force: str) -> str:
+    return SYSTEM.replace("</Forces>", f"{force}</Forces>")
+
+
+EXPLOITS = {
+    "a force": lambda force: with_force(force),
+    "inside a CustomCVForce": lambda force: with_force(nested(force)),
+    "in a comment that ends early for OpenMM": lambda force: with_force(hidden(force, "<!--", "-->")),
+    "in a processing instruction": lambda force: with_force(hidden(force, "<?x", "?>")),
+    "in place of the System": lambda force: force,
+    "under another name": lambda force: with_force(force.replace("<Force", "<F").replace("</Force", "</F")),
+}  # fmt: skip
+"""Where a PythonForce may stand in an XML file."""
+
+
+@pytest.fixture(scope="module")
+def exploits(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
+    """The XML file of each exploit, and the file that it makes."""
+    folder = tmp_path_factory.mktemp("exploits")
+    files = {}
+    for number, (case, make) in enumerate(EXPLOITS.items()):
+        xml, made = folder / f"{number}.xml", folder / f"made-{number}"
+        xml.write_text(make(python_force(made)))
+        files[case] = xml, made
+    return files
+
+
+@pytest.mark.skipif(not hasattr(openmm, "PythonForce"), reason="OpenMM before 8.5 has no PythonForce")
+def test_openmm_itself_would_run_the_code(exploits):
+    """One process reads all files with OpenMM alone, in which the code runs: those of the next test are no blanks."""
+    program = "import sys, openmm\nfor file in sys.argv[1:]:\n    try: openmm.XmlSerializer.deserialize(open(file).read())\n    except Exception: pass"  # noqa: E501
+    probed = {case: (xml, made) for case, (xml, made) in exploits.items() if case != "under another name"}
+    subprocess.run([sys.executable, "-c", program, *(str(xml) for xml, _ in probed.values())], check=False, timeout=60)
+    for case, (_, made) in probed.items():
+        assert made.exists(), case
+        made.unlink()
+
+
+@pytest.mark.parametrize("case", EXPLOITS)
+def test_serialized_python_is_refused_before_it_runs(exploits, tmp_path, case):
+    """At every entry point: the System of a protocol, that of a received campaign, the State of a segment."""
+    xml, made = exploits[case]
+    with pytest.raises(SettingsError, match=r"^system\.openmm\.system: .*\.xml.* (PythonForce|which OpenMM does not)"):
+        build(SystemSettings(openmm={"system": xml, "topology": STRUCTURE}))
+    with pytest.raises(DataError, match=re.escape(str(xml))):
+        read_openmm_xml(xml, openmm.State)
+    received(tmp_path, xml.read_text())
+    with pytest.raises(LatfError, match=r"system\.xml"):
+        Molecule.load(tmp_path)
+    assert not made.exists()
+
+
+def received(folder: Path, xml: str) -> None:
+    """The molecule of a campaign with another System, whose digests its sender has mended."""
+    from latf_sampling.core.storage import checksum
+
+    build(SystemSettings(name="alanine-dipeptide")).save(folder, "somebody")
+    before = checksum(folder / "system.xml")
+    (folder / "system.xml").write_text(xml)
+    for file in folder.rglob("*.json"):
+        file.write_text(file.read_text().replace(before, checksum(folder / "system.xml")))
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY b "{0}"><!ENTITY c "{1}"><!ENTITY d "{2}">]><System type="System">&d;</System>'
+WRONG = {
+    "a force of a plugin": (with_force('<Force type="TorchForce" file="x.pt"/>'), "holds a TorchForce, which is a"),
+    "an unknown force": (with_force('<Force type="Other"/>'), "holds a Other, which is none of OpenMM's own classes"),
+    "entities": (BOMB.format("x" * 99, "&b;" * 99, "&c;" * 99), "holds a document type declaration"),
+    "an external entity": (
+        '<!DOCTYPE a [<!ENTITY b SYSTEM "/etc/passwd">]><System type="System">&b;</System>',
+        "holds a document type declaration",
+    ),
+    "an integrator": (openmm.XmlSerializer.serialize(openmm.VerletIntegrator(0.001)), "VerletIntegrator, not a System"),
+    "another XML": ("<html><body/></html>", r"cannot be read \(it begins with <html>"),
+    "half": (SYSTEM[: len(SYSTEM) // 2], "cannot be read .*damaged"),
+    "nothing": ("", "cannot be read"),
+    "no XML": ('{"a": 1}', "cannot be read"),
+    "a mass that is no number": (re.sub(r' mass="[^"]*"', ' mass="nan"', SYSTEM, count=1), "mass of Particle is 'nan'"),
+    "an infinite length": (re.sub(r' d="[^"]*"', ' d="inf"', SYSTEM, count=1), "line 33: d of Constraint is 'inf'"),
+    "words for a number": (re.sub(r' mass="[^"]*"', ' mass="heavy"', SYSTEM, count=1), "mass of Particle is 'heavy'"),
+    "a missing number": (re.sub(r' mass="[^"]*"', "", SYSTEM, count=1), "cannot be read"),
+    "a later version": (SYSTEM.replace('type="System" version="', 'type="System" version="99'), "cannot be read"),
+    "far too deep": ("<System type='System'>" + "<a>" * 5000 + "</a>" * 5000 + "</System>", "nests more than"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_no_system_is_refused(case):
+    text, words = WRONG[case]
+    with pytest.raises(DataError, match=words) as refused:
+        deserialize(text, openmm.System, "a.xml")
+    assert str(refused.value).startswith("a.xml")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(gzip.compress(SYSTEM.encode()), "gzip"), (SYSTEM.encode("utf-16"), "no XML"), (b"\x89PNG\r\n", "no XML")],
+    ids=["gzip", "UTF-16", "PNG"],
+)
+def test_files_that_are_no_text_are_refused(tmp_path, content, words):
+    (tmp_path / "a.xml").write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_openmm_xml(tmp_path / "a.xml", openmm.System)
+    with pytest.raises(DataError, match="No such file"):
+        read_openmm_xml(tmp_path / "b.xml", openmm.System)
+
+
+def test_everything_that_openmm_writes_is_read():
+    def classes(base: type) -> set[str]:
+        return {name for name, kind in vars(openmm).items() if isinstance(kind, type) and kind.__base__ is base}
+
+    # a new class of OpenMM fails here: it has to be looked at before it counts as data
+    assert classes(openmm.Force) - FORCES <= {"PythonForce"}
+    assert classes(openmm.Integrator) - INTEGRATORS <= {"DrudeIntegrator"}  # the abstract base of others
+    assert classes(openmm.TabulatedFunction) <= FUNCTIONS
+    system = deserialize(SYSTEM, openmm.System, "a.xml")
+    assert openmm.XmlSerializer.serialize(system) == SYSTEM
+    integrator = openmm.CustomIntegrator(0.001)
+    integrator.addComputePerDof("x", "x+dt*v")
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatform("Reference"))
+    context.setPositions(ALANINE.positions)
+    state = openmm.XmlSerializer.serialize(context.getState(positions=True, velocities=True, parameters=True))
+    assert openmm.XmlSerializer.serialize(deserialize(state, openmm.State, "a.xml")) == state
+    written = openmm.XmlSerializer.serialize(integrator)
+    assert openmm.XmlSerializer.serialize(deserialize(written, openmm.Integrator, "a.xml")) == written
+
+
+def test_no_other_module_reads_xml_or_pickles():
+    """`starts.worker` reads a text that its own parent process has serialized."""
+    calls = r"XmlSerializer\.deserialize|\.loadState\(|pickle\.loads?\(|yaml\.(unsafe_|full_)?load\(|allow_pickle=True|weights_only=False"  # noqa: E501
+    found = {
+        str(file.relative_to(PACKAGE))
+        for file in PACKAGE.rglob("*.py")
+        if re.search(calls, re.sub(r'"""[\s\S]*?"""', "", file.read_text()))
+    }
+    assert found <= {"core/openmm_xml.py", "starts/worker.py"}
