@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import openmm
 from openmm import app
@@ -16,6 +18,11 @@ from latf_sampling.units import to_quantity
 
 NONBONDED = {"no cutoff": app.NoCutoff, "cutoff": app.CutoffNonPeriodic, "PME": app.PME}
 CONSTRAINTS = {"none": None, "h-bonds": app.HBonds, "all-bonds": app.AllBonds, "h-angles": app.HAngles}
+
+_SCRIPTS = ("Script", "InitializationScript")
+"""Elements of a force field file that are Python."""
+_WORD = re.compile("True|False|[01]")
+"""What OpenMM, which evaluates this attribute as Python, expects in it."""
 
 
 def options(settings: SystemSettings) -> dict[str, Any]:
@@ -40,7 +47,7 @@ def load_force_field(files: tuple[Path | str, ...]) -> app.ForceField:
         A file cannot be read, or is neither a file of the user nor one of OpenMM; names it.
     """
     for file in files:
-        if isinstance(file, Path) and file.is_file() and re.search(rb"<Include\b", file.read_bytes()):
+        if isinstance(file, Path) and any(element.tag == "Include" for element in _elements(file)):
             raise SettingsError(
                 f"system.force_field: {file} includes other files, which a campaign would not copy; name them in "
                 "force_field and remove the includes."
@@ -49,6 +56,23 @@ def load_force_field(files: tuple[Path | str, ...]) -> app.ForceField:
         return app.ForceField(*(str(file) for file in files))
     except Exception as error:  # of many types
         raise SettingsError(f"system.force_field: {_fault(files, error)}") from error
+
+
+def is_program(file: Path) -> bool:
+    """Whether a force field file holds Python, which OpenMM runs: scripts, or an expression in place of a word."""
+    return any(
+        element.tag in _SCRIPTS or not _WORD.fullmatch(element.get("useDispersionCorrection", "True"))
+        for element in _elements(file)
+    )
+
+
+def _elements(file: Path) -> Iterator[ElementTree.Element]:
+    """The elements of an XML file, up to where it is damaged; OpenMM refuses what is no XML."""
+    try:
+        for _, element in ElementTree.iterparse(file, ["start"]):
+            yield element
+    except (ElementTree.ParseError, OSError, ValueError, LookupError):  # the last two for an unknown encoding
+        return
 
 
 def _fault(files: tuple[Path | str, ...], error: Exception) -> str:
