@@ -262,6 +262,7 @@ def writes(tree: ast.AST) -> list[int]:
 
 WRITE = {
     "latf_sampling.core.storage",
+    "latf_sampling.core.outputs",  # a try, which it removes
     "latf_sampling.data.layout",  # the lock of a campaign
     "latf_sampling.cv.force",  # a table that running forces read, in a temporary folder that dies with them
 }

@@ -1,24 +1,34 @@
 """The command line; each command is one call that a script could make.
 
-Exit codes: 0 for success; 1 where the installation is not healthy or there are fewer structures than requested; 2 for
-wrong input; 130 for an interruption.
+Exit codes: 0 for success; 1 where the installation is not healthy, there are fewer structures than requested, or the
+reader of the output has ended; 2 for wrong input and for files that cannot be read or written; 70 for a fault of the
+program; 128 and the number of the signal for an interruption: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
+import tempfile
 import time
+import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from latf_sampling import __version__
+from latf_sampling.cli import signals, tables
 from latf_sampling.cli.progress import Bars
+from latf_sampling.core import storage
+from latf_sampling.core.outputs import explain, output_directory, output_file
+from latf_sampling.core.processes import UnexpectedFailure, describe
+from latf_sampling.core.words import plural
 from latf_sampling.errors import ExtrapolationWarning, LatfError, SettingsError
 
 app = typer.Typer(
@@ -28,6 +38,17 @@ app = typer.Typer(
     help="Learn collective variables with Latent Thermodynamic Flows and drive OpenMM with them.",
 )
 _out, _err = Console(), Console(stderr=True)
+FAULT = 70
+"""Exit code of a fault of the program, EX_SOFTWARE of sysexits.h."""
+
+
+def _say(text: str) -> None:
+    """Print a line as it is: in names of files brackets and colons are no markup."""
+    _out.print(Text(text), soft_wrap=True)
+
+
+def _complain(text: str, style: str = "red") -> None:
+    _err.print(Text(f"latf: {text}", style), soft_wrap=True)
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,13 +75,20 @@ def run(
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory of the campaign.")],
 ) -> None:
     """Run a campaign, or continue it."""
-    from latf_sampling.campaign.campaign import Campaign
+    from latf_sampling.settings import Protocol
 
     began = time.perf_counter()
-    campaign = Campaign(protocol, output)
+    settings = Protocol.load(protocol)  # its faults are told before anything that takes seconds is imported
+    output_directory(output)
+
+    from latf_sampling.campaign.campaign import Campaign
+
+    campaign = Campaign(settings, output)
+    for page in (campaign.directory.report, campaign.directory.evaluation):
+        output_file(page, follow_link=False)
     with Bars(_err) as bars:
         campaign.run(bars)
-    _out.print(f"Finished in {time.perf_counter() - began:.0f} s. Report: {campaign.directory.report}", soft_wrap=True)
+    _say(f"Finished in {time.perf_counter() - began:.0f} s. Report: {campaign.directory.report}")
 
 
 @app.command()
@@ -68,10 +96,9 @@ def status(directory: Directory) -> None:
     """Show which steps of a campaign are done."""
     from latf_sampling.records.records import Records
 
-    table = Table("step", "done", "")
-    for entry in Records.load(directory).status():
-        table.add_row(entry["step"], f"{100 * entry['done']:.0f} %", entry["words"])
-    _out.print(table)
+    entries = Records.load(directory).status()
+    rows = [[entry["step"], f"{100 * entry['done']:.0f} %", entry["words"]] for entry in entries]
+    _say(tables.aligned(["step", "done", ""], rows, _out.width if _out.is_terminal else None))
 
 
 @app.command()
@@ -87,13 +114,14 @@ def train(
     from latf_sampling.campaign.campaign import Campaign
     from latf_sampling.data.layout import LearningDirectory
 
+    files = LearningDirectory(output_directory(output))
+    targets = output_file(files.model), output_file(files.cv)
     campaign = Campaign.load(directory)
     with Bars(_err) as bars:
         model, cv, _ = campaign.train(last_round, seed, progress=lambda fraction, words: bars("train", fraction, words))
-    files = LearningDirectory(output)
-    model.save(files.model)
-    cv.save(files.cv)
-    _out.print(f"{model.n_states} states. Model and collective variable are in {output}.", soft_wrap=True)
+    model.save(targets[0])
+    cv.save(targets[1])
+    _say(f"{plural(model.n_states, 'state')}. Model and collective variable are in {output}.")
 
 
 @app.command()
@@ -108,12 +136,12 @@ def evaluate(
     from latf_sampling.report import write_evaluation
 
     campaign = Campaign.load(directory)
+    page = _page(campaign.directory.evaluation, output)
     with Bars(_err) as bars:
         evaluation = campaign.evaluate(lambda fraction, words: bars("evaluate", fraction, words))
-    page = campaign.directory.evaluation if output is None else output
     write_evaluation(evaluation, page)
-    _out.print(evaluation.table())
-    _out.print(f"Figures: {page}", soft_wrap=True)
+    tables.print_table(_out, evaluation.table())
+    _say(f"Figures: {page if output is None else output}")
 
 
 @app.command()
@@ -129,14 +157,18 @@ def lags(
     from latf_sampling.report import write_lags
 
     records = Records.load(directory)
+    page = _page(records.directory.lags, output)
     with Bars(_err) as bars:
         scan = scan_lags(
             records.series(records.frames()), progress=lambda fraction, words: bars("lags", fraction, words)
         )
-    page = records.directory.lags if output is None else output
     write_lags(scan, page)
-    _out.print(scan.table())
-    _out.print(f"{scan.reason}\nFigures: {page}", soft_wrap=True)
+    _say(f"{scan.table()}\n{scan.reason}\nFigures: {page if output is None else output}")
+
+
+def _page(default: Path, output: Path | None) -> Path:
+    """The page to write, which can be written."""
+    return output_file(default, follow_link=False) if output is None else output_file(output)
 
 
 @app.command()
@@ -167,6 +199,7 @@ def features(
     records = Records.load(source) if source.is_dir() else None
     if ranking and records is None:
         raise SettingsError("latf features: --ranking needs a model; give the directory of a campaign.")
+    learned = records.last_learned() if ranking and records is not None else None
     setup = Setup(Protocol.load(source)) if records is None else records
     if trajectories:
         sources = Source.from_files(setup, trajectories)
@@ -176,15 +209,12 @@ def features(
         statistics = write_features(
             setup.features, sources, output, lambda fraction, words: bars("features", fraction, words)
         )
-    print(statistics.table())
-    for remark in statistics.remarks(most=1000):
-        _out.print(remark, soft_wrap=True, markup=False, highlight=False)
-    if ranking and records is not None:
-        learned = records.last_learned()
+    _say("\n".join([statistics.table(), *statistics.remarks(most=1000)]))
+    if learned is not None and records is not None:
         model, cv = records.model(learned)
-        print(f"\n{rank_descriptors(model, records.dataset(learned, records.features_of(cv))).table()}")
+        _say(f"\n{rank_descriptors(model, records.dataset(learned, records.features_of(cv))).table()}")
     if output is not None:
-        _out.print(f"Written to {output}.", soft_wrap=True)
+        _say(f"Written to {output}.")
 
 
 @app.command()
@@ -198,11 +228,12 @@ def export(
     """Export the collective variable of a trained model as one TorchScript file."""
     from latf_sampling.records.records import Records
 
+    target = output_file(output)
     records = Records.load(directory)
     _, cv = records.model(records.last_learned() if round_index is None else round_index)
-    cv.save(output)
-    words = f"{cv.dim} components from {len(cv.metadata['names'])} descriptors of {len(cv.atoms)} atoms"
-    _out.print(f"{output}: {words}.", soft_wrap=True)
+    cv.save(target)
+    components, atoms = plural(cv.dim, "component"), plural(len(cv.atoms), "atom")
+    _say(f"{output}: {components} from {plural(len(cv.metadata['names']), 'descriptor')} of {atoms}.")
 
 
 @app.command()
@@ -263,6 +294,7 @@ def starts(
     options |= {
         name: True for name, wanted in (("allow_cis", allow_cis), ("allow_inversion", allow_inversion)) if wanted
     }
+    output_directory(output)
     directory, learned = locate_model(directory) or (directory, None)
     campaign = Campaign.load(directory)
     with Bars(_err) as bars, warnings.catch_warnings():
@@ -275,7 +307,7 @@ def starts(
             structures = campaign.structures_between(kelvin, [_end(text) for text in between], number, seed, **options)
         else:
             structures = campaign.generate_starts(kelvin, number, seed, **options)
-    _out.print(structures.summary(), soft_wrap=True, highlight=False)
+    _say(structures.summary())
     if len(structures) < structures.requested:
         raise typer.Exit(1)
 
@@ -307,7 +339,8 @@ def report(
     from latf_sampling.records.records import Records
     from latf_sampling.report import write_report
 
-    _out.print(f"Report: {write_report(Records.load(directory), output)}", soft_wrap=True)
+    page = write_report(Records.load(directory), None if output is None else output_file(output))
+    _say(f"Report: {page if output is None else output}")
 
 
 @app.command()
@@ -332,22 +365,80 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 
 def _warn(message: Warning | str, *_) -> None:
-    _err.print(f"latf: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    _complain(str(message), "yellow")
 
 
 def main() -> NoReturn:
-    """Run the command line; errors of the package become one sentence and exit code 2."""
+    """Run the command line: whatever goes wrong becomes one sentence and an exit code, see the top of this file."""
+    _use_utf8()
     warnings.showwarning = _warn
+    with signals.as_exceptions() as caught:
+        try:
+            code = _run()
+        except signals.Interrupted as interruption:
+            code = _interrupted(interruption)
+        except Exception as error:
+            # A signal that arrived in a function called from C is lost there, and may appear as another error.
+            code = _failed(error) if caught.received is None else _interrupted(caught.received)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command; returns its exit code."""
     try:
         app(standalone_mode=True)
-    except LatfError as error:
-        _err.print(f"latf: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
     except SystemExit as ended:
-        if ended.code == 130:  # typer's exit code for Ctrl-C
-            _err.print("latf: interrupted; what is finished is kept, and the same command continues.", soft_wrap=True)
-        raise
-    sys.exit(0)
+        sys.stdout.flush()
+        if ended.code == 130:  # typer's exit code for Ctrl-C, where no signal was raised
+            _complain("interrupted; what is finished is kept, and the same command continues.")
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0
+
+
+def _interrupted(interruption: signals.Interrupted) -> int:
+    _complain(f"interrupted by {interruption}; what is finished is kept, and the same command continues.")
+    return interruption.exit_code
+
+
+def _failed(error: Exception) -> int:
+    """Say in one sentence what went wrong; returns the exit code."""
+    if isinstance(error, BrokenPipeError):  # whoever read the output has ended, as in `latf status x | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it is lost at the end
+        return 1
+    if isinstance(error, LatfError) and not isinstance(error, UnexpectedFailure):
+        _complain(str(error))
+        return 2
+    if isinstance(error, OSError):
+        _complain(explain(error))
+        return 2
+    if isinstance(error, MemoryError):
+        _complain(f"there is not enough memory ({error}).")
+        return 2
+    what = str(error).rstrip(".") if isinstance(error, UnexpectedFailure) else f"unexpected failure ({describe(error)})"
+    text = f"{' '.join(sys.argv)}\nlatf_sampling {__version__}\n{traceback.format_exc()}"
+    try:
+        file = Path(tempfile.mkdtemp(prefix="latf-failure-")) / "traceback.txt"
+        storage.write_text(file, text)
+    except (OSError, LatfError):
+        file = None
+        _err.print(Text(text), soft_wrap=True)
+    where = "above" if file is None else f"in {file}"
+    _complain(f"{what}. This is a fault of latf_sampling; please report it with the traceback, which is {where}.")
+    return FAULT
+
+
+def _use_utf8() -> None:
+    """Read and write UTF-8 whatever the locale is, and print what the terminal cannot show as an escape sequence.
+
+    In a locale that knows ASCII alone (C, POSIX), Python cannot even name a file "é", and libraries that read text in
+    the encoding of the locale fail: there the command is run anew in Python's UTF-8 mode.
+    """
+    if sys.getfilesystemencoding() == "ascii":
+        environment = {**os.environ, "PYTHONUTF8": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

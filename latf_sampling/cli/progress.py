@@ -12,14 +12,22 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 
 class Bars:
     """One progress bar per step on a terminal; elsewhere one line when a step is done."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-                   TimeRemainingColumn(), TextColumn("{task.fields[words]}"))  # fmt: skip
+        # words may hold brackets, which are no markup
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[words]}", markup=False),
+        )
         self._console = console
         self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
@@ -39,4 +47,4 @@ class Bars:
         if fraction >= 1 and step not in self._done:
             self._done.add(step)
             if not self._console.is_terminal:
-                self._console.print(f"{step}: done. {words}", soft_wrap=True)
+                self._console.print(Text(f"{step}: done. {words}"), soft_wrap=True)

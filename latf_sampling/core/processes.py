@@ -5,21 +5,31 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
+import sys
 import threading
+import time
 import traceback
+import types
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from latf_sampling.errors import LatfError, SimulationError
+from latf_sampling.core.outputs import explain
+from latf_sampling.errors import LatfError, SettingsError, SimulationError, StoreError
 
 MAX_DEATHS = 2
 """A task is given up after so many workers died during it."""
 WATCH_INTERVAL = 0.5
 """s between two calls of a function that watches tasks."""
+GRACE = 5.0
+"""s that a process has to end after it was asked to; then it is killed."""
+GROUP_DELAY = 0.5
+"""s within which a signal that ended a child also reaches this process, if it was sent to both."""
 
 Setup = TypeVar("Setup")
 Task = TypeVar("Task")
@@ -33,6 +43,17 @@ class WorkerDied:
     how: str
 
 
+class UnexpectedFailure(SimulationError):
+    """A worker raised an exception that is none of the package's; its cause is a `RemoteTraceback`."""
+
+
+class RemoteTraceback(Exception):
+    """The traceback of an exception in another process, as text."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
 def run_tasks(
     make_worker: Callable[[Setup], Callable[[Task], Result]],
     setup: Setup,
@@ -42,7 +63,8 @@ def run_tasks(
     max_deaths: int = MAX_DEATHS,
     fresh: bool = False,
     watch: Callable[[int], None] | None = None,
-) -> Iterator[tuple[int, Result | WorkerDied]]:
+    name: Callable[[int], str] = "task {}".format,
+) -> Generator[tuple[int, Result | WorkerDied], None, None]:
     """Run tasks in parallel, and yield their results in the order in which they finish.
 
     If a worker is killed, another one begins its task anew. The workers are stopped when the caller stops iterating,
@@ -64,6 +86,8 @@ def run_tasks(
     watch
         Called with the number of running tasks every half second and when one of them ends, unless they run in this
         process.
+    name
+        What a task is called in an error, by its number.
 
     Yields
     ------
@@ -74,8 +98,12 @@ def run_tasks(
     ------
     LatfError
         A worker raised it; the others are stopped.
-    SimulationError
-        A worker raised an unexpected exception; the others are stopped.
+    StoreError
+        A worker could not read or write a file; the others are stopped.
+    UnexpectedFailure
+        A worker raised another exception; the others are stopped.
+    SettingsError
+        Worker, setup or a task cannot be passed to another process.
 
     Examples
     --------
@@ -109,6 +137,8 @@ def run_tasks(
                 if message is None:
                     how = child.exit_reason
                     terminate([child])
+                    if how == "SIGTERM":
+                        time.sleep(GROUP_DELAY)  # a signal to all processes of a job is no failure of this one
                     assignment.deaths += 1
                     if assignment.deaths < max_deaths:
                         retries.append(assignment)
@@ -123,7 +153,9 @@ def run_tasks(
                 if kind == "error":
                     raise content
                 if kind == "failure":
-                    raise SimulationError(f"task {assignment.number}: unexpected failure.\n{content}")
+                    what, text = content
+                    failure = f"{name(assignment.number)}: unexpected failure ({what})."
+                    raise UnexpectedFailure(failure) from RemoteTraceback(text)
                 yield assignment.number, content
     finally:
         terminate([*busy, *idle])
@@ -137,12 +169,18 @@ def available_cores() -> int:
 class ChildProcess:
     """A spawned process that runs `target(*arguments, connection)`, and ends when its parent does.
 
-    It does not receive a Ctrl-C: the parent does, and stops its children.
+    It does not receive a Ctrl-C, nor the end of the terminal: the parent does, and stops its children. It imports
+    nothing of the script that runs in the parent, which therefore needs no ``if __name__ == "__main__"``.
 
     Attributes
     ----------
     connection : multiprocessing.connection.Connection
         The parent's end of the pipe to the child.
+
+    Raises
+    ------
+    SettingsError
+        The target or an argument cannot be passed to another process.
     """
 
     def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
@@ -150,11 +188,12 @@ class ChildProcess:
         self.connection, child_end = context.Pipe()
         self.process = context.Process(target=_run, args=(target, *arguments, child_end), daemon=True)
         # The child inherits the mask.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
-            self.process.start()
+            with _script_hidden(), _as_settings_error():
+                self.process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         child_end.close()
 
     @property
@@ -165,9 +204,16 @@ class ChildProcess:
         return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
     def send(self, message: Any) -> None:
-        """Send a message; the death of the child is noticed when its answer is waited for."""
+        """Send a message; the death of the child is noticed when its answer is waited for.
+
+        Raises
+        ------
+        SettingsError
+            The message cannot be passed to another process.
+        """
         try:
-            self.connection.send(message)
+            with _script_hidden(), _as_settings_error():
+                self.connection.send(message)
         except (BrokenPipeError, ConnectionResetError):
             self.process.join()
 
@@ -190,7 +236,41 @@ def terminate(children: Iterable[ChildProcess]) -> None:
     for child in children:
         child.process.terminate()
     for child in children:
+        child.process.join(GRACE)
+        if child.process.is_alive():
+            child.process.kill()
         child.join()
+
+
+_script_lock = threading.RLock()
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Let `multiprocessing` find an empty module in place of the script that runs in this process.
+
+    It would have a child import the script first, which then starts the same work again unless all of it stands under
+    ``if __name__ == "__main__"``.
+    """
+    with _script_lock:
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = script
+
+
+@contextmanager
+def _as_settings_error() -> Iterator[None]:
+    """An object that cannot be pickled is the caller's: most often a class or function of the script itself."""
+    try:
+        yield
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise SettingsError(
+            f"an object cannot be passed to another process ({error}); put classes and functions of your own into a "
+            "file beside the script, and import them from there."
+        ) from error
 
 
 @dataclass
@@ -223,11 +303,23 @@ def _serve(make_worker: Callable[[Any], Callable[[Any], Any]], setup: Any, fresh
             message = ("result", worker(task))
         except LatfError as error:
             message = ("error", error)
-        except Exception:
-            message = ("failure", traceback.format_exc())
+        except OSError as error:
+            message = ("error", StoreError(explain(error)))
+        except Exception as error:
+            message = ("failure", (describe(error), traceback.format_exc()))
         connection.send(message)
         if fresh:
             return
+
+
+def describe(error: BaseException) -> str:
+    """Type and text of an exception on one line.
+
+    >>> describe(KeyError("spam"))
+    "KeyError: 'spam'"
+    """
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _run(target: Callable[..., None], *arguments: Any) -> None:

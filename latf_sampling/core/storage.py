@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from latf_sampling.core.outputs import check_replaceable, reason, temporary_name
 from latf_sampling.errors import StoreError
 
 
@@ -32,28 +33,32 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     StoreError
-        The file cannot be written, for example on a full disk; an earlier file of this name is unchanged.
+        The file cannot be written, for example on a full disk, or the path is that of a device, a symbolic link or
+        anything else but a regular file; an earlier file of this name is unchanged.
     """
     path = Path(path)
-    # The suffix is kept, since writers of trajectories choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(temporary_name(path))
     try:
+        check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
         _sync_directory(path.parent)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed.") from error
+        raise StoreError(f"{path}: cannot be written ({reason(error)}); nothing was changed.") from error
     finally:
         with suppress(OSError):  # a folder that cannot be made or written must not hide the error above
             temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file completely or not at all."""
+    """Write a text file completely or not at all, as UTF-8.
+
+    Names of files that are not UTF-8 are written with the bytes that they have on the disk.
+    """
     with atomic_write(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def append(path: str | Path, text: str, place: int) -> int:
@@ -144,9 +149,11 @@ def read_json(path: str | Path) -> Any:
         The file is missing or damaged.
     """
     try:
-        return json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}).") from error
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: is damaged; it is not JSON ({error}).") from error
 
 
 def remove(path: str | Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import traceback
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 from latf_sampling.core.processes import WorkerDied, available_cores, run_tasks
-from latf_sampling.errors import LatfError, SimulationError
+from latf_sampling.core.words import plural
+from latf_sampling.errors import SimulationError
 from latf_sampling.simulation.walker import WalkerJob, run_walker
 
 
@@ -28,14 +29,16 @@ def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], p
     ------
     SimulationError
         A walker failed or its process was killed; the others are stopped, and finished segments stay.
+    LatfError
+        Another error of a walker, such as a full disk; the others are stopped likewise.
     """
-    context = multiprocessing.get_context("spawn")
-    fractions = [context.Value("d", 0.0) for _ in jobs]
+    # without locks: each number has one writer, and a lock would be leaked by a process that is killed
+    fractions = [multiprocessing.get_context("spawn").Value("d", 0.0, lock=False) for _ in jobs]
 
     def watch(running: int) -> None:
         shares = [fraction.value for fraction in fractions]
         finished = sum(share >= 1 for share in shares)
-        progress(sum(shares) / len(jobs), f"{finished} of {len(jobs)} walkers finished")
+        progress(sum(shares) / len(jobs), f"{finished} of {plural(len(jobs), 'walker')} finished")
 
     results = run_tasks(
         _WalkerWorker,
@@ -45,13 +48,15 @@ def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], p
         max_deaths=1,
         fresh=True,
         watch=watch,
+        name=lambda number: _name(jobs[number]),
     )
-    for number, result in results:
-        if isinstance(result, WorkerDied):
-            raise SimulationError(
-                f"{_name(jobs[number])}: its process ended by {result.how}; finished segments are kept, run the "
-                "campaign again to go on."
-            )
+    with closing(results):
+        for number, result in results:
+            if isinstance(result, WorkerDied):
+                raise SimulationError(
+                    f"{_name(jobs[number])}: its process ended by {result.how}; finished segments are kept, run the "
+                    "campaign again to go on."
+                )
 
 
 class _WalkerWorker:
@@ -72,12 +77,7 @@ class _WalkerWorker:
         def report(fraction: float) -> None:
             self.fractions[number].value = fraction
 
-        try:
-            run_walker(job, report)
-        except LatfError as error:
-            raise SimulationError(str(error)) from error
-        except Exception as error:
-            raise SimulationError(f"{_name(job)}: unexpected failure.\n{traceback.format_exc()}") from error
+        run_walker(job, report)
 
 
 def _name(job: WalkerJob) -> str:

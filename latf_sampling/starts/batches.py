@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from latf_sampling.core.processes import WorkerDied, available_cores, run_tasks
+from latf_sampling.core.words import plural
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SimulationError
 from latf_sampling.starts.archive import Archive
@@ -60,15 +62,16 @@ class TargetBatches:
         finished = {number: directory.read_target(number) for number in numbers}
         results.update({number: result for number, result in finished.items() if result is not None})
         tasks = ((number, self._task(number, thermal)) for number in numbers if finished[number] is None)
-        for number, result in run_tasks(Worker, self.settings, tasks, self.processes):
-            if isinstance(result, TargetResult):
-                directory.write_target(number, result)
-            else:
-                result = TargetResult([{"reason": _death(result)}], None)
-            results[number] = result
-            valid = sum(entry.structure is not None for entry in results.values())
-            words = f"{valid} valid, {len(results) - valid} rejected"
-            progress(min(1.0, len(results) / (numbers[-1] + 1)), words)
+        with closing(run_tasks(Worker, self.settings, tasks, self.processes, name="target {}".format)) as finishing:
+            for number, result in finishing:
+                if isinstance(result, TargetResult):
+                    directory.write_target(number, result)
+                else:
+                    result = TargetResult([{"reason": _death(result)}], None)
+                results[number] = result
+                valid = sum(entry.structure is not None for entry in results.values())
+                words = f"{valid} valid, {len(results) - valid} rejected"
+                progress(min(1.0, len(results) / (numbers[-1] + 1)), words)
 
     def _count_valid(self, results: dict[int, TargetResult]) -> int:
         """Number of structures; those that repeat an earlier one are rejected."""
@@ -96,12 +99,14 @@ class TargetBatches:
         tasks = ((number, PlainRun(number, self._frame(index))) for number, index in enumerate(frames))
         runs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         failures: dict[int, str] = {}
-        for number, result in run_tasks(Worker, self.settings, tasks, min(self.processes, len(frames))):
-            if isinstance(result, tuple):
-                runs[number] = result
-            else:
-                failures[number] = _death(result)
-            progress(0.0, f"{len(runs) + len(failures)} of {len(frames)} plain runs")
+        processes = min(self.processes, len(frames))
+        with closing(run_tasks(Worker, self.settings, tasks, processes, name="plain run {}".format)) as finishing:
+            for number, result in finishing:
+                if isinstance(result, tuple):
+                    runs[number] = result
+                else:
+                    failures[number] = _death(result)
+                progress(0.0, f"{len(runs) + len(failures)} of {plural(len(frames), 'plain run')}")
         if not runs:
             raise SimulationError(
                 f"starts: from none of {len(frames)} archived frames a plain simulation at "
