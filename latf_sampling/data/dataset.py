@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 
 import numpy as np
 import torch
@@ -14,11 +16,28 @@ from torch import Tensor
 from latf_sampling.analysis.blocks import BLOCKS
 from latf_sampling.analysis.mbar import TemperatureReweighting
 from latf_sampling.analysis.weights import kish
-from latf_sampling.errors import DataError
-from latf_sampling.units import BAR, KB, PressureLike, TemperatureLike, TimeLike, to_float, to_kelvin
+from latf_sampling.core import arguments
+from latf_sampling.errors import DataError, SettingsError
+from latf_sampling.units import (
+    BAR,
+    KB,
+    PressureLike,
+    QuantityArrayLike,
+    TemperatureLike,
+    TimeLike,
+    parse,
+    to_array,
+    to_float,
+    to_kelvin,
+)
 
 CHUNK = 65536
 """Frames that are processed at a time where all of them would not fit into memory."""
+HIGHEST_ENERGY = 1e12
+"""Energies beyond this are those of overlapping atoms or of a wrong unit; molecules of 1e9 atoms do not reach it."""
+FARTHEST_ENERGY = 1e4
+"""Distance of an energy from the median of its series, in standard deviations as the quartiles give them, beyond which
+the frame is damaged: an energy of heating or of falling into place is some hundred of them away."""
 
 
 class Series:
@@ -36,15 +55,16 @@ class Series:
     labels
         State index of each frame (frames,); None lets training start from many small clusters.
     energies
-        Potential energy of each frame without bias, kJ/mol (frames,), for reweighting in temperature. For a simulation
-        at constant pressure it is the enthalpy (see `enthalpy`).
+        Potential energy of each frame without bias, kJ/mol (frames,) or a quantity, for reweighting in temperature. For
+        a simulation at constant pressure it is the enthalpy (see `enthalpy`).
     interval
         Time between frames, ps, or a quantity; series with different intervals do not fit in one data set.
 
     Raises
     ------
     DataError
-        A shape is wrong, or a value is not finite; the message names the frame and the column.
+        A shape is wrong, or a value is no number, not finite, or an energy far from all others; the message names the
+        frame and the column.
     SettingsError
         The temperature is not above 0, or it is no temperature.
 
@@ -61,11 +81,12 @@ class Series:
         temperature: TemperatureLike = 300.0,
         weights: ArrayLike | Tensor | None = None,
         labels: ArrayLike | Tensor | None = None,
-        energies: ArrayLike | Tensor | None = None,
+        energies: QuantityArrayLike | Tensor | None = None,
         interval: TimeLike | None = None,
     ) -> None:
         self.mapped = isinstance(x, np.memmap)
-        self.x = np.ascontiguousarray(_array(x), dtype=np.float32)
+        with np.errstate(over="ignore"):  # what single precision does not hold is refused below, by frame and column
+            self.x = np.ascontiguousarray(arguments.real_numbers("Series", "x", x), dtype=np.float32)
         if self.x.ndim != 2 or 0 in self.x.shape:
             raise DataError(f"Series: x must have the shape (frames, descriptors); got {self.x.shape}.")
         for first in range(0, len(self.x), CHUNK):
@@ -82,10 +103,10 @@ class Series:
             raise DataError(
                 f"Series: labels must be state indices from 0; frame {self.labels.argmin()} has {self.labels.min()}."
             )
-        self.energies = None if energies is None else self._per_frame(energies, "energies", np.float64, 0.0)
+        self.energies = None if energies is None else self._energies(energies)
         self.interval = None if interval is None else to_float(interval, "time", "Series: interval")
         if self.interval is not None and self.interval <= 0:
-            raise DataError(f"Series: interval must be positive; got {interval}.")
+            raise SettingsError(f"Series: interval must be positive; got {interval}.")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -99,7 +120,7 @@ class Series:
     def _per_frame(self, given: ArrayLike | Tensor | None, name: str, dtype: type, default: float) -> np.ndarray:
         if given is None:
             return np.full(len(self.x), default, dtype)
-        values = _array(given)
+        values = arguments.real_numbers("Series", name, given)
         if values.shape != (len(self.x),):
             raise DataError(
                 f"Series: {name} must have one value for each of the {len(self.x)} frames; got {values.shape}."
@@ -110,6 +131,25 @@ class Series:
         if dtype is np.int64 and (converted != values).any():
             raise DataError(f"Series: {name} must be whole numbers; frame {np.argmax(converted != values)} has others.")
         return converted
+
+    def _energies(self, given: QuantityArrayLike | Tensor) -> np.ndarray:
+        """Energies (frames,) in kJ/mol, without a frame whose energy is beyond all others."""
+        if hasattr(given, "value_in_unit"):
+            given = to_array(given, "energy", "Series: energies")
+        energies = self._per_frame(given, "energies", np.float64, 0.0)
+        low, median, high = np.quantile(energies, [0.25, 0.5, 0.75])
+        distance = np.abs(energies - median)
+        # Half the distance of the quartiles of a normal distribution is 0.674 standard deviations.
+        limit = FARTHEST_ENERGY * (high - low) / (2 * 0.674) if high > low else np.inf
+        bad = (distance > limit) | (np.abs(energies) > HIGHEST_ENERGY)
+        if bad.any():
+            frame = int(np.argmax(np.where(bad, distance, -1.0)))
+            raise DataError(
+                f"Series: the energy of frame {frame} is {energies[frame]:g}, where the median is {median:g}"
+                f"{f' ({bad.sum()} frames are as far off)' if bad.sum() > 1 else ''}; atoms overlap there, or the "
+                "frame is damaged. Leave such frames out."
+            )
+        return energies
 
 
 def enthalpy(energies: ArrayLike, volumes: ArrayLike, pressure: PressureLike) -> np.ndarray:
@@ -143,7 +183,7 @@ class Dataset:
     series
         Trajectories with the same descriptors.
     lag
-        Lag in frames.
+        Lag in frames; or a time, as text like "2 ps" or a quantity, where series have an interval.
     boltzmann
         Boltzmann constant in the unit of energies per unit of temperature: `KB`, or 1.0 for reduced units.
     names
@@ -156,7 +196,7 @@ class Dataset:
     weights, temperatures : Tensor (frames,) float64
         Weight, of mean 1, and temperature of each frame, one series after the other.
     energies : numpy.ndarray (frames,), or None
-        None where any series lacks them.
+        None where series carry none.
     labels : Tensor (frames,) int64, or None
         State index of each frame.
     blocks : numpy.ndarray (frames,)
@@ -167,7 +207,10 @@ class Dataset:
     Raises
     ------
     DataError
-        Series do not fit together (descriptors, labels, sampling intervals), or all are too short for the lag.
+        Series do not fit together (descriptors, labels, energies, sampling intervals), or all are too short for the
+        lag, which must be a whole number of frames.
+    SettingsError
+        What was passed are not series.
 
     Examples
     --------
@@ -177,23 +220,27 @@ class Dataset:
     """
 
     def __init__(
-        self, series: Sequence[Series], lag: int, boltzmann: float = KB, names: Sequence[str] | None = None
+        self,
+        series: Sequence[Series],
+        lag: TimeLike | str,
+        boltzmann: float = KB,
+        names: Sequence[str] | None = None,
     ) -> None:
-        series = list(series)
-        if not series:
-            raise DataError("Dataset: no series was passed.")
-        if lag < 1 or int(lag) != lag:
-            raise DataError(f"Dataset: lag must be a whole number of frames, at least 1; got {lag}.")
+        series = series_list("Dataset", series)
+        if not (isinstance(boltzmann, Real) and math.isfinite(boltzmann) and boltzmann > 0):
+            raise SettingsError(f"Dataset: boltzmann must be a number above 0; got {arguments.describe(boltzmann)}.")
         widths = {entry.x.shape[1] for entry in series}
         if len(widths) > 1:
             raise DataError(f"Dataset: series have different numbers of descriptors: {sorted(widths)}.")
         if len({entry.labels is None for entry in series}) > 1:
             raise DataError("Dataset: either all series carry labels or none.")
+        _check_energies(series)
         _check_intervals(series)
+        lag = lag_in_frames("Dataset", lag, series)
         longest = max(len(entry) for entry in series)
         if longest <= lag:
             raise DataError(f"Dataset: the longest series has {longest} frames; a lag of {lag} leaves no pair.")
-        self.series, self.lag, self.boltzmann = series, int(lag), float(boltzmann)
+        self.series, self.lag, self.boltzmann = series, lag, float(boltzmann)
         lengths = np.array([len(entry) for entry in series])
         self._offsets = np.concatenate([[0], np.cumsum(lengths)])
         self.frames, self.n_features = int(lengths.sum()), series[0].x.shape[1]
@@ -205,7 +252,7 @@ class Dataset:
         self.weights = torch.from_numpy(weights / weights.mean())
         self.temperatures = torch.from_numpy(np.repeat([entry.temperature for entry in series], lengths))
         energies = [entry.energies for entry in series if entry.energies is not None]
-        self.energies = np.concatenate(energies) if len(energies) == len(series) else None
+        self.energies = np.concatenate(energies) if energies else None
         labels = [entry.labels for entry in series if entry.labels is not None]
         self.labels = torch.from_numpy(np.concatenate(labels)) if labels else None
         starts = [first + np.arange(max(length - self.lag, 0)) for first, length in zip(self._offsets, lengths)]
@@ -306,6 +353,79 @@ def time_blocks(lengths: Sequence[int]) -> np.ndarray:
     return np.concatenate([k * BLOCKS + np.arange(length) * BLOCKS // length for k, length in enumerate(lengths)])
 
 
+def series_list(owner: str, series: object, name: str = "series") -> list[Series]:
+    """What was passed as series, as a list with at least one.
+
+    Raises
+    ------
+    SettingsError
+        It is no list of `Series`.
+    DataError
+        It is empty.
+    """
+    if isinstance(series, (Series, str, dict)) or not isinstance(series, Iterable) or hasattr(series, "value_in_unit"):
+        raise SettingsError(
+            f"{owner}: {name} must be a list of Series, [Series(x, temperature), ...]; got "
+            f"{arguments.describe(series)}."
+        )
+    entries = list(series)
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, Series):
+            raise SettingsError(
+                f"{owner}: {name}[{number}] must be a Series, Series(x, temperature); got {arguments.describe(entry)}."
+            )
+    if not entries:
+        raise DataError(f"{owner}: no series was passed.")
+    return entries
+
+
+def lag_in_frames(owner: str, lag: TimeLike | str, series: Sequence[Series]) -> int:
+    """A lag as a whole number of frames, from one, or from a time with a unit and the interval of the series.
+
+    Raises
+    ------
+    DataError
+        It is neither, is no multiple of the interval, or the series have no interval.
+
+    Examples
+    --------
+    >>> lag_in_frames("Dataset", "2 ps", [Series(np.zeros((100, 1)), interval=0.5)])
+    4
+    """
+    name = f"{owner}: lag"
+    if not isinstance(lag, str) and not hasattr(lag, "value_in_unit"):
+        number = float(lag) if isinstance(lag, (int, float, np.integer, np.floating)) else math.nan
+        if not isinstance(lag, bool) and number >= 1 and number % 1 == 0:
+            return int(number)
+        raise DataError(f"{name} must be a whole number of frames, at least 1; got {arguments.describe(lag)}.")
+    time = parse(lag, "time", name)
+    interval = next((entry.interval for entry in series if entry.interval is not None), None)
+    if interval is None:
+        raise DataError(
+            f"{name}: {arguments.describe(lag)} is a time, and the series have no interval; give a number of frames, "
+            "or Series(..., interval=...)."
+        )
+    frames = time / interval
+    if frames < 0.5 or abs(frames - round(frames)) > 1e-6 * max(1.0, frames):
+        nearest = max(1, round(frames)) * interval
+        raise DataError(
+            f"{name}: {arguments.describe(lag)} is no multiple of the {interval:g} ps between frames; the nearest is "
+            f"{nearest:g} ps."
+        )
+    return round(frames)
+
+
+def _check_energies(series: list[Series]) -> None:
+    """Refuse energies of some series alone: no reweighting would be possible, and those given would be of no use."""
+    without = [str(number) for number, entry in enumerate(series) if entry.energies is None]
+    if 0 < len(without) < len(series):
+        some = [str(number) for number, entry in enumerate(series) if entry.energies is not None]
+        raise DataError(
+            f"Dataset: series {', '.join(some)} carry energies, and series {', '.join(without)} carry no energies; "
+            "give them with all series, or with none."
+        )
+
+
 def _check_intervals(series: list[Series]) -> None:
     """Refuse series with different times between frames: a lag in frames would mean different times."""
     known = {number: entry.interval for number, entry in enumerate(series) if entry.interval is not None}
@@ -325,7 +445,3 @@ def _check_intervals(series: list[Series]) -> None:
             f"Dataset: series {number} has a frame every {interval:g} ps, series {longest} every {known[longest]:g} "
             f"ps; a lag in frames would mean different times. Please {remedy}."
         )
-
-
-def _array(values: ArrayLike | Tensor) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)

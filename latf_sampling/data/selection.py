@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 
 import numpy as np
 
 from latf_sampling.analysis.vamp import forward_selection, lagged_covariances
+from latf_sampling.core import arguments
 from latf_sampling.data.columns import NEARLY_CONSTANT, aligned
-from latf_sampling.data.dataset import Dataset, Series
+from latf_sampling.data.dataset import Dataset, Series, lag_in_frames, series_list
 from latf_sampling.errors import DataError
+from latf_sampling.units import TimeLike
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Selection:
 
 def select_columns(
     data: Dataset | Series | Sequence[Series],
-    lag: int | None = None,
+    lag: TimeLike | str | None = None,
     keep: int | None = None,
     *,
     correlation: float = 0.95,
@@ -105,7 +108,7 @@ def select_columns(
     data
         A data set, or one or several series.
     lag
-        Frames; None takes that of the data set.
+        Frames, or a time as in `Dataset`; None takes that of the data set.
     keep
         Largest number of columns; None keeps all that are no linear combinations of others.
     correlation
@@ -115,8 +118,11 @@ def select_columns(
 
     Raises
     ------
+    SettingsError
+        The data are no series.
     DataError
-        The lag is missing, all series are too short for it, no column changes, or a number is out of its range.
+        The lag is missing, all series are too short for it, they have different columns, no column changes, or a number
+        is out of its range.
 
     Examples
     --------
@@ -133,13 +139,19 @@ def select_columns(
         lag = data.lag if lag is None else lag
         names = data.names if names is None else names
         data = data.series
-    series = [data] if isinstance(data, Series) else list(data)
+    series = [data] if isinstance(data, Series) else series_list("select_columns", data)
     if lag is None:
         raise DataError("select_columns: give a lag, in frames.")
-    if keep is not None and keep < 1:
-        raise DataError(f"select_columns: keep must be at least 1; got {keep}.")
-    if not 0 < correlation <= 1:
-        raise DataError(f"select_columns: correlation must be above 0 and at most 1; got {correlation}.")
+    lag = lag_in_frames("select_columns", lag, series)
+    if keep is not None and not (isinstance(keep, Integral) and keep >= 1):
+        raise DataError(f"select_columns: keep must be at least 1, and whole; got {arguments.describe(keep)}.")
+    if not (isinstance(correlation, Real) and 0 < correlation <= 1):
+        raise DataError(
+            f"select_columns: correlation must be above 0 and at most 1; got {arguments.describe(correlation)}."
+        )
+    widths = sorted({entry.x.shape[1] for entry in series})
+    if len(widths) > 1:
+        raise DataError(f"select_columns: series have different numbers of descriptors: {widths}.")
     unbiased = [entry for entry in series if np.ptp(entry.weights) == 0 and len(entry) > lag]
     used = unbiased or [entry for entry in series if len(entry) > lag]
     if not used:
@@ -179,4 +191,4 @@ def select_columns(
         )
     candidates = [Candidate(k, names[k], float(scores[k]), True, gain) for k, gain in zip(kept, gains)]
     candidates += [Candidate(k, names[k], float(scores[k]), False, None, reasons[k]) for k in sorted(reasons)]
-    return Selection(np.array(sorted(kept), np.int64), candidates, int(lag), 1.0 + float(sum(gains)))
+    return Selection(np.array(sorted(kept), np.int64), candidates, lag, 1.0 + float(sum(gains)))

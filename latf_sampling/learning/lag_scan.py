@@ -15,21 +15,23 @@ loses states that live shorter than it, and leaves little to predict. Three resu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from latf_sampling.analysis.kinetics import estimate_kinetics
 from latf_sampling.analysis.vamp import cross_validated_vamp2
-from latf_sampling.core import storage, streams
-from latf_sampling.data.dataset import Dataset, Series
+from latf_sampling.core import arguments, storage, streams
+from latf_sampling.data.dataset import Dataset, Series, lag_in_frames, series_list
 from latf_sampling.errors import DataError, SettingsError, SingleStateError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import train
 from latf_sampling.settings import ModelSettings, TrainingSettings
+from latf_sampling.units import TimeLike
 
 FRAMES = 50_000
 """At most so many frames are used, the first ones of each series: enough to distinguish lags, and quick."""
@@ -222,7 +224,7 @@ class LagScan:
 
 def scan_lags(
     series: Sequence[Series],
-    lags: Sequence[int] | None = None,
+    lags: Sequence[TimeLike | str] | None = None,
     *,
     model: ModelSettings | None = None,
     training: TrainingSettings | None = None,
@@ -243,8 +245,8 @@ def scan_lags(
     series
         Trajectories, as for `Dataset`.
     lags
-        Frames, in ascending order; None takes 1, 2, 4, ... up to a tenth of the longest series and a hundredth of all
-        frames in use.
+        Frames, or times as in `Dataset`, in ascending order; None takes 1, 2, 4, ... up to a tenth of the longest
+        series and a hundredth of all frames in use.
     model
         Settings of the model to be trained in the end; those of the density have no effect here.
     training
@@ -270,7 +272,7 @@ def scan_lags(
     Raises
     ------
     SettingsError
-        The lags are not whole, positive and ascending, or there is no seed.
+        The lags are not whole, positive and ascending, there is no seed, or an argument is something else.
     DataError
         All series are biased, or too short for the lags, or they do not fit together.
     TrainingError
@@ -286,11 +288,14 @@ def scan_lags(
     >>> scan.recommended, [result.states for result in scan.results]
     (2, [(2,), (2,)])
     """
+    series = series_list("scan_lags", series)
+    seeds = arguments.whole("scan_lags", "seeds", seeds, 1)
+    for name, value, kind in (("model", model, ModelSettings), ("training", training, TrainingSettings)):
+        if value is not None:
+            arguments.instance("scan_lags", name, value, kind, f"a {kind.__name__}")
     used = _leading([entry for entry in series if np.ptp(entry.weights) == 0])
     longest = max(len(entry) for entry in used)
-    lags = _checked(lags, longest, sum(len(entry) for entry in used))
-    if seeds < 1:
-        raise SettingsError(f"scan_lags: seeds must be at least 1; got {seeds}.")
+    lags = _checked(None if lags is None else _in_frames(lags, used), longest, sum(len(entry) for entry in used))
     settings = (model or ModelSettings()).model_copy(update={"temperature_mode": "steered"})
     first_stage = {"joint_epochs": 0, "flow_epochs": 0, "ensemble": 0}
     training = (training or TRAINING).model_copy(update=first_stage)
@@ -336,7 +341,17 @@ def _leading(series: list[Series]) -> list[Series]:
     return used
 
 
-def _checked(lags: Sequence[int] | None, longest: int, frames: int) -> list[int]:
+def _in_frames(lags: Sequence[TimeLike | str], series: list[Series]) -> list[Any]:
+    """Lags with times among them converted to frames."""
+    if isinstance(lags, str) or not isinstance(lags, Iterable) or hasattr(lags, "value_in_unit"):
+        raise SettingsError(f"scan_lags: lags must be a list, such as [1, 2, 5]; got {arguments.describe(lags)}.")
+    return [
+        lag_in_frames("scan_lags", lag, series) if isinstance(lag, str) or hasattr(lag, "value_in_unit") else lag
+        for lag in lags
+    ]
+
+
+def _checked(lags: Sequence[Any] | None, longest: int, frames: int) -> list[int]:
     """The lags to scan; by default powers of two."""
     most = longest // SHARE
     if most < 1:
@@ -344,7 +359,8 @@ def _checked(lags: Sequence[int] | None, longest: int, frames: int) -> list[int]
     if lags is None:
         return [2**power for power in range(max(1, min(most, frames // TIMES)).bit_length())]
     lags = list(lags)
-    if not lags or any(lag < 1 or int(lag) != lag for lag in lags) or sorted(set(lags)) != lags:
+    whole = all(isinstance(lag, (int, np.integer)) and lag >= 1 for lag in lags)
+    if not (lags and whole and sorted(set(lags)) == lags):
         raise SettingsError(f"scan_lags: lags must be whole numbers of frames in ascending order, from 1; got {lags}.")
     if lags[-1] > most:
         raise DataError(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import json
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latf_sampling.core import storage
+from latf_sampling.core import archives, arguments, storage
 from latf_sampling.errors import DataError, ExtrapolationWarning, LatfError, SettingsError, TrainingError
 from latf_sampling.learning.flow import LatentFlow, MixturePrior
 from latf_sampling.settings import ModelSettings
@@ -87,6 +89,8 @@ class LaTF(nn.Module):
 
     def __init__(self, settings: ModelSettings | None = None, **kwargs: Any) -> None:
         super().__init__()
+        if settings is not None:
+            arguments.instance("LaTF", "settings", settings, ModelSettings, "ModelSettings, or LaTF(latent_dim=2, ...)")
         if settings is not None and kwargs:
             raise SettingsError(f"LaTF: give settings or their fields ({', '.join(kwargs)}), not both.")
         self.settings = settings if settings is not None else ModelSettings(**kwargs)
@@ -321,7 +325,7 @@ class LaTF(nn.Module):
         Parameters
         ----------
         n
-            Number of samples.
+            Number of samples, 1 or more.
         temperature
             K, or an `openmm.unit.Quantity`.
         seed
@@ -330,14 +334,25 @@ class LaTF(nn.Module):
         Returns
         -------
         numpy.ndarray (n, d) float32
+
+        Raises
+        ------
+        SettingsError
+            `n` or `seed` is not such a whole number.
         """
-        scale = self._scale(temperature)
+        n, scale = arguments.whole("LaTF.sample", "n", n, 1, "samples"), self._scale(temperature)
         with torch.no_grad():
             return self.flow.sample(n, scale, self._generator(seed)).cpu().numpy()
 
     def fingerprint(self) -> str:
-        """Sixteen letters that two models have in common only if all their numbers are the same."""
-        digest = hashlib.sha256()
+        """Sixteen letters that two models have in common only if all their numbers and settings are the same.
+
+        A variable that is exported from the model carries them, so that it is not taken for another model's. Settings
+        with their default values do not count, so that a later version, with further settings, gives the same letters.
+        """
+        self._require_training()
+        settings = self.settings.model_dump(mode="json", exclude_defaults=True)
+        digest = hashlib.sha256(json.dumps([settings, self.boltzmann], sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -363,21 +378,14 @@ class LaTF(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> LaTF:
-        """Read a model written by `save`.
+        """Read a model written by `save`. The file is data: nothing in it is run.
 
         Raises
         ------
         DataError
-            The file is missing, damaged or not of this format.
+            The file is missing, damaged, something else, or of another format.
         """
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many types for a damaged file
-            raise DataError(
-                f"{path}: cannot be read as a LaTF model ({' '.join(str(error).split())[:200]})."
-            ) from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise DataError(f"{path}: is not a LaTF model of format {FORMAT}.")
+        content = _content_of(path)
         try:
             model = cls(**content["settings"])
             with torch.random.fork_rng(devices=[]):  # first weights come from torch's global generator
@@ -388,8 +396,9 @@ class LaTF(nn.Module):
                 setattr(model, name, content["state"][name])  # their lengths are those of the training
             model.load_state_dict(content["state"])
             model.trained = True
-        except (KeyError, TypeError, RuntimeError, LatfError) as error:
-            raise DataError(f"{path}: is damaged ({' '.join(str(error).split())[:200]}).") from error
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, LatfError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+            raise DataError(f"{path}: is damaged as a LaTF model ({reason}).") from error
         return model.requires_grad_(False)
 
     def _require_training(self) -> None:
@@ -397,7 +406,9 @@ class LaTF(nn.Module):
             raise TrainingError("LaTF: the model is not trained yet; call latf_sampling.train first.")
 
     def _temperature(self, temperature: TemperatureLike | None) -> float:
-        return self.settings.reference_temperature if temperature is None else to_kelvin(temperature)
+        if temperature is None:
+            return self.settings.reference_temperature
+        return to_kelvin(temperature, "LaTF: temperature")
 
     def _scale(self, temperature: TemperatureLike | None) -> float:
         """T / T0 for the flow, with a warning where the model extrapolates."""
@@ -424,7 +435,7 @@ class LaTF(nn.Module):
         if seed is None:
             generator.seed()
         else:
-            generator.manual_seed(seed)
+            generator.manual_seed(arguments.whole("LaTF", "seed", seed) % 2**64)
         return generator
 
     def _members(self) -> list[LatentFlow]:
@@ -435,13 +446,52 @@ class LaTF(nn.Module):
     def _apply_to(self, function: Callable[[Tensor], Tensor], values: Array, width: int, what: str) -> Array:
         """A function of tensors (n, width) applied to an array or a tensor; the result is of the same kind."""
         self._require_training()
-        tensor = torch.as_tensor(values).to(self.feature_mean)
-        if tensor.ndim != 2 or tensor.shape[1] != width:
-            raise DataError(f"LaTF: expected an array (n, {width}) of {what}; got {tuple(tensor.shape)}.")
+        numbers = values if isinstance(values, Tensor) else torch.from_numpy(_writable(values, what))
+        if numbers.is_complex():
+            raise DataError(f"LaTF: {what} must be real numbers; got a tensor of {numbers.dtype}.")
+        if numbers.ndim != 2 or numbers.shape[1] != width:
+            raise DataError(f"LaTF: expected an array (n, {width}) of {what}; got {tuple(numbers.shape)}.")
+        tensor = numbers.to(self.feature_mean)
+        finite = torch.isfinite(tensor)
+        if not finite.all():
+            row, column = torch.nonzero(~finite)[0].tolist()
+            raise DataError(f"LaTF: {what} are not finite in row {row}, column {column}.")
         if isinstance(values, Tensor):
             return function(tensor)
         with torch.no_grad():
             return function(tensor).cpu().numpy()
+
+
+def _writable(values: object, what: str) -> np.ndarray:
+    """Numbers as an array of floats that torch may share; single precision stays what it is."""
+    array = arguments.real_numbers("LaTF", what, values)
+    return np.require(array, array.dtype if array.dtype in (np.float32, np.float64) else np.float64, ["C", "W"])
+
+
+def _content_of(path: str | Path) -> dict:
+    """What a file written by `LaTF.save` holds."""
+    try:
+        data, kind = archives.read_archive(path)
+    except archives.ArchiveError as error:
+        raise DataError(f"{path}: cannot be read as a LaTF model: {error}.") from error
+    if kind == archives.TORCHSCRIPT:
+        raise DataError(f"{path}: is a CV file or another TorchScript program, not a LaTF model; see LatentCV.load.")
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path}: holds Python objects besides tensors and numbers, which could run any code; it is no LaTF model, "
+            "and was not loaded."
+        ) from error
+    except Exception as error:  # torch raises many types for a damaged file
+        raise DataError(f"{path}: cannot be read as a LaTF model: it is damaged.") from error
+    version = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(version, int) or "settings" not in content:
+        raise DataError(f"{path}: is not a LaTF model, though torch wrote it; see LaTF.save.")
+    if version != FORMAT:
+        remedy = "update latf_sampling" if version > FORMAT else "train it again"
+        raise DataError(f"{path}: is a LaTF model of format {version}, and this version reads {FORMAT}; {remedy}.")
+    return content
 
 
 def _standard_deviation(values: list[Array]) -> Array:

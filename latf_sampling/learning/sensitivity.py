@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from latf_sampling.core import arguments
 from latf_sampling.data.columns import aligned
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import DataError
@@ -73,8 +74,10 @@ def rank_descriptors(
     ------
     TrainingError
         The model is not trained.
+    SettingsError
+        The model is no `LaTF`.
     DataError
-        The number of columns or of names is not that of the model.
+        There is no frame, a value is no finite number, or the number of columns or of names is not that of the model.
 
     Examples
     --------
@@ -85,12 +88,15 @@ def rank_descriptors(
     sin phi ALA 2   31.0 %  12.3 %  55.4 %
     cos psi ALA 2   14.7 %  17.2 %  11.6 %
     """
+    arguments.instance("rank_descriptors", "model", model, LaTF, "a LaTF", "LaTF.load")
     if isinstance(data, Dataset):
         x = data.rows(slice(None, None, max(1, data.frames // FRAMES)))
     else:
-        rows = data.x if isinstance(data, Series) else np.asarray(data, np.float32)
-        x = torch.from_numpy(np.ascontiguousarray(rows[:: max(1, len(rows) // FRAMES)]))
-    model.encode(x[:1])  # raises an error where the columns do not fit
+        rows = data.x if isinstance(data, Series) else arguments.real_numbers("rank_descriptors", "data", data)
+        if not rows.ndim or not len(rows):
+            raise DataError("rank_descriptors: data must hold one frame or more, (frames, F).")
+        x = torch.from_numpy(np.array(rows[:: max(1, len(rows) // FRAMES)], np.float32))
+    model.encode(x)  # refuses what does not fit
     if names is None:
         names = data.names if isinstance(data, Dataset) else [f"column {k}" for k in range(model.n_features)]
     names = list(names)

@@ -78,12 +78,17 @@ def test_torch_and_numpy_give_the_same_and_the_caller_s_array_is_not_shared():
     assert not (a.x == 0).any()
 
 
-def test_energies_are_there_if_every_series_has_some():
+def test_every_series_has_energies_or_none_has():
     first, second = (Series(np.zeros((3, 1)), energies=e) for e in ([1.0, 2.0, 1e9 + 0.125], torch.tensor([4, 5, 6])))
     energies = Dataset([first, second], lag=1).energies
     assert energies.dtype == np.float64
     assert energies.tolist() == [1, 2, 1e9 + 0.125, 4, 5, 6]  # single precision would lose the eighth
-    assert Dataset([first, Series(np.zeros((3, 1)))], lag=1).energies is None
+    without = Series(np.zeros((3, 1)))
+    assert Dataset([without, without], lag=1).energies is None
+    with pytest.raises(
+        DataError, match="Dataset: series 0, 2 carry energies, and series 1 carry no energies; give them"
+    ):
+        Dataset([first, without, second], lag=1)
 
 
 def test_reweighting_counts_a_biased_series_by_its_effective_frames():

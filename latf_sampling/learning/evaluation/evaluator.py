@@ -12,14 +12,16 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from latf_sampling.analysis.kinetics import Kinetics, estimate_kinetics
-from latf_sampling.core import streams
-from latf_sampling.data.dataset import Dataset, Series
+from latf_sampling.core import arguments, streams
+from latf_sampling.data.dataset import Dataset, Series, series_list
 from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError, TrainingError
 from latf_sampling.learning.evaluation.comparison import Comparer, EvaluationRow, LatentFrames
 from latf_sampling.learning.evaluation.populations import MeltingCurve, melting_curve
@@ -110,9 +112,9 @@ class Evaluation:
         head, rows = self.cells()
         table = Table(title=f"{self.samples:,} generated samples, {self.bins} bins per dimension", title_justify="left")
         for number, title in enumerate(head):
-            table.add_column(title, justify="right" if number else "left", overflow="fold")
+            table.add_column(Text(title), justify="right" if number else "left", overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))  # no markup: a name may hold brackets
         return table
 
     def as_dict(self) -> dict:
@@ -160,7 +162,7 @@ def evaluate(
     DataError
         The number of descriptors is not the model's, or the data set is not the one that it was trained on.
     SettingsError
-        Fewer than one sample or two bins.
+        Fewer than one sample or two bins, or an argument is something else.
 
     Examples
     --------
@@ -173,6 +175,8 @@ def evaluate(
     >>> [row.kind for row in evaluation.rows]
     ['held out', 'reference']
     """
+    if not isinstance(references, (list, tuple)) or references:
+        references = series_list("evaluate", references, "references")
     _check(model, dataset, references, samples, bins)
     rng = streams.stream(seed, "evaluation")
     progress(0.0, "encoding frames")
@@ -220,6 +224,8 @@ def evaluate(
 
 
 def _check(model: LaTF, dataset: Dataset, references: Sequence[Series], samples: int, bins: int) -> None:
+    arguments.instance("evaluate", "model", model, LaTF, "a LaTF", "LaTF.load")
+    arguments.instance("evaluate", "dataset", dataset, Dataset, "the Dataset of the training")
     if not model.trained:
         raise TrainingError("evaluate: the model is not trained yet; call latf_sampling.train first.")
     if not model.provenance["density"]:
@@ -234,8 +240,11 @@ def _check(model: LaTF, dataset: Dataset, references: Sequence[Series], samples:
             f"evaluate: the data set has {dataset.frames} frames; the model was trained on another one, of "
             f"{model.provenance['frames']}."
         )
-    if samples < 1 or bins < 2:
-        raise SettingsError(f"evaluate: at least 1 sample and 2 bins are needed; got {samples} and {bins}.")
+    if not (isinstance(samples, Integral) and samples >= 1 and isinstance(bins, Integral) and bins >= 2):
+        raise SettingsError(
+            "evaluate: at least 1 sample and 2 bins are needed, whole numbers; got "
+            f"{arguments.describe(samples)} and {arguments.describe(bins)}."
+        )
 
 
 def _by_temperature(kind: str, frames: LatentFrames) -> list[tuple[str, float, LatentFrames]]:

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latf_sampling.core import platforms, streams
+from latf_sampling.core import arguments, platforms, streams
 from latf_sampling.data.columns import column_statistics
 from latf_sampling.data.dataset import CHUNK, Dataset
 from latf_sampling.errors import ColumnWarning, SettingsError, SingleStateError, TrainingError
@@ -105,6 +105,8 @@ def train(
 
     Raises
     ------
+    SettingsError
+        Model, data set, seed or settings are something else; names the argument.
     TrainingError
         The loss became NaN or infinite, all frames carry the same label, the model is trained already, or the
         checkpoint belongs to another training.
@@ -121,6 +123,10 @@ def train(
     >>> model.encode(x).shape
     (2000, 1)
     """
+    arguments.instance("train", "model", model, LaTF, "a LaTF", "LaTF.load")
+    arguments.instance("train", "dataset", dataset, Dataset, "a Dataset, such as Dataset([series, ...], lag=10)")
+    if settings is not None:
+        arguments.instance("train", "settings", settings, TrainingSettings, "a TrainingSettings")
     if model.trained:
         raise TrainingError("train: this model is trained already; make a new LaTF.")
     if settings is not None and kwargs:

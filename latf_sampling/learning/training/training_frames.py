@@ -22,7 +22,13 @@ frames are few, if it is half as large as at the worst of the simulated temperat
 FARTHEST = 2.5
 """Temperatures beyond the simulated ones are within reach at most up to this factor."""
 TABLE = 200
-"""Temperatures that the effective sample size is computed at."""
+"""Temperatures that the effective sample size is computed at, evenly spaced in their logarithm."""
+COARSE = 0.5
+"""Where the thermodynamic length from one of them to the next is longer than this, as with large energies, others are
+added around each simulated temperature,"""
+NEAR = np.linspace(-3, 3, 25)
+"""at these distances from it in thermodynamic length: the effective sample size is exp(-distance^2) of all frames if
+energies are Gaussian."""
 
 
 class TrainingFrames:
@@ -157,7 +163,15 @@ class TrainingFrames:
             peaks = np.multiply.outer(1 / simulated, 1 + 1e-4 * np.array([-2, -1, 1, 2]))
             return peaks.ravel(), np.multiply.outer(sizes, [0.0, 1.0, 1.0, 0.0]).ravel()
         simulated = self.reweighting.temperatures
-        inverse = np.geomspace(1 / (FARTHEST * simulated[-1]), FARTHEST / simulated[0], TABLE)
+        low, high = 1 / (FARTHEST * simulated[-1]), FARTHEST / simulated[0]
+        points = [np.geomspace(low, high, TABLE)]
+        step = np.log(high / low) / (TABLE - 1)
+        for temperature in simulated:
+            speed = np.sqrt(self.reweighting.heat_capacity(temperature))  # thermodynamic length by ln T
+            if speed * step > COARSE:
+                near = (1 + NEAR / speed) / temperature
+                points.append(near[(low <= near) & (near <= high)])
+        inverse = np.unique(np.concatenate(points))
         return inverse, np.array([self.reweighting.effective_sample_size(1 / value) for value in inverse])
 
     def resampled(self, rng: np.random.Generator) -> np.ndarray:
