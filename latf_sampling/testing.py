@@ -78,7 +78,7 @@ def check_descriptors(
     features = Features(trajectory.topology, spec, periodic=periodic)
     # noise, so that no structure is special, as one that was built with exact angles is
     rng = np.random.default_rng(seed)
-    x = np.asarray(trajectory.xyz)[:8].astype(np.float64)
+    x = np.asarray(trajectory.xyz)[:8, features.atoms].astype(np.float64)
     x = torch.from_numpy(x - x.mean((0, 1)) + rng.normal(0, 0.003, x.shape))
     check = _Check(features, tolerance, rng)
     check.columns(x)
@@ -94,6 +94,12 @@ def check_descriptors(
             check.gradient(x, box, f" in a {kind} box")
 
 
+def _require(fulfilled: bool, violation: str) -> None:
+    """An assertion that python -O does not remove."""
+    if not fulfilled:
+        raise AssertionError(violation)
+
+
 def _boxes(x: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """Boxes so large that all differences within the molecule are their own shortest images."""
     side = 2.5 * float((x.amax(-2) - x.amin(-2)).norm(dim=-1).max()) + 0.5
@@ -104,43 +110,46 @@ def _boxes(x: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 class _Check:
-    """The checks of `check_descriptors`, on positions x (frames, n, 3)."""
+    """The checks of `check_descriptors`, on positions x (frames, n, 3) of the atoms that the descriptors need."""
 
     def __init__(self, features: Features, tolerance: float, rng: np.random.Generator):
         self.features, self.tolerance, self.rng = features, tolerance, rng
 
+    def measure(self, x: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
+        return self.features.measure(x, box)
+
     def columns(self, x: torch.Tensor) -> None:
         names, units = self.features.names, self.features.units
         repeated = [name for name in names if names.count(name) > 1]
-        assert not repeated, f"two columns are called '{repeated[0]}'."
-        assert all(names), "a column has no name."
-        assert len(units) == len(names), f"there are {len(units)} units for {len(names)} columns."
-        values = self.features(x)
-        assert values.shape == (len(x), len(names)), (
-            f"{len(x)} frames give an array {tuple(values.shape)}, {(len(x), len(names))} is right."
+        _require(not repeated, f"two columns are called '{''.join(repeated[:1])}'.")
+        _require(all(names), "a column has no name.")
+        _require(len(units) == len(names), f"there are {len(units)} units for {len(names)} columns.")
+        values = self.measure(x)
+        _require(
+            tuple(values.shape) == (len(x), len(names)),
+            f"{len(x)} frames give an array {tuple(values.shape)}, {(len(x), len(names))} is right.",
         )
         for column, finite in zip(names, torch.isfinite(values).all(0)):
-            assert finite, f"'{column}' is not finite in one of the frames."
+            _require(bool(finite), f"'{column}' is not finite in one of the frames.")
 
     def precisions_and_shapes(self, x: torch.Tensor) -> None:
-        expected = self.features(x)
-        self._same(self.features(x[0]), expected[0], "a single frame gives another value")
-        self._same(self.features(x[:, None])[:, 0], expected, "further leading dimensions give another value")
-        single = self.features(x.float())
-        assert single.dtype == torch.float32, f"float32 positions give {single.dtype}."
+        expected = self.measure(x)
+        self._same(self.measure(x[0]), expected[0], "a single frame gives another value")
+        self._same(self.measure(x[:, None])[:, 0], expected, "further leading dimensions give another value")
+        single = self.measure(x.float())
+        _require(single.dtype == torch.float32, f"float32 positions give {single.dtype}.")
         self._same(single.double(), expected, "single precision gives another value", 1e-4)
 
     def compiled(self, x: torch.Tensor) -> None:
-        expected = self.features(x)
-        atoms = torch.from_numpy(self.features.atoms)
+        expected = self.measure(x)
         module = copy.deepcopy(self.features.module).double().eval()
         try:
             module = torch.jit.freeze(torch.jit.script(module))
         except Exception as error:  # torch raises many types
             raise AssertionError(f"torch.jit.script does not take the module: {error}") from error
-        self._same(module(x[:, atoms]), expected, "torch.jit.script gives another value")
-        traced = make_fx(lambda positions: module(positions))(x[0, atoms])
-        self._same(traced(x[-1, atoms]), expected[-1], "a graph traced on one frame gives another value on the next")
+        self._same(module(x), expected, "torch.jit.script gives another value")
+        traced = make_fx(lambda positions: module(positions))(x[0])
+        self._same(traced(x[-1]), expected[-1], "a graph traced on one frame gives another value on the next")
 
     def gradient(self, x: torch.Tensor, box: torch.Tensor | None, where: str = "") -> None:
         x = x[:3]
@@ -148,7 +157,7 @@ class _Check:
         columns, gradients = self._gradients(x, box)
         for _ in range(DIRECTIONS):
             direction = torch.from_numpy(self.rng.normal(size=x.shape)) / np.sqrt(x.shape[-2])
-            plus, minus = (self.features(x + sign * STEP * direction, box)[:, columns] for sign in (1, -1))
+            plus, minus = (self.measure(x + sign * STEP * direction, box)[:, columns] for sign in (1, -1))
             expected = (plus - minus) / (2 * STEP)
             slopes = (gradients * direction).sum((-2, -1)).T
             self._same(slopes, expected, f"the gradient{where} is not that of finite differences", 1e-5, columns)
@@ -161,30 +170,33 @@ class _Check:
         structures = {"all atoms coincide": torch.zeros_like(x[0]), "all lie on a line": line, "pairs coincide": pairs}
         for description, structure in structures.items():
             columns, gradients = self._gradients(structure[None], None)
-            values = self.features(structure)[columns]
+            values = self.measure(structure)[columns]
             for number, value, gradient in zip(columns.tolist(), values, gradients):
                 name = self.features.names[number]
-                assert torch.isfinite(value), f"'{name}' is not finite where {description}."
-                assert torch.isfinite(gradient).all(), f"the gradient of '{name}' is not finite where {description}."
+                _require(bool(torch.isfinite(value)), f"'{name}' is not finite where {description}.")
+                _require(
+                    bool(torch.isfinite(gradient).all()),
+                    f"the gradient of '{name}' is not finite where {description}.",
+                )
 
     def invariance(self, x: torch.Tensor) -> None:
-        expected = self.features(x)
+        expected = self.measure(x)
         rotation, _ = np.linalg.qr(self.rng.normal(size=(3, 3)))
         rotation = torch.from_numpy(rotation * np.linalg.det(rotation))  # a reflection becomes a rotation
-        self._same(self.features(x + torch.tensor([0.7, -1.1, 0.4])), expected, "a translation changes it")
-        self._same(self.features(x @ rotation.T), expected, "a rotation changes it")
+        self._same(self.measure(x + torch.tensor([0.7, -1.1, 0.4])), expected, "a translation changes it")
+        self._same(self.measure(x @ rotation.T), expected, "a rotation changes it")
 
     def images(self, x: torch.Tensor, box: torch.Tensor, kind: str) -> None:
-        expected = self.features(x)
-        self._same(self.features(x, box), expected, f"a {kind} box that is large enough changes it")
+        expected = self.measure(x)
+        self._same(self.measure(x, box), expected, f"a {kind} box that is large enough changes it")
         shifts = torch.from_numpy(self.rng.integers(-2, 3, size=(*x.shape[:-1], 3)).astype(float))
         moved = x + shifts @ box
-        self._same(self.features(moved, box), expected, f"periodic images of atoms in a {kind} box change it")
+        self._same(self.measure(moved, box), expected, f"periodic images of atoms in a {kind} box change it")
 
     def _gradients(self, x: torch.Tensor, box: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Indices of columns, a random subset of many, and gradients of the columns (columns, *x.shape)."""
         x = x.clone().requires_grad_()
-        values = self.features(x, box)
+        values = self.measure(x, box)
         columns = np.sort(self.rng.permutation(values.shape[-1])[:MAX_COLUMNS])
         gradients = [torch.autograd.grad(values[..., k].sum(), x, retain_graph=True)[0] for k in columns.tolist()]
         return torch.from_numpy(columns), torch.stack(gradients)
@@ -204,6 +216,7 @@ class _Check:
         errors = (actual - expected).abs().reshape(-1, expected.shape[-1]).amax(0)
         worst = int(torch.argmax((errors / allowed).nan_to_num(torch.inf)))
         name = self.features.names[worst if columns is None else int(columns[worst])]
-        assert errors[worst] <= allowed[worst], (
-            f"'{name}': {violation}, by {float(errors[worst]):.2g} where {float(allowed[worst]):.2g} is allowed."
+        _require(
+            bool(errors[worst] <= allowed[worst]),
+            f"'{name}': {violation}, by {float(errors[worst]):.2g} where {float(allowed[worst]):.2g} is allowed.",
         )

@@ -81,8 +81,9 @@ class ContactDescriptor(Descriptor):
             description = f"{len(settings.pairs)} pairs"
         else:
             settings = validate(_ContactsBetween, value, where, usage)
+            key = f"{where}.between"
             pairs = pairs_between(
-                labels.topology, settings.between, settings.and_, settings.skip, where, f"{where}.between"
+                labels.topology, settings.between, settings.and_, settings.skip, where, key, settings.sum
             )
             description = settings.between + (f" and {settings.and_}" if settings.and_ is not None else "")
             description += f", {settings.skip} residues apart," * (settings.skip > 0)

@@ -20,6 +20,7 @@ from latf_sampling.features.descriptor import (
     atom_indices,
     concatenate,
     describe_atoms,
+    refuse_too_many,
     validate,
 )
 from latf_sampling.features.periodic import Differences
@@ -126,6 +127,7 @@ class CoordinationDescriptor(Descriptor):
         if settings.moments:
             raise SettingsError(f"{where}.moments: need identical particles, and so no key 'with'.")
         others = atom_indices(labels.topology, settings.with_, f"{where}.with")
+        refuse_too_many(len(atoms) * len(others), f"{where}.with", total=True)
         pairs = list(dict.fromkeys((min(p), max(p)) for p in product(atoms, others) if p[0] != p[1]))
         if not pairs:
             raise SettingsError(f"{where}.with: is the only atom of 'of'; a distance needs two.")

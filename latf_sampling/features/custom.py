@@ -1,6 +1,7 @@
 """Custom descriptors: a class in a file of the user."""
 
 import importlib.util
+import operator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,14 +71,21 @@ class CustomDescriptor(Descriptor):
             raise SettingsError(f"{where}.class: {settings.file} has no class {name} that is a torch.nn.Module.")
         try:
             module: Any = kind(labels.topology, **settings.settings)
-        except Exception as error:  # the user's code may raise any type
+        except (Exception, SystemExit) as error:  # the user's code may raise any type
             raise SettingsError(f"{where}: {name} cannot be made: {type(error).__name__}: {error}") from error
         for attribute in ("atoms", "names", "units"):
             if not hasattr(module, attribute):
                 raise SettingsError(f"{where}: {name} has no attribute '{attribute}'; it needs atoms, names and units.")
-        atoms = tuple(int(atom) for atom in module.atoms)
+        try:
+            atoms = tuple(operator.index(atom) for atom in module.atoms)
+            names, units = list(module.names), list(module.units)
+        except TypeError as error:
+            raise SettingsError(
+                f"{where}: {name} needs lists: atoms of integers, names and units of texts ({error})."
+            ) from error
         check_indices(atoms, labels.topology.n_atoms, f"{where}: {name}.atoms")
-        names, units = list(module.names), list(module.units)
+        if not all(isinstance(text, str) for text in [*names, *units]):
+            raise SettingsError(f"{where}: {name} has names or units that are no text: {names[:3]}, {units[:3]}.")
         if not atoms or not names or len(units) != len(names):
             raise SettingsError(
                 f"{where}: {name} has {len(atoms)} atoms, {len(names)} names and {len(units)} units; "
@@ -106,6 +114,6 @@ def _execute(file: Path, where: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SettingsError(f"{where}.file: {file} fails: {type(error).__name__}: {error}") from error
     return module

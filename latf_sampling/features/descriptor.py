@@ -14,6 +14,11 @@ from latf_sampling.errors import SettingsError
 from latf_sampling.features.topology import Labels
 from latf_sampling.settings.fields import Settings, explain
 
+MAX_COLUMNS = 100_000
+"""Columns of a specification; 10,000 frames of so many have 4 GB."""
+MAX_PAIRS = 10_000_000
+"""Pairs in a sum, which are evaluated at every step of a simulation."""
+
 
 class Term(NamedTuple):
     """One torsion, distance, ...: its atoms, its label, and what else its module needs."""
@@ -132,6 +137,27 @@ def check_indices(atoms: Sequence[int], n_atoms: int, where: str) -> None:
         raise SettingsError(f"{where}: there is no atom {outside[0]}; the topology has atoms 0 to {n_atoms - 1}.")
     if len(set(atoms)) < len(atoms):
         raise SettingsError(f"{where}: {list(atoms)} names an atom twice.")
+
+
+def refuse_too_many(number: int, where: str, total: bool = False) -> None:
+    """Refuse more columns than a model can be trained on, before anything is made for each of them.
+
+    Parameters
+    ----------
+    number
+        Number of columns, or of pairs that one column is the ``total`` of.
+    where
+        The key at fault.
+
+    Raises
+    ------
+    SettingsError
+        There are more than `MAX_COLUMNS`, or than `MAX_PAIRS`.
+    """
+    most = MAX_PAIRS if total else MAX_COLUMNS
+    if number > most:
+        what = f"sums over {number:,} pairs" if total else f"makes {number:,} columns"
+        raise SettingsError(f"{where}: {what}, more than {most:,}; select fewer atoms, such as name CA.")
 
 
 def select_atoms(topology: mdtraj.Topology, selection: str, where: str) -> list[int]:

@@ -20,6 +20,7 @@ from latf_sampling.features.descriptor import (
     Index,
     Term,
     check_indices,
+    refuse_too_many,
     select_atoms,
     validate,
 )
@@ -59,14 +60,16 @@ class _DistanceBetween(Settings):
 
 
 def pairs_between(
-    topology: mdtraj.Topology, between: str, and_: str | None, skip: int, where: str, key: str
+    topology: mdtraj.Topology, between: str, and_: str | None, skip: int, where: str, key: str, total: bool = False
 ) -> list[tuple[int, int]]:
-    """Pairs of atoms within a selection, or between two, whose residues are at least ``skip`` apart, each once."""
+    """Pairs of atoms within a selection, or between two, whose residues are at least ``skip`` apart, each once.
+
+    There is a limit for their number, which is higher where only their ``total`` is measured.
+    """
     first = select_atoms(topology, between, key)
-    if and_ is None:
-        pairs = combinations(first, 2)
-    else:
-        pairs = ((i, j) for i, j in product(first, select_atoms(topology, and_, f"{where}.and")) if i != j)
+    second = first if and_ is None else select_atoms(topology, and_, f"{where}.and")
+    refuse_too_many(_count(topology, first, second, skip), key, total)
+    pairs = combinations(first, 2) if and_ is None else ((i, j) for i, j in product(first, second) if i != j)
     unique = list(dict.fromkeys((min(pair), max(pair)) for pair in pairs))
     if not unique:
         raise SettingsError(f"{key}: '{between}' selects one atom only; a distance needs two.")
@@ -75,6 +78,16 @@ def pairs_between(
     if not separated:
         raise SettingsError(f"{where}.skip: no two selected atoms are {skip} or more residues apart.")
     return separated
+
+
+def _count(topology: mdtraj.Topology, first: list[int], second: list[int], skip: int) -> int:
+    """Number of pairs that are ``skip`` residues apart, counted fast; twice what different selections share."""
+    residues = [np.sort([topology.atom(atom).residue.index for atom in atoms]) for atoms in (first, second)]
+    below = np.searchsorted(residues[1], residues[0] - skip, side="right")
+    above = len(second) - np.searchsorted(residues[1], residues[0] + skip, side="left")
+    ordered = int((below + above).sum()) if skip > 0 else len(first) * len(second) - len({*first} & {*second})
+    both = {*first} & {*second}
+    return ordered // 2 if len(both) == len(first) == len(second) else ordered
 
 
 def pairs_by_index(topology: mdtraj.Topology, pairs: Sequence[tuple[int, int]], where: str) -> list[tuple[int, int]]:

@@ -249,6 +249,10 @@ class Features:
         entries = [entry for entry in self.spec if "columns" not in entry]
         return Features(self._topology, [*entries, {"columns": names}], periodic=self.periodic)
 
+    def measure(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
+        """As a call, from positions (..., len(atoms), 3) of the atoms in `atoms` alone."""
+        return self._evaluate(positions, box)
+
     def _evaluate(self, positions: Tensor, box: Any, module: torch.nn.Module | None = None) -> Tensor:
         """Columns from positions of `atoms`, by the module or a variant of it."""
         if box is not None:

@@ -12,7 +12,16 @@ from pydantic import Field
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.contacts import pair_module, pair_terms
-from latf_sampling.features.descriptor import Column, Descriptor, Entry, Term, atom_indices, describe_atoms, validate
+from latf_sampling.features.descriptor import (
+    Column,
+    Descriptor,
+    Entry,
+    Term,
+    atom_indices,
+    describe_atoms,
+    refuse_too_many,
+    validate,
+)
 from latf_sampling.features.switching import SwitchingSettings
 from latf_sampling.features.topology import Labels
 from latf_sampling.settings.fields import Length
@@ -48,6 +57,7 @@ class HydrogenBondDescriptor(Descriptor):
                 atoms[key] = _backbone(topology, key, f"{where}.{key}")
             else:
                 atoms[key] = atom_indices(topology, of, f"{where}.{key}")
+        refuse_too_many(len(atoms["donors"]) * len(atoms["acceptors"]), where, settings.sum)
         residues = [atom.residue.index for atom in topology.atoms]
         pairs = [
             (i, j)

@@ -17,6 +17,7 @@ from latf_sampling.features.descriptor import (
     Entry,
     Term,
     concatenate,
+    refuse_too_many,
     select_atoms,
     validate,
 )
@@ -125,6 +126,7 @@ class ResidueContactDescriptor(Descriptor):
         topology = labels.topology
         first = _residues(topology, settings.between, f"{where}.between")
         second = first if settings.and_ is None else _residues(topology, settings.and_, f"{where}.and")
+        refuse_too_many(len(first) * len(second) // (1 if settings.and_ else 2), f"{where}.between")
         pairs = dict.fromkeys((min(p), max(p)) for p in product(first, second) if p[0] != p[1])
         separated = [(i, j) for i, j in pairs if j - i >= settings.skip]
         if not separated:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.descriptor import Term
+from latf_sampling.features.descriptor import Term, refuse_too_many
 from latf_sampling.features.registry import DESCRIPTORS
 from latf_sampling.features.topology import Labels
 
@@ -50,11 +51,14 @@ def read_specification(spec: Any, labels: Labels) -> Specification:
             terms = _select_terms(terms, value, where)
             return Specification([*normal_form, {kind: list(value)}], terms, nonperiodic, list(value))
         if kind not in DESCRIPTORS:
-            raise SettingsError(f"{where}: is not a kind of descriptor; known are {', '.join(DESCRIPTORS)}.")
+            nearest = difflib.get_close_matches(kind, DESCRIPTORS, 1)
+            hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+            raise SettingsError(f"{where}: is not a kind of descriptor; known are {', '.join(DESCRIPTORS)}.{hint}")
         result = DESCRIPTORS[kind].read(value, labels, where)
         for term in result.terms:
             if (owner := owners.get((term.atoms, term.label))) is not None:
                 raise SettingsError(f"{where}: makes '{term.label}', which {owner} makes already.")
+        refuse_too_many(len(owners) + len(result.terms), where)
         owners.update(((term.atoms, term.label), where) for term in result.terms)
         if result.nonperiodic and not nonperiodic:
             nonperiodic = f"{where}: cannot be measured in a periodic box; {result.nonperiodic}."

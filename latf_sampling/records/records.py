@@ -237,12 +237,6 @@ class Records(Setup):
         """Simulated time of all walkers, without external trajectories, ps."""
         return sum(walker.simulated for entry in self.rounds if not entry.external for walker in entry.begun)
 
-    @cached_property
-    def reference(self) -> object:
-        """Content of the protocol's file with an independent free-energy difference; `None` without such a file."""
-        observe = self.protocol.observe
-        return None if observe is None or observe.reference is None else storage.read_json(observe.reference)
-
     @property
     def partner(self) -> str | None:
         """Name of the torsion next to the observed one."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from latf_sampling.records.programs import refuse_programs
+from latf_sampling.records.reference import ReferenceFile
 from latf_sampling.settings import Protocol, TrainingSettings, n_steps
 
 if TYPE_CHECKING:
@@ -23,11 +25,16 @@ class Setup:
     ----------
     protocol
         The settings.
+    trust
+        Whether programs that the protocol names may run, like descriptors of one's own; otherwise only those that this
+        user has run before do.
 
     Raises
     ------
     SettingsError
         By each part: the protocol cannot work; names the key.
+    StoreError
+        By each part: it needs a program that may not run; names it.
 
     Examples
     --------
@@ -36,8 +43,8 @@ class Setup:
     ['sin phi ALA 2', 'sin psi ALA 2']
     """
 
-    def __init__(self, protocol: Protocol) -> None:
-        self.protocol = protocol
+    def __init__(self, protocol: Protocol, trust: bool = True) -> None:
+        self.protocol, self.trust = protocol, trust
         self._subsets: dict[tuple[str, ...], Features] = {}
 
     @cached_property
@@ -45,6 +52,7 @@ class Setup:
         """The simulated structure with its forces."""
         from latf_sampling.systems import build
 
+        self.check_programs()
         return build(self.protocol.system, self.protocol.seed)
 
     @cached_property
@@ -62,6 +70,7 @@ class Setup:
         """All descriptors of the protocol."""
         from latf_sampling.features import Features
 
+        self.check_programs()
         return Features(self.molecule.topology, list(self.protocol.features), periodic=self.periodic)
 
     @cached_property
@@ -70,7 +79,25 @@ class Setup:
         from latf_sampling.records.observables import Observed
 
         settings = self.protocol.observe
+        self.check_programs()
         return None if settings is None else Observed.from_settings(settings, self.topology, self.periodic)
+
+    @cached_property
+    def reference(self) -> ReferenceFile | None:
+        """The independent free-energy difference; `None` where the protocol names no file with one."""
+        observe = self.protocol.observe
+        return None if observe is None or observe.reference is None else ReferenceFile.load(observe.reference)
+
+    def check_programs(self) -> None:
+        """Refuse programs that may not run, before a part that needs them is built.
+
+        Raises
+        ------
+        StoreError
+            The protocol names a program that this user has never run, and is not trusted.
+        """
+        if not self.trust:
+            refuse_programs(self.protocol)
 
     def features_of(self, cv: LatentCV) -> Features:
         """The descriptors that a collective variable of this protocol uses: all of them, or those selected."""

@@ -42,17 +42,10 @@ class Reference:
         content = records.reference
         if content is None:
             return _exact(records, temperature)
-        if not isinstance(content, dict) or "difference_kJ_per_mol" not in content:
+        if content.temperature is not None and abs(content.temperature - temperature) > 0.01:
             return None
-        if abs(content.get("temperature_K", temperature) - temperature) > 0.01:
-            return None
-        surface = None
-        if {"edges_rad", "free_energy_kJ_per_mol"} <= content.keys():
-            rows = content["free_energy_kJ_per_mol"]
-            values = np.array([[np.inf if value is None else value for value in row] for row in rows])
-            surface = np.degrees(content["edges_rad"]), values
-        value, error = float(content["difference_kJ_per_mol"]), float(content.get("error_kJ_per_mol", 0.0))
-        return cls(value, error, "the independent reference is", surface)
+        surface = content.surface and (np.degrees(content.surface[0]), content.surface[1])
+        return cls(content.value, content.error, "the independent reference is", surface)
 
     def profile(
         self, observed: Observed, edges: np.ndarray, temperature: float

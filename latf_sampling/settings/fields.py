@@ -79,7 +79,7 @@ class Dimension:
     exclusive: bool = False
 
     def convert(self, value: Any, info: ValidationInfo) -> float:
-        if value is None or isinstance(value, bool):
+        if isinstance(value, bool) or (value is None and info.context is not None):
             example = units.EXAMPLES[self.name]
             raise SettingsError(f"{shown(value)} is not {units.with_article(self.name)}; write it like '{example}'.")
         number = read(value, self.name, info)
@@ -335,7 +335,7 @@ def _messages(
     if required:
         fault = next(fault for (fault, _), requirement in zip(entries, requirements) if requirement)
         value = fault.get("ctx", {}).get("tag", fault["input"])
-        yield f"must be {' or '.join(required)}; got {shown(value)}."
+        yield f"must be {' or '.join(required)}, got {shown(value)}."
     for (fault, owner), requirement in zip(entries, requirements):
         if requirement is None:
             yield from _message(fault, location, owner, usage).splitlines()
@@ -362,7 +362,7 @@ _BOUNDS = {
 }
 _LIMITS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 _KINDS = {
-    "int_": "an integer",
+    "int_": "a valid integer",
     "float_": "a number",
     "finite_number": "a finite number",
     "bool_": "true or false",
@@ -387,7 +387,7 @@ def _message(fault: ErrorDetails, location: Location, owner: type[BaseModel] | N
     kind, message, hint = fault["type"], fault["msg"], f"; {usage}." if usage else "."
     limits = fault.get("ctx", {})
     if kind == "missing":
-        return f"this {'item' if location and isinstance(location[-1], int) else 'key'} is missing{hint}"
+        return f"this key is missing{hint}"
     if kind == "extra_forbidden":
         known = [] if owner is None else list(_fields(owner))
         nearest = difflib.get_close_matches(name, known, 1)
@@ -396,15 +396,15 @@ def _message(fault: ErrorDetails, location: Location, owner: type[BaseModel] | N
     if kind in ("too_short", "too_long"):
         least, length = kind == "too_short", limits["min_length" if kind == "too_short" else "max_length"]
         items = f"{length} item{'' if length == 1 else 's'}"
-        return f"must have {'at least' if least else 'at most'} {items}; got {limits['actual_length']}."
+        return f"must have {'at least' if least else 'at most'} {items}, got {limits['actual_length']}."
     if kind == "string_too_short":
         return "must not be empty."
     if kind == "string_too_long":
-        return f"must have at most {limits['max_length']} characters; got {len(fault['input'])}."
+        return f"must have at most {limits['max_length']} characters, got {len(fault['input'])}."
     if kind == "value_error":  # from a validator of this package, which quotes the value itself
         return message.removeprefix("Value error, ").removeprefix(f"{name}: ")
     message = message[:1].lower() + message[1:]
-    return f"{message.replace('input should be', 'must be')}; got {shown(fault['input'])}."
+    return f"{message.replace('input should be', 'must be')}, got {shown(fault['input'])}."
 
 
 def _keys(location: Location, model: type[BaseModel] | None) -> tuple[Location, type[BaseModel] | None]:

@@ -41,11 +41,20 @@ from latf_sampling.settings.fields import (
     explain,
     files_of,
     read,
+    shown,
     spell,
 )
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.settings.training import LearningSettings, ModelSettings
 from latf_sampling.settings.yaml_file import read_yaml
+
+
+MAX_GRID_DIMENSION = 3
+"""Every bias is a spline on a grid in latent space, which fits into memory in up to so many dimensions."""
+MAX_SEGMENTS = 100_000
+"""Segments of a round, each of which has four files."""
+MAX_FRAMES = 1_000_000_000
+"""Frames of a campaign."""
 
 
 def _matching(value: Any, info: ValidationInfo) -> list[str]:
@@ -54,7 +63,7 @@ def _matching(value: Any, info: ValidationInfo) -> list[str]:
     paths: list[str] = []
     for name in value if isinstance(value, (list, tuple)) else [value]:
         if not isinstance(name, (str, Path)):
-            raise SettingsError(f"{name!r} is not the name of a file.")
+            raise SettingsError(f"{shown(name)} is not the name of a file.")
         path = directory / name
         matches = [path] if path.is_file() else [Path(match) for match in sorted(glob.glob(str(path)))]
         if not matches:
@@ -272,6 +281,7 @@ class Protocol(Settings):
             "segment": (self.segment, self.frame_interval, "frame_interval"),
             "learning.lag": (self.learning.lag, self.frame_interval, "frame_interval"),
         }
+        faults += self._impossible_biases()
         for number, entry in enumerate(self.rounds):
             intervals[f"rounds[{number}].length"] = (entry.length, self.segment, "segment")
             if entry.bias is not None:
@@ -287,9 +297,17 @@ class Protocol(Settings):
                 )
         if self.evaluate is not None:
             intervals["evaluate.length"] = (self.evaluate.length, self.segment, "segment")
+        barostat = self.system.barostat
+        if barostat is not None and any(barostat.interval * step > entry.length for entry in self.rounds):
+            faults.append(
+                f"system.barostat.interval: {barostat.interval} time steps are {barostat.interval * step:g} ps, longer "
+                "than a round: the volume would never change."
+            )
         for key, (value, base, what) in intervals.items():
             if steps(value, base) is None:
                 faults.append(f"{key}: {value:g} ps is not a multiple of {what} ({base:g} ps).")
+        if not faults:
+            faults += self._too_large()
         files = Counter(file for entry in self.from_trajectories for file in entry.files)
         faults += [f"from_trajectories: {file} is named twice." for file, times in files.items() if times > 1]
         if self.rounds and self.learning.lag >= min(entry.length for entry in self.rounds):
@@ -297,6 +315,55 @@ class Protocol(Settings):
         if faults:
             raise SettingsError("\n".join(faults))
         return self
+
+    def _impossible_biases(self) -> list[str]:
+        """Faults of biases, and of what else needs a density, that a model of these settings could not have."""
+        faults = []
+        has_density = self.learning.joint_epochs > 0 or self.learning.flow_epochs > 0
+        needs_density = [] if has_density or self.starts is None else ["starts"]
+        for number, entry in enumerate(self.rounds):
+            key, bias = f"rounds[{number}]", entry.bias
+            if entry.restart == "flow" and (number > 0 or self.from_trajectories):
+                needs_density += [] if has_density else [f"{key}.restart"]
+            if bias is None:
+                continue
+            if bias.interval > entry.length:
+                faults.append(
+                    f"{key}.bias.interval: {bias.interval:g} ps is longer than the round ({entry.length:g} ps); "
+                    "give a shorter one, or no hill is ever added."
+                )
+            if self.model.latent_dim > MAX_GRID_DIMENSION:
+                faults.append(
+                    f"model.latent_dim: a bias needs a grid in latent space, which has at most {MAX_GRID_DIMENSION} "
+                    f"dimensions; got {self.model.latent_dim}, with {key}.bias."
+                )
+            from_flow = bias.kind == "flow" or (bias.kind == "metadynamics" and bias.start == "flow")
+            if not has_density and (from_flow or bias.trust is not None):
+                needs_density.append(f"{key}.bias{'' if from_flow else '.trust'}")
+        faults += [
+            f"{key}: needs the density of the flow, which is not trained with learning.flow_epochs: 0 and "
+            "learning.joint_epochs: 0; train it, or remove what needs it."
+            for key in needs_density
+        ]
+        return list(dict.fromkeys(faults))
+
+    def _too_large(self) -> list[str]:
+        """Faults of sizes that are possible one by one, and whose files or processes no machine would hold."""
+        walkers = [entry for entry in self.runs if isinstance(entry, RoundSettings)]
+        segments = max((len(entry.walkers) * entry.length / self.segment for entry in walkers), default=0)
+        frames = sum(len(entry.walkers) * entry.length / self.frame_interval for entry in walkers)
+        faults = []
+        if segments > MAX_SEGMENTS:
+            faults.append(
+                f"segment: a round would have {segments:.3g} segments, each with its files, more than "
+                f"{MAX_SEGMENTS:,}; make segments longer."
+            )
+        if frames > MAX_FRAMES:
+            faults.append(
+                f"frame_interval: the campaign would have {frames:.3g} frames, more than {MAX_FRAMES:,}; save fewer, "
+                "or simulate less."
+            )
+        return faults
 
     @classmethod
     def load(cls, path: str | Path) -> Protocol:

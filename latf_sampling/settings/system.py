@@ -229,8 +229,10 @@ class SystemSettings(Settings):
     name: Annotated[str | None, Source("a molecule by name", _FORCE_FIELD)] = None
     """A molecule or model system that the package knows: alanine-dipeptide, chignolin, or one of the potentials
     three-hole, double-well, harmonic-well and lj7. A molecule by name takes the same keys as a structure."""
-    structure: Annotated[File | None, Source("a structure", _FORCE_FIELD)] = None
+    structure: Annotated[File | None, Source("a structure", _FORCE_FIELD | {"model"})] = None
     """PDB or PDBx/mmCIF file; relative paths are relative to the protocol."""
+    model: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Number of the model, from 1, where the structure's file holds several; None refuses such a file."""
     amber: Annotated[AmberSettings | None, Source("files of Amber", _ENGINE_FILES)] = None
     """Files of Amber, in place of a structure and a force field."""
     gromacs: Annotated[GromacsSettings | None, Source("files of GROMACS", _ENGINE_FILES)] = None

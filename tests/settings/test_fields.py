@@ -49,11 +49,11 @@ def test_kinds_of_a_union_are_no_keys_and_come_from_the_model():
         "file: parts[0].corner.radius: -1 is too small; it must be more than 0."
     ]
     (line,) = faults({"parts": [{"shape": "triangle"}]})
-    assert line == "file: parts[0].shape: must be one of 'circle', 'square'; got 'triangle'."
+    assert line == "file: parts[0].shape: must be one of 'circle', 'square', got 'triangle'."
 
 
 def test_members_of_other_unions_are_no_keys():
-    assert faults({"parts": [], "width": -1}) == ["file: width: must be greater than 0 or 'automatic'; got -1."]
+    assert faults({"parts": [], "width": -1}) == ["file: width: must be greater than 0 or 'automatic', got -1."]
 
 
 def test_keys_of_mappings_and_aliases_are_keys():
