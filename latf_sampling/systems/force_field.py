@@ -114,8 +114,8 @@ def _misfit(field: app.ForceField, topology: app.Topology, index: int, reason: s
     template = _template(field, residue)
     if template is None:
         return (
-            f"{label} is not in the force field. Add a force field file that has it (openmmforcefields writes them "
-            "for ligands), or remove it from the structure."
+            f"{label} is not in the force field. Add a force field file that has a template of {residue.name} "
+            "(openmmforcefields writes them for ligands), or remove it from the structure."
         )
     mend = "add them to the structure" if settings.prepare else "set 'prepare: {}' to have them added"
     names = {atom.name for atom in residue.atoms()}
@@ -130,10 +130,14 @@ def _misfit(field: app.ForceField, topology: app.Topology, index: int, reason: s
 def _template(field: app.ForceField, residue: app.topology.Residue):
     """The template that fits the name of a residue and its bonds to others best; None if none has this name."""
     variants = {"HIS": ("HID", "HIE", "HIP"), "CYS": ("CYS", "CYX")}.get(residue.name, (residue.name,))
+    # Ends of chains have templates of their own: NALA and CALA of amino acids, A5, A3 and AN of nucleotides. No other
+    # names are put together: CAS + N would be an asparagine, N + A a sodium ion.
+    forms = ("{}5", "{}3", "{}N") if len(residue.name) <= 2 else ("N{}", "C{}")
     templates = [
         field._templates[full]
         for name in variants
-        for full in (name, f"N{name}", f"C{name}", f"{name}5", f"{name}3", f"{name}N")
+        if name in field._templates
+        for full in (name, *(form.format(name) for form in forms))
         if full in field._templates
     ]
     names = {atom.name for atom in residue.atoms()}

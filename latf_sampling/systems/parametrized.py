@@ -14,7 +14,18 @@ from latf_sampling.systems.force_field import apply_force_field, load_force_fiel
 from latf_sampling.systems.molecule import Molecule
 from latf_sampling.systems.named import named_structure
 from latf_sampling.systems.preparation import complete, solvate
-from latf_sampling.systems.structure import Structure, read_structure, refuse_breaks, refuse_missing
+from latf_sampling.systems.structure import (
+    Structure,
+    parse,
+    read_text,
+    refuse_breaks,
+    refuse_damage,
+    refuse_missing,
+)
+from latf_sampling.systems.structure_text import StructureText
+
+WATERS = frozenset(["HOH", "WAT", "H2O", "TIP", "TIP3", "TP3", "TIP4", "TP4", "SOL", "SPC", "DOD"])
+"""Names of water in structure files."""
 
 
 def from_name(name: str, settings: SystemSettings, seed: int) -> Molecule:
@@ -29,14 +40,31 @@ def from_name(name: str, settings: SystemSettings, seed: int) -> Molecule:
 def from_structure(file: Path, settings: SystemSettings, seed: int) -> Molecule:
     """A molecule from a PDB or PDBx/mmCIF file and a force field, completed where the settings say so."""
     field, prepare, key = load_force_field(settings.force_field), settings.prepare, "system.structure"
-    structure = read_structure(file, key, settings.nonbonded == "PME")
+    source = read_text(file, key, settings.model)
+    structure = parse(source, settings.nonbonded == "PME")
     if prepare is None or prepare.missing_residues is None:
-        refuse_missing(file, structure.topology, key)
+        refuse_missing(source, structure.topology)
         refuse_breaks(structure, key)
+    _refuse_vacuum(source, structure, settings)
     if prepare is not None:
-        structure = complete(file, prepare, streams.stream_seed(seed, "prepare", 0))
+        refuse_damage(structure, source)
+        structure = complete(source, prepare, streams.stream_seed(seed, "prepare", 0))
         refuse_breaks(structure, "system.prepare")
     return _parametrized(structure, field, settings, seed)
+
+
+def _refuse_vacuum(source: StructureText, structure: Structure, settings: SystemSettings) -> None:
+    """Refuse a unit cell, or water, that would be simulated without periodic boundaries by default."""
+    if "nonbonded" in settings.model_fields_set or settings.nonbonded == "PME":
+        return
+    waters = sum(residue.name in WATERS for residue in structure.topology.residues())
+    has_cell = structure.topology.getPeriodicBoxVectors() is not None
+    if has_cell or waters:
+        content = " and ".join(["a unit cell"] * has_cell + [f"{waters} waters"] * bool(waters))
+        raise source.fault(
+            f"has {content}; say nonbonded: PME with a cutoff, or nonbonded: no cutoff for a vacuum or implicit solvent"
+            f"{' around them' if waters else ''}."
+        )
 
 
 def _parametrized(structure: Structure, field: app.ForceField, settings: SystemSettings, seed: int) -> Molecule:

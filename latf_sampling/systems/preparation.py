@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import openmm
@@ -15,10 +15,11 @@ from latf_sampling.errors import InstallationError, SettingsError
 from latf_sampling.settings.system import PrepareSettings, SolventSettings
 from latf_sampling.systems.molecule import positions_array
 from latf_sampling.systems.structure import Structure
+from latf_sampling.systems.structure_text import StructureText
 from latf_sampling.units import to_quantity
 
 
-def complete(file: Path, settings: PrepareSettings, seed: int) -> Structure:
+def complete(source: StructureText, settings: PrepareSettings, seed: int) -> Structure:
     """The structure of a file with the residues and heavy atoms that it lacks, and with hydrogens for a pH.
 
     Raises
@@ -35,14 +36,15 @@ def complete(file: Path, settings: PrepareSettings, seed: int) -> Structure:
             "system.prepare: needs PDBFixer; install it with pip install 'latf_sampling[prepare]'."
         ) from error
     try:
-        fixer = PDBFixer(filename=str(file))
+        text = io.StringIO(source.text)
+        fixer = PDBFixer(pdbxfile=text) if source.is_mmcif else PDBFixer(pdbfile=text)
         fixer.findMissingResidues()
         fixer.missingResidues = _to_build(fixer, settings.missing_residues)
         fixer.findMissingAtoms()
         fixer.addMissingAtoms(seed=seed % 2**31)
     except Exception as error:  # of many types
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise SettingsError(f"system.prepare: PDBFixer cannot complete {file} ({reason}).") from error
+        raise SettingsError(f"system.prepare: PDBFixer cannot complete {source.file} ({reason}).") from error
     modeller = app.Modeller(fixer.topology, fixer.positions)
     return with_hydrogens(modeller, settings.pH, seed)
 

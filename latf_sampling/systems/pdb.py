@@ -1,0 +1,189 @@
+"""PDB files, record by record: the atoms of one model, and what makes a file ambiguous or incomplete."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from typing import NamedTuple
+
+from openmm import app
+
+from latf_sampling.systems.molecule import residue_label
+from latf_sampling.systems.structure_text import StructureText, check_cell, is_coordinate
+
+_RECORDS = frozenset("""
+    HEADER OBSLTE TITLE SPLIT CAVEAT COMPND SOURCE KEYWDS EXPDTA NUMMDL MDLTYP AUTHOR REVDAT SPRSDE JRNL REMARK DBREF
+    DBREF1 DBREF2 SEQADV SEQRES MODRES HET HETNAM HETSYN FORMUL HELIX SHEET TURN SSBOND LINK CISPEP SITE CRYST1 ORIGX1
+    ORIGX2 ORIGX3 SCALE1 SCALE2 SCALE3 MTRIX1 MTRIX2 MTRIX3 MODEL ATOM ANISOU SIGATM SIGUIJ TER HETATM ENDMDL CONECT
+    MASTER END USER
+""".split())  # fmt: skip # noqa: SIM905
+"""The records of a PDB file."""
+
+
+class Atom(NamedTuple):
+    """An ATOM or HETATM record."""
+
+    line: int
+    residue: str
+    """Name and number, with the insertion code: ALA 2."""
+    chain: str
+    name: str
+    alternate: str
+    serial: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.name.strip()} of {self.residue} (chain {self.chain})"
+
+
+def atoms(source: StructureText) -> list[Atom]:
+    """The atoms of a file."""
+    return [
+        Atom(number, f"{line[17:21].strip()} {line[22:27].strip()}", line[21:22].strip() or "-", *fields)
+        for number, line in source.lines()
+        if line.startswith(("ATOM  ", "HETATM"))
+        for fields in [(line[12:16], line[16:17], line[6:11])]
+    ]
+
+
+def one_model(source: StructureText, number: int | None) -> StructureText:
+    """The text of one model of a file, counted from 1; `None` is its only one.
+
+    Raises
+    ------
+    SettingsError
+        There are several and none was chosen, or there is none of this number.
+    """
+    models = _models(source)
+    if number is None and len(models) > 1:
+        choose = "say which with system.model, like model: 1, or keep" if source.key == "system.structure" else "keep"
+        raise source.fault(f"holds {len(models)} models; {choose} one of them in the file.")
+    if number is not None and number > max(len(models), 1):
+        raise source.fault(f"holds {len(models)} models; there is no model {number}.")
+    if len(models) < 2:
+        return source
+    chosen = models[(number or 1) - 1]
+    others = {place for model in models if model is not chosen for place in model}
+
+    def kept(place: int, line: str) -> str:
+        ends = line.startswith("END")
+        if place in others or line.startswith("MODEL ") or (ends and place < chosen[0]):
+            return ""  # so that the numbers of lines in errors stay those of the file
+        return "END" if ends else line
+
+    return source.with_text("".join(f"{kept(place, line)}\n" for place, line in source.lines()))
+
+
+def check(source: StructureText) -> None:
+    """Refuse a file whose records are damaged, or that seems to be cut off.
+
+    Raises
+    ------
+    SettingsError
+        Names the line, and the residue where there is one.
+    """
+    entries = atoms(source)
+    if not entries:
+        raise source.fault("holds no atoms, in records ATOM and HETATM; it is empty or no PDB file.")
+    lines = dict(source.lines())
+    for atom in entries:
+        _check_atom(source, atom, lines[atom.line])
+    for number, line in lines.items():
+        if number < entries[0].line and line.startswith(("TER", "CONECT", "END")):
+            raise source.fault(f"is damaged in line {number}: {line[:6].strip()} comes before the first atom.")
+        if line.startswith("CRYST1"):
+            words = [line[first:last] for first, last in ((6, 15), (15, 24), (24, 33), (33, 40), (40, 47), (47, 54))]
+            check_cell(source, words[:3], words[3:])
+        elif line[:6].strip() not in _RECORDS and (
+            re.match(r" +(ATOM|HETATM)\b", line) or all(map(is_coordinate, _words(line)))
+        ):
+            raise source.fault(f"is damaged in line {number}: {line[:6].strip()!r} is no record of a PDB file.")
+    if not any(line.startswith("END") for number, line in lines.items() if number > entries[-1].line):
+        raise source.fault(
+            f"has no END after its last atom, in line {entries[-1].line}; it may be cut off. Add a line END if it is "
+            "complete."
+        )
+    _check_names(source, entries, lines)
+    _check_serials(source, entries, lines)
+
+
+def missing(source: StructureText, topology: app.Topology) -> Iterator[str]:
+    """Residues of SEQRES records that have no coordinates."""
+    sequences: dict[str, list[str]] = defaultdict(list)
+    for _, line in source.lines():
+        if line.startswith("SEQRES"):
+            sequences[line[11:12].strip()] += line[17:].split()
+    for chain in topology.chains():
+        sequence = sequences.pop(chain.id.strip(), None)
+        if sequence is None:
+            continue
+        residues = [residue for residue in chain.residues() if residue.name != "HOH"]
+        matcher = SequenceMatcher(None, sequence, [residue.name for residue in residues], autojunk=False)
+        for tag, first, last, index, _ in matcher.get_opcodes():
+            if tag == "delete":
+                before = f"before {residue_label(residues[0])}"
+                yield f"{' '.join(sequence[first:last])} " + (
+                    f"after {residue_label(residues[index - 1])}" if index else before
+                )
+
+
+def _models(source: StructureText) -> list[list[int]]:
+    """Numbers of the lines of each model that has atoms."""
+    models: list[list[int]] = [[]]
+    for number, line in source.lines():
+        if line.startswith(("ATOM  ", "HETATM", "TER", "ANISOU")):
+            models[-1].append(number)
+        elif line.startswith(("MODEL ", "END")) and models[-1]:
+            models.append([])
+    return [model for model in models if model]
+
+
+def _check_atom(source: StructureText, atom: Atom, line: str) -> None:
+    where = f"is damaged in line {atom.line}, {atom.label}:"
+    if not line.isascii():
+        raise source.fault(f"is damaged in line {atom.line}: it holds letters that a record of an atom cannot have.")
+    if len(line) < 54:
+        raise source.fault(f"{where} the line is cut off before its coordinates end.")
+    words = _words(line)
+    for axis, word in zip("xyz", words):
+        if not is_coordinate(word):
+            raise source.fault(f"{where} {axis} is {word!r}, not a number in its columns.")
+    # An overlong number moves what follows, so that columns hold parts of two numbers.
+    if re.search(r"\S\s+\S", line[54:60].strip()) or any(re.match(r"-?0\d", word) for word in words):
+        raise source.fault(f"{where} its numbers are not in their columns, since one of them is too long.")
+
+
+def _words(line: str) -> list[str]:
+    """The coordinates of an atom."""
+    return [line[30:38].strip(), line[38:46].strip(), line[46:54].strip()]
+
+
+def _check_names(source: StructureText, entries: list[Atom], lines: dict[int, str]) -> None:
+    """Refuse two atoms of one name in a residue, of which OpenMM would keep one: two residues have one number."""
+    seen: dict[tuple[str, str], Atom] = {}
+    for before, atom in zip([None, *entries], entries):
+        if before is not None and (
+            (before.residue, before.chain) != (atom.residue, atom.chain)
+            or any(lines[number].startswith("TER") for number in range(before.line + 1, atom.line))
+        ):
+            seen.clear()
+        twin = seen.setdefault((atom.name.strip(), atom.alternate), atom)
+        if twin is not atom and re.fullmatch(r"\S+ -?\w+", atom.residue):  # ****: OpenMM tells residues by their atoms
+            raise source.fault(
+                f"has {atom.label} twice, in lines {twin.line} and {atom.line}; give each residue its own number, and "
+                "each atom of a residue its own name."
+            )
+
+
+def _check_serials(source: StructureText, entries: list[Atom], lines: dict[int, str]) -> None:
+    """Refuse bonds whose atoms are ambiguous."""
+    counts = Counter(atom.serial.strip() for atom in entries)
+    for number, line in lines.items():
+        if line.startswith("CONECT"):
+            for serial in (line[first : first + 5].strip() for first in range(6, 31, 5)):
+                if counts[serial] > 1:
+                    raise source.fault(
+                        f"names a bond of atom {serial} in line {number}, and {counts[serial]} atoms have this number."
+                    )
