@@ -97,7 +97,7 @@ def check(source: StructureText) -> None:
             words = [line[first:last] for first, last in ((6, 15), (15, 24), (24, 33), (33, 40), (40, 47), (47, 54))]
             check_cell(source, words[:3], words[3:])
         elif line[:6].strip() not in _RECORDS and (
-            re.match(r" +(ATOM|HETATM)\b", line) or all(map(is_coordinate, _words(line)))
+            re.match(r" +(ATOM|HETATM)\b", line) or len(re.findall(r"-?\d+\.\d{3}", line)) >= 3
         ):
             raise source.fault(f"is damaged in line {number}: {line[:6].strip()!r} is no record of a PDB file.")
     if not any(line.startswith("END") for number, line in lines.items() if number > entries[-1].line):
@@ -182,7 +182,12 @@ def _check_serials(source: StructureText, entries: list[Atom], lines: dict[int, 
     counts = Counter(atom.serial.strip() for atom in entries)
     for number, line in lines.items():
         if line.startswith("CONECT"):
-            for serial in (line[first : first + 5].strip() for first in range(6, 31, 5)):
+            serials = [line[first : first + 5].strip() for first in range(6, 31, 5)]
+            if wrong := [serial for serial in serials if serial and not re.fullmatch("[0-9A-Fa-f]+", serial)]:
+                raise source.fault(f"is damaged in line {number}: {wrong[0]!r} is no number of an atom.")
+            if not serials[0]:
+                raise source.fault(f"is damaged in line {number}: a bond has no first atom.")
+            for serial in serials:
                 if counts[serial] > 1:
                     raise source.fault(
                         f"names a bond of atom {serial} in line {number}, and {counts[serial]} atoms have this number."

@@ -1,6 +1,6 @@
 """Damaged structure files: each is refused in one sentence, or gives the system of the undamaged file.
 
-44 kinds of damage to PDB files of alanine dipeptide and of a box of water, 13 to files in PDBx/mmCIF, 12 files that are
+45 kinds of damage to PDB files of alanine dipeptide and of a box of water, 13 to files in PDBx/mmCIF, 12 files that are
 no text, and two files that are cut off at 200 places each.
 """
 
@@ -165,6 +165,11 @@ DAMAGE = {
         "line 5, .* not in their columns",
     ),
     "a record of no kind": ("w.pdb", lambda t: t.replace("HETATM", "HETXTM", 1), "line 3: 'HETXTM' is no record"),
+    "a record without its beginning": (
+        "w.pdb",
+        lambda t: t.replace("HETATM   82 ", "H", 1),
+        "line 84: .* is no record",
+    ),
     "a record that is moved": ("w.pdb", lambda t: t.replace("HETATM", " HETATM", 1), "line 3: .* is no record"),
     "letters in an atom": ("a.pdb", lambda t: columns(t, 3, 13, 16, " é1 "), "line 5: it holds letters"),
     "no atoms": ("a.pdb", lambda t: "REMARK nothing\nEND\n", "holds no atoms"),
