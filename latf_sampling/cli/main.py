@@ -92,6 +92,25 @@ def run(
 
 
 @app.command()
+def check(protocol: Annotated[Path, typer.Argument(help="Protocol, a YAML file.")]) -> None:
+    """Check a protocol and its files in seconds, without writing anything, and print what would run."""
+    from latf_sampling.settings import Protocol
+
+    settings = Protocol.load(protocol)
+
+    from latf_sampling.campaign.check import check, summary
+    from latf_sampling.core.installation import check_installation
+    from latf_sampling.records.setup import Setup
+
+    check_installation()
+    setup = Setup(settings)
+    check(setup)
+    first, *rows = summary(setup)
+    _say(f"{protocol}: valid. It would run:")
+    _say(tables.aligned(first, rows, _out.width if _out.is_terminal else None))
+
+
+@app.command()
 def status(directory: Directory) -> None:
     """Show which steps of a campaign are done."""
     from latf_sampling.records.records import Records

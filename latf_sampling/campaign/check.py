@@ -1,0 +1,161 @@
+"""Everything that the protocol and its files tell, before anything is simulated or written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from latf_sampling.core import platforms
+from latf_sampling.core.words import plural
+from latf_sampling.errors import LatfError, SettingsError
+from latf_sampling.records.setup import Setup
+from latf_sampling.settings import ExternalRound, RoundSettings, n_steps
+
+OWN = "custom"
+"""Kind of the descriptors whose code is the user's."""
+
+
+def check(setup: Setup, is_read: Callable[[int], bool] = lambda number: False) -> None:
+    """Refuse a protocol that cannot work, in seconds; what a `Protocol` checks itself is taken for granted.
+
+    Parameters
+    ----------
+    setup
+        The protocol.
+    is_read
+        Whether an external trajectory, by its number, was read before; its first frames are not looked at.
+
+    Raises
+    ------
+    SettingsError, DataError, InstallationError
+        Reference, system, descriptors, observed variable, platform or an external trajectory are at fault; names the
+        key or the file.
+
+    Examples
+    --------
+    >>> from latf_sampling.settings import Protocol
+    >>> check(Setup(Protocol.load("protocols/three-hole.yaml")))  # doctest: +SKIP
+    """
+    _ = setup.reference
+    _ = platform(setup)
+    _ = setup.features
+    _ = setup.observed
+    _check_own_descriptors(setup)
+    if setup.protocol.from_trajectories:
+        _check_external(setup, is_read)
+
+
+def platform(setup: Setup) -> str:
+    """Name of OpenMM's platform that walkers will run on."""
+    wanted = setup.protocol.system.platform
+    try:
+        if wanted is not None:  # before the system is built, which may take minutes
+            return platforms.pick_platform(wanted).getName()
+        return platforms.pick_platform(None, setup.molecule.system.getNumParticles()).getName()
+    except SettingsError as error:
+        raise SettingsError(f"system.{error}") from error
+
+
+def _own_descriptors(setup: Setup) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Keys and entries of the descriptors whose code is the user's."""
+    for number, entry in enumerate(setup.protocol.features):
+        if OWN in entry:
+            yield f"features[{number}].{OWN}", entry
+    observe = setup.protocol.observe
+    if observe is not None and observe.descriptor is not None and OWN in observe.descriptor:
+        yield f"observe.descriptor.{OWN}", observe.descriptor
+
+
+def _check_own_descriptors(setup: Setup) -> None:
+    """Hold the user's descriptors to the contract of all descriptors, on the first structure."""
+    entries = list(_own_descriptors(setup))
+    if not entries:
+        return
+    import mdtraj
+
+    from latf_sampling.testing import check_descriptors
+
+    positions = [conformation.positions for conformation in setup.molecule.conformations] or [setup.molecule.positions]
+    frames = mdtraj.Trajectory(positions[:1], setup.topology)
+    for key, entry in entries:
+        name = f"{entry[OWN]['class']} of {entry[OWN]['file']}"
+        try:
+            check_descriptors(frames, [entry], floating=False, periodic=setup.periodic)
+        except LatfError:
+            raise
+        except AssertionError as error:
+            raise SettingsError(f"{key}: {name}: {_brief(error)}") from error
+        except Exception as error:  # the user's code may raise any type
+            raise SettingsError(f"{key}: {name} fails: {type(error).__name__}: {_brief(error)}") from error
+
+
+def _brief(error: Exception) -> str:
+    """The message of an error in one line; torch's fill pages."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
+def _check_external(setup: Setup, is_read: Callable[[int], bool]) -> None:
+    """Look at the first frames of external trajectories."""
+    from latf_sampling.data.external import ExternalTrajectory, stride_of
+
+    for number, external in enumerate(ExternalTrajectory.from_settings(setup.protocol.from_trajectories)):
+        if not is_read(number):
+            stride_of(external, setup.topology, setup.periodic, setup.protocol.frame_interval)
+
+
+def summary(setup: Setup) -> list[tuple[str, str]]:
+    """What would run: pairs of a word and what belongs to it.
+
+    Examples
+    --------
+    >>> from latf_sampling.settings import Protocol
+    >>> dict(summary(Setup(Protocol.load("protocols/three-hole.yaml"))))["descriptors"]  # doctest: +SKIP
+    '2 columns (coordinates)'
+    """
+    protocol, molecule = setup.protocol, setup.molecule
+    box = "periodic" if setup.periodic else "not periodic"
+    kinds = ", ".join(dict.fromkeys(kind for entry in protocol.features for kind in entry if kind != "columns"))
+    rows = [
+        ("system", f"{protocol.system.title}: {plural(molecule.system.getNumParticles(), 'atom')}, {box}"),
+        ("platform", platform(setup)),
+        ("descriptors", f"{plural(len(setup.features.names), 'column')} ({kinds})"),
+    ]
+    simulated = frames = 0.0
+    for index, entry in enumerate(protocol.runs):
+        is_reference = protocol.evaluate is not None and index == len(protocol.all_rounds)
+        rows.append(("references" if is_reference else f"round {index}", _round(setup, entry)))
+        if isinstance(entry, RoundSettings):
+            simulated += len(entry.walkers) * entry.length
+            frames += len(entry.walkers) * entry.length / protocol.frame_interval
+    if protocol.starts is not None:
+        count, temperature = protocol.starts.count, protocol.starts.temperature
+        rows.append(("starts", f"{plural(count, 'structure')} at {temperature:g} K"))
+    if setup.observed is not None:
+        reference = ", with a reference" if setup.reference is not None else ""
+        rows.append(("observed", f"{setup.observed.state}{reference}"))
+    rows.append(("in all", f"{_span(simulated)} of simulation, {plural(round(frames), 'frame')}"))
+    return rows
+
+
+def _round(setup: Setup, entry: RoundSettings | ExternalRound) -> str:
+    """Walkers, temperatures and bias of a round."""
+    counts = Counter(entry.walkers)
+    temperatures = ", ".join(f"{temperature:g} K" for temperature in sorted(counts))
+    if isinstance(entry, ExternalRound):
+        return f"{plural(len(entry.walkers), 'external trajectory')} at {temperatures}"
+    words = f"{plural(len(entry.walkers), 'walker')} x {_span(entry.length)} at {temperatures}"
+    if entry.bias is None:
+        return f"{words}, plain dynamics"
+    hills = n_steps(entry.length, setup.protocol.integrator.timestep) // n_steps(
+        entry.bias.interval, setup.protocol.integrator.timestep
+    )
+    noun = {"metadynamics": "hill", "opes": "kernel"}.get(entry.bias.kind)
+    return f"{words}, {entry.bias.kind}" + (f", {plural(hills, noun)} each" if noun else "")
+
+
+def _span(picoseconds: float) -> str:
+    """A simulated time."""
+    unit, size = next(((unit, size) for unit, size in (("us", 1e6), ("ns", 1e3)) if picoseconds >= size), ("ps", 1.0))
+    return f"{picoseconds / size:.4g} {unit}"
