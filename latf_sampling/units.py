@@ -141,6 +141,8 @@ def to_array(value: Any, dimension: str, name: str = "values") -> np.ndarray:
         plain = value if detach is None else detach().cpu()
     try:
         array = np.asarray(plain)
+        if array.dtype.kind in "cSU":  # which numpy would convert, without the imaginary part or from text
+            raise TypeError(array.dtype)
         return array if array.dtype.kind == "f" else array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise SettingsError(
@@ -299,6 +301,8 @@ def with_article(dimension: str) -> str:
 
 def _finite(value: Any, dimension: str, name: str) -> float:
     try:
+        if isinstance(value, (bool, np.bool_)) or np.ndim(value):
+            raise TypeError(type(value))
         number = float(value)
     except (TypeError, ValueError) as error:
         raise SettingsError(

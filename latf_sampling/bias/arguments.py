@@ -7,9 +7,52 @@ import operator
 from typing import Any
 
 import numpy as np
+import openmm
 
+from latf_sampling.core import arguments
+from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import DataError, SettingsError
+from latf_sampling.learning.model import LaTF
+
+
+def check_parts(owner: str, system: Any, cv: Any, *, needs_system: bool = True) -> None:
+    """Refuse anything else in the places of the system and of the variable.
+
+    Raises
+    ------
+    SettingsError
+        Names the argument.
+    """
+    if needs_system or system is not None:
+        arguments.instance(owner, "system", system, openmm.System, "an openmm.System")
+    arguments.instance(owner, "cv", cv, Variable, "a collective variable, a LatentCV or a Variable", "LatentCV.load")
+
+
+def check_model(owner: str, model: Any, cv: Variable | None = None) -> None:
+    """Refuse what is no model, and a model that the variable was not exported from.
+
+    Raises
+    ------
+    SettingsError
+        It is no `LaTF`, or the variable was exported from another one. Of files that are older than the fingerprint in
+        them, this is not known.
+
+    Examples
+    --------
+    >>> check_model("FlowBias", "model.pt")
+    Traceback (most recent call last):
+        ...
+    latf_sampling.errors.SettingsError: FlowBias: model must be a LaTF; got 'model.pt'. Load the file first: \
+LaTF.load('model.pt').
+    """
+    arguments.instance(owner, "model", model, LaTF, "a LaTF", "LaTF.load")
+    exported_from = cv.metadata.get("model") if isinstance(cv, LatentCV) else None
+    if exported_from is not None and exported_from != model.fingerprint():
+        raise SettingsError(
+            f"{owner}: the variable was exported from model {exported_from}, and this is model {model.fingerprint()}; "
+            "give the model and the variable of one training."
+        )
 
 
 def number_above(owner: str, name: str, value: Any, limit: float) -> float:
@@ -26,11 +69,11 @@ def number_above(owner: str, name: str, value: Any, limit: float) -> float:
     40.0
     """
     try:
-        number = math.nan if isinstance(value, str) else float(value)
+        number = math.nan if isinstance(value, (str, bool)) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number > limit):
-        raise SettingsError(f"{owner}: {name} must be more than {limit}, and finite; got {value!r}.")
+        raise SettingsError(f"{owner}: {name} must be more than {limit}, and finite; got {arguments.describe(value)}.")
     return number
 
 
@@ -50,7 +93,7 @@ def numbers(owner: str, requirement: str, values: Any) -> np.ndarray:
     try:
         return np.array(values, np.float64)
     except (TypeError, ValueError) as error:
-        raise SettingsError(f"{owner}: {requirement}; got {values}.") from error
+        raise SettingsError(f"{owner}: {requirement}; got {arguments.describe(values)}.") from error
 
 
 def whole_steps(owner: str, name: str, value: Any) -> int:
@@ -66,8 +109,15 @@ def whole_steps(owner: str, name: str, value: Any) -> int:
     >>> whole_steps("OPES", "frequency", 500)
     500
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise SettingsError(f"{owner}: {name} must be a whole number of steps, 1 or more; got {value!r}.")
+    if hasattr(value, "value_in_unit") or isinstance(value, str):
+        raise SettingsError(
+            f"{owner}: {name} must be a whole number of steps, 1 or more; got {arguments.describe(value)}. Divide a "
+            "time by the time step of the integrator."
+        )
+    if isinstance(value, bool) or not hasattr(value, "__index__") or np.ndim(value) or value < 1:
+        raise SettingsError(
+            f"{owner}: {name} must be a whole number of steps, 1 or more; got {arguments.describe(value)}."
+        )
     return operator.index(value)
 
 
@@ -94,7 +144,7 @@ def latent_points(owner: str, u: Any, dim: int) -> np.ndarray:
     >>> latent_points("OPES", [0.5, 1.5], 2)
     array([[0.5, 1.5]])
     """
-    points = np.asarray(u, np.float64)
+    points = arguments.real_numbers(owner, "u", u).astype(np.float64, copy=False)
     if points.ndim < 2 and (dim == 1 or points.shape == (dim,)):
         return points.reshape(-1, dim)
     if points.ndim != 2 or points.shape[1] != dim:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import zipfile
 from datetime import datetime, timezone
 from numbers import Real
 from pathlib import Path
@@ -19,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latf_sampling.core import installation, storage
+from latf_sampling.core import archives, arguments, installation, storage
 from latf_sampling.cv.force import bias_variables
+from latf_sampling.cv.operators import check_archive, check_operators
 from latf_sampling.cv.variable import OfAllAtoms, Positions, Variable
 from latf_sampling.errors import CVError
 from latf_sampling.features import Features, fingerprint
@@ -82,7 +82,8 @@ class LatentCV(Variable):
         Length of each component's gradient, 1/nm, root of the mean square over the training frames, if it was exported
         with some.
     metadata : dict
-        Names and units of descriptors, atoms, bounds, widths, topology fingerprint, versions, provenance.
+        Names and units of descriptors, atoms, bounds, widths, topology fingerprint, versions, provenance, and as
+        "model" the `LaTF.fingerprint` of the model that it was exported from.
 
     Examples
     --------
@@ -125,9 +126,13 @@ class LatentCV(Variable):
         Raises
         ------
         CVError
-            The model expects other descriptors, the export differs from the eager model, or its forces are beyond the
-            limit.
+            The model expects other descriptors, a descriptor uses an operator that `load` would refuse, the export
+            differs from the eager model, or its forces are beyond the limit.
+        SettingsError
+            An argument is something else, such as the model in the place of the features.
         """
+        arguments.instance("LatentCV.from_model", "model", model, LaTF, "a LaTF", "LaTF.load")
+        arguments.instance("LatentCV.from_model", "features", features, Features, "the Features of the training")
         if not model.trained:
             raise CVError("LatentCV: the model is not trained yet.")
         if not (isinstance(force_limit, Real) and force_limit > 0):
@@ -149,6 +154,7 @@ class LatentCV(Variable):
             "periodic": features.periodic,
             "features": features.spec,
             "topology": features.topology_fingerprint,
+            "model": model.fingerprint(),
             "units": {"positions": "nm", "cv": "dimensionless"},
             "bounds": model.latent_bounds.double().tolist(),
             "sigma": sigma.tolist(),
@@ -161,7 +167,12 @@ class LatentCV(Variable):
                 "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             },
         }
-        cv = cls(_round_trip(torch.jit.script(module)), metadata)
+        script = _round_trip(torch.jit.script(module))
+        try:
+            check_operators(script)
+        except CVError as error:
+            raise CVError(f"LatentCV: the variable cannot be exported: {error}.") from error
+        cv = cls(script, metadata)
         frames = None if positions is None else cv._training_frames(positions)
         cv._compare_with(model, features, frames)
         if frames is not None:
@@ -187,7 +198,10 @@ class LatentCV(Variable):
             )
 
     def save(self, path: str | Path) -> None:
-        """Write the TorchScript file, at once or not at all."""
+        """Write the TorchScript file, at once or not at all.
+
+        The file is a program, which whoever loads it runs; see `load`.
+        """
         buffer = io.BytesIO()  # torch's own errors of a full disk do not say so
         torch.jit.save(self.module, buffer, _extra_files={"metadata.json": json.dumps(self.metadata)})
         with storage.atomic_write(path) as temporary:
@@ -197,25 +211,39 @@ class LatentCV(Variable):
     def load(cls, path: str | Path, topology: app.Topology | mdtraj.Topology | None = None) -> LatentCV:
         """Read a file written by `save`.
 
+        A CV file is a program in TorchScript, which could write and read files when it is loaded or evaluated. A file
+        that another person sent is therefore compared with a list of operators before anything in it is run: those of
+        `latf_sampling.cv.operators`, which compute, and no other. Nothing else is checked: a variable may still be
+        slow, or wrong.
+
         Raises
         ------
         CVError
-            The file is missing or damaged, of another format, or made for another topology than the one given.
+            The file is missing or damaged, of another format, uses an operator that is not on the list, or was made for
+            another topology than the one given.
         """
         extra = {"metadata.json": ""}
         try:
-            with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
-                if (damaged := archive.testzip()) is not None:
-                    raise ValueError(f"{damaged} is damaged")
-            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+            content, kind = archives.read_archive(path)
+            if kind != archives.TORCHSCRIPT:
+                raise ValueError("it holds tensors and no program, as LaTF.save writes; see LaTF.load")
+            check_archive(content)
+            module = torch.jit.load(io.BytesIO(content), map_location="cpu", _extra_files=extra)
+            check_operators(module)
             if not extra["metadata.json"]:
                 raise ValueError("it has no metadata.json")
             metadata = json.loads(extra["metadata.json"])
-        except (RuntimeError, ValueError, OSError, zipfile.BadZipFile) as error:
+            if not isinstance(metadata, dict):
+                raise ValueError("its metadata.json is no mapping")
+        except (RuntimeError, ValueError) as error:
             raise CVError(f"{path}: cannot be read as a CV file ({' '.join(str(error).split())[:200]}).") from error
         if metadata.get("format") != FORMAT:
             raise CVError(f"{path}: is a CV file of format {metadata.get('format')}; this version reads {FORMAT}.")
-        cv = cls(module, metadata)
+        try:
+            cv = cls(module, metadata)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"its metadata have no {error}" if isinstance(error, KeyError) else str(error)
+            raise CVError(f"{path}: cannot be read as a CV file ({' '.join(reason.split())[:200]}).") from error
         if topology is not None:
             cv.check_topology(topology)
         return cv

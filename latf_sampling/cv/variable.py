@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit.frontend import FrontendError
 
+from latf_sampling.core import arguments
 from latf_sampling.errors import CVError, SettingsError
 from latf_sampling.features import reduced_box
 from latf_sampling.units import to_array
@@ -110,10 +111,12 @@ class Variable:
         periodic: bool = False,
         steepness: Sequence[float] | np.ndarray | None = None,
     ) -> None:
-        self.n_atoms, self.periodic = int(n_atoms), bool(periodic)
+        if not isinstance(function, nn.Module):
+            raise CVError(f"{self._name}: the function must be a torch.nn.Module; got {arguments.describe(function)}.")
+        self.n_atoms, self.periodic = arguments.whole(self._name, "n_atoms", n_atoms, 1), bool(periodic)
         self.atoms = self._checked_atoms(atoms)
-        self.bounds, self.sigma = np.array(bounds, np.float64), np.array(sigma, np.float64)
-        self.steepness = None if steepness is None else np.array(steepness, np.float64)
+        self.bounds, self.sigma = self._numbers("bounds", bounds), self._numbers("sigma", sigma)
+        self.steepness = None if steepness is None else self._numbers("steepness", steepness)
         self._check_scales()
         if isinstance(function, torch.jit.ScriptModule) and hasattr(function, "compact"):
             self.module = function
@@ -127,7 +130,7 @@ class Variable:
         self._check_function()
 
     def _checked_atoms(self, atoms: Sequence[int] | np.ndarray) -> np.ndarray:
-        array = np.array(list(atoms))
+        array = np.array(list(atoms) if isinstance(atoms, Iterable) else atoms)
         if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
             raise CVError(f"{self._name}: atoms must be indices of atoms (n,), at least one; got {atoms!r}.")
         if array.min() < 0 or array.max() >= self.n_atoms or len(set(array.tolist())) < len(array):
@@ -135,6 +138,12 @@ class Variable:
                 f"{self._name}: atoms must be different indices from 0 to {self.n_atoms - 1}; got {array.tolist()}."
             )
         return array.astype(np.int64)
+
+    def _numbers(self, name: str, values: Any) -> np.ndarray:
+        try:
+            return np.array(values, np.float64)
+        except (TypeError, ValueError) as error:
+            raise CVError(f"{self._name}: {name} must be numbers; got {arguments.describe(values)}.") from error
 
     def _check_scales(self) -> None:
         shapes = self.bounds.shape, self.sigma.shape
@@ -196,7 +205,7 @@ class Variable:
         Raises
         ------
         CVError
-            The number of atoms is another one, or the box is missing.
+            The number of atoms is another one, a position is not finite, or the box is missing.
         SettingsError
             The positions are no lengths.
         """
@@ -204,8 +213,25 @@ class Variable:
         tensor = positions if is_tensor else torch.as_tensor(to_array(positions, "length", "positions"))
         if tensor.ndim < 2 or tensor.shape[-2:] != (self.n_atoms, 3):
             raise CVError(f"{self._name}: expected positions (..., {self.n_atoms}, 3); got {tuple(tensor.shape)}.")
+        self._check_finite(tensor)
+        if not tensor.numel():
+            return (
+                tensor.new_zeros((*tensor.shape[:-2], self.dim))
+                if is_tensor
+                else np.zeros((*tensor.shape[:-2], self.dim))
+            )
         u = self.module(tensor, self._box(box))
         return u if is_tensor else u.detach().numpy()
+
+    def _check_finite(self, positions: Tensor) -> None:
+        """Refuse positions (..., N, 3) that are no numbers, or infinite; names frame and atom."""
+        if positions.is_complex():
+            raise CVError(f"{self._name}: positions must be real numbers; got a tensor of {positions.dtype}.")
+        finite = torch.isfinite(positions)
+        if not finite.all():
+            *frame, atom, _ = torch.nonzero(~finite)[0].tolist()
+            where = f" in frame {', '.join(map(str, frame))}" if frame else ""
+            raise CVError(f"{self._name}: the position of atom {atom}{where} is not finite.")
 
     def _box(self, box: Any) -> Tensor | None:
         """Box vectors in OpenMM's reduced form, which those of a trajectory need not have."""
@@ -213,13 +239,19 @@ class Variable:
             return None
         if box is None:
             raise CVError(f"{self._name}: the variable was made for a periodic system; give the box vectors.")
-        if isinstance(box, Tensor):
-            return reduced_box(box.to(torch.float64))
-        return reduced_box(torch.tensor(np.asarray(to_array(box, "length", "box"), np.float64)))
+        plain = box if isinstance(box, Tensor) else torch.tensor(np.asarray(to_array(box, "length", "box"), np.float64))
+        if plain.ndim < 2 or plain.shape[-2:] != (3, 3) or not torch.isfinite(plain).all():
+            raise CVError(
+                f"{self._name}: the box must be finite vectors (..., 3, 3), nm; got {arguments.describe(box)}."
+            )
+        return reduced_box(plain.to(torch.float64))
 
     def of_context(self, context: openmm.Context) -> np.ndarray:
-        """Value (d,) at the present positions of a context."""
-        return self(*self._state_of(context))
+        """Value (d,) at the present positions of a context; not finite where the simulation exploded."""
+        positions, box = self._state_of(context)
+        if np.isfinite(positions).all():
+            return self(positions, box)
+        return np.full(self.dim, np.nan)
 
     def gradient_of_context(self, context: openmm.Context) -> np.ndarray:
         """Length (d,) of each component's gradient at the present positions of a context, 1/nm."""
@@ -233,12 +265,22 @@ class Variable:
         return state.getPositions(asNumpy=True)._value, box
 
     def gradients(self, positions: Positions, box: Any = None) -> np.ndarray:
-        """Derivatives of each component by the positions of `atoms`, 1/nm, on frames (n, N, 3); (n, d, atoms, 3)."""
-        return np.concatenate(list(self.gradients_in_chunks(positions, box)))
+        """Derivatives of each component by the positions of `atoms`, 1/nm, on frames (n, N, 3); (n, d, atoms, 3).
+
+        Raises
+        ------
+        CVError, SettingsError
+            As of a call of the variable.
+        """
+        empty = np.zeros((0, self.dim, len(self.atoms), 3))
+        return np.concatenate([empty, *self.gradients_in_chunks(positions, box)])
 
     def gradients_in_chunks(self, positions: Positions, box: Any = None) -> Iterator[np.ndarray]:
         """What `gradients` gives, for `CHUNK` frames at a time."""
         positions = np.asarray(to_array(positions, "length", "positions"), np.float64)
+        if positions.ndim != 3 or positions.shape[1:] != (self.n_atoms, 3):
+            raise CVError(f"{self._name}: expected frames (n, {self.n_atoms}, 3); got {positions.shape}.")
+        self._check_finite(torch.from_numpy(positions))
         box = None if box is None else np.asarray(to_array(box, "length", "box"))
         for start in range(0, len(positions), CHUNK):
             part = slice(start, start + CHUNK)
@@ -253,9 +295,13 @@ class Variable:
         A spring of stiffness k on the component oscillates at sqrt(k * mobility): that must stay well below one
         radian per time step.
         """
-        masses = np.asarray(masses)[self.atoms]
+        masses = np.asarray(masses, np.float64)
+        if masses.shape != (self.n_atoms,):
+            raise CVError(f"{self._name}: masses must be ({self.n_atoms},), amu; got {masses.shape}.")
+        masses = masses[self.atoms]
         inverse = np.where(masses > 0, 1 / np.where(masses > 0, masses, 1.0), 0.0)
-        return np.concatenate([(slopes**2).sum(-1) @ inverse for slopes in self.gradients_in_chunks(positions, box)])
+        parts = [(slopes**2).sum(-1) @ inverse for slopes in self.gradients_in_chunks(positions, box)]
+        return np.concatenate([np.zeros((0, self.dim)), *parts])
 
     def check_system(self, system: openmm.System) -> None:
         """Refuse an OpenMM system that the variable was not made for.
@@ -268,7 +314,7 @@ class Variable:
             The argument is no system.
         """
         if not hasattr(system, "getNumParticles"):
-            raise SettingsError(f"{self._name}: expected an openmm.System; got {type(system).__name__}.")
+            raise SettingsError(f"{self._name}: expected an openmm.System; got {arguments.describe(system)}.")
         if system.getNumParticles() != self.n_atoms:
             raise CVError(
                 f"{self._name}: the variable was made for {self.n_atoms} atoms; the system has "
