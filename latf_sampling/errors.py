@@ -15,6 +15,7 @@ ExtrapolationWarning    a model is evaluated at a temperature that its training 
 ColumnWarning           columns of descriptors are nearly constant or duplicates of others
 OutsideWarning          a biased simulation is outside of the training data
 HistoryWarning          hills are missing in the bias of a simulation that continues
+RepairWarning           files of a campaign are damaged, and are made again
 
 The command line prints each error as one sentence and ends with exit code 2.
 """
@@ -74,3 +75,7 @@ class OutsideWarning(UserWarning):
 
 class HistoryWarning(UserWarning):
     """A simulation continues from a later step than its bias."""
+
+
+class RepairWarning(UserWarning):
+    """Files of a campaign are missing or were changed, and are made again."""

@@ -15,17 +15,17 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import openmm
 from openmm import app
 
-from latf_sampling.bias.arguments import latent_points, whole_steps
+from latf_sampling.bias.arguments import check_backend, check_model, check_parts, latent_points, whole_steps
 from latf_sampling.bias.grid import Grid, GridBias, Region
 from latf_sampling.bias.history import SUFFIX, History, Neighbors
 from latf_sampling.bias.trust_region import TrustRegion
-from latf_sampling.core import storage
+from latf_sampling.core import arguments, storage
 from latf_sampling.core.backends import choose_backend
 from latf_sampling.cv.force import free_group
 from latf_sampling.cv.variable import Variable
@@ -112,6 +112,11 @@ class AdaptiveBias(GridBias, Generic[State]):
         settings: dict[str, str],
     ) -> None:
         name = type(self).__name__
+        check_parts(name, system, cv)
+        check_backend(name, options.backend)
+        if options.trust is not None:
+            arguments.instance(name, "trust", options.trust, TrustRegion, "a TrustRegion")
+            check_model(f"{name}: trust", options.trust.model, cv)
         # Never None here, unlike in the base class.
         self.temperature = temperature  # pyright: ignore[reportIncompatibleVariableOverride]
         self.frequency = whole_steps(name, "frequency", frequency)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -279,6 +284,10 @@ class AdaptiveBias(GridBias, Generic[State]):
         if not self.read_only:
             self.history.write()
             self.history.sync()
+
+    def saved(self) -> dict[str, Any] | None:
+        """What `save` wrote to the disk: number and digest of this walker's kernels; `None` without a directory."""
+        return None if self.history.path is None else self.history.summary()
 
     def close(self) -> None:
         """`save`, and let another object or process continue as this walker."""

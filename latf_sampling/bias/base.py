@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import openmm
 from openmm import app
 
 from latf_sampling.analysis.weights import boltzmann_weights
+from latf_sampling.bias.thermostat import check_simulation, check_temperature
+from latf_sampling.core import arguments
 from latf_sampling.cv.force import BiasForce
 from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import SettingsError, SimulationError
@@ -83,6 +86,8 @@ class Bias(ABC):
 
         Raises
         ------
+        SettingsError
+            The simulation keeps another temperature than that of the bias, or none, or the steps are no whole number.
         SimulationError
             The simulation exploded, was made before the bias, or continues from before the end of the walker's history.
         LeftTrustRegion
@@ -145,6 +150,10 @@ class Bias(ABC):
         To be called before ``simulation.saveCheckpoint``, so that the history is as long as the checkpoint needs it.
         """
 
+    def saved(self) -> dict[str, Any] | None:
+        """What `save` wrote to the disk, as `latf_sampling.bias.history.verify_hills` checks it; `None` for nothing."""
+        return None
+
     def rewind(self, step: int) -> None:  # noqa: B027 - nothing to do, by default
         """Remove from the bias what was added after a step, for a simulation that continues from an earlier state."""
 
@@ -152,7 +161,15 @@ class Bias(ABC):
         """`save`, and let another object or process continue from the files of this bias."""
 
     def prepare(self, simulation: app.Simulation) -> None:
-        """Let a simulation use the present bias; `step` calls this before the first step."""
+        """Let a simulation use the present bias; `step` calls this before the first step.
+
+        Raises
+        ------
+        SettingsError
+            The simulation keeps another temperature than that of the bias, or none.
+        """
+        if self.temperature is not None:
+            check_temperature(type(self).__name__, self.temperature, simulation)
         self.force.refresh(simulation.context)
 
     def update(self, simulation: app.Simulation) -> None:  # noqa: B027 - nothing to do, by default
@@ -165,7 +182,8 @@ def step_together(simulation: app.Simulation, steps: int, *biases: Bias) -> None
     Raises
     ------
     SettingsError
-        There is no bias.
+        There is no bias, one is given twice, the steps are no whole number, or the simulation keeps another temperature
+        than that of a bias.
     SimulationError, LeftTrustRegion
         As of `Bias.step`.
 
@@ -177,6 +195,12 @@ def step_together(simulation: app.Simulation, steps: int, *biases: Bias) -> None
     """
     if not biases:
         raise SettingsError("step_together: give the biases to step with, step_together(simulation, steps, bias, ...).")
+    check_simulation("step", simulation)
+    steps = arguments.whole("step", "steps", steps, 0, "steps")
+    for number, bias in enumerate(biases):
+        arguments.instance("step_together", "bias", bias, Bias, "a bias, such as a Metadynamics")
+        if any(bias is other for other in biases[:number]):
+            raise SettingsError("step_together: a bias is given twice; it would be updated twice.")
     for bias in biases:
         bias.prepare(simulation)
     updated = [(bias, bias.frequency) for bias in biases if bias.frequency is not None]

@@ -9,11 +9,12 @@ state) replaces the file by one of the next generation, which tells readers to b
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -121,6 +122,11 @@ class History:
             self._replace(self.path, self.rows[:remaining])
         self._count = remaining
         return True
+
+    def summary(self) -> dict[str, Any]:
+        """Number and digest of the hills in the file, with which `verify_hills` recognizes them."""
+        assert self.path is not None
+        return {"entries": self._written, "sha256": hills_digest(self.path, self._written)}
 
     def close(self) -> None:
         """Let other processes write to the file."""
@@ -266,6 +272,58 @@ class Neighbors:
 
     def _paths(self) -> list[Path]:
         return sorted(path for path in self._own.parent.glob(f"[!.]*{SUFFIX}") if path != self._own)
+
+
+def hills_digest(path: Path, entries: int) -> str | None:
+    """SHA-256 of the first so many hills of a file; `None` where the file is missing or holds fewer."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    lines = [line for line in content.splitlines(keepends=True) if not line.startswith(b"#!")]
+    if len(lines) < entries or (entries and not lines[entries - 1].endswith(b"\n")):
+        return None
+    return hashlib.sha256(b"".join(lines[:entries])).hexdigest()
+
+
+def verify_hills(path: Path, saved: Mapping[str, Any], complete: bool) -> None:
+    """Compare a walker's files with what its bias stated when it saved them.
+
+    Parameters
+    ----------
+    path
+        The walker's file of hills.
+    saved
+        As `latf_sampling.bias.Bias.saved` stated it.
+    complete
+        Whether nothing was added to the files since.
+
+    Raises
+    ------
+    StoreError
+        A file is missing, shorter, or was changed; names it.
+    """
+    entries = int(saved["entries"])
+    if hills_digest(path, entries) != saved["sha256"]:
+        what = f"its first {entries} hills are not those that were added" if path.exists() else "is missing"
+        raise StoreError(f"{path}: {what}.")
+    if complete and hills_digest(path, entries + 1) is not None:
+        raise StoreError(f"{path}: holds more hills than the {entries} that were added.")
+    state = path.with_suffix(".npz")
+    if complete and "state" in saved and not (state.exists() and storage.checksum(state) == saved["state"]):
+        raise StoreError(f"{state}: {'was changed' if state.exists() else 'is missing'} since it was written.")
+
+
+def keep_hills(path: Path, entries: int) -> None:
+    """Remove all hills of a file after the first so many, whatever follows; without any the file is removed."""
+    if entries == 0:
+        storage.remove(path)
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    head = [line for line in lines if line.startswith(b"#!")]
+    hills = [line for line in lines if not line.startswith(b"#!")]
+    with storage.atomic_write(path) as temporary:
+        temporary.write_bytes(b"".join([*head, *hills[:entries]]))
 
 
 def _lines(rows: np.ndarray) -> str:

@@ -7,12 +7,13 @@ import math
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openmm
 
 from latf_sampling.bias.adaptive import AdaptiveBias, AdaptiveOptions
-from latf_sampling.bias.arguments import hill_widths, number_above
+from latf_sampling.bias.arguments import check_parts, hill_widths, number_above
 from latf_sampling.bias.density import Density
 from latf_sampling.bias.grid import FLAT, SPACING, Grid, Region
 from latf_sampling.bias.kernels import Kernels
@@ -97,6 +98,7 @@ class OPES(AdaptiveBias[Density]):
         backend: str = "auto",
         read_only: bool = False,
     ) -> None:
+        check_parts("OPES", system, cv)
         temperature = to_kelvin(temperature, "OPES: temperature")
         self.barrier = number_above("OPES", "barrier", to_float(barrier, "energy", "barrier"), 0)
         kT = KB * temperature
@@ -194,6 +196,12 @@ class OPES(AdaptiveBias[Density]):
         with storage.atomic_write(self._state_file) as temporary:
             # The name of the second array is that of files which exist already.
             np.savez(temporary, allow_pickle=False, rows=rows, neighbours=neighbors, **self.state.arrays())
+
+    def saved(self) -> dict[str, Any] | None:
+        saved = super().saved()
+        if saved is None or self._state_file is None:
+            return None
+        return {**saved, "state": storage.checksum(self._state_file)}
 
     def load_state(self) -> int:
         if self._state_file is None or self.neighbors is None or not self._state_file.exists():

@@ -9,22 +9,25 @@ from pathlib import Path
 import mdtraj
 from numpy.typing import ArrayLike
 
-from latf_sampling.campaign import structures
+from latf_sampling.campaign import repair, structures
+from latf_sampling.campaign.check import check
 from latf_sampling.campaign.executors import Executor, executor
 from latf_sampling.campaign.policies import POLICIES
 from latf_sampling.campaign.progress import Progress, StepProgress, silent
 from latf_sampling.core import installation, platforms, storage, streams
+from latf_sampling.core.manifest import Manifest
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.dataset import Dataset, Series
-from latf_sampling.data.external import ExternalTrajectory, examine, stride_of
+from latf_sampling.data.external import ExternalTrajectory, examine
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.data.selection import select_columns
 from latf_sampling.data.trajectories import Frames
-from latf_sampling.errors import SimulationError
+from latf_sampling.errors import SimulationError, StoreError
 from latf_sampling.features import Features
 from latf_sampling.learning.evaluation import Evaluation, evaluate
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import TrainingResult, train
+from latf_sampling.records.integrity import inputs
 from latf_sampling.records.records import Records
 from latf_sampling.report import write_evaluation, write_report
 from latf_sampling.settings import ExternalRound, Protocol, RoundSettings, n_steps
@@ -80,7 +83,7 @@ class Campaign:
             There is no campaign in the directory.
         """
         files = CampaignDirectory(directory)
-        return cls(Protocol.restore(files.protocol(), files.inputs), directory)
+        return cls(files.protocol(), directory)
 
     def run(self, progress: Progress = lambda step, fraction, words: None, executor_name: str = "local") -> None:
         """Run the missing steps to the end.
@@ -98,8 +101,7 @@ class Campaign:
             A step failed; what is finished stays, and `run` continues from there.
         """
         run_walkers = executor(executor_name)
-        self._check_external()
-        with self.directory.acquire(self.protocol.canonical(), self.protocol.inputs()):
+        with self.directory.acquire(self.protocol):
             self.store_molecule()
             for index in range(self.n_rounds):
                 self._simulate(index, run_walkers, progress)
@@ -271,15 +273,9 @@ class Campaign:
     def _check(self) -> None:
         """Refuse settings that cannot work before anything is written."""
         records = self.records
-        _ = records.features
-        platforms.pick_platform(records.protocol.system.platform, records.molecule.system.getNumParticles())
-        _ = records.observed
-
-    def _check_external(self) -> None:
-        """Refuse external trajectories that cannot be used before anything is written, as far as two frames tell."""
-        for number, external in enumerate(ExternalTrajectory.from_settings(self.protocol.from_trajectories)):
-            if not self.directory.round(0).external(number).marker.exists():
-                stride_of(external, self.topology, self.records.periodic, self.protocol.frame_interval)
+        records.molecule = repair.repair_molecule(records)
+        round_0 = self.directory.round(0)
+        check(records, lambda number: round_0.external(number).marker.exists())
 
     def _read_external(self, progress: Progress) -> None:
         """Read the external trajectories from end to end, each once in a campaign."""
@@ -302,11 +298,12 @@ class Campaign:
                     target,
                     lambda frames, done=done, name=name: progress(step, done, f"{name}: {frames:,} frames"),
                 )
-            earlier = before + storage.read_json(target.marker)["frames"]
+            earlier = before + target.manifest().content["frames"]
         frames = sum(map(len, self.records.external_frames()))
         progress(step, 1.0, f"{frames:,} frames of {len(trajectories)} trajectories")
 
     def _simulate(self, index: int, run_walkers: Executor, progress: Progress) -> None:
+        repair.repair_round(self.records, index)
         settings = self.protocol.runs[index]
         if isinstance(settings, ExternalRound):
             self._read_external(progress)
@@ -315,10 +312,12 @@ class Campaign:
         walkers = [files.walker(number) for number in range(len(settings.walkers))]
         step = f"round {index}: simulate" if index < self.n_rounds else "references: simulate"
         segments = n_steps(settings.length, self.protocol.segment)
+        from_model = 0 < index < self.n_rounds
+        if from_model:
+            repair.repair_starts(self.records, StartFiles(files.starts), any(walker.markers() for walker in walkers))
         if all(walker.is_finished(segments) for walker in walkers):
             progress(step, 1.0, "finished before")
             return
-        from_model = 0 < index < self.n_rounds
         if from_model:
             self._restart(index, settings, progress)
         biased = settings.bias is not None
@@ -349,11 +348,17 @@ class Campaign:
 
     def _learn(self, index: int, progress: Progress) -> None:
         files, step = self.directory.round(index).learning, f"round {index}: learn"
+        repair.repair_learning(self.records, index)
         if files.finished:
             progress(step, 1.0, "finished before")
             return
         seed = streams.stream_seed(self.protocol.seed, "learning", index)
         model, cv, result = self.train(index, seed, files.checkpoint, lambda f, words: progress(step, 0.99 * f, words))
+        if repair.variable_in_use(self.records, index) not in (None, cv.fingerprint()):
+            raise StoreError(
+                f"{files.path}: the model was trained again, and its variable is not the one that the walkers of round "
+                f"{index + 1} were biased along; restore {files.model.name}, {files.cv.name} and {files.history.name}."
+            )
         model.save(files.model)
         cv.save(files.cv)
         summary = {
@@ -361,22 +366,34 @@ class Campaign:
             "states": result.states,
             "seconds": result.seconds,
             "converged": result.converged,
+            "inputs": inputs(self.protocol, self.directory, index),
+            "variable": cv.fingerprint(),
+            "model": model.fingerprint(),
         }
-        storage.write_json(files.history, summary)
+        files.finish(summary)
         storage.remove(files.checkpoint)
         progress(step, 1.0, f"{model.n_states} states")
 
     def _evaluate(self, run_walkers: Executor, progress: Progress) -> None:
-        if self.protocol.evaluate is None or self.directory.evaluation.exists():
+        if self.protocol.evaluate is None:
+            return
+        marker = self.directory.evaluation_marker
+        repair.repair_evaluation(self.directory)
+        if marker.exists():
+            repair.repair_round(self.records, self.n_rounds)
             return
         self._simulate(self.n_rounds, run_walkers, progress)
         evaluation = self.evaluate(lambda f, words: progress("evaluate", 0.99 * f, words))
         write_evaluation(evaluation, self.directory.evaluation)
+        Manifest.write(marker, {}, [self.directory.evaluation])
         progress("evaluate", 1.0, str(self.directory.evaluation))
 
     def _final_starts(self, progress: Progress) -> None:
-        settings = self.protocol.starts
-        if settings is None or StartFiles(self.directory.starts).complete:
+        settings, files = self.protocol.starts, StartFiles(self.directory.starts)
+        if settings is None:
+            return
+        repair.repair_starts(self.records, files, begun=False)
+        if files.complete:
             return
         began = time.perf_counter()
         starts = self.generate_starts(

@@ -104,7 +104,7 @@ def sync(path: str | Path) -> None:
         os.fsync(handle.fileno())
 
 
-def try_lock(path: str | Path) -> IO[str] | None:
+def try_lock(path: str | Path) -> IO[bytes] | None:
     """Lock a file for this process.
 
     Returns
@@ -120,7 +120,7 @@ def try_lock(path: str | Path) -> IO[str] | None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "a+")  # noqa: SIM115 - it stays open as long as the lock is held
+        lock = open(path, "ab+")  # noqa: SIM115 - it stays open as long as the lock is held
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror}).") from error
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ import openmm
 import torch
 
 from latf_sampling.core import storage
+from latf_sampling.core.arrays import read_npy, read_npz
 from latf_sampling.data.layout import ExternalFiles
 from latf_sampling.data.trajectory_files import check_atoms, read_pieces
 from latf_sampling.errors import DataError
@@ -182,7 +185,7 @@ def examine(
     with storage.atomic_write(target.numbers) as temporary:
         energy = numbers["energies"] if context is None else np.concatenate(energies)
         np.savez(temporary, energy=energy + (np.concatenate(work) if work else 0.0), weight=weights)
-    storage.write_json(target.marker, summary)
+    target.finish(summary)
     return summary
 
 
@@ -219,16 +222,22 @@ def _even_interval(external: ExternalTrajectory, times: np.ndarray) -> float | N
 def _read_values(name: str, external: ExternalTrajectory, earlier: int, frames: int) -> np.ndarray:
     """Weights or energies of all frames of one trajectory; (frames,)."""
     file = external.values[name]
-    try:
-        if file.endswith(".npz"):
-            with np.load(file) as table:
-                if len(table.files) != 1 and name not in table.files:
-                    raise DataError(f"{file}: holds {', '.join(table.files)}, and none of them is '{name}'.")
-                values = table[name if name in table.files else table.files[0]]
-        else:
-            values = np.load(file) if file.endswith(".npy") else np.loadtxt(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read as numbers ({error}).") from error
+    if file.endswith(".npz"):
+        table = read_npz(file)
+        if len(table) != 1 and name not in table:
+            raise DataError(f"{file}: holds {', '.join(table)}, and none of them is '{name}'.")
+        values = table[name if name in table else next(iter(table))]
+    elif file.endswith(".npy"):
+        values = read_npy(file)
+    else:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of an empty file, whose number of values is compared below
+                values = np.loadtxt(file, encoding="utf-8")
+        except (OSError, ValueError, EOFError, zlib.error) as error:  # the last ones from a compressed file
+            raise DataError(f"{file}: cannot be read as numbers ({' '.join(str(error).split())}).") from error
+    if values.dtype.kind not in "fiu":
+        raise DataError(f"{file}: holds {values.dtype} in place of real numbers.")
     values = np.asarray(values, np.float64).squeeze()
     if values.ndim != 1:
         raise DataError(f"{file}: needs one value per frame; has the shape {values.shape}.")

@@ -43,7 +43,7 @@ class ExternalFrames(Frames):
         """
         if not files.marker.exists():
             raise DataError(f"{files.marker}: does not exist; external trajectories are read by `latf run`: finish it.")
-        summary = storage.read_json(files.marker)
+        summary = files.manifest().verified().content
         path = Path(summary["path"])
         now = stamp(path)
         if now["size"] != summary["size"] or (

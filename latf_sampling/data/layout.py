@@ -1,19 +1,20 @@
 """The files of a campaign's directory: every name stands here, and nowhere else.
 
+Each finished task has a manifest (`latf_sampling.core.manifest`), written last, with the digests of its files.
+
 A campaign's directory::
 
     protocol.json                 settings of the campaign; another protocol is refused
     inputs/                       copies of the structure and of other files that the protocol names
     system/                       the simulated molecule, see `latf_sampling.systems.Molecule`
     lock                          locked while a process runs the campaign
-    rounds/00/walker-00/          segment-000.nc, .npz (numbers per frame), .xml (state), .json (marker: checksums)
+    rounds/00/walker-00/          segment-000.nc, .npz (numbers per frame), .xml (state), .json (manifest)
     rounds/00/trajectory-000.json     in place of a walker: an external trajectory's path and checksum; .npz: energies
-    rounds/01/walker-00/stopped.json  the reason why a walker that left its trust region was stopped
     rounds/01/hills/walker-00.hills   the hills that a walker has added to the bias so far
     rounds/01/starts/             structures that the walkers of the round started from
-    rounds/00/learning/           model.pt, cv.pt, history.json; training.pt while the model is trained
+    rounds/00/learning/           model.pt, cv.pt, history.json (manifest); training.pt while the model is trained
     starts/                       structures at the new temperature, see `latf_sampling.starts.Starts`
-    evaluation.html, lags.html, report.html
+    evaluation.html, evaluation.json (its manifest), lags.html, report.html
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from latf_sampling.core.storage import atomic_write, checksum, read_json, remove_stale, try_lock, write_json, write_text
+from latf_sampling.core.manifest import Manifest, digest
+from latf_sampling.core.storage import atomic_write, remove_folder, remove_stale, try_lock
 from latf_sampling.errors import StoreError
+from latf_sampling.settings import Protocol
+from latf_sampling.settings.stored import VERSION
 
 LOCK = "lock"
 
@@ -59,18 +63,22 @@ class SegmentFiles:
 
     @property
     def marker(self) -> Path:
-        """Summary and checksums, JSON; written last, so that its existence marks the segment as finished."""
+        """Manifest, JSON; written last, so that its existence marks the segment as finished."""
         return self.stem.with_suffix(".json")
-
-    @property
-    def contents(self) -> dict[str, Path]:
-        """The files that the marker holds checksums of, by their role."""
-        return {"trajectory": self.trajectory, "frames": self.frames, "state": self.state}
 
     def finish(self, summary: Mapping) -> None:
         """Mark the segment as finished, after its files are complete."""
-        sums = {name: checksum(path) for name, path in self.contents.items()}
-        write_json(self.marker, {**summary, "checksums": sums})
+        Manifest.write(self.marker, summary, [self.trajectory, self.frames, self.state])
+
+    def manifest(self) -> Manifest:
+        """The manifest, without a look at the other files.
+
+        Raises
+        ------
+        StoreError
+            It is missing or was changed.
+        """
+        return Manifest.load(self.marker, ("step", "frames", "temperature", "seconds"))
 
 
 @dataclass(frozen=True)
@@ -83,46 +91,44 @@ class WalkerDirectory:
         return SegmentFiles(self.path / f"segment-{index:03d}")
 
     def markers(self) -> list[Path]:
-        """Markers of finished segments, in order, up to the first one that is missing."""
+        """Manifests of finished segments, in order, up to the first one that is missing."""
         markers: list[Path] = []
         while (marker := self.segment(len(markers)).marker).exists():
             markers.append(marker)
         return markers
 
-    def finished_segments(self) -> list[dict]:
-        """Summaries of the finished segments, in order, up to the first one that is missing.
+    def gap(self) -> Path | None:
+        """The first missing manifest of a walker that has later ones; `None` where there is no gap."""
+        count = len(self.markers())
+        later = self.path.glob("segment-*.json")
+        return self.segment(count).marker if any(_index(path) > count for path in later) else None
+
+    def finished_segments(self) -> list[Manifest]:
+        """Manifests of the finished segments, in order, whose files are as they were written.
 
         Raises
         ------
         StoreError
-            A file of a finished segment has changed since; names it.
+            A file of a finished segment is missing or was changed; names it.
         """
-        summaries = [read_json(marker) for marker in self.markers()]
-        for index, summary in enumerate(summaries):
-            segment = self.segment(index)
-            for name, path in segment.contents.items():
-                if not path.exists() or checksum(path) != summary["checksums"][name]:
-                    raise StoreError(
-                        f"{path}: is missing or was changed after it was finished; delete {segment.marker} to simulate "
-                        "it again."
-                    )
-        return summaries
+        if (gap := self.gap()) is not None:
+            raise StoreError(f"{gap}: is missing, while later segments of this walker exist.")
+        return [self.segment(index).manifest().verified() for index in range(len(self.markers()))]
 
     def is_finished(self, segments: int) -> bool:
         """Whether there is nothing left to simulate of so many segments; files are not checked."""
-        return self.segment(segments - 1).marker.exists() or self.stop_reason() is not None
-
-    @property
-    def _stop_marker(self) -> Path:
-        return self.path / "stopped.json"
-
-    def mark_stopped(self, reason: str) -> None:
-        """Mark the walker as one that must not be continued."""
-        write_json(self._stop_marker, {"why": reason})
+        return len(self.markers()) >= segments or self.stop_reason() is not None
 
     def stop_reason(self) -> str | None:
         """The reason why the walker must not be continued; `None` where it may be."""
-        return read_json(self._stop_marker)["why"] if self._stop_marker.exists() else None
+        markers = self.markers()
+        return Manifest.load(markers[-1]).content.get("stopped") if markers else None
+
+
+def _index(segment: Path) -> int:
+    """The number in the name of a segment's file; -1 where there is none."""
+    number = segment.stem.removeprefix("segment-")
+    return int(number) if number.isdecimal() else -1
 
 
 @dataclass(frozen=True)
@@ -141,8 +147,22 @@ class LearningDirectory:
 
     @property
     def history(self) -> Path:
-        """Training history, JSON; written last, so that its existence marks the training as finished."""
+        """Training history and manifest, JSON; written last, so that its existence marks the training as finished."""
         return self.path / "history.json"
+
+    def finish(self, summary: Mapping) -> None:
+        """Mark the training as finished, after its files are complete."""
+        Manifest.write(self.history, summary, [self.model, self.cv])
+
+    def manifest(self) -> Manifest:
+        """The manifest, without a look at the other files.
+
+        Raises
+        ------
+        StoreError
+            It is missing or was changed.
+        """
+        return Manifest.load(self.history, ("history", "states", "seconds", "converged"))
 
     @property
     def checkpoint(self) -> Path:
@@ -173,8 +193,22 @@ class ExternalFiles:
 
     @property
     def marker(self) -> Path:
-        """Path, checksum and length of the trajectory, JSON; written last."""
+        """Path, checksum and length of the trajectory, and manifest, JSON; written last."""
         return self.stem.with_suffix(".json")
+
+    def finish(self, summary: Mapping) -> None:
+        """Mark the trajectory as read, after the numbers are written."""
+        Manifest.write(self.marker, summary, [self.numbers])
+
+    def manifest(self) -> Manifest:
+        """The manifest, without a look at the other files.
+
+        Raises
+        ------
+        StoreError
+            It is missing or was changed.
+        """
+        return Manifest.load(self.marker, ("path", "sha256", "size", "modified", "frames", "stride", "temperature"))
 
 
 @dataclass(frozen=True)
@@ -245,6 +279,11 @@ class CampaignDirectory:
         return self.path / "evaluation.html"
 
     @property
+    def evaluation_marker(self) -> Path:
+        """Manifest of the evaluation, JSON; written last."""
+        return self.path / "evaluation.json"
+
+    @property
     def lags(self) -> Path:
         return self.path / "lags.html"
 
@@ -256,28 +295,29 @@ class CampaignDirectory:
     def _protocol(self) -> Path:
         return self.path / "protocol.json"
 
-    def protocol(self) -> dict:
-        """The settings of the campaign, as `Protocol.canonical` wrote them.
+    def protocol(self) -> Protocol:
+        """The settings that the campaign was made with.
 
         Raises
         ------
         StoreError
-            No campaign is in the directory.
+            No campaign is in the directory, or its settings or inputs were changed after it was made.
+        SettingsError
+            The campaign was made by a later version.
         """
-        if not self._protocol.exists():
-            raise StoreError(f"{self.path}: there is no campaign in this directory; `latf run` makes one.")
-        return read_json(self._protocol)
+        manifest = self._stored().verified()
+        protocol = Protocol.restore(manifest.content, self.inputs)
+        # Settings of an earlier version, which lack what was added since, mean the same as with the defaults.
+        if manifest.changed and not self._restates(manifest, protocol):
+            raise StoreError(f"{self._protocol}: was changed after the campaign was made; restore it.")
+        return protocol
 
     @contextmanager
-    def acquire(self, protocol: str, inputs: Mapping[str, bytes] | None = None) -> Iterator[None]:
-        """Lock the directory for one process and one protocol.
+    def acquire(self, protocol: Protocol) -> Iterator[None]:
+        """Lock the directory for one process and one protocol, which is stored if the directory is new.
 
-        Parameters
-        ----------
-        protocol
-            The protocol's canonical text, which is stored if the directory is new.
-        inputs
-            Contents of the files that the protocol names, which are stored with it, by name.
+        A protocol that only adds to or renames what the stored one says replaces it, and so does any protocol as long
+        as nothing is simulated or read.
 
         Raises
         ------
@@ -292,27 +332,67 @@ class CampaignDirectory:
         if lock is None:
             raise StoreError(f"{self.path}: another process is running this campaign.")
         with lock:
-            if not self._protocol.exists():
-                self._store(protocol, inputs or {})
-            elif keys := _differing_keys(self.protocol(), json.loads(protocol)):
-                raise StoreError(
-                    f"{self.path}: was made with other settings ({', '.join(keys)}); "
-                    "go on with those, or give another directory."
-                )
+            if self._protocol.exists():
+                self._replace(protocol)
+            else:
+                self._refuse_other_files()
+                self._store(protocol)
             remove_stale(self.path)
             yield
 
-    def _store(self, protocol: str, inputs: Mapping[str, bytes]) -> None:
+    def _stored(self) -> Manifest:
+        if not self._protocol.exists():
+            raise StoreError(f"{self.path}: there is no campaign in this directory; `latf run` makes one.")
+        return Manifest.load_unverified(self._protocol)
+
+    @staticmethod
+    def _restates(manifest: Manifest, protocol: Protocol) -> bool:
+        """Whether the protocol is what the manifest was made of."""
+        content = json.loads(protocol.canonical())
+        version = {key: value for key, value in manifest.content.items() if key == VERSION}
+        return manifest.digest == digest({**content, **version}, manifest.files)
+
+    def _replace(self, protocol: Protocol) -> None:
+        """Store a protocol in place of another one, if both mean the same."""
+        stored = self._stored()
+        keys = protocol.differences(stored.content)
+        if keys and not self.has_results():
+            for folder in (self.inputs, self.system):
+                if folder.exists():
+                    remove_folder(folder)
+        elif keys and not self._restates(stored, protocol):
+            if stored.changed:
+                raise StoreError(
+                    f"{self._protocol}: was changed after the campaign was made ({', '.join(keys)}); restore it."
+                )
+            raise StoreError(
+                f"{self.path}: was made with other settings ({', '.join(keys)}); "
+                "go on with those, or give another directory."
+            )
+        content = json.loads(protocol.canonical())
+        if stored.changed or stored.damaged() or stored.content != content:
+            self._store(protocol)
+
+    def has_results(self) -> bool:
+        """Whether anything was simulated, read or learned."""
+        return any(self.path.glob("rounds/**/*.json"))
+
+    def _refuse_other_files(self) -> None:
         # Copies of inputs may exist without a protocol: an earlier start was interrupted between the two.
         ours = (LOCK, self.inputs.name)
         others = [entry.name for entry in self.path.iterdir() if entry.name not in ours and entry.name[0] != "."]
+        if others and self.has_results():
+            raise StoreError(f"{self._protocol}: is missing, while the campaign's results are here; restore it.")
         if others:
             names = ", ".join(sorted(others)[:3])
             raise StoreError(f"{self.path}: holds other files ({names}); give an empty directory.")
-        for name, content in inputs.items():
-            with atomic_write(self.inputs / name) as temporary:
+
+    def _store(self, protocol: Protocol) -> None:
+        copies = [(self.inputs / name, content) for name, content in protocol.inputs().items()]
+        for path, content in copies:
+            with atomic_write(path) as temporary:
                 temporary.write_bytes(content)
-        write_text(self._protocol, protocol)
+        Manifest.write(self._protocol, json.loads(protocol.canonical()), [path for path, _ in copies])
 
 
 def locate_model(path: str | Path) -> tuple[Path, int] | None:
@@ -328,14 +408,3 @@ def locate_model(path: str | Path) -> tuple[Path, int] | None:
         return None
     directory, index = path.parents[3], int(path.parents[1].name)
     return (directory, index) if path == CampaignDirectory(directory).round(index).learning.model else None
-
-
-def _differing_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
-    keys = []
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
-                keys += _differing_keys(old[key], new[key], f"{prefix}{key}.")
-            else:
-                keys.append(prefix + key)
-    return keys

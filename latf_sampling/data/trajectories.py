@@ -104,11 +104,11 @@ class WalkerFrames(Frames):
             A file of a finished segment has changed since; names it.
         """
         directory = WalkerDirectory(folder)
-        summaries = directory.finished_segments()
-        if not summaries:
+        manifests = directory.finished_segments()
+        if not manifests:
             raise DataError(f"{folder}: holds no finished segment.")
         pieces, tables = [], []
-        for index in range(len(summaries)):
+        for index in range(len(manifests)):
             files = directory.segment(index)
             pieces.append(mdtraj.load_netcdf(str(files.trajectory), top=topology))
             with np.load(files.frames) as table:
@@ -121,7 +121,7 @@ class WalkerFrames(Frames):
         columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
         return cls(
             trajectory=mdtraj.join(pieces, check_topology=False) if len(pieces) > 1 else pieces[0],
-            temperature=summaries[0]["temperature"],
+            temperature=manifests[0].content["temperature"],
             energies=columns["energy"],
             bias=columns["bias"],
             offset=columns["offset"],

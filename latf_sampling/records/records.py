@@ -69,7 +69,7 @@ class Records(Setup):
             There is no campaign in the directory.
         """
         files = CampaignDirectory(directory)
-        return cls(Protocol.restore(files.protocol(), files.inputs), files)
+        return cls(files.protocol(), files)
 
     @cached_property
     def molecule(self) -> Molecule:
@@ -128,31 +128,25 @@ class Records(Setup):
     def source_files(self, frames: Frames) -> list[dict[str, str]]:
         """The trajectory files that frames of this campaign come from, with "path" and "sha256" of each."""
         if self._is_external(frames.round_index):
-            summary = storage.read_json(self.directory.round(0).external(frames.walker).marker)
+            summary = self.directory.round(0).external(frames.walker).manifest().content
             return [{"path": summary["path"], "sha256": summary["sha256"]}]
         walker = self.directory.round(frames.round_index).walker(frames.walker)
-        return [
-            {
-                "path": str(walker.segment(index).trajectory),
-                "sha256": storage.read_json(marker)["checksums"]["trajectory"],
-            }
-            for index, marker in enumerate(walker.markers())
-        ]
+        trajectories = [walker.segment(index).trajectory for index in range(len(walker.markers()))]
+        return [{"path": str(path), "sha256": storage.checksum(path)} for path in trajectories]
 
     def _is_external(self, index: int) -> bool:
         return index == 0 and bool(self.protocol.from_trajectories)
 
     def _walkers(self, index: int) -> list[Frames]:
         from latf_sampling.data.trajectories import WalkerFrames
+        from latf_sampling.records.integrity import verify_round
 
+        verify_round(self.protocol, self.directory, index)
         if self._is_external(index):
             return list(self.external_frames())
-        walkers = []
-        for number in range(len(self.protocol.runs[index].walkers)):
-            walker = self.directory.round(index).walker(number)
-            if walker.stop_reason() is None or walker.markers():  # one that was stopped at once has no frame
-                walkers.append(WalkerFrames.load(walker.path, self.topology, index, number))
-        return walkers
+        files = self.directory.round(index)
+        numbers = range(len(self.protocol.runs[index].walkers))
+        return [WalkerFrames.load(files.walker(number).path, self.topology, index, number) for number in numbers]
 
     # Data sets and models
 
@@ -198,7 +192,7 @@ class Records(Setup):
         Raises
         ------
         StoreError
-            No model was learned after this round.
+            No model was learned after this round, or a file of it is missing or was changed; names it.
         """
         from latf_sampling.cv.latent_cv import LatentCV
         from latf_sampling.learning.model import LaTF
@@ -206,6 +200,10 @@ class Records(Setup):
         files = self.directory.round(index).learning
         if not files.finished:
             raise StoreError(f"{self.directory.path}: no model was learned after round {index}.")
+        try:
+            files.manifest().verified()
+        except StoreError as error:
+            raise StoreError(f"{error} `latf run` trains this model again.") from error
         return LaTF.load(files.model), LatentCV.load(files.cv, self.molecule.topology)
 
     # What a report is written from, read once
@@ -271,6 +269,9 @@ class Records(Setup):
             return [self.observed]
 
     def _round(self, index: int, variables: list[Variable]) -> Round:
+        from latf_sampling.records.integrity import verify_round
+
+        verify_round(self.protocol, self.directory, index)
         settings = self.protocol.all_rounds[index]
         read = self._external if isinstance(settings, ExternalRound) else self._walker
         walkers = [read(index, number, variables) for number in range(len(settings.walkers))]
@@ -278,7 +279,7 @@ class Records(Setup):
         simulated = all(walker is not None and len(walker.frames) >= frames for walker in walkers)
         files, learned = self.directory.round(index).learning, None
         if files.finished:
-            learned = LearnedModel(*self.model(index), storage.read_json(files.history))
+            learned = LearnedModel(*self.model(index), files.manifest().content)
         return Round(index, settings, walkers, simulated, learned)
 
     def _walker(self, index: int, number: int, variables: list[Variable]) -> Walker | None:
@@ -288,7 +289,7 @@ class Records(Setup):
         if not files.markers():
             return None
         frames = WalkerFrames.load(files.path, self.topology, index, number)
-        summaries = [storage.read_json(marker) for marker in files.markers()]
+        summaries = [files.segment(k).manifest().content for k in range(len(files.markers()))]
         return Walker(
             frames,
             sum(entry["seconds"] for entry in summaries),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latf_sampling.core import storage
+from latf_sampling.core.manifest import Manifest
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.settings import ExternalRound, Protocol, RoundSettings, n_steps
 from latf_sampling.starts.files import StartFiles
@@ -52,7 +52,7 @@ def _simulation(
 
 def _reading(directory: CampaignDirectory, settings: ExternalRound) -> dict:
     markers = [directory.round(0).external(number).marker for number in range(len(settings.walkers))]
-    summaries = [storage.read_json(marker) for marker in markers if marker.exists()]
+    summaries = [Manifest.load(marker).content for marker in markers if marker.exists()]
     frames = sum(len(range(0, summary["frames"], summary["stride"])) for summary in summaries)
     words = f"{len(summaries)} of {len(markers)} trajectories, {frames:,} frames, {_kelvin(settings)}"
     return _entry("round 0: read", len(summaries) / len(markers), words)
@@ -61,7 +61,7 @@ def _reading(directory: CampaignDirectory, settings: ExternalRound) -> dict:
 def _learning(directory: CampaignDirectory, index: int) -> dict:
     learning, words = directory.round(index).learning, ""
     if learning.finished:
-        history = storage.read_json(learning.history)
+        history = learning.manifest().content
         words = f"{len(history['states'])} states, {history['seconds']:.0f} s"
     return _entry(f"round {index}: learn", learning.finished, words)
 
@@ -69,7 +69,7 @@ def _learning(directory: CampaignDirectory, index: int) -> dict:
 def _starts(directory: CampaignDirectory) -> dict:
     files, words = StartFiles(directory.starts), ""
     if files.complete:
-        table = files.read_table()
+        table = files.manifest().content
         words = f"{table['valid']} of {table['requested']} valid at {table['temperature']:g} K"
     return _entry("starts", files.complete, words)
 

@@ -16,9 +16,9 @@ def section(records: Records, estimates: Estimates) -> str:
     settings = json.loads(protocol.canonical())
     files = [(file.name, storage.checksum(file)) for file in protocol.files]
     for number in range(len(protocol.all_rounds[0].walkers) if protocol.from_trajectories else 0):
-        marker = records.directory.round(0).external(number).marker
-        if marker.exists():
-            summary = storage.read_json(marker)
+        external = records.directory.round(0).external(number)
+        if external.marker.exists():
+            summary = external.manifest().content
             files.append((summary["path"], summary["sha256"]))
     parts = [
         page.paragraph(

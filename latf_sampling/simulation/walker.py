@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mdtraj
 import numpy as np
@@ -21,8 +22,10 @@ from latf_sampling.bias import Bias, respa_integrator
 from latf_sampling.bias.from_settings import BiasTask
 from latf_sampling.bias.from_settings import make_bias as bias_from_settings
 from latf_sampling.core import platforms, storage, streams
+from latf_sampling.core.openmm_xml import read_openmm_xml
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.layout import LearningDirectory, WalkerDirectory
+from latf_sampling.data.trajectory_writers import write_netcdf
 from latf_sampling.errors import LeftTrustRegion, SimulationError
 from latf_sampling.features import as_mdtraj
 from latf_sampling.learning.model import LaTF
@@ -114,14 +117,13 @@ def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fracti
     bias = make_bias(job, molecule)
     with nullcontext() if bias is None else closing(bias):
         if bias is not None:
-            bias.rewind(done[-1]["step"] if done else 0)
+            bias.rewind(done[-1].content["step"] if done else 0)
         for index in range(len(done), job.segments):
             began = time.perf_counter()
             simulation = _simulation(job, molecule, bias, index)
             try:
                 _run_segment(job, simulation, bias, index, progress, began)
-            except LeftTrustRegion as left:
-                directory.mark_stopped(str(left))
+            except LeftTrustRegion:
                 progress(1.0)
                 return
 
@@ -180,8 +182,8 @@ def _simulation(job: WalkerJob, molecule: Molecule, bias: Bias | None, index: in
     context = simulation.context
     if index > 0:
         before = WalkerDirectory(job.directory).segment(index - 1)
-        simulation.loadState(str(before.state))
-        simulation.currentStep = storage.read_json(before.marker)["step"]
+        simulation.context.setState(read_openmm_xml(before.state, openmm.State))
+        simulation.currentStep = before.manifest().content["step"]
     elif job.start is not None:
         with np.load(job.start) as start:
             if "box" in start:
@@ -245,7 +247,7 @@ def _run_segment(
     if bias is not None:
         bias.save()
     table = {"energy": energy[:count], "bias": applied[:count], "offset": offset[:count]}
-    _write_segment(job, simulation, bias, index, positions[:count], boxes, table, began)
+    _write_segment(job, simulation, bias, index, positions[:count], boxes, table, began, left)
     if left is not None:
         raise left
 
@@ -273,6 +275,7 @@ def _write_segment(
     boxes: np.ndarray | None,
     table: dict[str, np.ndarray],
     began: float,
+    left: LeftTrustRegion | None,
 ) -> None:
     """Write a finished segment to the disk; the last one of a walker that was stopped has fewer frames than others."""
     protocol, count = job.protocol, len(positions)
@@ -282,12 +285,12 @@ def _write_segment(
     if boxes is not None:
         trajectory.unitcell_vectors = boxes[:count]
     with storage.atomic_write(files.trajectory) as temporary:
-        trajectory.save_netcdf(str(temporary))
+        write_netcdf(trajectory, temporary)
     with storage.atomic_write(files.frames) as temporary:
         np.savez(temporary, allow_pickle=False, **table)
     with storage.atomic_write(files.state) as temporary:
         simulation.saveState(str(temporary))
-    summary = {
+    summary: dict[str, Any] = {
         "step": simulation.currentStep,
         "frames": count,
         "temperature": job.temperature,
@@ -295,6 +298,13 @@ def _write_segment(
     }
     if bias is not None:
         summary |= {"backend": bias.backend, "backend_reason": bias.backend_reason}
+        summary |= {"variable": bias.cv.fingerprint()}
+        if (saved := bias.saved()) is not None:
+            summary["hills"] = saved
+    if index == 0 and job.start is not None:
+        summary["start"] = storage.checksum(job.start)
+    if left is not None:
+        summary["stopped"] = str(left)
     files.finish(summary)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from latf_sampling.core import storage
-from latf_sampling.errors import StoreError
+from latf_sampling.core.arrays import read_npz
+from latf_sampling.core.manifest import Manifest
+from latf_sampling.errors import DataError, StoreError
 
 FORMATS = ("pdb", "cif")
 """Formats of structures: PDB and PDBx/mmCIF."""
@@ -68,15 +69,25 @@ class StartFiles:
         """NPZ with "positions" and "velocities" (N, 3) and, in periodic systems, "box" (3, 3); nm and ps."""
         return self.folder / f"{self.name(index)}.npz"
 
+    def manifest(self) -> Manifest:
+        """The table with the digests of all files, which are not looked at.
+
+        Raises
+        ------
+        StoreError
+            It is missing or was changed.
+        """
+        return Manifest.load(self.table, ("valid", "requested", "temperature", "settings"))
+
     def read_table(self) -> dict:
         """The table, as `Starts.save` writes it.
 
         Raises
         ------
         StoreError
-            It is missing or damaged.
+            It or another file of the set is missing or was changed; names it.
         """
-        return storage.read_json(self.table)
+        return self.manifest().verified().content
 
     def read_arrays(self, index: int) -> dict[str, np.ndarray]:
         """The arrays of a structure by their names.
@@ -88,7 +99,6 @@ class StartFiles:
         """
         path = self.arrays(index)
         try:
-            with np.load(path) as content:
-                return dict(content)
-        except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{path}: cannot be read ({error}).") from error
+            return read_npz(path)
+        except DataError as error:
+            raise StoreError(str(error)) from error

@@ -14,6 +14,8 @@ import openmm
 from openmm import app
 
 from latf_sampling.core import storage
+from latf_sampling.core.manifest import Manifest
+from latf_sampling.data.trajectory_writers import write_xtc
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import as_mdtraj
 from latf_sampling.starts.coverage import Coverage
@@ -125,24 +127,30 @@ class Starts:
         if structures not in (None, *FORMATS):
             raise SettingsError(f"starts: structures are written as {' or '.join(FORMATS)}; got {structures!r}.")
         suffix = structures or ("pdb" if self._fits_pdb() else "cif")
-        states = _states(self)
-        for index, state in enumerate(states):
+        written: list[Path] = []
+        for index, state in enumerate(_states(self)):
             box = None if self.boxes is None else self.boxes[index]
-            with storage.atomic_write(files.structure(index, suffix)) as temporary, open(temporary, "w") as handle:
+            with (
+                storage.atomic_write(files.structure(index, suffix)) as temporary,
+                open(temporary, "w", encoding="utf-8") as handle,
+            ):
                 write = app.PDBFile.writeFile if suffix == "pdb" else app.PDBxFile.writeFile
                 write(_boxed(self.topology, box), to_quantity(self.positions[index], "length"), handle, keepIds=True)
             storage.write_text(files.state(index), state)
             arrays = {"positions": self.positions[index], "velocities": self.velocities[index]}
             with storage.atomic_write(files.arrays(index)) as temporary:
                 np.savez(temporary, **arrays, **({} if box is None else {"box": box}))
+            written += [files.structure(index, suffix), files.state(index), files.arrays(index)]
         if len(self):
             trajectory = mdtraj.Trajectory(self.positions, as_mdtraj(self.topology))
             if self.boxes is not None:
                 trajectory.unitcell_vectors = self.boxes
             with storage.atomic_write(files.trajectory) as temporary:
-                trajectory.save_xtc(str(temporary))
+                write_xtc(trajectory, temporary)
+            written.append(files.trajectory)
         storage.write_text(files.spreadsheet, self._csv())
-        storage.write_json(files.table, self._table())
+        written.append(files.spreadsheet)
+        Manifest.write(files.table, self._table(), written)
 
     @classmethod
     def load(cls, folder: str | Path, topology: app.Topology) -> Starts:
@@ -154,7 +162,7 @@ class Starts:
             A file is missing or damaged.
         """
         files = StartFiles(folder)
-        table = files.read_table()
+        table = files.manifest().verified(".npz").content
         count, dim, atoms = table["valid"], table["dimension"], topology.getNumAtoms()
         arrays = [files.read_arrays(index) for index in range(count)]
         boxes = [entry["box"] for entry in arrays if "box" in entry]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ import openmm
 from openmm import app
 
 from latf_sampling.core import storage
+from latf_sampling.core.manifest import Manifest
+from latf_sampling.core.openmm_xml import read_openmm_xml
 from latf_sampling.errors import StoreError
 from latf_sampling.units import to_array, to_float, to_quantity
 
@@ -59,7 +62,8 @@ class Molecule:
         made_from
             A text that identifies what the molecule was made from, for `load` to compare.
         """
-        with storage.atomic_write(folder / "structure.cif") as temporary, open(temporary, "w") as handle:
+        structure = folder / "structure.cif"
+        with storage.atomic_write(structure) as temporary, open(temporary, "w", encoding="utf-8") as handle:
             app.PDBxFile.writeFile(self.topology, to_quantity(self.positions, "length"), handle, keepIds=True)
         storage.write_text(folder / "system.xml", openmm.XmlSerializer.serialize(self.system))
         content = {
@@ -70,9 +74,8 @@ class Molecule:
                 {"positions": entry.positions.tolist(), "box": None if entry.box is None else entry.box.tolist()}
                 for entry in self.conformations
             ],
-            "checksum": storage.checksum(folder / "system.xml"),
         }
-        storage.write_json(folder / "molecule.json", content)  # last: it exists only if the others do
+        Manifest.write(folder / "molecule.json", content, [folder / "system.xml", structure])
 
     @classmethod
     def load(cls, folder: Path, made_from: str | None = None) -> Molecule | None:
@@ -81,16 +84,14 @@ class Molecule:
         Raises
         ------
         StoreError
-            A file is damaged.
+            A file is missing or was changed; names it.
         """
-        content = _content(folder, made_from)
-        if content is None:
+        manifest = _manifest(folder, made_from)
+        if manifest is None:
             return None
-        file = folder / "system.xml"
-        if not file.exists() or storage.checksum(file) != content["checksum"]:
-            raise StoreError(f"{file}: is missing or was changed; restore it, or begin in another directory.")
+        content = manifest.verified().content
         return cls(
-            openmm.XmlSerializer.deserialize(file.read_text()),
+            read_openmm_xml(folder / "system.xml", openmm.System),
             _topology(content["topology"]),
             np.array(content["positions"]),
             tuple(
@@ -102,15 +103,32 @@ class Molecule:
     @staticmethod
     def is_saved(folder: Path, made_from: str) -> bool:
         """Whether `load` would return a molecule."""
-        return _content(folder, made_from) is not None
+        try:
+            manifest = _manifest(folder, made_from)
+        except StoreError:
+            return False
+        return manifest is not None and not manifest.damaged()
+
+    def is_that_of(self, folder: Path) -> bool:
+        """Whether its system is the one that was saved in a folder, some of whose files may be damaged."""
+        system = hashlib.sha256(openmm.XmlSerializer.serialize(self.system).encode()).hexdigest()
+        stored = folder / "system.xml"
+        if stored.exists() and storage.checksum(stored) == system:
+            return True
+        try:
+            manifest = _manifest(folder, None)
+        except StoreError:
+            return False
+        return manifest is not None and manifest.files.get("system.xml") == system
 
 
-def _content(folder: Path, made_from: str | None) -> dict | None:
-    """The content of molecule.json; None if it is missing, or if the molecule was made from something else."""
-    if not (folder / "molecule.json").exists():
+def _manifest(folder: Path, made_from: str | None) -> Manifest | None:
+    """The manifest of a saved molecule; None if it is missing, or if the molecule was made from something else."""
+    path = folder / "molecule.json"
+    if not path.exists():
         return None
-    content = storage.read_json(folder / "molecule.json")
-    return content if made_from in (None, content["made_from"]) else None
+    manifest = Manifest.load(path, ("made_from", "topology", "positions", "conformations"))
+    return manifest if made_from in (None, manifest.content["made_from"]) else None
 
 
 def residue_label(residue: app.topology.Residue) -> str:

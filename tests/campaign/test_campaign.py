@@ -214,8 +214,8 @@ def test_another_protocol_is_refused_by_its_keys(tmp_path, changes, key):
 def test_another_structure_under_the_same_name_is_refused(tmp_path):
     protocol = write_protocol(tmp_path)
     with open(tmp_path / STRUCTURE.name, "a") as handle:
-        handle.write("REMARK\n")
-    with pytest.raises(StoreError, match=r"other settings \(system\.structure\.sha256\)"):
+        handle.write("HETATM\n")
+    with pytest.raises(StoreError, match=r"other settings \(system\.structure\)"):
         Campaign(protocol, finished_campaign()).run()
 
 
@@ -498,7 +498,7 @@ def test_biased_rounds_give_the_free_energy_of_a_coordinate(wells, tmp_path):
     ]
     (tmp_path / "protocol.yaml").write_text(yaml.safe_dump({**TINY_WELLS, "rounds": rounds, "evaluate": None}))
     campaign = Campaign(tmp_path / "protocol.yaml", tmp_path / "run")
-    with campaign.directory.acquire(campaign.protocol.canonical(), campaign.protocol.inputs()):
+    with campaign.directory.acquire(campaign.protocol):
         shutil.copytree(wells.directory.path / "rounds" / "00", campaign.directory.path / "rounds" / "00")
     rng = np.random.default_rng(0)
     for walker in range(2):

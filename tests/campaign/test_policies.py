@@ -77,7 +77,7 @@ def test_a_round_that_restarts_from_the_archive(tmp_path):
     protocol = write_protocol(tmp_path / "given", rounds=[TINY["rounds"][0], biased], starts=None)
     directory = tmp_path / "run"
     campaign = Campaign(protocol, directory)
-    with campaign.directory.acquire(campaign.protocol.canonical(), campaign.protocol.inputs()):
+    with campaign.directory.acquire(campaign.protocol):
         campaign.store_molecule()
     shutil.copytree(finished_campaign() / "rounds" / "00", directory / "rounds" / "00")
     campaign.run()
@@ -105,7 +105,8 @@ def test_executors(monkeypatch, tmp_path):
     with pytest.raises(SettingsError, match="executor: there is no 'cloud'; choose one of local"):
         Campaign.load(finished_campaign()).run(executor_name="cloud")
     directory = Path(shutil.copytree(finished_campaign(), tmp_path / "run"))
-    shutil.rmtree(directory / "rounds" / "02" / "walker-00")
+    for name in ("walker-00", "learning"):
+        shutil.rmtree(directory / "rounds" / "02" / name)
     jobs = []
 
     def record(walkers, progress):

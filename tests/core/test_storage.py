@@ -1,7 +1,7 @@
 """Files are complete, one process at a time uses a directory, and finished files are not changed."""
 
-import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -14,9 +14,10 @@ import pytest
 from latf_sampling.core import storage
 from latf_sampling.data import layout
 from latf_sampling.errors import StoreError
+from latf_sampling.settings import Protocol
 
-SETTINGS = {"seed": 1, "integrator": {"timestep": 0.002, "friction": 1.0}}
-TEXT = json.dumps(SETTINGS)
+PROTOCOL = Path("protocols/three-hole.yaml").absolute()
+SETTINGS = Protocol.load(PROTOCOL)
 
 
 def child(code: str, *arguments, **options) -> subprocess.Popen:
@@ -132,8 +133,9 @@ KILLED_WHILE_WRITING = """
 import sys, time
 from latf_sampling.core.storage import atomic_write
 from latf_sampling.data.layout import CampaignDirectory
+from latf_sampling.settings import Protocol
 place = CampaignDirectory(sys.argv[1])
-with place.acquire(sys.argv[2]):
+with place.acquire(Protocol.load(sys.argv[2])):
     with atomic_write(place.round(0).walker(0).path / "segment-000.dcd") as temporary, open(temporary, "w") as handle:
         handle.write("half of the new")
         handle.flush()
@@ -145,9 +147,9 @@ with place.acquire(sys.argv[2]):
 def test_a_kill_while_writing_leaves_the_old_file_and_the_next_lock_removes_leftovers(tmp_path):
     place = layout.CampaignDirectory(tmp_path / "run")
     target = place.round(0).walker(0).path / "segment-000.dcd"
-    with place.acquire(TEXT):
+    with place.acquire(SETTINGS):
         storage.write_text(target, "old")
-    process = child(KILLED_WHILE_WRITING, place.path, TEXT)
+    process = child(KILLED_WHILE_WRITING, place.path, PROTOCOL)
     assert line_of(process) == "writing"
     process.send_signal(signal.SIGKILL)
     assert process.wait(10) == -signal.SIGKILL
@@ -156,7 +158,7 @@ def test_a_kill_while_writing_leaves_the_old_file_and_the_next_lock_removes_left
     assert len(leftovers) == 1  # otherwise it was not killed in the middle of writing
     assert target.read_text() == "old"
     (target.parent / ".keep").write_text("")  # hidden, but not a leftover
-    with place.acquire(TEXT):
+    with place.acquire(SETTINGS):
         assert names(target.parent) == [".keep", target.name]
         assert target.read_text() == "old"
 
@@ -165,8 +167,9 @@ def test_a_kill_while_writing_leaves_the_old_file_and_the_next_lock_removes_left
 
 
 def test_json_round_trip(tmp_path):
-    storage.write_json(tmp_path / "a.json", SETTINGS)
-    assert storage.read_json(tmp_path / "a.json") == SETTINGS
+    content = {"seed": 1, "integrator": {"timestep": 0.002, "friction": [1.0, None]}}
+    storage.write_json(tmp_path / "a.json", content)
+    assert storage.read_json(tmp_path / "a.json") == content
 
 
 @pytest.mark.parametrize("content", [None, "", '{"half": ', b"\xff\xfe"])
@@ -174,7 +177,7 @@ def test_a_missing_or_damaged_json_file_is_named(tmp_path, content):
     path = tmp_path / "a.json"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(StoreError, match="a.json: cannot be read"):
+    with pytest.raises(StoreError, match="a.json: (cannot be read|is damaged; it is not JSON)"):
         storage.read_json(path)
 
 
@@ -192,7 +195,8 @@ def test_checksum_of_known_bytes(tmp_path):
 LOCKING = """
 import sys, time
 from latf_sampling.data.layout import CampaignDirectory
-with CampaignDirectory(sys.argv[1]).acquire(sys.argv[2]):
+from latf_sampling.settings import Protocol
+with CampaignDirectory(sys.argv[1]).acquire(Protocol.load(sys.argv[2])):
     print("locked", flush=True)
     time.sleep(60)
 """
@@ -200,10 +204,10 @@ with CampaignDirectory(sys.argv[1]).acquire(sys.argv[2]):
 
 def test_one_process_at_a_time_and_a_killed_one_releases_the_directory(tmp_path):
     place = layout.CampaignDirectory(tmp_path / "run")
-    process = child(LOCKING, place.path, TEXT)
+    process = child(LOCKING, place.path, PROTOCOL)
     try:
         assert line_of(process) == "locked"
-        with pytest.raises(StoreError, match="another process is running this campaign"), place.acquire(TEXT):
+        with pytest.raises(StoreError, match="another process is running this campaign"), place.acquire(SETTINGS):
             pytest.fail("two processes use one directory")
     finally:
         process.send_signal(signal.SIGKILL)
@@ -211,7 +215,7 @@ def test_one_process_at_a_time_and_a_killed_one_releases_the_directory(tmp_path)
     deadline = time.monotonic() + 10
     while True:  # the kernel needs a moment to close the files of a killed process
         try:
-            with place.acquire(TEXT):
+            with place.acquire(SETTINGS):
                 break
         except StoreError:
             assert time.monotonic() < deadline
@@ -220,9 +224,9 @@ def test_one_process_at_a_time_and_a_killed_one_releases_the_directory(tmp_path)
 
 def test_an_exception_releases_the_lock_too(tmp_path):
     place = layout.CampaignDirectory(tmp_path / "run")
-    with pytest.raises(ZeroDivisionError), place.acquire(TEXT):
+    with pytest.raises(ZeroDivisionError), place.acquire(SETTINGS):
         raise ZeroDivisionError
-    with place.acquire(TEXT):
+    with place.acquire(SETTINGS):
         pass
 
 
@@ -231,23 +235,29 @@ def test_an_exception_releases_the_lock_too(tmp_path):
 
 def test_another_protocol_is_refused_with_the_keys_that_differ(tmp_path):
     place = layout.CampaignDirectory(tmp_path / "run")
-    with place.acquire(TEXT):
+    with place.acquire(SETTINGS):
         pass
     assert place.protocol() == SETTINGS
-    other = json.dumps({"seed": 2, "integrator": {"timestep": 0.002, "friction": 5.0}, "name": "new"})
-    with pytest.raises(StoreError) as refused, place.acquire(other):
+    with place.acquire(SETTINGS.model_copy(update={"seed": 2})):  # nothing was made by the first one
+        pass
+    assert place.protocol().seed == 2
+    walker = place.round(0).walker(0)
+    finish(walker.path, 0)
+    integrator = SETTINGS.integrator.model_copy(update={"friction": 5.0})
+    with (
+        pytest.raises(StoreError, match=r"other settings \(integrator\.friction, seed\)"),
+        place.acquire(SETTINGS.model_copy(update={"integrator": integrator, "name": "new"})),
+    ):
         pytest.fail("another protocol was accepted")
-    for key in ("seed", "integrator.friction", "name"):
-        assert key in str(refused.value)
-    assert "timestep" not in str(refused.value)
-    assert place.protocol() == SETTINGS
-    with place.acquire(json.dumps(SETTINGS, indent=4)):  # only the spacing differs
+    assert place.protocol().seed == 2
+    with place.acquire(SETTINGS.model_copy(update={"seed": 2, "name": "new"})):
         pass
+    assert place.protocol().name == "new"
 
 
 def test_a_directory_with_other_files_is_refused_and_not_changed(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(StoreError, match="thesis.tex"), layout.CampaignDirectory(tmp_path).acquire(TEXT):
+    with pytest.raises(StoreError, match="thesis.tex"), layout.CampaignDirectory(tmp_path).acquire(SETTINGS):
         pytest.fail("a directory with other files was accepted")
     assert set(names(tmp_path)) <= {"thesis.tex", "lock"}
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
@@ -257,18 +267,16 @@ def test_inputs_are_copied_once_also_after_an_interruption(tmp_path):
     place = layout.CampaignDirectory(tmp_path / "run")
     place.inputs.mkdir(parents=True)  # an earlier start was interrupted here
     (place.inputs / ".molecule.123.pdb").write_text("ato")
-    with place.acquire(TEXT, {"molecule.pdb": b"atoms"}):
-        assert names(place.inputs) == ["molecule.pdb"]
-    with place.acquire(TEXT, {"molecule.pdb": b"other atoms"}):
-        assert (place.inputs / "molecule.pdb").read_text() == "atoms"
+    with place.acquire(Protocol.load("protocols/alanine-dipeptide.yaml")):
+        assert names(place.inputs) == ["alanine-dipeptide.pdb", "reference_alanine.json"]
 
 
 def test_a_damaged_protocol_is_a_store_error(tmp_path):
     place = layout.CampaignDirectory(tmp_path / "run")
-    with place.acquire(TEXT):
+    with place.acquire(SETTINGS):
         pass
     (place.path / "protocol.json").write_text('{"seed": ')
-    with pytest.raises(StoreError, match="protocol.json: cannot be read"), place.acquire(TEXT):
+    with pytest.raises(StoreError, match="protocol.json: is damaged; it is not JSON"), place.acquire(SETTINGS):
         pytest.fail("a damaged protocol was accepted")
 
 
@@ -276,7 +284,7 @@ def test_a_file_is_no_directory(tmp_path):
     (tmp_path / "run").write_text("")
     with (
         pytest.raises(StoreError, match="cannot be used as a campaign directory"),
-        layout.CampaignDirectory(tmp_path / "run").acquire(TEXT),
+        layout.CampaignDirectory(tmp_path / "run").acquire(SETTINGS),
     ):
         pytest.fail("a file was accepted as a directory")
 
@@ -293,46 +301,54 @@ def test_paths_stay_inside_and_are_distinct(tmp_path):
 # ------------------------------------------------------------------------------------------------- segments
 
 
-def finish(walker: Path, index: int) -> dict[str, Path]:
+SUMMARY = {"frames": 10, "temperature": 300.0, "seconds": 1.0}
+
+
+def finish(walker: Path, index: int) -> list[Path]:
     segment = layout.WalkerDirectory(walker).segment(index)
-    for name, path in segment.contents.items():
-        storage.write_text(path, f"{name} {index}")
-    segment.finish({"steps": 100 * index})
-    return segment.contents
+    paths = [segment.trajectory, segment.frames, segment.state]
+    for path in paths:
+        storage.write_text(path, f"{path.suffix} {index}")
+    segment.finish({**SUMMARY, "step": 100 * index})
+    return paths
 
 
-def test_finished_segments_are_in_order_up_to_the_first_gap(tmp_path):
-    assert layout.WalkerDirectory(tmp_path).finished_segments() == []
+def steps(walker: Path) -> list[int]:
+    return [manifest.content["step"] for manifest in layout.WalkerDirectory(walker).finished_segments()]
+
+
+def test_a_gap_between_finished_segments_is_refused(tmp_path):
+    assert steps(tmp_path) == []
     for index in (0, 1, 3):
         finish(tmp_path, index)
-    assert [summary["steps"] for summary in layout.WalkerDirectory(tmp_path).finished_segments()] == [0, 100]
+    with pytest.raises(StoreError, match=r"segment-002\.json: is missing, while later segments of this walker exist"):
+        steps(tmp_path)
     finish(tmp_path, 2)
-    assert [summary["steps"] for summary in layout.WalkerDirectory(tmp_path).finished_segments()] == [0, 100, 200, 300]
+    assert steps(tmp_path) == [0, 100, 200, 300]
 
 
 def test_a_segment_without_its_marker_is_not_finished(tmp_path):
-    for path in layout.WalkerDirectory(tmp_path).segment(0).contents.values():
-        storage.write_text(path, "whole")
-    assert layout.WalkerDirectory(tmp_path).finished_segments() == []
-
-
-@pytest.mark.parametrize("name", ["trajectory", "frames", "state"])
-@pytest.mark.parametrize("damage", ["changed", "truncated", "missing"])
-def test_a_finished_file_that_changed_is_named(tmp_path, name, damage):
     finish(tmp_path, 0)
-    path = finish(tmp_path, 1)[name]
+    layout.WalkerDirectory(tmp_path).segment(0).marker.unlink()
+    assert steps(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("damage", ["changed", "truncated", "missing"])
+def test_a_finished_file_that_changed_is_named(tmp_path, number, damage):
+    finish(tmp_path, 0)
+    path = finish(tmp_path, 1)[number]
     if damage == "missing":
         path.unlink()
     else:
         content = path.read_bytes()
         path.write_bytes(bytes([content[0] ^ 1]) + content[1:] if damage == "changed" else content[:-1])
-    with pytest.raises(StoreError) as refused:
-        layout.WalkerDirectory(tmp_path).finished_segments()
-    assert str(path) in str(refused.value)
-    assert "segment-001.json" in str(refused.value)
+    what = "is missing" if damage == "missing" else "was changed after it was finished"
+    with pytest.raises(StoreError, match=f"{re.escape(str(path))}: {what}"):
+        steps(tmp_path)
 
 
 def test_a_segment_cannot_be_finished_without_its_files(tmp_path):
     with pytest.raises(OSError, match="segment-000"):
         layout.WalkerDirectory(tmp_path).segment(0).finish({})
-    assert layout.WalkerDirectory(tmp_path).finished_segments() == []
+    assert steps(tmp_path) == []

@@ -14,6 +14,7 @@ from helpers.molecules import STRUCTURE, finished_campaign, finished_wells, writ
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.core import storage
 from latf_sampling.data.layout import LOCK, CampaignDirectory
+from latf_sampling.errors import StoreError
 from latf_sampling.records.feature_table import Source, write_features
 from latf_sampling.records.records import Records
 from latf_sampling.records.setup import Setup
@@ -113,7 +114,11 @@ def test_rounds_are_read_once_and_frames_each_time(tmp_path):
     assert [len(walker.frames) for walker in records.walkers] == [300, 40, 40, 400]
     assert records.partner == "psi ALA 2" and set(records.walkers[0].values) == {"phi ALA 2", "psi ALA 2"}
     assert np.isfinite(records.walkers[0].values["psi ALA 2"]).all()
-    CampaignDirectory(directory).round(2).walker(0).segment(19).marker.unlink()
+    files = CampaignDirectory(directory).round(2)
+    files.walker(0).segment(19).marker.unlink()
+    with pytest.raises(StoreError, match=r"segment-019\.json: is missing\. The model of round 2 was trained on it"):
+        records.frames()
+    files.learning.history.unlink()
     assert [len(walker) for walker in records.frames()] == [300, 40, 40, 380]
     assert [len(walker.frames) for walker in records.walkers] == [300, 40, 40, 400]
 

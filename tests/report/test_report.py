@@ -118,7 +118,7 @@ def write_walker(campaign: Campaign, index: int, walker: int, segments: int = 2,
             np.savez(temporary, energy=rng.normal(size=SEGMENT), bias=bias[here], offset=offset[here])
         storage.write_text(written.state, "<State/>")
         seconds = 1.0 if settings.bias is None else 5.0
-        summary = {"step": 20_000 * (segment + 1), "frames": SEGMENT, "seconds": seconds, "hills": 0}
+        summary = {"step": 20_000 * (segment + 1), "frames": SEGMENT, "seconds": seconds}
         written.finish({**summary, "temperature": settings.walkers[walker]})
 
 
@@ -161,7 +161,7 @@ def make(
     folder.mkdir(exist_ok=True)
     settings = protocol(folder, **changes)
     campaign = Campaign(settings, folder / "run")
-    with campaign.directory.acquire(settings.canonical(), settings.inputs()):
+    with campaign.directory.acquire(settings):
         pass
     for index in range(rounds):
         for walker in range(2):

@@ -194,7 +194,7 @@ def test_a_saved_set_is_loaded_unchanged(source, structures, tmp_path):
     assert again.settings == structures.settings
     assert again.thermal.energies == pytest.approx(structures.thermal.energies)
     (tmp_path / "start-000.npz").unlink()
-    with pytest.raises(StoreError, match="start-000.npz: cannot be read"):
+    with pytest.raises(StoreError, match="start-000.npz: is missing"):
         Starts.load(tmp_path, source[4])
 
 

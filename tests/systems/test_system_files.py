@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from functools import cache
 from pathlib import Path
@@ -399,10 +398,10 @@ def test_a_campaign_needs_no_file_from_elsewhere(folder, tmp_path, case):
     settings = protocol(here, SELF_CONTAINED[case](here))
     before, text = build(settings.system), settings.canonical()
     directory = layout.CampaignDirectory(tmp_path / "run")
-    with directory.acquire(text, settings.inputs()):
+    with directory.acquire(settings):
         pass
     shutil.rmtree(here)
-    restored = Protocol.restore(json.loads((tmp_path / "run" / "protocol.json").read_text()), directory.inputs)
+    restored = directory.protocol()
     after = build(restored.system)
     assert restored.canonical() == text
     assert str(tmp_path) not in text

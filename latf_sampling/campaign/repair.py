@@ -1,0 +1,147 @@
+"""What is damaged in a campaign's directory and can be made again is removed; the rest is refused.
+
+Everything that is removed here was made by the campaign, and nothing that still exists was made from it.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from latf_sampling.bias.history import SUFFIX, keep_hills
+from latf_sampling.core import storage
+from latf_sampling.core.manifest import Manifest
+from latf_sampling.data.layout import CampaignDirectory, RoundDirectory
+from latf_sampling.errors import RepairWarning, StoreError
+from latf_sampling.records.integrity import Damage, advice, damages, verify_round
+from latf_sampling.records.records import Records
+from latf_sampling.settings import ExternalRound
+from latf_sampling.starts import Starts
+from latf_sampling.starts.files import StartFiles
+from latf_sampling.systems import Molecule, build
+
+
+def repair_round(records: Records, index: int) -> None:
+    """Remove damaged segments of a round and those after them, so that they are simulated again.
+
+    Raises
+    ------
+    StoreError
+        A model was trained on the round, or evaluated with it.
+    """
+    protocol, directory = records.protocol, records.directory
+    files = directory.round(index)
+    used = files.learning.finished or (index == records.n_rounds and directory.evaluation_marker.exists())
+    if used:
+        verify_round(protocol, directory, index)
+        return
+    for damage in list(damages(protocol, directory, index)):
+        warnings.warn(f"{damage.reason} {advice(directory, index)}", RepairWarning, stacklevel=2)
+        if isinstance(protocol.runs[index], ExternalRound):
+            storage.remove(files.external(damage.number).marker)
+        else:
+            _remove_segments(files, damage)
+
+
+def repair_learning(records: Records, index: int) -> None:
+    """Remove the manifest of a model whose files are damaged, so that it is trained again."""
+    files = records.directory.round(index).learning
+    if not files.finished:
+        return
+    try:
+        files.manifest().verified()
+    except StoreError as error:
+        warnings.warn(f"{error} The model is trained again.", RepairWarning, stacklevel=2)
+        storage.remove(files.history)
+
+
+def variable_in_use(records: Records, index: int) -> str | None:
+    """Fingerprint of the variable of a round's model, as the walkers of the next round state it; `None` without any."""
+    if index + 1 >= records.n_rounds:
+        return None
+    files = records.directory.round(index + 1)
+    for number in range(len(records.protocol.runs[index + 1].walkers)):
+        walker = files.walker(number)
+        if walker.markers():
+            return walker.segment(0).manifest().content.get("variable")
+    return None
+
+
+def repair_starts(records: Records, files: StartFiles, begun: bool) -> None:
+    """Write damaged files of a set of structures again; remove the table where that needs new structures.
+
+    Parameters
+    ----------
+    begun
+        Whether walkers have started from them, so that they must not be made anew.
+
+    Raises
+    ------
+    StoreError
+        Walkers have started from structures that are lost.
+    """
+    if not files.complete:
+        if begun:
+            raise StoreError(f"{files.table}: is missing, while walkers have started from its structures; restore it.")
+        return
+    try:
+        damaged = files.manifest().damaged()
+    except StoreError:
+        damaged = [files.table]
+    if not damaged:
+        return
+    reason = f"{damaged[0]}: is missing or was changed."
+    if not any(path.suffix in (".npz", ".json") for path in damaged):
+        warnings.warn(f"{reason} It is written again from the arrays.", RepairWarning, stacklevel=2)
+        cif = any(name.endswith(".cif") for name in files.manifest().files)
+        Starts.load(files.folder, records.molecule.topology).save(files.folder, "cif" if cif else None)
+        return
+    if begun:
+        raise StoreError(f"{reason} Walkers have started from its structures; restore it.")
+    warnings.warn(f"{reason} The structures are made again.", RepairWarning, stacklevel=2)
+    storage.remove(files.table)
+
+
+def repair_evaluation(directory: CampaignDirectory) -> None:
+    """Remove the manifest of an evaluation whose page is damaged, so that it is made again."""
+    try:
+        if directory.evaluation_marker.exists():
+            Manifest.load(directory.evaluation_marker).verified()
+    except StoreError as error:
+        warnings.warn(f"{error} The evaluation is made again.", RepairWarning, stacklevel=2)
+        storage.remove(directory.evaluation_marker)
+
+
+def repair_molecule(records: Records) -> Molecule:
+    """The molecule of a campaign; where its files are damaged a new one, if that is the same.
+
+    Raises
+    ------
+    StoreError
+        A new one would differ from the one that was simulated.
+    """
+    try:
+        return records.molecule
+    except StoreError as error:
+        molecule = build(records.protocol.system, records.protocol.seed)
+        if records.directory.has_results() and not molecule.is_that_of(records.directory.system):
+            raise StoreError(f"{error} It cannot be made again as it was; restore it.") from error
+        warnings.warn(f"{error} It is made again.", RepairWarning, stacklevel=2)
+        return molecule
+
+
+def _remove_segments(files: RoundDirectory, damage: Damage) -> None:
+    """Remove what a walker has beyond its intact segments: manifests, the last one first, and hills."""
+    walker = files.walker(damage.number)
+    for marker in sorted(walker.path.glob("segment-*.json"), reverse=True):
+        if marker not in walker.markers()[: damage.intact]:
+            storage.remove(marker)
+    hills = files.hills / f"{walker.path.name}{SUFFIX}"
+    if not hills.exists():
+        return
+    saved = walker.segment(damage.intact - 1).manifest().content.get("hills") if damage.intact else {"entries": 0}
+    if saved is None:  # of a version that did not record them
+        return
+    keep_hills(hills, saved["entries"])
+    state = hills.with_suffix(".npz")
+    if state.exists() and storage.checksum(state) != saved.get("state"):
+        storage.remove(state)  # it is made from the hills

@@ -1,0 +1,149 @@
+"""Manifests: what a finished task states, with the SHA-256 of every file that it wrote and of the manifest itself.
+
+A manifest is a JSON file that is written last, so that its existence marks the task as finished. Whoever reads the
+files of a task verifies them first: nothing that was cut, edited or exchanged since is taken for a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latf_sampling.core.storage import checksum, read_json, write_json
+from latf_sampling.errors import StoreError
+
+DIGEST, FILES = "digest", "files"
+"""Keys of a manifest that a task cannot use itself: the SHA-256 of everything else in it, and those of the files."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished task stated, and the checksums of its files.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        Of the manifest.
+    content : dict
+        What the task stated.
+    files : dict
+        SHA-256 of each file by its name relative to the manifest; empty in manifests of versions that had no digests.
+    digest : str
+        SHA-256 of content and files; empty in manifests of versions that had no digests.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "energies.txt").write_text("1.5")
+    >>> _ = Manifest.write(folder / "task.json", {"frames": 1}, [folder / "energies.txt"])
+    >>> Manifest.load(folder / "task.json").verified().content
+    {'frames': 1}
+    """
+
+    path: Path
+    content: dict[str, Any]
+    files: dict[str, str]
+    digest: str
+
+    @classmethod
+    def write(cls, path: str | Path, content: Mapping[str, Any], files: Iterable[Path] = ()) -> Manifest:
+        """Mark a task as finished, after its files are complete.
+
+        Parameters
+        ----------
+        path
+            Of the manifest.
+        content
+            What the task states: values that JSON can hold.
+        files
+            The files that the task wrote, in the folder of the manifest or below.
+
+        Raises
+        ------
+        OSError
+            A file is missing.
+        StoreError
+            The manifest cannot be written.
+        """
+        path = Path(path)
+        sums = {file.relative_to(path.parent).as_posix(): checksum(file) for file in files}
+        # As it will be read: JSON knows neither tuples nor keys that are numbers.
+        made = cls._from_json(path, {**json.loads(json.dumps(dict(content))), FILES: sums})
+        write_json(path, {**made.content, FILES: sums, DIGEST: digest(made.content, sums)})
+        return cls(path, made.content, sums, digest(made.content, sums))
+
+    @classmethod
+    def load(cls, path: str | Path, keys: Sequence[str] = ()) -> Manifest:
+        """Read a manifest and verify it; its files are not looked at.
+
+        Parameters
+        ----------
+        path
+            Of the manifest.
+        keys
+            What it has to state.
+
+        Raises
+        ------
+        StoreError
+            It is missing or damaged, or was changed after it was written.
+        """
+        manifest = cls.load_unverified(path)
+        if manifest.changed:
+            raise StoreError(f"{path}: was changed after it was written; its digest is another one.")
+        if missing := [key for key in keys if key not in manifest.content]:
+            raise StoreError(f"{path}: is damaged; it does not state {', '.join(missing)}.")
+        return manifest
+
+    @classmethod
+    def load_unverified(cls, path: str | Path) -> Manifest:
+        """As `load`, whether it was changed or not.
+
+        Raises
+        ------
+        StoreError
+            It is missing, or not even a manifest.
+        """
+        content = read_json(path)
+        if not (isinstance(content, dict) and isinstance(content.get(FILES, {}), dict)):
+            raise StoreError(f"{path}: is damaged; a mapping of keys to values is expected.")
+        return cls._from_json(Path(path), content)
+
+    @classmethod
+    def _from_json(cls, path: Path, content: dict[str, Any]) -> Manifest:
+        own = {key: value for key, value in content.items() if key not in (DIGEST, FILES)}
+        return cls(path, own, dict(content.get(FILES, {})), str(content.get(DIGEST, "")))
+
+    @property
+    def changed(self) -> bool:
+        """Whether it is not what was written; manifests of versions that had no digests are taken as they are."""
+        return bool(self.digest or self.files) and self.digest != digest(self.content, self.files)
+
+    def damaged(self, suffix: str = "") -> list[Path]:
+        """The files, with this ending, that are missing or were changed after the task was finished."""
+        paths = {self.path.parent / name: value for name, value in self.files.items() if name.endswith(suffix)}
+        return [path for path, value in paths.items() if not path.is_file() or checksum(path) != value]
+
+    def verified(self, suffix: str = "") -> Manifest:
+        """This manifest, after a look at its files with this ending.
+
+        Raises
+        ------
+        StoreError
+            A file is missing, or was changed after the task was finished; names it.
+        """
+        for path in self.damaged(suffix):
+            what = "was changed after it was finished" if path.exists() else "is missing"
+            raise StoreError(f"{path}: {what}.")
+        return self
+
+
+def digest(content: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """SHA-256 of what a task states and of the checksums of its files."""
+    text = json.dumps({**content, FILES: dict(files)}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,174 @@
+"""Whether the files of a round are what its walkers, and the training after it, wrote and read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from latf_sampling.bias.history import SUFFIX, verify_hills
+from latf_sampling.core.manifest import Manifest, digest
+from latf_sampling.core.storage import checksum
+from latf_sampling.data.layout import CampaignDirectory, RoundDirectory
+from latf_sampling.errors import StoreError
+from latf_sampling.settings import ExternalRound, Protocol, n_steps
+from latf_sampling.starts.files import StartFiles
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with the files of a walker or external trajectory.
+
+    Attributes
+    ----------
+    number : int
+        Of the walker or external trajectory in its round.
+    intact : int
+        Number of its segments before the damage, which can be kept.
+    reason : str
+        A sentence that names the file.
+    """
+
+    number: int
+    intact: int
+    reason: str
+
+
+def damages(protocol: Protocol, directory: CampaignDirectory, index: int) -> Iterator[Damage]:
+    """What is wrong with each walker or external trajectory of a round, as far as the round has come."""
+    settings, files = protocol.runs[index], directory.round(index)
+    for number in range(len(settings.walkers)):
+        if isinstance(settings, ExternalRound):
+            found = _external_damage(files, number)
+        else:
+            found = _walker_damage(files, number, n_steps(settings.length, protocol.segment))
+        if found is not None:
+            yield found
+
+
+def inputs(protocol: Protocol, directory: CampaignDirectory, index: int) -> dict[str, str]:
+    """The manifests of a round by their paths in the directory, with a digest of what each task produced.
+
+    Raises
+    ------
+    StoreError
+        A manifest was changed.
+    """
+    settings, files = protocol.runs[index], directory.round(index)
+    numbers = range(len(settings.walkers))
+    if isinstance(settings, ExternalRound):
+        manifests = [files.external(number).manifest() for number in numbers]
+    else:
+        walkers = [files.walker(number) for number in numbers]
+        manifests = [walker.segment(k).manifest() for walker in walkers for k in range(len(walker.markers()))]
+    return {manifest.path.relative_to(directory.path).as_posix(): _product(manifest) for manifest in manifests}
+
+
+def verify_round(protocol: Protocol, directory: CampaignDirectory, index: int) -> None:
+    """Refuse a round whose files are not what was written, or not what the model after it was trained on.
+
+    Raises
+    ------
+    StoreError
+        A file is missing or was changed; names it, and says what to do.
+    """
+    files = directory.round(index)
+    for damage in damages(protocol, directory, index):
+        raise StoreError(f"{damage.reason} {advice(directory, index)}")
+    _verify_origin(protocol, directory, index)
+    if not files.learning.finished:
+        return
+    trained_on = files.learning.manifest().content.get("inputs")
+    if trained_on is None:  # of a version that did not record them
+        return
+    present = inputs(protocol, directory, index)
+    for name, product in trained_on.items():
+        if present.get(name) != product:
+            what = "is missing" if name not in present else "is not that of the segment"
+            raise StoreError(f"{directory.path / name}: {what}. {advice(directory, index)}")
+    for name in present.keys() - trained_on.keys():
+        raise StoreError(
+            f"{directory.path / name}: was written after the model of round {index} was trained; "
+            f"delete {files.learning.path} and all later rounds, so that `latf run` trains it again."
+        )
+
+
+def advice(directory: CampaignDirectory, index: int) -> str:
+    """What to do about a damaged file of a round."""
+    learning = directory.round(index).learning
+    if learning.finished:
+        return (
+            f"The model of round {index} was trained on it: restore it, or delete {learning.path} and all later "
+            "rounds, so that `latf run` makes it again with everything that depends on it."
+        )
+    if directory.evaluation_marker.exists():
+        return (
+            f"The model was evaluated with it: restore it, or delete {directory.evaluation_marker}, so that "
+            "`latf run` makes it again."
+        )
+    return "`latf run` makes it again."
+
+
+def _walker_damage(files: RoundDirectory, number: int, segments: int) -> Damage | None:
+    walker, reason = files.walker(number), None
+    manifests: list[Manifest] = []
+    for index in range(len(walker.markers())):
+        try:
+            manifests.append(walker.segment(index).manifest().verified())
+        except StoreError as error:
+            reason = str(error)
+            break
+    if reason is None and (gap := walker.gap()) is not None:
+        reason = f"{gap}: is missing, while later segments of this walker exist."
+    hills, intact = files.hills / f"{walker.path.name}{SUFFIX}", len(manifests)
+    complete = reason is None and walker.is_finished(segments)
+    while intact and (saved := manifests[intact - 1].content.get("hills")) is not None:
+        try:
+            verify_hills(hills, saved, complete)
+            break
+        except StoreError as error:
+            reason = reason or str(error)
+        if not complete:
+            intact -= 1
+        complete = False
+    return None if reason is None else Damage(number, intact, reason)
+
+
+def _external_damage(files: RoundDirectory, number: int) -> Damage | None:
+    external = files.external(number)
+    try:
+        if external.marker.exists():
+            external.manifest().verified()
+    except StoreError as error:
+        return Damage(number, 0, str(error))
+    return None
+
+
+def _verify_origin(protocol: Protocol, directory: CampaignDirectory, index: int) -> None:
+    """Refuse walkers that did not start from the structures, or were not biased along the variable, that are there."""
+    settings, files = protocol.runs[index], directory.round(index)
+    begun = [number for number in range(len(settings.walkers)) if files.walker(number).markers()]
+    for number in begun:
+        first = files.walker(number).segment(0).manifest()
+        if "variable" in first.content:
+            learning = directory.round(index - 1).learning
+            if not learning.finished:
+                raise StoreError(
+                    f"{learning.history}: is missing, while the walkers of round {index} were biased along the "
+                    "variable that was learned there. `latf run` trains the model again."
+                )
+            variable = learning.manifest().content.get("variable", first.content["variable"])
+            if variable != first.content["variable"]:
+                raise StoreError(
+                    f"{first.path}: was biased along another variable than that of {learning.cv}; restore the model of "
+                    f"round {index - 1}, or delete {files.path} and all later rounds."
+                )
+        if "start" in first.content:
+            starts = StartFiles(files.starts)
+            starts.read_table()  # verifies all files of the set
+            if checksum(starts.arrays(number)) != first.content["start"]:
+                raise StoreError(f"{starts.arrays(number)}: is not the structure that {first.path} started from.")
+
+
+def _product(manifest: Manifest) -> str:
+    """Digest of the files of a task; without NetCDF, which holds the time when it was written."""
+    return digest({}, {name: value for name, value in manifest.files.items() if not name.endswith(".nc")})
