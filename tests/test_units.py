@@ -1,7 +1,5 @@
 """Quantities become floats in the internal units, or are refused with the key and an example."""
 
-import doctest
-
 import numpy as np
 import openmm
 import pytest
@@ -134,9 +132,3 @@ def test_refused_with_key_and_example(read, value, dimension, why):
     assert units.EXAMPLES[dimension] in message
     assert isinstance(refused.value, LatfError)
     assert isinstance(refused.value, ValueError)
-
-
-def test_examples_in_docstrings():
-    results = doctest.testmod(units)
-    assert results.attempted >= 4
-    assert results.failed == 0

@@ -30,6 +30,8 @@ SOLVED_FRAMES = 20_000
 """The free energies of the simulated states are solved for on at most so many frames of each state,"""
 SOLVED_ENTRIES = 20_000_000
 """and on at most so many frames times states in all, which is the smaller limit from 32 states on."""
+MAX_ITERATIONS = 1000
+"""Newton's method converges in tens; frames that do not overlap at all never let it, in however many."""
 CHUNK = 2_000_000
 """Frames times states that are held in memory at once."""
 
@@ -63,7 +65,8 @@ def solve_mbar(reduced: np.ndarray, counts: ArrayLike, start: np.ndarray | None 
     silence_pymbar()
     import pymbar
 
-    return pymbar.MBAR(reduced, counts, solver_protocol="robust", initial_f_k=start)
+    solvers = tuple({"method": name, "options": {"maxiter": MAX_ITERATIONS}} for name in ("adaptive", "L-BFGS-B"))
+    return pymbar.MBAR(reduced, counts, solver_protocol=solvers, initial_f_k=start, maximum_iterations=MAX_ITERATIONS)
 
 
 class Multistate:

@@ -1,7 +1,5 @@
 """Scores against deeptime's own, on explicit splits."""
 
-import doctest
-
 import numpy as np
 import pytest
 from deeptime.covariance import Covariance
@@ -54,8 +52,3 @@ def test_gains_add_up_to_deeptimes_score_and_dependent_features_are_named():
     assert len(chosen) == 4 and list(others.values()) == [None]
     covariance = Covariance(lagtime=5, compute_c0t=True, compute_ctt=True, remove_data_mean=True).fit(x[:, chosen])
     assert 1 + sum(gains) == pytest.approx(VAMP(epsilon=1e-12).fit(covariance).fetch_model().score(2))
-
-
-def test_examples_in_docstrings():
-    results = doctest.testmod(vamp)
-    assert results.failed == 0 and results.attempted

@@ -18,7 +18,15 @@ import mdtraj
 import numpy as np
 import pytest
 import yaml
-from helpers.molecules import STRUCTURE, TINY, TINY_WELLS, finished_campaign, finished_wells, write_protocol
+from helpers.molecules import (
+    STRUCTURE,
+    TINY,
+    TINY_WELLS,
+    finished_campaign,
+    finished_wells,
+    run_in_process,
+    write_protocol,
+)
 
 from latf_sampling import systems
 from latf_sampling.campaign import campaign as loop
@@ -567,7 +575,7 @@ def test_rounds_with_every_kind_of_bias(tmp_path):
     changes = {"rounds": rounds, "starts": None, "frame_interval": "0.08 ps", "segment": "2 ps"}
     changes["learning"] = {**TINY["learning"], "lag": "0.16 ps"}
     campaign = Campaign(write_protocol(tmp_path / "given", **changes), tmp_path / "run")
-    campaign.run()
+    run_in_process(campaign)
     walkers = campaign.frames()
     assert [len(walker) for walker in walkers] == [375, *[50] * 6]
     assert [walker.biased for walker in walkers] == [False, *[True] * 6]
@@ -584,7 +592,7 @@ def test_walkers_that_leave_the_trust_region_are_stopped_and_learned_from(tmp_pa
     bias = {"kind": "metadynamics", "bias_factor": 10, "height": "3 kJ/mol", "interval": "0.2 ps", "trust": trust}
     rounds = [TINY["rounds"][0], {"walkers": ["300 K", "300 K"], "length": "8 ps", "bias": bias}]
     campaign = Campaign(write_protocol(tmp_path / "given", rounds=rounds, starts=None), tmp_path / "run")
-    campaign.run()
+    run_in_process(campaign)
     reasons = [campaign.directory.round(1).walker(walker).stop_reason() for walker in (0, 1)]
     assert any("left the trust region" in (reason or "") for reason in reasons)
     for walker in campaign.frames()[1:]:

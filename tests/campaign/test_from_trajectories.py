@@ -314,7 +314,9 @@ def finished(tmp_path_factory) -> Path:
     hot = {"files": ["hot*.dcd"], "temperature": "600 K", "interval": "0.1 ps", "weights": "w.npy"}
     given = [{"files": "cold.xtc", "temperature": "450 K"}, hot]
     learning = {**molecules.TINY["learning"], "select": {"keep": 3}}
-    Campaign(protocol(folder / "data", from_trajectories=given, learning=learning), folder / "run").run()
+    molecules.run_in_process(
+        Campaign(protocol(folder / "data", from_trajectories=given, learning=learning), folder / "run")
+    )
     (folder / "data" / "protocol.yaml").unlink()
     return folder / "run"
 
@@ -409,7 +411,7 @@ def test_a_campaign_that_only_learns(tmp_path):
     campaign = Campaign(protocol(tmp_path / "given", rounds=[]), tmp_path / "run")
     with pytest.raises(LatfError, match="trajectories are read by `latf run`"):
         campaign.frames()
-    campaign.run()
+    molecules.run_in_process(campaign)
     model, _ = campaign.model(0)
     assert model.provenance["temperatures"] == [450.0, 600.0]
     assert [entry["done"] for entry in campaign.records.status()] == [1, 1, 1]

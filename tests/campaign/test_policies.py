@@ -8,7 +8,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from helpers.molecules import TINY, finished_campaign, write_protocol
+from helpers.molecules import TINY, finished_campaign, run_in_process, write_protocol
 
 from latf_sampling.campaign import executors
 from latf_sampling.campaign.campaign import Campaign
@@ -80,7 +80,7 @@ def test_a_round_that_restarts_from_the_archive(tmp_path):
     with campaign.directory.acquire(campaign.protocol):
         campaign.store_molecule()
     shutil.copytree(finished_campaign() / "rounds" / "00", directory / "rounds" / "00")
-    campaign.run()
+    run_in_process(campaign)
     archive = campaign.frames(0)[0].trajectory.xyz
     files = StartFiles(campaign.directory.round(1).starts)
     for index, source in enumerate(files.read_table()["sources"]):

@@ -29,10 +29,11 @@ KINDS = {
     "coordination": [{"coordination": {"of": "element != H", "r0": "0.4 nm", "moments": [2, 3]}}],
     "coordinates": [{"coordinates": {"of": "element != H"}}],
 }
-# Descriptors do not depend on the latent dimension, nor shapes on descriptors: one case for each is enough.
+# Descriptors do not depend on the latent dimension, nor shapes on descriptors: one case for each is enough, and "both"
+# has the operations of distances and of torsions.
 CASES = [
-    *((2, kind, False) for kind in KINDS),
-    *((2, kind, True) for kind in ("distances", "torsions", "coordination")),
+    *((2, kind, False) for kind in ("both", "coordination", "coordinates")),
+    *((2, kind, True) for kind in ("both", "coordination")),
     *((dim, "coordinates", False) for dim in (1, 3)),
 ]
 

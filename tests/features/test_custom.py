@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from helpers.molecules import STRUCTURE, random_model, write_protocol
 
-import latf_sampling.testing
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import Features
@@ -169,9 +168,3 @@ def test_wrong_files(frames, tmp_path, text, says):
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(SettingsError, match=says):
         Features(frames.topology, [{"custom": {"file": str(tmp_path / "mine.py"), "class": "Mine"}}])
-
-
-def test_examples_in_docstrings():
-    import doctest
-
-    assert doctest.testmod(latf_sampling.testing).failed == 0

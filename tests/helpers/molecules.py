@@ -10,10 +10,12 @@ import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mdtraj
 import numpy as np
 import openmm
+import pytest
 import torch
 import yaml
 from openmm import app, unit
@@ -22,6 +24,10 @@ from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.features import Features
 from latf_sampling.learning.flow import LatentFlow
 from latf_sampling.learning.model import LaTF
+
+if TYPE_CHECKING:
+    from latf_sampling.campaign.campaign import Campaign
+    from latf_sampling.simulation.walker import WalkerJob
 
 STRUCTURE = Path(__file__).resolve().parents[2] / "protocols" / "alanine-dipeptide.pdb"
 SPECS = {
@@ -292,7 +298,7 @@ TINY_WELLS = {
 @cache
 def finished_campaign() -> Path:
     """Directory of the tiny campaign, run once for all tests, its protocol deleted. Change only copies."""
-    return _finished("campaign", write_protocol)
+    return _finished("campaign", write_protocol, lambda campaign: campaign.run())
 
 
 @cache
@@ -304,10 +310,10 @@ def finished_wells() -> Path:
         (folder / "protocol.yaml").write_text(yaml.safe_dump(TINY_WELLS))
         return folder / "protocol.yaml"
 
-    return _finished("wells", protocol)
+    return _finished("wells", protocol, run_in_process)
 
 
-def _finished(name: str, protocol: Callable[[Path], Path]) -> Path:
+def _finished(name: str, protocol: Callable[[Path], Path], run: Callable[[Campaign], None]) -> Path:
     """Directory of a finished campaign; the first process of this pytest that needs it runs it for all processes."""
     from latf_sampling.campaign.campaign import Campaign  # takes seconds; few tests need it
 
@@ -317,6 +323,25 @@ def _finished(name: str, protocol: Callable[[Path], Path]) -> Path:
         if not (shared / name / "run" / "report.html").exists():
             shutil.rmtree(shared / name, ignore_errors=True)  # of a campaign that failed
             (shared / name).mkdir()
-            Campaign(protocol(shared / name / "protocol"), shared / name / "run").run()
+            run(Campaign(protocol(shared / name / "protocol"), shared / name / "run"))
             shutil.rmtree(shared / name / "protocol")
     return shared / name / "run"
+
+
+def run_in_process(campaign: Campaign) -> None:
+    """Run a campaign whose walkers run one after the other in this process.
+
+    A process takes five seconds to import what a walker needs. The tiny campaign, and those that tests interrupt, run
+    each walker in one, as users do.
+    """
+    from latf_sampling.campaign import executors
+    from latf_sampling.simulation.walker import run_walker
+
+    def one_after_the_other(jobs: list[WalkerJob], progress: Callable[[float, str], None]) -> None:
+        for number, job in enumerate(jobs):
+            run_walker(job, lambda fraction: None)
+            progress((number + 1) / len(jobs), "")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(executors.EXECUTORS, "here", one_after_the_other)
+        campaign.run(executor_name="here")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import io
 import json
 import warnings
@@ -17,7 +16,7 @@ from scipy.stats import norm
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError, TrainingError
 from latf_sampling.learning import model as model_module
-from latf_sampling.learning.evaluation import comparison, evaluate, evaluator, histograms, populations
+from latf_sampling.learning.evaluation import comparison, evaluate, histograms, populations
 from latf_sampling.learning.evaluation.histograms import Grid
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import train
@@ -478,8 +477,3 @@ def test_what_cannot_be_evaluated():
     model.provenance["density"] = False
     with pytest.raises(TrainingError, match="without a density"):
         evaluate(model, dataset)
-
-
-@pytest.mark.parametrize("module", [comparison, evaluator, histograms, populations])
-def test_examples(module):
-    assert doctest.testmod(module).failed == 0

@@ -1,6 +1,5 @@
 """Lags of chains of known time scales, and the rule that recommends one, on constructed results."""
 
-import doctest
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -258,7 +257,3 @@ def test_a_page_without_any_state(tmp_path):
     write_lags(scan, tmp_path / "lags.html")
     numbers = json.loads(Page(tmp_path / "lags.html").script)
     assert numbers["recommended"] is numbers["results"][0]["vamp2"] is None
-
-
-def test_examples_in_docstrings():
-    assert doctest.testmod(lags).failed == 0

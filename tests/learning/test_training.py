@@ -1,8 +1,6 @@
 """Training finds the states of a known jump process, follows weights and temperature, is reproducible, continues to the
 same bits after an interruption, and stops when it fails."""
 
-import doctest
-import importlib
 import os
 import subprocess
 import sys
@@ -808,10 +806,3 @@ def test_standard_errors_grow_where_frames_are_few(heated):
 def test_without_an_ensemble_there_is_no_standard_error(trained):
     with pytest.raises(TrainingError, match="ensemble=4"):
         trained[0].free_energy(np.zeros((1, 2)), return_std=True)
-
-
-@pytest.mark.parametrize("name", ["stages", "checkpoint", "clusters", "fit", "training_frames"])
-def test_examples_in_docstrings(name):
-    results = doctest.testmod(importlib.import_module(f"latf_sampling.learning.training.{name}"))
-    assert results.failed == 0
-    assert results.attempted >= 4 or name != "stages"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import re
 import shutil
@@ -28,7 +27,7 @@ from latf_sampling.learning import model
 from latf_sampling.records import records, weighting
 from latf_sampling.records.observables import Observed
 from latf_sampling.records.records import Records
-from latf_sampling.report import SECTIONS, landscapes, weights, words, write_report
+from latf_sampling.report import SECTIONS, landscapes, weights, write_report
 from latf_sampling.report import page as report_page
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.settings import ObserveSettings, Protocol
@@ -640,12 +639,6 @@ def test_a_damaged_file_is_named(tmp_path):
     with pytest.raises(StoreError, match=r"segment-000\.nc"):
         write_report(reread(campaign))
     assert not campaign.directory.report.exists()
-
-
-def test_examples_in_docstrings():
-    found = doctest.testmod(words)
-    assert found.attempted > 0
-    assert found.failed == 0
 
 
 def test_walkers_left_out_of_mbar_are_named(monkeypatch):

@@ -1,6 +1,5 @@
 """Model systems: numpy against OpenMM, forces against differences, samples against integrals, positions of minima."""
 
-import doctest
 import math
 
 import numpy as np
@@ -299,9 +298,3 @@ def test_descriptors_of_seven_particles_do_not_tell_them_apart():
     ordered = np.sort(values)
     for number in numbers:
         assert np.abs(ordered - number).min() < 1e-3
-
-
-def test_examples_in_docstrings():
-    results = doctest.testmod(potentials)
-    assert results.attempted >= 1
-    assert results.failed == 0
