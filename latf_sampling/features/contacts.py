@@ -62,7 +62,7 @@ class _ContactPairs(SwitchingSettings):
 class _ContactsBetween(SwitchingSettings):
     between: str
     and_: str | None = Field(None, alias="and")
-    skip: Annotated[int, Field(strict=True, ge=0)] = 0
+    skip: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 0
     sum: bool = False
 
 

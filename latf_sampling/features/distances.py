@@ -56,7 +56,7 @@ class _DistancePairs(Settings):
 class _DistanceBetween(Settings):
     between: str
     and_: str | None = Field(None, alias="and")
-    skip: Annotated[int, Field(strict=True, ge=0)] = 0
+    skip: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 0
 
 
 def pairs_between(

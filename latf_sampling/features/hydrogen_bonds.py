@@ -33,7 +33,7 @@ class _BondSettings(SwitchingSettings):
     donors: Any = "backbone"
     acceptors: Any = "backbone"
     r0: Length = 0.25
-    skip: Annotated[int, Field(strict=True, ge=0)] = 3
+    skip: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 3
     sum: bool = False
 
 

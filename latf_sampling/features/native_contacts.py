@@ -66,7 +66,7 @@ class _NativeSettings(Settings):
     cutoff: Length = 0.45
     beta: InverseLength = 50.0
     lambda_: Annotated[float, Field(ge=1)] = Field(1.8, alias="lambda")
-    skip: Annotated[int, Field(strict=True, ge=0)] = 4
+    skip: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 4
     each: bool = False
 
 

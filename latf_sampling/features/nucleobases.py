@@ -137,7 +137,7 @@ class _Pairs(Settings):
 class _Between(Settings):
     between: str
     and_: str | None = Field(None, alias="and")
-    skip: Annotated[int, Field(strict=True, ge=0)] = 0
+    skip: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 0
     cutoff: _Cutoff = 2.4
 
 

@@ -111,7 +111,7 @@ class _ResidueSettings(Settings):
     between: str
     and_: str | None = Field(None, alias="and")
     scheme: Literal["closest-heavy", "closest", "ca", "sidechain-heavy", "sidechain"] = "closest-heavy"
-    skip: Annotated[int, Field(strict=True, ge=0)] = 3
+    skip: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 3
     beta: InverseLength = 20.0
 
 

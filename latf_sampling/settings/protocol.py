@@ -66,6 +66,7 @@ def _matching(value: Any, info: ValidationInfo) -> list[str]:
             raise SettingsError(f"{shown(name)} is not the name of a file.")
         path = directory / name
         matches = [path] if path.is_file() else [Path(match) for match in sorted(glob.glob(str(path)))]
+        matches = [match for match in matches if match.is_file()]
         if not matches:
             raise SettingsError(f"there is no file {path.resolve()}; paths are relative to the protocol.")
         paths += [str(match.resolve()) for match in matches]

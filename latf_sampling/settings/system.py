@@ -386,7 +386,7 @@ def _with_includes(file: Path, directories: list[Path], including: tuple[Path, .
     An `#include` of a missing file stays as it is, since a condition may leave it out; otherwise OpenMM refuses it.
     """
     lines = []
-    for line in file.read_text(errors="replace").splitlines(True):
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines(True):
         words = line.split(";")[0].split(None, 1)
         if len(words) == 2 and words[0] == "#include":
             name = words[1].strip().strip("\"'<>")

@@ -94,7 +94,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _reason(error: yaml.MarkedYAMLError) -> str:
     """The problem and its line."""
-    problem = " ".join(filter(None, (error.problem, error.note))) or error.context or "it cannot be parsed"
+    problem = " ".join(filter(None, (error.context, error.problem, error.note)))
     mark = error.problem_mark or error.context_mark
     if "'\\t'" in problem:
         problem += "; indent with spaces instead of tabs"
