@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from latf_sampling.core import storage
-from latf_sampling.errors import StoreError
+from latf_sampling.core.arrays import read_npz
+from latf_sampling.errors import DataError, StoreError
 from latf_sampling.starts.checks import Structure
 from latf_sampling.starts.files import StartFiles
 from latf_sampling.starts.thermal import Thermal
@@ -55,10 +55,9 @@ class WorkingDirectory:
         if not path.exists():
             return None
         try:
-            with np.load(path) as content:
-                arrays = dict(content)
+            arrays = read_npz(path)
             attempts = json.loads(str(arrays.pop("attempts")))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (DataError, ValueError, KeyError) as error:
             raise StoreError(f"{path}: cannot be read ({error}); delete it to make the structure again.") from error
         if not arrays:
             return TargetResult(attempts, None)

@@ -14,6 +14,7 @@ import pytest
 from helpers.molecules import STRUCTURE
 from openmm import app
 
+from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.openmm_xml import FORCES, FUNCTIONS, INTEGRATORS, deserialize, read_openmm_xml
 from latf_sampling.errors import DataError, LatfError, SettingsError
 from latf_sampling.settings import SystemSettings
@@ -116,13 +117,10 @@ def test_serialized_python_is_refused_before_it_runs(exploits, tmp_path, case):
 
 def received(folder: Path, xml: str) -> None:
     """The molecule of a campaign with another System, whose digests its sender has mended."""
-    from latf_sampling.core.storage import checksum
-
     build(SystemSettings(name="alanine-dipeptide")).save(folder, "somebody")
-    before = checksum(folder / "system.xml")
     (folder / "system.xml").write_text(xml)
-    for file in folder.rglob("*.json"):
-        file.write_text(file.read_text().replace(before, checksum(folder / "system.xml")))
+    manifest = Manifest.load(folder / "molecule.json")
+    Manifest.write(manifest.path, manifest.content, [folder / name for name in manifest.files])
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY b "{0}"><!ENTITY c "{1}"><!ENTITY d "{2}">]><System type="System">&d;</System>'
