@@ -231,7 +231,7 @@ def run_child(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=timeout,
             env={**os.environ, "OMP_NUM_THREADS": "1"},

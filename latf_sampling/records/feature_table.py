@@ -17,11 +17,13 @@ import mdtraj
 import numpy as np
 
 from latf_sampling.core import installation, storage
+from latf_sampling.core.outputs import output_file, reason
+from latf_sampling.core.words import plural
 from latf_sampling.data.columns import ColumnStatistics, column_statistics
 from latf_sampling.data.external import ExternalTrajectory, stride_of
 from latf_sampling.data.trajectories import Frames
 from latf_sampling.data.trajectory_files import read_strided
-from latf_sampling.errors import SettingsError
+from latf_sampling.errors import SettingsError, StoreError
 from latf_sampling.features import Features
 from latf_sampling.records.records import Records
 from latf_sampling.records.setup import Setup
@@ -123,29 +125,33 @@ def write_features(
     ------
     SettingsError
         The suffix is none of these, or there is no trajectory.
+    StoreError
+        The file cannot be written, which is found before anything is computed.
     """
-    if path is not None and Path(path).suffix not in SUFFIXES:
-        raise SettingsError(f"{path}: features are written as {', '.join(SUFFIXES)}; the suffix selects the format.")
     if not sources:
         raise SettingsError("there is no trajectory to compute descriptors of; name one.")
+    target = None if path is None else _target(path)
     lengths: list[int] = []
-    with tempfile.TemporaryFile(dir=None if path is None else _folder(path)) as scratch:
 
-        def parts() -> Iterator[np.ndarray]:
-            for number, source in enumerate(sources):
-                lengths.append(0)
-                for piece in source.pieces():
-                    x = features.transform(piece)
-                    lengths[-1] += len(x)
-                    if path is not None:
-                        scratch.write(x.tobytes())
-                    yield x
-                    progress(number / len(sources), f"{source.name}: {lengths[-1]:,} frames")
+    def parts(scratch: IO[bytes]) -> Iterator[np.ndarray]:
+        for number, source in enumerate(sources):
+            lengths.append(0)
+            for piece in source.pieces():
+                x = features.transform(piece)
+                lengths[-1] += len(x)
+                if target is not None:
+                    scratch.write(x.tobytes())
+                yield x
+                progress(number / len(sources), f"{source.name}: {plural(lengths[-1], 'frame')}")
 
-        statistics = column_statistics(parts(), features.names, features.units)
-        if path is not None:
-            _write(Path(path), features, sources, lengths, scratch)
-    progress(1.0, f"{statistics.frames:,} frames, {len(features.names)} columns")
+    try:
+        with tempfile.TemporaryFile(dir=None if target is None else target.absolute().parent) as scratch:
+            statistics = column_statistics(parts(scratch), features.names, features.units)
+            if target is not None:
+                _write(target, features, sources, lengths, scratch)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({reason(error)}); nothing was changed.") from error
+    progress(1.0, f"{plural(statistics.frames, 'frame')}, {plural(len(features.names), 'column')}")
     return statistics
 
 
@@ -166,11 +172,17 @@ def provenance(features: Features, sources: Sequence[Source], lengths: Sequence[
     }
 
 
-def _folder(path: str | Path) -> Path:
+def _target(path: str | Path) -> Path:
+    """The file to write, in a folder that exists."""
     folder = Path(path).absolute().parent
     if not folder.is_dir():
         raise SettingsError(f"{path}: there is no folder {folder}.")
-    return folder
+    target = output_file(path)
+    if target.suffix not in SUFFIXES:
+        raise SettingsError(f"{path}: features are written as {', '.join(SUFFIXES)}; the suffix selects the format.")
+    if target.suffix != ".npz":
+        output_file(target.with_suffix(".json"), follow_link=False)
+    return target
 
 
 def _write(path: Path, features: Features, sources: Sequence[Source], lengths: list[int], scratch: IO[bytes]) -> None:
@@ -181,7 +193,7 @@ def _write(path: Path, features: Features, sources: Sequence[Source], lengths: l
             with storage.atomic_write(path) as temporary, temporary.open("wb") as file:
                 _copy_npy(file, shape, scratch)
         else:
-            with storage.atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+            with storage.atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
                 _copy_csv(csv.writer(file), features, lengths, scratch)
         storage.write_json(path.with_suffix(".json"), about)
         return

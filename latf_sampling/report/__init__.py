@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from latf_sampling.core import storage
+from latf_sampling.core.outputs import output_file
 from latf_sampling.records.records import Records
 from latf_sampling.report import (
     costs,
@@ -67,11 +68,12 @@ def write_report(records: Records, path: str | Path | None = None) -> Path:
     Raises
     ------
     StoreError
-        A finished file is missing, was changed or cannot be read, or the report cannot be written; names the file.
+        A finished file is missing, was changed or cannot be read; or the report cannot be written, which is found before
+        it is made. Names the file.
     DataError
         A trajectory does not fit its table; names the file.
     """
-    target = records.directory.report if path is None else Path(path)
+    target = output_file(records.directory.report, follow_link=False) if path is None else output_file(path)
     estimates = Estimates.from_records(records)
     sections = [section(records, estimates) for section in SECTIONS]
     numbers = {

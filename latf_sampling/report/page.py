@@ -14,7 +14,7 @@ from latf_sampling.report.charts import FIGURE
 
 def document(title: str, sections: Sequence[str], numbers: dict) -> str:
     """A complete page."""
-    style = resources.files("latf_sampling.report").joinpath("style.css").read_text()
+    style = resources.files("latf_sampling.report").joinpath("style.css").read_text(encoding="utf-8")
     block = json.dumps(numbers, indent=1, sort_keys=True, allow_nan=False).replace("<", "\\u003c")
     return "\n".join(
         [

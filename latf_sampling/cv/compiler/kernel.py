@@ -137,9 +137,9 @@ def compile_source(source: str) -> Callable[..., tuple]:
 
 def _write_source(path: Path, text: str) -> None:
     """Write the source atomically unless the file has it already: several processes may do so at the same time."""
-    if path.exists() and path.read_text() == text:
+    if path.exists() and path.read_text(encoding="utf-8") == text:
         return
     with storage.atomic_write(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         # numba discards machine code if the date of the source has changed: all copies have the same date.
         os.utime(temporary, (0, 0))
