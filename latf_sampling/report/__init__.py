@@ -68,8 +68,8 @@ def write_report(records: Records, path: str | Path | None = None) -> Path:
     Raises
     ------
     StoreError
-        A finished file is missing, was changed or cannot be read; or the report cannot be written, which is found before
-        it is made. Names the file.
+        A finished file is missing, was changed or cannot be read; names it. The report cannot be written, which is found
+        before it is made.
     DataError
         A trajectory does not fit its table; names the file.
     """
