@@ -28,6 +28,7 @@ from latf_sampling.learning.evaluation import Evaluation, evaluate
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import TrainingResult, train
 from latf_sampling.records.integrity import inputs
+from latf_sampling.records.programs import trust_programs
 from latf_sampling.records.records import Records
 from latf_sampling.report import write_evaluation, write_report
 from latf_sampling.settings import ExternalRound, Protocol, RoundSettings, n_steps
@@ -50,6 +51,9 @@ class Campaign:
         A `Protocol`, or the path of its YAML file.
     directory
         The directory of all files. A campaign that is run again in its directory continues where it was.
+    trust
+        Whether programs that the protocol names may run, like descriptors of one's own; otherwise only those that this
+        user has run before do.
 
     Attributes
     ----------
@@ -67,15 +71,22 @@ class Campaign:
     >>> campaign.run()  # doctest: +SKIP
     """
 
-    def __init__(self, protocol: Protocol | str | Path, directory: str | Path) -> None:
+    def __init__(self, protocol: Protocol | str | Path, directory: str | Path, trust: bool = True) -> None:
         installation.check_installation()
         settings = protocol if isinstance(protocol, Protocol) else Protocol.load(protocol)
-        self.records = Records(settings, CampaignDirectory(directory))
+        self.records = Records(settings, CampaignDirectory(directory), trust)
         self._check()
 
     @classmethod
-    def load(cls, directory: str | Path) -> Campaign:
+    def load(cls, directory: str | Path, trust: bool = False) -> Campaign:
         """The campaign in a directory, by the settings that are stored in it.
+
+        Parameters
+        ----------
+        directory
+            The directory of the campaign.
+        trust
+            Whether programs in it may run that this user has never run, like descriptors that somebody else wrote.
 
         Raises
         ------
@@ -83,7 +94,7 @@ class Campaign:
             There is no campaign in the directory.
         """
         files = CampaignDirectory(directory)
-        return cls(files.protocol(), directory)
+        return cls(files.protocol(), directory, trust)
 
     def run(self, progress: Progress = lambda step, fraction, words: None, executor_name: str = "local") -> None:
         """Run the missing steps to the end.
@@ -102,6 +113,7 @@ class Campaign:
         """
         run_walkers = executor(executor_name)
         with self.directory.acquire(self.protocol):
+            trust_programs(self.protocol)
             self.store_molecule()
             for index in range(self.n_rounds):
                 self._simulate(index, run_walkers, progress)
@@ -109,7 +121,7 @@ class Campaign:
             self._evaluate(run_walkers, progress)
             self._final_starts(progress)
             progress("report", 0.0, "")
-            write_report(Records.load(self.directory.path))
+            write_report(Records.load(self.directory.path, trust=True))
             progress("report", 1.0, str(self.directory.report))
 
     # What the directory holds: see `Records`

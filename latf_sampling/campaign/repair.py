@@ -122,6 +122,7 @@ def repair_molecule(records: Records) -> Molecule:
     try:
         return records.molecule
     except StoreError as error:
+        records.check_programs()
         molecule = build(records.protocol.system, records.protocol.seed)
         if records.directory.has_results() and not molecule.is_that_of(records.directory.system):
             raise StoreError(f"{error} It cannot be made again as it was; restore it.") from error

@@ -67,6 +67,12 @@ def options(
 
 
 Directory = Annotated[Path, typer.Argument(help="Directory of a campaign.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run Python that came with the campaign and that you have not run before: own descriptors."
+    ),
+]
 
 
 @app.command()
@@ -128,6 +134,7 @@ def train(
         int | None, typer.Option("--round", help="Use the rounds up to this one; default: all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    trust: Trust = False,
 ) -> None:
     """Train a model on a campaign's frames with the settings of its protocol, and export its collective variable."""
     from latf_sampling.campaign.campaign import Campaign
@@ -135,7 +142,7 @@ def train(
 
     files = LearningDirectory(output_directory(output))
     targets = output_file(files.model), output_file(files.cv)
-    campaign = Campaign.load(directory)
+    campaign = Campaign.load(directory, trust)
     with Bars(_err) as bars:
         model, cv, _ = campaign.train(last_round, seed, progress=lambda fraction, words: bars("train", fraction, words))
     model.save(targets[0])
@@ -149,12 +156,13 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Page to write; default: evaluation.html in the directory.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Evaluate a campaign's last model on held-out frames and references: a table, and a page with figures."""
     from latf_sampling.campaign.campaign import Campaign
     from latf_sampling.report import write_evaluation
 
-    campaign = Campaign.load(directory)
+    campaign = Campaign.load(directory, trust)
     page = _page(campaign.directory.evaluation, output)
     with Bars(_err) as bars:
         evaluation = campaign.evaluate(lambda fraction, words: bars("evaluate", fraction, words))
@@ -169,13 +177,14 @@ def lags(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Page to write; default: lags.html in the directory.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Choose a lag time: states, time scales and VAMP-2 scores at several lag times, and a recommendation."""
     from latf_sampling.learning.lag_scan import scan_lags
     from latf_sampling.records.records import Records
     from latf_sampling.report import write_lags
 
-    records = Records.load(directory)
+    records = Records.load(directory, trust)
     page = _page(records.directory.lags, output)
     with Bars(_err) as bars:
         scan = scan_lags(
@@ -207,6 +216,7 @@ def features(
             help="Also rank the descriptors by how much the last model's collective variable depends on each.",
         ),
     ] = False,
+    trust: Trust = False,
 ) -> None:
     """Compute descriptors: write them, print their statistics, and name constant and duplicate columns."""
     from latf_sampling.learning.sensitivity import rank_descriptors
@@ -215,7 +225,7 @@ def features(
     from latf_sampling.records.setup import Setup
     from latf_sampling.settings import Protocol
 
-    records = Records.load(source) if source.is_dir() else None
+    records = Records.load(source, trust) if source.is_dir() else None
     if ranking and records is None:
         raise SettingsError("latf features: --ranking needs a model; give the directory of a campaign.")
     learned = records.last_learned() if ranking and records is not None else None
@@ -243,12 +253,13 @@ def export(
     round_index: Annotated[
         int | None, typer.Option("--round", help="Take the model learned after this round; default: the last.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Export the collective variable of a trained model as one TorchScript file."""
     from latf_sampling.records.records import Records
 
     target = output_file(output)
-    records = Records.load(directory)
+    records = Records.load(directory, trust)
     _, cv = records.model(records.last_learned() if round_index is None else round_index)
     cv.save(target)
     components, atoms = plural(cv.dim, "component"), plural(len(cv.atoms), "atom")
@@ -292,6 +303,7 @@ def starts(
         bool, typer.Option("--allow-inversion", help="Stereocenters may change their handedness.")
     ] = False,
     cif: Annotated[bool, typer.Option("--cif", help="Write PDBx/mmCIF even where PDB can hold the system.")] = False,
+    trust: Trust = False,
 ) -> None:
     """Generate structures at a temperature, simulated or not, from the last model of a campaign."""
     from latf_sampling.campaign.campaign import Campaign
@@ -315,7 +327,7 @@ def starts(
     }
     output_directory(output)
     directory, learned = locate_model(directory) or (directory, None)
-    campaign = Campaign.load(directory)
+    campaign = Campaign.load(directory, trust)
     with Bars(_err) as bars, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # too few structures are reported by the summary
         warnings.simplefilter("always", ExtrapolationWarning)
@@ -353,12 +365,13 @@ def report(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Page to write; default: report.html in the directory.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Write a campaign's report from its current files."""
     from latf_sampling.records.records import Records
     from latf_sampling.report import write_report
 
-    page = write_report(Records.load(directory), None if output is None else output_file(output))
+    page = write_report(Records.load(directory, trust), None if output is None else output_file(output))
     _say(f"Report: {page if output is None else output}")
 
 

@@ -47,6 +47,8 @@ class Records(Setup):
         The settings of the campaign.
     directory
         The directory of the campaign, which does not have to exist yet.
+    trust
+        As in `Setup`.
 
     Examples
     --------
@@ -55,13 +57,20 @@ class Records(Setup):
     4
     """
 
-    def __init__(self, protocol: Protocol, directory: CampaignDirectory) -> None:
-        super().__init__(protocol)
+    def __init__(self, protocol: Protocol, directory: CampaignDirectory, trust: bool = True) -> None:
+        super().__init__(protocol, trust)
         self.directory = directory
 
     @classmethod
-    def load(cls, directory: str | Path) -> Records:
+    def load(cls, directory: str | Path, trust: bool = False) -> Records:
         """The records of the campaign in a directory, by the settings that are stored in it.
+
+        Parameters
+        ----------
+        directory
+            The directory of the campaign.
+        trust
+            Whether programs in it may run that this user has never run, like descriptors that somebody else wrote.
 
         Raises
         ------
@@ -69,7 +78,7 @@ class Records(Setup):
             There is no campaign in the directory.
         """
         files = CampaignDirectory(directory)
-        return cls(files.protocol(), files)
+        return cls(files.protocol(), files, trust)
 
     @cached_property
     def molecule(self) -> Molecule:
@@ -77,7 +86,10 @@ class Records(Setup):
         from latf_sampling.systems import Molecule, build
 
         stored = Molecule.load(self.directory.system, self.protocol.made_from())
-        return build(self.protocol.system, self.protocol.seed) if stored is None else stored
+        if stored is not None:
+            return stored
+        self.check_programs()
+        return build(self.protocol.system, self.protocol.seed)
 
     def status(self) -> list[dict]:
         """Where the campaign stands: one entry per step, with "step", "done" (0 to 1) and "words"."""
