@@ -13,6 +13,7 @@ os.environ["LATF_COMPILE"] = "0"
 MINE = "LATF_TESTS" not in os.environ
 if MINE:
     os.environ["LATF_TESTS"] = tempfile.mkdtemp(prefix="latf-tests-")
+os.environ["XDG_STATE_HOME"] = os.path.join(os.environ["LATF_TESTS"], "state")  # programs that were run are noted there
 
 
 def pytest_unconfigure() -> None:

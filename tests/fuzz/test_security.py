@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import gzip
+import json
 import pickle
 import re
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import openmm
 import pytest
-from helpers.molecules import STRUCTURE
+from helpers.molecules import STRUCTURE, TINY, write_protocol
 from openmm import app
+from typer.testing import CliRunner
 
+from latf_sampling.campaign.campaign import Campaign
+from latf_sampling.cli.main import app as cli
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.openmm_xml import FORCES, FUNCTIONS, INTEGRATORS, deserialize, read_openmm_xml
-from latf_sampling.errors import DataError, LatfError, SettingsError
-from latf_sampling.settings import SystemSettings
+from latf_sampling.core.storage import checksum
+from latf_sampling.data.layout import CampaignDirectory
+from latf_sampling.errors import DataError, LatfError, SettingsError, StoreError
+from latf_sampling.records.programs import trust_programs
+from latf_sampling.records.records import Records
+from latf_sampling.settings import Protocol, SystemSettings
 from latf_sampling.systems import Molecule, build
 
 PACKAGE = Path(__file__).resolve().parents[2] / "latf_sampling"
@@ -186,6 +196,152 @@ def test_everything_that_openmm_writes_is_read():
     assert openmm.XmlSerializer.serialize(deserialize(state, openmm.State, "a.xml")) == state
     written = openmm.XmlSerializer.serialize(integrator)
     assert openmm.XmlSerializer.serialize(deserialize(written, openmm.Integrator, "a.xml")) == written
+
+
+# ---------------------------------------------------------------------------------- programs of a received campaign
+
+DESCRIPTOR = """
+from pathlib import Path
+import torch
+(Path(__file__).parent / "ran").touch()
+class Mine(torch.nn.Module):
+    def __init__(self, topology, last: int = 5):
+        super().__init__()
+        self.atoms, self.names, self.units = [4, last], ["mine"], ["nm"]
+    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.linalg.vector_norm(positions[..., 1, :] - positions[..., 0, :], dim=-1, keepdim=True)
+"""
+CUSTOM = {"custom": {"file": "mine.py", "class": "Mine"}}
+OBSERVED = {"descriptor": CUSTOM, "above": "0.3 nm"}
+FORCE_FIELD = ["amber14/protein.ff14SB.xml", "own.xml"]
+SCRIPT = "<ForceField><InitializationScript>open('{made}', 'w').close()</InitializationScript></ForceField>"
+EXPRESSION = """<ForceField><NonbondedForce coulomb14scale="0.8" lj14scale="0.5"
+    useDispersionCorrection="open('{made}', 'w')"/></ForceField>"""
+PROGRAMS = {
+    "descriptor": ({"features": [CUSTOM]}, r"features\[0\]\.custom"),
+    "observed descriptor": ({"observe": OBSERVED}, r"observe\.descriptor\.custom"),
+    "script of a force field": (
+        {"system": {**TINY["system"], "force_field": FORCE_FIELD}},
+        r"system\.force_field\[1\]",
+    ),
+    "expression of a force field": ({"system": {**TINY["system"], "force_field": FORCE_FIELD}}, r"system\.force_field"),
+}
+"""Programs that a protocol may bring along, and their keys."""
+
+
+@pytest.fixture
+def campaign(tmp_path, monkeypatch):
+    """Makes a campaign's directory of somebody else, with a program; gives it, and the file that the program makes."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def make(case: str) -> tuple[Path, Path]:
+        sender, run = tmp_path / "sender", tmp_path / "run"
+        made = run / "inputs" / "ran"
+        sender.mkdir()
+        (sender / "mine.py").write_text(DESCRIPTOR)
+        (sender / "own.xml").write_text((EXPRESSION if "expression" in case else SCRIPT).format(made=made))
+        protocol = Protocol.load(write_protocol(sender, **PROGRAMS[case][0]))
+        with CampaignDirectory(run).acquire(protocol):
+            if "force field" not in case:
+                build(protocol.system).save(run / "system", protocol.made_from())
+        return run, made
+
+    return make
+
+
+def use(records: Records) -> None:
+    """Build everything that a program may take part in."""
+    _ = records.molecule, records.features, records.observed
+
+
+@pytest.mark.parametrize("case", PROGRAMS)
+def test_programs_of_a_received_campaign_run_only_with_consent(campaign, case):
+    run, made = campaign(case)
+    words = rf"^{PROGRAMS[case][1]}.*: .* is a program that you have not run before, .*--trust"
+    for load in (Records.load, lambda path: Campaign.load(path).records):
+        with pytest.raises(StoreError, match=words) as refused:
+            use(load(run))
+        assert "\n" not in str(refused.value)
+    assert not made.exists()
+    with suppress(SettingsError):  # OpenMM refuses the rest of such a force field
+        use(Records.load(run, trust=True))
+    assert made.exists()  # so that the refusals above are no blanks
+    made.unlink()
+    with pytest.raises(StoreError, match=words):  # a flag is for one command
+        use(Records.load(run))
+    assert not made.exists()
+
+
+def test_one_has_consented_to_what_one_has_run(campaign):
+    """On the same protocol in another directory, by its content: not in that of a changed program or argument."""
+    run, made = campaign("descriptor")
+    trust_programs(Protocol.load(run.parent / "sender" / "protocol.yaml"))
+    shutil.copytree(run, run.parent / "moved")
+    use(Records.load(run.parent / "moved"))
+    use(Records.load(run))
+    made.unlink()
+    manifest = Manifest.load(run / "protocol.json")
+    files = [run / name for name in manifest.files]
+    (run / "inputs" / "mine.py").write_text(DESCRIPTOR + "\n")
+    with pytest.raises(StoreError, match=r"mine\.py: was changed"):
+        use(Records.load(run, trust=True))
+    content = json.loads(json.dumps(manifest.content))
+    content["features"][0]["custom"]["file"]["sha256"] = checksum(run / "inputs" / "mine.py")
+    Manifest.write(run / "protocol.json", content, files)
+    with pytest.raises(StoreError, match="is a program that you have not run before"):
+        use(Records.load(run))
+    (run / "inputs" / "mine.py").write_text(DESCRIPTOR)
+    content = json.loads(json.dumps(manifest.content))
+    content["features"][0]["custom"]["settings"] = {"last": 6}
+    Manifest.write(run / "protocol.json", content, files)
+    with pytest.raises(StoreError, match="is a program that you have not run before"):
+        use(Records.load(run))
+    assert not made.exists()
+
+
+def test_the_command_line_asks_for_consent(campaign):
+    run, made = campaign("descriptor")
+    runner = CliRunner()
+    command = ["features", str(run), str(STRUCTURE)]
+    result = runner.invoke(cli, command)
+    assert isinstance(result.exception, StoreError)
+    assert "--trust" in str(result.exception)
+    for name in ("lags", "report", "starts", "evaluate", "train", "export"):
+        assert "--trust" in runner.invoke(cli, [name, "--help"], env={"COLUMNS": "200"}).output, name
+    assert runner.invoke(cli, ["status", str(run)]).exit_code == 0
+    assert not made.exists()
+    assert runner.invoke(cli, [*command, "--trust"]).exit_code == 0
+    assert made.exists()
+
+
+def test_consent_that_cannot_be_remembered_is_said(campaign, monkeypatch):
+    run, _ = campaign("descriptor")
+    (run / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(run / "file"))
+    with pytest.warns(UserWarning, match="cannot be written .*commands that read it later need --trust"):
+        trust_programs(Records.load(run).protocol)
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError))
+    with pytest.warns(UserWarning, match="no home directory"):
+        trust_programs(Records.load(run).protocol)
+
+
+@pytest.mark.parametrize("name", ["../../../../etc/passwd", "/etc/passwd", "..", "a/../../b.pdb", "../protocol.json"])
+@pytest.mark.parametrize("key", ["structure", "force field", "descriptor"])
+def test_a_received_protocol_leads_nowhere_else(campaign, name, key):
+    run, _ = campaign("descriptor")
+    manifest = Manifest.load(run / "protocol.json")
+    if key == "structure":
+        manifest.content["system"]["structure"]["name"] = name
+    elif key == "force field":
+        manifest.content["system"]["force_field"] = [{"name": name, "sha256": "0" * 64}]
+    else:
+        manifest.content["features"][0]["custom"]["file"]["name"] = name
+    Manifest.write(manifest.path, manifest.content, [run / file for file in manifest.files])
+    with pytest.raises(LatfError) as refused:
+        use(Records.load(run, trust=True))
+    assert "root:" not in str(refused.value)
+    assert re.search(r"structure|force_field|features", str(refused.value))
 
 
 def test_no_other_module_reads_xml_or_pickles():
