@@ -266,7 +266,7 @@ class GridBias(Bias):
             The value is not finite.
         """
         if not np.isfinite(u).all():
-            raise SimulationError(f"bias: the collective variable is {u}; the simulation exploded.")
+            raise SimulationError(f"bias: the simulation exploded; the collective variable is {u.tolist()}.")
         self._checked += 1
         if ((u < self.low) | (u > self.high)).any():
             self.outside += 1

@@ -30,6 +30,7 @@ from latf_sampling.errors import LeftTrustRegion, SimulationError
 from latf_sampling.features import as_mdtraj
 from latf_sampling.learning.model import LaTF
 from latf_sampling.settings import AnyBiasSettings, IntegratorSettings, Protocol, RoundSettings, n_steps
+from latf_sampling.simulation.explosion import has_exploded, likely_cause
 from latf_sampling.systems import Molecule, build
 from latf_sampling.units import BAR
 
@@ -120,7 +121,10 @@ def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fracti
             bias.rewind(done[-1].content["step"] if done else 0)
         for index in range(len(done), job.segments):
             began = time.perf_counter()
-            simulation = _simulation(job, molecule, bias, index)
+            try:
+                simulation = _simulation(job, molecule, bias, index)
+            except openmm.OpenMMException as error:
+                raise SimulationError(f"{_name(job)}: segment {index} cannot start ({error}).") from error
             try:
                 _run_segment(job, simulation, bias, index, progress, began)
             except LeftTrustRegion:
@@ -223,6 +227,8 @@ def _run_segment(
             left = _to_next_frame(simulation, bias, stride)
             state = context.getState(getPositions=True, getEnergy=True, groups=groups)
         except SimulationError as error:  # from the bias, whose messages do not name the walker
+            if has_exploded(context):
+                raise _exploded(job, simulation, str(error).rstrip(".")) from error
             raise SimulationError(f"{_name(job)}: {error}") from error
         except openmm.OpenMMException as error:
             raise _exploded(job, simulation, str(error)) from error
@@ -309,7 +315,10 @@ def _write_segment(
 
 
 def _exploded(job: WalkerJob, simulation: app.Simulation, why: str) -> SimulationError:
+    cause = likely_cause(
+        simulation.system, simulation.topology, job.protocol.integrator.timestep, job.bias, job.temperature
+    )
     return SimulationError(
-        f"{_name(job)}: the simulation exploded near step {simulation.currentStep} ({why}). A shorter "
-        "integrator.timestep, or a lower bias.height, usually helps; finished segments are kept."
+        f"{_name(job)}: the simulation exploded near step {simulation.currentStep} ({why}); {cause}. Finished segments "
+        "are kept."
     )

@@ -18,6 +18,7 @@ from latf_sampling.data.trajectories import WalkerFrames
 from latf_sampling.errors import SettingsError, SimulationError, StoreError
 from latf_sampling.settings import IntegratorSettings, Protocol, SystemSettings
 from latf_sampling.simulation import walker as simulate
+from latf_sampling.simulation.explosion import usual_timestep
 from latf_sampling.simulation.walker import WalkerJob, run_walker
 from latf_sampling.units import KB
 
@@ -380,3 +381,44 @@ def test_a_changed_segment_is_not_gone_on_from(plain, tmp_path):
         handle.write(" ")
     with pytest.raises(StoreError, match=r"segment-001\.xml: .* changed"):
         run_walker(again)
+
+
+# ------------------------------------------------------------------------------------------------------- explosions
+
+
+HOT = {**BIASED, "bias": {**BIASED["bias"], "height": "1000 kJ/mol"}}
+
+
+@pytest.mark.parametrize(
+    ("biased", "changes", "causes"),
+    [
+        (True, {"rounds": [PLAIN, HOT], "integrator": {"timestep": "20 fs"}, "frame_interval": "0.1 ps"},
+         ["integrator.timestep is 20 fs", "4 fs is the longest that is usual with hydrogens of 3 amu in constrained",
+          r"bias.height is 1,000 kJ/mol, 401 kT, where less than 1 kT is usual"]),
+        (False, {"integrator": {"timestep": "20 fs"}}, ["integrator.timestep is 20 fs"]),
+    ],
+    ids=["biased", "plain"],
+)  # fmt: skip
+def test_an_explosion_is_told_with_its_likely_cause_also_when_it_is_run_again(tmp_path, biased, changes, causes):
+    made = job(tmp_path, biased, **changes)
+    for _ in range(2):
+        with pytest.raises(SimulationError) as raised:
+            run_walker(made)
+        words = str(raised.value)
+        assert words.startswith(f"round {int(biased)}, walker 0: the simulation exploded near step ")
+        assert all(cause in words for cause in causes)
+        assert "Finished segments are kept" in words and words.count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "longest"),
+    [
+        ({"constraints": "none"}, (1.0, "hydrogens of 1.01 amu whose bonds vibrate")),
+        ({}, (2.0, "hydrogens of 1.01 amu in constrained bonds")),
+        ({"hydrogen_mass": 3.0}, (4.0, "hydrogens of 3 amu in constrained bonds")),
+        ({"constraints": "none", "hydrogen_mass": 3.0}, (2.0, "hydrogens of 3 amu whose bonds vibrate")),
+    ],
+)
+def test_usual_timesteps(changes, longest):
+    molecule = simulate.build(settings(**changes))
+    assert usual_timestep(molecule.system, molecule.topology) == longest
