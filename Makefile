@@ -35,12 +35,13 @@ lint: $(INSTALLED)
 gpu: $(INSTALLED)
 	PYTHON=.venv/bin/python bash benchmarks/gpu.sh run runs/gpu
 
-# The stamp is written last, so that an interrupted installation is done again.
+# The stamp is written last, so that an interrupted installation is done again. Python compiles the modules that it
+# imports, a quarter of those that are installed; pip would compile them all, which takes most of a minute.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("latf_sampling needs Python 3.10 or newer and $(PYTHON) is %d.%d: name another with make PYTHON=..." % sys.version_info[:2])'
 	@echo "Installing into $(@D): a few minutes, once."
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[test]'
 	@touch $@
 
 clean:

@@ -9,6 +9,9 @@ import tempfile
 # biases, compile.
 os.environ["LATF_COMPILE"] = "0"
 
+# One thread for each worker of pytest-xdist: threads of several would compete for the same cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A folder for what the processes of one pytest share. Workers of pytest-xdist find it in their environment.
 MINE = "LATF_TESTS" not in os.environ
 if MINE:

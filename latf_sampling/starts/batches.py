@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -51,6 +52,15 @@ class TargetBatches:
             self._run_batch(numbers, thermal, directory, results, progress)
         return [results[number] for number in range(tried)], thermal
 
+    @cached_property
+    def _worker(self) -> Worker:
+        """The worker of this process, for plain runs and targets: making one takes half a second."""
+        return Worker(self.settings)
+
+    def _run_tasks(self, tasks: Iterable, processes: int, name: str) -> closing:
+        make_worker = Worker if processes > 1 else lambda settings: self._worker
+        return closing(run_tasks(make_worker, self.settings, tasks, processes, name=name.format))
+
     def _run_batch(
         self,
         numbers: Sequence[int],
@@ -62,7 +72,7 @@ class TargetBatches:
         finished = {number: directory.read_target(number) for number in numbers}
         results.update({number: result for number, result in finished.items() if result is not None})
         tasks = ((number, self._task(number, thermal)) for number in numbers if finished[number] is None)
-        with closing(run_tasks(Worker, self.settings, tasks, self.processes, name="target {}".format)) as finishing:
+        with self._run_tasks(tasks, self.processes, "target {}") as finishing:
             for number, result in finishing:
                 if isinstance(result, TargetResult):
                     directory.write_target(number, result)
@@ -100,7 +110,7 @@ class TargetBatches:
         runs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         failures: dict[int, str] = {}
         processes = min(self.processes, len(frames))
-        with closing(run_tasks(Worker, self.settings, tasks, processes, name="plain run {}".format)) as finishing:
+        with self._run_tasks(tasks, processes, "plain run {}") as finishing:
             for number, result in finishing:
                 if isinstance(result, tuple):
                     runs[number] = result
