@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import pickle
+import py_compile
 import re
 import shutil
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from py_compile import PycInvalidationMode
 
 import openmm
 import pytest
@@ -297,6 +300,24 @@ def test_one_has_consented_to_what_one_has_run(campaign):
     with pytest.raises(StoreError, match="is a program that you have not run before"):
         use(Records.load(run))
     assert not made.exists()
+
+
+def test_bytecode_beside_a_program_is_not_run_in_its_place(campaign, tmp_path):
+    run, made = campaign("descriptor")
+    trust_programs(Protocol.load(run.parent / "sender" / "protocol.yaml"))
+    program, other = run / "inputs" / "mine.py", tmp_path / "other.py"
+    other.write_text(DESCRIPTOR.replace('"ran"', '"other"'))
+    bytecode = importlib.util.cache_from_source(str(program))
+    py_compile.compile(str(other), bytecode, str(program), invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+    spec = importlib.util.spec_from_file_location("mine", program)
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert (program.parent / "other").exists()  # Python's own loader does run it
+    (program.parent / "other").unlink()
+    use(Records.load(run))
+    assert made.exists()
+    assert not (program.parent / "other").exists()
 
 
 def test_the_command_line_asks_for_consent(campaign):
