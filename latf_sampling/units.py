@@ -299,6 +299,12 @@ def with_article(dimension: str) -> str:
     return f"an {dimension}" if dimension[0] in "aei" else f"a {dimension}"
 
 
+def _quoted(value: Any) -> str:
+    """A value as it is written, if that is short."""
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text and " at 0x" not in text else f"a {type(value).__name__}"
+
+
 def _finite(value: Any, dimension: str, name: str) -> float:
     try:
         if isinstance(value, (bool, np.bool_)) or np.ndim(value):
@@ -306,7 +312,7 @@ def _finite(value: Any, dimension: str, name: str) -> float:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise SettingsError(
-            f"{name}: {value!r} is not a number; give {with_article(dimension)} like '{EXAMPLES[dimension]}'."
+            f"{name}: {_quoted(value)} is not a number; give {with_article(dimension)} like '{EXAMPLES[dimension]}'."
         ) from error
     if number != number or number in (float("inf"), float("-inf")):
         raise SettingsError(

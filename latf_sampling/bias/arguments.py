@@ -10,6 +10,7 @@ import numpy as np
 import openmm
 
 from latf_sampling.core import arguments
+from latf_sampling.core.backends import BACKENDS
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import DataError, SettingsError
@@ -29,14 +30,30 @@ def check_parts(owner: str, system: Any, cv: Any, *, needs_system: bool = True) 
     arguments.instance(owner, "cv", cv, Variable, "a collective variable, a LatentCV or a Variable", "LatentCV.load")
 
 
+def check_backend(owner: str, backend: Any) -> None:
+    """Refuse a backend that does not exist, also where none will be needed.
+
+    Raises
+    ------
+    SettingsError
+        There is no such backend.
+    """
+    if backend not in ("auto", *BACKENDS):
+        raise SettingsError(
+            f"{owner}: backend must be 'auto', 'torchforce' or 'pythonforce'; got {arguments.describe(backend)}."
+        )
+
+
 def check_model(owner: str, model: Any, cv: Variable | None = None) -> None:
     """Refuse what is no model, and a model that the variable was not exported from.
 
     Raises
     ------
     SettingsError
-        It is no `LaTF`, or the variable was exported from another one. Of files that are older than the fingerprint in
-        them, this is not known.
+        It is no `LaTF`, or the variable was exported from another one. Of files that are older than the fingerprints
+        in them, this is not known.
+    TrainingError
+        It is not trained.
 
     Examples
     --------
@@ -47,11 +64,11 @@ def check_model(owner: str, model: Any, cv: Variable | None = None) -> None:
 LaTF.load('model.pt').
     """
     arguments.instance(owner, "model", model, LaTF, "a LaTF", "LaTF.load")
-    exported_from = cv.metadata.get("model") if isinstance(cv, LatentCV) else None
-    if exported_from is not None and exported_from != model.fingerprint():
+    encoder = cv.metadata.get("encoder") if isinstance(cv, LatentCV) else None
+    if encoder is not None and encoder != model.encoder_fingerprint():
         raise SettingsError(
-            f"{owner}: the variable was exported from model {exported_from}, and this is model {model.fingerprint()}; "
-            "give the model and the variable of one training."
+            f"{owner}: the variable was exported from another model (encoder {encoder}) than this one (encoder "
+            f"{model.encoder_fingerprint()}); give the model and the variable of one training."
         )
 
 

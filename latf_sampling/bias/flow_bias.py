@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import openmm
 from openmm import app
 
-from latf_sampling.bias.arguments import number_above, whole_steps
+from latf_sampling.bias.arguments import check_backend, check_model, check_parts, number_above, whole_steps
 from latf_sampling.bias.flow_density import flow_surface
 from latf_sampling.bias.grid import Grid, GridBias
 from latf_sampling.bias.trust_region import TrustRegion
+from latf_sampling.core import arguments
+from latf_sampling.cv.force import NOT_IN_SIMULATION
 from latf_sampling.cv.variable import Variable
+from latf_sampling.errors import SimulationError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.units import TemperatureLike, to_kelvin
+
+UNSEEN = 1e-3
+"""kJ/mol; a bias that is higher than this is not zero in a simulation which it acts in."""
 
 
 class FlowBias(GridBias):
@@ -69,17 +77,35 @@ class FlowBias(GridBias):
         backend: str = "auto",
         read_only: bool = False,
     ) -> None:
+        check_parts("FlowBias", system, cv, needs_system=not read_only)
+        check_model("FlowBias", model, cv)
+        check_backend("FlowBias", backend)
+        if trust is not None:
+            arguments.instance("FlowBias", "trust", trust, TrustRegion, "a TrustRegion")
+            check_model("FlowBias: trust", trust.model, cv)
         # Never None here, unlike in the base class.
         kelvin, every = to_kelvin(temperature, "FlowBias: temperature"), whole_steps("FlowBias", "frequency", frequency)
         self.temperature = kelvin  # pyright: ignore[reportIncompatibleVariableOverride]
         self._share = 1 - 1 / number_above("FlowBias", "bias_factor", bias_factor, 1)
         self.frequency = every  # pyright: ignore[reportIncompatibleVariableOverride]
         self.trust = trust
+        self._prepared: weakref.ref[app.Simulation] | None = None
         grid = Grid(cv, cv.sigma)
         self._surface = coefficients = flow_surface(grid, model, self.temperature, self._share)
         if trust is not None:
             coefficients = coefficients + grid.spline_through(trust.wall(grid.nodes(), cv.sigma))
         super().__init__(None if read_only else system, cv, grid, coefficients, fixed=True, backend=backend)
+
+    def prepare(self, simulation: app.Simulation) -> None:
+        super().prepare(simulation)
+        if self._prepared is not None and self._prepared() is simulation:
+            return
+        # A force without a parameter, as it is, leaves no other trace in a context than its energy.
+        state = simulation.context.getState(getEnergy=True, groups=1 << self.group)
+        u = self.values(simulation.context)
+        if np.isfinite(u).all() and self.energy(u[None])[0] > UNSEEN and state.getPotentialEnergy()._value == 0:
+            raise SimulationError(NOT_IN_SIMULATION)
+        self._prepared = weakref.ref(simulation)
 
     def update(self, simulation: app.Simulation) -> None:
         """Check that the walker is where it may be."""

@@ -11,7 +11,7 @@ import openmm
 from scipy.special import logsumexp
 
 from latf_sampling.bias.adaptive import AdaptiveBias, AdaptiveOptions
-from latf_sampling.bias.arguments import hill_widths, number_above
+from latf_sampling.bias.arguments import check_model, check_parts, hill_widths, number_above
 from latf_sampling.bias.flow_density import flow_surface
 from latf_sampling.bias.grid import SPACING, Grid, Region
 from latf_sampling.bias.trust_region import TrustRegion
@@ -109,6 +109,9 @@ class Metadynamics(AdaptiveBias[np.ndarray]):
         backend: str = "auto",
         read_only: bool = False,
     ) -> None:
+        check_parts("Metadynamics", system, cv)
+        if model is not None:
+            check_model("Metadynamics", model, cv)
         temperature = to_kelvin(temperature, "Metadynamics: temperature")
         self.height = number_above("Metadynamics", "height", to_float(height, "energy", "height"), 0)
         self.bias_factor = number_above("Metadynamics", "bias_factor", bias_factor, 1)

@@ -11,8 +11,9 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
-from latf_sampling.bias.arguments import numbers
+from latf_sampling.bias.arguments import check_model, check_parts, numbers
 from latf_sampling.bias.grid import mesh
+from latf_sampling.core.arguments import describe
 from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import SettingsError
 from latf_sampling.learning.model import LaTF
@@ -49,16 +50,16 @@ def even_path(waypoints: ArrayLike, n: int, sigma: ArrayLike) -> np.ndarray:
     positive = "sigma must be a positive number for each dimension"
     sigma = numbers("path", positive, sigma)
     if sigma.ndim != 1 or not len(sigma) or not (np.isfinite(sigma) & (sigma > 0)).all():
-        raise SettingsError(f"path: {positive}; got {sigma}.")
+        raise SettingsError(f"path: {positive}; got {describe(sigma)}.")
     finite = f"waypoints must be finite numbers (m, {len(sigma)})"
     points = numbers("path", finite, waypoints)
     if points.ndim != 2 or points.shape[1:] != sigma.shape or not np.isfinite(points).all():
-        raise SettingsError(f"path: {finite}; got {waypoints}.")
-    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 2:
-        raise SettingsError(f"path: n must be 2 points or more; got {n!r}.")
+        raise SettingsError(f"path: {finite}; got {describe(waypoints)}.")
+    if isinstance(n, bool) or not hasattr(n, "__index__") or np.ndim(n) or n < 2:
+        raise SettingsError(f"path: n must be 2 points or more, a whole number; got {describe(n)}.")
     lengths = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0) / sigma, axis=1))])
     if not lengths[-1] > 0:
-        raise SettingsError(f"path: at least two different waypoints are needed; got {waypoints}.")
+        raise SettingsError(f"path: at least two different waypoints are needed; got {describe(waypoints)}.")
     even = np.linspace(0.0, lengths[-1], n)
     return np.stack([np.interp(even, lengths, column) for column in points.T], axis=1)
 
@@ -99,6 +100,8 @@ def free_energy_path(
     --------
     >>> path = free_energy_path(model, cv, start=[-1.0, 0.0], end=[1.5, 0.2], n=24)  # doctest: +SKIP
     """
+    check_parts("free_energy_path", None, cv, needs_system=False)
+    check_model("free_energy_path", model, cv)
     requirement = f"start and end must be {cv.dim} numbers each"
     ends = np.full((2, cv.dim), np.nan)
     for row, point in zip(ends, (start, end)):

@@ -8,6 +8,7 @@ import openmm
 
 from latf_sampling.bias.arguments import number_above, whole_steps
 from latf_sampling.bias.base import Bias
+from latf_sampling.core import arguments
 from latf_sampling.errors import SettingsError
 from latf_sampling.units import KB, FrictionLike, TemperatureLike, TimeLike, to_float, to_kelvin
 
@@ -54,12 +55,15 @@ def respa_integrator(
     --------
     >>> integrator = respa_integrator(system, bias, 300.0, 1.0, 0.002, stride=4)  # doctest: +SKIP
     """
+    arguments.instance("respa_integrator", "system", system, openmm.System, "an openmm.System")
+    arguments.instance("respa_integrator", "bias", bias, Bias, "a bias, such as a Metadynamics")
     stride = whole_steps("respa_integrator", "stride", stride)
     step = number_above("respa_integrator", "timestep", to_float(timestep, "time", "timestep"), 0)
     kT = KB * to_kelvin(temperature, "respa_integrator: temperature")
     rate = to_float(friction, "friction", "friction")
     if rate < 0:
         raise SettingsError(f"respa_integrator: friction must not be negative; got {friction}.")
+    seed = arguments.whole("respa_integrator", "seed", seed)
     decay = math.exp(-rate * step)
     groups = {force.getForceGroup() for force in system.getForces()}
     if bias.group not in groups:
@@ -68,6 +72,7 @@ def respa_integrator(
     integrator = openmm.CustomIntegrator(stride * step)
     integrator.addGlobalVariable("h", step)
     integrator.addGlobalVariable("decay", decay)
+    integrator.addGlobalVariable("kT", kT)  # read by `check_temperature`
     integrator.addGlobalVariable("noise", math.sqrt((1 - decay**2) * kT))
     integrator.addPerDofVariable("free", 0)
     integrator.addUpdateContextState()

@@ -9,8 +9,10 @@ from typing import Literal
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from latf_sampling.bias.arguments import check_model
 from latf_sampling.bias.flow_density import check_dimension, flow_log_prob
 from latf_sampling.bias.grid import BEHIND, WALL
+from latf_sampling.core.arguments import describe
 from latf_sampling.errors import LeftTrustRegion, SettingsError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.units import TemperatureLike, to_kelvin
@@ -53,10 +55,11 @@ class TrustRegion:
         threshold: float = 30.0,
         on_leaving: Literal["hold", "stop"] = "hold",
     ) -> None:
+        check_model("TrustRegion", model)
         if not (isinstance(threshold, Real) and math.isfinite(threshold) and threshold > 0):
-            raise SettingsError(f"TrustRegion: threshold must be a number of kT above 0; got {threshold!r}.")
+            raise SettingsError(f"TrustRegion: threshold must be a number of kT above 0; got {describe(threshold)}.")
         if on_leaving not in ("hold", "stop"):
-            raise SettingsError(f"TrustRegion: on_leaving must be 'hold' or 'stop'; got {on_leaving!r}.")
+            raise SettingsError(f"TrustRegion: on_leaving must be 'hold' or 'stop'; got {describe(on_leaving)}.")
         self.model, self.temperature = model, to_kelvin(temperature, "TrustRegion: temperature")
         self.threshold, self.on_leaving = float(threshold), on_leaving
         self._used = model.used_components

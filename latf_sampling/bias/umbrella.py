@@ -8,9 +8,10 @@ import numpy as np
 import openmm
 from openmm import app
 
-from latf_sampling.bias.arguments import latent_points, numbers, whole_steps
+from latf_sampling.bias.arguments import check_backend, check_parts, latent_points, numbers, whole_steps
 from latf_sampling.bias.base import Bias
 from latf_sampling.bias.grid import walls_around
+from latf_sampling.bias.thermostat import check_simulation
 from latf_sampling.cv.force import BiasForce
 from latf_sampling.cv.shapes import Harmonic, Sum
 from latf_sampling.cv.variable import Variable
@@ -63,6 +64,8 @@ class Umbrella(Bias):
         *,
         backend: str = "auto",
     ) -> None:
+        check_parts("Umbrella", system, cv)
+        check_backend("Umbrella", backend)
         self.cv, self.walls = cv, bool(walls)
         self.axes = [np.empty(0)] * cv.dim  # an umbrella estimates no free energy
         self.centers = self._vector(centers, "centers")
@@ -100,6 +103,7 @@ class Umbrella(Bias):
         SimulationError
             The simulation exploded; the centers are where it happened.
         """
+        check_simulation("Umbrella", simulation)
         start, end = self.centers, self._vector(centers, "centers")
         steps, interval = whole_steps("Umbrella", "steps", steps), whole_steps("Umbrella", "interval", interval)
         work = 0.0

@@ -8,20 +8,21 @@ simulating. A run can therefore continue after an interruption, and several proc
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-import openmm
 from numpy.typing import ArrayLike
 from openmm import app
 
 from latf_sampling.analysis.windows import OVERLAP, WindowEstimate, combine_windows
 from latf_sampling.bias.arguments import numbers, whole_steps
+from latf_sampling.bias.thermostat import check_simulation, check_temperature
 from latf_sampling.bias.umbrella import Umbrella
-from latf_sampling.core import storage
-from latf_sampling.errors import SettingsError, SimulationError, StoreError
+from latf_sampling.core import arguments, storage
+from latf_sampling.core.arrays import read_npz
+from latf_sampling.cv.force import bias_groups
+from latf_sampling.errors import DataError, SettingsError, SimulationError, StoreError
 from latf_sampling.units import TemperatureLike, to_kelvin
 
 
@@ -57,11 +58,13 @@ class UmbrellaWindows:
     def __init__(
         self, umbrella: Umbrella, path: ArrayLike, temperature: TemperatureLike, directory: str | Path
     ) -> None:
+        arguments.instance("UmbrellaWindows", "umbrella", umbrella, Umbrella, "an Umbrella")
+        arguments.instance("UmbrellaWindows", "directory", directory, (str, Path), "the path of a folder")
         self.umbrella, self.directory = umbrella, Path(directory)
         requirement = f"path must be finite numbers (windows, {umbrella.cv.dim})"
         self.path, d = numbers("UmbrellaWindows", requirement, path), umbrella.cv.dim
         if self.path.ndim != 2 or self.path.shape[1] != d or not len(self.path) or not np.isfinite(self.path).all():
-            raise SettingsError(f"UmbrellaWindows: {requirement}; got {path}.")
+            raise SettingsError(f"UmbrellaWindows: {requirement}; got {arguments.describe(path)}.")
         self.temperature = to_kelvin(temperature, "UmbrellaWindows: temperature")
         self._variable = umbrella.cv.fingerprint()
 
@@ -112,7 +115,7 @@ class UmbrellaWindows:
         ------
         SettingsError
             A number of steps is not a positive whole number, `interval` does not divide `steps`, a window does not
-            exist, or the integrator has another temperature.
+            exist, the simulation keeps another temperature, or another bias acts in its system.
         SimulationError
             The simulation exploded; the message names the window. Finished ones remain.
         StoreError
@@ -123,11 +126,17 @@ class UmbrellaWindows:
         if steps % interval:
             raise SettingsError(f"UmbrellaWindows: steps ({steps}) must be a multiple of interval ({interval}).")
         if isinstance(only, str) or not isinstance(only, Iterable | None):
-            raise SettingsError(f"UmbrellaWindows: only must be a list of windows; got {only!r}.")
+            raise SettingsError(f"UmbrellaWindows: only must be a list of windows; got {arguments.describe(only)}.")
         chosen = list(range(len(self))) if only is None else sorted(set(only))
         if unknown := [index for index in chosen if index not in range(len(self))]:
             raise SettingsError(f"UmbrellaWindows: there are windows 0 to {len(self) - 1}; got {unknown} in only.")
-        self._check_temperature(simulation.integrator)
+        check_simulation("UmbrellaWindows", simulation)
+        check_temperature("UmbrellaWindows", self.temperature, simulation)
+        if bias_groups(simulation.system) not in ([], [self.umbrella.group]):
+            raise SettingsError(
+                "UmbrellaWindows: another bias acts in the system, and no weight of a frame undoes it; make the system "
+                "anew, with the umbrella alone."
+            )
         for count, index in enumerate(chosen):
             progress(count / len(chosen))
             if self._read(index, lengths) is not None:
@@ -179,16 +188,6 @@ class UmbrellaWindows:
         joined = np.concatenate(series)
         bias = np.stack([self.umbrella.energy(joined, centers) for centers in self.path])
         return combine_windows(series, bias, self.temperature, overlap)
-
-    def _check_temperature(self, integrator: openmm.Integrator) -> None:
-        get_temperature = getattr(integrator, "getTemperature", None)
-        if get_temperature is None:
-            return
-        kelvin = to_kelvin(get_temperature())
-        if not np.isclose(kelvin, self.temperature):
-            raise SettingsError(
-                f"UmbrellaWindows: the integrator keeps {kelvin:g} K, the windows are at {self.temperature:g} K."
-            )
 
     def _approach(self, simulation: app.Simulation, index: int, equilibrate: int) -> None:
         """Bring the simulation and the umbrella to a window, and equilibrate it there."""
@@ -246,10 +245,9 @@ class UmbrellaWindows:
         if not path.exists():
             return None
         try:
-            with np.load(path) as content:
-                arrays = dict(content)
+            arrays = read_npz(path)
             settings = json.loads(str(arrays.pop("settings")))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (DataError, ValueError, KeyError) as error:
             raise StoreError(f"{path}: cannot be read ({error}); delete it to simulate the window again.") from error
         for name, value in {**self._settings(index), **(lengths or {})}.items():
             if settings.get(name) != value:

@@ -9,6 +9,8 @@ import io
 import zipfile
 from pathlib import Path
 
+from latf_sampling.core.arguments import describe
+
 TENSORS, TORCHSCRIPT = "tensors", "TorchScript"
 """The kinds of archive: tensors and numbers, as `torch.save` writes, and programs, as `torch.jit.save` does."""
 
@@ -35,7 +37,7 @@ def read_archive(path: str | Path) -> tuple[bytes, str]:
     try:
         content = Path(path).read_bytes()
     except TypeError:
-        raise ArchiveError(f"a path is needed, not {type(path).__name__}") from None
+        raise ArchiveError(f"a path is needed, not {describe(path)}") from None
     except FileNotFoundError:
         raise ArchiveError("there is no such file") from None
     except IsADirectoryError:

@@ -9,6 +9,7 @@ a global parameter, its version, tells contexts elsewhere to read it again.
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import os
 import shutil
@@ -29,8 +30,15 @@ from latf_sampling.cv.python_force import python_force
 from latf_sampling.cv.shapes import Shape
 from latf_sampling.cv.torch_force import torch_force
 from latf_sampling.cv.variable import Variable
-from latf_sampling.errors import SimulationError
+from latf_sampling.errors import SettingsError, SimulationError, StoreError
 
+BIAS_NAME = "latf_sampling bias"
+"""Name of our forces in a system, `openmm.Force.getName`, by which they are recognized."""
+NOT_IN_SIMULATION = (
+    "bias: the simulation has not this bias in it; make the bias first, and then the Simulation, of the same system."
+)
+LEARNED = ("TorchForce", "PythonForce", "PlumedForce")
+"""Names, where nobody gave another one, of forces that may be a bias or a potential."""
 NAME = "table-"
 """Of the file of a table; a zero is appended, see `torch_force`."""
 
@@ -105,11 +113,12 @@ class BiasForce:
             directory, lock = _scratch_folder()
             weakref.finalize(self, _remove, directory, lock)
             file = str(directory / f"{NAME}0")
-            self.table = np.memmap(file, np.float64, "w+", shape=(max(1, shape.size),))[: shape.size]
+            self.table = _mapped(file, max(1, shape.size))[: shape.size]
             self.table[:] = table
             read = self.table
         self.force: Any = _MAKE[self.backend](variable, shape, read, file, parameters)
         self.force.setForceGroup(self.group)
+        self.force.setName(BIAS_NAME)
         system.addForce(self.force)
 
     def publish(self, context: openmm.Context | None = None) -> None:
@@ -128,10 +137,7 @@ class BiasForce:
             if context.getParameter(self._parameter) != self.version:
                 context.setParameter(self._parameter, self.version)
         except openmm.OpenMMException as error:
-            raise SimulationError(
-                "bias: the simulation has not this bias in it; make the bias first, and then the Simulation, of the "
-                "same system."
-            ) from error
+            raise SimulationError(NOT_IN_SIMULATION) from error
 
 
 def free_group(system: openmm.System, variable: Variable) -> int:
@@ -149,9 +155,56 @@ def free_group(system: openmm.System, variable: Variable) -> int:
     return max(free)
 
 
+def bias_groups(system: openmm.System) -> list[int]:
+    """Force groups of the biases of this package that act in a system."""
+    return [force.getForceGroup() for force in system.getForces() if force.getName() == BIAS_NAME]
+
+
+def without_biases(system: openmm.System) -> openmm.System:
+    """A system without the biases that this package added to it: the same one if there are none, else a copy.
+
+    A TorchForce, PythonForce or PlumedForce of another origin may be a bias or a potential, such as a neural network.
+    It is taken for a part of the system if it was given a name, as by ``force.setName("potential")``.
+
+    Raises
+    ------
+    SettingsError
+        Another force is a bias or may be one, such as that of `openmm.app.Metadynamics`; names it.
+    """
+    forces = list(system.getForces())
+    for index, force in enumerate(forces):
+        if force.getName() == BIAS_NAME:
+            continue
+        if force.getName() in LEARNED:
+            raise SettingsError(
+                f"system: force {index}, a {force.getName()}, may be a bias; give the system without it, or, if it is "
+                'part of the potential energy, give it another name: force.setName("potential").'
+            )
+        if isinstance(force, openmm.CustomCVForce) and _is_bias(force):
+            raise SettingsError(
+                f"system: force {index}, a CustomCVForce, is a bias, such as that of openmm.app.Metadynamics; give the "
+                "system without it."
+            )
+    if not bias_groups(system):
+        return system
+    bare = copy.deepcopy(system)
+    for index in reversed(range(len(forces))):
+        if forces[index].getName() == BIAS_NAME:
+            bare.removeForce(index)
+    return bare
+
+
+def _is_bias(force: openmm.CustomCVForce) -> bool:
+    """Whether a force of other variables has a tabulated energy, as metadynamics does, or a learned variable."""
+    inner = [force.getCollectiveVariable(k) for k in range(force.getNumCollectiveVariables())]
+    return force.getNumTabulatedFunctions() > 0 or any(part.getName() in (BIAS_NAME, *LEARNED) for part in inner)
+
+
 def component_force(variable: Variable, component: int, backend: str = "auto") -> openmm.Force:
     """A force whose energy is one component of the variable, for OpenMM's own biases."""
-    return _MAKE[choose_backend(backend)[0]](variable, _Component(variable.dim, component), np.zeros(0))
+    force = _MAKE[choose_backend(backend)[0]](variable, _Component(variable.dim, component), np.zeros(0))
+    force.setName(BIAS_NAME)
+    return force
 
 
 def bias_variables(variable: Variable, backend: str = "auto") -> list[app.BiasVariable]:
@@ -180,6 +233,22 @@ class _Component:
         return u[self.component], self.force
 
 
+def _mapped(file: str, size: int) -> np.ndarray:
+    """Numbers (size,) in a file, which has its place on the disk: where there is none, writing would kill the process.
+
+    Raises
+    ------
+    StoreError
+        The disk is full.
+    """
+    try:
+        with open(file, "wb") as whole:
+            os.posix_fallocate(whole.fileno(), 0, 8 * size)
+    except OSError as error:
+        raise StoreError(f"{file}: cannot be written ({error.strerror}); is the temporary folder full?") from error
+    return np.memmap(file, np.float64, "r+", shape=(size,))
+
+
 def _remove(folder: Path, lock: IO) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     lock.close()
@@ -188,11 +257,11 @@ def _remove(folder: Path, lock: IO) -> None:
 def _scratch_folder() -> tuple[Path, IO]:
     """A temporary folder, locked as long as the second value lives; those of processes that were killed go."""
     for leftover in Path(tempfile.gettempdir()).glob("latf-bias-*/lock"):
-        with suppress(OSError), open(leftover) as lock:  # not ours to look at, in use, or gone already
+        with suppress(OSError), open(leftover, "rb") as lock:  # not ours to look at, in use, or gone already
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(leftover.parent, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix="latf-bias-"))
-    lock = open(folder / "new", "w")  # noqa: SIM115 - held open as long as the lock is
+    lock = open(folder / "new", "wb")  # noqa: SIM115 - held open as long as the lock is
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.rename(folder / "new", folder / "lock")  # under this name only once it is held
     return folder, lock

@@ -82,8 +82,8 @@ class LatentCV(Variable):
         Length of each component's gradient, 1/nm, root of the mean square over the training frames, if it was exported
         with some.
     metadata : dict
-        Names and units of descriptors, atoms, bounds, widths, topology fingerprint, versions, provenance, and as
-        "model" the `LaTF.fingerprint` of the model that it was exported from.
+        Names and units of descriptors, atoms, bounds, widths, topology fingerprint, versions, provenance, and the
+        fingerprints "model" and "encoder" of the `LaTF` that it was exported from.
 
     Examples
     --------
@@ -155,6 +155,7 @@ class LatentCV(Variable):
             "features": features.spec,
             "topology": features.topology_fingerprint,
             "model": model.fingerprint(),
+            "encoder": model.encoder_fingerprint(),
             "units": {"positions": "nm", "cv": "dimensionless"},
             "bounds": model.latent_bounds.double().tolist(),
             "sigma": sigma.tolist(),

@@ -347,15 +347,21 @@ class LaTF(nn.Module):
     def fingerprint(self) -> str:
         """Sixteen letters that two models have in common only if all their numbers and settings are the same.
 
-        A variable that is exported from the model carries them, so that it is not taken for another model's. Settings
-        with their default values do not count, so that a later version, with further settings, gives the same letters.
+        Settings with their default values do not count, so that a later version, with further settings, gives the same
+        letters.
         """
         self._require_training()
         settings = self.settings.model_dump(mode="json", exclude_defaults=True)
-        digest = hashlib.sha256(json.dumps([settings, self.boltzmann], sort_keys=True).encode())
-        for name, value in sorted(self.state_dict().items()):
-            digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return _digest(json.dumps([settings, self.boltzmann], sort_keys=True), self.state_dict())
+
+    def encoder_fingerprint(self) -> str:
+        """Sixteen letters that two models have in common only if they have the same collective variable.
+
+        A variable that is exported from the model carries them, so that it is not taken for that of another training.
+        """
+        self._require_training()
+        parts = ("encoder.", "feature_", "log_variance")
+        return _digest("", {name: value for name, value in self.state_dict().items() if name.startswith(parts)})
 
     def save(self, path: str | Path) -> None:
         """Write the model to one file, at once or not at all."""
@@ -460,6 +466,14 @@ class LaTF(nn.Module):
             return function(tensor)
         with torch.no_grad():
             return function(tensor).cpu().numpy()
+
+
+def _digest(text: str, numbers: dict[str, Tensor]) -> str:
+    """The first sixteen letters of the SHA-256 of a text and of numbers with their names."""
+    digest = hashlib.sha256(text.encode())
+    for name, value in sorted(numbers.items()):
+        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _writable(values: object, what: str) -> np.ndarray:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import mdtraj
 import numpy as np
 import torch
 
+from latf_sampling.core import arguments
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.trajectories import Frames
 from latf_sampling.errors import DataError
@@ -141,6 +143,22 @@ class Archive:
                 selected.append(k)
         selected += [k for k in range(len(order)) if k not in selected]
         return [int(index) for index in order[selected[:count]]]
+
+
+def check_archive(archive: object) -> None:
+    """Refuse anything else in the place of the archived frames.
+
+    Raises
+    ------
+    SettingsError
+        It is neither a trajectory nor a list of some.
+    """
+    kinds, expected = (mdtraj.Trajectory, Frames), "an mdtraj.Trajectory, or a list of some"
+    if isinstance(archive, kinds):
+        return
+    arguments.instance("starts", "archive", archive, (list, tuple), expected, "mdtraj.load")
+    for number, part in enumerate(cast(Sequence, archive)):
+        arguments.instance("starts", f"archive[{number}]", part, kinds, "an mdtraj.Trajectory", "mdtraj.load")
 
 
 def _pieces(part: mdtraj.Trajectory | Frames) -> Iterable[mdtraj.Trajectory]:

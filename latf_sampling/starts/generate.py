@@ -13,7 +13,8 @@ import openmm
 from openmm import app
 
 from latf_sampling.bias import free_energy_path
-from latf_sampling.core import streams
+from latf_sampling.bias.arguments import check_model, check_parts, numbers
+from latf_sampling.core import arguments, streams
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SettingsError
 from latf_sampling.learning.model import LaTF
@@ -83,7 +84,9 @@ def generate_starts(
     archive
         Frames to start from, of one trajectory or several.
     system, topology
-        The system without any bias; it is copied, not changed. Its restraints and its barostat are active.
+        The system; it is copied, not changed. Its restraints and its barostat are active. Biases that this package
+        added to it are left out, and others are refused. A TorchForce or PythonForce that is part of the potential
+        energy needs a name of its own, as by ``force.setName("potential")``.
     temperature
         K, or a quantity.
     n
@@ -160,11 +163,11 @@ def generate_starts(
         structures=structures,
         progress=progress,
     )
+    if isinstance(model, LaTF) or not hasattr(model, "sample"):  # whatever gives samples will do
+        check_model("starts", model, cv)
+    n = arguments.whole("starts", "n", n, 1, "structures")
+    extra_samples = arguments.whole("starts", "extra_samples", extra_samples)
     pipeline = StartPipeline.from_options(cv, archive, temperatures, system, topology, options)
-    if n < 1:
-        raise SettingsError(f"starts: n must be at least 1; got {n}.")
-    if extra_samples < 0:
-        raise SettingsError(f"starts: extra_samples must not be negative; got {extra_samples}.")
     drawn = model.sample(n + extra_samples, options.temperature, seed=streams.stream_seed(seed, "targets"))
     starts = pipeline.run(drawn.astype(np.float64), n, lambda starts: _with_weights(starts, model, cv, seed))
     if len(starts) < n:
@@ -234,10 +237,11 @@ def structures_at(
         progress=progress,
     )
     pipeline = StartPipeline.from_options(cv, archive, temperatures, system, topology, options)
-    array = np.array(points, np.float64)
+    requirement = f"points must be finite numbers (n, {cv.dim})"
+    array = numbers("starts", requirement, points)
     array = array[None] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] != cv.dim or not len(array) or not np.isfinite(array).all():
-        raise SettingsError(f"starts: points must be finite numbers (n, {cv.dim}); got {points}.")
+        raise SettingsError(f"starts: {requirement}; got {arguments.describe(points)}.")
     starts = pipeline.run(array, len(array), lambda starts: starts)
     if len(starts) < len(array):
         warnings.warn(starts.summary(), stacklevel=2)
@@ -292,8 +296,17 @@ def structures_between(
     >>> path = structures_between(model, cv, archive, system, pdb.topology, 300.0, (0, 1), 12)  # doctest: +SKIP
     >>> path.save("path")  # doctest: +SKIP
     """
+    check_parts("starts", system, cv)
+    check_model("starts", model, cv)
     temperature = to_kelvin(temperature, "starts: temperature")
-    first, last = (_end_point(model, end, temperature) for end in ends)
+    try:
+        first, last = ends
+    except (TypeError, ValueError) as error:
+        raise SettingsError(
+            "starts: ends must be two, each a point or the index of a state, such as (0, 1); got "
+            f"{arguments.describe(ends)}."
+        ) from error
+    first, last = (_end_point(model, end, temperature) for end in (first, last))
     return structures_at(
         cv,
         archive,
@@ -327,7 +340,9 @@ def state_point(model: LaTF, state: int, temperature: TemperatureLike) -> np.nda
     SettingsError
         The model has no such state, or the flow gives it no sample at this temperature.
     """
+    check_model("starts", model)
     kelvin = to_kelvin(temperature, "starts: temperature")
+    state = arguments.whole("starts", "state", state)
     if not 0 <= state < model.n_states:
         raise SettingsError(f"starts: the model has states 0 to {model.n_states - 1}; got {state}.")
     samples = model.sample(STATE_SAMPLES, kelvin, seed=0)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from latf_sampling.core import arguments
 from latf_sampling.errors import SettingsError
 from latf_sampling.starts.files import FORMATS
 from latf_sampling.units import FrictionLike, TemperatureLike, TimeLike, to_float, to_kelvin
@@ -48,15 +51,24 @@ class StartOptions:
     def __post_init__(self) -> None:
         for name, unit in (("timestep", " ps"), ("thermalise", " ps"), ("tolerance", "")):
             value = getattr(self, name)
-            if not value > 0:
-                raise SettingsError(f"starts: {name} must be more than 0{unit}; got {value:g}{unit}.")
+            if not (isinstance(value, (int, float, np.number)) and 0 < value < float("inf")):
+                got = f"{value:g}{unit}" if isinstance(value, float) else arguments.describe(value)
+                raise SettingsError(f"starts: {name} must be more than 0{unit}; got {got}.")
         if not self.release >= 0:
             raise SettingsError(f"starts: release must not be negative; got {self.release:g} ps.")
         for name, count in (("attempts", self.attempts), ("processes", self.processes)):
-            if count is not None and count < 1:
-                raise SettingsError(f"starts: {name} must be at least 1; got {count}.")
+            if count is not None:
+                arguments.whole("starts", name, count, 1)
+        for name in ("allow_cis", "allow_inversion"):
+            arguments.instance("starts", name, getattr(self, name), bool, "True or False")
+        if self.platform is not None:
+            arguments.instance("starts", "platform", self.platform, str, "the name of a platform of OpenMM")
+        if not callable(self.progress):
+            raise SettingsError(f"starts: progress must be a function; got {arguments.describe(self.progress)}.")
         if self.structures not in (None, *FORMATS):
-            raise SettingsError(f"starts: structures are written as {' or '.join(FORMATS)}; got {self.structures!r}.")
+            raise SettingsError(
+                f"starts: structures are written as {' or '.join(FORMATS)}; got {arguments.describe(self.structures)}."
+            )
 
     @classmethod
     def from_quantities(
@@ -71,6 +83,8 @@ class StartOptions:
         **others: Any,
     ) -> StartOptions:
         """Options from quantities with or without a unit; the others are taken as they are."""
+        if directory is not None:
+            arguments.instance("starts", "directory", directory, (str, Path), "the path of a folder")
         return cls(
             temperature=to_kelvin(temperature, "starts: temperature"),
             timestep=to_float(timestep, "time", "starts: timestep"),

@@ -11,11 +11,12 @@ import numpy as np
 import openmm
 from openmm import app
 
-from latf_sampling.core import platforms, streams
+from latf_sampling.core import arguments, platforms, streams
+from latf_sampling.cv.force import without_biases
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import DataError
 from latf_sampling.features import as_mdtraj
-from latf_sampling.starts.archive import Archive, Trajectories
+from latf_sampling.starts.archive import Archive, Trajectories, check_archive
 from latf_sampling.starts.batches import TargetBatches, default_processes
 from latf_sampling.starts.checks import Checks
 from latf_sampling.starts.files import StartFiles
@@ -57,6 +58,11 @@ class StartPipeline:
         CVError, DataError, SettingsError
             They do not.
         """
+        arguments.instance("starts", "cv", cv, LatentCV, "a LatentCV", "LatentCV.load")
+        arguments.instance("starts", "system", system, openmm.System, "an openmm.System")
+        arguments.instance("starts", "topology", topology, app.Topology, "an openmm.app.Topology")
+        check_archive(archive)
+        system = without_biases(system)
         cv.check_topology(topology)
         cv.check_system(system)
         molecules = as_mdtraj(topology)
