@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import openmm
 from openmm import app
@@ -28,7 +30,7 @@ def usual_timestep(system: openmm.System, topology: app.Topology) -> tuple[float
     1 fs where their bonds vibrate, 2 fs where they are constrained, and twice that where hydrogens are made heavier.
     """
     hydrogens = [atom.index for atom in topology.atoms() if atom.element is app.element.hydrogen]
-    masses = {index: system.getParticleMass(index)._value for index in hydrogens}
+    masses: dict[int, Any] = {index: system.getParticleMass(index)._value for index in hydrogens}  # dalton
     moving = {index: mass for index, mass in masses.items() if mass > 0}
     if not moving:
         return None
