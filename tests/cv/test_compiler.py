@@ -244,6 +244,19 @@ def test_location_of_the_cache(monkeypatch):
     assert kernel.cache_directory() == Path.home() / ".cache/latf_sampling/kernels"
 
 
+def test_machine_code_of_others_is_not_run(monkeypatch, tmp_path):
+    """Without a home directory the cache is in the folder of temporary files, which everybody writes to."""
+    monkeypatch.delenv("LATF_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mine = tmp_path / f"cache-{os.getuid()}"
+    assert kernel.cache_directory() == mine / "latf_sampling/kernels"
+    (tmp_path / "theirs").mkdir()
+    mine.symlink_to(tmp_path / "theirs")
+    assert mine not in kernel.cache_directory().parents
+
+
 # ------------------------------------------------------------------------------------------------- operations
 
 SMOOTH = [torch.exp, torch.expm1, torch.sin, torch.cos, torch.tan, torch.tanh, torch.sinh, torch.cosh, torch.atan]

@@ -105,6 +105,8 @@ def cache_directory() -> Path:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a user without a home directory, as in some containers
         caches = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+        if caches.is_symlink() or (caches.exists() and caches.stat().st_uid != os.getuid()):
+            caches = Path(tempfile.mkdtemp(prefix="latf-cache-"))  # another user made it, and may have put code there
     return caches / "latf_sampling" / "kernels"
 
 
