@@ -65,7 +65,7 @@ def restrained(tmp_path: Path, periodic: bool, atoms: str = "element != H", stif
     topology.setPeriodicBoxVectors([openmm.Vec3(*row) for row in TRICLINIC] * unit.nanometer)
     with open(structure, "w") as handle:
         app.PDBFile.writeFile(topology, alanine().positions, handle)
-    box = {"nonbonded": "PME", "cutoff": 0.6} if periodic else {}
+    box = {"nonbonded": "PME", "cutoff": 0.6} if periodic else {"nonbonded": "no cutoff"}
     held = [{"atoms": atoms, "stiffness": stiffness}]
     return build(SystemSettings(structure=structure, force_field=(FIELD,), restraints=held, constraints="none", **box))
 
