@@ -324,12 +324,10 @@ class Campaign:
         walkers = [files.walker(number) for number in range(len(settings.walkers))]
         step = f"round {index}: simulate" if index < self.n_rounds else "references: simulate"
         segments = n_steps(settings.length, self.protocol.segment)
-        from_model = 0 < index < self.n_rounds
-        if from_model:
-            repair.repair_starts(self.records, StartFiles(files.starts), any(walker.markers() for walker in walkers))
         if all(walker.is_finished(segments) for walker in walkers):
             progress(step, 1.0, "finished before")
             return
+        from_model = 0 < index < self.n_rounds
         if from_model:
             self._restart(index, settings, progress)
         biased = settings.bias is not None
@@ -360,7 +358,6 @@ class Campaign:
 
     def _learn(self, index: int, progress: Progress) -> None:
         files, step = self.directory.round(index).learning, f"round {index}: learn"
-        repair.repair_learning(self.records, index)
         if files.finished:
             progress(step, 1.0, "finished before")
             return

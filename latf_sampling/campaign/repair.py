@@ -21,37 +21,28 @@ from latf_sampling.systems import Molecule, build
 
 
 def repair_round(records: Records, index: int) -> None:
-    """Remove damaged segments of a round and those after them, so that they are simulated again.
+    """Remove what is damaged in a round, so that its next steps make it again: segments, structures, or the model.
 
     Raises
     ------
     StoreError
-        A model was trained on the round, or evaluated with it.
+        Something depends on what is lost: a model was trained on it or evaluated with it, or walkers started from it.
     """
     protocol, directory = records.protocol, records.directory
-    files = directory.round(index)
-    used = files.learning.finished or (index == records.n_rounds and directory.evaluation_marker.exists())
-    if used:
+    settings, files = protocol.runs[index], directory.round(index)
+    _repair_learning(files)
+    if not isinstance(settings, ExternalRound) and 0 < index < records.n_rounds:
+        begun = any(files.walker(number).markers() for number in range(len(settings.walkers)))
+        repair_starts(records, StartFiles(files.starts), begun)
+    if files.learning.finished or (index == records.n_rounds and directory.evaluation_marker.exists()):
         verify_round(protocol, directory, index)
         return
     for damage in list(damages(protocol, directory, index)):
         warnings.warn(f"{damage.reason} {advice(directory, index)}", RepairWarning, stacklevel=2)
-        if isinstance(protocol.runs[index], ExternalRound):
+        if isinstance(settings, ExternalRound):
             storage.remove(files.external(damage.number).marker)
         else:
             _remove_segments(files, damage)
-
-
-def repair_learning(records: Records, index: int) -> None:
-    """Remove the manifest of a model whose files are damaged, so that it is trained again."""
-    files = records.directory.round(index).learning
-    if not files.finished:
-        return
-    try:
-        files.manifest().verified()
-    except StoreError as error:
-        warnings.warn(f"{error} The model is trained again.", RepairWarning, stacklevel=2)
-        storage.remove(files.history)
 
 
 def variable_in_use(records: Records, index: int) -> str | None:
@@ -128,6 +119,17 @@ def repair_molecule(records: Records) -> Molecule:
             raise StoreError(f"{error} It cannot be made again as it was; restore it.") from error
         warnings.warn(f"{error} It is made again.", RepairWarning, stacklevel=2)
         return molecule
+
+
+def _repair_learning(files: RoundDirectory) -> None:
+    """Remove the manifest of a model whose files are damaged, so that it is trained again."""
+    if not files.learning.finished:
+        return
+    try:
+        files.learning.manifest().verified()
+    except StoreError as error:
+        warnings.warn(f"{error} The model is trained again.", RepairWarning, stacklevel=2)
+        storage.remove(files.learning.history)
 
 
 def _remove_segments(files: RoundDirectory, damage: Damage) -> None:

@@ -316,8 +316,8 @@ class CampaignDirectory:
     def acquire(self, protocol: Protocol) -> Iterator[None]:
         """Lock the directory for one process and one protocol, which is stored if the directory is new.
 
-        A protocol that only adds to or renames what the stored one says replaces it, and so does any protocol as long
-        as nothing is simulated or read.
+        A protocol that means the same as the stored one replaces it, and so does any protocol as long as nothing is
+        simulated or learned.
 
         Raises
         ------
@@ -357,7 +357,7 @@ class CampaignDirectory:
         stored = self._stored()
         keys = protocol.differences(stored.content)
         if keys and not self.has_results():
-            for folder in (self.inputs, self.system):
+            for folder in (self.inputs, self.system, self.path / "rounds"):
                 if folder.exists():
                     remove_folder(folder)
         elif keys and not self._restates(stored, protocol):
@@ -374,8 +374,8 @@ class CampaignDirectory:
             self._store(protocol)
 
     def has_results(self) -> bool:
-        """Whether anything was simulated, read or learned."""
-        return any(self.path.glob("rounds/**/*.json"))
+        """Whether anything was simulated or learned, which takes longer than reading trajectories."""
+        return any(self.path.glob("rounds/*/*/*.json"))
 
     def _refuse_other_files(self) -> None:
         # Copies of inputs may exist without a protocol: an earlier start was interrupted between the two.

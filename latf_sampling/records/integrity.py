@@ -164,7 +164,10 @@ def _verify_origin(protocol: Protocol, directory: CampaignDirectory, index: int)
                 )
         if "start" in first.content:
             starts = StartFiles(files.starts)
-            starts.read_table()  # verifies all files of the set
+            try:
+                starts.read_table()  # verifies all files of the set
+            except StoreError as error:
+                raise StoreError(f"{error} The walkers of round {index} started from these structures.") from error
             if checksum(starts.arrays(number)) != first.content["start"]:
                 raise StoreError(f"{starts.arrays(number)}: is not the structure that {first.path} started from.")
 
