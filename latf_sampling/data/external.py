@@ -15,6 +15,7 @@ import torch
 
 from latf_sampling.core import storage
 from latf_sampling.core.arrays import read_npy, read_npz
+from latf_sampling.core.readers import quiet, why
 from latf_sampling.data.layout import ExternalFiles
 from latf_sampling.data.trajectory_files import check_atoms, read_pieces
 from latf_sampling.errors import DataError
@@ -81,12 +82,11 @@ def stride_of(external: ExternalTrajectory, topology: mdtraj.Topology, periodic:
     """
     if external.topology is not None:
         try:
-            check_atoms(mdtraj.load_topology(str(external.topology)), topology, str(external.topology))
-        except DataError:
-            raise
+            with quiet():
+                given = mdtraj.load_topology(str(external.topology))
         except Exception as error:  # readers raise many types for a damaged file
-            reason = " ".join(str(error).split())[:200]
-            raise DataError(f"{external.topology}: cannot be read as a topology ({reason}).") from error
+            raise DataError(f"{external.topology}: cannot be read as a topology{why(error)}.") from error
+        check_atoms(given, topology, str(external.topology))
     first = next(read_pieces(external.path, topology, periodic, chunk=2))
     interval = _even_interval(external, np.asarray(first.time))
     if interval is None:
@@ -203,13 +203,20 @@ def _even_interval(external: ExternalTrajectory, times: np.ndarray) -> float | N
     steps = np.diff(times.astype(np.float64))
     if not external.path.lower().endswith(WITH_TIMES) or not len(steps) or not steps.any():
         return external.interval
+    backwards = ~(steps > 0)  # also where a time is no number
+    if backwards.any():
+        frame = int(backwards.argmax())
+        raise DataError(
+            f"{external.path}: frame {frame + 1} is at {times[frame + 1]:.6g} ps, not later than frame {frame} at "
+            f"{times[frame]:.6g} ps; it has to be one continuous trajectory."
+        )
     interval = float(np.median(steps)) if external.interval is None else external.interval
     tolerance = 1e-3 * interval + 2 * float(np.spacing(np.float32(np.abs(times).max())))
     off = np.abs(steps - interval) > tolerance
     if not off.any():
         return interval
     frame = int(off.argmax())
-    if off.all():
+    if off.all() and external.interval is not None:
         raise DataError(
             f"{external.path}: has a frame every {steps[frame]:.4g} ps, and not every {interval:g} ps as interval says."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 import torch
+from mdtraj.formats.registry import FormatRegistry
 from scipy.io import netcdf_file
 
+from latf_sampling.core.readers import quiet, why
 from latf_sampling.errors import DataError
 from latf_sampling.features import reduced_box, unwrap_molecules
 from latf_sampling.features.topology import atom_lines
@@ -18,6 +21,8 @@ from latf_sampling.features.topology import atom_lines
 PIECE_BYTES = 32 * 2**20
 """Bytes of positions that are read at a time, about."""
 NETCDF = (".nc", ".netcdf", ".ncdf")
+WITH_TABLES = (".h5", ".hdf5", ".lh5")
+"""Formats that MDTraj reads with a further package."""
 FARTHEST = 1e5
 """nm; a larger coordinate is taken as a number that the format could not hold."""
 
@@ -45,19 +50,18 @@ def read_pieces(
         positions; names the file, and the frame.
     """
     _check_whole(path)
+    _check_format(path)
     chunk = chunk or max(1, PIECE_BYTES // (12 * topology.n_atoms))
     reader = mdtraj.iterload(str(path), top=topology, chunk=chunk)
     bonds = np.array([[a.index, b.index] for a, b in topology.bonds]).reshape(-1, 2) if periodic else None
     done, unwrap = 0, None
     while True:
         try:
-            piece = next(reader, None)
+            with quiet():
+                piece = next(reader, None)
         except Exception as error:  # readers raise many types for a damaged file
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            if "PyTables" in reason or "tables" in reason:
-                reason = "this format needs a further package: pip install tables"
             where = f"cannot be read beyond frame {done - 1}" if done else "cannot be read"
-            raise DataError(f"{path}: {where} ({reason}); is it truncated, or of another system?") from error
+            raise DataError(f"{path}: {where}{why(error)}; is it truncated, or of another system?") from error
         if piece is None:
             break
         if piece.topology is not topology:
@@ -128,10 +132,24 @@ def _check_whole(path: str | Path) -> None:
     if suffix == ".dcd" and len(head) >= 12 and head[4:8] == b"CORD":
         order = "<" if head[:4] == struct.pack("<i", 84) else ">"
         promised = struct.unpack(f"{order}i", head[8:12])[0]
-        with mdtraj.open(str(path)) as trajectory:
-            actual = len(trajectory)
+        try:
+            with quiet(), mdtraj.open(str(path)) as trajectory:
+                actual = len(trajectory)
+        except Exception as error:  # the type depends on where the file ends
+            raise DataError(f"{path}: is truncated or damaged.") from error
         if actual < promised:
             raise DataError(f"{path}: is truncated; its header promises {promised} frames, and it has {actual}.")
+
+
+def _check_format(path: str | Path) -> None:
+    """Refuse a file whose format cannot be read here, which its name tells."""
+    name = Path(path).name.lower()
+    if not name.endswith(tuple(FormatRegistry.loaders)):
+        raise DataError(
+            f"{path}: MDTraj reads no file with this ending; it reads {', '.join(sorted(FormatRegistry.loaders))}."
+        )
+    if name.endswith(WITH_TABLES) and importlib.util.find_spec("tables") is None:
+        raise DataError(f"{path}: to read this format, install the package PyTables: pip install tables.")
 
 
 def _check_positions(piece: mdtraj.Trajectory, path: str | Path, done: int, periodic: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import mdtraj
 import numpy as np
 
+from latf_sampling.core.readers import quiet, why
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.topology import Labels
 
@@ -77,9 +78,10 @@ def read_references(
 def _from_file(file: str, labels: Labels, atoms: Sequence[int] | np.ndarray, where: str) -> np.ndarray:
     """Positions (models, len(atoms), 3) in one file, nm."""
     try:
-        structure = mdtraj.load(file)
+        with quiet():
+            structure = mdtraj.load(file)
     except Exception as error:  # readers raise many types for a damaged file
-        raise SettingsError(f"{where}: {file} cannot be read ({' '.join(str(error).split())}).") from error
+        raise SettingsError(f"{where}: {file} cannot be read as a structure{why(error)}.") from error
     by_name = {(atom.residue.index, atom.residue.name, atom.name): atom.index for atom in structure.topology.atoms}
     indices = []
     for index in atoms:
