@@ -26,6 +26,7 @@ from latf_sampling import __version__
 from latf_sampling.cli import signals, tables
 from latf_sampling.cli.progress import Bars
 from latf_sampling.core import storage
+from latf_sampling.core.backends import check_environment
 from latf_sampling.core.outputs import explain, output_directory, output_file
 from latf_sampling.core.processes import UnexpectedFailure, describe
 from latf_sampling.core.words import plural
@@ -417,6 +418,7 @@ def main() -> NoReturn:
 
 def _run() -> int:
     """Run the command; returns its exit code."""
+    check_environment()
     try:
         app(standalone_mode=True)
     except SystemExit as ended:

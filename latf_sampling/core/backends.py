@@ -18,6 +18,8 @@ from latf_sampling.core.platforms import GPU_PLATFORMS, usable
 from latf_sampling.errors import InstallationError, SettingsError
 
 BACKENDS = ("torchforce", "pythonforce")
+_SWITCH = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
+"""Values of LATF_COMPILE, in any case."""
 
 
 def choose_backend(backend: str = "auto", platform: str | None = None) -> tuple[str, str]:
@@ -35,7 +37,7 @@ def choose_backend(backend: str = "auto", platform: str | None = None) -> tuple[
     Raises
     ------
     SettingsError
-        There is no such backend.
+        There is no such backend, or LATF_COMPILE in the environment is neither yes nor no.
     InstallationError
         The backend that is asked for does not work in this installation; says why, and what would help.
 
@@ -45,6 +47,7 @@ def choose_backend(backend: str = "auto", platform: str | None = None) -> tuple[
     ('pythonforce', 'asked for')
     """
     installation.check_installation()
+    check_environment()
     if backend not in ("auto", *BACKENDS):
         raise SettingsError(f"backend must be 'auto', 'torchforce' or 'pythonforce'; got {backend!r}.")
     trouble = torchforce_trouble()
@@ -70,13 +73,34 @@ def choose_backend(backend: str = "auto", platform: str | None = None) -> tuple[
 
 
 def compiles() -> bool:
-    """Whether a PythonForce is compiled to machine code: numba is installed, and LATF_COMPILE is not 0."""
+    """Whether a PythonForce is compiled to machine code: numba is installed, and LATF_COMPILE does not forbid it.
+
+    Raises
+    ------
+    SettingsError
+        LATF_COMPILE is neither yes nor no.
+    """
     return not _why_not_compiled()
 
 
+def check_environment() -> None:
+    """Refuse variables of the environment that have no meaning.
+
+    Raises
+    ------
+    SettingsError
+        LATF_COMPILE is neither yes nor no.
+    """
+    value = os.environ.get("LATF_COMPILE", "")
+    if value and value.lower() not in _SWITCH:
+        raise SettingsError(f"LATF_COMPILE in the environment must be one of {', '.join(_SWITCH)}; got {value!r}.")
+
+
 def _why_not_compiled() -> str:
-    if os.environ.get("LATF_COMPILE") == "0":
-        return "LATF_COMPILE is 0"
+    check_environment()
+    value = os.environ.get("LATF_COMPILE") or "1"
+    if not _SWITCH[value.lower()]:
+        return f"LATF_COMPILE is {value}"
     return "" if importlib.util.find_spec("numba") else "numba is not installed"
 
 

@@ -49,6 +49,29 @@ def test_where_nothing_is_compiled_torchforce_is_taken(monkeypatch):
     assert backend == "pythonforce" and "LATF_COMPILE is 0" in reason and "No plugin" in reason
 
 
+@pytest.mark.parametrize("value", ["0", "no", "No", "false", "FALSE", "off"])
+def test_words_for_no_compilation(monkeypatch, value):
+    monkeypatch.setenv("LATF_COMPILE", value)
+    assert not backends.compiles()
+    assert f"LATF_COMPILE is {value}" in choose_backend("auto", "CPU")[1]
+
+
+@pytest.mark.parametrize("value", ["1", "yes", "True", "on", ""])
+def test_words_for_compilation(monkeypatch, value):
+    monkeypatch.setenv("LATF_COMPILE", value)
+    assert backends.compiles()
+
+
+@pytest.mark.parametrize("backend", ["auto", *backends.BACKENDS])
+@pytest.mark.parametrize("value", ["2", "maybe", " "])
+def test_other_words_are_refused(monkeypatch, backend, value):
+    monkeypatch.setenv("LATF_COMPILE", value)
+    with pytest.raises(
+        SettingsError, match=f"LATF_COMPILE in the environment must be one of 1, yes, .*; got '{value}'"
+    ):
+        choose_backend(backend, "CPU")
+
+
 def test_the_platform_is_a_gpu_where_one_works(compiling, monkeypatch):
     monkeypatch.setattr(backends, "has_torchforce_kernels", lambda platform: True)
     monkeypatch.setattr(backends, "usable", lambda platform: None if platform == "OpenCL" else "not here")
