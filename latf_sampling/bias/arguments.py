@@ -50,8 +50,8 @@ def check_model(owner: str, model: Any, cv: Variable | None = None) -> None:
     Raises
     ------
     SettingsError
-        It is no `LaTF`, or the variable was exported from another one. Of files that are older than the fingerprints
-        in them, this is not known.
+        It is no `LaTF`, has another dimension, or the variable was exported from another one. Of files that are older
+        than the fingerprints in them, this is not known.
     TrainingError
         It is not trained.
 
@@ -64,6 +64,11 @@ def check_model(owner: str, model: Any, cv: Variable | None = None) -> None:
 LaTF.load('model.pt').
     """
     arguments.instance(owner, "model", model, LaTF, "a LaTF", "LaTF.load")
+    if cv is not None and model.latent_dim != cv.dim:
+        raise SettingsError(
+            f"{owner}: the model has {model.latent_dim} latent dimensions, the variable {cv.dim}; give the model that "
+            "the variable was exported from."
+        )
     encoder = cv.metadata.get("encoder") if isinstance(cv, LatentCV) else None
     if encoder is not None and encoder != model.encoder_fingerprint():
         raise SettingsError(

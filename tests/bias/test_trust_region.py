@@ -171,6 +171,7 @@ def test_hold_brings_a_walker_back():
     """A pair of particles without any force but that of the wall, far apart."""
     topology, system, cv = pairs(1, "0*r")
     model = pair_model()
+    cv.metadata["encoder"] = model.encoder_fingerprint()  # as if the variable were that of this model
     trust = TrustRegion(model, 300.0, 4.0)
     bias = Metadynamics(system, cv, 300.0, 5.0, 1e-6, 10, trust=trust)
     inside = bias.axes[0][bias.energy(bias.axes[0][:, None]) < 1e-3]

@@ -304,3 +304,34 @@ def test_a_bad_data_set_is_refused(series, lag, words):
         Dataset(series, lag)
     for word in words:
         assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("lag", ["2 ps", "2000 fs", 2 * unit.picosecond, 0.002 * unit.nanosecond, 4, 4.0, np.int64(4)])
+def test_a_lag_is_frames_or_a_time(lag):
+    series = [Series(np.zeros((9, 1))), Series(np.zeros((9, 1)), interval=0.5)]
+    assert Dataset(series, lag).lag == 4
+    assert type(Dataset(series, lag).lag) is int
+
+
+def test_energies_may_have_a_unit():
+    series = Series(np.zeros((3, 1)), energies=[1.0, 2.0, 3.0] * unit.kilocalorie_per_mole)
+    np.testing.assert_allclose(series.energies, [4.184, 8.368, 12.552])
+
+
+@pytest.mark.parametrize("spread", [1.0, 1100.0, 1e5])
+@pytest.mark.parametrize("outlier", [1e10, -1e10, 1e30])
+def test_a_frame_whose_energy_is_beyond_all_others_is_named(spread, outlier):
+    energies = -1e6 + spread * np.random.default_rng(0).normal(size=500)
+    Series(np.zeros((500, 1)), energies=energies)
+    energies[[70, 71]] = outlier / 2, outlier
+    with pytest.raises(
+        DataError, match=rf"the energy of frame 71 is {outlier:g}.*2 frames are as far off".replace("+", r"\+")
+    ):
+        Series(np.zeros((500, 1)), energies=energies)
+
+
+def test_energies_of_heating_are_no_outliers():
+    thermal = -1e6 + 1000 * np.random.default_rng(0).normal(size=500)
+    thermal[:10] = np.linspace(-1.4e6, -1e6, 10)  # from the minimum on: 400 standard deviations
+    assert Series(np.zeros((500, 1)), energies=thermal).energies is not None
+    assert Series(np.zeros((500, 1)), energies=np.zeros(500)).energies is not None
