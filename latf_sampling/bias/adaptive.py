@@ -117,6 +117,8 @@ class AdaptiveBias(GridBias, Generic[State]):
         if options.trust is not None:
             arguments.instance(name, "trust", options.trust, TrustRegion, "a TrustRegion")
             check_model(f"{name}: trust", options.trust.model, cv)
+        if options.directory is not None:
+            arguments.instance(name, "directory", options.directory, (str, Path), "the path of a folder")
         # Never None here, unlike in the base class.
         self.temperature = temperature  # pyright: ignore[reportIncompatibleVariableOverride]
         self.frequency = whole_steps(name, "frequency", frequency)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -259,6 +261,7 @@ class AdaptiveBias(GridBias, Generic[State]):
             The file cannot be written; nothing was removed.
         """
         self._check_open()
+        step = arguments.whole(type(self).__name__, "step", step, 0, "steps")
         self.history.rewind(step)
         rows = self.history.rows
         # Kernels of an earlier run may be further apart than these.
@@ -309,7 +312,7 @@ class AdaptiveBias(GridBias, Generic[State]):
 
     def free_energy_history(self, times: int = 10) -> Iterator[tuple[int, np.ndarray]]:
         """`free_energy` after each of so many equal shares of the kernels of all walkers, as (step, surface)."""
-        state = self.empty_state()
+        state, times = self.empty_state(), arguments.whole(type(self).__name__, "times", times, 1)
         for part in np.array_split(self.all_kernels(), times):
             for kernel in part:
                 self.add_kernel(state, kernel)

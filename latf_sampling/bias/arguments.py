@@ -64,7 +64,7 @@ def check_model(owner: str, model: Any, cv: Variable | None = None) -> None:
 LaTF.load('model.pt').
     """
     arguments.instance(owner, "model", model, LaTF, "a LaTF", "LaTF.load")
-    if cv is not None and model.latent_dim != cv.dim:
+    if isinstance(cv, Variable) and model.latent_dim != cv.dim:
         raise SettingsError(
             f"{owner}: the model has {model.latent_dim} latent dimensions, the variable {cv.dim}; give the model that "
             "the variable was exported from."

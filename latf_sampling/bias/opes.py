@@ -18,7 +18,7 @@ from latf_sampling.bias.density import Density
 from latf_sampling.bias.grid import FLAT, SPACING, Grid, Region
 from latf_sampling.bias.kernels import Kernels
 from latf_sampling.bias.trust_region import TrustRegion
-from latf_sampling.core import storage
+from latf_sampling.core import arguments, storage
 from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import SettingsError, SimulationError
 from latf_sampling.units import KB, EnergyLike, TemperatureLike, to_float, to_kelvin
@@ -114,6 +114,8 @@ class OPES(AdaptiveBias[Density]):
                 f"bias_factor of {self.bias_factor:g}; got {self.barrier:g}."
             )
         grid = Grid(cv, hill_widths("OPES", width, cv), NARROWEST[min(cv.dim, 3) - 1] * SPACING)
+        if directory is not None:
+            arguments.instance("OPES", "directory", directory, (str, Path), "the path of a folder")
         self._state_file = None if directory is None else Path(directory) / f"{walker}.npz"
         super().__init__(
             system,

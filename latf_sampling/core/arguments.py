@@ -69,6 +69,18 @@ def instance(owner: str, name: str, value: Any, kind: type | tuple[type, ...], e
     raise SettingsError(f"{owner}: {name} must be {expected}; got {describe(value)}.{remedy}")
 
 
+def function(owner: str, name: str, value: Any) -> None:
+    """Refuse what cannot be called, in the place of a function.
+
+    Raises
+    ------
+    SettingsError
+        It cannot be called.
+    """
+    if not callable(value):
+        raise SettingsError(f"{owner}: {name} must be a function; got {describe(value)}.")
+
+
 def whole(owner: str, name: str, value: Any, least: int = 0, of: str = "") -> int:
     """A whole number, Python's or numpy's, that is not below `least`.
 

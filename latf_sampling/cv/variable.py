@@ -220,7 +220,7 @@ class Variable:
                 if is_tensor
                 else np.zeros((*tensor.shape[:-2], self.dim))
             )
-        u = self.module(tensor, self._box(box))
+        u = self.module(tensor, self._box(box, tensor.shape[:-2]))
         return u if is_tensor else u.detach().numpy()
 
     def _check_finite(self, positions: Tensor) -> None:
@@ -233,8 +233,8 @@ class Variable:
             where = f" in frame {', '.join(map(str, frame))}" if frame else ""
             raise CVError(f"{self._name}: the position of atom {atom}{where} is not finite.")
 
-    def _box(self, box: Any) -> Tensor | None:
-        """Box vectors in OpenMM's reduced form, which those of a trajectory need not have."""
+    def _box(self, box: Any, frames: Sequence[int]) -> Tensor | None:
+        """Box vectors of all frames or of each, in OpenMM's reduced form, which those of a trajectory need not have."""
         if not self.periodic:
             return None
         if box is None:
@@ -244,10 +244,17 @@ class Variable:
             raise CVError(
                 f"{self._name}: the box must be finite vectors (..., 3, 3), nm; got {arguments.describe(box)}."
             )
+        of = tuple(plain.shape[:-2])
+        if len(of) > len(frames) or any(k not in (1, n) for k, n in zip(of[::-1], frames[::-1])):
+            raise CVError(
+                f"{self._name}: boxes {of} do not belong to frames {tuple(frames)}; give one, or one for each frame."
+            )
         return reduced_box(plain.to(torch.float64))
 
     def of_context(self, context: openmm.Context) -> np.ndarray:
         """Value (d,) at the present positions of a context; not finite where the simulation exploded."""
+        if not hasattr(context, "getState"):
+            raise SettingsError(f"{self._name}: expected an openmm.Context; got {arguments.describe(context)}.")
         positions, box = self._state_of(context)
         if np.isfinite(positions).all():
             return self(positions, box)
@@ -282,10 +289,12 @@ class Variable:
             raise CVError(f"{self._name}: expected frames (n, {self.n_atoms}, 3); got {positions.shape}.")
         self._check_finite(torch.from_numpy(positions))
         box = None if box is None else np.asarray(to_array(box, "length", "box"))
+        if self.periodic and len(positions):
+            self._box(box, positions.shape[:1])  # refused as a whole, not piece by piece
         for start in range(0, len(positions), CHUNK):
             part = slice(start, start + CHUNK)
             x = torch.from_numpy(positions[part]).requires_grad_(True)
-            u = self.module(x, self._box(box if box is None or box.ndim == 2 else box[part]))
+            u = self.module(x, self._box(box if box is None or box.ndim == 2 else box[part], x.shape[:1]))
             slopes = [torch.autograd.grad(u[:, k].sum(), x, retain_graph=True)[0] for k in range(self.dim)]
             yield torch.stack(slopes, 1)[:, :, self.atoms].numpy()
 

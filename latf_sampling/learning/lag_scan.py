@@ -290,6 +290,8 @@ def scan_lags(
     """
     series = series_list("scan_lags", series)
     seeds = arguments.whole("scan_lags", "seeds", seeds, 1)
+    if progress is not None:
+        arguments.function("scan_lags", "progress", progress)
     for name, value, kind in (("model", model, ModelSettings), ("training", training, TrainingSettings)):
         if value is not None:
             arguments.instance("scan_lags", name, value, kind, f"a {kind.__name__}")

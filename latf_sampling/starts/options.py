@@ -63,8 +63,7 @@ class StartOptions:
             arguments.instance("starts", name, getattr(self, name), bool, "True or False")
         if self.platform is not None:
             arguments.instance("starts", "platform", self.platform, str, "the name of a platform of OpenMM")
-        if not callable(self.progress):
-            raise SettingsError(f"starts: progress must be a function; got {arguments.describe(self.progress)}.")
+        arguments.function("starts", "progress", self.progress)
         if self.structures not in (None, *FORMATS):
             raise SettingsError(
                 f"starts: structures are written as {' or '.join(FORMATS)}; got {arguments.describe(self.structures)}."

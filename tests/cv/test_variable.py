@@ -118,3 +118,38 @@ def test_copies_are_the_same_function(twin):
 def test_impossible_variables_are_refused_at_once(function, changes, words):
     with pytest.raises(CVError, match=words):
         Variable(function(), **{**GOOD, **changes})
+
+
+class OfBox(nn.Module):
+    def forward(self, positions: torch.Tensor, box: torch.Tensor | None) -> torch.Tensor:
+        return positions[..., 0, :1] + (torch.zeros(1) if box is None else box[..., 0, :1])
+
+
+OfBox.__module__ = __name__
+
+
+def test_empty_frames_give_empty_values():
+    cv = Variable(Uneven(), [0, 1], 2, [[0.0, 1.0]], [0.1])
+    assert cv(np.zeros((0, 2, 3))).shape == cv(torch.zeros(0, 2, 3)).shape == (0, 1)
+    assert cv.gradients(np.zeros((0, 2, 3))).shape == (0, 1, 2, 3)
+    assert cv.mobility(np.zeros((0, 2, 3)), np.ones(2)).shape == (0, 1)
+
+
+def test_boxes_belong_to_frames():
+    cv = Variable(OfBox(), [0], 1, [[0.0, 1.0]], [0.1], periodic=True)
+    x, box = np.zeros((3, 1, 3)), 2 * np.eye(3)
+    one, each = cv(x, box), cv(x, np.tile(box, (3, 1, 1)))
+    assert one.tolist() == each.tolist() == cv(x, box[None]).tolist() == [[2.0]] * 3
+    for evaluate in (cv, cv.gradients):
+        with pytest.raises(CVError, match=r"boxes \(2,\) do not belong to frames \(3,\)"):
+            evaluate(x, np.tile(box, (2, 1, 1)))
+        for wrong in (np.eye(2), [1.0, 1.0, 1.0], np.full((3, 3), np.nan)):
+            with pytest.raises(CVError, match=r"the box must be finite vectors \(..., 3, 3\)"):
+                evaluate(x, wrong)
+
+
+def test_an_exploded_simulation_has_a_value_that_is_not_finite():
+    cv = Variable(Uneven(), [0, 1], 2, [[0.0, 1.0]], [0.1])
+    exploded = context(particles(2), np.zeros((2, 3)))
+    exploded.setPositions(np.full((2, 3), np.nan))
+    assert np.isnan(cv.of_context(exploded)).all()

@@ -177,7 +177,7 @@ def evaluate(
     """
     if not isinstance(references, (list, tuple)) or references:
         references = series_list("evaluate", references, "references")
-    _check(model, dataset, references, samples, bins)
+    _check(model, dataset, references, samples, bins, progress)
     rng = streams.stream(seed, "evaluation")
     progress(0.0, "encoding frames")
     training = LatentFrames.from_series(model, dataset.series, rng)
@@ -223,9 +223,12 @@ def evaluate(
     return result
 
 
-def _check(model: LaTF, dataset: Dataset, references: Sequence[Series], samples: int, bins: int) -> None:
+def _check(
+    model: LaTF, dataset: Dataset, references: Sequence[Series], samples: int, bins: int, progress: Progress
+) -> None:
     arguments.instance("evaluate", "model", model, LaTF, "a LaTF", "LaTF.load")
     arguments.instance("evaluate", "dataset", dataset, Dataset, "the Dataset of the training")
+    arguments.function("evaluate", "progress", progress)
     if not model.trained:
         raise TrainingError("evaluate: the model is not trained yet; call latf_sampling.train first.")
     if not model.provenance["density"]:

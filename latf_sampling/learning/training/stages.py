@@ -46,6 +46,9 @@ from latf_sampling.settings import TrainingSettings
 
 Progress = Callable[[float, str], None]
 
+FEWEST = 10
+"""The spread of the variable within a state is determined from those with more frames than this."""
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -127,6 +130,10 @@ def train(
     arguments.instance("train", "dataset", dataset, Dataset, "a Dataset, such as Dataset([series, ...], lag=10)")
     if settings is not None:
         arguments.instance("train", "settings", settings, TrainingSettings, "a TrainingSettings")
+    if progress is not None:
+        arguments.function("train", "progress", progress)
+    if dataset.frames <= FEWEST:
+        raise TrainingError(f"train: {dataset.frames} frames are too few to learn from; give longer series.")
     if model.trained:
         raise TrainingError("train: this model is trained already; make a new LaTF.")
     if settings is not None and kwargs:
@@ -401,7 +408,13 @@ class _Run:
         model = self.model
         u, labels = self.frames.evaluate(model.mean), self._most_likely_states()
         model.latent_bounds.copy_(torch.stack([u.amin(0), u.amax(0)], dim=1))
-        variances = [u[labels == state].var(0) for state in range(model.n_states) if int((labels == state).sum()) > 10]
+        counts = torch.bincount(labels, minlength=model.n_states).tolist()
+        variances = [u[labels == state].var(0) for state, count in enumerate(counts) if count > FEWEST]
+        if not variances:
+            raise TrainingError(
+                f"train: the largest of {model.n_states} states has {max(counts)} frames, and the spread of the "
+                f"variable within a state needs more than {FEWEST}; give longer series."
+            )
         model.latent_spread.copy_(torch.stack(variances).mean(0).sqrt().clamp(min=1e-6))
         weights, labels = torch.from_numpy(self.frames.weights), labels.cpu()
         states = []
