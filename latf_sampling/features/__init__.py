@@ -23,11 +23,23 @@ Files whose modules annotate their buffers do without ``from __future__ import a
 where that import leaves strings.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from latf_sampling.features.bonded_tree import bonded_tree
 from latf_sampling.features.features import Features
-from latf_sampling.features.periodic import minimum_image, reduced_box
 from latf_sampling.features.topology import as_mdtraj, fingerprint
 from latf_sampling.features.torsions import TORSIONS
-from latf_sampling.features.unwrap import Unwrap, bonded_tree, unwrap_molecules
+
+if TYPE_CHECKING:
+    from latf_sampling.features.periodic import minimum_image, reduced_box
+    from latf_sampling.features.unwrap import Unwrap, unwrap_molecules
+
+_WITH_TORCH = {
+    **dict.fromkeys(("minimum_image", "reduced_box"), "periodic"),
+    **dict.fromkeys(("Unwrap", "unwrap_molecules"), "unwrap"),
+}
+"""Names that are loaded when they are first used: what reads specifications does without torch."""
 
 __all__ = [
     "TORSIONS",
@@ -40,3 +52,9 @@ __all__ = [
     "reduced_box",
     "unwrap_molecules",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module 'latf_sampling.features' has no attribute {name!r}")
+    return getattr(import_module(f"latf_sampling.features.{_WITH_TORCH[name]}"), name)

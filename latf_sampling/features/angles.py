@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import (
@@ -19,58 +17,14 @@ from latf_sampling.features.descriptor import (
     Index,
     Term,
     check_indices,
-    concatenate,
     select_atoms,
     validate,
 )
-from latf_sampling.features.periodic import Differences, cross, dot, squared_lengths
 from latf_sampling.features.topology import Labels
 from latf_sampling.settings.fields import Settings
 
-_SHORT = 1e-16  # nm^4; squared product of the two lengths below which an angle ceases to be defined
-
-
-class Cosines(torch.nn.Module):
-    """Cosines of angles, (..., n, 3) -> (..., angles).
-
-    u . v / sqrt(|u|^2 |v|^2 + 1e-16 nm^4) for the vectors u and v from the middle atom to the two others. It is smooth
-    at 0 and 180 degrees; where two atoms coincide the angle is not defined, and the cosine goes to zero with a finite
-    gradient. For ordinary bonds the small term changes the cosine by less than 1e-11.
-    """
-
-    def __init__(self, triples: np.ndarray, n_atoms: int):
-        super().__init__()
-        i, j, k = triples.T
-        self.differences = Differences(np.concatenate([j, j]), np.concatenate([i, k]), n_atoms)
-        self.count = len(triples)
-        self.short = _SHORT
-
-    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
-        u, v = torch.split(self.differences(positions, box), [self.count, self.count], -2)
-        return dot(u, v) * torch.rsqrt(squared_lengths(u) * squared_lengths(v) + self.short)
-
-
-class Angles(torch.nn.Module):
-    """Angles, rad, (..., n, 3) -> (..., angles).
-
-    The arctangent of sqrt(|u x v|^2 + 1e-16 nm^4) and u . v, accurate at 0 and 180 degrees, where the arccosine is not.
-    The angle has a kink there; the small term rounds it off, so that value and gradient are finite everywhere. It
-    changes the angle of ordinary bonds by less than 1e-11 rad, and by 1e-6 rad at the kink itself.
-    """
-
-    def __init__(self, triples: np.ndarray, n_atoms: int):
-        super().__init__()
-        i, j, k = triples.T
-        self.differences = Differences(np.concatenate([j, j]), np.concatenate([i, k]), n_atoms)
-        self.count = len(triples)
-        self.short = _SHORT
-
-    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
-        u, v = torch.split(self.differences(positions, box), [self.count, self.count], -2)
-        return torch.atan2(torch.sqrt(squared_lengths(cross(u, v)) + self.short), dot(u, v))
-
-
-_MODULES = {"cosine": Cosines, "angle": Angles}
+if TYPE_CHECKING:
+    import torch
 
 
 class _AngleSettings(Settings):
@@ -128,11 +82,15 @@ class AngleDescriptor(Descriptor):
         ]
 
     def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
-        modules = [_MODULES[kind](np.array([term.atoms for term in part]), n_atoms) for kind, part in _by_kind(terms)]
+        from latf_sampling.features.modules.angles import Angles, Cosines
+        from latf_sampling.features.modules.concatenation import concatenate
+
+        kinds = {"cosine": Cosines, "angle": Angles}
+        modules = [kinds[kind](np.array([term.atoms for term in part]), n_atoms) for kind, part in _by_kind(terms)]
         return concatenate(modules)
 
 
 def _by_kind(terms: list[Term]) -> list[tuple[str, list[Term]]]:
     """Terms of each kind that occurs, cosines before angles."""
-    parts = [(kind, [term for term in terms if term.settings == kind]) for kind in _MODULES]
+    parts = [(kind, [term for term in terms if term.settings == kind]) for kind in ("cosine", "angle")]
     return [(kind, part) for kind, part in parts if part]

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from latf_sampling.features.descriptor import Column, Descriptor, Entry, Index, Term, concatenate, validate
+from latf_sampling.features.descriptor import Column, Descriptor, Entry, Index, Term, validate
 from latf_sampling.features.distances import pairs_between, pairs_by_index
-from latf_sampling.features.periodic import Differences
 from latf_sampling.features.switching import SwitchingSettings
 from latf_sampling.features.topology import Labels
 
-
-class SwitchedPairs(torch.nn.Module):
-    """Switching function of the distance of every pair, (..., n, 3) -> (..., pairs), or the sum, (..., 1), no unit."""
-
-    def __init__(self, pairs: np.ndarray, n_atoms: int, switching: torch.nn.Module, total: bool = False):
-        super().__init__()
-        self.differences = Differences(pairs[:, 0], pairs[:, 1], n_atoms)
-        self.switching = switching
-        self.total: bool = total
-
-    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
-        values = self.switching(self.differences(positions, box))
-        return values.sum(-1, keepdim=True) if self.total else values
+if TYPE_CHECKING:
+    import torch
 
 
 def sum_term(pairs: Sequence[tuple[int, int]], label: str, settings: Any) -> Term:
@@ -40,6 +26,10 @@ def sum_term(pairs: Sequence[tuple[int, int]], label: str, settings: Any) -> Ter
 
 def pair_module(terms: Sequence[Term], n_atoms: int) -> torch.nn.Module:
     """Module of terms whose settings are a switching function and, for a sum, pairs as indices of the term's atoms."""
+
+    from latf_sampling.features.modules.concatenation import concatenate
+    from latf_sampling.features.modules.contacts import SwitchedPairs
+
     modules: list[torch.nn.Module] = []
     # consecutive terms with the same switching function share a module
     for (_, each), group in groupby(terms, key=lambda term: (term.settings[0].normal_form(), term.settings[1] is None)):

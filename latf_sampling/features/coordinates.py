@@ -1,41 +1,15 @@
 """Cartesian coordinates, for model potentials."""
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from latf_sampling.features.descriptor import Axes, Column, Descriptor, Entry, Term, atom_indices, validate
 from latf_sampling.features.topology import Labels
 from latf_sampling.settings.fields import Settings
 
-
-class Coordinates(torch.nn.Module):
-    """Some of the coordinates, nm, (..., n, 3) -> (..., coordinates).
-
-    They are not invariant to translation and rotation: they suit a model potential, which is fixed in space, but no
-    molecule that diffuses. A box is ignored; `Features` refuses one.
-
-    Parameters
-    ----------
-    components
-        Indices into x0, y0, z0, x1, ..., counted from 0.
-
-    Examples
-    --------
-    >>> Coordinates([3, 4])(torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]))
-    tensor([0.4000, 0.5000])
-    """
-
-    components: Tensor
-
-    def __init__(self, components: Sequence[int]):
-        super().__init__()
-        self.register_buffer("components", torch.as_tensor(components, dtype=torch.int64))
-
-    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
-        return positions.flatten(-2).index_select(-1, self.components)
+if TYPE_CHECKING:
+    import torch
 
 
 class _CoordinateSettings(Settings):
@@ -59,4 +33,6 @@ class CoordinateDescriptor(Descriptor):
         return [Column(term.label, "nm") for term in terms]
 
     def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
+        from latf_sampling.features.modules.coordinates import Coordinates
+
         return Coordinates([3 * term.atoms[0] + term.settings for term in terms])

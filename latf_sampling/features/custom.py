@@ -1,41 +1,22 @@
 """Custom descriptors: a class in a file of the user."""
 
+from __future__ import annotations
+
 import importlib.util
 import operator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.descriptor import (
-    Column,
-    Descriptor,
-    Entry,
-    Term,
-    check_indices,
-    concatenate,
-    validate,
-)
+from latf_sampling.features.descriptor import Column, Descriptor, Entry, Term, check_indices, validate
 from latf_sampling.features.topology import Labels
 from latf_sampling.settings.fields import Settings
 
-
-class SelectAtoms(torch.nn.Module):
-    """Apply a module to some of the positions, (..., n, 3) -> (..., columns)."""
-
-    atoms: Tensor
-
-    def __init__(self, module: torch.nn.Module, atoms: tuple[int, ...]):
-        super().__init__()
-        self.module = module
-        self.register_buffer("atoms", torch.as_tensor(atoms, dtype=torch.int64))
-
-    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
-        return self.module(positions.index_select(-2, self.atoms), box)
+if TYPE_CHECKING:
+    import torch
 
 
 class _CustomSettings(Settings):
@@ -61,10 +42,13 @@ class CustomDescriptor(Descriptor):
         (..., columns). It is compiled by ``torch.jit.script`` and differentiated; `latf_sampling.testing` checks it.
 
     Python executes the file whenever `Features` reads the specification; an exported variable does not need the file.
+    That of a campaign that somebody else made is executed only with ``trust=True``, or ``--trust`` on the command line.
     """
 
     def read(self, value: Any, labels: Labels, where: str) -> Entry:
         settings = validate(_CustomSettings, value, where, "write {file: helix.py, class: Helix, settings: {...}}")
+        import torch
+
         name = settings.class_
         kind = getattr(_execute(Path(settings.file), where), name, None)
         if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
@@ -100,6 +84,9 @@ class CustomDescriptor(Descriptor):
         return [column for term in terms for column in term.settings[1]]
 
     def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
+        from latf_sampling.features.modules.concatenation import concatenate
+        from latf_sampling.features.modules.selected_atoms import SelectAtoms
+
         modules = [SelectAtoms(term.settings[0], term.atoms) for term in terms]
         return concatenate(modules)
 
@@ -109,11 +96,12 @@ def _execute(file: Path, where: str) -> ModuleType:
     if not file.is_file():
         raise SettingsError(f"{where}.file: there is no file {file}.")
     spec = importlib.util.spec_from_file_location(f"latf_custom_{file.stem}", file)
-    if spec is None or spec.loader is None:
+    if spec is None or file.suffix != ".py":
         raise SettingsError(f"{where}.file: {file} is not a Python file; its name has to end in .py.")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        # Not by the module's loader: it would rather run bytecode in __pycache__, which may be that of other code.
+        exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         raise SettingsError(f"{where}.file: {file} fails: {type(error).__name__}: {error}") from error
     return module

@@ -1,18 +1,22 @@
 """What all kinds of descriptors share: from an entry of a specification to a torch module."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import mdtraj
 import numpy as np
-import torch
 from pydantic import Field, ValidationError
-from torch import Tensor
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.topology import Labels
 from latf_sampling.settings.fields import Settings, explain
+
+if TYPE_CHECKING:
+    import torch
+
 
 MAX_COLUMNS = 100_000
 """Columns of a specification; 10,000 frames of so many have 4 GB."""
@@ -63,39 +67,6 @@ class Descriptor(ABC):
     @abstractmethod
     def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
         """Module (positions, box or None) -> (..., columns); the atoms of ``terms`` index ``n_atoms`` positions."""
-
-
-class Concatenation(torch.nn.Module):
-    """Columns of several modules, one module after the other, (..., n, 3) -> (..., F)."""
-
-    def __init__(self, modules: Sequence[torch.nn.Module]):
-        super().__init__()
-        self.parts = torch.nn.ModuleList(modules)
-
-    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
-        columns: list[Tensor] = []
-        for part in self.parts:
-            columns.append(part(positions, box))
-        return torch.cat(columns, -1)
-
-
-def concatenate(modules: Sequence[torch.nn.Module]) -> torch.nn.Module:
-    """One module with the columns of all modules."""
-    return modules[0] if len(modules) == 1 else Concatenation(modules)
-
-
-class SelectColumns(torch.nn.Module):
-    """Some columns of a module, (..., n, 3) -> (..., columns)."""
-
-    columns: Tensor
-
-    def __init__(self, module: torch.nn.Module, columns: Sequence[int]):
-        super().__init__()
-        self.module = module
-        self.register_buffer("columns", torch.as_tensor(columns, dtype=torch.int64))
-
-    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
-        return self.module(positions, box).index_select(-1, self.columns)
 
 
 Index = Annotated[int, Field(strict=True, ge=0)]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import mdtraj
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features.descriptor import (
@@ -24,29 +22,11 @@ from latf_sampling.features.descriptor import (
     select_atoms,
     validate,
 )
-from latf_sampling.features.periodic import Differences, lengths
 from latf_sampling.features.topology import Labels
 from latf_sampling.settings.fields import Settings
 
-_STEP = 256  # pairs at a time for many frames, whose differences then stay in a processor's cache
-
-
-class Distances(torch.nn.Module):
-    """Distances, nm, (..., n, 3) -> (..., pairs); at coincident atoms the gradient is zero, not NaN."""
-
-    def __init__(self, pairs: np.ndarray, n_atoms: int):
-        super().__init__()
-        self.differences = Differences(pairs[:, 0], pairs[:, 1], n_atoms)
-        self.count, self.step = len(pairs), _STEP
-
-    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
-        if positions.dim() == 2 or self.count <= self.step:
-            return lengths(self.differences(positions, box))
-        parts = [
-            lengths(self.differences.subset(positions, box, start, min(start + self.step, self.count))).movedim(-1, 0)
-            for start in range(0, self.count, self.step)
-        ]
-        return torch.cat(parts).movedim(0, -1)
+if TYPE_CHECKING:
+    import torch
 
 
 class _DistancePairs(Settings):
@@ -119,4 +99,6 @@ class DistanceDescriptor(Descriptor):
         return [Column(term.label, "nm") for term in terms]
 
     def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
+        from latf_sampling.features.modules.distances import Distances
+
         return Distances(np.array([term.atoms for term in terms]), n_atoms)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import mdtraj
 import numpy as np
-import torch
-from torch import Tensor
 
 from latf_sampling.errors import DataError, SettingsError
-from latf_sampling.features.arrays import as_array, as_box, box_vectors, check_finite
-from latf_sampling.features.descriptor import Column, Concatenation, SelectColumns, concatenate
-from latf_sampling.features.periodic import Differences, frames_contiguous
+from latf_sampling.features.descriptor import Column
 from latf_sampling.features.registry import DESCRIPTORS
 from latf_sampling.features.specification import read_specification
 from latf_sampling.features.topology import Labels, as_mdtraj, atom_lines, digest
+
+if TYPE_CHECKING:  # columns are named without torch, whose import takes seconds
+    import torch
+    from torch import Tensor
 
 CHUNK_BYTES = 64 * 2**20
 """Memory that `Features.transform` may use for intermediate arrays."""
@@ -166,23 +168,34 @@ class Features:
         self.atoms = np.unique([atom for kind in terms.values() for term in kind for atom in term.atoms]).astype(
             np.int64
         )
-        local = {atom: index for index, atom in enumerate(self.atoms.tolist())}
+        self._terms = terms
         columns: list[Column] = []
-        modules = []
         for kind, members in terms.items():
             columns += DESCRIPTORS[kind].columns(members)
-            members = [term._replace(atoms=tuple(local[atom] for atom in term.atoms)) for term in members]
-            modules.append(DESCRIPTORS[kind].module(members, len(self.atoms)))
-        self.module: torch.nn.Module = concatenate(modules)
-        selected = specification.columns
+        selected, self._selected = specification.columns, None
         if selected is not None and selected != [column.name for column in columns]:
             index = {column.name: number for number, column in enumerate(columns)}
-            self.module = SelectColumns(self.module, [index[name] for name in selected])
-            columns = [columns[index[name]] for name in selected]
+            self._selected = [index[name] for name in selected]
+            columns = [columns[number] for number in self._selected]
         self.names: list[str] = [column.name for column in columns]
         self.units: list[str] = [column.unit for column in columns]
+        if "torch" in sys.modules:
+            _ = self.module  # at once: a trace in which it was made would record how
         self._copies: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
         self._rectangular: torch.nn.Module | None = None
+
+    @cached_property
+    def module(self) -> torch.nn.Module:
+        """From positions (..., len(atoms), 3) of `atoms`, nm, and boxes or None to columns (..., F)."""
+        from latf_sampling.features.modules.concatenation import SelectColumns, concatenate
+
+        local = {atom: index for index, atom in enumerate(self.atoms.tolist())}
+        modules = []
+        for kind, members in self._terms.items():
+            members = [term._replace(atoms=tuple(local[atom] for atom in term.atoms)) for term in members]
+            modules.append(DESCRIPTORS[kind].module(members, len(self.atoms)))
+        module = concatenate(modules)
+        return module if self._selected is None else SelectColumns(module, self._selected)
 
     def __repr__(self) -> str:
         return f"<Features: {len(self.names)} columns from {len(self.atoms)} of {self.n_atoms} atoms>"
@@ -211,6 +224,11 @@ class Features:
             The shape, the number of atoms, the precision or the unit does not fit; a position is not finite; the box is
             not valid; or there is a box although one of the descriptors cannot be measured in it.
         """
+        import torch
+        from torch import Tensor
+
+        from latf_sampling.features.arrays import as_array, check_finite
+
         x: Any = positions if isinstance(positions, Tensor) else as_array(positions, "positions")
         if x.dtype not in (np.float32, np.float64, torch.float32, torch.float64):
             raise DataError(f"positions: need float32 or float64, got {x.dtype}.")
@@ -255,6 +273,10 @@ class Features:
 
     def _evaluate(self, positions: Tensor, box: Any, module: torch.nn.Module | None = None) -> Tensor:
         """Columns from positions of `atoms`, by the module or a variant of it."""
+        import torch
+
+        from latf_sampling.features.arrays import as_box
+
         if box is not None:
             if self._nonperiodic:
                 raise DataError(f"box: {self._nonperiodic}")
@@ -273,6 +295,8 @@ class Features:
 
     def _for_rectangular_boxes(self) -> torch.nn.Module:
         """The module without the search for shortest images that triclinic boxes need."""
+        from latf_sampling.features.periodic import Differences
+
         if self._rectangular is None:
             self._rectangular = copy.deepcopy(self.module)
             for part in self._rectangular.modules():
@@ -300,6 +324,11 @@ class Features:
             ``traj`` is not a trajectory, has another topology, has no box although `periodic` is set, or has a position
             that is not finite.
         """
+        import torch
+
+        from latf_sampling.features.arrays import box_vectors, check_finite
+        from latf_sampling.features.periodic import frames_contiguous
+
         if not isinstance(traj, mdtraj.Trajectory):
             raise DataError(f"trajectory: need an mdtraj.Trajectory, got {type(traj).__name__}.")
         self._check_topology(traj.topology)
@@ -338,6 +367,9 @@ class Features:
 
 def _intermediate_numbers(module: torch.nn.Module, periodic: bool) -> int:
     """Estimate how many intermediate numbers a frame takes: 15 for each difference of positions, 70 in a box."""
+    from latf_sampling.features.modules.concatenation import Concatenation
+    from latf_sampling.features.periodic import Differences
+
     if isinstance(module, Concatenation):  # one kind after the other
         return max(_intermediate_numbers(part, periodic) for part in module.parts)
     differences = sum(part.count for part in module.modules() if isinstance(part, Differences))

@@ -1,15 +1,15 @@
 """Distances between the centers of groups of atoms."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from itertools import combinations
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from latf_sampling.errors import SettingsError
+from latf_sampling.features.bonded_tree import bonded_tree
 from latf_sampling.features.descriptor import (
     Column,
     Descriptor,
@@ -17,57 +17,14 @@ from latf_sampling.features.descriptor import (
     Index,
     Term,
     atom_indices,
-    concatenate,
     describe_atoms,
     validate,
 )
-from latf_sampling.features.periodic import Differences, join_double, lengths, split_double, weighted_sums
 from latf_sampling.features.topology import Labels, normalized_weights
-from latf_sampling.features.unwrap import Unwrap, bonded_tree
 from latf_sampling.settings.fields import Settings
 
-
-class GroupDistances(torch.nn.Module):
-    """Distances between centers of groups, nm, (..., n, 3) -> (..., pairs); zero gradient where centers coincide.
-
-    In a box, each group is unwrapped, and the distance is that of the shortest image.
-
-    Parameters
-    ----------
-    groups
-        For each group, its atoms (indices of positions) followed by those that `bonded_tree` added, and the edges.
-    weights
-        Weights of the atoms of each group; they sum to one.
-    pairs
-        Indices of the two groups of each distance (pairs, 2).
-    n_atoms
-        Number of positions.
-    """
-
-    centers: Tensor
-
-    def __init__(
-        self,
-        groups: Sequence[tuple[Sequence[int], np.ndarray]],
-        weights: Sequence[np.ndarray],
-        pairs: np.ndarray,
-        n_atoms: int,
-    ):
-        super().__init__()
-        atoms: list[int] = []
-        trees, counted = [], []
-        for (members, tree), weight in zip(groups, weights, strict=True):
-            trees.append(tree + len(atoms))
-            counted.append(np.arange(len(weight)) + len(atoms))
-            atoms += members
-        self.unwrap = Unwrap(atoms, np.concatenate(trees), n_atoms, np.concatenate(counted).tolist())
-        centers = torch.block_diag(*(torch.from_numpy(weight)[None] for weight in weights))
-        self.register_buffer("centers", split_double(centers.numpy()))
-        self.differences = Differences(pairs[:, 0], pairs[:, 1], len(groups))
-
-    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
-        x = self.unwrap(positions, box)
-        return lengths(self.differences(weighted_sums(join_double(self.centers).to(x.dtype), x), box))
+if TYPE_CHECKING:
+    import torch
 
 
 class _GroupSettings(Settings):
@@ -114,6 +71,9 @@ class GroupDescriptor(Descriptor):
         return [Column(name, "nm") for term in terms for name in term.settings[0]]
 
     def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
+        from latf_sampling.features.modules.concatenation import concatenate
+        from latf_sampling.features.modules.groups import GroupDistances
+
         modules: list[torch.nn.Module] = []
         for term in terms:
             groups, weights, pairs = term.settings[1]

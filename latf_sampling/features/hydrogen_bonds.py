@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import product
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import mdtraj
-import torch
 from pydantic import Field
 
 from latf_sampling.errors import SettingsError
@@ -25,6 +24,9 @@ from latf_sampling.features.descriptor import (
 from latf_sampling.features.switching import SwitchingSettings
 from latf_sampling.features.topology import Labels
 from latf_sampling.settings.fields import Length
+
+if TYPE_CHECKING:
+    import torch
 
 _BACKBONE = {"donors": "backbone", "acceptors": "backbone"}
 

@@ -2,62 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.contacts import SwitchedPairs, sum_term
-from latf_sampling.features.descriptor import (
-    Column,
-    Descriptor,
-    Entry,
-    Term,
-    atom_indices,
-    concatenate,
-    describe_atoms,
-    validate,
-)
+from latf_sampling.features.contacts import sum_term
+from latf_sampling.features.descriptor import Column, Descriptor, Entry, Term, atom_indices, describe_atoms, validate
 from latf_sampling.features.references import read_references
-from latf_sampling.features.switching import Fermi
 from latf_sampling.features.topology import Labels
 from latf_sampling.settings.fields import InverseLength, Length, Settings
 
-
-class NativeContacts(torch.nn.Module):
-    """Q = mean over contacts of 1 / (1 + exp(beta (r_ij - lambda r0_ij))), (..., n, 3) -> (..., 1), or each of them.
-
-    Best, Hummer and Eaton, Proc. Natl. Acad. Sci. USA 110, 17874 (2013), doi:10.1073/pnas.1311599110.
-
-    Parameters
-    ----------
-    pairs
-        Atoms in contact (contacts, 2).
-    native
-        Their distances r0 in the native structure, nm.
-    beta, lambda_
-        Steepness, 1/nm, and the factor by which a contact may be longer than r0.
-    each
-        Whether every contact is a column.
-    n_atoms
-        Number of positions.
-    """
-
-    def __init__(
-        self, pairs: np.ndarray, native: Sequence[float], beta: float, lambda_: float, each: bool, n_atoms: int
-    ):
-        super().__init__()
-        self.contacts = SwitchedPairs(pairs, n_atoms, Fermi(torch.tensor(native) * lambda_, 1 / beta))
-        self.each: bool = each
-
-    def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
-        values = self.contacts(positions, box)
-        return values if self.each else values.mean(-1, keepdim=True)
+if TYPE_CHECKING:
+    import torch
 
 
 class _NativeSettings(Settings):
@@ -118,6 +77,9 @@ class NativeContactDescriptor(Descriptor):
         return [Column(term.label) for term in terms]
 
     def module(self, terms: list[Term], n_atoms: int) -> torch.nn.Module:
+        from latf_sampling.features.modules.concatenation import concatenate
+        from latf_sampling.features.modules.native_contacts import NativeContacts
+
         modules: list[torch.nn.Module] = []
         for ((beta, lambda_), each), group in groupby(
             terms, key=lambda term: (term.settings[0], term.settings[2] is None)

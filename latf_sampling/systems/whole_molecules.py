@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from openmm import app
 
-from latf_sampling.features import as_mdtraj, reduced_box, unwrap_molecules
+from latf_sampling.features import as_mdtraj
 from latf_sampling.systems.molecule import box_vectors
 
 
@@ -22,5 +21,9 @@ def make_whole(topology: app.Topology, positions: np.ndarray, box: np.ndarray | 
     far = np.linalg.norm(positions[bonds[:, 0]] - positions[bonds[:, 1]], axis=1) > 0.5 * box.diagonal().min()
     if not far.any():
         return positions
+    import torch
+
+    from latf_sampling.features import reduced_box, unwrap_molecules
+
     unwrap = unwrap_molecules(as_mdtraj(topology)).double()
     return unwrap(torch.from_numpy(positions.copy()), reduced_box(torch.tensor(np.tril(box)))).numpy()

@@ -12,7 +12,7 @@ from helpers.nucleic import BOXES, RNA, boxed, perturbed
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import Features
-from latf_sampling.features.angles import Angles, Cosines
+from latf_sampling.features.modules.angles import Angles, Cosines
 from latf_sampling.testing import check_descriptors
 
 ALANINE = Path(__file__).resolve().parents[2] / "protocols" / "alanine-dipeptide.pdb"

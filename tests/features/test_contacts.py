@@ -12,8 +12,8 @@ import torch
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import Features
-from latf_sampling.features.residue_contacts import SoftMinima
-from latf_sampling.features.switching import Fermi, Rational
+from latf_sampling.features.modules.residue_contacts import SoftMinima
+from latf_sampling.features.modules.switching import Fermi, Rational
 
 PEPTIDE = Path(openmm.app.__file__).parent / "data" / "test.pdb"
 

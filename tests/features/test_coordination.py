@@ -15,8 +15,8 @@ from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.cv.shapes import Harmonic
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import Features
-from latf_sampling.features.coordination import CoordinationNumbers
-from latf_sampling.features.switching import Rational
+from latf_sampling.features.modules.coordination import CoordinationNumbers
+from latf_sampling.features.modules.switching import Rational
 
 R0 = 0.4
 EXPONENTS = [(8, 16), (6, 12), (2, 4), (6, 8), (4, 14), (12, 18)]

@@ -16,8 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.features import Features, as_mdtraj, fingerprint, minimum_image, reduced_box
-from latf_sampling.features.distances import Distances
-from latf_sampling.features.torsions import Torsions
+from latf_sampling.features.modules.distances import Distances
+from latf_sampling.features.modules.torsions import Torsions
 
 ROOT = Path(__file__).resolve().parents[2]
 ALANINE = ROOT / "protocols" / "alanine-dipeptide.pdb"

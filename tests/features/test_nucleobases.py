@@ -10,7 +10,7 @@ from helpers.nucleic import BOXES, DNA, RNA, boxed, perturbed, renamed
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import Features
-from latf_sampling.features.nucleobases import Ermsd, GVectors
+from latf_sampling.features.modules.nucleobases import Ermsd, GVectors
 from latf_sampling.testing import check_descriptors
 
 IMAGES = np.array(np.meshgrid(*[range(-4, 5)] * 3)).reshape(3, -1).T

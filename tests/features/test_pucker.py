@@ -10,7 +10,7 @@ from helpers.nucleic import BOXES, DNA, RNA, boxed, perturbed, renamed
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import Features
-from latf_sampling.features.pucker import Pucker
+from latf_sampling.features.modules.pucker import Pucker
 from latf_sampling.testing import check_descriptors
 
 RING = ["C4'", "O4'", "C1'", "C2'", "C3'"]

@@ -1,0 +1,1 @@
+"""The torch modules of the kinds of descriptors; specifications are read, and columns named, without torch."""
