@@ -48,7 +48,6 @@ from latf_sampling.settings.system import SystemSettings
 from latf_sampling.settings.training import LearningSettings, ModelSettings
 from latf_sampling.settings.yaml_file import read_yaml
 
-
 MAX_GRID_DIMENSION = 3
 """Every bias is a spline on a grid in latent space, which fits into memory in up to so many dimensions."""
 MAX_SEGMENTS = 100_000

@@ -7,6 +7,7 @@ A stored protocol is the JSON content that `Protocol.canonical` made. Files in i
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,26 @@ def counted(pdb: bytes) -> str:
 def is_file(value: Any) -> bool:
     """Whether a stored value stands for a file."""
     return isinstance(value, dict) and {"name", "sha256"} <= value.keys() <= {"name", "sha256", "counted"}
+
+
+def same_molecule(new: str, old: str, model: type[BaseModel]) -> bool:
+    """Whether two texts of `Protocol.made_from`, the old one maybe of an earlier version, mean the same molecule.
+
+    Parameters
+    ----------
+    new, old
+        JSON with the keys "system" and "seed".
+    model
+        The settings of a system.
+    """
+    if new == old:
+        return True
+    try:
+        one, other = json.loads(new), json.loads(old)
+        changed = differences(one["system"], other["system"], [model], ("system",))
+        return one["seed"] == other["seed"] and next(changed, None) is None
+    except (ValueError, KeyError, TypeError):  # texts of other origin
+        return False
 
 
 def check_version(content: Any, where: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from latf_sampling.errors import SettingsError
@@ -117,15 +118,19 @@ class SolventSettings(Settings):
             raise SettingsError("padding: give either this or box.")
         if self.box is not None and self.shape != "cube":
             raise SettingsError("shape: goes with padding; a box with edges is rectangular.")
-        refuse_too_much_water(*self.least_size)
+        refuse_too_much_water(*self.size())
         return self
 
-    @property
-    def least_size(self) -> tuple[float, str]:
-        """Volume of the box, nm^3, without the molecule that a padding surrounds, and the key that determines it."""
+    def size(self, positions: np.ndarray | None = None) -> tuple[float, str]:
+        """Volume of the box around positions (N, 3), nm^3, by default around a point, and the key of its size."""
         if self.box is not None:
             return self.box[0] * self.box[1] * self.box[2], "box"
-        return VOLUMES[self.shape] * (2 * (self.padding or 0.0)) ** 3, "padding"
+        padding = self.padding or 0.0
+        radius = 0.0
+        if positions is not None:  # of the sphere around the middle of the molecule, as OpenMM takes it
+            middle = 0.5 * (positions.min(axis=0) + positions.max(axis=0))
+            radius = float(np.linalg.norm(positions - middle, axis=1).max())
+        return VOLUMES[self.shape] * max(2 * radius + padding, 2 * padding) ** 3, "padding"
 
 
 def refuse_too_much_water(volume: float, key: str) -> None:

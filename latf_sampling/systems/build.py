@@ -11,7 +11,7 @@ from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.systems.amber import from_amber
 from latf_sampling.systems.charmm import from_charmm
-from latf_sampling.systems.checks import check_box, check_start
+from latf_sampling.systems.checks import check_box, check_masses, check_start
 from latf_sampling.systems.engine_files import read_coordinates
 from latf_sampling.systems.gromacs import from_gromacs
 from latf_sampling.systems.molecule import Conformation, Molecule
@@ -65,6 +65,8 @@ def build(settings: SystemSettings, seed: int = 0) -> Molecule:
     if settings.barostat is not None and not molecule.system.usesPeriodicBoundaryConditions():
         raise SettingsError("system.barostat: the system has no periodic boundaries, and no volume to change.")
     check_box(molecule, settings.barostat is not None, "system.cutoff" if source != "openmm" else key)
+    if settings.hydrogen_mass is not None:
+        check_masses(molecule, settings.hydrogen_mass)
     check_start(molecule, Conformation(molecule.positions), key)
     if settings.restraints:
         add_restraints(molecule.system, molecule.topology, molecule.positions, settings.restraints)

@@ -14,6 +14,8 @@ CLOSEST = 0.09
 """Atoms without a bond overlap where they are closer than this, nm. The shortest hydrogen bonds have 0.15 nm."""
 LONGEST = 2.0
 """A bond may be this many times longer than its equilibrium length."""
+LIGHTEST = 2.0
+"""Mass that a heavy atom must keep, amu; that of a methyl group has 3 where its hydrogens have 4."""
 MARGIN = 0.95
 """Fraction of half the box that a cutoff may have where a barostat changes the volume."""
 
@@ -47,6 +49,31 @@ def check_box(molecule: Molecule, changes: bool, key: str) -> None:
             f"{key}: {max(cutoffs):g} nm is too long for a box whose least width is {width:.3g} nm; it may be at most "
             f"half of it{margin}: {longest:.3g} nm."
         )
+
+
+def check_masses(molecule: Molecule, hydrogen_mass: float) -> None:
+    """Refuse heavy atoms that are left with next to no mass by what their hydrogens take from them.
+
+    Parameters
+    ----------
+    molecule
+        The molecule with its final masses.
+    hydrogen_mass
+        What hydrogens have, amu, for the message.
+
+    Raises
+    ------
+    SettingsError
+        A heavy atom is lighter than `LIGHTEST`; names it.
+    """
+    for atom in molecule.topology.atoms():
+        mass = to_float(molecule.system.getParticleMass(atom.index), "mass")
+        if atom.element is not None and atom.element.symbol not in ("H", "D") and mass < LIGHTEST:
+            raise SettingsError(
+                f"system.hydrogen_mass: {hydrogen_mass:g} amu leaves {mass:.2g} amu for {atom.name} of "
+                f"{residue_label(atom.residue)}, which its hydrogens take their mass from; give a smaller one, 3 amu "
+                "is usual."
+            )
 
 
 def check_start(molecule: Molecule, start: Conformation, key: str) -> None:

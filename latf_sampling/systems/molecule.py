@@ -16,6 +16,8 @@ from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.openmm_xml import read_openmm_xml
 from latf_sampling.errors import StoreError
+from latf_sampling.settings.stored import same_molecule
+from latf_sampling.settings.system import SystemSettings
 from latf_sampling.units import to_array, to_float, to_quantity
 
 
@@ -128,7 +130,8 @@ def _manifest(folder: Path, made_from: str | None) -> Manifest | None:
     if not path.exists():
         return None
     manifest = Manifest.load(path, ("made_from", "topology", "positions", "conformations"))
-    return manifest if made_from in (None, manifest.content["made_from"]) else None
+    same = made_from is None or same_molecule(made_from, manifest.content["made_from"], SystemSettings)
+    return manifest if same else None
 
 
 def residue_label(residue: app.topology.Residue) -> str:
