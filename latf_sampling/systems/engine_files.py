@@ -10,9 +10,11 @@ import numpy as np
 import openmm
 from openmm import app
 
+from latf_sampling.core.readers import quiet
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import AmberSettings, CharmmSettings, GromacsSettings, SystemSettings
 from latf_sampling.systems.molecule import Molecule, box_vectors, positions_array
+from latf_sampling.systems.reader_errors import reason
 from latf_sampling.systems.structure import read_structure
 from latf_sampling.systems.whole_molecules import make_whole
 
@@ -63,7 +65,7 @@ def assemble(
     try:
         system = create()
     except Exception as error:  # missing parameters and other faults, of many types
-        raise SettingsError(f"{key}: {files.topology}: {' '.join(str(error).split())}") from error
+        raise SettingsError(f"{key}: {files.topology}: {reason(error)}.") from error
     return in_box(system, topology, positions, box)
 
 
@@ -122,7 +124,7 @@ def read_file(key: str, file: Path | tuple[Path, ...], reader: Callable[[Any], C
     """
     paths = [str(path) for path in (file if isinstance(file, tuple) else (file,))]
     try:
-        return reader(paths if isinstance(file, tuple) else paths[0])
+        with quiet():  # some print what they cannot read
+            return reader(paths if isinstance(file, tuple) else paths[0])
     except Exception as error:  # OpenMM's readers raise many types for a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SettingsError(f"{key}: {', '.join(paths)} cannot be read ({reason}).") from error
+        raise SettingsError(f"{key}: {', '.join(paths)} cannot be read ({reason(error)}).") from error

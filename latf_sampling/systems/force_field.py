@@ -14,6 +14,7 @@ from openmm import app
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.systems.molecule import residue_label
+from latf_sampling.systems.reader_errors import reason
 from latf_sampling.units import to_quantity
 
 NONBONDED = {"no cutoff": app.NoCutoff, "cutoff": app.CutoffNonPeriodic, "PME": app.PME}
@@ -81,10 +82,9 @@ def _fault(files: tuple[Path | str, ...], error: Exception) -> str:
         try:
             app.ForceField(str(file))
         except Exception as single:  # of many types
-            reason = " ".join(str(single).split())
-            if "locate file" in reason:
-                reason = "there is no such file, neither beside the protocol nor among those of OpenMM."
-            return f"{file}: {reason}"
+            if "locate file" in str(single):
+                return f"{file}: there is no such file, neither beside the protocol nor among those of OpenMM."
+            return f"{file} cannot be read ({reason(single)})."
     return f"{', '.join(map(str, files))}: {' '.join(str(error).split())}"  # the files contradict each other
 
 
@@ -99,14 +99,16 @@ def apply_force_field(field: app.ForceField, topology: app.Topology, settings: S
     try:
         return field.createSystem(topology, **options(settings))
     except Exception as error:  # of many types
-        reason = " ".join(str(error).split())
-        unmatched = re.match(r"No template found for residue (\d+) \(.*?\)\. ?(.*)", reason)
-        if unmatched is not None:
-            reason = _misfit(field, topology, int(unmatched[1]), unmatched[2], settings)
-        raise SettingsError(f"system.force_field: {', '.join(settings.force_field_names)}: {reason}") from error
+        text = " ".join(str(error).split())
+        unmatched = re.match(r"No template found for residue (\d+) \(.*?\)\. ?(.*)", text)
+        if unmatched is None:
+            words = f"{reason(error)}."
+        else:
+            words = _misfit(field, topology, int(unmatched[1]), unmatched[2], settings)
+        raise SettingsError(f"system.force_field: {', '.join(settings.force_field_names)}: {words}") from error
 
 
-def _misfit(field: app.ForceField, topology: app.Topology, index: int, reason: str, settings: SystemSettings) -> str:
+def _misfit(field: app.ForceField, topology: app.Topology, index: int, words: str, settings: SystemSettings) -> str:
     """Why a residue matches none of the force field's templates."""
     residue = next(residue for residue in topology.residues() if residue.index == index)
     others = len(field.getUnmatchedResidues(topology)) - 1
@@ -124,7 +126,7 @@ def _misfit(field: app.ForceField, topology: app.Topology, index: int, reason: s
     hydrogens = len([atom for atom in template.atoms if not _heavy(atom)])
     if (lacks := hydrogens - len([atom for atom in residue.atoms() if not _heavy(atom)])) > 0:
         return f"{label} lacks hydrogens, {lacks} of {hydrogens}; {mend}.{more}"
-    return f"{label} fits none of the force field's residues. {reason}"
+    return f"{label} fits none of the force field's residues. {words}"
 
 
 def _template(field: app.ForceField, residue: app.topology.Residue):

@@ -11,6 +11,7 @@ from itertools import groupby
 from openmm import app
 from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
 
+from latf_sampling.systems.reader_errors import reason
 from latf_sampling.systems.structure_text import StructureText, check_cell, is_coordinate
 
 _MODEL = "pdbx_PDB_model_num"
@@ -106,7 +107,7 @@ def _block(source: StructureText):
         PdbxReader(io.StringIO(source.text)).read(blocks)
         block = blocks[0]
     except Exception as error:  # of many types
-        raise source.fault(f"cannot be read ({' '.join(str(error).split()) or 'it is no PDBx/mmCIF'}).") from error
+        raise source.fault(f"cannot be read ({reason(error)}).") from error
     for name in block.getObjNameList():
         table = block.getObj(name)
         if any(len(row) != len(table.getAttributeList()) for row in table.getRowList()):

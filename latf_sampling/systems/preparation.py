@@ -12,8 +12,9 @@ import openmm
 from openmm import app
 
 from latf_sampling.errors import InstallationError, SettingsError
-from latf_sampling.settings.system import PrepareSettings, SolventSettings
+from latf_sampling.settings.system import PrepareSettings, SolventSettings, refuse_too_much_water
 from latf_sampling.systems.molecule import positions_array
+from latf_sampling.systems.reader_errors import reason
 from latf_sampling.systems.structure import Structure
 from latf_sampling.systems.structure_text import StructureText
 from latf_sampling.units import to_quantity
@@ -43,8 +44,7 @@ def complete(source: StructureText, settings: PrepareSettings, seed: int) -> Str
         fixer.findMissingAtoms()
         fixer.addMissingAtoms(seed=seed % 2**31)
     except Exception as error:  # of many types
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SettingsError(f"system.prepare: PDBFixer cannot complete {source.file} ({reason}).") from error
+        raise SettingsError(f"system.prepare: PDBFixer cannot complete {source.file} ({reason(error)}).") from error
     modeller = app.Modeller(fixer.topology, fixer.positions)
     return with_hydrogens(modeller, settings.pH, seed)
 
@@ -75,6 +75,10 @@ def solvate(structure: Structure, field: app.ForceField, settings: SolventSettin
         The force field lacks the water, or the molecule does not fit into the box.
     """
     modeller = app.Modeller(structure.topology, to_quantity(structure.positions, "length"))
+    try:
+        refuse_too_much_water(*settings.size(structure.positions))
+    except SettingsError as error:
+        raise SettingsError(f"system.prepare.solvent.{error}") from error
     if settings.box is None:
         size: dict[str, Any] = {"padding": to_quantity(settings.padding, "length"), "boxShape": settings.shape}
     else:
@@ -91,9 +95,8 @@ def solvate(structure: Structure, field: app.ForceField, settings: SolventSettin
                 **size,
             )
     except Exception as error:  # OpenMM raises several types where the force field lacks water or ions
-        reason = " ".join(str(error).split())
         raise SettingsError(
-            f"system.prepare.solvent: {reason} Does the force field have this water and ions?"
+            f"system.prepare.solvent: {reason(error)}. Does the force field have this water and ions?"
         ) from error
     return _structure(modeller)
 

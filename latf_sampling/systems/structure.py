@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from openmm import app
-from scipy.spatial import KDTree
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.systems import mmcif, pdb
 from latf_sampling.systems.molecule import box_vectors, positions_array, residue_label
+from latf_sampling.systems.reader_errors import reason
 from latf_sampling.systems.structure_text import StructureText
 from latf_sampling.systems.whole_molecules import make_whole
 
@@ -86,7 +86,7 @@ def parse(source: StructureText, periodic: bool = False) -> Structure:
             content = (app.PDBxFile if source.is_mmcif else app.PDBFile)(io.StringIO(source.text))
         positions = positions_array(content.positions)
     except Exception as error:  # OpenMM's readers raise many types for a damaged file
-        raise source.fault(f"cannot be read ({' '.join(str(error).split())}).") from error
+        raise source.fault(f"cannot be read ({reason(error)}).") from error
     count = len(list(mmcif.atoms(source) if source.is_mmcif else pdb.atoms(source)))
     if len(positions) != count:
         raise source.fault(f"has {count} atoms, of which OpenMM reads {len(positions)}; atoms share names and numbers.")
@@ -155,6 +155,8 @@ def refuse_breaks(structure: Structure, key: str) -> None:
 
 def refuse_damage(structure: Structure, source: StructureText) -> None:
     """Refuse a structure with impossible bonds or overlapping atoms, before atoms are placed next to them."""
+    from scipy.spatial import KDTree  # here: its import takes a quarter of a second
+
     atoms = list(structure.topology.atoms())
 
     def name(index: int) -> str:
