@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from latf_sampling import __version__
+from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings import stored
 from latf_sampling.settings.bias import AnyBiasSettings
@@ -127,7 +128,8 @@ class TrajectoriesSettings(Settings):
             files = getattr(self, key)
             if files is not None and len(files) not in (1, len(self.files)):
                 raise SettingsError(
-                    f"{key}: {len(files)} files for {len(self.files)} trajectories; give one for all, or one for each."
+                    f"{key}: {plural(len(files), 'file')} for {plural(len(self.files), 'trajectory')}; give one for "
+                    "all, or one for each."
                 )
         return self
 
@@ -476,7 +478,8 @@ class Protocol(Settings):
         """Keys in which the protocol of a campaign differs from this one in what is simulated or reported.
 
         Keys that an earlier version of the package did not have yet count as their defaults. No difference are the
-        title of the campaign, the platform, the folders and names of files, and remarks and titles in PDB files.
+        title of the campaign, the platform, the folders and names of files that a campaign copies, and remarks and
+        titles in PDB files. External trajectories, which are not copied, are told apart by their paths.
 
         Parameters
         ----------

@@ -180,6 +180,14 @@ class GromacsSettings(Settings):
     include: Annotated[Path, BeforeValidator(_directory)] | None = Field(default=None, exclude=True)
     """Directory of included files, like GROMACS's share/gromacs/top."""
 
+    @field_validator("topology")
+    @classmethod
+    def _no_includes_in_copies(cls, topology: Path, info: ValidationInfo) -> Path:
+        """A copy holds its includes; one that names other files was changed, and is not followed to them."""
+        if is_stored(info) and (names := _included(topology)):
+            raise SettingsError(f"{topology} includes '{names[0]}'; the copy of a campaign includes no other file.")
+        return topology
+
 
 class CharmmSettings(Settings):
     """Files of CHARMM."""
@@ -385,6 +393,19 @@ SOURCES: dict[str, Source] = {
 """The keys that a system may come from; `latf_sampling.systems.build` has a function for each."""
 
 
+def _include(line: str) -> str | None:
+    """The file that a line of a topology of GROMACS includes."""
+    words = line.split(";")[0].split(None, 1)
+    return words[1].strip().strip("\"'<>") if len(words) == 2 and words[0] == "#include" else None
+
+
+def _included(file: Path) -> list[str]:
+    """Existing files that a topology of GROMACS includes."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    names = [name for line in lines if (name := _include(line)) is not None]
+    return [name for name in names if (file.parent / name).is_file()]
+
+
 def _with_includes(file: Path, directories: list[Path], including: tuple[Path, ...] = ()) -> str:
     """A topology of GROMACS with each `#include` replaced by the content of the file.
 
@@ -392,9 +413,7 @@ def _with_includes(file: Path, directories: list[Path], including: tuple[Path, .
     """
     lines = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines(True):
-        words = line.split(";")[0].split(None, 1)
-        if len(words) == 2 and words[0] == "#include":
-            name = words[1].strip().strip("\"'<>")
+        if (name := _include(line)) is not None:
             included = next((d / name for d in (file.parent, *directories) if (d / name).is_file()), None)
             if included is not None and included not in including:
                 line = _with_includes(included, directories, (*including, file)).rstrip("\n") + "\n"

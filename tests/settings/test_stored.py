@@ -187,3 +187,18 @@ def test_a_stored_protocol_is_not_followed_out_of_its_folder(folder, keys, value
     place[keys[-1]] = value
     with pytest.raises(SettingsError, match=r"is not the name of a file in .*inputs; the stored protocol was changed"):
         Protocol.restore(content, inputs)
+
+
+def test_a_stored_topology_is_not_followed_to_other_files(folder):
+    inputs = folder / "inputs"
+    inputs.mkdir()
+    shutil.copy(folder / "reference_alanine.json", inputs)
+    (inputs / "x.gro").write_text("")
+    content = stored(folder)
+    gromacs = {"topology": {"name": "x.top", "sha256": "0"}, "coordinates": {"name": "x.gro", "sha256": "0"}}
+    content["system"] = {"gromacs": gromacs}
+    (inputs / "x.top").write_text('#include "missing.itp" ; which a condition leaves out\n')
+    assert Protocol.restore(content, inputs).system.gromacs.topology == (inputs / "x.top").resolve()
+    (inputs / "x.top").write_text('#include "../alanine-dipeptide.pdb"\n')
+    with pytest.raises(SettingsError, match=r"system.gromacs.topology: .*x.top includes '../alanine-dipeptide.pdb'"):
+        Protocol.restore(content, inputs)
