@@ -5,9 +5,9 @@ A specification lists what to measure, one kind of descriptor per entry, as in a
     [{"torsions": "phi psi"}, {"distances": {"between": "name CA", "skip": 3}}]
 
 `Features` finds the atoms with MDTraj, names every column, and builds one `torch.nn.Module` for each kind. A new
-kind is one file with a subclass of `Descriptor`, its module in a file of `modules/`, and its entry in `registry.py`. Only
-the modules need torch, which takes seconds to import: specifications are read without. Users can name a class in a file
-of their own, see `CustomDescriptor`.
+kind is one file with a subclass of `Descriptor`, its module in a file of `modules/`, and its entry in `registry.py`.
+Only the modules need torch, which takes seconds to import: specifications are read without. Users can name a class in a
+file of their own, see `CustomDescriptor`.
 
 All modules have these properties, which `latf_sampling.testing.check_descriptors` checks:
 

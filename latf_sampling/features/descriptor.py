@@ -53,8 +53,8 @@ class Entry(NamedTuple):
 class Descriptor(ABC):
     """One kind of descriptor: reads its entries of a specification, names its columns, builds its module.
 
-    A new kind is a file with a subclass, its module in one of `latf_sampling.features.modules`, which `module` imports, and
-    its entry in `latf_sampling.features.registry.DESCRIPTORS`.
+    A new kind is a file with a subclass, its module in one of `latf_sampling.features.modules`, which `module` imports,
+    and its entry in `latf_sampling.features.registry.DESCRIPTORS`.
     """
 
     @abstractmethod

@@ -58,7 +58,7 @@ class Features:
         ``coordination: {of: selection, r0: "1.5 nm", n: 6, m: 12}``
             Coordination numbers of identical particles, smallest first, for a typical distance r0 (text with a unit, or
             a float in nm). The even numbers n and m, which are optional, are the exponents of the switching function
-            (see `latf_sampling.features.switching`); ``fermi: "0.02 nm"``, the width of the other one, replaces them.
+            (see `latf_sampling.features.modules.switching`); ``fermi: "0.02 nm"``, the width of the other one, replaces them.
         ``coordination: {..., moments: [2, 3], axes: "xy"}``
             Central moments of their distribution as well; distances along some axes only, which cannot be periodic.
         ``angles: selection``
@@ -69,12 +69,12 @@ class Features:
             Angles given by atom indices, j in the middle.
         ``pucker: selection``
             Sine and cosine of the phase of pseudorotation, and the amplitude, nm, of the sugars of all nucleotides with
-            an atom in a selection (see `latf_sampling.features.pucker.Pucker`).
+            an atom in a selection (see `latf_sampling.features.modules.pucker.Pucker`).
         ``pucker: {atoms: [[C4', O4', C1', C2', C3'], ...]}``
             Those of rings given by atom indices.
         ``nucleobases: selection``
             G-vectors between the bases of the selected nucleotides, four columns for each ordered pair (see
-            `latf_sampling.features.nucleobases.GVectors`).
+            `latf_sampling.features.modules.nucleobases.GVectors`).
         ``nucleobases: {between: selection, and: selection, skip: k, cutoff: 2.4}``
             Pairs between two selections, in both orders; ``skip`` as for distances; the cut-off has no unit.
         ``nucleobases: {pairs: [[i, j], ...]}``
