@@ -118,7 +118,7 @@ class AdaptiveBias(GridBias, Generic[State]):
             arguments.instance(name, "trust", options.trust, TrustRegion, "a TrustRegion")
             check_model(f"{name}: trust", options.trust.model, cv)
         if options.directory is not None:
-            arguments.instance(name, "directory", options.directory, (str, Path), "the path of a folder")
+            arguments.path(name, "directory", options.directory, "a folder")
         # Never None here, unlike in the base class.
         self.temperature = temperature  # pyright: ignore[reportIncompatibleVariableOverride]
         self.frequency = whole_steps(name, "frequency", frequency)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -321,8 +321,9 @@ class AdaptiveBias(GridBias, Generic[State]):
 
     def past_energy(self, u: np.ndarray, steps: Sequence[int]) -> np.ndarray:
         u = latent_points(type(self).__name__, u, self.cv.dim)
+        times = arguments.real_numbers(type(self).__name__, "steps", steps).reshape(-1)
         kernels, state, done = self.all_kernels(), self.empty_state(), 0
-        ends = np.searchsorted(kernels[:, 0], steps, side="right")
+        ends = np.searchsorted(kernels[:, 0], times, side="right")
         energies = np.empty((len(ends), len(u)))
         for index in np.argsort(ends, kind="stable"):
             for kernel in kernels[done : ends[index]]:

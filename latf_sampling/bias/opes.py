@@ -115,7 +115,7 @@ class OPES(AdaptiveBias[Density]):
             )
         grid = Grid(cv, hill_widths("OPES", width, cv), NARROWEST[min(cv.dim, 3) - 1] * SPACING)
         if directory is not None:
-            arguments.instance("OPES", "directory", directory, (str, Path), "the path of a folder")
+            arguments.path("OPES", "directory", directory, "a folder")
         self._state_file = None if directory is None else Path(directory) / f"{walker}.npz"
         super().__init__(
             system,

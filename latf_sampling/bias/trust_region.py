@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from latf_sampling.bias.arguments import check_model
+from latf_sampling.bias.arguments import check_model, latent_points
 from latf_sampling.bias.flow_density import check_dimension, flow_log_prob
 from latf_sampling.bias.grid import BEHIND, WALL
 from latf_sampling.core.arguments import describe
@@ -71,7 +71,7 @@ class TrustRegion:
 
         Components that are functions of others do not count.
         """
-        used = np.asarray(u, np.float32)[:, self._used]
+        used = latent_points("TrustRegion", u, self.model.latent_dim).astype(np.float32)[:, self._used]
         return self._densest - self.model.marginal_log_prob(used, self.temperature).astype(np.float64)
 
     def wall(self, nodes: list[np.ndarray], sigma: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ class UmbrellaWindows:
         self, umbrella: Umbrella, path: ArrayLike, temperature: TemperatureLike, directory: str | Path
     ) -> None:
         arguments.instance("UmbrellaWindows", "umbrella", umbrella, Umbrella, "an Umbrella")
-        arguments.instance("UmbrellaWindows", "directory", directory, (str, Path), "the path of a folder")
+        arguments.path("UmbrellaWindows", "directory", directory, "a folder")
         self.umbrella, self.directory = umbrella, Path(directory)
         requirement = f"path must be finite numbers (windows, {umbrella.cv.dim})"
         self.path, d = numbers("UmbrellaWindows", requirement, path), umbrella.cv.dim

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,36 @@ def instance(owner: str, name: str, value: Any, kind: type | tuple[type, ...], e
     raise SettingsError(f"{owner}: {name} must be {expected}; got {describe(value)}.{remedy}")
 
 
+def path(owner: str, name: str, value: Any, of: str = "a file") -> Path:
+    """A path, from text or a path.
+
+    Raises
+    ------
+    SettingsError
+        It is neither.
+    """
+    instance(owner, name, value, (str, Path), f"the path of {of}")
+    return Path(value)
+
+
+def names(owner: str, values: Any, count: int, of: str) -> list[str]:
+    """Names of columns, one for each.
+
+    Raises
+    ------
+    SettingsError
+        They are no list of texts.
+    DataError
+        There is another number of them.
+    """
+    listed = None if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
+    if listed is None or not all(isinstance(entry, str) for entry in listed):
+        raise SettingsError(f"{owner}: names must be a list of texts; got {describe(values)}.")
+    if len(listed) != count:
+        raise DataError(f"{owner}: {len(listed)} names for {count} {of}.")
+    return listed
+
+
 def function(owner: str, name: str, value: Any) -> None:
     """Refuse what cannot be called, in the place of a function.
 
@@ -116,6 +147,8 @@ def whole(owner: str, name: str, value: Any, least: int = 0, of: str = "") -> in
             number = None
         if number is not None and number >= least:
             return number
+        if number is not None:
+            raise SettingsError(f"{owner}: {name} must be at least {least}; got {number}.")
     counted = f" of {of}" if of else ""
     raise SettingsError(
         f"{owner}: {name} must be at least {least}, and a whole number{counted}; got {describe(value)}."

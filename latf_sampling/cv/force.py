@@ -25,6 +25,7 @@ import torch
 from openmm import app
 from torch import Tensor
 
+from latf_sampling.core import arguments
 from latf_sampling.core.backends import choose_backend
 from latf_sampling.cv.python_force import python_force
 from latf_sampling.cv.shapes import Shape
@@ -131,6 +132,7 @@ class BiasForce:
 
     def refresh(self, context: openmm.Context) -> None:
         """Let a context see the present table, where it was changed by way of another one, or its state was loaded."""
+        arguments.instance("bias", "context", context, openmm.Context, "an openmm.Context")
         if self.fixed:
             return
         try:

@@ -203,6 +203,7 @@ class LatentCV(Variable):
 
         The file is a program, which whoever loads it runs; see `load`.
         """
+        path = arguments.path("LatentCV.save", "path", path)
         buffer = io.BytesIO()  # torch's own errors of a full disk do not say so
         torch.jit.save(self.module, buffer, _extra_files={"metadata.json": json.dumps(self.metadata)})
         with storage.atomic_write(path) as temporary:

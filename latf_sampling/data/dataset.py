@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,9 +113,20 @@ class Series:
         return len(self.x)
 
     def subset(self, columns: Sequence[int] | np.ndarray) -> Series:
-        """The same frames with a part of their columns, by index."""
+        """The same frames with a part of their columns, by index.
+
+        Raises
+        ------
+        DataError
+            There is no such column.
+        """
         other = copy.copy(self)
-        other.x, other.mapped = np.ascontiguousarray(self.x[:, columns]), False
+        try:
+            other.x, other.mapped = np.ascontiguousarray(self.x[:, columns]), False
+        except IndexError as error:
+            raise DataError(
+                f"Series: columns must be indices from 0 to {self.x.shape[1] - 1}; got {arguments.describe(columns)}."
+            ) from error
         return other
 
     def _per_frame(self, given: ArrayLike | Tensor | None, name: str, dtype: type, default: float) -> np.ndarray:
@@ -134,9 +146,8 @@ class Series:
 
     def _energies(self, given: QuantityArrayLike | Tensor) -> np.ndarray:
         """Energies (frames,) in kJ/mol, without a frame whose energy is beyond all others."""
-        if hasattr(given, "value_in_unit"):
-            given = to_array(given, "energy", "Series: energies")
-        energies = self._per_frame(given, "energies", np.float64, 0.0)
+        plain: Any = to_array(given, "energy", "Series: energies") if hasattr(given, "value_in_unit") else given
+        energies = self._per_frame(plain, "energies", np.float64, 0.0)
         low, median, high = np.quantile(energies, [0.25, 0.5, 0.75])
         distance = np.abs(energies - median)
         # Half the distance of the quartiles of a normal distribution is 0.674 standard deviations.
@@ -171,8 +182,19 @@ def enthalpy(energies: ArrayLike, volumes: ArrayLike, pressure: PressureLike) ->
     --------
     >>> enthalpy([0.0], [30.0], 1.0).round(3)
     array([1.807])
+
+    Raises
+    ------
+    DataError
+        Energies and volumes are no numbers, or not one of each for each frame.
     """
-    return np.asarray(energies) + to_float(pressure, "pressure", "pressure") * BAR * np.asarray(volumes)
+    energy, volume = (
+        arguments.real_numbers("enthalpy", name, values)
+        for name, values in (("energies", energies), ("volumes", volumes))
+    )
+    if energy.shape != volume.shape:
+        raise DataError(f"enthalpy: {energy.size} energies and {volume.size} volumes do not belong together.")
+    return energy + to_float(pressure, "pressure", "pressure") * BAR * volume
 
 
 class Dataset:
@@ -244,9 +266,9 @@ class Dataset:
         lengths = np.array([len(entry) for entry in series])
         self._offsets = np.concatenate([[0], np.cumsum(lengths)])
         self.frames, self.n_features = int(lengths.sum()), series[0].x.shape[1]
-        self.names = [f"column {k}" for k in range(self.n_features)] if names is None else list(names)
-        if len(self.names) != self.n_features:
-            raise DataError(f"Dataset: {len(self.names)} names for {self.n_features} descriptors.")
+        self.names = [f"column {k}" for k in range(self.n_features)]
+        if names is not None:
+            self.names = arguments.names("Dataset", names, self.n_features, "descriptors")
         self._parts = self._share_memory()
         weights = np.concatenate([entry.weights for entry in series])
         self.weights = torch.from_numpy(weights / weights.mean())

@@ -157,9 +157,9 @@ def select_columns(
     if not used:
         raise DataError(f"select_columns: no series is longer than the lag of {lag} frames.")
     width = used[0].x.shape[1]
-    names = [f"column {k}" for k in range(width)] if names is None else list(names)
-    if len(names) != width:
-        raise DataError(f"select_columns: {len(names)} names for {width} columns.")
+    if names is None:
+        names = [f"column {k}" for k in range(width)]
+    names = arguments.names("select_columns", names, width, "columns")
     covariances = lagged_covariances([entry.x for entry in used], lag)
     mean, early, late, between = covariances
     deviation = np.sqrt(np.minimum(np.diagonal(early), np.diagonal(late)))

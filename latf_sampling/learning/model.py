@@ -365,6 +365,7 @@ class LaTF(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the model to one file, at once or not at all."""
+        path = arguments.path("LaTF.save", "path", path)
         self._require_training()
         content = {
             "format": FORMAT,

@@ -99,9 +99,7 @@ def rank_descriptors(
     model.encode(x)  # refuses what does not fit
     if names is None:
         names = data.names if isinstance(data, Dataset) else [f"column {k}" for k in range(model.n_features)]
-    names = list(names)
-    if len(names) != model.n_features:
-        raise DataError(f"rank_descriptors: {len(names)} names for {model.n_features} columns.")
+    names = arguments.names("rank_descriptors", names, model.n_features, "columns")
     squares = torch.zeros(model.n_features, model.latent_dim, dtype=torch.float64)
     latent = []
     for part in x.split(2048):

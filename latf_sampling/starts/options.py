@@ -83,7 +83,7 @@ class StartOptions:
     ) -> StartOptions:
         """Options from quantities with or without a unit; the others are taken as they are."""
         if directory is not None:
-            arguments.instance("starts", "directory", directory, (str, Path), "the path of a folder")
+            arguments.path("starts", "directory", directory, "a folder")
         return cls(
             temperature=to_kelvin(temperature, "starts: temperature"),
             timestep=to_float(timestep, "time", "starts: timestep"),

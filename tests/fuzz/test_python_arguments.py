@@ -22,6 +22,7 @@ from openmm import app, unit
 
 import latf_sampling as ls
 from latf_sampling.cv.variable import Variable
+from latf_sampling.data.dataset import enthalpy
 from latf_sampling.errors import LatfError
 
 X = np.random.default_rng(0).normal(size=(60, 3))
@@ -158,6 +159,10 @@ SERIES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "lag of all frames as time": (lambda o: ls.Dataset([o.series], "30 ps"), "a lag of 60 leaves no pair"),
     "boltzmann 0": (lambda o: ls.Dataset([o.series], 1, boltzmann=0), "boltzmann must be a number above 0"),
     "boltzmann text": (lambda o: ls.Dataset([o.series], 1, boltzmann="kB"), "boltzmann must be a number above 0"),
+    "names text": (lambda o: ls.Dataset([o.series], 1, names="abc"), "names must be a list of texts"),
+    "subset": (lambda o: o.series.subset([7]), "columns must be indices from 0 to 2"),
+    "enthalpy": (lambda o: enthalpy([1.0], [1.0, 2.0], 1.0), "1 energies and 2 volumes"),
+    "enthalpy text": (lambda o: enthalpy("a", [1.0], 1.0), "energies must be an array of real numbers"),
     "names": (lambda o: ls.Dataset([o.series], 1, names=["a"]), "1 names for 3 descriptors"),
     "widths": (lambda o: ls.Dataset([o.series, ls.Series(X[:, :2], interval=0.5)], 1), "different numbers"),
     "energies of some": (
@@ -320,6 +325,16 @@ MODELS |= {
     "load half": (lambda o: ls.LaTF.load(o.folder / "half-model.pt"), "damaged or cut off"),
     "load flipped": (lambda o: ls.LaTF.load(o.folder / "flipped-model.pt"), "damaged"),
     "load nothing": (lambda o: ls.LaTF.load(None), "a path is needed"),
+    "save nothing": (lambda o: o.model.save(None), "path must be the path of a file"),
+    "save a folder": (lambda o: o.model.save(o.folder), ""),
+    "train checkpoint": (
+        lambda o: ls.train(ls.LaTF(), o.dataset, checkpoint=3),
+        "checkpoint must be the path of a file",
+    ),
+    "rank names text": (
+        lambda o: ls.rank_descriptors(o.model, np.tile(o.x, (3, 1)), 3),
+        "names must be a list of texts",
+    ),
     "load number": (lambda o: ls.LaTF.load(3), "a path is needed"),
 }
 VARIABLES |= {
@@ -327,6 +342,7 @@ VARIABLES |= {
     "load half": (lambda o: ls.LatentCV.load(o.folder / "half-cv.pt"), "damaged or cut off"),
     "load flipped": (lambda o: ls.LatentCV.load(o.folder / "flipped-cv.pt"), "damaged"),
     "load nothing": (lambda o: ls.LatentCV.load(None), "a path is needed"),
+    "save nothing": (lambda o: o.cv.save(3), "path must be the path of a file"),
     "load topology": (lambda o: ls.LatentCV.load(o.folder / "cv.pt", "alanine.pdb"), "topology"),
 }
 
@@ -483,6 +499,10 @@ BIASES |= {
     "step twice": (lambda o: ls.step_together(o.simulation, 1, o.bias, o.bias), "given twice"),
     "step a list": (lambda o: ls.step_together(o.simulation, 1, [o.bias]), "bias must be a bias"),
     "step nothing": (lambda o: ls.step_together(o.simulation, 1), "give the biases"),
+    "move a simulation": (lambda o: o.umbrella.move_to(o.simulation, [0, 0]), "context must be an openmm.Context"),
+    "height": (lambda o: ls.TrustRegion(o.model, 300.0).height(np.zeros(3)), "latent points must be (n, 2)"),
+    "past steps": (lambda o: metadynamics(o).past_energy(o.u, "late"), "steps must be an array of real numbers"),
+    "rewind": (lambda o: metadynamics(o).rewind(1), "opened read-only"),
     "energy shape": (lambda o: o.bias.energy(np.zeros((3, 1))), "latent points must be (n, 2)"),
     "energy text": (lambda o: o.bias.energy("here"), "u must be an array of real numbers"),
     "weights temperature": (lambda o: o.bias.weights(o.u, -1), "temperature"),

@@ -132,6 +132,8 @@ def train(
         arguments.instance("train", "settings", settings, TrainingSettings, "a TrainingSettings")
     if progress is not None:
         arguments.function("train", "progress", progress)
+    if checkpoint is not None:
+        arguments.path("train", "checkpoint", checkpoint)
     if dataset.frames <= FEWEST:
         raise TrainingError(f"train: {dataset.frames} frames are too few to learn from; give longer series.")
     if model.trained:
