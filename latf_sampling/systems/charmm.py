@@ -10,9 +10,9 @@ from openmm import app
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import CharmmSettings, SystemSettings
-from latf_sampling.systems.engine_files import assemble, implicit_solvent, read_file
+from latf_sampling.systems.engine_files import assemble, implicit_solvent, read_crd, read_file
 from latf_sampling.systems.force_field import options
-from latf_sampling.systems.molecule import Molecule, positions_array
+from latf_sampling.systems.molecule import Molecule
 from latf_sampling.systems.structure import read_structure
 from latf_sampling.units import to_quantity
 
@@ -42,7 +42,7 @@ def _coordinates(files: CharmmSettings) -> tuple[np.ndarray, Any]:
         structure = read_structure(file, key)
         positions, box = structure.positions, structure.topology.getPeriodicBoxVectors()
     else:
-        positions, box = positions_array(read_file(key, file, app.CharmmCrdFile).positions), None
+        positions, box = read_crd(file, key), None
     if files.box is not None:
         if box is not None:
             raise SettingsError(f"system.charmm.box: {file} has a unit cell; remove the key.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,7 +104,7 @@ def read_coordinates(file: Path, key: str, periodic: bool) -> tuple[np.ndarray, 
             box_vectors(content.getPeriodicBoxVectors()),
         )
     elif suffix in (".crd", ".cor") and file.read_bytes()[:1] == b"*":  # CHARMM's files begin with a title
-        positions, box = positions_array(read_file(key, file, app.CharmmCrdFile).positions), None
+        positions, box = read_crd(file, key), None
     elif suffix in (".inpcrd", ".rst7", ".rst", ".ncrst", ".crd", ".cor"):
         content = read_file(key, file, app.AmberInpcrdFile)
         vectors: Any = content.boxVectors  # OpenMM does not annotate it
@@ -112,6 +113,14 @@ def read_coordinates(file: Path, key: str, periodic: bool) -> tuple[np.ndarray, 
         structure = read_structure(file, key, periodic)
         positions, box = structure.positions, box_vectors(structure.topology.getPeriodicBoxVectors())
     return positions, box if periodic and box is not None and box.any() else None
+
+
+def read_crd(file: Path, key: str) -> np.ndarray:
+    """Positions (N, 3), nm, from a file of CHARMM, whose title is all that some damaged ones have."""
+    with suppress(OSError):  # which the reader reports
+        if all(line.startswith(b"*") or not line.strip() for line in file.read_bytes().splitlines()):
+            raise SettingsError(f"{key}: {file} cannot be read (it holds no atoms).")  # OpenMM would read it for ever
+    return positions_array(read_file(key, file, app.CharmmCrdFile).positions)
 
 
 def read_file(key: str, file: Path | tuple[Path, ...], reader: Callable[[Any], Content]) -> Content:

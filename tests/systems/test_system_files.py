@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from functools import cache
 from pathlib import Path
@@ -340,6 +341,29 @@ def swapped() -> str:
     a, b = lines[first], lines[second]
     lines[first], lines[second] = a[:30] + b[30:54] + a[54:], b[:30] + a[30:54] + b[54:]
     return "".join(lines)
+
+
+FILES = [
+    (program, name)
+    for program, files in PROGRAMS.items()
+    for entry in files.values()
+    for name in (entry if isinstance(entry, list) else [entry])
+    if name != "a.rtf"  # the molecule needs nothing of it
+]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b\x08\0\xe9", b"****\n" * 9], ids=["empty", "binary", "text"])
+@pytest.mark.parametrize(("program", "name"), FILES, ids=lambda value: value)
+def test_files_of_another_kind_are_refused_in_words_about_the_file(folder, tmp_path, capfd, program, name, content):
+    shutil.copytree(folder, tmp_path / "files")
+    (tmp_path / "files" / name).write_bytes(content)
+    with pytest.raises(SettingsError, match=rf"^system\.{program}") as refused:
+        built(tmp_path / "files", plain({program: PROGRAMS[program]}))
+    sentence = str(refused.value)
+    assert "\n" not in sentence
+    assert name in sentence or program == "charmm"  # without one of its parameters, the topology is at fault
+    assert not re.search(r"index|NoneType|codec|could not convert|invalid literal|object|to unpack|Error", sentence)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("case", WRONG)
