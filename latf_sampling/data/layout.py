@@ -355,22 +355,27 @@ class CampaignDirectory:
     def _replace(self, protocol: Protocol) -> None:
         """Store a protocol in place of another one, if both mean the same."""
         stored = self._stored()
-        keys = protocol.differences(stored.content)
+        damaged = stored.changed and not self._restates(stored, protocol)
+        try:
+            keys = [] if self._restates(stored, protocol) else protocol.differences(stored.content)
+        except StoreError as error:
+            keys = [str(error).partition(":")[0]]
+            if not damaged:
+                raise StoreError(f"{self._protocol}: {error}") from error
         if keys and not self.has_results():
             for folder in (self.inputs, self.system, self.path / "rounds"):
                 if folder.exists():
                     remove_folder(folder)
-        elif keys and not self._restates(stored, protocol):
-            if stored.changed:
-                raise StoreError(
-                    f"{self._protocol}: was changed after the campaign was made ({', '.join(keys)}); restore it."
-                )
+        elif keys and damaged:
+            raise StoreError(
+                f"{self._protocol}: was changed after the campaign was made ({', '.join(keys)}); restore it."
+            )
+        elif keys:
             raise StoreError(
                 f"{self.path}: was made with other settings ({', '.join(keys)}); "
                 "go on with those, or give another directory."
             )
-        content = json.loads(protocol.canonical())
-        if stored.changed or stored.damaged() or stored.content != content:
+        if stored.changed or stored.damaged() or stored.content != json.loads(protocol.canonical()):
             self._store(protocol)
 
     def has_results(self) -> bool:

@@ -63,6 +63,46 @@ def inputs(protocol: Protocol, directory: CampaignDirectory, index: int) -> dict
     return {manifest.path.relative_to(directory.path).as_posix(): _product(manifest) for manifest in manifests}
 
 
+def verify_campaign(protocol: Protocol, directory: CampaignDirectory) -> None:
+    """Refuse a campaign in which a file of a finished task is missing or was changed.
+
+    Raises
+    ------
+    StoreError
+        Names the first such file, and says what to do.
+    """
+    for index in range(len(protocol.runs)):
+        verify_round(protocol, directory, index)
+        if directory.round(index).learning.finished:
+            verify_learning(directory, index)
+    starts, last = StartFiles(directory.starts), directory.round(len(protocol.all_rounds) - 1).learning
+    for made in (starts.table, directory.evaluation_marker):
+        if made.exists() and not last.finished:
+            raise StoreError(f"{last.history}: is missing, while {made} exists. `latf run` trains the model again.")
+    try:
+        # While structures are made, their folder of targets exists.
+        if starts.complete or (starts.arrays(0).exists() and not starts.unfinished.exists()):
+            starts.read_table()
+        if directory.evaluation_marker.exists():
+            Manifest.load(directory.evaluation_marker).verified()
+    except StoreError as error:
+        raise StoreError(f"{error} `latf run` makes it again.") from error
+
+
+def verify_learning(directory: CampaignDirectory, index: int) -> None:
+    """Refuse the model of a round whose files are not what was written.
+
+    Raises
+    ------
+    StoreError
+        A file is missing or was changed; names it.
+    """
+    try:
+        directory.round(index).learning.manifest().verified()
+    except StoreError as error:
+        raise StoreError(f"{error} `latf run` trains this model again.") from error
+
+
 def verify_round(protocol: Protocol, directory: CampaignDirectory, index: int) -> None:
     """Refuse a round whose files are not what was written, or not what the model after it was trained on.
 

@@ -100,6 +100,19 @@ class Records(Setup):
         """Number of rounds; external trajectories are round 0, if there are any."""
         return len(self.protocol.all_rounds)
 
+    def verify(self) -> None:
+        """Refuse a directory in which a file of a finished task is missing or was changed.
+
+        Raises
+        ------
+        StoreError
+            Names the first such file, and says what to do.
+        """
+        from latf_sampling.records.integrity import verify_campaign
+
+        _ = self.molecule
+        verify_campaign(self.protocol, self.directory)
+
     # Frames
 
     def frames(self, last_round: int | None = None) -> list[Frames]:
@@ -208,14 +221,12 @@ class Records(Setup):
         """
         from latf_sampling.cv.latent_cv import LatentCV
         from latf_sampling.learning.model import LaTF
+        from latf_sampling.records.integrity import verify_learning
 
         files = self.directory.round(index).learning
         if not files.finished:
             raise StoreError(f"{self.directory.path}: no model was learned after round {index}.")
-        try:
-            files.manifest().verified()
-        except StoreError as error:
-            raise StoreError(f"{error} `latf run` trains this model again.") from error
+        verify_learning(self.directory, index)
         return LaTF.load(files.model), LatentCV.load(files.cv, self.molecule.topology)
 
     # What a report is written from, read once

@@ -68,12 +68,13 @@ def write_report(records: Records, path: str | Path | None = None) -> Path:
     Raises
     ------
     StoreError
-        A finished file is missing, was changed or cannot be read; names it. The report cannot be written, which is found
-        before it is made.
+        A finished file is missing, was changed or cannot be read; names it. Or the report cannot be written, which is
+        found before it is made.
     DataError
         A trajectory does not fit its table; names the file.
     """
     target = output_file(records.directory.report, follow_link=False) if path is None else output_file(path)
+    records.verify()
     estimates = Estimates.from_records(records)
     sections = [section(records, estimates) for section in SECTIONS]
     numbers = {
