@@ -58,7 +58,8 @@ class Features:
         ``coordination: {of: selection, r0: "1.5 nm", n: 6, m: 12}``
             Coordination numbers of identical particles, smallest first, for a typical distance r0 (text with a unit, or
             a float in nm). The even numbers n and m, which are optional, are the exponents of the switching function
-            (see `latf_sampling.features.modules.switching`); ``fermi: "0.02 nm"``, the width of the other one, replaces them.
+            (see `latf_sampling.features.modules.switching`); ``fermi: "0.02 nm"``, the width of the other one, replaces
+            them.
         ``coordination: {..., moments: [2, 3], axes: "xy"}``
             Central moments of their distribution as well; distances along some axes only, which cannot be periodic.
         ``angles: selection``

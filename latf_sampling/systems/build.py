@@ -15,7 +15,7 @@ from latf_sampling.systems.checks import check_box, check_masses, check_start
 from latf_sampling.systems.engine_files import read_coordinates
 from latf_sampling.systems.gromacs import from_gromacs
 from latf_sampling.systems.molecule import Conformation, Molecule
-from latf_sampling.systems.named import named_structure
+from latf_sampling.systems.named import DEFAULT_CONFORMATION, named_structure
 from latf_sampling.systems.parametrized import from_name, from_structure
 from latf_sampling.systems.restraints import add_restraints
 from latf_sampling.systems.serialized import from_openmm
@@ -83,6 +83,8 @@ def build(settings: SystemSettings, seed: int = 0) -> Molecule:
 def _conformation(entry: str | Path, key: str, settings: SystemSettings, molecule: Molecule, seed: int) -> Conformation:
     """A conformation by the name of a molecule's, or from a file."""
     if settings.name is not None:
+        if entry == DEFAULT_CONFORMATION:
+            return Conformation(molecule.positions)
         structure = named_structure(settings.name, str(entry), streams.stream_seed(seed, "prepare", 0))
         return Conformation(structure.positions)
     positions, box = read_coordinates(Path(entry), key, molecule.system.usesPeriodicBoundaryConditions())

@@ -8,6 +8,7 @@ from openmm import unit
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.systems.molecule import Conformation, Molecule, bond_lengths, box_vectors, residue_label
+from latf_sampling.systems.neighbors import close_pairs
 from latf_sampling.units import to_float
 
 CLOSEST = 0.09
@@ -113,11 +114,9 @@ def check_start(molecule: Molecule, start: Conformation, key: str) -> None:
 
 def _overlap(molecule: Molecule, start: Conformation, bonded: set[tuple[int, int]]) -> tuple[int, int, float] | None:
     """The closest two atoms without a bond and their distance, if they overlap; virtual sites are ignored."""
-    from scipy.spatial import KDTree  # here: its import takes a quarter of a second
-
     real = np.array([i for i, atom in enumerate(molecule.topology.atoms()) if atom.element is not None], dtype=int)
     bonds = bonded | {tuple(sorted((bond.atom1.index, bond.atom2.index))) for bond in molecule.topology.bonds()}
-    near = np.sort(real[KDTree(start.positions[real]).query_pairs(CLOSEST, output_type="ndarray")], axis=1)
+    near = np.sort(real[close_pairs(start.positions[real], CLOSEST)], axis=1)
     overlaps = [
         (first, second, float(np.linalg.norm(start.positions[first] - start.positions[second])))
         for first, second in near.tolist()

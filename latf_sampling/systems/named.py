@@ -12,6 +12,8 @@ from latf_sampling.errors import InstallationError
 from latf_sampling.systems.preparation import with_hydrogens
 from latf_sampling.systems.structure import Structure, read_structure
 
+DEFAULT_CONFORMATION = "hairpin"
+"""What a molecule by name starts from where nothing else is asked for."""
 CHIGNOLIN = "YYDPETGTWY"
 """CLN025, Honda et al., doi:10.1021/ja8030533."""
 BACKBONES = {
@@ -33,7 +35,7 @@ SIDE_CHAINS = {
 """Torsions of the side chains as PeptideBuilder takes them, degrees; an empty entry leaves the choice to it."""
 
 
-def named_structure(name: str, conformation: str = "hairpin", seed: int = 0) -> Structure:
+def named_structure(name: str, conformation: str = DEFAULT_CONFORMATION, seed: int = 0) -> Structure:
     """The structure of a molecule by its name.
 
     Parameters

@@ -15,6 +15,7 @@ from openmm import app
 from latf_sampling.errors import SettingsError
 from latf_sampling.systems import mmcif, pdb
 from latf_sampling.systems.molecule import box_vectors, positions_array, residue_label
+from latf_sampling.systems.neighbors import close_pairs
 from latf_sampling.systems.reader_errors import reason
 from latf_sampling.systems.structure_text import StructureText
 from latf_sampling.systems.whole_molecules import make_whole
@@ -155,8 +156,6 @@ def refuse_breaks(structure: Structure, key: str) -> None:
 
 def refuse_damage(structure: Structure, source: StructureText) -> None:
     """Refuse a structure with impossible bonds or overlapping atoms, before atoms are placed next to them."""
-    from scipy.spatial import KDTree  # here: its import takes a quarter of a second
-
     atoms = list(structure.topology.atoms())
 
     def name(index: int) -> str:
@@ -171,7 +170,7 @@ def refuse_damage(structure: Structure, source: StructureText) -> None:
             raise source.fault(
                 f"is damaged: the bond of {name(first.index)} and {name(second.index)} is {length:.2f} nm long."
             )
-    for first, second in sorted(KDTree(structure.positions).query_pairs(CLOSEST)):
+    for first, second in close_pairs(structure.positions, CLOSEST).tolist():
         length = np.linalg.norm(structure.positions[first] - structure.positions[second])
         raise source.fault(f"is damaged: {name(first)} and {name(second)} overlap, they are {length:.3f} nm apart.")
 
