@@ -221,11 +221,13 @@ def features(
 ) -> None:
     """Compute descriptors: write them, print their statistics, and name constant and duplicate columns."""
     from latf_sampling.learning.sensitivity import rank_descriptors
-    from latf_sampling.records.feature_table import Source, write_features
+    from latf_sampling.records.feature_table import Source, feature_file, write_features
     from latf_sampling.records.records import Records
     from latf_sampling.records.setup import Setup
     from latf_sampling.settings import Protocol
 
+    if output is not None:
+        feature_file(output)
     records = Records.load(source, trust) if source.is_dir() else None
     if ranking and records is None:
         raise SettingsError("latf features: --ranking needs a model; give the directory of a campaign.")

@@ -130,7 +130,7 @@ def write_features(
     """
     if not sources:
         raise SettingsError("there is no trajectory to compute descriptors of; name one.")
-    target = None if path is None else _target(path)
+    target = None if path is None else feature_file(path)
     lengths: list[int] = []
 
     def parts(scratch: IO[bytes]) -> Iterator[np.ndarray]:
@@ -172,8 +172,16 @@ def provenance(features: Features, sources: Sequence[Source], lengths: Sequence[
     }
 
 
-def _target(path: str | Path) -> Path:
-    """The file to write, in a folder that exists."""
+def feature_file(path: str | Path) -> Path:
+    """The file for a table of descriptors, after a try to write there.
+
+    Raises
+    ------
+    SettingsError
+        The suffix is none of `SUFFIXES`, or there is no such folder.
+    StoreError
+        The file cannot be written.
+    """
     folder = Path(path).absolute().parent
     if not folder.is_dir():
         raise SettingsError(f"{path}: there is no folder {folder}.")
