@@ -1,8 +1,8 @@
 """Mutations of protocols: each is refused in one sentence that names the key, or is read as it was written.
 
-Per protocol, every key and item is deleted, nulled, misspelled, written twice, and given each of the values of `WRONG`;
-then pairs of such mutations are drawn at random with a fixed seed, and the bytes of the file are damaged. In all there
-are 2,890 mutated protocols, of which COUNT are refused and the others are read as written.
+Every key and item of a protocol is deleted, misspelled, written twice, and given values of `WRONG`, some of them drawn
+with a fixed seed; then several are changed at once, and the bytes of the file are damaged. Of these 1,572 protocols 1,243
+are refused, and 329 are read as written. With LATF_FUZZ=every each key is given every value, in 10,710 protocols.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def as_written(value: Any, read: Any) -> bool:
     if isinstance(value, bool) or isinstance(read, bool) or value is None:
         return value is read
     if isinstance(value, (int, float)):
-        return isinstance(read, (int, float)) and (value == read or (value != value and read != read))
+        return isinstance(read, (int, float)) and (float(value) == float(read) or (value != value and read != read))
     if isinstance(value, str) and isinstance(read, float):
         for dimension in units.UNITS:
             try:
