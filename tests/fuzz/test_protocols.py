@@ -1,8 +1,8 @@
 """Mutations of protocols: each is refused in one sentence that names the key, or is read as it was written.
 
 Every key and item of a protocol is deleted, misspelled, written twice, and given values of `WRONG`, some of them drawn
-with a fixed seed; then several are changed at once, and the bytes of the file are damaged. Of these 1,572 protocols 1,243
-are refused, and 329 are read as written. With LATF_FUZZ=every each key is given every value, in 10,710 protocols.
+with a fixed seed; then several are changed at once, and the bytes of the file are damaged. Of these 1,572 protocols
+1,243 are refused, and 329 are read as written. With LATF_FUZZ=every each key is given every value, in 10,710 protocols.
 """
 
 from __future__ import annotations
