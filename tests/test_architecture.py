@@ -263,6 +263,8 @@ def writes(tree: ast.AST) -> list[int]:
 WRITE = {
     "latf_sampling.core.storage",
     "latf_sampling.core.outputs",  # a try, which it removes
+    "latf_sampling.core.readers",  # to nowhere
+    "latf_sampling.data.trajectory_writers",  # to the name that it is given
     "latf_sampling.data.layout",  # the lock of a campaign
     "latf_sampling.cv.force",  # a table that running forces read, in a temporary folder that dies with them
 }
@@ -292,3 +294,37 @@ os.replace("a", "b")
 """
     assert writes(ast.parse(code)) == [2, 4, 5, 6, 8, 9, 13]
     assert writes(ast.parse((PACKAGE / "core" / "storage.py").read_text()))  # storage itself does write
+
+
+# ------------------------------------------------------------------------------------------------ encoding
+
+
+def locale_dependent(tree: ast.AST) -> list[int]:
+    """Lines that open a text file, or read from a process, in the encoding of the locale."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name, given = ast.unparse(node.func), {keyword.arg for keyword in node.keywords}
+        last = name.rsplit(".", 1)[-1]
+        if last in ("read_text", "write_text"):
+            text = name not in ("read_text", "write_text", "storage.write_text")  # functions of ours
+        elif last in ("open", "fdopen", "NamedTemporaryFile", "TemporaryFile"):
+            place = 1 if name in ("open", "io.open", "os.fdopen") else 0
+            modes = [keyword.value for keyword in node.keywords if keyword.arg == "mode"] + node.args[place : place + 1]
+            binary = any(isinstance(mode, ast.Constant) and "b" in str(mode.value) for mode in modes)
+            text = name not in ("os.open", "mdtraj.open", "archive.open") and not binary
+            text = text and not (last.endswith("TemporaryFile") and not modes)
+        else:
+            text = name in ("np.loadtxt", "np.savetxt", "np.genfromtxt") or (
+                last in ("run", "Popen") and "text" in given
+            )
+        if text and "encoding" not in given:
+            found.append(node.lineno)
+    return found
+
+
+def test_text_is_utf8_whatever_the_locale():
+    found = {module: locale_dependent(ast.parse(path.read_text(encoding="utf-8"))) for module, path in MODULES.items()}
+    assert {module: lines for module, lines in found.items() if lines} == {}
+    assert locale_dependent(ast.parse('open("a")\nopen("a", "rb")\nPath("a").read_text()\np.open("w")')) == [1, 3, 4]

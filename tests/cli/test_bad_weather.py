@@ -52,10 +52,10 @@ def latf(monkeypatch, capsys, tmp_path):
     return call
 
 
-def write_wells(folder: Path, name: str = "protocol.yaml", **changes) -> Path:
+def write_wells(folder: Path, file: str = "protocol.yaml", **changes) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(yaml.safe_dump({**TINY_WELLS, **changes}, allow_unicode=True), encoding="utf-8")
-    return folder / name
+    (folder / file).write_text(yaml.safe_dump({**TINY_WELLS, **changes}, allow_unicode=True), encoding="utf-8")
+    return folder / file
 
 
 def no_work(monkeypatch) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from latf_sampling.core import processes
-from latf_sampling.core.processes import WorkerDied, run_tasks
-from latf_sampling.errors import DataError, SimulationError
+from latf_sampling.core.processes import UnexpectedFailure, WorkerDied, run_tasks
+from latf_sampling.errors import DataError, SettingsError, SimulationError, StoreError
 
 
 class Squares:
@@ -83,3 +84,37 @@ def test_errors_arrive_and_end_the_others(tmp_path, task, error, words, fresh):
 
 def test_available_cores():
     assert 1 <= processes.available_cores() <= os.cpu_count()
+
+
+class Broken:
+    """Cannot write its file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, task: int) -> None:
+        (self.folder / "none" / "x").write_text("")
+
+
+class Unlocated:
+    """A class that another process does not find, as those of a script."""
+
+
+Unlocated.__module__ = "__main__"
+
+
+def test_errors_of_files_and_unexpected_failures(tmp_path):
+    with pytest.raises(StoreError, match="none/x: cannot be read or written .No such file or directory"):
+        list(run_tasks(Broken, tmp_path, [(0, 1)], 1, fresh=True))
+    words = r"^walker 3: unexpected failure \(ZeroDivisionError: by nothing\)\.$"
+    with pytest.raises(UnexpectedFailure, match=words) as raised:
+        list(run_tasks(Squares, tmp_path, [(3, "fail")], 1, fresh=True, name="walker {}".format))
+    assert "raise ZeroDivisionError" in str(raised.value.__cause__)
+
+
+def test_what_only_the_script_knows_is_refused(tmp_path):
+    for setup, task in ((Unlocated(), 1), (tmp_path, Unlocated()), (lambda: 0, 1)):
+        with pytest.raises(SettingsError, match="cannot be passed to another process .*put classes and functions"):
+            list(run_tasks(Squares, setup, [(0, task)], 1, fresh=True))
+    assert multiprocessing.active_children() == []
+    assert sys.modules["__main__"].__name__ == "__main__" and hasattr(sys.modules["__main__"], "__file__")
