@@ -338,7 +338,10 @@ class CampaignDirectory:
                 self._refuse_other_files()
                 self._store(protocol)
             remove_stale(self.path)
-            yield
+            try:
+                yield
+            finally:
+                remove_stale(self.path)  # of walkers that were stopped while they wrote
 
     def _stored(self) -> Manifest:
         if not self._protocol.exists():

@@ -408,16 +408,16 @@ def test_a_script_needs_no_guard(tmp_path):
 
 
 def test_any_locale(tmp_path):
-    """Protocol, folder and report with letters that ASCII does not know."""
-    folder, rounds = tmp_path / "é", [{"walkers": ["1 kJ/mol"], "length": "100 ps"}]
-    protocol = write_wells(folder, "protokoll-ß.yaml", name="Trois trous, été ☃", rounds=rounds, evaluate=None)
+    """Protocol, folder and page with letters that ASCII does not know."""
+    protocol = write_wells(tmp_path / "é", "protokoll-ß.yaml", name="Trois trous, été ☃")
+    page = tmp_path / "ü" / "☃.html"
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    for coding, command in (("ascii", ["check", protocol]), ("", ["run", protocol, "-o", tmp_path / "ü"])):
+    for coding, command in (("ascii", ["check", protocol]), ("", ["report", finished_wells(), "-o", page])):
         variables = {**environment, "PYTHONIOENCODING": coding} if coding else environment
         done = subprocess.run([*LATF, *map(str, command)], capture_output=True, env=variables, timeout=200)
         assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
-    assert "Trois trous, été ☃" in (tmp_path / "ü" / "report.html").read_text(encoding="utf-8")
-    assert f"Report: {tmp_path / 'ü' / 'report.html'}" in done.stdout.decode()
+    assert "±" in page.read_text(encoding="utf-8")
+    assert f"Report: {page}" in done.stdout.decode()
 
 
 def test_a_name_that_is_not_utf8_is_printed(monkeypatch):
