@@ -262,13 +262,14 @@ def test_arguments_that_cannot_be(tmp_path):
             UmbrellaWindows(windows.umbrella, path, 300.0, tmp_path)
     with pytest.raises(SettingsError, match="temperature: must be more than 0 K"):
         UmbrellaWindows(windows.umbrella, [[0.7]], 0.0, tmp_path)
-    with pytest.raises(SettingsError, match="the integrator keeps 300 K, the windows are at 310 K"):
+    with pytest.raises(SettingsError, match=r"the bias is for 310 K, and the \w+ of the simulation keeps 300 K"):
         UmbrellaWindows(windows.umbrella, [[0.7]], 310.0, tmp_path).run(made, **SHORT)
     plain = openmm.app.Simulation(
         made.topology, made.system, openmm.VerletIntegrator(0.001), made.context.getPlatform()
     )
     plain.context.setPositions(made.context.getState(getPositions=True).getPositions())
-    windows.run(plain, **SHORT)  # what has no temperature is not asked for one
+    with pytest.raises(SettingsError, match="the VerletIntegrator of the simulation keeps no temperature"):
+        windows.run(plain, **SHORT)
 
 
 # ------------------------------------------------------------------------------------------------ paths
