@@ -16,6 +16,7 @@ from latf_sampling.campaign.policies import POLICIES
 from latf_sampling.campaign.progress import Progress, StepProgress, silent
 from latf_sampling.core import installation, platforms, storage, streams
 from latf_sampling.core.manifest import Manifest
+from latf_sampling.core.words import plural
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.data.external import ExternalTrajectory, examine
@@ -308,11 +309,11 @@ class Campaign:
                     self.protocol.frame_interval,
                     None if barostat is None else barostat.pressure,
                     target,
-                    lambda frames, done=done, name=name: progress(step, done, f"{name}: {frames:,} frames"),
+                    lambda frames, done=done, name=name: progress(step, done, f"{name}: {plural(frames, 'frame')}"),
                 )
             earlier = before + target.manifest().content["frames"]
         frames = sum(map(len, self.records.external_frames()))
-        progress(step, 1.0, f"{frames:,} frames of {len(trajectories)} trajectories")
+        progress(step, 1.0, f"{plural(frames, 'frame')} of {plural(len(trajectories), 'trajectory')}")
 
     def _simulate(self, index: int, run_walkers: Executor, progress: Progress) -> None:
         repair.repair_round(self.records, index)
@@ -381,7 +382,7 @@ class Campaign:
         }
         files.finish(summary)
         storage.remove(files.checkpoint)
-        progress(step, 1.0, f"{model.n_states} states")
+        progress(step, 1.0, plural(model.n_states, "state"))
 
     def _evaluate(self, run_walkers: Executor, progress: Progress) -> None:
         if self.protocol.evaluate is None:

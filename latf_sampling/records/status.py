@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from latf_sampling.core.manifest import Manifest
+from latf_sampling.core.words import plural
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.settings import ExternalRound, Protocol, RoundSettings, n_steps
 from latf_sampling.starts.files import StartFiles
@@ -44,9 +45,9 @@ def _simulation(
     finished = [segments if halted else len(walker.markers()) for walker, halted in zip(walkers, stopped)]
     kind = "plain" if settings.bias is None else settings.bias.kind
     total = segments * len(walkers)
-    words = f"{sum(finished)} of {total} segments, {kind}, {_kelvin(settings)}"
+    words = f"{sum(finished)} of {plural(total, 'segment')}, {kind}, {_kelvin(settings)}"
     if any(stopped):
-        words += f"; {sum(stopped)} walkers left the trust region and were stopped"
+        words += f"; {plural(sum(stopped), 'walker')} left the trust region and stopped"
     return _entry(f"{name}: simulate", sum(finished) / total, words)
 
 
@@ -54,7 +55,7 @@ def _reading(directory: CampaignDirectory, settings: ExternalRound) -> dict:
     markers = [directory.round(0).external(number).marker for number in range(len(settings.walkers))]
     summaries = [Manifest.load(marker).content for marker in markers if marker.exists()]
     frames = sum(len(range(0, summary["frames"], summary["stride"])) for summary in summaries)
-    words = f"{len(summaries)} of {len(markers)} trajectories, {frames:,} frames, {_kelvin(settings)}"
+    words = f"{len(summaries)} of {plural(len(markers), 'trajectory')}, {plural(frames, 'frame')}, {_kelvin(settings)}"
     return _entry("round 0: read", len(summaries) / len(markers), words)
 
 
@@ -62,7 +63,7 @@ def _learning(directory: CampaignDirectory, index: int) -> dict:
     learning, words = directory.round(index).learning, ""
     if learning.finished:
         history = learning.manifest().content
-        words = f"{len(history['states'])} states, {history['seconds']:.0f} s"
+        words = f"{plural(len(history['states']), 'state')}, {history['seconds']:.0f} s"
     return _entry(f"round {index}: learn", learning.finished, words)
 
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from latf_sampling.analysis.kinetics import Kinetics
 from latf_sampling.core import storage
+from latf_sampling.core.words import plural
 from latf_sampling.learning.evaluation import Evaluation
 from latf_sampling.learning.evaluation.comparison import EvaluationRow
 from latf_sampling.report import charts, page, words
@@ -43,8 +44,8 @@ def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
 
 def _head(evaluation: Evaluation) -> str:
     about = (
-        f"A latent space of {words.count(evaluation.dim, 'dimension')} with {evaluation.n_states} states, learned at a "
-        f"lag of {words.count(evaluation.lag, 'frame')}, compared with data that were not fitted in training: "
+        f"A latent space of {plural(evaluation.dim, 'dimension')} with {plural(evaluation.n_states, 'state')}, "
+        f"learned at a lag of {plural(evaluation.lag, 'frame')}, compared with data that were not fitted in training: "
         f"{evaluation.samples:,} generated samples per temperature, {evaluation.bins} bins per dimension."
     )
     title = '<p class="eyebrow">latf_sampling evaluation</p>\n<h1>How good is this model?</h1>'

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from latf_sampling import analysis
 from latf_sampling.analysis import Difference
 from latf_sampling.analysis.blocks import BLOCK_LENGTH, RESAMPLES
+from latf_sampling.core.words import plural
 from latf_sampling.records.records import Records
 from latf_sampling.report import charts, page, words
 from latf_sampling.report.estimates import Estimates, history_times
@@ -78,7 +79,7 @@ def _as_json(entry: Difference | None) -> dict | None:
 def _title(records: Records) -> str:
     protocol, system = records.protocol, records.molecule.system
     temperatures = [t for entry in records.rounds for t in entry.settings.walkers]
-    settings, atoms = protocol.system, words.count(system.getNumParticles(), "atom")
+    settings, atoms = protocol.system, plural(system.getNumParticles(), "atom")
     what = f"{settings.title}, {atoms}"
     if not settings.is_potential and settings.openmm is None:
         what += "".join(f", {name}" for name in settings.force_field_names) + f", {settings.nonbonded}"
@@ -94,8 +95,8 @@ def _cards(records: Records, estimates: Estimates) -> list[tuple[str, str, str]]
     count, external = len(walkers), sum(walker.simulated for walker in walkers)
     begun = len(records.walkers) - count
     cards = [
-        ("Simulated time", words.span(records.simulated), f"sum over {words.count(begun, 'walker')}"),
-        *([("External trajectories", words.span(external), words.count(count, "file"))] if count else []),
+        ("Simulated time", words.span(records.simulated), f"sum over {plural(begun, 'walker')}"),
+        *([("External trajectories", words.span(external), plural(count, "file"))] if count else []),
         ("Rounds finished", f"{finished} of {len(records.rounds)}", "simulated, and a model learned"),
     ]
     pooled = estimates.pooled
@@ -178,7 +179,7 @@ def _plain(estimates: Estimates) -> str:
         return f"There is no plain dynamics at {estimates.temperature:g} K to compare with."
     simulated = words.span(sum(walker.simulated for walker in estimates.plain))
     crossed = sum(sum(estimates.crossings[walker.key]) for walker in estimates.plain)
-    text = f"Plain dynamics at {estimates.temperature:g} K, {simulated}: {words.count(crossed, 'crossing')}"
+    text = f"Plain dynamics at {estimates.temperature:g} K, {simulated}: {plural(crossed, 'crossing')}"
     if estimates.plain_estimate is None:
         return text + ". Without crossings plain dynamics gives no estimate."
     return text + f", {words.value(estimates.plain_estimate.value, estimates.plain_estimate.error)}."

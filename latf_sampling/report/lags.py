@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from latf_sampling.core import storage
+from latf_sampling.core.words import plural
 from latf_sampling.learning.lag_scan import CONDITIONS, LagScan
-from latf_sampling.report import charts, page, words
+from latf_sampling.report import charts, page
 
 
 def write_lags(scan: LagScan, path: str | Path) -> None:
@@ -30,8 +31,8 @@ def write_lags(scan: LagScan, path: str | Path) -> None:
 
 def _head(scan: LagScan) -> str:
     about = (
-        f"The first stage of training at {words.count(len(scan.results), 'lag time')}, on "
-        f"{words.count(scan.frames, 'frame')}. Time scales and scores are for a temperature of "
+        f"The first stage of training at {plural(len(scan.results), 'lag time')}, on "
+        f"{plural(scan.frames, 'frame')}. Time scales and scores are for a temperature of "
         f"{scan.temperature:g}."
     )
     title = '<p class="eyebrow">latf_sampling lags</p>\n<h1>Choice of the lag time</h1>'

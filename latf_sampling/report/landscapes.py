@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from latf_sampling import analysis
 from latf_sampling.core import streams
+from latf_sampling.core.words import plural
 from latf_sampling.records.records import Records
 from latf_sampling.records.rounds import LearnedModel
 from latf_sampling.report import charts, page
@@ -45,8 +46,8 @@ def _latent(records: Records) -> list[str]:
             ),
             f"Latent free energy by the flow learned after round {index}, at "
             f"{learned.model.settings.reference_temperature:g} K, with training frames of all temperatures colored by "
-            f"their state ({learned.model.n_states} states) and the range of the training data (dashed). Each state "
-            "should lie in its own well, and there should be no well without frames.",
+            f"their state ({plural(learned.model.n_states, 'state')}) and the range of the training data (dashed). "
+            "Each state should lie in its own well, and there should be no well without frames.",
         )
         for index, learned in records.learned
     ]

@@ -6,6 +6,7 @@ import json
 
 from latf_sampling import __version__
 from latf_sampling.core import installation, storage
+from latf_sampling.core.words import plural
 from latf_sampling.records.records import Records
 from latf_sampling.report import page
 from latf_sampling.report.estimates import Estimates
@@ -44,7 +45,7 @@ def _models(records: Records) -> list[str]:
             learned.model.provenance.get("seed", "unknown"),
             f"{learned.model.provenance.get('frames', 0):,}",
             learned.model.n_states,
-            f"{len(learned.cv.metadata['names'])} descriptors, {len(learned.cv.atoms)} atoms",
+            f"{plural(len(learned.cv.metadata['names']), 'descriptor')}, {plural(len(learned.cv.atoms), 'atom')}",
             learned.cv.metadata["provenance"].get("exported", "unknown"),
         )
         for index, learned in records.learned
