@@ -26,8 +26,8 @@ class ReferenceFile:
     temperature : float or None
         ``temperature_K``; None where the file does not say it.
     surface : tuple or None
-        ``edges_rad`` (bins + 1,) and ``free_energy_kJ_per_mol`` (bins, bins) of phi and psi, infinite where the file has
-        null.
+        ``edges_rad`` (bins + 1,) and ``free_energy_kJ_per_mol`` (bins, bins) of phi and psi, infinite where the file
+        has null.
     """
 
     value: float

@@ -21,6 +21,7 @@ from openmm import unit
 from latf_sampling import report as report_folder
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.core import storage
+from latf_sampling.core.manifest import Manifest
 from latf_sampling.data.trajectories import WalkerFrames
 from latf_sampling.errors import SettingsError, StoreError
 from latf_sampling.learning import model
@@ -499,7 +500,7 @@ def test_partial_campaigns(tmp_path, stage, simulated, said):
 
 @pytest.mark.parametrize("dim", [1, 3])
 def test_latent_spaces_of_other_dimensions(tmp_path, dim):
-    page = report(make(tmp_path, rounds=2, dim=dim))
+    page = report(make(tmp_path, dim=dim))
     assert page.tags.count("svg") == page.tags.count("figcaption") > 10
 
 
@@ -508,6 +509,8 @@ def test_a_reference_for_another_temperature_is_not_compared(tmp_path):
     stage_biased(campaign)
     file = campaign.directory.inputs / "reference.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "temperature_K": 310.0}))
+    manifest = Manifest.load(campaign.directory.path / "protocol.json")
+    Manifest.write(manifest.path, manifest.content, [campaign.directory.path / name for name in manifest.files])
     page = report(campaign)
     assert page.numbers["difference"]["reference_kJ_per_mol"] is None
     assert page.numbers["difference"]["deviation_in_combined_errors"] is None
