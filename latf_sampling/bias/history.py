@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,7 @@ from latf_sampling.core import storage
 from latf_sampling.errors import SimulationError, StoreError
 
 SUFFIX = ".hills"
+GENERATION = re.compile(rb"#! SET generation \d+")
 
 
 class History:
@@ -124,9 +126,10 @@ class History:
         return True
 
     def summary(self) -> dict[str, Any]:
-        """Number and digest of the hills in the file, with which `verify_hills` recognizes them."""
+        """Number and digest of the hills in the file, and the digest of its settings, for `verify_hills`."""
         assert self.path is not None
-        return {"entries": self._written, "sha256": hills_digest(self.path, self._written)}
+        sums = {"sha256": hills_digest(self.path, self._written), "head": _head_digest(self.path)}
+        return {"entries": self._written, **sums}
 
     def close(self) -> None:
         """Let other processes write to the file."""
@@ -286,6 +289,12 @@ def hills_digest(path: Path, entries: int) -> str | None:
     return hashlib.sha256(b"".join(lines[:entries])).hexdigest()
 
 
+def _head_digest(path: Path) -> str:
+    """SHA-256 of the settings in a file of hills: all lines of its head but the generation, which may change."""
+    lines = [line for line in path.read_bytes().splitlines() if line.startswith(b"#!")]
+    return hashlib.sha256(b"\n".join(line for line in lines if not GENERATION.fullmatch(line))).hexdigest()
+
+
 def verify_hills(path: Path, saved: Mapping[str, Any], complete: bool) -> None:
     """Compare a walker's files with what its bias stated when it saved them.
 
@@ -307,6 +316,8 @@ def verify_hills(path: Path, saved: Mapping[str, Any], complete: bool) -> None:
     if hills_digest(path, entries) != saved["sha256"]:
         what = f"its first {entries} hills are not those that were added" if path.exists() else "is missing"
         raise StoreError(f"{path}: {what}.")
+    if "head" in saved and _head_digest(path) != saved["head"]:
+        raise StoreError(f"{path}: its first lines, with the settings of the bias, were changed.")
     if complete and hills_digest(path, entries + 1) is not None:
         raise StoreError(f"{path}: holds more hills than the {entries} that were added.")
     state = path.with_suffix(".npz")

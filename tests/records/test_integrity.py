@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.molecules import finished_campaign, write_protocol
 
-from latf_sampling.bias.history import hills_digest, keep_hills, verify_hills
+from latf_sampling.bias.history import History, hills_digest, keep_hills, verify_hills
 from latf_sampling.campaign import campaign as loop
 from latf_sampling.campaign import executors
 from latf_sampling.campaign.campaign import Campaign
@@ -294,6 +294,23 @@ def test_hills_are_recognized_up_to_a_number(tmp_path):
     assert hills_digest(path, 0) == hills_digest(tmp_path / "walker-00.hills", 0)
     keep_hills(path, 0)
     with pytest.raises(StoreError, match="is missing"):
+        verify_hills(path, saved, complete=False)
+
+
+@pytest.mark.parametrize(
+    "damage", [("u0", "u1"), ("300.0", "600.0"), ("#! SET temperature 300.0\n", ""), ("tion 0", "tion x")]
+)
+def test_the_settings_above_hills_are_verified(tmp_path, damage):
+    settings = {"temperature": "300.0"}
+    history = History(tmp_path / "walker-00.hills", ["step", "u0"], settings)
+    history.add([1, 0.1])
+    history.write()
+    saved, path = history.summary(), tmp_path / "walker-00.hills"
+    history.rewind(0)  # the next generation
+    history.close()
+    verify_hills(path, {**saved, "entries": 0, "sha256": hills_digest(path, 0)}, complete=True)
+    path.write_text(path.read_text().replace("tion 1", "tion 0").replace(*damage) + "1 0.1\n")
+    with pytest.raises(StoreError, match="its first lines, with the settings of the bias, were changed"):
         verify_hills(path, saved, complete=False)
 
 
