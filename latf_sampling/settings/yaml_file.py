@@ -84,6 +84,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from error
     except RecursionError as error:
         raise SettingsError(f"{path}: not a YAML file (values are nested too deeply).") from error
+    except SettingsError:
+        raise
     except (ValueError, yaml.YAMLError) as error:  # a number of more digits than Python reads
         raise SettingsError(f"{path}: not a YAML file ({' '.join(str(error).split())}).") from error
     if not isinstance(data, dict):

@@ -7,6 +7,7 @@ from pathlib import Path
 from openmm import app
 
 from latf_sampling.core import streams
+from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.systems import potentials
@@ -60,7 +61,7 @@ def _refuse_vacuum(source: StructureText, structure: Structure, settings: System
     waters = sum(residue.name in WATERS for residue in structure.topology.residues())
     has_cell = structure.topology.getPeriodicBoxVectors() is not None
     if has_cell or waters:
-        content = " and ".join(["a unit cell"] * has_cell + [f"{waters} waters"] * bool(waters))
+        content = " and ".join(["a unit cell"] * has_cell + [plural(waters, "water")] * bool(waters))
         raise source.fault(
             f"has {content}; say nonbonded: PME with a cutoff, or nonbonded: no cutoff for a vacuum or implicit solvent"
             f"{' around them' if waters else ''}."

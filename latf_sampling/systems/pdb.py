@@ -100,7 +100,9 @@ def check(source: StructureText) -> None:
             re.match(r" +(ATOM|HETATM)\b", line) or len(re.findall(r"-?\d+\.\d{3}", line)) >= 3
         ):
             raise source.fault(f"is damaged in line {number}: {line[:6].strip()!r} is no record of a PDB file.")
-    if not any(line.startswith("END") for number, line in lines.items() if number > entries[-1].line):
+    # Rosetta ends with a table of energies instead.
+    ends = ("END", "#END_POSE_ENERGIES_TABLE")
+    if not any(line.startswith(ends) for number, line in lines.items() if number > entries[-1].line):
         raise source.fault(
             f"has no END after its last atom, in line {entries[-1].line}; it may be cut off. Add a line END if it is "
             "complete."

@@ -293,6 +293,7 @@ def test_damaged_bytes(name, folder):
 def test_no_protocol_at_all(text, why, folder):
     result = load(folder, text)
     assert isinstance(result, str) and why in result and len(result.splitlines()) == 1, result
+    assert "not a YAML file" not in result or "stands twice" not in result
 
 
 def test_numbers_are_read_as_people_write_them(folder):

@@ -244,6 +244,7 @@ DAMAGE = {
     "an end before the atoms": ("a.pdb", lambda t: "END\n" + t, "line 1: END comes before the first atom"),
     "bonds before the atoms": ("a.pdb", lambda t: "CONECT    1    2\n" + t, "line 1: CONECT comes before the first"),
     "an empty line at the end": ("a.pdb", lambda t: t + "\n\n", SAME),
+    "the end of Rosetta": ("a.pdb", lambda t: t.replace("\nEND\n", "\n#END_POSE_ENERGIES_TABLE a.pdb\n"), SAME),
     "no last line end": ("a.pdb", lambda t: t.rstrip(), SAME),
     "lines without what follows coordinates": (
         "w.pdb",
