@@ -37,7 +37,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         anything else but a regular file; an earlier file of this name is unchanged.
     """
     path = Path(path)
-    temporary = path.with_name(temporary_name(path))
+    temporary = path.parent / temporary_name(path)  # "." has no name to replace
     try:
         check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from latf_sampling.core.manifest import Manifest, digest
 from latf_sampling.core.storage import atomic_write, remove_folder, remove_stale, try_lock
-from latf_sampling.errors import StoreError
+from latf_sampling.errors import SettingsError, StoreError
 from latf_sampling.settings import Protocol
 from latf_sampling.settings.stored import VERSION
 
@@ -303,13 +303,23 @@ class CampaignDirectory:
         StoreError
             No campaign is in the directory, or its settings or inputs were changed after it was made.
         SettingsError
-            The campaign was made by a later version.
+            An external trajectory is no longer there.
         """
-        manifest = self._stored().verified()
-        protocol = Protocol.restore(manifest.content, self.inputs)
+        manifest = self._stored()
+        try:
+            manifest.verified()
+        except StoreError as error:
+            raise StoreError(f"{error} `latf run` copies it again from beside the protocol.") from error
+        damaged = f"{self._protocol}: was changed after the campaign was made; restore it."
+        try:
+            protocol = Protocol.restore(manifest.content, self.inputs)
+        except SettingsError as error:
+            if manifest.changed:
+                raise StoreError(damaged) from error
+            raise
         # Settings of an earlier version, which lack what was added since, mean the same as with the defaults.
         if manifest.changed and not self._restates(manifest, protocol):
-            raise StoreError(f"{self._protocol}: was changed after the campaign was made; restore it.")
+            raise StoreError(damaged)
         return protocol
 
     @contextmanager
@@ -345,6 +355,8 @@ class CampaignDirectory:
 
     def _stored(self) -> Manifest:
         if not self._protocol.exists():
+            if self.has_results():
+                raise StoreError(f"{self._protocol}: is missing, while the campaign's results are here; restore it.")
             raise StoreError(f"{self.path}: there is no campaign in this directory; `latf run` makes one.")
         return Manifest.load_unverified(self._protocol)
 

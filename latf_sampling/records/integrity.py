@@ -89,8 +89,8 @@ def verify_campaign(protocol: Protocol, directory: CampaignDirectory) -> None:
         raise StoreError(f"{error} `latf run` makes it again.") from error
 
 
-def verify_learning(directory: CampaignDirectory, index: int) -> None:
-    """Refuse the model of a round whose files are not what was written.
+def verify_learning(directory: CampaignDirectory, index: int) -> Manifest:
+    """The manifest of a round's model; refuses one whose files are not what was written.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def verify_learning(directory: CampaignDirectory, index: int) -> None:
         A file is missing or was changed; names it.
     """
     try:
-        directory.round(index).learning.manifest().verified()
+        return directory.round(index).learning.manifest().verified()
     except StoreError as error:
         raise StoreError(f"{error} `latf run` trains this model again.") from error
 
@@ -117,7 +117,7 @@ def verify_round(protocol: Protocol, directory: CampaignDirectory, index: int) -
     _verify_origin(protocol, directory, index)
     if not files.learning.finished:
         return
-    trained_on = files.learning.manifest().content.get("inputs")
+    trained_on = verify_learning(directory, index).content.get("inputs")
     if trained_on is None:  # of a version that did not record them
         return
     present = inputs(protocol, directory, index)
@@ -196,7 +196,7 @@ def _verify_origin(protocol: Protocol, directory: CampaignDirectory, index: int)
                     f"{learning.history}: is missing, while the walkers of round {index} were biased along the "
                     "variable that was learned there. `latf run` trains the model again."
                 )
-            variable = learning.manifest().content.get("variable", first.content["variable"])
+            variable = verify_learning(directory, index - 1).content.get("variable", first.content["variable"])
             if variable != first.content["variable"]:
                 raise StoreError(
                     f"{first.path}: was biased along another variable than that of {learning.cv}; restore the model of "

@@ -110,7 +110,10 @@ class Records(Setup):
         """
         from latf_sampling.records.integrity import verify_campaign
 
-        _ = self.molecule
+        try:
+            _ = self.molecule
+        except StoreError as error:
+            raise StoreError(f"{error} `latf run` makes it again, if the result is the same system.") from error
         verify_campaign(self.protocol, self.directory)
 
     # Frames

@@ -455,12 +455,13 @@ class Protocol(Settings):
         StoreError
             The content was written by a later version of the package, or is damaged.
         """
-        stored.check_version(content, str(directory.parent))
+        where = str(directory.parent / "protocol.json")
+        stored.check_version(content, where)
         context = {"directory": directory, "stored": True}
         try:
             return cls.model_validate(stored.without_version(content), context=context)
         except ValidationError as error:
-            raise SettingsError(explain(error, str(directory), cls)) from error
+            raise SettingsError(explain(error, where, cls)) from error
 
     def canonical(self) -> str:
         """The settings as JSON with the version of the package, the same text for the same campaign.

@@ -86,7 +86,7 @@ def check_version(content: Any, where: str) -> None:
     StoreError
         The protocol was stored by a later version, or is damaged.
     """
-    if not isinstance(content, dict):
+    if not (isinstance(content, dict) and (VERSION in content or "system" in content)):
         raise StoreError(f"{where}: is damaged; it holds no settings of a campaign.")
     version = content.get(VERSION, FIRST)
     if _numbers(version) > _numbers(__version__):

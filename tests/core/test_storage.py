@@ -352,3 +352,9 @@ def test_a_segment_cannot_be_finished_without_its_files(tmp_path):
     with pytest.raises(OSError, match="segment-000"):
         layout.WalkerDirectory(tmp_path).segment(0).finish({})
     assert steps(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", [".", "..", "/"])
+def test_a_folder_is_no_file_to_write(path):
+    with pytest.raises(StoreError, match="is a directory; give the name of a regular file"):
+        storage.write_text(path, "x")

@@ -265,6 +265,19 @@ def test_a_stored_protocol_names_no_file_outside_of_its_campaign(copy, name):
     assert "root:" not in str(refused.value)
 
 
+def test_a_damaged_protocol_is_named_and_not_its_keys(copy):
+    path = copy / "protocol.json"
+    path.write_text(path.read_text().replace('"length"', '"lengdh"', 1))
+    with pytest.raises(StoreError, match=r"protocol\.json: was changed after the campaign was made; restore it\.$"):
+        Records.load(copy)
+    path.write_text('{"a": 1}')
+    with pytest.raises(StoreError, match=r"protocol\.json: is damaged; it holds no settings of a campaign\.$"):
+        Records.load(copy)
+    path.unlink()
+    with pytest.raises(StoreError, match=r"protocol\.json: is missing, while the campaign's results are here"):
+        Records.load(copy)
+
+
 @pytest.mark.parametrize("text", ["[]", '{"a": 1}', "", "null"])
 def test_something_that_is_no_protocol_is_refused(copy, text):
     (copy / "protocol.json").write_text(text)
