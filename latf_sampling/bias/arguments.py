@@ -11,6 +11,7 @@ import openmm
 
 from latf_sampling.core import arguments
 from latf_sampling.core.backends import BACKENDS
+from latf_sampling.core.words import plural
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import DataError, SettingsError
@@ -66,8 +67,8 @@ LaTF.load('model.pt').
     arguments.instance(owner, "model", model, LaTF, "a LaTF", "LaTF.load")
     if isinstance(cv, Variable) and model.latent_dim != cv.dim:
         raise SettingsError(
-            f"{owner}: the model has {model.latent_dim} latent dimensions, the variable {cv.dim}; give the model that "
-            "the variable was exported from."
+            f"{owner}: the model has {plural(model.latent_dim, 'latent dimension')}, the variable {cv.dim}; give the "
+            "model that the variable was exported from."
         )
     encoder = cv.metadata.get("encoder") if isinstance(cv, LatentCV) else None
     if encoder is not None and encoder != model.encoder_fingerprint():
@@ -150,7 +151,7 @@ def hill_widths(owner: str, width: Any, cv: Variable) -> np.ndarray:
     relative = np.full(cv.dim, relative) if relative.ndim == 0 else relative
     if relative.shape != (cv.dim,):
         raise SettingsError(f"{owner}: {requirement}; got {width}.")
-    return np.array([number_above(owner, "width", value, 0) for value in relative]) * cv.sigma
+    return np.array([number_above(owner, "width", value, 0) for value in relative.tolist()]) * cv.sigma
 
 
 def latent_points(owner: str, u: Any, dim: int) -> np.ndarray:

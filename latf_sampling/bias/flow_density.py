@@ -6,6 +6,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from latf_sampling.bias.grid import Grid, mesh
+from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
 from latf_sampling.learning.model import LaTF
 
@@ -25,8 +26,8 @@ def check_dimension(model: LaTF, dim: int) -> None:
     """
     if model.latent_dim != dim:
         raise SettingsError(
-            f"the model has {model.latent_dim} latent dimensions, the variable {dim}; give the model that the variable "
-            "was exported from."
+            f"the model has {plural(model.latent_dim, 'latent dimension')}, the variable {dim}; give the model that "
+            "the variable was exported from."
         )
 
 

@@ -94,7 +94,11 @@ def _of_integrator(integrator: openmm.Integrator) -> float | None:
 def _of_forces(simulation: app.Simulation) -> Iterator[tuple[str, float]]:
     """Thermostats and barostats of the system with their present temperatures, K."""
     for force in simulation.system.getForces():
-        if isinstance(force, openmm.AndersenThermostat) or (isinstance(force, BAROSTATS) and force.getFrequency()):
+        if isinstance(force, openmm.AndersenThermostat):
+            acts = simulation.context.getParameter(force.CollisionFrequency()) > 0
+        else:
+            acts = isinstance(force, BAROSTATS) and force.getFrequency() > 0
+        if acts:
             yield type(force).__name__, simulation.context.getParameter(force.Temperature())
 
 

@@ -85,6 +85,8 @@ def test_a_simulation_without_a_thermostat_is_refused(name):
     check_temperature("OPES", 300.0, simulation(KEEP_NONE[name](), openmm.AndersenThermostat(300.0, 1.0)))
     with pytest.raises(SettingsError, match="the AndersenThermostat of the simulation keeps 310 K"):
         check_temperature("OPES", 300.0, simulation(KEEP_NONE[name](), openmm.AndersenThermostat(310.0, 1.0)))
+    with pytest.raises(SettingsError, match="no temperature"):  # without collisions
+        check_temperature("OPES", 300.0, simulation(KEEP_NONE[name](), openmm.AndersenThermostat(300.0, 0.0)))
 
 
 @pytest.mark.parametrize(
