@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from latf_sampling.core.words import plural
 from latf_sampling.errors import LatfError, SettingsError
 from latf_sampling.records.setup import Setup
 from latf_sampling.settings import ExternalRound, RoundSettings, n_steps
+from latf_sampling.simulation.explosion import usual_timestep
 
 OWN = "custom"
 """Kind of the descriptors whose code is the user's."""
@@ -42,6 +44,7 @@ def check(setup: Setup, is_read: Callable[[int], bool] = lambda number: False) -
     _ = setup.features
     _ = setup.observed
     _check_own_descriptors(setup)
+    _check_timestep(setup)
     if setup.protocol.from_trajectories:
         _check_external(setup, is_read)
 
@@ -88,6 +91,18 @@ def _check_own_descriptors(setup: Setup) -> None:
             raise SettingsError(f"{key}: {name}: {_brief(error)}") from error
         except Exception as error:  # the user's code may raise any type
             raise SettingsError(f"{key}: {name} fails: {type(error).__name__}: {_brief(error)}") from error
+
+
+def _check_timestep(setup: Setup) -> None:
+    """Warn of a time step at which bonds and angles of hydrogens are likely to explode."""
+    usual = usual_timestep(setup.molecule.system, setup.molecule.topology)
+    timestep = 1000 * setup.protocol.integrator.timestep
+    if usual is not None and timestep > 1.5 * usual[0]:
+        warnings.warn(
+            f"integrator.timestep: {timestep:g} fs will probably make the simulation explode; {usual[0]:g} fs is the "
+            f"longest that is usual with {usual[1]}.",
+            stacklevel=3,
+        )
 
 
 def _brief(error: Exception) -> str:

@@ -12,7 +12,7 @@ from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.data.layout import CampaignDirectory, RoundDirectory
 from latf_sampling.errors import RepairWarning, StoreError
-from latf_sampling.records.integrity import Damage, advice, damages, verify_round
+from latf_sampling.records.integrity import Damage, damages, verify_round
 from latf_sampling.records.records import Records
 from latf_sampling.settings import ExternalRound
 from latf_sampling.starts import Starts
@@ -38,7 +38,7 @@ def repair_round(records: Records, index: int) -> None:
         verify_round(protocol, directory, index)
         return
     for damage in list(damages(protocol, directory, index)):
-        warnings.warn(f"{damage.reason} {advice(directory, index)}", RepairWarning, stacklevel=2)
+        warnings.warn(f"{damage.reason} It is made again from there.", RepairWarning, stacklevel=2)
         if isinstance(settings, ExternalRound):
             storage.remove(files.external(damage.number).marker)
         else:

@@ -230,7 +230,7 @@ def features(
         feature_file(output)
     records = Records.load(source, trust) if source.is_dir() else None
     if ranking and records is None:
-        raise SettingsError("latf features: --ranking needs a model; give the directory of a campaign.")
+        raise SettingsError("features: --ranking needs a model; give the directory of a campaign.")
     learned = records.last_learned() if ranking and records is not None else None
     setup = Setup(Protocol.load(source)) if records is None else records
     if trajectories:
@@ -314,11 +314,11 @@ def starts(
     from latf_sampling.units import parse
 
     if at and between:
-        raise SettingsError("latf starts: give --at or --between, not both.")
+        raise SettingsError("starts: give --at or --between, not both.")
     if at and count is not None:
-        raise SettingsError("latf starts: --at already determines the number of structures; leave out -n.")
+        raise SettingsError("starts: --at already determines the number of structures; leave out -n.")
     if not at and count is None:
-        raise SettingsError("latf starts: -n, the number of structures, is missing.")
+        raise SettingsError("starts: -n, the number of structures, is missing.")
     number = len(at or ()) if count is None else count
     kelvin = parse(temperature, "temperature", "--temperature")
     options = {"processes": processes, "directory": output, "structures": "cif" if cif else None}
@@ -351,9 +351,7 @@ def _values(text: str) -> list[float]:
     try:
         return [float(part) for part in text.replace(",", " ").split()]
     except ValueError as error:
-        raise SettingsError(
-            f"latf starts: {text!r} are not values of the collective variable, like '0.3, -1.2'."
-        ) from error
+        raise SettingsError(f"starts: {text!r} are not values of the collective variable, like '0.3, -1.2'.") from error
 
 
 def _end(text: str) -> int | list[float]:
@@ -424,7 +422,8 @@ def _run() -> int:
     try:
         app(standalone_mode=True)
     except SystemExit as ended:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed, as by >&-
+            sys.stdout.flush()
         if ended.code == 130:  # typer's exit code for Ctrl-C, where no signal was raised
             _complain("interrupted; what is finished is kept, and the same command continues.")
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)

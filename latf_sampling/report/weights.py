@@ -63,6 +63,15 @@ def section(records: Records, estimates: Estimates) -> str:
 
 def _row(records: Records, estimates: Estimates, weighting: Weighting, rng: np.random.Generator) -> list[str]:
     observed = estimates.variable
+    if not sum(estimates.selected_crossings[walker.round_index, walker.walker] for walker in weighting.walkers):
+        # Populations of states that no walker went between are not related, whatever the weights.
+        return [
+            weighting.name,
+            "no estimate, since nothing crossed",
+            "",
+            f"{sum(map(len, weighting.log_weights)):,}",
+            "",
+        ]
     values = {walker.key: walker.values[observed.name] for walker in records.walkers}
     inside = [
         values[walker.round_index, walker.walker][part] > observed.above

@@ -18,7 +18,7 @@ from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.starts.files import StartFiles
 
-KILLS = 4
+KILLS = 3
 SHORT = {
     "rounds": [
         {"walkers": ["600 K"], "length": "20 ps"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -169,7 +170,8 @@ def test_a_model_that_is_not_the_one_in_use_is_not_stored(copy, tmp_path, monkey
 def test_a_run_writes_again_what_it_can(copy, tmp_path, costly, case):
     name, change, _ = CHANGES[case]
     change(copy / name)
-    Campaign(write_protocol(tmp_path / "given"), copy).run()
+    with pytest.warns(RepairWarning, match=re.escape(Path(name).name)):
+        Campaign(write_protocol(tmp_path / "given"), copy).run()
     records = Records.load(copy)
     assert len(records.frames()) == 4 and records.starts(copy / "starts") is not None
     assert np.array_equal(records.molecule.positions, Records.load(finished_campaign()).molecule.positions)
@@ -189,7 +191,7 @@ def test_segments_that_no_model_depends_on_are_simulated_again(copy, tmp_path, m
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-7])
-    with pytest.warns(RepairWarning, match=r"`latf run` makes it again"):
+    with pytest.warns(RepairWarning, match="It is made again from there"):
         Campaign(write_protocol(tmp_path / "given"), copy).run()
     mine, other = Records.load(copy).frames()[-1], Records.load(finished_campaign()).frames()[-1]
     assert np.array_equal(mine.trajectory.xyz, other.trajectory.xyz)
