@@ -20,6 +20,7 @@ A campaign's directory::
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from pathlib import Path
 
 from latf_sampling.core.manifest import Manifest, digest
 from latf_sampling.core.storage import atomic_write, remove_folder, remove_stale, try_lock
-from latf_sampling.errors import SettingsError, StoreError
+from latf_sampling.errors import RepairWarning, SettingsError, StoreError
 from latf_sampling.settings import Protocol
 from latf_sampling.settings.stored import VERSION
 
@@ -390,7 +391,10 @@ class CampaignDirectory:
                 f"{self.path}: was made with other settings ({', '.join(keys)}); "
                 "go on with those, or give another directory."
             )
-        if stored.changed or stored.damaged() or stored.content != json.loads(protocol.canonical()):
+        lost = [self._protocol] * stored.changed or stored.damaged()
+        if lost and not keys:
+            warnings.warn(f"{lost[0]}: is missing or was changed. It is written again.", RepairWarning, stacklevel=2)
+        if lost or stored.content != json.loads(protocol.canonical()):
             self._store(protocol)
 
     def has_results(self) -> bool:

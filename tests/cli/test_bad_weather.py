@@ -276,7 +276,9 @@ def test_a_failure_in_another_process_keeps_its_traceback(latf, monkeypatch, tmp
     assert "over there" in next(tmp_path.rglob("traceback.txt")).read_text()
 
 
-@pytest.mark.parametrize(("target", "code", "words"), [("| true", 1, ""), (">/dev/full", 2, "No space left on device")])
+@pytest.mark.parametrize(
+    ("target", "code", "words"), [("| true", 1, ""), (">&-", 0, ""), (">/dev/full", 2, "No space left on device")]
+)
 def test_an_output_that_nobody_reads_or_that_is_full(target, code, words):
     command = f"{' '.join(LATF)} schema {target}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
