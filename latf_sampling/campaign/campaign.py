@@ -28,7 +28,7 @@ from latf_sampling.features import Features
 from latf_sampling.learning.evaluation import Evaluation, evaluate
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import TrainingResult, train
-from latf_sampling.records.integrity import inputs
+from latf_sampling.records.integrity import inputs, verify_round
 from latf_sampling.records.programs import trust_programs
 from latf_sampling.records.records import Records
 from latf_sampling.report import write_evaluation, write_report
@@ -320,6 +320,7 @@ class Campaign:
         settings = self.protocol.runs[index]
         if isinstance(settings, ExternalRound):
             self._read_external(progress)
+            verify_round(self.protocol, self.directory, index)
             return
         files = self.directory.round(index)
         walkers = [files.walker(number) for number in range(len(settings.walkers))]

@@ -31,7 +31,12 @@ def repair_round(records: Records, index: int) -> None:
     protocol, directory = records.protocol, records.directory
     settings, files = protocol.runs[index], directory.round(index)
     _repair_learning(files)
-    if not isinstance(settings, ExternalRound) and 0 < index < records.n_rounds:
+    if isinstance(settings, ExternalRound):  # reading again gives the same, which is verified afterwards
+        for damage in list(damages(protocol, directory, index)):
+            warnings.warn(f"{damage.reason} The trajectory is read again.", RepairWarning, stacklevel=2)
+            storage.remove(files.external(damage.number).marker)
+        return
+    if 0 < index < records.n_rounds:
         begun = any(files.walker(number).markers() for number in range(len(settings.walkers)))
         repair_starts(records, StartFiles(files.starts), begun)
     if files.learning.finished or (index == records.n_rounds and directory.evaluation_marker.exists()):
@@ -39,10 +44,7 @@ def repair_round(records: Records, index: int) -> None:
         return
     for damage in list(damages(protocol, directory, index)):
         warnings.warn(f"{damage.reason} It is made again from there.", RepairWarning, stacklevel=2)
-        if isinstance(settings, ExternalRound):
-            storage.remove(files.external(damage.number).marker)
-        else:
-            _remove_segments(files, damage)
+        _remove_segments(files, damage)
 
 
 def variable_in_use(records: Records, index: int) -> str | None:

@@ -92,7 +92,7 @@ def run(
 
     campaign = Campaign(settings, output)
     for page in (campaign.directory.report, campaign.directory.evaluation):
-        output_file(page, follow_link=False)
+        output_file(page)
     with Bars(_err) as bars:
         campaign.run(bars)
     _say(f"Finished in {time.perf_counter() - began:.0f} s. Report: {campaign.directory.report}")
@@ -197,7 +197,7 @@ def lags(
 
 def _page(default: Path, output: Path | None) -> Path:
     """The page to write, which can be written."""
-    return output_file(default, follow_link=False) if output is None else output_file(output)
+    return output_file(default) if output is None else output_file(output)
 
 
 @app.command()

@@ -20,26 +20,24 @@ _PROBE = b"\n" * 4096
 """What is written to try a place: an empty file can be made on a full disk."""
 
 
-def output_file(path: str | Path, *, follow_link: bool = True) -> Path:
+def output_file(path: str | Path) -> Path:
     """The regular file that an output will be, after a try to write there; folders on the way need not exist.
 
     Parameters
     ----------
     path
         As the user gave it.
-    follow_link
-        Whether a symbolic link is followed, as every program does whose user gives it one; otherwise it is refused. A
-        link inside of a campaign is to be refused: who made it may be somebody else.
 
     Returns
     -------
     pathlib.Path
-        What to write: the path itself, or where the link points to.
+        The path.
 
     Raises
     ------
     StoreError
-        Something else than a regular file is there, or the file cannot be written; says why.
+        Something else than a regular file is there, a symbolic link included, since a file is replaced by renaming; or
+        the file cannot be written; says why.
 
     Examples
     --------
@@ -49,8 +47,6 @@ def output_file(path: str | Path, *, follow_link: bool = True) -> Path:
     """
     target = Path(path)
     try:
-        if follow_link and target.is_symlink():
-            target = Path(os.path.realpath(target))
         check_replaceable(target)
         if target.exists() and not os.access(target, os.W_OK):
             raise PermissionError(None, "it is read-only")

@@ -189,7 +189,7 @@ def feature_file(path: str | Path) -> Path:
     if target.suffix not in SUFFIXES:
         raise SettingsError(f"{path}: features are written as {', '.join(SUFFIXES)}; the suffix selects the format.")
     if target.suffix != ".npz":
-        output_file(target.with_suffix(".json"), follow_link=False)
+        output_file(target.with_suffix(".json"))
     return target
 
 

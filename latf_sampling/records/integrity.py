@@ -56,7 +56,8 @@ def inputs(protocol: Protocol, directory: CampaignDirectory, index: int) -> dict
     settings, files = protocol.runs[index], directory.round(index)
     numbers = range(len(settings.walkers))
     if isinstance(settings, ExternalRound):
-        manifests = [files.external(number).manifest() for number in numbers]
+        externals = [files.external(number) for number in numbers]
+        manifests = [external.manifest() for external in externals if external.marker.exists()]
     else:
         walkers = [files.walker(number) for number in numbers]
         manifests = [walker.segment(k).manifest() for walker in walkers for k in range(len(walker.markers()))]

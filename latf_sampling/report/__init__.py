@@ -73,7 +73,7 @@ def write_report(records: Records, path: str | Path | None = None) -> Path:
     DataError
         A trajectory does not fit its table; names the file.
     """
-    target = output_file(records.directory.report, follow_link=False) if path is None else output_file(path)
+    target = output_file(records.directory.report) if path is None else output_file(path)
     records.verify()
     estimates = Estimates.from_records(records)
     sections = [section(records, estimates) for section in SECTIONS]

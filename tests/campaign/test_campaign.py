@@ -221,8 +221,8 @@ def test_another_protocol_is_refused_by_its_keys(tmp_path, changes, key):
 
 def test_another_structure_under_the_same_name_is_refused(tmp_path):
     protocol = write_protocol(tmp_path)
-    with open(tmp_path / STRUCTURE.name, "a") as handle:
-        handle.write("HETATM\n")
+    structure = tmp_path / STRUCTURE.name
+    structure.write_text(structure.read_text().replace("1.00  0.00", "1.00  0.01", 1))
     with pytest.raises(StoreError, match=r"other settings \(system\.structure\)"):
         Campaign(protocol, finished_campaign()).run()
 
@@ -521,7 +521,7 @@ def test_biased_rounds_give_the_free_energy_of_a_coordinate(wells, tmp_path):
             with storage.atomic_write(files.frames) as temporary:
                 np.savez(temporary, energy=energies[here], bias=-energies[here] / 2, offset=np.zeros(500))
             storage.write_text(files.state, "<State/>")
-            summary = {"step": 5000 * (segment + 1), "frames": 500, "seconds": 1.0, "hills": 0}
+            summary = {"step": 5000 * (segment + 1), "frames": 500, "seconds": 1.0}
             files.finish({**summary, "temperature": temperature})
     write_report(Records.load(campaign.directory.path))
     found, exact = numbers_of(campaign)["difference"], exact_difference(1.1, temperature)

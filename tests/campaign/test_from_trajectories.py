@@ -273,7 +273,7 @@ def protocol(folder: Path, **changes) -> Path:
         ({"files": ["cold.xtc", "cold.xtc"]}, "cold.xtc is named twice"),
         ({"files": []}, r"from_trajectories\[0\].files: .*at least 1 item"),
         ({"interval": "0 ps"}, r"from_trajectories\[0\].interval"),
-        ({"weights": ["cold.xtc", "hot.dcd"]}, "2 files for 1 trajectories; give one for all, or one for each"),
+        ({"weights": ["cold.xtc", "hot.dcd"]}, "2 files for 1 trajector(y|ies); give one for all, or one for each"),
         ({"temperature": 300}, r"from_trajectories\[0\].temperature"),
     ],
 )

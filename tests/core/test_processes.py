@@ -113,8 +113,9 @@ def test_errors_of_files_and_unexpected_failures(tmp_path):
 
 
 def test_what_only_the_script_knows_is_refused(tmp_path):
+    script = sys.modules["__main__"]
     for setup, task in ((Unlocated(), 1), (tmp_path, Unlocated()), (lambda: 0, 1)):
         with pytest.raises(SettingsError, match="cannot be passed to another process .*put classes and functions"):
             list(run_tasks(Squares, setup, [(0, task)], 1, fresh=True))
     assert multiprocessing.active_children() == []
-    assert sys.modules["__main__"].__name__ == "__main__" and hasattr(sys.modules["__main__"], "__file__")
+    assert sys.modules["__main__"] is script

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from types import SimpleNamespace
 
@@ -419,9 +420,11 @@ def test_a_path_goes_from_state_to_state(learned, near):
     assert model.decoder(torch.as_tensor(point[None].astype(np.float32))).argmax() == state
 
 
-@pytest.mark.parametrize("state", [-1, 99])
-def test_unknown_states_are_refused(learned, state):
-    with pytest.raises(SettingsError, match=f"the model has states 0 to .*; got {state}"):
+@pytest.mark.parametrize(
+    ("state", "words"), [(-1, "state must be at least 0; got -1"), (99, "the model has states 0 to .*; got 99")]
+)
+def test_unknown_states_are_refused(learned, state, words):
+    with pytest.raises(SettingsError, match=words):
         state_point(learned.model, state, 300.0)
 
 
@@ -434,7 +437,7 @@ def test_points_of_another_dimension_are_refused(learned, points):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"extra_samples": -1}, "extra_samples must not be negative; got -1"),
+        ({"extra_samples": -1}, "extra_samples must be at least 0; got -1"),
         ({"attempts": 0}, "attempts must be at least 1; got 0"),
         ({"processes": 0}, "processes must be at least 1; got 0"),
         ({"tolerance": 0}, "tolerance must be more than 0; got 0"),
@@ -466,11 +469,9 @@ def test_a_temperature_may_have_a_unit_everywhere(learned, near):
     with pytest.raises(SettingsError, match="starts: temperatures: .* is not a temperature"):
         structures_at(*source, 300.0, near[:1], temperatures=temperatures * openmm.unit.nanometer, **options)
     with pytest.raises(SettingsError, match="state .* has next to no weight at 300 K"):
-        nowhere = SimpleNamespace(
-            n_states=2,
-            sample=lambda n, temperature, seed: np.zeros((n, 2)),
-            state_probabilities=lambda u: np.eye(2)[np.zeros(len(u), int)],
-        )
+        nowhere = copy.copy(model)
+        nowhere.sample = lambda n, temperature, seed: np.zeros((n, 2))
+        nowhere.state_probabilities = lambda u: np.eye(model.n_states)[np.zeros(len(u), int)]
         state_point(nowhere, 1, 300.0 * kelvin)
 
 
