@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -431,7 +432,8 @@ def _run() -> int:
 
 
 def _interrupted(interruption: signals.Interrupted) -> int:
-    _complain(f"interrupted by {interruption}; what is finished is kept, and the same command continues.")
+    by = "" if interruption.signal is signal.SIGINT else f" by {interruption}"  # Ctrl-C needs no name
+    _complain(f"interrupted{by}; what is finished is kept, and the same command continues.")
     return interruption.exit_code
 
 
