@@ -295,8 +295,15 @@ def start(folder: Path, *arguments: str, **options) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_heed_signals,
         **options,
     )
+
+
+def _heed_signals() -> None:
+    """As at a terminal, also where the tests run in the background, which ignores Ctrl-C, or under nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
@@ -354,13 +361,18 @@ def test_a_signal_is_one_sentence(latf, monkeypatch, number):
         os.kill(os.getpid(), number)
         time.sleep(5)
 
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     monkeypatch.setattr(Records, "load", work)
-    found = latf("status", "x")
+    original = signal.signal(number, signal.default_int_handler)  # what is ignored would stay ignored
+    try:
+        before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+        found = latf("status", "x")
+        after = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    finally:
+        signal.signal(number, original)
     by = "" if number == signal.SIGINT else f" by {number.name}"
     words = f"interrupted{by}; what is finished is kept, and the same command continues."
     assert (found.code, found.out, found.err) == (128 + number, "", f"latf: {words}\n")
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+    assert after == before
 
 
 def test_a_signal_that_was_swallowed_on_its_way_is_told(latf, monkeypatch):
