@@ -112,8 +112,8 @@ def function(owner: str, name: str, value: Any) -> None:
         raise SettingsError(f"{owner}: {name} must be a function; got {describe(value)}.")
 
 
-def whole(owner: str, name: str, value: Any, least: int = 0, of: str = "") -> int:
-    """A whole number, Python's or numpy's, that is not below `least`.
+def whole(owner: str, name: str, value: Any, least: int = 0, of: str = "", most: int = 2**53) -> int:
+    """A whole number, Python's or numpy's, from `least` to `most`.
 
     Parameters
     ----------
@@ -125,6 +125,8 @@ def whole(owner: str, name: str, value: Any, least: int = 0, of: str = "") -> in
         The smallest number that is allowed.
     of
         What is counted, in the plural, for the message.
+    most
+        The largest number that is allowed.
 
     Raises
     ------
@@ -145,8 +147,10 @@ def whole(owner: str, name: str, value: Any, least: int = 0, of: str = "") -> in
             number = operator.index(value)
         except TypeError:
             number = None
-        if number is not None and number >= least:
+        if number is not None and least <= number <= most:
             return number
+        if number is not None and number > most:
+            raise SettingsError(f"{owner}: {name} must be at most {most:,}; got {number:,}.")
         if number is not None:
             raise SettingsError(f"{owner}: {name} must be at least {least}; got {number}.")
     counted = f" of {of}" if of else ""

@@ -340,7 +340,7 @@ class LaTF(nn.Module):
         SettingsError
             `n` or `seed` is not such a whole number.
         """
-        n, scale = arguments.whole("LaTF.sample", "n", n, 1, "samples"), self._scale(temperature)
+        n, scale = arguments.whole("LaTF.sample", "n", n, 1, "samples", most=10**8), self._scale(temperature)
         with torch.no_grad():
             return self.flow.sample(n, scale, self._generator(seed)).cpu().numpy()
 

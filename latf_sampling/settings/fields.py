@@ -146,10 +146,9 @@ def existing(file: Path, info: ValidationInfo) -> Path:
             f"'{file}' is not the name of a file in {directory}; the stored protocol was changed, and is not followed "
             "to other places."
         )
-    if path.is_dir():
-        raise SettingsError(f"{path} is a folder, and a file is needed.")
     if not path.is_file():
-        raise SettingsError(f"there is no file {path}; paths are relative to the protocol.")
+        folder = ", which is a folder" if path.is_dir() else ""
+        raise SettingsError(f"there is no file {path}{folder}; paths are relative to the protocol.")
     return path
 
 

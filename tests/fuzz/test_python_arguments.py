@@ -218,6 +218,7 @@ MODELS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "not trained": (lambda o: ls.LaTF().encode(X), "not trained yet"),
     "sample 0": (lambda o: o.model.sample(0), "n must be at least 1"),
     "sample -1": (lambda o: o.model.sample(-1), "n must be at least 1"),
+    "sample many": (lambda o: o.model.sample(10**12), "n must be at most 100,000,000"),
     "sample 1.5": (lambda o: o.model.sample(1.5), "n must be at least 1"),
     "sample True": (lambda o: o.model.sample(True), "n must be at least 1"),
     "sample None": (lambda o: o.model.sample(None), "n must be at least 1"),
