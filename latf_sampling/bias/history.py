@@ -280,19 +280,24 @@ class Neighbors:
 def hills_digest(path: Path, entries: int) -> str | None:
     """SHA-256 of the first so many hills of a file; `None` where the file is missing or holds fewer."""
     try:
-        content = path.read_bytes()
+        _, hills = _head_and_hills(path)
     except OSError:
         return None
-    lines = [line for line in content.splitlines(keepends=True) if not line.startswith(b"#!")]
-    if len(lines) < entries or (entries and not lines[entries - 1].endswith(b"\n")):
+    if len(hills) < entries or (entries and not hills[entries - 1].endswith(b"\n")):
         return None
-    return hashlib.sha256(b"".join(lines[:entries])).hexdigest()
+    return hashlib.sha256(b"".join(hills[:entries])).hexdigest()
 
 
 def _head_digest(path: Path) -> str:
     """SHA-256 of the settings in a file of hills: all lines of its head but the generation, which may change."""
-    lines = [line for line in path.read_bytes().splitlines() if line.startswith(b"#!")]
+    lines = [line.rstrip(b"\r\n") for line in _head_and_hills(path)[0]]
     return hashlib.sha256(b"\n".join(line for line in lines if not GENERATION.fullmatch(line))).hexdigest()
+
+
+def _head_and_hills(path: Path) -> tuple[list[bytes], list[bytes]]:
+    """The lines of a file, with their ends: those of the head, and those of the hills."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    return [line for line in lines if line.startswith(b"#!")], [line for line in lines if not line.startswith(b"#!")]
 
 
 def verify_hills(path: Path, saved: Mapping[str, Any], complete: bool) -> None:
@@ -330,9 +335,7 @@ def keep_hills(path: Path, entries: int) -> None:
     if entries == 0:
         storage.remove(path)
         return
-    lines = path.read_bytes().splitlines(keepends=True)
-    head = [line for line in lines if line.startswith(b"#!")]
-    hills = [line for line in lines if not line.startswith(b"#!")]
+    head, hills = _head_and_hills(path)
     with storage.atomic_write(path) as temporary:
         temporary.write_bytes(b"".join([*head, *hills[:entries]]))
 

@@ -6,6 +6,8 @@ Everything that is removed here was made by the campaign, and nothing that still
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 from latf_sampling.bias.history import SUFFIX, keep_hills
 from latf_sampling.core import storage
@@ -30,7 +32,7 @@ def repair_round(records: Records, index: int) -> None:
     """
     protocol, directory = records.protocol, records.directory
     settings, files = protocol.runs[index], directory.round(index)
-    _repair_learning(files)
+    _remove_if_damaged(files.learning.history, files.learning.manifest, "The model is trained again.")
     if isinstance(settings, ExternalRound):  # reading again gives the same, which is verified afterwards
         for damage in list(damages(protocol, directory, index)):
             warnings.warn(f"{damage.reason} The trajectory is read again.", RepairWarning, stacklevel=2)
@@ -96,12 +98,8 @@ def repair_starts(records: Records, files: StartFiles, begun: bool) -> None:
 
 def repair_evaluation(directory: CampaignDirectory) -> None:
     """Remove the manifest of an evaluation whose page is damaged, so that it is made again."""
-    try:
-        if directory.evaluation_marker.exists():
-            Manifest.load(directory.evaluation_marker).verified()
-    except StoreError as error:
-        warnings.warn(f"{error} The evaluation is made again.", RepairWarning, stacklevel=2)
-        storage.remove(directory.evaluation_marker)
+    marker = directory.evaluation_marker
+    _remove_if_damaged(marker, lambda: Manifest.load(marker), "The evaluation is made again.")
 
 
 def repair_molecule(records: Records) -> Molecule:
@@ -123,15 +121,15 @@ def repair_molecule(records: Records) -> Molecule:
         return molecule
 
 
-def _repair_learning(files: RoundDirectory) -> None:
-    """Remove the manifest of a model whose files are damaged, so that it is trained again."""
-    if not files.learning.finished:
+def _remove_if_damaged(marker: Path, load: Callable[[], Manifest], words: str) -> None:
+    """Remove the manifest of a task, if it exists and is or has a damaged file, so that the task is done again."""
+    if not marker.exists():
         return
     try:
-        files.learning.manifest().verified()
+        load().verified()
     except StoreError as error:
-        warnings.warn(f"{error} The model is trained again.", RepairWarning, stacklevel=2)
-        storage.remove(files.learning.history)
+        warnings.warn(f"{error} {words}", RepairWarning, stacklevel=3)
+        storage.remove(marker)
 
 
 def _remove_segments(files: RoundDirectory, damage: Damage) -> None:

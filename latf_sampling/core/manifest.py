@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,9 @@ class Manifest:
         sums = {file.relative_to(path.parent).as_posix(): checksum(file) for file in files}
         # As it will be read: JSON knows neither tuples nor keys that are numbers.
         made = cls._from_json(path, {**json.loads(json.dumps(dict(content))), FILES: sums})
-        write_json(path, {**made.content, FILES: sums, DIGEST: digest(made.content, sums)})
-        return cls(path, made.content, sums, digest(made.content, sums))
+        manifest = replace(made, digest=digest(made.content, sums))
+        write_json(path, {**manifest.content, FILES: sums, DIGEST: manifest.digest})
+        return manifest
 
     @classmethod
     def load(cls, path: str | Path, keys: Sequence[str] = ()) -> Manifest:

@@ -11,6 +11,7 @@ import mdtraj
 import numpy as np
 
 from latf_sampling.core import storage
+from latf_sampling.core.arrays import read_npz
 from latf_sampling.data.external import stamp
 from latf_sampling.data.layout import ExternalFiles
 from latf_sampling.data.trajectories import Frames
@@ -52,8 +53,8 @@ class ExternalFrames(Frames):
             raise DataError(
                 f"{path}: has changed since this campaign began; restore the old file, or start a new campaign."
             )
-        with np.load(files.numbers) as table:
-            energies, weights = table["energy"], table["weight"]
+        table = read_npz(files.numbers)
+        energies, weights = table["energy"], table["weight"]
         return cls(
             str(path), summary["stride"], topology, periodic, summary["temperature"], energies, weights, 0, number
         )

@@ -98,11 +98,17 @@ class WalkerDirectory:
             markers.append(marker)
         return markers
 
-    def gap(self) -> Path | None:
-        """The first missing manifest of a walker that has later ones; `None` where there is no gap."""
+    def check_gaps(self) -> None:
+        """Refuse a walker that has manifests after one that is missing.
+
+        Raises
+        ------
+        StoreError
+            Names the missing one.
+        """
         count = len(self.markers())
-        later = self.path.glob("segment-*.json")
-        return self.segment(count).marker if any(_index(path) > count for path in later) else None
+        if any(_index(path) > count for path in self.path.glob("segment-*.json")):
+            raise StoreError(f"{self.segment(count).marker}: is missing, while later segments of this walker exist.")
 
     def finished_segments(self) -> list[Manifest]:
         """Manifests of the finished segments, in order, whose files are as they were written.
@@ -112,8 +118,7 @@ class WalkerDirectory:
         StoreError
             A file of a finished segment is missing or was changed; names it.
         """
-        if (gap := self.gap()) is not None:
-            raise StoreError(f"{gap}: is missing, while later segments of this walker exist.")
+        self.check_gaps()
         return [self.segment(index).manifest().verified() for index in range(len(self.markers()))]
 
     def is_finished(self, segments: int) -> bool:
@@ -356,8 +361,7 @@ class CampaignDirectory:
 
     def _stored(self) -> Manifest:
         if not self._protocol.exists():
-            if self.has_results():
-                raise StoreError(f"{self._protocol}: is missing, while the campaign's results are here; restore it.")
+            self._refuse_results_alone()
             raise StoreError(f"{self.path}: there is no campaign in this directory; `latf run` makes one.")
         return Manifest.load_unverified(self._protocol)
 
@@ -371,9 +375,10 @@ class CampaignDirectory:
     def _replace(self, protocol: Protocol) -> None:
         """Store a protocol in place of another one, if both mean the same."""
         stored = self._stored()
-        damaged = stored.changed and not self._restates(stored, protocol)
+        restated = self._restates(stored, protocol)
+        damaged = stored.changed and not restated
         try:
-            keys = [] if self._restates(stored, protocol) else protocol.differences(stored.content)
+            keys = [] if restated else protocol.differences(stored.content)
         except StoreError as error:
             keys = [str(error).partition(":")[0]]
             if not damaged:
@@ -401,13 +406,17 @@ class CampaignDirectory:
         """Whether anything was simulated or learned, which takes longer than reading trajectories."""
         return any(self.path.glob("rounds/*/*/*.json"))
 
+    def _refuse_results_alone(self) -> None:
+        """Refuse results whose protocol is missing."""
+        if self.has_results():
+            raise StoreError(f"{self._protocol}: is missing, while the campaign's results are here; restore it.")
+
     def _refuse_other_files(self) -> None:
         # Copies of inputs may exist without a protocol: an earlier start was interrupted between the two.
         ours = (LOCK, self.inputs.name)
         others = [entry.name for entry in self.path.iterdir() if entry.name not in ours and entry.name[0] != "."]
-        if others and self.has_results():
-            raise StoreError(f"{self._protocol}: is missing, while the campaign's results are here; restore it.")
         if others:
+            self._refuse_results_alone()
             names = ", ".join(sorted(others)[:3])
             raise StoreError(f"{self.path}: holds other files ({names}); give an empty directory.")
 

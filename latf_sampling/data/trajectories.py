@@ -11,6 +11,7 @@ import mdtraj
 import numpy as np
 
 from latf_sampling.analysis.weights import offset_weights
+from latf_sampling.core.arrays import read_npz
 from latf_sampling.data.layout import WalkerDirectory
 from latf_sampling.errors import DataError
 
@@ -111,8 +112,8 @@ class WalkerFrames(Frames):
         for index in range(len(manifests)):
             files = directory.segment(index)
             pieces.append(mdtraj.load_netcdf(str(files.trajectory), top=topology))
-            with np.load(files.frames) as table:
-                tables.append({name: table[name] for name in ("energy", "bias", "offset")})
+            table = read_npz(files.frames)
+            tables.append({name: table[name] for name in ("energy", "bias", "offset")})
             if len(pieces[-1]) != len(tables[-1]["energy"]):
                 raise DataError(
                     f"{files.trajectory}: holds {len(pieces[-1])} frames, its table {len(tables[-1]['energy'])}; "

@@ -152,14 +152,12 @@ def advice(directory: CampaignDirectory, index: int) -> str:
 def _walker_damage(files: RoundDirectory, number: int, segments: int) -> Damage | None:
     walker, reason = files.walker(number), None
     manifests: list[Manifest] = []
-    for index in range(len(walker.markers())):
-        try:
+    try:
+        for index in range(len(walker.markers())):
             manifests.append(walker.segment(index).manifest().verified())
-        except StoreError as error:
-            reason = str(error)
-            break
-    if reason is None and (gap := walker.gap()) is not None:
-        reason = f"{gap}: is missing, while later segments of this walker exist."
+        walker.check_gaps()
+    except StoreError as error:
+        reason = str(error)
     hills, intact = files.hills / f"{walker.path.name}{SUFFIX}", len(manifests)
     complete = reason is None and walker.is_finished(segments)
     while intact and (saved := manifests[intact - 1].content.get("hills")) is not None:
@@ -187,28 +185,31 @@ def _external_damage(files: RoundDirectory, number: int) -> Damage | None:
 def _verify_origin(protocol: Protocol, directory: CampaignDirectory, index: int) -> None:
     """Refuse walkers that did not start from the structures, or were not biased along the variable, that are there."""
     settings, files = protocol.runs[index], directory.round(index)
-    begun = [number for number in range(len(settings.walkers)) if files.walker(number).markers()]
-    for number in begun:
-        first = files.walker(number).segment(0).manifest()
-        if "variable" in first.content:
-            learning = directory.round(index - 1).learning
-            if not learning.finished:
-                raise StoreError(
-                    f"{learning.history}: is missing, while the walkers of round {index} were biased along the "
-                    "variable that was learned there. `latf run` trains the model again."
-                )
-            variable = verify_learning(directory, index - 1).content.get("variable", first.content["variable"])
-            if variable != first.content["variable"]:
+    walkers = [files.walker(number) for number in range(len(settings.walkers))]
+    firsts = {k: walker.segment(0).manifest() for k, walker in enumerate(walkers) if walker.markers()}
+    biased = [first for first in firsts.values() if "variable" in first.content]
+    if biased:
+        learning = directory.round(index - 1).learning
+        if not learning.finished:
+            raise StoreError(
+                f"{learning.history}: is missing, while the walkers of round {index} were biased along the "
+                "variable that was learned there. `latf run` trains the model again."
+            )
+        learned = verify_learning(directory, index - 1).content.get("variable")
+        for first in biased:
+            if learned not in (None, first.content["variable"]):
                 raise StoreError(
                     f"{first.path}: was biased along another variable than that of {learning.cv}; restore the model of "
                     f"round {index - 1}, or delete {files.path} and all later rounds."
                 )
-        if "start" in first.content:
-            starts = StartFiles(files.starts)
-            try:
-                starts.read_table()  # verifies all files of the set
-            except StoreError as error:
-                raise StoreError(f"{error} The walkers of round {index} started from these structures.") from error
+    started = {number: first for number, first in firsts.items() if "start" in first.content}
+    if started:
+        starts = StartFiles(files.starts)
+        try:
+            starts.read_table()  # verifies all files of the set
+        except StoreError as error:
+            raise StoreError(f"{error} The walkers of round {index} started from these structures.") from error
+        for number, first in started.items():
             if checksum(starts.arrays(number)) != first.content["start"]:
                 raise StoreError(f"{starts.arrays(number)}: is not the structure that {first.path} started from.")
 

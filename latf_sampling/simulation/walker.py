@@ -22,6 +22,7 @@ from latf_sampling.bias import Bias, respa_integrator
 from latf_sampling.bias.from_settings import BiasTask
 from latf_sampling.bias.from_settings import make_bias as bias_from_settings
 from latf_sampling.core import platforms, storage, streams
+from latf_sampling.core.arrays import read_npz
 from latf_sampling.core.openmm_xml import read_openmm_xml
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.layout import LearningDirectory, WalkerDirectory
@@ -189,11 +190,11 @@ def _simulation(job: WalkerJob, molecule: Molecule, bias: Bias | None, index: in
         simulation.context.setState(read_openmm_xml(before.state, openmm.State))
         simulation.currentStep = before.manifest().content["step"]
     elif job.start is not None:
-        with np.load(job.start) as start:
-            if "box" in start:
-                context.setPeriodicBoxVectors(*start["box"])
-            context.setPositions(start["positions"])
-            context.setVelocities(start["velocities"])
+        start = read_npz(job.start)
+        if "box" in start:
+            context.setPeriodicBoxVectors(*start["box"])
+        context.setPositions(start["positions"])
+        context.setVelocities(start["velocities"])
     else:
         conformation = molecule.start(job.walker)
         if conformation.box is not None:

@@ -39,11 +39,7 @@ def one_model(source: StructureText, number: int | None) -> StructureText:
     """
     rows = [model for (model,) in _rows(_block(source), "atom_site", _MODEL)]
     models = list(dict.fromkeys(rows))
-    if number is None and len(models) > 1:
-        choose = "say which with system.model, like model: 1, or keep" if source.key == "system.structure" else "keep"
-        raise source.fault(f"holds {len(models)} models; {choose} one of them in the file.")
-    if number is not None and number > max(len(models), 1):
-        raise source.fault(f"holds {len(models)} models; there is no model {number}.")
+    source.check_model(number, len(models))
     if len(models) < 2:
         return source
     lines = source.text.splitlines(True)

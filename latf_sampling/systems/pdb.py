@@ -57,11 +57,7 @@ def one_model(source: StructureText, number: int | None) -> StructureText:
         There are several and none was chosen, or there is none of this number.
     """
     models = _models(source)
-    if number is None and len(models) > 1:
-        choose = "say which with system.model, like model: 1, or keep" if source.key == "system.structure" else "keep"
-        raise source.fault(f"holds {len(models)} models; {choose} one of them in the file.")
-    if number is not None and number > max(len(models), 1):
-        raise source.fault(f"holds {len(models)} models; there is no model {number}.")
+    source.check_model(number, len(models))
     if len(models) < 2:
         return source
     chosen = models[(number or 1) - 1]

@@ -80,6 +80,27 @@ class StructureText:
         """An error that names key and file."""
         return SettingsError(f"{self.key}: {self.file} {words}")
 
+    def check_model(self, number: int | None, models: int) -> None:
+        """Refuse several models of which none was chosen, and a model that the file does not hold.
+
+        Parameters
+        ----------
+        number
+            The chosen model, from 1; `None` is the only one.
+        models
+            How many models the file holds; 0 where they are not numbered.
+
+        Raises
+        ------
+        SettingsError
+            Says how to choose one, or which there are.
+        """
+        if number is None and models > 1:
+            choose = "say which with system.model, like model: 1, or keep" if self.key == "system.structure" else "keep"
+            raise self.fault(f"holds {models} models; {choose} one of them in the file.")
+        if number is not None and number > max(models, 1):
+            raise self.fault(f"holds {models} models; there is no model {number}.")
+
     def with_text(self, text: str) -> StructureText:
         return replace(self, text=text)
 
