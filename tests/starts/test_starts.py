@@ -52,6 +52,11 @@ def generate(learned, n: int = 1, temperature=450.0, *, targets=None, **settings
     )  # fmt: skip
 
 
+def likely_state(model, temperature: float) -> int:
+    """The state of most samples: a model that is hardly trained may give another one none."""
+    return int(np.bincount(model.state_probabilities(model.sample(500, temperature, seed=1)).argmax(1)).argmax())
+
+
 @pytest.fixture(scope="module")
 def near(learned) -> np.ndarray:
     """Latent points (4, 2) of frames that were simulated, far apart in time."""
@@ -404,7 +409,7 @@ def test_structures_at_points(learned, near):
 
 def test_a_path_goes_from_state_to_state(learned, near):
     model, end = learned.model, near[2]
-    state = model.decoder(torch.from_numpy(model.sample(500, 600.0, seed=1))).argmax(-1).mode().values.item()
+    state = likely_state(model, 600.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # there may be no structures on a path of a hardly trained model
         result = structures_between(
@@ -453,8 +458,8 @@ def test_impossible_settings_are_refused(learned, settings, words):
 
 def test_a_temperature_may_have_a_unit_everywhere(learned, near):
     model, kelvin = learned.model, openmm.unit.kelvin
-    point = state_point(model, 0, 600.0)
-    assert np.array_equal(state_point(model, 0, 600.0 * kelvin), point)
+    state = likely_state(model, 600.0)
+    assert np.array_equal(state_point(model, state, 600.0 * kelvin), state_point(model, state, 600.0))
     options = {"timestep": 0.004, "thermalise": 0.2, "attempts": 1, "tolerance": 50.0, "platform": "Reference"}
     source = (learned.cv, learned.archive, learned.system, learned.topology)
     with pytest.warns(ExtrapolationWarning, match="LaTF: 900 K is extrapolation"):
