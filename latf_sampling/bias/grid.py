@@ -103,8 +103,8 @@ class Grid:
         if np.prod(counts.astype(float)) > MAX_NODES:
             raise SimulationError(
                 f"bias: hills of width {self.hill_width} on a box of {self.high - self.low} need "
-                f"{np.prod(counts.astype(float)):.3g} grid nodes, more than {MAX_NODES}; use wider hills "
-                "or fewer dimensions."
+                f"{np.prod(counts.astype(float)):.3g} grid nodes {spacing:g} widths apart, more than {MAX_NODES}; use "
+                "wider hills, for OPES a larger `narrowest`, or fewer dimensions."
             )
         self.axes = [self.low[k] + self.step[k] * np.arange(cells[k] + 1) for k in range(cv.dim)]
         self.first = self.low - self._behind * self.step

@@ -158,12 +158,9 @@ class OPES(AdaptiveBias[Density]):
         dimension = min(cv.dim, 3) - 1
         self.narrowest = NARROWEST[dimension] if narrowest is None else number_above("OPES", "narrowest", narrowest, 0)
         hill_width = cv.sigma if self.adaptive_widths else hill_widths("OPES", width, cv)
-        widest = math.sqrt(self.bias_factor) if explore else 1.0
-        self._first_width = hill_width * widest
-        if not self.adaptive_widths and self.narrowest > widest:
-            raise SettingsError(
-                f"OPES: narrowest must be at most {widest:.4g}, where kernels begin; got {self.narrowest:g}."
-            )
+        self._first_width = hill_width * (math.sqrt(self.bias_factor) if explore else 1.0)
+        if self.narrowest > 1:
+            raise SettingsError(f"OPES: narrowest must be at most 1; got {self.narrowest:g}.")
         grid = Grid(cv, hill_width, self.narrowest * SPACING[dimension])
         self._excluded = None if excluded_region is None else ExcludedRegion(excluded_region, grid)
         if directory is not None:

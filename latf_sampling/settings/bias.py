@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
+from latf_sampling.errors import SettingsError
 from latf_sampling.settings.fields import Energy, Settings, Time
 
 
@@ -63,16 +65,32 @@ class MetadynamicsSettings(BiasSettings):
 
 
 class OPESSettings(BiasSettings):
-    """OPES metadynamics in the learned collective variables (doi:10.1021/acs.jpclett.0c00497)."""
+    """OPES in the learned collective variables (doi:10.1021/acs.jpclett.0c00497, doi:10.1021/acs.jctc.2c00152)."""
 
     kind: Literal["opes"] = "opes"
     """On-the-fly probability-enhanced sampling."""
     barrier: Energy
     """Highest barrier to be crossed."""
-    bias_factor: float | None = Field(default=None, gt=1, le=1e6)
-    """Factor by which barriers are lowered; None is barrier / kT."""
-    width: float = Field(default=1.0, gt=0, le=1e3)
-    """Width of the first kernels in units of the width that the collective variable suggests (its sigma)."""
+    bias_factor: Annotated[
+        Annotated[float, Field(gt=1, le=1e6)] | Literal["inf"] | None,
+        BeforeValidator(lambda value: "inf" if value == math.inf else value),
+    ] = None
+    """Factor by which barriers are lowered; None is barrier / kT, and "inf" a uniform target."""
+    width: Annotated[float, Field(gt=0, le=1e3)] | Literal["adaptive"] = 1.0
+    """Width of the first kernels in units of the width that the collective variable suggests (its sigma), or
+    "adaptive": from the fluctuations of each walker over ten intervals."""
+    narrowest: float | None = Field(default=None, gt=0, le=1)
+    """Kernels never get narrower than this, in units of the first width, or of the sigma for adaptive widths; None is
+    0.2, 0.35 and 0.4 in 1, 2 and 3 dimensions."""
+    explore: bool = False
+    """Whether to sample the target soon rather than to estimate the free energy soon (OPES_METAD_EXPLORE)."""
+
+    @model_validator(mode="after")
+    def _uniform_target(self) -> OPESSettings:
+        if self.bias_factor == "inf" and (self.explore or self.width == "adaptive"):
+            key = "explore" if self.explore else "an adaptive width"
+            raise SettingsError(f"bias_factor: {key} needs a finite one; got 'inf'.")
+        return self
 
 
 class FlowBiasSettings(BiasSettings):

@@ -192,7 +192,7 @@ INVALID = [
     ({"frequency": 2.5}, "frequency must be a whole number"),
     ({"save_frequency": 15}, r"save_frequency \(15\) must be a multiple of frequency \(10\)"),
     ({"width": 0.0}, "width must be more than 0"),
-    ({"width": "wide"}, "width must be a number, \(d,\) numbers or 'adaptive'; got 'wide'"),
+    ({"width": "wide"}, r"width must be a number, \(d,\) numbers or 'adaptive'; got 'wide'"),
     ({"width": [1.0, 1.0, 1.0]}, "width must be one number or 2"),
     ({"walker": "a/b"}, "walker must be a name to call a file by; got 'a/b'"),
     ({"walker": ".a"}, "walker must be a name"),

@@ -1,7 +1,7 @@
 """Writes plumed_reference.json: the bias that PLUMED 2.11 puts on given values of a variable, for bias/test_plumed.py.
 
-PLUMED is not needed to run the tests. The package `hillclimber` on PyPI holds a build of it, and would bring some ninety
-others along; so, in an empty folder:
+PLUMED is not needed to run the tests. The package `hillclimber` on PyPI holds a build of it, and would bring some
+ninety others along. Without them:
 
     pip download --no-deps hillclimber==0.1.8 && python -m zipfile -e hillclimber-*.whl hillclimber
     python tests/helpers/plumed_reference.py hillclimber

@@ -112,6 +112,8 @@ BIASES = [
     {"bias_factor": 8, "height": "1 kJ/mol", "width": "adaptive"},
     {"kind": "metadynamics", "bias_factor": 8, "height": "1 kJ/mol", "backend": "torchforce"},
     {"kind": "opes", "barrier": "40 kJ/mol", "trust": {"on_leaving": "stop"}},
+    {"kind": "opes", "barrier": "40 kJ/mol", "bias_factor": "inf", "width": 0.5, "narrowest": 0.3},
+    {"kind": "opes", "barrier": "40 kJ/mol", "bias_factor": 12, "width": "adaptive", "explore": True},
     {"kind": "flow", "bias_factor": 8, "stride": 2},
 ]
 

@@ -436,6 +436,22 @@ def test_each_kind_of_bias(tmp_path):
         assert RoundSettings.model_validate(settings.model_dump()) == settings
     with pytest.raises(SettingsError, match=r"bias\.barrier: this key is missing"):
         RoundSettings(walkers=[300.0], length=10.0, bias={"kind": "opes", "interval": 1.0})
+    for keys, message in (
+        ({"bias_factor": "inf", "explore": True}, r"bias\.bias_factor: explore needs a finite one; got 'inf'"),
+        (
+            {"bias_factor": float("inf"), "width": "adaptive"},
+            r"bias\.bias_factor: an adaptive width needs a finite one",
+        ),
+        ({"bias_factor": "infinite"}, r"bias\.bias_factor"),
+        ({"narrowest": 1.5}, r"bias\.narrowest.*1"),
+        ({"width": "wide"}, r"bias\.width"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            bias = {"kind": "opes", "barrier": 40.0, "interval": 1.0, **keys}
+            RoundSettings(walkers=[300.0], length=10.0, bias=bias)
+    uniform = {"kind": "opes", "barrier": 40.0, "interval": 1.0, "bias_factor": float("inf")}
+    settings = RoundSettings(walkers=[300.0], length=10.0, bias=uniform)
+    assert settings.bias.bias_factor == "inf" and "Infinity" not in settings.model_dump_json()
     with pytest.raises(SettingsError, match=r"bias\.width"):
         bias = {"bias_factor": 8.0, "height": 1.0, "interval": 1.0, "width": "wide"}
         RoundSettings(walkers=[300.0], length=10.0, bias=bias)
