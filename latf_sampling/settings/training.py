@@ -53,10 +53,15 @@ class TrainingSettings(Settings):
     """Largest number of pairs in a batch; a small data set has smaller batches."""
     learning_rate: float = Field(default=2e-3, gt=0, le=10)
     """Learning rate of the optimizer at the beginning of each stage."""
-    encoder_decay: float = Field(default=3.0, ge=0, le=1e6)
-    """Decoupled weight decay of the encoder (Loshchilov and Hutter, arXiv:1711.05101). It keeps the variable smooth
-    between states, where frames are few: without it the variable is steep there, and hills exert forces that tear the
-    molecule apart."""
+    encoder_decay: float = Field(default=0.3, ge=0, le=1e6)
+    """Decoupled weight decay of the encoder (Loshchilov and Hutter, arXiv:1711.05101)."""
+    slowness: float = Field(default=1.0, ge=0, le=1e6)
+    """Weight of the squared autocorrelations of the variable after one lag, which are the larger the less it contains
+    of fast motions. With 0 the encoder only has to predict the state, as in the paper; a bias then crosses less
+    often."""
+    evenness: float = Field(default=0.1, ge=0, le=1e6)
+    """Weight of a term that makes the variable rise evenly on the way from state to state, where frames are few:
+    without it the variable becomes a step there, and hills exert forces that tear the molecule apart."""
     refinements: Epochs = Field(default=12, ge=1)
     """Largest number of iterations of training and relabeling in the first stage."""
     refinement_epochs: Epochs = Field(default=5, ge=1)
