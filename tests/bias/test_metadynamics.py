@@ -219,6 +219,10 @@ def test_two_walkers_see_each_hill_once(tmp_path):
     c, walk_c = run(tmp_path, "c")
     assert len(c.hills) == 0
     assert np.abs(c.on_grid() - b.on_grid()).max() < 1e-9
+    system, cv = alanine_system(), alanine_cv(2)
+    settings = {"bias_factor": 5.0, "height": 4.0, "frequency": 5, "directory": tmp_path}
+    read = Metadynamics(system, cv, 300.0, walker="reader", read_only=True, **settings)
+    assert c.offset() == pytest.approx(b.offset(), abs=1e-9) and read.offset() == c.offset() > 0.1
     u = c.values(walk_c.context)
     assert energy(walk_c.context, c.group) == pytest.approx(float(b.energy(u)[0]), abs=1e-8)
     # one's own old hills are not taken for another's
@@ -355,8 +359,11 @@ def test_free_energy_offset_and_weights_by_hand(dim):
     expected = -bias_here * 5.0 / 4.0
     assert np.abs(bias.free_energy() - (expected - expected.min())).max() < 2 * 5 / 4 * error
     assert bias.free_energy().min() == 0
-    # c(t) = kT ln [ int exp(gamma V / (gamma - 1) kT) / int exp(V / (gamma - 1) kT) ]
-    above, below = (np.exp(factor * bias_here / KT).sum() for factor in (5.0 / 4.0, 1.0 / 4.0))
+    # c(t) = kT ln [ int exp(gamma V / (gamma - 1) kT) / int exp(V / (gamma - 1) kT) ], where V is more than that of a
+    # first hill two widths away
+    visited = bias_here[bias_here > 4.0 * np.exp(-2.0)]
+    assert 20 < len(visited) < 0.8 * bias_here.size
+    above, below = (np.exp(factor * visited / KT).sum() for factor in (5.0 / 4.0, 1.0 / 4.0))
     assert bias.offset() == pytest.approx(KT * np.log(above / below), abs=2 * error)
     assert bias.offset() > 0.1
     u = bias.hills[:, 1 : 1 + dim] + bias.hill_width
@@ -365,6 +372,25 @@ def test_free_energy_offset_and_weights_by_hand(dim):
     ratio = np.exp(gaussians(bias, u, bias.hills) / KT)
     assert np.ptp(np.log(ratio)) > 0.5
     assert weights / weights[0] == pytest.approx(ratio / ratio[0], rel=2 * error / KT)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_offset_is_the_free_energy_of_the_bias_whatever_the_box(dim):
+    """Of a harmonic well that well-tempered hills filled up to 4 and 12 kT, in boxes of three sizes."""
+    found = []
+    for more in (0, 5, 10):
+        _, system, cv = pairs(dim, "r")
+        cv.bounds = cv.bounds + more * cv.sigma[:, None] * [-1, 1]
+        bias = Metadynamics(system, cv, 300.0, bias_factor=10, height=1.0, frequency=1, read_only=True)
+        nodes = np.stack(np.meshgrid(*bias.grid.nodes(), indexing="ij"), axis=-1)
+        free = 0.5 * KT * (((nodes - 1) / cv.sigma) ** 2).sum(-1)
+        for level, close in ((4 * KT, 0.5), (12 * KT, 0.2)):
+            values = 0.9 * np.maximum(level - free, 0)
+            bias.state[...] = bias.grid.spline_through(values)
+            exact = -KT * np.log(np.exp(-(free + values) / KT).sum() / np.exp(-free / KT).sum())
+            assert bias.offset() == pytest.approx(exact, abs=close)
+            found.append(bias.offset())
+    assert np.ptp(np.reshape(found, (3, 2)), axis=0).max() < 0.02 and found[1] - found[0] > 10
 
 
 def test_offset_of_no_bias_is_zero_and_large_ones_do_not_overflow():
