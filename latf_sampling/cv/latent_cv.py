@@ -37,6 +37,10 @@ TOLERANCE = 1e-5
 FORCE_LIMIT = 300.0
 """kJ/mol/nm; the largest force on one atom, on training frames, by a hill of 1 kJ/mol at its steepest. Good variables
 of alanine dipeptide give 50 to 100; one of three times that let simulations of 4 fs a step explode."""
+HILLS_PER_RANGE, FEWEST_HILLS = 16, 4
+"""The suggested hill width is this share of the range over the training data; where hills would then be steeper than
+the limit allows, they are wider, up to the second share. With a sixteenth, walkers along variables of alanine dipeptide
+crossed four times as often as with an eighth (benchmarks/variables.md)."""
 
 
 class _Linear(nn.Module):
@@ -77,7 +81,7 @@ class LatentCV(Variable):
     bounds : numpy.ndarray (d, 2)
         Range over the training data.
     sigma : numpy.ndarray (d,)
-        Suggested hill width: the spread within a state, but not below half the encoder's own uncertainty.
+        Suggested hill width: a sixteenth of the range, or as wide as the limit of forces asks for.
     steepness : numpy.ndarray (d,) or None
         Length of each component's gradient, 1/nm, root of the mean square over the training frames, if it was exported
         with some.
@@ -120,8 +124,8 @@ class LatentCV(Variable):
             Their box vectors (n, 3, 3), where the variable is periodic.
         force_limit
             kJ/mol/nm. On 99.9 % of the frames, a hill of 1 kJ/mol with the suggested width may push no atom harder than
-            this: a variable that jumps between neighbouring structures makes any bias explode. A jump where no frame is
-            shows only in a simulation.
+            this: a variable that jumps between neighbouring structures makes any bias explode. The width is chosen
+            accordingly. A jump where no frame is shows only in a simulation.
 
         Raises
         ------
@@ -145,7 +149,8 @@ class LatentCV(Variable):
         encoded = _Encoded(_double(features.module), _folded_encoder(model))
         module = OfAllAtoms(encoded, torch.from_numpy(np.asarray(features.atoms))).requires_grad_(False)
         noise = float(torch.exp(0.5 * model.log_variance.detach()))
-        sigma = np.maximum(model.latent_spread.double().numpy(), 0.5 * noise)
+        bounds = model.latent_bounds.double().numpy()
+        sigma = (bounds[:, 1] - bounds[:, 0]) / HILLS_PER_RANGE
         metadata = {
             "format": FORMAT,
             "names": list(features.names),
@@ -157,7 +162,7 @@ class LatentCV(Variable):
             "model": model.fingerprint(),
             "encoder": model.encoder_fingerprint(),
             "units": {"positions": "nm", "cv": "dimensionless"},
-            "bounds": model.latent_bounds.double().tolist(),
+            "bounds": bounds.tolist(),
             "sigma": sigma.tolist(),
             "noise": noise,
             "steepness": None,
@@ -284,15 +289,18 @@ class LatentCV(Variable):
         self.steepness = np.sqrt(np.concatenate(squares).mean(0))
         self.metadata["steepness"] = self.steepness.tolist()
         # A Gaussian of width sigma is steepest at sigma from its center: exp(-1/2) / sigma.
-        pushes = np.exp(-0.5) * np.concatenate(steepest) / self.sigma
-        for k, push in enumerate(np.quantile(pushes, 0.999, axis=0)):
-            if not push <= force_limit:
+        pushes = np.quantile(np.exp(-0.5) * np.concatenate(steepest), 0.999, axis=0) / self.sigma
+        for k, push in enumerate(pushes):
+            if not push <= force_limit * HILLS_PER_RANGE / FEWEST_HILLS:
                 raise CVError(
-                    f"LatentCV: component {k} is too steep to bias: on its training frames a hill of 1 kJ/mol pushes "
-                    f"an atom with up to {push:.3g} kJ/mol/nm, more than the limit of {force_limit:g}. Train with more "
-                    "weight decay or a longer lag, or with descriptors that change less from structure to structure; "
-                    "force_limit raises the limit."
+                    f"LatentCV: component {k} is too steep to bias: on its training frames a hill of "
+                    "1 kJ/mol as wide as a quarter of its range pushes an atom with up to "
+                    f"{push * FEWEST_HILLS / HILLS_PER_RANGE:.3g} kJ/mol/nm, more than the limit of "
+                    f"{force_limit:g}. Train with more evenness or a longer lag, or with descriptors that change less "
+                    "from structure to structure; force_limit raises the limit."
                 )
+        self.sigma = self.sigma * np.maximum(1, pushes / force_limit)
+        self.metadata["sigma"] = self.sigma.tolist()
 
 
 def _double(module: nn.Module) -> nn.Module:

@@ -200,13 +200,18 @@ def test_a_variable_that_pushes_too_hard_is_refused(tmp_path):
     away = np.linspace(0, 3, 30_001)
     steepest = np.abs(np.gradient(np.exp(-(away**2) / 2), away)).max()  # of a hill of width 1
     pushes = np.linalg.norm(cv.gradients(x), axis=-1).max(-1) * steepest / cv.sigma
-    limit = np.quantile(pushes, 0.999, axis=0)
-    assert limit.min() > 1
-    hard = int(limit.argmax())
-    LatentCV.from_model(model, features, x, force_limit=1.0001 * limit[hard])
-    words = rf"component {hard} is too steep to bias: .* up to {limit[hard]:.3g} kJ/mol/nm, more than the limit of"
-    with pytest.raises(CVError, match=words if limit[1 - hard] < 0.99 * limit[hard] or hard == 0 else "too steep"):
-        LatentCV.from_model(model, features, x, force_limit=0.9999 * limit[hard]).save(tmp_path / "cv.pt")
+    largest = np.quantile(pushes, 0.999, axis=0)
+    assert largest.min() > 1
+    assert cv.sigma == pytest.approx((cv.bounds[:, 1] - cv.bounds[:, 0]) / 16)
+    assert LatentCV.from_model(model, features, x, force_limit=1.0001 * largest.max()).sigma == pytest.approx(cv.sigma)
+    # Wider hills push less: up to four times as wide, which is a quarter of the range, they are made wider.
+    wide = LatentCV.from_model(model, features, x, force_limit=0.3 * largest.max())
+    assert wide.sigma == pytest.approx(cv.sigma * np.maximum(1, largest / (0.3 * largest.max())))
+    wide.save(tmp_path / "wide.pt")
+    assert LatentCV.load(tmp_path / "wide.pt").sigma == pytest.approx(wide.sigma)
+    (tmp_path / "wide.pt").unlink()
+    with pytest.raises(CVError, match=r"component \d is too steep to bias: .* as wide as a quarter of its range"):
+        LatentCV.from_model(model, features, x, force_limit=0.2499 * largest.max()).save(tmp_path / "cv.pt")
     assert list(tmp_path.iterdir()) == []
     # an export without frames has nothing to measure
     LatentCV.from_model(model, features, force_limit=1e-9)
@@ -302,17 +307,6 @@ def test_metadata_is_complete():
     assert json.loads(json.dumps(cv.metadata)) == cv.metadata
     # what is needed to make the descriptors again
     assert Features(alanine().topology, cv.metadata["features"]).names == cv.metadata["names"]
-
-
-def test_hill_width_is_the_spread_but_not_below_half_the_noise():
-    model, features = alanine_model(2)
-    noise = np.exp(0.5 * float(model.log_variance.detach()))
-    kept = model.latent_spread.clone()
-    model.latent_spread.copy_(torch.tensor([3 * noise, 0.01 * noise]))
-    cv = LatentCV.from_model(model, features)
-    model.latent_spread.copy_(kept)
-    assert cv.sigma == pytest.approx([3 * noise, 0.5 * noise])
-    assert cv.noise == pytest.approx(noise)
 
 
 PLAIN = """
