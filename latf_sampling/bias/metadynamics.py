@@ -23,9 +23,11 @@ from latf_sampling.units import KB, EnergyLike, TemperatureLike, to_float, to_ke
 NARROWEST, WIDEST = 0.5, 2.0
 """Limits of adaptive widths, in units of `cv.sigma`."""
 VISITED = 2.0
-"""c(t) is computed from the nodes within so many widths of a first hill, and where hills overlap within a little more.
-In wells with known c(t) of which walkers visited a third, it drifted by 0.7 kJ/mol with small hills, from the nodes of
-the whole box by 1.6, and with five widths more on each side by 2.2; intervals held as often (93, 95 and 95 %)."""
+"""c(t) is computed from the nodes within so many widths of a first hill, and a little more where hills overlap. In 150
+runs in two components with a known c(t), in whose box walkers visited a third, it drifted by 0.8 kJ/mol, from all nodes
+of the box by 1.7, and with five widths more on each side by 2.3, with hills of kT / 10; errors of free energies were
+1.23, 1.27 and 1.30 kJ/mol, and 92, 94 and 95 % of the intervals held. With hills of 0.4 kT the noise of the bias
+decides: 1.32, 1.33, 1.34 kJ/mol, and 91 % each. From 1 to 4 widths nothing else changes."""
 
 
 class Metadynamics(AdaptiveBias[np.ndarray]):

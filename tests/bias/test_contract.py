@@ -87,6 +87,17 @@ def test_every_kind_has_a_case():
     assert set(BIAS_KINDS) == set(get_args(get_args(AnyBiasSettings)[0]))
 
 
+def test_settings_of_opes_arrive():
+    def opes(**keys):
+        return make_bias(OPESSettings(barrier=40.0, **COMMON, **keys), task(alanine_system(), read_only=True))
+
+    bias = opes(explore=True, width="adaptive", narrowest=0.5)
+    assert (bias.explore, bias.adaptive_widths, bias.narrowest) == (True, True, 0.5)
+    bias = opes(bias_factor="inf", width=0.5)
+    assert (bias.explore, bias.adaptive_widths, bias.narrowest, bias.bias_factor) == (False, False, 0.35, np.inf)
+    assert bias.hill_width == pytest.approx(0.5 * bias.cv.sigma)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_energy_forces_and_values(kind, backend):

@@ -13,6 +13,7 @@ from helpers.molecules import alanine_cv, alanine_system, energy, pairs, simulat
 from openmm import unit
 
 from latf_sampling.bias import OPES, Metadynamics
+from latf_sampling.bias.excluded import ExcludedRegion
 from latf_sampling.bias.grid import WALL
 from latf_sampling.errors import SettingsError, SimulationError
 from latf_sampling.units import KB
@@ -194,6 +195,22 @@ INVALID = [
     ({"width": 0.0}, "width must be more than 0"),
     ({"width": "wide"}, r"width must be a number, \(d,\) numbers or 'adaptive'; got 'wide'"),
     ({"width": [1.0, 1.0, 1.0]}, "width must be one number or 2"),
+    ({"narrowest": 0.0}, "narrowest must be more than 0"),
+    ({"narrowest": 1.5}, "narrowest must be at most 1; got 1.5"),
+    ({"narrowest": "thin"}, "narrowest must be more than 0"),
+    ({"explore": "yes"}, "explore must be True or False; got 'yes'"),
+    ({"bias_factor": "inf"}, "bias_factor must be more than 1"),
+    ({"bias_factor": -np.inf}, "bias_factor must be more than 1"),
+    ({"bias_factor": np.inf, "explore": True}, "explore=True needs a finite bias_factor; got inf"),
+    ({"bias_factor": np.inf, "width": "adaptive"}, "width='adaptive' needs a finite bias_factor; got inf"),
+    ({"excluded_region": [0.0, 1.0]}, r"excluded_region must be boxes \(n, 2, 2\) of lowest and highest values"),
+    ({"excluded_region": [[0.0, 1.0]] * 3}, r"excluded_region must be boxes \(n, 2, 2\)"),
+    ({"excluded_region": [[1.0, 0.0], [0.0, 1.0]]}, r"excluded_region must be boxes \(n, 2, 2\)"),
+    ({"excluded_region": [[np.nan, 0.0], [0.0, 1.0]]}, r"excluded_region must be boxes \(n, 2, 2\)"),
+    ({"excluded_region": "here"}, r"excluded_region must be boxes \(n, 2, 2\)"),
+    ({"excluded_region": [[90.0, 91.0], [90.0, 91.0]]}, "excluded_region must be a part .* has no point in common"),
+    ({"excluded_region": [[-np.inf, np.inf]] * 2}, "excluded_region must be a part .* it is all of it"),
+    ({"excluded_region": lambda u: u > 0}, "excluded_region must return one truth value for each of 2500 points"),
     ({"walker": "a/b"}, "walker must be a name to call a file by; got 'a/b'"),
     ({"walker": ".a"}, "walker must be a name"),
     ({"walker": ""}, "walker must be a name"),
@@ -212,6 +229,64 @@ def test_invalid_arguments(change, message):
 def test_quantities():
     bias = OPES(alanine_system(), alanine_cv(2), 300 * unit.kelvin, 10 * unit.kilocalorie_per_mole, 10)
     assert (bias.temperature, bias.barrier) == (300.0, pytest.approx(41.84))
+
+
+# ------------------------------------------------------------------------------------- exploring, widths and exclusions
+
+OPTIONS = {"explore": True, "width": "adaptive", "excluded_region": [[0.65, 0.75], [1.45, np.inf]]}
+
+
+def test_all_options_together_survive_a_restart(tmp_path):
+    """Widths follow from positions that got no kernel too, at the beginning and in an excluded region."""
+    bias, made = well(directory=tmp_path, **OPTIONS)
+    bias.step(made, 400)
+    rows = bias.history.rows.copy()
+    center, without = rows[:, 1], rows[:, 2] == 0
+    excluded = ((center >= 0.65) & (center <= 0.75)) | (center >= 1.45)
+    assert 2 < np.count_nonzero(excluded[9:]) < 25
+    assert np.array_equal(without, excluded | (np.arange(40) < 9))
+    assert rows[~without, 2].min() >= bias.narrowest * bias.cv.sigma[0] and np.ptp(rows[~without, 2]) > 0.001
+    assert bias.effective_sample_size == np.count_nonzero(~without) + 2
+    made.saveCheckpoint(str(tmp_path / "state"))
+    bias.save()
+    bias.step(made, 150)
+    bias.history.close()
+    again, walk = well(directory=tmp_path, seed=5, **OPTIONS)
+    walk.loadCheckpoint(str(tmp_path / "state"))
+    again.rewind(400)
+    again.step(walk, 150)
+    assert again.history.rows.tobytes() == bias.history.rows.tobytes()
+    assert again.coefficients.tobytes() == bias.coefficients.tobytes()
+    u = everywhere(again, 100)
+    read, _ = well(directory=tmp_path, walker="reader", read_only=True, **OPTIONS)
+    assert read.energy(u) == pytest.approx(again.energy(u), abs=1e-9)
+    with pytest.raises(SimulationError, match="was written with bias opes explore adaptive excluded .*, not opes;"):
+        well(directory=tmp_path, walker="b", width=1.0)
+    # A walker that comes later measures its own widths, which a bias has widened from the beginning.
+    other, moving = well(directory=tmp_path, walker="b", seed=3, **OPTIONS)
+    other.step(moving, 130)
+    widths = other.history.rows[:, 2]
+    assert not widths[:9].any() and widths[9:].any() and widths.max() < 3 * rows[:, 2].max()
+
+
+def test_regions_are_the_same_as_boxes_and_as_a_function():
+    settings = {"barrier": 30.0, "frequency": 5, "read_only": True}
+    cv = alanine_cv(2)
+    (low, middle), (_, high) = cv.bounds.mean(1) - cv.sigma, cv.bounds.mean(1) + cv.sigma
+    boxes = [[[low, np.inf], [middle, high]], [[-np.inf, low - 1], [-np.inf, np.inf]]]
+    regions = [
+        OPES(alanine_system(), cv, 300.0, excluded_region=region, **settings)._excluded
+        for region in (
+            boxes,
+            lambda u: (
+                ((u[:, 0] >= low) & (abs(u[:, 1] - (middle + high) / 2) <= (high - middle) / 2)) | (u[:, 0] <= low - 1)
+            ),
+        )
+    ]
+    u = np.random.default_rng(0).uniform(cv.bounds[:, 0] - 1, cv.bounds[:, 1] + 1, (500, 2))
+    assert np.array_equal(regions[0](u), regions[1](u)) and 50 < regions[0](u).sum() < 450
+    assert regions[0].digest == regions[1].digest
+    assert ExcludedRegion(boxes[0], OPES(alanine_system(), cv, 300.0, **settings).grid).digest != regions[0].digest
 
 
 # ------------------------------------------------------------------------------------------------- going on, to the bit
