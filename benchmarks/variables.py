@@ -44,7 +44,8 @@ from openmm import app, unit
 from scipy.special import logsumexp
 
 from latf_sampling import Dataset, Features, LatentCV, LaTF, Metadynamics, Series, train
-from latf_sampling.analysis import FILLING, TemperatureReweighting, crossings, offset_weights, signed_distance
+from latf_sampling.analysis import FILLING, crossings, offset_weights, signed_distance
+from latf_sampling.analysis.mbar import TemperatureReweighting
 from latf_sampling.core import platforms, storage, streams
 from latf_sampling.cv.latent_cv import FORCE_LIMIT
 from latf_sampling.errors import SimulationError
