@@ -96,16 +96,17 @@ class Grid:
         self.dim, self.hill_width = cv.dim, np.asarray(hill_width, dtype=np.float64)
         self.walls = walls_around(cv, self.hill_width)
         self.low, self.high = self.walls.low.numpy(), self.walls.high.numpy()
-        cells = np.ceil((self.high - self.low) / (spacing * self.hill_width)).astype(int)
+        cells = np.ceil((self.high - self.low) / (spacing * self.hill_width))
         self.step = (self.high - self.low) / cells
-        self._behind = np.ceil(BEHIND * self.hill_width / self.step).astype(int) + FLAT
-        counts = cells + 1 + 2 * self._behind
-        if np.prod(counts.astype(float)) > MAX_NODES:
+        behind = np.ceil(BEHIND * self.hill_width / self.step) + FLAT
+        counts = cells + 1 + 2 * behind
+        if not np.prod(counts) <= MAX_NODES:
             raise SimulationError(
                 f"bias: hills of width {self.hill_width} on a box of {self.high - self.low} need "
-                f"{np.prod(counts.astype(float)):.3g} grid nodes {spacing:g} widths apart, more than {MAX_NODES}; use "
+                f"{np.prod(counts):.3g} grid nodes {spacing:g} widths apart, more than {MAX_NODES}; use "
                 "wider hills, for OPES a larger `narrowest`, or fewer dimensions."
             )
+        cells, self._behind, counts = cells.astype(int), behind.astype(int), counts.astype(int)
         self.axes = [self.low[k] + self.step[k] * np.arange(cells[k] + 1) for k in range(cv.dim)]
         self.first = self.low - self._behind * self.step
         last = self.first + (np.array(counts) - 1) * self.step

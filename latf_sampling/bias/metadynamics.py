@@ -24,7 +24,7 @@ NARROWEST, WIDEST = 0.5, 2.0
 """Limits of adaptive widths, in units of `cv.sigma`."""
 VISITED = 2.0
 """c(t) is computed from the nodes within so many widths of a first hill, and a little more where hills overlap. In 150
-runs in two components with a known c(t), in whose box walkers visited a third, it drifted by 0.8 kJ/mol, from all nodes
+runs in two components with a known c(t), in whose box walkers visited half, it drifted by 0.8 kJ/mol, from all nodes
 of the box by 1.7, and with five widths more on each side by 2.3, with hills of kT / 10; errors of free energies were
 1.23, 1.27 and 1.30 kJ/mol, and 92, 94 and 95 % of the intervals held. With hills of 0.4 kT the noise of the bias
 decides: 1.32, 1.33, 1.34 kJ/mol, and 91 % each. From 1 to 4 widths nothing else changes."""

@@ -59,6 +59,9 @@ rounds:
     restart: archive
     bias: {bias_factor: 8, height: 0.25 kcal/mol, interval: 200 fs, width: adaptive, trust: {threshold: 20}}
   - {walkers: [300 K], length: 20 ps, bias: {kind: opes, barrier: 40 kJ/mol, interval: 1 ps, stride: 5, backend: auto}}
+  - walkers: [300 K]
+    length: 20 ps
+    bias: {kind: opes, barrier: 9 kJ/mol, interval: 1 ps, bias_factor: 9, width: adaptive, narrowest: 1, explore: true}
   - {walkers: [300 K], length: 20 ps, bias: {kind: flow, bias_factor: 5, interval: 1 ps}}
 evaluate: {temperatures: [400 K], length: 20 ps}
 starts: {temperature: 127 degC, count: 4, thermalise: 1 ps, release: 0 ps, tolerance: 4, allow_cis: true}

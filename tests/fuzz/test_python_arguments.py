@@ -417,6 +417,7 @@ for name, value in NUMBERS.items():
         f"temperature {name}": (lambda o, v=value: metadynamics(o, temperature=v), "temperature"),
         f"frequency {name}": (lambda o, v=value: metadynamics(o, frequency=v), "frequency"),
         f"OPES barrier {name}": (lambda o, v=value: opes(o, barrier=v), "barrier"),
+        f"OPES narrowest {name}": (lambda o, v=value: opes(o, narrowest=v), "narrowest"),
         f"OPES temperature {name}": (lambda o, v=value: opes(o, temperature=v), "temperature"),
         f"FlowBias factor {name}": (lambda o, v=value: flow_bias(o, bias_factor=v), "bias_factor"),
         f"FlowBias frequency {name}": (lambda o, v=value: flow_bias(o, frequency=v), "frequency"),
@@ -431,6 +432,7 @@ for name, value in NUMBERS.items():
         ),
     }
 del BIASES["trust threshold True"]  # a number above 0, for Python
+del BIASES["OPES narrowest None"]  # the default
 BIASES |= {
     "frequency a time": (lambda o: metadynamics(o, frequency=1 * PS), "Divide a time by the time step"),
     "frequency time text": (lambda o: metadynamics(o, frequency="1 ps"), "Divide a time by the time step"),
@@ -450,6 +452,11 @@ BIASES |= {
     ),
     "walker": (lambda o: metadynamics(o, walker="a/b"), "walker must be a name"),
     "directory": (lambda o: metadynamics(o, directory=3), "directory must be the path of a folder"),
+    "OPES narrowest 1e-300": (lambda o: opes(o, narrowest=1e-300), "a larger `narrowest`"),
+    "OPES explore": (lambda o: opes(o, explore=1), "explore must be True or False"),
+    "OPES uniform": (lambda o: opes(o, explore=True, bias_factor=np.inf), "needs a finite bias_factor"),
+    "OPES region": (lambda o: opes(o, excluded_region=3.0), "excluded_region must be boxes"),
+    "OPES region a list": (lambda o: opes(o, excluded_region=[[0, 1], [1]]), "excluded_region must be boxes"),
     "OPES directory": (lambda o: opes(o, directory=3), "directory must be the path of a folder"),
     "history times": (lambda o: list(metadynamics(o).free_energy_history(0)), "times must be at least 1"),
     "walker number": (lambda o: metadynamics(o, walker=3), "walker must be a name"),
