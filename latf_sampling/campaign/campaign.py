@@ -203,7 +203,7 @@ class Campaign:
         learning = self.protocol.learning
         model = LaTF(self.protocol.model)
         walkers = self.frames(last_round)
-        features, series, selection = self.features, self.series(walkers), None
+        features, series, selection = self.features, self.records.training_series(walkers), None
         if learning.select is not None:
             selection = select_columns(series, self.lag, **learning.select.model_dump(), names=features.names)
             columns = [int(column) for column in selection.kept]
@@ -372,11 +372,14 @@ class Campaign:
             )
         model.save(files.model)
         cv.save(files.cv)
+        trapped = model.provenance["not_in_density"]
+        frames = self.frames(index) if trapped else []
         summary = {
             "history": result.history,
             "states": result.states,
             "seconds": result.seconds,
             "converged": result.converged,
+            "not_in_density": [frames[number].label for number in trapped],
             "inputs": inputs(self.protocol, self.directory, index),
             "variable": cv.fingerprint(),
             "model": model.fingerprint(),

@@ -60,6 +60,10 @@ class Series:
         a simulation at constant pressure it is the enthalpy (see `enthalpy`).
     interval
         Time between frames, ps, or a quantity; series with different intervals do not fit in one data set.
+    in_density
+        Whether the frames count in the density, and not in the prediction of future states alone. False for plain
+        dynamics that never left a part of what other simulations visited: it says nothing about the population of this
+        part, and its many frames would outweigh the others.
 
     Raises
     ------
@@ -67,7 +71,7 @@ class Series:
         A shape is wrong, or a value is no number, not finite, or an energy far from all others; the message names the
         frame and the column.
     SettingsError
-        The temperature is not above 0, or it is no temperature.
+        The temperature is not above 0, or it is no temperature; or `in_density` is neither True nor False.
 
     Examples
     --------
@@ -84,6 +88,7 @@ class Series:
         labels: ArrayLike | Tensor | None = None,
         energies: QuantityArrayLike | Tensor | None = None,
         interval: TimeLike | None = None,
+        in_density: bool = True,
     ) -> None:
         self.mapped = isinstance(x, np.memmap)
         with np.errstate(over="ignore"):  # what single precision does not hold is refused below, by frame and column
@@ -108,6 +113,19 @@ class Series:
         self.interval = None if interval is None else to_float(interval, "time", "Series: interval")
         if self.interval is not None and self.interval <= 0:
             raise SettingsError(f"Series: interval must be positive; got {interval}.")
+        if not isinstance(in_density, (bool, np.bool_)):
+            raise SettingsError(f"Series: in_density must be True or False; got {arguments.describe(in_density)}.")
+        self.in_density = bool(in_density)
+
+    @property
+    def density_weights(self) -> np.ndarray:
+        """Weight of each frame in the density, 0 for all frames of a series that does not count there; (frames,)."""
+        return self.weights * self.in_density
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether frames differ in weight, those without weight aside: the simulation was biased."""
+        return bool(np.ptp(self.weights[self.weights > 0]) > 0)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -216,7 +234,9 @@ class Dataset:
     frames, n_features : int
         Number of frames of all series, and of descriptors.
     weights, temperatures : Tensor (frames,) float64
-        Weight, of mean 1, and temperature of each frame, one series after the other.
+        Weight in the density, of mean 1, and temperature of each frame, one series after the other.
+    counted : Tensor (frames,) bool
+        Whether a frame counts at all; one without weight in the density alone is still a frame to predict from.
     energies : numpy.ndarray (frames,), or None
         None where series carry none.
     labels : Tensor (frames,) int64, or None
@@ -229,8 +249,8 @@ class Dataset:
     Raises
     ------
     DataError
-        Series do not fit together (descriptors, labels, energies, sampling intervals), or all are too short for the
-        lag, which must be a whole number of frames.
+        Series do not fit together (descriptors, labels, energies, sampling intervals), none counts in the density, or
+        all are too short for the lag, which must be a whole number of frames.
     SettingsError
         What was passed are not series.
 
@@ -256,6 +276,8 @@ class Dataset:
             raise DataError(f"Dataset: series have different numbers of descriptors: {sorted(widths)}.")
         if len({entry.labels is None for entry in series}) > 1:
             raise DataError("Dataset: either all series carry labels or none.")
+        if not any(entry.in_density for entry in series):
+            raise DataError("Dataset: no series counts in the density; give one of them in_density=True.")
         _check_energies(series)
         _check_intervals(series)
         lag = lag_in_frames("Dataset", lag, series)
@@ -270,8 +292,9 @@ class Dataset:
         if names is not None:
             self.names = arguments.names("Dataset", names, self.n_features, "descriptors")
         self._parts = self._share_memory()
-        weights = np.concatenate([entry.weights for entry in series])
+        weights = np.concatenate([entry.density_weights for entry in series])
         self.weights = torch.from_numpy(weights / weights.mean())
+        self.counted = torch.from_numpy(np.concatenate([entry.weights > 0 for entry in series]))
         self.temperatures = torch.from_numpy(np.repeat([entry.temperature for entry in series], lengths))
         energies = [entry.energies for entry in series if entry.energies is not None]
         self.energies = np.concatenate(energies) if energies else None
@@ -334,7 +357,7 @@ class Dataset:
             raise DataError("Dataset: frames carry no energies; give Series(energies=...) to reweight in temperature.")
         weights = self.weights.numpy() if weights is None else weights
         parts = np.split(weights, self._offsets[1:-1])
-        effective = np.concatenate([part * kish(part) / part.sum() for part in parts])
+        effective = np.concatenate([part * kish(part) / part.sum() if part.any() else part for part in parts])
         return TemperatureReweighting(self.energies, self.temperatures.numpy(), effective, self.boltzmann, rng)
 
     def split(self, fraction: float, rng: np.random.Generator, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -194,12 +194,39 @@ class Records(Setup):
             for walker in walkers
         ]
 
+    def training_series(self, walkers: Sequence[Frames], features: Features | None = None) -> list[Series]:
+        """`series` for training, where plain dynamics that is `trapped` does not count in the density."""
+        series = self.series(walkers, features)
+        for entry, left_out in zip(series, self.trapped(walkers)):
+            entry.in_density = not left_out
+        return series
+
+    def trapped(self, walkers: Sequence[Frames]) -> list[bool]:
+        """Whether each walker is plain dynamics that never reached a state in which biased walkers were.
+
+        The states are those of the model whose variable the last biased round was biased along. External trajectories
+        whose frames differ in weight were biased elsewhere; none of them is.
+        """
+        from latf_sampling.analysis.weights import after_filling
+        from latf_sampling.records.trapped import latent, trapped
+
+        biased = [walker.round_index for walker in walkers if walker.biased]
+        if not biased:
+            return [False] * len(walkers)
+        model, cv = self.model(max(biased) - 1)
+        compared = [k for k, walker in enumerate(walkers) if not walker.externally_weighted]
+        parts = [walkers[k] for k in compared]
+        selected = [after_filling(len(walker), walker.biased) for walker in parts]
+        probabilities = [model.state_probabilities(latent(cv, walker)[part]) for walker, part in zip(parts, selected)]
+        left_out = dict(zip(compared, trapped(parts, probabilities)))
+        return [left_out.get(k, False) for k in range(len(walkers))]
+
     def dataset(self, last_round: int | None = None, features: Features | None = None) -> Dataset:
         """The frames of the rounds up to one (default: all), as training takes them before it selects columns."""
         from latf_sampling.data.dataset import Dataset
 
         features = self.features if features is None else features
-        return Dataset(self.series(self.frames(last_round), features), lag=self.lag, names=features.names)
+        return Dataset(self.training_series(self.frames(last_round), features), lag=self.lag, names=features.names)
 
     def last_learned(self) -> int:
         """Index of the last round after which a model was learned.

@@ -18,18 +18,12 @@ from latf_sampling.analysis import (
 from latf_sampling.analysis.mbar import Multistate
 from latf_sampling.bias.from_settings import BiasTask, make_bias
 from latf_sampling.cv.latent_cv import LatentCV
-from latf_sampling.cv.variable import Variable
 from latf_sampling.data.trajectories import Frames, WalkerFrames
 from latf_sampling.errors import DataError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.records.records import Records
+from latf_sampling.records.trapped import latent, trapped
 from latf_sampling.settings import RoundSettings, n_steps
-
-CORE = 0.9
-"""A frame is in the core of its most probable state if this probability is at least so much of the largest one of all
-frames."""
-CHUNK = 2048
-"""Frames for which a variable is evaluated at once."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +89,7 @@ def weightings(
     biases = {index: _RoundBias.load(records, index, walkers, selected) for index in rounds}
     weightings = _of_biased(walkers, selected, biases, temperature)
     if rounds:
-        reached = biases[rounds[-1]].reached
-        sought = set.union(*(reached[k] for k, walker in enumerate(walkers) if walker.biased))
-        mixed = [k for k, walker in enumerate(walkers) if walker.biased or reached[k] >= sought]
+        mixed = [k for k, left_out in enumerate(trapped(walkers, biases[rounds[-1]].states)) if not left_out]
         walkers, selected = [walkers[k] for k in mixed], [selected[k] for k in mixed]
         biases = {index: bias.of_walkers(mixed) for index, bias in biases.items()}
     return [*weightings, _by_mbar(walkers, selected, biases, temperature, rng)]
@@ -186,14 +178,14 @@ class _RoundBias:
         Bias in the middle of each stage, kJ/mol; (stages, frames).
     last : list of numpy.ndarray
         Bias at the end of the round, kJ/mol; (frames,).
-    reached : list of set
-        States of the model that the variable belongs to, whose core the walker visited.
+    states : list of numpy.ndarray
+        Probabilities of the states of the model that the variable belongs to; (frames, states).
     """
 
     stages: list[np.ndarray]
     staged: list[np.ndarray]
     last: list[np.ndarray]
-    reached: list[set[int]]
+    states: list[np.ndarray]
 
     @classmethod
     def load(cls, records: Records, index: int, walkers: Sequence[Frames], selected: Sequence[slice]) -> _RoundBias:
@@ -218,14 +210,14 @@ class _RoundBias:
         of_round = [k for k, walker in enumerate(walkers) if walker.biased and walker.round_index == index]
         which, middles = stages(np.concatenate([times[k] for k in of_round]), STAGES if bias.is_adaptive else 1)
         parts = dict(zip(of_round, np.split(which, np.cumsum([len(times[k]) for k in of_round])[:-1])))
-        latent = [_latent(bias.cv, walker)[part] for walker, part in zip(walkers, selected)]
+        u = [latent(bias.cv, walker)[part] for walker, part in zip(walkers, selected)]
         # All walkers together, so that the history of the bias is traversed once.
-        joined, ends = np.concatenate(latent), np.cumsum(list(map(len, latent)))[:-1]
+        joined, ends = np.concatenate(u), np.cumsum(list(map(len, u)))[:-1]
         return cls(
             [parts.get(k, np.empty(0, int)) for k in range(len(walkers))],
             np.split(bias.past_energy(joined, middles), ends, axis=1),
             np.split(bias.energy(joined), ends),
-            _reached([model.state_probabilities(u) for u in latent]),
+            [model.state_probabilities(part) for part in u],
         )
 
     def of_walkers(self, places: Sequence[int]) -> _RoundBias:
@@ -234,25 +226,5 @@ class _RoundBias:
             [self.stages[k] for k in places],
             [self.staged[k] for k in places],
             [self.last[k] for k in places],
-            [self.reached[k] for k in places],
+            [self.states[k] for k in places],
         )
-
-
-def _reached(probabilities: Sequence[np.ndarray]) -> list[set[int]]:
-    """States whose core each walker visited, from the probabilities of all states at each of its frames."""
-    largest = np.concatenate(probabilities).max(0)
-    return [
-        set(part.argmax(1)[((part >= CORE * largest) & (part == part.max(1, keepdims=True))).any(1)].tolist())
-        for part in probabilities
-    ]
-
-
-def _latent(cv: Variable, walker: Frames) -> np.ndarray:
-    """The variable at all frames of a walker, (frames, d)."""
-    values = []
-    for piece in walker.pieces():
-        x, boxes = np.asarray(piece.xyz), piece.unitcell_vectors
-        for start in range(0, len(x), CHUNK):
-            part = slice(start, start + CHUNK)
-            values.append(cv(x[part].astype(np.float64), None if boxes is None else boxes[part]))
-    return np.concatenate(values)

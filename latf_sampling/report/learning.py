@@ -33,15 +33,32 @@ def section(records: Records, estimates: Estimates) -> str:
                 "converged.",
             )
         )
-    return page.section("Learning", page.figures(*figures))
+    return page.section("Learning", page.figures(*figures), *_trapped(records))
+
+
+def _trapped(records: Records) -> list[str]:
+    """Which simulations each density leaves out, and why."""
+    left_out = [(index, learned.history.get("not_in_density")) for index, learned in records.learned]
+    models = [f"after round {index}: {words.listed(labels)}" for index, labels in left_out if labels]
+    if not models:
+        return []
+    return [
+        page.paragraph(
+            f"Not in the density of the model {'; '.join(models)}. Plain dynamics that never reached a state that "
+            "biased walkers visited has no information about the probability of this state, but its frames would make "
+            "the state emptier. They count in the prediction of future states.",
+            "soft",
+        )
+    ]
 
 
 def _caption(index: int, learned: LearnedModel) -> str:
     end = "Training converged." if learned.history["converged"] else "Training reached its largest number of epochs."
     return (
         f"Training after round {index}, {words.wall(learned.history['seconds'])}: the prediction and regularization "
-        "terms of the loss while the variable is learned, the flow's -ln p afterwards (all in nats), and the number of "
-        "states, per epoch, on training data and on held-out blocks. In the shaded part the flow is trained as well. "
+        "terms of the loss while the variable is learned, the flow's -ln p afterwards (all in nats; where there are "
+        "biased frames with a share of -ln p under their bias), and the number of states, per epoch, on training data "
+        "and on held-out blocks. In the shaded part the flow is trained as well. "
         f"Training and held-out curves should stay together, and the last one should level off. {end}"
     )
 

@@ -132,7 +132,7 @@ class LatentFrames:
             u=u,
             noisy=blurred(model, u, rng),
             states=np.concatenate([model.assign(piece) for piece in pieces]),
-            weights=np.concatenate([entry.weights for entry in series]),
+            weights=np.concatenate([entry.density_weights for entry in series]),
             temperatures=np.repeat([entry.temperature for entry in series], [len(entry) for entry in series]),
             blocks=time_blocks([len(entry) for entry in series]),
         )

@@ -29,7 +29,7 @@ class Checkpoint:
             return
         digest = hashlib.blake2b(f"{seed} {model!r} {training!r} {dataset.lag} {dataset.boltzmann}".encode())
         for series in dataset.series:
-            digest.update(f"{series.x.shape} {series.temperature}".encode())
+            digest.update(f"{series.x.shape} {series.temperature} {series.in_density}".encode())
             for part in (series.x, series.weights, series.energies, series.labels):
                 digest.update(b"" if part is None else np.ascontiguousarray(part).data)
         self.fingerprint = digest.hexdigest()

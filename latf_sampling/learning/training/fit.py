@@ -13,6 +13,7 @@ from latf_sampling.core import streams
 from latf_sampling.data.dataset import CHUNK
 from latf_sampling.learning.flow import LatentFlow
 from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.training.tilted import TiltedEnsemble
 from latf_sampling.learning.training.training_frames import TrainingFrames
 from latf_sampling.settings import TrainingSettings
 
@@ -26,8 +27,16 @@ IMPROVEMENT = 1e-3
 """Nats that the score on held-out blocks must gain to count as better."""
 RATE_DROP, RATE_DROPS = 0.2, 1
 """Where the score no longer improves, the learning rate falls by this factor, so many times, before the fit ends."""
+TILTED_SHARE = 0.5
+"""Points of the tilted ensemble in a batch, relative to its frames; each costs as much, and another for Z does too."""
+TILTED_WEIGHT = 0.25
+"""Weight of the likelihood in the tilted ensemble: smaller than that of the density itself, to which it adds noise in
+the wells."""
 STREAMS = {"refit": "whole"}
 """Streams of random numbers whose name is not that of their stage: a stream that is renamed gives other numbers."""
+
+Tilted = tuple[TiltedEnsemble, Tensor]
+"""An ensemble, and points (n, d) that were drawn from it."""
 
 
 class Fit:
@@ -37,6 +46,9 @@ class Fit:
     epochs. "flow" trains the flow alone on the finished encoder, takes the weights with the best score on held-out
     blocks, and is `finished` when this score no longer improves. "refit" continues with all frames at the lower rate,
     and "ensemble" trains one member of the ensemble on a bootstrap sample.
+
+    Where there are frames of biased simulations, the loss of the flow alone has a second term: the likelihood in the
+    ensemble of `TiltedEnsemble` at each of their temperatures, in which barriers have as many frames as wells.
 
     Attributes
     ----------
@@ -76,13 +88,20 @@ class Fit:
         self._weights = frames.weights
         if stage == "ensemble":
             self._weights = frames.resampled(streams.stream(seed, "bootstrap", iteration))
+        self._tilted = [] if self.density is None else self._tilted_ensembles(self.density)
         self._averaged = [p.detach().clone() for p in self.parameters]
         self._best: list[Tensor] | None = None
         self._score, self._since, self._drops, self._steps = float("inf"), 0, 0, 0
         self._held = held
         self._held_drawn: tuple[Tensor, Tensor] | None = None
-        if stage == "flow" and len(held):
-            self._held_drawn = frames.draw(held, frames.weights, streams.stream(seed, "held"), HELD_TEMPERATURES)
+        self._held_tilted: list[Tilted] = []
+        if stage == "flow" and frames.weights[held.cpu().numpy()].any():
+            rng = streams.stream(seed, "held")
+            self._held_drawn = frames.draw(held, frames.weights, rng, HELD_TEMPERATURES)
+            generator = self._generator("held tilted")
+            size = max(1, round(TILTED_SHARE * len(held)))
+            for each in self._tilted:
+                self._held_tilted += self._draw(each, held, size, rng, generator)
 
     def _parameters(self) -> list[nn.Parameter]:
         model = self.model
@@ -91,18 +110,62 @@ class Fit:
         parts = (model.encoder, model.decoder, model.mixture if self.stage == "states" else model.flow)
         return [model.log_variance, *(p for part in parts for p in part.parameters())]
 
+    def _generator(self, *names: str | int) -> torch.Generator:
+        generator = torch.Generator(device=self.frames.device)
+        generator.manual_seed(streams.stream_seed(self.seed, *names))
+        return generator
+
+    def _tilted_ensembles(self, flow: LatentFlow) -> list[TiltedEnsemble]:
+        """One for each temperature of biased simulations."""
+        frames, ensembles = self.frames, []
+        training = self.training.cpu().numpy()
+        for number, temperature in enumerate(np.unique(frames.temperatures[training][frames.biased[training]])):
+            biased, log_weights = self._biased(self.training, temperature, frames.weights)
+            rng = streams.stream(self.seed, "tilted", number)
+            ensembles.append(TiltedEnsemble(flow, self._mu[biased], log_weights, temperature, frames.reference, rng))
+        return ensembles
+
+    def _biased(self, frames: Tensor, temperature: float, weights: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Those of some frames that come from biased simulations at a temperature, and ln of their weights there.
+
+        Others would add noise: where a bias has brought many frames of little weight, a frame of another simulation has
+        a weight as large as theirs together.
+        """
+        indices = frames.cpu().numpy()
+        indices = indices[self.frames.biased[indices] & (self.frames.temperatures[indices] == temperature)]
+        return torch.from_numpy(indices).to(frames.device), self.frames.log_weights(temperature, weights)[indices]
+
+    def _draw(
+        self, ensemble: TiltedEnsemble, frames: Tensor, n: int, rng: np.random.Generator, generator: torch.Generator
+    ) -> list[Tilted]:
+        """The ensemble with n points of it, drawn from frames of some indices; nothing where none has a weight."""
+        biased, log_weights = self._biased(frames, ensemble.temperature, self._weights)
+        if n == 0 or not np.isfinite(log_weights).any():
+            return []
+        return [(ensemble, ensemble.draw(self._mu[biased], log_weights, n, rng, generator))]
+
+    def _tilted_batches(self, count: int, rng: np.random.Generator, generator: torch.Generator) -> list[Tilted | None]:
+        """So many batches of tilted ensembles, of one after the other; None where nothing was biased."""
+        batches: list[Tilted | None] = [None] * count
+        size = max(1, round(TILTED_SHARE * self.batch))
+        for number, ensemble in enumerate(self._tilted):
+            places = range(number, count, len(self._tilted))
+            for _, points in self._draw(ensemble, self.training, size * len(places), rng, generator):
+                for place, part in zip(places, points.split(size)):
+                    batches[place] = ensemble, part
+        return batches
+
     def run_epoch(self) -> dict:
         """Train for one epoch; returns its entry in the history."""
         names = (STREAMS.get(self.stage, self.stage), self.iteration, self.epoch)
-        rng = streams.stream(self.seed, *names)
-        generator = torch.Generator(device=self.frames.device)
-        generator.manual_seed(streams.stream_seed(self.seed, *names, "noise"))
+        rng, generator = streams.stream(self.seed, *names), self._generator(*names, "noise")
         pairs = self.training[torch.from_numpy(rng.permutation(len(self.training))).to(self.training.device)]
         drawn, scale = self.frames.draw(self.training, self._weights, rng, TEMPERATURES)
         sums: dict[str, Tensor] = {}
         pieces = (pairs.split(self.batch), drawn.split(self.batch), scale.split(self.batch))
-        for now, weighted, s in zip(*pieces):
-            terms = self._terms(now, weighted, s, generator)
+        batches = self._tilted_batches(len(pieces[0]), rng, generator)
+        for now, weighted, s, tilted in zip(*pieces, batches):
+            terms = self._terms(now, weighted, s, generator, tilted)
             self.optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, 10.0)
@@ -122,8 +185,13 @@ class Fit:
         """Put the best weights, or without validation the averaged ones, into the model."""
         self._load(self._averaged if self._best is None else self._best)
 
-    def _terms(self, now: Tensor, weighted: Tensor, scale: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Terms of the loss: prediction from unweighted pairs, regularization from Boltzmann-weighted frames."""
+    def _terms(
+        self, now: Tensor, weighted: Tensor, scale: Tensor, generator: torch.Generator, tilted: Tilted | None = None
+    ) -> dict[str, Tensor]:
+        """Terms of the loss: prediction from unweighted pairs, regularization from Boltzmann-weighted frames.
+
+        Of the flow alone: its -ln p, which is the loss, and where there is one its -ln p in a tilted ensemble.
+        """
         model, d = self.model, self.model.latent_dim
 
         def noise(frames: Tensor) -> Tensor:
@@ -131,7 +199,12 @@ class Fit:
 
         if self.density is not None:
             u = self.density.blurred(self._mu[weighted], noise(weighted))
-            return {"loss": -self.density.log_prob(u, scale).mean()}
+            loss = -self.density.log_prob(u, scale).mean()
+            if tilted is None:
+                return {"loss": loss}
+            ensemble, points = tilted
+            term = ensemble.loss(points, generator)
+            return {"loss": loss + TILTED_WEIGHT * term, "tilted": term}
         u = model.noisy(model.mean(self.frames.rows(now)), noise(now))
         prediction = model.prediction(u, self.labels[now + self.frames.dataset.lag])
         blur = noise(weighted)
@@ -177,13 +250,18 @@ class Fit:
 
     def _held_out_terms(self, drawn: Tensor, scale: Tensor) -> dict[str, float]:
         # The noise is the same in every epoch, so that scores differ by the weights alone.
-        generator = torch.Generator(device=self.frames.device)
-        generator.manual_seed(streams.stream_seed(self.seed, "held noise"))
+        generator = self._generator("held noise")
         sums: dict[str, float] = {}
         pieces = (self._held.split(CHUNK), drawn.split(CHUNK), scale.split(CHUNK))
         for now, weighted, s in zip(*pieces):
             for name, value in self._terms(now, weighted, s, generator).items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(now) / len(self._held)
+        for ensemble, points in self._held_tilted:
+            parts = points.split(CHUNK)
+            term = sum(float(ensemble.loss(part, generator)) * len(part) for part in parts) / len(points)
+            sums["tilted"] = sums.get("tilted", 0.0) + term / len(self._held_tilted)
+        if self._held_tilted:
+            sums["loss"] += TILTED_WEIGHT * sums["tilted"]
         return sums
 
     def state_dict(self) -> dict:

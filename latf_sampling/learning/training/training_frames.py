@@ -37,7 +37,9 @@ class TrainingFrames:
     Attributes
     ----------
     weights : numpy.ndarray (frames,)
-        Weight of each frame at its own temperature, which removes the bias of its simulation.
+        Weight of each frame in the density at its own temperature, which removes the bias of its simulation.
+    biased : numpy.ndarray (frames,)
+        Whether a frame comes from a biased simulation, and counts in the density.
     reweighting : TemperatureReweighting, or None
         None where temperature enters through the prior alone.
     reachable : numpy.ndarray (TABLE,)
@@ -52,6 +54,8 @@ class TrainingFrames:
         self._x = dataset.x.to(device) if self._fits() else None
         self.weights = dataset.weights.numpy()
         self.temperatures = dataset.temperatures.numpy()
+        biased = np.repeat([entry.is_weighted for entry in dataset.series], [len(entry) for entry in dataset.series])
+        self.biased = biased & (self.weights > 0)
         if training.balance_temperatures:
             self.weights = self._balanced_weights()
         self.reference = model.reference_temperature
@@ -84,8 +88,8 @@ class TrainingFrames:
         return torch.cat([function(self.rows(part)) for part in frames.split(CHUNK)])
 
     def with_weight(self, pairs: Tensor) -> Tensor:
-        """The pairs whose first frame has a weight; a weight of zero excludes a frame."""
-        return pairs[torch.from_numpy(self.weights)[pairs] > 0].to(self.device)
+        """The pairs whose first frame counts; a weight of zero excludes a frame."""
+        return pairs[self.dataset.counted[pairs]].to(self.device)
 
     def scaling(self) -> tuple[Tensor, Tensor]:
         """Weighted mean of each descriptor, and the inverse of its standard deviation; (F,) each.
@@ -154,15 +158,26 @@ class TrainingFrames:
         scale = np.repeat(temperatures, counts)[order] / self.reference
         return drawn, torch.from_numpy(scale).float().to(self.device)
 
+    def log_weights(self, temperature: float, weights: np.ndarray) -> np.ndarray:
+        """ln of each frame's weight at a temperature, from its weight at its own; -inf where it has none; (frames,)."""
+        with np.errstate(divide="ignore"):
+            log = np.log(weights)
+        if self.reweighting is None:
+            return np.where(self.temperatures == temperature, log, -np.inf)
+        counted = self.weights > 0
+        relative = log[counted] - np.log(self.weights[counted])
+        log[counted] = relative + self.reweighting.log_weights(temperature)[counted]
+        return log
+
     def effective_sizes(self) -> tuple[np.ndarray, np.ndarray]:
         """Inverse temperatures in ascending order, and the effective sample size at each."""
         if self.reweighting is None:
             # Frames count at their own temperature and nowhere else: the table has a narrow peak at each.
-            simulated = np.unique(self.temperatures)[::-1]
+            simulated = np.unique(self.temperatures[self.weights > 0])[::-1]
             sizes = [kish(self.weights[self.temperatures == temperature]) for temperature in simulated]
             peaks = np.multiply.outer(1 / simulated, 1 + 1e-4 * np.array([-2, -1, 1, 2]))
             return peaks.ravel(), np.multiply.outer(sizes, [0.0, 1.0, 1.0, 0.0]).ravel()
-        simulated = self.reweighting.temperatures
+        simulated = self._simulated(self.reweighting)
         low, high = 1 / (FARTHEST * simulated[-1]), FARTHEST / simulated[0]
         points = [np.geomspace(low, high, TABLE)]
         step = np.log(high / low) / (TABLE - 1)
@@ -180,6 +195,11 @@ class TrainingFrames:
         times = np.bincount(rng.integers(len(blocks), size=len(blocks)), minlength=len(blocks))
         return self.weights * times[which]
 
+    @staticmethod
+    def _simulated(reweighting: TemperatureReweighting) -> np.ndarray:
+        """The temperatures with frames that count in the density."""
+        return reweighting.temperatures[reweighting.counts > 0]
+
     def _set_up_reweighting(self) -> None:
         if self.dataset.energies is None:
             warnings.warn(
@@ -189,7 +209,7 @@ class TrainingFrames:
             )
             return
         self.reweighting = self.dataset.reweighting(streams.stream(self.seed, "reweighting"), self.weights)
-        worst = min(self.reweighting.effective_sample_size(value) for value in self.reweighting.temperatures)
+        worst = min(self.reweighting.effective_sample_size(value) for value in self._simulated(self.reweighting))
         self.minimum_effective_size = min(self.minimum_effective_size, 0.5 * worst)
         inverse, sizes = self.effective_sizes()
         enough = np.flatnonzero(sizes >= self.minimum_effective_size)[::-1]
@@ -203,4 +223,5 @@ class TrainingFrames:
     def _balanced_weights(self) -> np.ndarray:
         """Weights with the same sum at each temperature."""
         _, which = np.unique(self.temperatures, return_inverse=True)
-        return self.weights / np.bincount(which, self.weights)[which] * len(self.weights) / (which.max() + 1)
+        sums = np.bincount(which, self.weights)
+        return self.weights / np.where(sums > 0, sums, 1.0)[which] * len(self.weights) / np.count_nonzero(sums)
