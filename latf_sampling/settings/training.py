@@ -47,8 +47,9 @@ class ModelSettings(Settings):
 class TrainingSettings(Settings):
     """How a model is trained; the stages are described in `latf_sampling.learning.training.stages`."""
 
-    initial_states: int = Field(default=20, ge=2, le=100_000)
-    """Number of small clusters that the refinement starts from, for data without labels."""
+    initial_states: int = Field(default=200, ge=2, le=10_000)
+    """Number of small clusters that are merged to metastable states, for data without labels; fewer where they would
+    have less than 50 frames each."""
     batch_size: int = Field(default=4096, ge=2, le=1_000_000_000)
     """Largest number of pairs in a batch; a small data set has smaller batches."""
     learning_rate: float = Field(default=2e-3, gt=0, le=10)
@@ -63,13 +64,14 @@ class TrainingSettings(Settings):
     """Weight of a term that makes the variable rise evenly on the way from state to state, where frames are few:
     without it the variable becomes a step there, and hills exert forces that tear the molecule apart."""
     refinements: Epochs = Field(default=12, ge=1)
-    """Largest number of iterations of training and relabeling in the first stage."""
+    """Largest number of iterations of training in the first stage, each with new representatives of the states."""
     refinement_epochs: Epochs = Field(default=5, ge=1)
     """Epochs of training in each of these iterations."""
     label_change: float = Field(default=0.01, gt=0, lt=1)
-    """Labels count as self-consistent once an iteration changes the state of a smaller fraction of the frames."""
+    """The first stage ends once an iteration changes the most likely state of a smaller fraction of the frames, and
+    removes a smaller fraction of the loss of prediction."""
     minimum_population: float = Field(default=0.0005, ge=0, lt=1)
-    """States with a smaller fraction of the frames are removed when labels are refined."""
+    """States with a smaller fraction of the frames are merged with others."""
     joint_epochs: Epochs = Field(default=6, ge=0)
     """Epochs of training encoder, decoder and flow together; with 0 the flow is trained afterwards only."""
     flow_epochs: Epochs = Field(default=40, ge=0)

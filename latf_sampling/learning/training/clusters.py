@@ -1,4 +1,4 @@
-"""Many small clusters: the first labels, which the refinement merges into metastable states."""
+"""Many small clusters of frames, which are merged to metastable states by the transitions between them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from latf_sampling.errors import TrainingError
 
 FRAMES = 50_000
 """Clusters are computed from at most so many frames; all frames are then assigned to them."""
-TRIES = 5
-"""Number of clusterings, of which the one with the least inertia is taken."""
+FEWEST = 50
+"""Frames of a cluster, on average, at least: transitions between clusters are counted."""
+SEED = 0
+"""Of the initial centers, always the same one: which states there are is no matter of chance."""
 
 
-def cluster(dataset: Dataset, count: int, seed: int) -> Tensor:
+def cluster(dataset: Dataset, count: int) -> Tensor:
     """k-means (deeptime) on the slow coordinates that TICA finds.
 
     Parameters
@@ -25,9 +27,7 @@ def cluster(dataset: Dataset, count: int, seed: int) -> Tensor:
     dataset
         All frames; TICA takes its lag.
     count
-        Number of clusters; fewer where some stay empty.
-    seed
-        Of the initial centers.
+        Number of clusters; fewer where some stay empty, or would have few frames.
 
     Returns
     -------
@@ -53,19 +53,15 @@ def cluster(dataset: Dataset, count: int, seed: int) -> Tensor:
         sample = projection.transform(dataset.rows(slice(None, None, stride)).numpy().astype(np.float64))
     except ZeroRankError as error:
         raise TrainingError("train: no descriptor ever changes; there is nothing to learn from.") from error
-    # One choice of initial centers easily misses a rare state, which then adds much to the inertia.
-    tries: list[KMeansModel] = []
-    for attempt in range(TRIES):
-        estimator = KMeans(
-            min(count, len(sample)),
-            max_iter=100,
-            fixed_seed=seed + attempt,  # pyright: ignore[reportArgumentType] - annotated as bool, documented as seed
-            n_jobs=1,
-            init_strategy="kmeans++",
-            tolerance=1e-3,
-        )
-        tries.append(estimator.fit_fetch(sample))  # pyright: ignore[reportArgumentType] - annotated as any Model
-    clusters = min(tries, key=lambda model: cast(float, model.inertia))
+    estimator = KMeans(
+        max(2, min(count, dataset.frames // FEWEST)),
+        max_iter=100,
+        fixed_seed=SEED,  # pyright: ignore[reportArgumentType] - annotated as bool, documented as seed
+        n_jobs=1,
+        init_strategy="kmeans++",
+        tolerance=1e-3,
+    )
+    clusters = cast(KMeansModel, estimator.fit_fetch(sample))  # pyright: ignore[reportArgumentType] - takes any array
     labels = [
         clusters.transform(projection.transform(dataset.rows(slice(first, first + CHUNK)).numpy().astype(np.float64)))
         for first in range(0, dataset.frames, CHUNK)

@@ -1,8 +1,9 @@
 """Training a `LaTF` in stages.
 
-1. "states", the state predictive information bottleneck: encoder and decoder are trained with the mixture prior, every
-   frame is relabeled with its most likely future state, states that have lost their frames are dropped, and new
-   representatives are chosen; this is iterated until the labels hardly change.
+1. "states": metastable states are those of a Markov state model of the data (`states.py`), whatever the seed. Encoder
+   and decoder are trained to predict the state one lag later, with the mixture prior of the state predictive
+   information bottleneck, and new representatives of the states are chosen; this is iterated until the prediction
+   hardly improves, and the most likely state of hardly any frame changes.
 2. "joint": encoder, decoder and flow together, with fixed labels.
 3. "flow": the flow alone, with fixed encoder, until its score on held-out blocks no longer improves.
 4. "refit": the same flow on all frames for a few more epochs, since a held-out block may hold what is rare. The flow
@@ -36,11 +37,12 @@ from torch import Tensor
 from latf_sampling.core import arguments, platforms, streams
 from latf_sampling.data.columns import column_statistics
 from latf_sampling.data.dataset import CHUNK, Dataset
-from latf_sampling.errors import ColumnWarning, SettingsError, SingleStateError, TrainingError
+from latf_sampling.errors import ColumnWarning, SettingsError, TrainingError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training.checkpoint import Checkpoint
 from latf_sampling.learning.training.clusters import cluster
 from latf_sampling.learning.training.fit import Fit, is_finite
+from latf_sampling.learning.training.states import metastable_states
 from latf_sampling.learning.training.training_frames import TrainingFrames
 from latf_sampling.settings import TrainingSettings
 
@@ -65,8 +67,8 @@ class TrainingResult:
     seconds
         Wall time.
     converged
-        Whether the labels became self-consistent, and the flow alone stopped because its score on held-out blocks no
-        longer improved at any learning rate.
+        Whether the most likely states of the frames no longer changed, and the flow alone stopped because its score on
+        held-out blocks no longer improved at any learning rate.
     """
 
     history: list[dict] = field(repr=False)
@@ -189,12 +191,12 @@ class _Run:
     def run(self) -> TrainingResult:
         saved = self.checkpoint.load()
         if saved is None:
-            self.labels = self._initial_labels()
+            self.labels = self.assigned = self._metastable_states()
             self._build(int(self.labels.max()) + 1)
         else:
             self._resume(saved)
         if self.stage == "states":
-            self._find_states()
+            self._learn_states()
             self._next("joint")
         self._hold_out()
         if self.stage == "joint":
@@ -228,6 +230,7 @@ class _Run:
                 "iteration": self.iteration,
                 "fit": fit.state_dict(),
                 "labels": self.labels.cpu(),
+                "assigned": self.assigned.cpu(),
                 "model": self.model.state_dict(),
                 "n_states": self.model.n_states,
                 "members": len(self.model.ensemble),
@@ -242,21 +245,26 @@ class _Run:
         self._build(saved["n_states"])
         self.model.ensemble.extend(copy.deepcopy(self.model.flow) for _ in range(saved["members"]))
         self.model.load_state_dict(saved["model"])
-        self.labels = saved["labels"].to(self.device)
+        self.labels, self.assigned = (saved[name].to(self.device) for name in ("labels", "assigned"))
         self.stage, self.iteration, self.fit_state = saved["stage"], saved["iteration"], saved["fit"]
         self.history, self.consistent, self.converged = saved["history"], saved["consistent"], saved["converged"]
         self.began -= saved["seconds"]
 
     # Stages
 
-    def _initial_labels(self) -> Tensor:
-        if self.dataset.labels is not None:
-            _, labels = torch.unique(self.dataset.labels, return_inverse=True)
+    def _metastable_states(self) -> Tensor:
+        """State of each frame, which the decoder predicts; merged from small clusters, or from the labels given."""
+        dataset, s = self.dataset, self.settings
+        if dataset.labels is not None:
+            _, clusters = torch.unique(dataset.labels, return_inverse=True)
+            if int(clusters.max()) == 0:
+                raise TrainingError("train: all frames carry the same label; there is no transition to learn from.")
         else:
-            labels = cluster(self.dataset, self.settings.initial_states, streams.stream_seed(self.seed, "clusters"))
-        if int(labels.max()) == 0:
-            raise TrainingError("train: all frames carry the same label; there is no transition to learn from.")
-        return labels.to(self.device)
+            clusters = cluster(dataset, s.initial_states)
+        states = metastable_states(clusters.numpy(), dataset.first.numpy(), dataset.lag, s.minimum_population)
+        if dataset.labels is not None and states.max() == clusters.max():
+            return clusters.to(self.device)  # the states that were given, in their order
+        return torch.from_numpy(states).to(self.device)
 
     def _build(self, n_states: int) -> None:
         model, frames = self.model, self.frames
@@ -287,35 +295,39 @@ class _Run:
             model.flow.range.copy_(reachable / frames.reference)
         model.to(self.device)
 
-    def _find_states(self) -> None:
-        s, model = self.settings, self.model
+    def _learn_states(self) -> None:
+        s = self.settings
         for iteration in range(self.iteration, s.refinements):
             self.iteration = iteration
             if self.fit_state is None:
                 self._choose_representatives()
             self._optimize(s.refinement_epochs)
-            refined = self._most_likely_states()
-            populated = self._populated(refined)
-            if len(populated) < 2:
-                raise SingleStateError(
-                    "train: the refinement of labels left a single state; the data hold no slow transition at "
-                    f"a lag of {self.dataset.lag} frames. Use a shorter lag, or data that cross between states."
-                )
-            dropped = len(populated) < model.n_states
-            if dropped:
-                model.keep_states(populated)
-                refined = self._most_likely_states()
-            changed = float((refined != self.labels).float().mean())
-            self.labels = refined
-            if not dropped and changed < s.label_change:
+            before, self.assigned = self.assigned, self._most_likely_states()
+            changed = float((self.assigned != before).float().mean())
+            complete = len(self._populated(self.assigned)) == self.model.n_states
+            if complete and max(changed, self._gain_of_last_iteration()) < s.label_change:
                 self.consistent = True
                 return
+        self._drop_lost_states()
+
+    def _gain_of_last_iteration(self) -> float:
+        """Share of the loss of prediction that the last iteration has removed; infinite if it was the first."""
+        losses = {entry["iteration"]: entry["prediction"] for entry in self.history if entry["stage"] == "states"}
+        if self.iteration == 0:
+            return float("inf")
+        return 1 - losses[self.iteration] / losses[self.iteration - 1]
 
     def _drop_lost_states(self) -> None:
-        """Drop states that joint training has left without frames."""
-        populated = self._populated(self._most_likely_states())
-        if 2 <= len(populated) < self.model.n_states:
-            self.model.keep_states(populated)
+        """Drop states that the model assigns no frames to; their labels become those of the likeliest other state."""
+        model, populated = self.model, self._populated(self._most_likely_states())
+        if not 2 <= len(populated) < model.n_states:
+            return
+        kept = torch.full((model.n_states,), -1, device=self.device).scatter_(
+            0, populated, torch.arange(len(populated), device=self.device)
+        )
+        model.keep_states(populated)
+        self.assigned = self._most_likely_states()
+        self.labels = torch.where(kept[self.labels] < 0, self.assigned, kept[self.labels])
 
     def _populated(self, labels: Tensor) -> Tensor:
         """Indices of the states with enough frames."""
