@@ -32,7 +32,7 @@ NARROWEST = (0.2, 0.35, 0.4)
 effective frames. A finer grid, of which every kernel changes all visited nodes, would cost more than it gains."""
 SPACING = (0.25, 0.25, 0.5)
 """Distance of grid nodes in widths of the narrowest kernels. In 3 dimensions memory allows no finer grid; the spline
-then smooths the bias by less than kT / 20."""
+then smooths the bias by less than kT / 8."""
 
 
 class OPES(AdaptiveBias[Density]):

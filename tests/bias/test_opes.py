@@ -639,6 +639,40 @@ def rms(difference: np.ndarray) -> float:
     return float(np.std(difference))
 
 
+@pytest.mark.parametrize("settings", [{"explore": True}, {"bias_factor": np.inf}], ids=["explore", "uniform"])
+def test_target(settings):
+    """What is sampled, frames without the bias, and the free energy, of points drawn independently under each bias.
+
+    Over eight seeds the density of the later half was off by 0.45 +- 0.09 kJ/mol (exploring) and 0.43 +- 0.04 (uniform
+    target), the difference between the wells by 0.22 both times, the free energy of the bias by 0.97 +- 0.15 and 0.39
+    +- 0.04.
+    """
+    _, system, cv = pairs(1, "r")
+    bias = OPES(system, cv, 300.0, 25.0, 1, width=0.4, read_only=True, **settings)
+    r = np.linspace(0.4, 1.6, 2401)[:, None]
+    free = exact(r[:, 0], 15.0) - exact(r[:, 0], 15.0).min()
+    rng, late, frames = np.random.default_rng(1), np.zeros(len(r)), []
+    for step in range(1, 1001):
+        energies = bias.grid.interpolate(r, bias.coefficients_of(bias.state))
+        density = np.exp(-(free + energies) / KT)
+        density /= density.sum()
+        late += density if step > 500 else 0
+        k = np.searchsorted(np.cumsum(density), 0.999999 * rng.random())
+        bias.history.add([step, *bias.new_kernel(None, r[k], energies[k], True)])
+        bias.add_kernel(bias.state, bias.history.rows[-1])
+        frames.append((r[k, 0], energies[k] - bias.offset()))
+    low = free < 15
+    assert rms(-KT * np.log(late[low]) - free[low] / bias.bias_factor) < 0.85
+    assert rms(free[low]) > 4  # which is what would be sampled without a bias
+    u, bias_at_u = np.array(frames[200:]).T
+    weights, truth = np.exp(bias_at_u / KT), np.exp(-free / KT)
+    difference = -KT * np.log(weights[u > 1].sum() / weights[u <= 1].sum())
+    assert difference == pytest.approx(-KT * np.log(truth[r[:, 0] > 1].sum() / truth[r[:, 0] <= 1].sum()), abs=0.8)
+    surface = exact(bias.axes[0], 15.0)
+    low = surface - surface.min() < 10
+    assert rms((bias.free_energy() - surface)[low]) < (1.8 if bias.explore else 0.6)
+
+
 @pytest.mark.parametrize(("dim", "barrier"), [(1, 15.0), (2, 10.0)])
 def test_double_well(dim, barrier):
     """Free energy of wells that plain dynamics would not leave, from the kernels and from reweighted frames.
