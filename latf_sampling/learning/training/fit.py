@@ -13,6 +13,7 @@ from latf_sampling.core import streams
 from latf_sampling.data.dataset import CHUNK
 from latf_sampling.learning.flow import LatentFlow
 from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.training.shape import PAIRS, PIECES, StatePairs, slowness, unevenness
 from latf_sampling.learning.training.tilted import TiltedEnsemble
 from latf_sampling.learning.training.training_frames import TrainingFrames
 from latf_sampling.settings import TrainingSettings
@@ -77,6 +78,11 @@ class Fit:
         if stage in ("flow", "refit", "ensemble"):
             self.density = cast(LatentFlow, model.ensemble[iteration]) if stage == "ensemble" else model.flow
             self._mu = frames.evaluate(model.mean)
+        else:
+            temperatures = np.unique(frames.temperatures, return_inverse=True)[1]
+            self._temperatures = torch.from_numpy(temperatures).to(frames.device)
+            self._pair_weights = torch.from_numpy(frames.weights).float().to(frames.device)
+            self._state_pairs = StatePairs(training, labels)
         self.parameters = self._parameters()
         encoder = set(model.encoder.parameters())
         groups = [
@@ -205,14 +211,37 @@ class Fit:
             ensemble, points = tilted
             term = ensemble.loss(points, generator)
             return {"loss": loss + TILTED_WEIGHT * term, "tilted": term}
-        u = model.noisy(model.mean(self.frames.rows(now)), noise(now))
-        prediction = model.prediction(u, self.labels[now + self.frames.dataset.lag])
+        mu = model.mean(self.frames.rows(now))
+        prediction = model.prediction(model.noisy(mu, noise(now)), self.labels[now + self.frames.dataset.lag])
         blur = noise(weighted)
         u = model.noisy(model.mean(self.frames.rows(weighted)), blur)
         prior = "mixture" if self.stage == "states" else "flow"
-        regularization = model.regularization(u, blur, scale, prior)
-        loss = prediction + model.settings.beta * regularization
-        return {"loss": loss, "prediction": prediction, "regularization": regularization}
+        terms = {"prediction": prediction, "regularization": model.regularization(u, blur, scale, prior)}
+        terms |= self._shape_terms(now, mu, generator)
+        weights = {
+            "prediction": 1.0,
+            "regularization": model.settings.beta,
+            "slowness": -self.settings.slowness,
+            "unevenness": self.settings.evenness,
+        }
+        return {"loss": torch.stack([weights[name] * value for name, value in terms.items()]).sum(), **terms}
+
+    def _shape_terms(self, now: Tensor, mu: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Terms of the loss that shape the encoder, whose values at the frames `now` are mu (n, d)."""
+        terms: dict[str, Tensor] = {}
+        if self.settings.slowness > 0:
+            if len(now) >= SMALLEST_BATCH:
+                later = self.model.mean(self.frames.rows(now + self.frames.dataset.lag))
+                terms["slowness"] = slowness(mu, later, self._temperatures[now], self._pair_weights[now])
+            else:  # the rest of the frames, of which correlations would be those of chance
+                terms["slowness"] = torch.zeros_like(mu[0, 0])
+        if self.settings.evenness > 0:
+            terms["unevenness"] = torch.ones_like(mu[0, 0])
+            if len(self._state_pairs) > 1:
+                one, other = (self.frames.rows(side) for side in self._state_pairs.draw(PAIRS, generator))
+                share = torch.linspace(0, 1, PIECES + 1, device=mu.device)[:, None, None]
+                terms["unevenness"] = unevenness(self.model.mean(torch.lerp(one, other, share)))
+        return terms
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -15,7 +15,7 @@ PAIRS, PIECES = 128, 8
 """Lines between frames of different states in each step, and the pieces that each is cut into."""
 
 
-def slowness(now: Tensor, later: Tensor, groups: Tensor) -> Tensor:
+def slowness(now: Tensor, later: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
     """Sum of the squared autocorrelations of the slowest linear combinations of components, from 0 to d.
 
     That is the VAMP-2 score of a reversible process without its constant 1: Wu and Noé, doi:10.1007/s00332-019-09567-y;
@@ -33,15 +33,16 @@ def slowness(now: Tensor, later: Tensor, groups: Tensor) -> Tensor:
     Examples
     --------
     >>> u = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
-    >>> round(float(slowness(u, u, torch.zeros(1000, dtype=torch.int64))), 3)
+    >>> round(float(slowness(u, u, torch.zeros(1000, dtype=torch.int64), torch.ones(1000))), 3)
     2.0
     """
-    counts = torch.bincount(groups).clamp(min=1).to(now).unsqueeze(-1)
-    sums = torch.zeros(len(counts), now.shape[1], dtype=now.dtype, device=now.device)
-    means = sums.index_add(0, groups, 0.5 * (now + later)) / counts
+    share = (weights / weights.sum().clamp(min=1e-30)).unsqueeze(-1)
+    totals = torch.zeros(int(groups.max()) + 1, 1, dtype=now.dtype, device=now.device).index_add(0, groups, share)
+    sums = torch.zeros(len(totals), now.shape[1], dtype=now.dtype, device=now.device)
+    means = sums.index_add(0, groups, 0.5 * share * (now + later)) / totals.clamp(min=1e-30)
     a, b = now - means[groups], later - means[groups]
-    covariance = (a.T @ a + b.T @ b) / (2 * len(a))
-    lagged = (a.T @ b + b.T @ a) / (2 * len(a))
+    covariance = 0.5 * (a.T @ (share * a) + b.T @ (share * b))
+    lagged = 0.5 * (a.T @ (share * b) + b.T @ (share * a))
     tiny = 1e-5 * covariance.diagonal().sum().detach() + 1e-12  # for components that are functions of each other
     factor = torch.linalg.cholesky(covariance + tiny * torch.eye(len(covariance), dtype=now.dtype, device=now.device))
     half = torch.linalg.solve_triangular(factor, lagged, upper=False)
