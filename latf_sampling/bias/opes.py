@@ -29,7 +29,8 @@ from latf_sampling.units import KB, EnergyLike, TemperatureLike, to_float, to_ke
 
 NARROWEST = (0.2, 0.35, 0.4)
 """Default of `narrowest` in 1, 2 and 3 dimensions: by Silverman's rule kernels get there after 4200, 540 and 490
-effective frames. A finer grid, of which every kernel changes all visited nodes, would cost more than it gains."""
+effective frames. A finer grid, of which every kernel changes all visited nodes, would cost more than it gains. With
+3000 kernels in 3 dimensions the limit 0.4 was not reached, and 0.8 moved the bias by 3.7 kJ/mol, root mean square."""
 SPACING = (0.25, 0.25, 0.5)
 """Distance of grid nodes in widths of the narrowest kernels. In 3 dimensions memory allows no finer grid; the spline
 then smooths the bias by less than kT / 8."""
@@ -47,9 +48,11 @@ class OPES(AdaptiveBias[Density]):
 
     With ``explore=True`` P is the density of the visited points without weights, the well-tempered one, and V(u) =
     (gamma - 1) kT ln(P(u)/Z + epsilon), with epsilon accordingly. This bias keeps changing, so that walkers leave
-    states that the variable does not tell apart: they explore more, and estimates converge later. Source: Invernizzi
-    and Parrinello, doi:10.1021/acs.jctc.2c00152. Formulas and defaults are those of OPES_METAD and OPES_METAD_EXPLORE
-    in PLUMED, and so are the numbers.
+    states that the variable does not tell apart: they explore more, and estimates converge later. Frames are weighted
+    by exp(V/kT) as without it, and `free_energy`, -gamma kT ln P(u), fluctuates more than what they give. Source:
+    Invernizzi and Parrinello, doi:10.1021/acs.jctc.2c00152.
+
+    Kernels and biases are those of OPES_METAD and OPES_METAD_EXPLORE in PLUMED, but for the grid.
 
     Parameters
     ----------
