@@ -36,7 +36,7 @@ def slowness(now: Tensor, later: Tensor, groups: Tensor, weights: Tensor) -> Ten
     >>> round(float(slowness(u, u, torch.zeros(1000, dtype=torch.int64), torch.ones(1000))), 3)
     2.0
     """
-    share = (weights / weights.sum().clamp(min=1e-30)).unsqueeze(-1)
+    share = (weights / weights.sum().clamp(min=1e-30)).to(now).unsqueeze(-1)
     totals = torch.zeros(int(groups.max()) + 1, 1, dtype=now.dtype, device=now.device).index_add(0, groups, share)
     sums = torch.zeros(len(totals), now.shape[1], dtype=now.dtype, device=now.device)
     means = sums.index_add(0, groups, 0.5 * share * (now + later)) / totals.clamp(min=1e-30)
