@@ -122,7 +122,12 @@ def test_plain_dynamics_that_missed_a_state_is_left_out_of_mbar(records, walkers
     assert [w.walker for w in found.walkers if not w.biased] == [0]
     for weights, expected in zip(found.log_weights, ways["MBAR"].log_weights):
         assert np.array_equal(weights, expected)
+    # Nor does it count in the density of a training.
+    assert records.trapped([trapped, plain, *biased]) == [True] + [False] * (1 + len(biased))
+    series = records.training_series([trapped, plain, *biased])
+    assert [entry.in_density for entry in series] == [False] + [True] * (1 + len(biased))
     # Without biased walkers it is used.
+    assert records.trapped([trapped, plain]) == [False, False]
     (alone,) = weightings(records, [trapped], 300.0, np.random.default_rng(0))
     assert alone.walkers == [trapped]
 
