@@ -40,6 +40,7 @@ import numpy as np
 import openmm
 import torch
 from alanine import POINTS, PROTOCOLS, convergence_time, span
+from mdtraj.geometry.dihedral import indices_phi, indices_psi
 from openmm import app, unit
 from scipy.special import logsumexp
 
@@ -60,6 +61,7 @@ from latf_sampling.units import KB
 TEMPERATURE = 300.0  # of the biased runs
 TEMPERATURES = (300.0, 600.0)  # of the training frames
 LENGTH = 8.0  # ns of each of these
+REPLICA_RUNS, REPLICA_LENGTH = 4, 3.0  # ns at each temperature
 TIMESTEP, FRICTION = 0.004, 1.0  # ps, 1 / ps
 STRIDE = 100  # steps between frames
 LAG = 5  # frames, 2 ps
@@ -97,6 +99,17 @@ that DeepTDA separates are those of "ours" with the same seed. Known coordinates
 # Systems
 
 
+@dataclass(frozen=True)
+class Known:
+    """A coordinate in OpenMM, its range, and whether it is periodic."""
+
+    title: str
+    force: openmm.Force
+    low: float = -np.pi
+    high: float = np.pi
+    periodic: bool = True
+
+
 class System:
     """A molecule with its descriptors, the events that are counted, and known coordinates."""
 
@@ -112,8 +125,8 @@ class System:
         """Signed distance (frames, events) from the border of each event."""
         raise NotImplementedError
 
-    def known(self) -> dict[str, list[tuple[str, openmm.Force, float, float, bool]]]:
-        """Known coordinates by the name of the method: title, force, smallest and largest value, whether periodic."""
+    def known(self, topology: mdtraj.Topology) -> dict[str, list[Known]]:
+        """Known coordinates by the name of the method."""
         raise NotImplementedError
 
     def reference(self, options: argparse.Namespace) -> np.ndarray:
@@ -121,10 +134,10 @@ class System:
         raise NotImplementedError
 
 
-def torsion(atoms: list[int]) -> openmm.Force:
+def torsion(title: str, atoms: np.ndarray) -> Known:
     force = openmm.CustomTorsionForce("theta")
-    force.addTorsion(*atoms, [])
-    return force
+    force.addTorsion(*atoms.tolist(), [])
+    return Known(title, force)
 
 
 class Alanine(System):
@@ -141,30 +154,13 @@ class Alanine(System):
     def events(self, trajectory: mdtraj.Trajectory) -> np.ndarray:
         return signed_distance(mdtraj.compute_phi(trajectory)[1][:, 0], 0.0)[:, None]
 
-    def known(self) -> dict:
-        phi = ("phi", torsion([4, 6, 8, 14]), -np.pi, np.pi, True)
-        psi = ("psi", torsion([6, 8, 14, 16]), -np.pi, np.pi, True)
+    def known(self, topology: mdtraj.Topology) -> dict[str, list[Known]]:
+        phi = torsion("phi", indices_phi(topology)[0])
+        psi = torsion("psi", indices_psi(topology)[0])
         return {"known pair": [phi, psi], "known single": [phi]}
 
     def reference(self, options: argparse.Namespace) -> np.ndarray:
         return np.array([json.loads((PROTOCOLS / "reference_alanine.json").read_text())["difference_kJ_per_mol"]])
-
-
-class Mixed(torch.nn.Module):
-    """All coordinates of all particles, mixed by a fixed orthogonal matrix."""
-
-    periodic = False
-
-    def __init__(self, topology: mdtraj.Topology):
-        super().__init__()
-        size = 3 * topology.n_atoms
-        self.atoms = list(range(topology.n_atoms))
-        self.names, self.units = [f"mixed {k}" for k in range(size)], ["nm"] * size
-        matrix = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))[0]
-        self.register_buffer("matrix", torch.from_numpy(matrix))
-
-    def forward(self, positions: torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
-        return torch.matmul(positions.flatten(-2), self.matrix.to(positions.dtype))
 
 
 class Wells(System):
@@ -175,7 +171,7 @@ class Wells(System):
     """
 
     name = "wells"
-    features = [{"custom": {"file": __file__, "class": "Mixed", "settings": {}}}]
+    features = [{"custom": {"file": str(Path(__file__).parent / "mixed_coordinates.py"), "class": "Mixed"}}]
     margin = 0.25
     particles = 11
     scale = 0.35
@@ -215,14 +211,14 @@ class Wells(System):
     def events(self, trajectory: mdtraj.Trajectory) -> np.ndarray:
         return self.distance(*trajectory.xyz[:, 0, :2].T.astype(float))[:, None]
 
-    def known(self) -> dict:
-        def force(expression: str) -> openmm.Force:
-            made = openmm.CustomExternalForce(expression)
-            made.addParticle(0, [])
-            return made
+    def known(self, topology: mdtraj.Topology) -> dict[str, list[Known]]:
+        def coordinate(expression: str, low: float, high: float) -> Known:
+            force = openmm.CustomExternalForce(expression)
+            force.addParticle(0, [])
+            return Known(expression, force, low, high, periodic=False)
 
-        x, y = ("x", force("x"), -1.8, 1.6, False), ("y", force("y"), -0.8, 2.6, False)
-        return {"known pair": [x, y], "known single": [("x - y", force("x-y"), -3.4, 1.8, False)]}
+        pair = [coordinate("x", -1.8, 1.6), coordinate("y", -0.8, 2.6)]
+        return {"known pair": pair, "known single": [coordinate("x - y", -3.4, 1.8)]}
 
     def reference(self, options: argparse.Namespace) -> np.ndarray:
         x, y = np.meshgrid(np.linspace(-3, 3, 2001), np.linspace(-2, 4, 2001), indexing="ij")
@@ -242,7 +238,6 @@ class Tetrapeptide(System):
     features = [{"distances": "element != H"}]
     margin = MARGIN
     ladder = (300.0, 366.0, 447.0, 545.0, 665.0, 811.0)  # K, of the replicas that the reference is computed from
-    replica_runs, replica_ns = 4, 4.0
 
     def molecule(self, output: Path) -> Molecule:
         file = output / "tetrapeptide.pdb"
@@ -259,12 +254,14 @@ class Tetrapeptide(System):
     def events(self, trajectory: mdtraj.Trajectory) -> np.ndarray:
         return np.stack([signed_distance(phi, 0.0) for phi in mdtraj.compute_phi(trajectory)[1].T], axis=1)
 
-    def known(self) -> dict:
-        raise NotImplementedError
+    def known(self, topology: mdtraj.Topology) -> dict[str, list[Known]]:
+        _, second, third = indices_phi(topology)
+        pair = [torsion("phi of ALA 3", second), torsion("phi of ALA 4", third)]
+        return {"known pair": pair, "known single": [torsion("phi of ALA 3", second)]}
 
     def reference(self, options: argparse.Namespace) -> np.ndarray:
         """From exchanging replicas, reweighted to the temperature of the biased runs; 10 % at their beginnings not."""
-        runs = [self.replicas(options.output, seed) for seed in range(self.replica_runs)]
+        runs = [self.replicas(options, seed) for seed in range(REPLICA_RUNS)]
         parts = [slice(len(run["energies"]) // 10, None) for run in runs]
         energies = np.concatenate([run["energies"][part].ravel() for run, part in zip(runs, parts)])
         events = np.concatenate([run["events"][part].reshape(-1, 3) for run, part in zip(runs, parts)])
@@ -273,17 +270,17 @@ class Tetrapeptide(System):
         positive = np.exp(reweighting.log_weights(TEMPERATURE)) @ (events > 0)
         return -KB * TEMPERATURE * np.log(positive / (1 - positive))
 
-    def replicas(self, output: Path, seed: int) -> dict[str, np.ndarray]:
+    def replicas(self, options: argparse.Namespace, seed: int) -> dict[str, np.ndarray]:
         """Energies (frames, temperatures) and events (frames, temperatures, 3) of replicas that exchange every 2 ps."""
-        file = output / f"{slug(self.name)}-replicas-{seed}.npz"
+        file = options.output / f"{slug(self.name)}-replicas-{seed}.npz"
         if not file.exists():
             print(f"{self.name}, replicas, seed {seed}", file=sys.stderr, flush=True)
-            molecule, rng = self.molecule(output), streams.stream(seed, "exchanges")
+            molecule, rng = self.molecule(options.output), streams.stream(seed, "exchanges")
             seeds = [streams.stream_seed(seed, "replica", index) for index in range(len(self.ladder))]
             contexts = [start(molecule, *each).context for each in zip(self.ladder, seeds)]
             topology, energies, events = as_mdtraj(molecule.topology), [], []
             beta = 1 / (KB * np.array(self.ladder))
-            for frame in range(round(self.replica_ns * 500)):
+            for frame in range(round(options.replica_ns * 500)):
                 for context in contexts:
                     context.getIntegrator().step(round(2 / TIMESTEP))
                 states = [
@@ -337,10 +334,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--quick", action="store_true", help="two seeds of 20 ps, in a temporary directory")
     options = parser.parse_args()
-    options.data_ns = LENGTH
+    options.data_ns, options.replica_ns = LENGTH, REPLICA_LENGTH
     if options.quick:
         with tempfile.TemporaryDirectory() as folder:
-            options.output, options.seeds, options.ns, options.data_ns = Path(folder), 2, 0.02, 0.4
+            options.output, options.seeds, options.ns = Path(folder), 2, 0.02
+            options.data_ns, options.replica_ns = 0.4, 0.02
             print(run_all(options))
     else:
         print(run_all(options))
@@ -378,8 +376,7 @@ def prepare(options: argparse.Namespace, system: str) -> None:
     """What all variables of a system need: its frames and its reference."""
     for temperature in TEMPERATURES:
         frames_of(options, system, temperature)
-    if not options.quick:
-        SYSTEMS[system]().reference(options)
+    SYSTEMS[system]().reference(options)
 
 
 def chain(options: argparse.Namespace, system: str, variable: str, seed: int) -> None:
@@ -497,10 +494,8 @@ def cv_of(options: argparse.Namespace, system: str, variable: str, seed: int) ->
         began = time.process_time()
         model = learn(options, system, variable, seed)
         seconds = time.process_time() - began
-        with torch.no_grad():
-            u = torch.cat([model.encode(torch.from_numpy(x)) for x in frames.x])
         cv = LatentCV.from_model(model, frames.features)
-        cv.metadata["bounds"] = torch.stack([u.min(0).values, u.max(0).values], 1).double().tolist()
+        cv.metadata["bounds"] = range_of(model, frames).double().tolist()
         cv.metadata["sigma"] = [(high - low) / PARTS for low, high in cv.metadata["bounds"]]
         cv.metadata["provenance"]["training_seconds"] = seconds
         cv.metadata["provenance"]["states"] = model.n_states
@@ -605,8 +600,17 @@ def as_latf(model, frames: Frames, last: Callable) -> LaTF:
         x = torch.from_numpy(frames.x[0][:100])
         difference = (model(x)[:, :1] - made.encoder((x - made.feature_mean) * made.feature_scale)).abs().max()
         assert difference < 1e-2 * model(x)[:, 0].std() + 1e-3, difference
+        made.latent_bounds.copy_(range_of(made, frames))
     made.trained = True
     return made
+
+
+@torch.no_grad()
+def range_of(model: LaTF, frames: Frames) -> torch.Tensor:
+    """Smallest and largest value (1, 2) of a variable on its training frames."""
+    x = (torch.from_numpy(np.concatenate(frames.x)) - model.feature_mean) * model.feature_scale
+    u = model.encoder(x)
+    return torch.stack([u.min(0).values, u.max(0).values], 1)
 
 
 # Simulation
@@ -663,9 +667,10 @@ def learned(options, system: str, variable: str, seed: int, width: float, molecu
 
 def known(options, system: str, variable: str, seed: int, width: float, molecule: Molecule):
     """The same of OpenMM's metadynamics, for known coordinates."""
+    coordinates = SYSTEMS[system]().known(as_mdtraj(molecule.topology))[variable]
     variables = [
-        app.BiasVariable(force, low, high, width * (high - low) / PARTS, periodic)
-        for _, force, low, high, periodic in SYSTEMS[system]().known()[variable]
+        app.BiasVariable(each.force, each.low, each.high, width * (each.high - each.low) / PARTS, each.periodic)
+        for each in coordinates
     ]
     bias = app.Metadynamics(molecule.system, variables, TEMPERATURE, BIAS_FACTOR, HEIGHT, FREQUENCY)
     group = bias._force.getForceGroup()
@@ -708,11 +713,10 @@ def score(cv: LatentCV, frames: Frames, width: float) -> float:
     return float("nan")
 
 
-def evaluate(options: argparse.Namespace, system: str, variable: str) -> dict:
+def evaluate(options: argparse.Namespace, system: str, variable: str, reference: np.ndarray) -> dict:
     kind = SYSTEMS[system]
     width = best_width(options, system, variable)
     runs = [read(run_file(options, system, variable, seed, width)) for seed in range(options.seeds)]
-    reference = kind().reference(options)
     histories = np.array([free_energy_history(kind, run) for run in runs])
     errors = np.sqrt(((histories - reference) ** 2).mean((0, 2)))
     times = options.ns * np.arange(1, POINTS + 1) / POINTS
@@ -745,12 +749,14 @@ def table(options: argparse.Namespace, system: str) -> str:
     head = ["", "width", "crossings per ns", "of seeds", "score before biasing", "ns to 1 kJ/mol", "CPU s to it"]
     head += ["error after all", "mean", "explosions", "over the limit, %", "training, s"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    reference = SYSTEMS[system]().reference(options)
     for variable in options.variables:
-        result = evaluate(options, system, variable)
+        result = evaluate(options, system, variable, reference)
         time_ns = result["converged_ns"]
         title = variable
         if METHODS[variable].kind == "known":
-            title = " and ".join(name for name, *_ in SYSTEMS[system]().known()[variable])
+            topology = as_mdtraj(SYSTEMS[system]().molecule(options.output).topology)
+            title = " and ".join(each.title for each in SYSTEMS[system]().known(topology)[variable])
         cells = [title, f"{result['width']:g} x", f"{result['crossings'].mean():.1f}"]
         cells += [", ".join(f"{count:.0f}" for count in sorted(result["crossings"])), number(result["score"], 1)]
         cells += [span(time_ns, options.ns), number(time_ns * result["cpu_per_ns"], 0)]
@@ -758,8 +764,8 @@ def table(options: argparse.Namespace, system: str) -> str:
         cells += [f"{result['explosions']} of {options.seeds}", f"{100 * result['over']:.3f}"]
         cells += [number(result["training"], 0)]
         lines.append("| " + " | ".join(cells) + " |")
-    reference = ", ".join(f"{value:.2f}" for value in SYSTEMS[system]().reference(options))
-    return "\n".join([*lines, "", f"Reference: {reference} kJ/mol."])
+    values = ", ".join(f"{value:.2f}" for value in reference)
+    return "\n".join([*lines, "", f"Reference: {values} kJ/mol."])
 
 
 def number(value: float, digits: int) -> str:
