@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mdtraj
+import numpy as np
 from numpy.typing import ArrayLike
 
 from latf_sampling.campaign import repair, structures
@@ -198,12 +199,14 @@ class Campaign:
     ) -> tuple[LaTF, LatentCV, TrainingResult]:
         """Train a new model on the frames of the rounds up to one (default: all), and export its collective variable.
 
+        Its latent space and states are aligned to those of the model before, at the frames that both are trained on.
         Where the protocol selects columns, the entry "selection" of the variable's metadata lists them with reasons.
         """
         learning = self.protocol.learning
         model = LaTF(self.protocol.model)
         walkers = self.frames(last_round)
         features, series, selection = self.features, self.records.training_series(walkers), None
+        align, align_states = self._earlier_model(last_round, walkers, series)
         if learning.select is not None:
             selection = select_columns(series, self.lag, **learning.select.model_dump(), names=features.names)
             columns = [int(column) for column in selection.kept]
@@ -211,7 +214,16 @@ class Campaign:
             series = [entry.subset(columns) for entry in series]
         dataset = Dataset(series, lag=self.lag, names=features.names)
         settings = self.records.training
-        result = train(model, dataset, seed, settings=settings, checkpoint=checkpoint, progress=progress)
+        result = train(
+            model,
+            dataset,
+            seed,
+            settings=settings,
+            checkpoint=checkpoint,
+            progress=progress,
+            align=align,
+            align_states=align_states,
+        )
         positions, boxes = structures.some_frames(walkers, EXPORT_FRAMES)
         cv = LatentCV.from_model(model, features, positions, boxes)
         if selection is not None:
@@ -280,6 +292,26 @@ class Campaign:
         made_from = self.protocol.made_from()
         if not Molecule.is_saved(self.directory.system, made_from):
             self.molecule.save(self.directory.system, made_from)
+
+    def _earlier_model(
+        self, last_round: int | None, walkers: Sequence[Frames], series: Sequence[Series]
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Variable and states of the model of the round before, as `train` aligns to them; `None` if there is none.
+
+        The series have all columns of the protocol. Frames that this model was not trained on are left out.
+        """
+        index = (self.n_rounds - 1 if last_round is None else last_round) - 1
+        if index < 0 or not self.directory.round(index).learning.finished:
+            return None, None
+        model, cv = self.model(index)
+        columns = [self.features.names.index(name) for name in cv.metadata["names"]]
+        variable, states = [], []
+        for walker, entry in zip(walkers, series):
+            seen = walker.round_index <= index
+            x = entry.x[:, columns]
+            variable.append(model.encode(x) if seen else np.full((len(x), model.latent_dim), np.nan))
+            states.append(model.assign(x) if seen else np.full(len(x), -1))
+        return np.concatenate(variable), np.concatenate(states)
 
     # Steps of the loop
 

@@ -27,8 +27,14 @@ from latf_sampling.learning.flow import LatentFlow, MixturePrior
 from latf_sampling.settings import ModelSettings
 from latf_sampling.units import KB, TemperatureLike, to_kelvin
 
-FORMAT = 3
-"""Of the file that `LaTF.save` writes; 3 since names in it changed (`temperature_mode`, `validation_flow`)."""
+FORMAT = 4
+"""Of the file that `LaTF.save` writes; 4 since it has the dimension that the states asked for."""
+READABLE = (3, 4)
+"""Formats that are read; in the third, settings always had the dimension."""
+MOST_DIMENSIONS = 3
+"""Largest dimension that the number of states asks for: that of the largest grid of a bias."""
+EARLIER_DIMENSION = 2
+"""Default of the dimension in the third format, by which fingerprints do not depend on it."""
 POPULATION_SAMPLES = 20_000
 """Latent samples that populations of states are counted on."""
 
@@ -96,31 +102,50 @@ class LaTF(nn.Module):
         self.settings = settings if settings is not None else ModelSettings(**kwargs)
         self.trained = False
         self.n_features = self.n_states = 0
+        self._latent_dim = self.settings.latent_dim or 0
         self.boltzmann = KB
         self.reweighted = False
         self.provenance: dict = {}
 
     @property
     def latent_dim(self) -> int:
-        return self.settings.latent_dim
+        """Dimension d of the collective variable.
 
-    def build(self, n_features: int, n_states: int, reweighted: bool = False) -> None:
-        """Make the networks for a number of descriptors and states, with random weights; they are not trained yet."""
+        Raises
+        ------
+        TrainingError
+            The settings leave it to the number of states, which training is to find.
+        """
+        if not self._latent_dim:
+            raise TrainingError("LaTF: latent_dim is one less than the states that training finds; train first.")
+        return self._latent_dim
+
+    def build(self, n_features: int, n_states: int, reweighted: bool = False, latent_dim: int | None = None) -> None:
+        """Make the networks for a number of descriptors and states, with random weights; they are not trained yet.
+
+        The dimension is that of the settings, or else the one given, or else one less than there are states.
+        """
         s = self.settings
         self.n_features, self.n_states, self.reweighted = n_features, n_states, reweighted
+        dim = s.latent_dim or latent_dim or max(1, min(n_states - 1, MOST_DIMENSIONS))
+        self._latent_dim = dim
         self.register_buffer("feature_mean", torch.zeros(n_features))
         self.register_buffer("feature_scale", torch.ones(n_features))
-        self.register_buffer("latent_bounds", torch.zeros(s.latent_dim, 2))
-        self.register_buffer("latent_spread", torch.ones(s.latent_dim))
+        self.register_buffer("latent_bounds", torch.zeros(dim, 2))
+        self.register_buffer("latent_spread", torch.ones(dim))
         self.register_buffer("representatives", torch.zeros(n_states, n_features))
         self.register_buffer("inverse_temperatures", torch.zeros(1, dtype=torch.float64))
         self.register_buffer("effective_sizes", torch.zeros(1, dtype=torch.float64))
-        self.encoder = mlp((n_features, *s.encoder_hidden, s.latent_dim))
+        self.encoder = mlp((n_features, *s.encoder_hidden, dim))
         self.log_variance = nn.Parameter(torch.tensor(-2.0))
-        self.decoder = mlp((s.latent_dim, *s.decoder_hidden, n_states))
+        self.decoder = mlp((dim, *s.decoder_hidden, n_states))
         self.mixture = MixturePrior(n_states)
+        self._build_flow()
+
+    def _build_flow(self) -> None:
+        s = self.settings
         self.flow = LatentFlow(
-            s.latent_dim, s.tau, s.flow, s.flow_transforms, s.flow_hidden, s.flow_bins, conditional=reweighted
+            self.latent_dim, s.tau, s.flow, s.flow_transforms, s.flow_hidden, s.flow_bins, conditional=self.reweighted
         )
         self.validation_flow = copy.deepcopy(self.flow)
         self.ensemble = nn.ModuleList()
@@ -140,6 +165,43 @@ class LaTF(nn.Module):
         self.mixture.logits = nn.Parameter(logits.clone())
         self.representatives = self.representatives[states]
         self.n_states = len(states)
+
+    @torch.no_grad()
+    def map_latent(self, matrix: Tensor, center: Tensor, image: Tensor) -> None:
+        """Take u' = matrix (u - center) + image as the collective variable; the decoder follows.
+
+        With fewer components than before, the decoder takes the missing ones to be those of the center, and the flow is
+        made anew, with random weights. It has to be trained after any change of the variable.
+
+        Parameters
+        ----------
+        matrix
+            (k, d); its rows are orthogonal and have the same length, so that the noise has the same variance in all
+            directions.
+        center, image
+            A point in the present latent space (d,), and where it comes to lie (k,).
+        """
+        last, first = cast(nn.Linear, self.encoder[-1]), cast(nn.Linear, self.decoder[0])
+        scale = matrix[0].square().sum()
+        bias = last.bias - center
+        last.weight = nn.Parameter(matrix @ last.weight)
+        last.bias = nn.Parameter(matrix @ bias + image)
+        last.out_features = len(matrix)
+        # u = center + matrix^T (u' - image) / scale
+        back = first.weight @ matrix.T / scale
+        first.bias.add_(first.weight @ center - back @ image)
+        first.weight = nn.Parameter(back)
+        first.in_features = len(matrix)
+        self.log_variance.add_(torch.log(scale))
+        if len(matrix) < self.latent_dim:
+            self._latent_dim = len(matrix)
+            device = self.feature_mean.device
+            self.latent_bounds = torch.zeros(len(matrix), 2, device=device)
+            self.latent_spread = torch.ones(len(matrix), device=device)
+            reach = self.flow.range
+            self._build_flow()
+            self.flow.range.copy_(reach)
+            self.to(device)
 
     # For training: tensors on the model's device.
 
@@ -351,7 +413,9 @@ class LaTF(nn.Module):
         letters.
         """
         self._require_training()
-        settings = self.settings.model_dump(mode="json", exclude_defaults=True)
+        settings = self.settings.model_dump(mode="json", exclude_defaults=True, exclude={"latent_dim"})
+        if self.latent_dim != EARLIER_DIMENSION:
+            settings["latent_dim"] = self.latent_dim
         return _digest(json.dumps([settings, self.boltzmann], sort_keys=True), self.state_dict())
 
     def encoder_fingerprint(self) -> str:
@@ -372,6 +436,7 @@ class LaTF(nn.Module):
             "settings": self.settings.model_dump(mode="json"),
             "n_features": self.n_features,
             "n_states": self.n_states,
+            "latent_dim": self.latent_dim,
             "reweighted": self.reweighted,
             "members": len(self.ensemble),
             "boltzmann": self.boltzmann,
@@ -396,7 +461,8 @@ class LaTF(nn.Module):
         try:
             model = cls(**content["settings"])
             with torch.random.fork_rng(devices=[]):  # first weights come from torch's global generator
-                model.build(content["n_features"], content["n_states"], content["reweighted"])
+                shape = content["n_features"], content["n_states"], content["reweighted"], content.get("latent_dim")
+                model.build(*shape)
             model.ensemble.extend(copy.deepcopy(model.flow) for _ in range(content["members"]))
             model.boltzmann, model.provenance = content["boltzmann"], content["provenance"]
             for name in ("inverse_temperatures", "effective_sizes"):
@@ -503,9 +569,10 @@ def _content_of(path: str | Path) -> dict:
     version = content.get("format") if isinstance(content, dict) else None
     if not isinstance(version, int) or "settings" not in content:
         raise DataError(f"{path}: is not a LaTF model, though torch wrote it; see LaTF.save.")
-    if version != FORMAT:
+    if version not in READABLE:
         remedy = "update latf_sampling" if version > FORMAT else "train it again"
-        raise DataError(f"{path}: is a LaTF model of format {version}, and this version reads {FORMAT}; {remedy}.")
+        readable = " and ".join(map(str, READABLE))
+        raise DataError(f"{path}: is a LaTF model of format {version}, and this version reads {readable}; {remedy}.")
     return content
 
 

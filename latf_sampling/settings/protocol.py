@@ -334,7 +334,7 @@ class Protocol(Settings):
                     f"{key}.bias.interval: {bias.interval:g} ps is longer than the round ({entry.length:g} ps); "
                     "give a shorter one, or no hill is ever added."
                 )
-            if self.model.latent_dim > MAX_GRID_DIMENSION:
+            if (self.model.latent_dim or 1) > MAX_GRID_DIMENSION:
                 faults.append(
                     f"model.latent_dim: a bias needs a grid in latent space, which has at most {MAX_GRID_DIMENSION} "
                     f"dimensions; got {self.model.latent_dim}, with {key}.bias."

@@ -16,8 +16,9 @@ Epochs = Annotated[int, Field(le=1_000_000)]
 class ModelSettings(Settings):
     """Shape and objective of a `LaTF` model."""
 
-    latent_dim: int = Field(default=2, ge=1, le=10)
-    """Dimension d of the latent space, that is of the collective variable."""
+    latent_dim: int | None = Field(default=None, ge=1, le=10)
+    """Dimension d of the latent space, that is of the collective variable. None makes it as large as the states that
+    training finds ask for: one less than there are, at most 3."""
     reference_temperature: Temperature = 300.0
     """T0: the prior at temperature T has the scale s = T / T0."""
     temperature_mode: Literal["reweighted", "steered"] = "reweighted"

@@ -81,7 +81,7 @@ def test_keys_that_an_earlier_version_lacked_are_their_defaults(folder):
     content = stored(folder)
     old = without(content, "model.flow_bins", "rounds.1.bias.stride", "rounds.1.restart", "system.barostat", "evaluate")
     assert differences(folder, old) == []
-    assert differences(folder, old, **{"latent_dim: 2": "flow_bins: 4"}) == ["model.flow_bins"]
+    assert differences(folder, old, **{"latent_dim: 2": "latent_dim: 2\n  flow_bins: 4"}) == ["model.flow_bins"]
     assert differences(folder, without(content, "system.hydrogen_mass")) == ["system.hydrogen_mass"]
     assert Protocol.restore(old, folder).model == Protocol.load(folder / "alanine-dipeptide.yaml").model
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,17 @@ from latf_sampling.settings import ModelSettings, TrainingSettings
 class Checkpoint:
     """One file, written after every epoch; without a path, nothing is written.
 
-    A fingerprint in it names data, settings and seed; a training with other ones is refused.
+    A fingerprint in it names data, further arrays, settings and seed; a training with other ones is refused.
     """
 
     def __init__(
-        self, path: str | Path | None, dataset: Dataset, seed: int, model: ModelSettings, training: TrainingSettings
+        self,
+        path: str | Path | None,
+        dataset: Dataset,
+        seed: int,
+        model: ModelSettings,
+        training: TrainingSettings,
+        arrays: Sequence[np.ndarray] = (),
     ) -> None:
         self.path = None if path is None else Path(path)
         if self.path is None:
@@ -32,6 +39,8 @@ class Checkpoint:
             digest.update(f"{series.x.shape} {series.temperature} {series.in_density}".encode())
             for part in (series.x, series.weights, series.energies, series.labels):
                 digest.update(b"" if part is None else np.ascontiguousarray(part).data)
+        for array in arrays:
+            digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).data)
         self.fingerprint = digest.hexdigest()
 
     def load(self) -> dict | None:

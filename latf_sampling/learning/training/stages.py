@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from latf_sampling.core import arguments, platforms, streams
@@ -39,6 +40,7 @@ from latf_sampling.data.columns import column_statistics
 from latf_sampling.data.dataset import CHUNK, Dataset
 from latf_sampling.errors import ColumnWarning, SettingsError, TrainingError
 from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.training.alignment import EarlierModel
 from latf_sampling.learning.training.checkpoint import Checkpoint
 from latf_sampling.learning.training.clusters import cluster
 from latf_sampling.learning.training.fit import Fit, is_finite
@@ -86,6 +88,8 @@ def train(
     device: torch.device | str | None = None,
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
+    align: ArrayLike | None = None,
+    align_states: ArrayLike | None = None,
     **kwargs: Any,
 ) -> TrainingResult:
     """Train a model on a data set; the same seed gives the same model on one machine.
@@ -107,6 +111,12 @@ def train(
         it, to the same result as without the interruption; delete it when done.
     progress
         Called with the fraction done and a short message.
+    align
+        An earlier variable at the frames of the data set (frames, k), NaN where it is not known. If the new one has as
+        many components, it is rotated, reflected, scaled and shifted so that it comes closest to the earlier one.
+    align_states
+        States of an earlier model at the frames (frames,), -1 where they are not known. If there are as many new ones,
+        each has the index of the earlier state that it shares most frames with.
 
     Raises
     ------
@@ -116,7 +126,9 @@ def train(
         The loss became NaN or infinite, all frames carry the same label, the model is trained already, or the
         checkpoint belongs to another training.
     SingleStateError
-        The refinement of labels left a single state. It is a `TrainingError`.
+        The data hold no slow transition at this lag. It is a `TrainingError`.
+    DataError
+        `align` or `align_states` does not fit the frames.
 
     Examples
     --------
@@ -145,8 +157,10 @@ def train(
     training = settings if settings is not None else TrainingSettings(**kwargs)
     _warn_of_columns(dataset)
     progress = progress or (lambda fraction, message: None)
-    saved = Checkpoint(checkpoint, dataset, seed, model.settings, training)
-    result = _Run(model, dataset, seed, training, platforms.pick_device(device), saved, progress).run()
+    earlier = EarlierModel.from_arguments(align, align_states, dataset.frames)
+    saved = Checkpoint(checkpoint, dataset, seed, model.settings, training, earlier.arrays)
+    run = _Run(model, dataset, seed, training, platforms.pick_device(device), saved, progress, earlier)
+    result = run.run()
     model.trained = True
     return result
 
@@ -172,9 +186,10 @@ class _Run:
         device: torch.device,
         checkpoint: Checkpoint,
         progress: Progress,
+        earlier: EarlierModel,
     ) -> None:
         self.model, self.dataset, self.seed, self.settings = model, dataset, seed, settings
-        self.device, self.checkpoint, self.progress = device, checkpoint, progress
+        self.device, self.checkpoint, self.progress, self.earlier = device, checkpoint, progress, earlier
         self.frames = TrainingFrames(dataset, model.settings, settings, seed, device)
         self.scaling = self.frames.scaling()  # first, because it names values that would break the clustering
         self.training = self.frames.with_weight(dataset.first)
@@ -233,6 +248,7 @@ class _Run:
                 "assigned": self.assigned.cpu(),
                 "model": self.model.state_dict(),
                 "n_states": self.model.n_states,
+                "latent_dim": self.model.latent_dim,
                 "members": len(self.model.ensemble),
                 "history": self.history,
                 "consistent": self.consistent,
@@ -242,7 +258,7 @@ class _Run:
         )
 
     def _resume(self, saved: dict) -> None:
-        self._build(saved["n_states"])
+        self._build(saved["n_states"], saved["latent_dim"])
         self.model.ensemble.extend(copy.deepcopy(self.model.flow) for _ in range(saved["members"]))
         self.model.load_state_dict(saved["model"])
         self.labels, self.assigned = (saved[name].to(self.device) for name in ("labels", "assigned"))
@@ -263,15 +279,15 @@ class _Run:
             clusters = cluster(dataset, s.initial_states)
         states = metastable_states(clusters.numpy(), dataset.first.numpy(), dataset.lag, s.minimum_population)
         if dataset.labels is not None and states.max() == clusters.max():
-            return clusters.to(self.device)  # the states that were given, in their order
-        return torch.from_numpy(states).to(self.device)
+            states = clusters.numpy()  # the states that were given, in their order
+        return torch.from_numpy(self.earlier.in_order(states)).to(self.device)
 
-    def _build(self, n_states: int) -> None:
+    def _build(self, n_states: int, latent_dim: int | None = None) -> None:
         model, frames = self.model, self.frames
         reweighted = frames.reweighting is not None
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn from torch's global generator
             torch.default_generator.manual_seed(streams.stream_seed(self.seed, "weights"))
-            model.build(self.dataset.n_features, n_states, reweighted)
+            model.build(self.dataset.n_features, n_states, reweighted, latent_dim)
         model.boltzmann = self.dataset.boltzmann
         model.provenance = {
             "seed": self.seed,
@@ -279,6 +295,7 @@ class _Run:
             "frames": self.dataset.frames,
             "series": len(self.dataset.series),
             "temperatures": sorted({series.temperature for series in self.dataset.series if series.in_density}),
+            "biased_temperatures": np.unique(frames.temperatures[frames.biased]).tolist(),
             "not_in_density": [k for k, series in enumerate(self.dataset.series) if not series.in_density],
             "minimum_effective_size": frames.minimum_effective_size,
             "density": self.settings.joint_epochs + self.settings.flow_epochs > 0,
@@ -328,6 +345,18 @@ class _Run:
         model.keep_states(populated)
         self.assigned = self._most_likely_states()
         self.labels = torch.where(kept[self.labels] < 0, self.assigned, kept[self.labels])
+        if model.settings.latent_dim is None and model.latent_dim > model.n_states - 1:
+            self._reduce_dimension()
+
+    def _reduce_dimension(self) -> None:
+        """Keep the directions of the latent space in which the means of the states differ."""
+        u = self.frames.evaluate(self.model.mean)
+        means = torch.stack([u[self.labels == state].mean(0) for state in range(self.model.n_states)])
+        center = means.mean(0)
+        directions = torch.linalg.svd(means - center)[2][: self.model.n_states - 1]
+        with torch.random.fork_rng(devices=[]):  # the flow has other weights then
+            torch.default_generator.manual_seed(streams.stream_seed(self.seed, "weights", len(directions)))
+            self.model.map_latent(directions, center, torch.zeros(len(directions), device=self.device))
 
     def _populated(self, labels: Tensor) -> Tensor:
         """Indices of the states with enough frames."""
@@ -362,6 +391,7 @@ class _Run:
     def _learn_flow(self) -> None:
         model = self.model
         if self.fit_state is None:
+            self.earlier.align(model, self.frames.evaluate(model.mean))
             self._whiten(torch.zeros(()))
         self.converged = self._optimize(self.settings.flow_epochs)
         model.flow.enclose(self.frames.evaluate(model.mean))
