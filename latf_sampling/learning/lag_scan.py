@@ -265,9 +265,10 @@ def scan_lags(
     -------
     LagScan
         A training that ends in a single state is a result, not an error. The VAMP-2 score is that of the slowest d
-        processes, d being the latent dimension, so that many states are no advantage by themselves, in linear
-        combinations of mu(x) and of the decoder's probabilities p(y|mu(x)). These are fitted to four fifths of each
-        series and scored on the rest, in turn; encoder and decoder were trained on all of it.
+        processes, d being the latent dimension, or the smallest one where it follows from the number of states, so that
+        many states are no advantage by themselves, in linear combinations of mu(x) and of the decoder's probabilities
+        p(y|mu(x)). These are fitted to four fifths of each series and scored on the rest, in turn; encoder and decoder
+        were trained on all of it.
 
     Raises
     ------
@@ -316,12 +317,13 @@ def scan_lags(
         counts.append(tuple(1 if entry is None else entry.n_states for entry in trained))
         models.append(trained[0])
     scoring_lag = lags[len(lags) // 2]
+    dim = min((model.latent_dim for model in models if model is not None), default=1)
     temperatures = sorted({entry.temperature for entry in used})
     temperature, results = temperatures[0], ()
     for temperature in temperatures:
         at_temperature = [entry for entry in used if entry.temperature == temperature]
         results = tuple(
-            _examine(model, states, at_temperature, lag, scoring_lag, streams.stream(seed, "lags", lag))
+            _examine(model, states, at_temperature, lag, scoring_lag, dim, streams.stream(seed, "lags", lag))
             for lag, states, model in zip(lags, counts, models)
         )
         if all(result.timescales or result.states[0] == 1 for result in results):
@@ -395,9 +397,13 @@ def _examine(
     series: list[Series],
     lag: int,
     scoring_lag: int,
+    dim: int,
     rng: np.random.Generator,
 ) -> LagResult:
-    """Time scales and VAMP-2 score of a model, by series of one temperature; `counts` are the numbers of states."""
+    """Time scales of a model and VAMP-2 score of its `dim` slowest processes, by series of one temperature.
+
+    `counts` are the numbers of states.
+    """
     if model is None:
         return LagResult(lag, counts)
     states = [model.assign(entry.x) for entry in series]
@@ -407,7 +413,7 @@ def _examine(
     # Half of a 95 % interval is 1.96 standard errors.
     errors = (kinetics.upper - kinetics.lower)[at_lag].ravel() / (2 * 1.96)
     finite = np.isfinite(timescales)
-    score = cross_validated_vamp2([_latent(model, entry.x) for entry in series], scoring_lag, model.latent_dim)
+    score = cross_validated_vamp2([_latent(model, entry.x) for entry in series], scoring_lag, dim)
     return LagResult(
         lag, counts, tuple(timescales[finite].tolist()), tuple(errors[finite].tolist()), *(score or (None, None))
     )
