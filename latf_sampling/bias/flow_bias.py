@@ -29,7 +29,8 @@ class FlowBias(GridBias):
     A component of the variable that is a function of others does not count: p is then the density of those others.
     The constant makes V positive where there are data; V is smoothed by half a hill width. It does not change in time,
     so that frames under it are reweighted exactly, however wrong the flow may be. A wrong flow costs time: a barrier
-    that it does not contain remains.
+    that it does not contain remains. A flow learns the height of barriers from biased frames; where it had some, V
+    rises to the level of the pass between all parts of the density.
 
     Parameters
     ----------

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import openmm
 import pytest
-from helpers.molecules import alanine_cv, alanine_model, alanine_simulation, alanine_system, energy, line_model
+import torch
+from helpers.molecules import (
+    alanine_cv,
+    alanine_model,
+    alanine_simulation,
+    alanine_system,
+    energy,
+    fit_flow,
+    line_model,
+)
 from scipy.ndimage import gaussian_filter1d
 
-from latf_sampling.bias import FlowBias
+from latf_sampling.bias import FlowBias, flow_density
+from latf_sampling.bias.flow_density import joining_level
 from latf_sampling.errors import SettingsError
 from latf_sampling.units import KB
 
@@ -49,6 +61,38 @@ def test_bias_is_the_share_of_the_free_energy(dim):
     assert surface.min() == 0
     assert surface == pytest.approx((values.max() - values) / (1 - 1 / GAMMA))
     assert np.ptp(free[seen]) > 2 * KT  # there is something to see
+
+
+def test_a_flow_that_was_trained_on_biased_frames_fills_wells_up_to_the_pass(monkeypatch):
+    """Between two wells without a sample between them, V ends at the level of the pass, and without a bias before."""
+    monkeypatch.setattr(flow_density, "SAMPLES", 100)
+    model = copy.deepcopy(alanine_model(1)[0])
+    u = torch.tensor([[-1.0], [1.0]]).repeat(2000, 1)
+    u = u + 0.1 * torch.randn(u.shape, generator=torch.Generator().manual_seed(5))
+    fit_flow(model.flow, u * 3 * float(model.latent_spread[0]), steps=150)
+    cv, system = alanine_cv(1), alanine_system()
+    before = FlowBias(system, cv, model, 300.0, GAMMA)
+    model.provenance = {**model.provenance, "biased_temperatures": [300.0]}
+    after = FlowBias(alanine_system(), cv, model, 300.0, GAMMA)
+    log_p = flow_density.flow_log_prob(model, 300.0, after.grid.nodes())
+    center = len(log_p) // 2
+    left, right = log_p[:center].argmax(), center + log_p[center:].argmax()
+    level = log_p.max() - log_p[left:right].min()
+    assert after.on_grid().max() == pytest.approx((1 - 1 / GAMMA) * KT * level, rel=0.15)  # it is smoothed
+    assert before.on_grid().max() < after.on_grid().max() - KT
+
+
+def test_the_level_at_which_regions_are_joined():
+    """The highest level is sought that joins nearly all samples, over corners, too; a stray one does not count."""
+    surface = np.full((5, 5), -9.0)
+    surface[0, 0], surface[1, 1], surface[2, 2], surface[4, 4], surface[3, 3] = 0.0, -2.0, -1.0, -0.5, -3.0
+    nodes = [np.arange(5.0), np.arange(5.0)]
+    one, other, stray = np.zeros((500, 2)), np.full((500, 2), 2.2), np.array([[4.0, 4.0]])
+    assert joining_level(surface, nodes, np.concatenate([one, other])) == -2.0
+    assert joining_level(surface, nodes, np.concatenate([one, other, stray])) == -2.0
+    assert joining_level(surface, nodes, np.concatenate([one, other, stray, stray])) == -3.0
+    assert joining_level(surface, nodes, one) == 0.0
+    assert joining_level(surface, nodes, np.array([[0.0, 0.0], [9.0, -9.0]])) == -9.0
 
 
 def test_temperature_and_bias_factor_count():
