@@ -49,7 +49,7 @@ from latf_sampling.analysis import FILLING, crossings, offset_weights, signed_di
 from latf_sampling.analysis.mbar import TemperatureReweighting
 from latf_sampling.core import platforms, storage, streams
 from latf_sampling.cv.latent_cv import FORCE_LIMIT
-from latf_sampling.errors import SimulationError
+from latf_sampling.errors import CVError, SimulationError
 from latf_sampling.features import as_mdtraj
 from latf_sampling.records.observables import MARGIN
 from latf_sampling.settings import Protocol
@@ -635,7 +635,7 @@ def simulate(options: argparse.Namespace, system: str, variable: str, seed: int,
             positions[frame], biases[frame] = exact, applied(simulation, exact)
             pushes[frame] = np.linalg.norm(state.getForces(asNumpy=True)._value, axis=1).max()
         frame, exploded = count, False
-    except (SimulationError, openmm.OpenMMException):
+    except (SimulationError, CVError, openmm.OpenMMException):
         exploded = True
     seconds, cpu = time.perf_counter() - began, time.process_time() - before
     positions, biases = positions[:frame], biases[:frame]
