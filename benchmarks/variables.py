@@ -6,10 +6,10 @@
     python benchmarks/variables.py --quick                                 # a few minutes, to check that it runs
 
 Each system is simulated once without a bias at two temperatures. From these frames every variable is trained by every
-seed: the same descriptors, lag and widths of layers, and one component; ours has as many as it asks for. Each then drives well-tempered metadynamics at the
-lower temperature, from the same start and with the same hills. Hills are a sixteenth of the variable's range over the
-training frames wide, or half or twice as much: whichever gives most crossings with seed 0 is the variable's width with
-all seeds.
+seed, with the same descriptors, lag and widths of layers. Others have one component, ours as many as it asks for. Each
+then drives well-tempered metadynamics at the lower temperature, from the same start and with the same hills. Hills are
+a sixteenth of the variable's range over the training frames wide, or half or twice as much: whichever gives most
+crossings with seed 0 is the variable's width with all seeds.
 
 Crossings are counted both ways between cores. An estimate after a time t is made of the frames between 0.2 t and t,
 weighted by exp((V - c) / kT). Its error is the root mean square over seeds, and where a system has several events also
