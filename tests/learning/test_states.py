@@ -95,3 +95,18 @@ def test_a_state_with_too_few_frames_is_merged():
     assert merged.max() + 1 == 2
     with pytest.raises(SingleStateError):
         metastable_states(states, first, 5, minimum_population=0.9)
+
+
+def test_transitions_that_a_bias_drives_hardly_count():
+    """Plain dynamics hardly ever crosses; under the bias the same two states are no longer slow, and there is a third."""
+    rng = np.random.default_rng(4)
+    plain = jumps([0.5, 0.5], [0.999, 0.999], 10_000, rng)
+    driven = rng.integers(2, size=20_000)
+    third = np.full(20_000, 2)
+    states = np.concatenate([plain, driven, third])
+    first = np.concatenate([begin + np.arange(n - 5) for begin, n in ((0, 10_000), (10_000, 20_000), (30_000, 20_000))])
+    biased = np.arange(len(states)) >= 10_000
+    found = metastable_states(states, first, 5, biased=biased)
+    assert found.max() == 2
+    assert share_of_agreement(found, states) == 1.0
+    assert metastable_states(states, first, 5).max() == 1

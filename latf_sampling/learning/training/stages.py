@@ -277,7 +277,8 @@ class _Run:
                 raise TrainingError("train: all frames carry the same label; there is no transition to learn from.")
         else:
             clusters = cluster(dataset, s.initial_states)
-        states = metastable_states(clusters.numpy(), dataset.first.numpy(), dataset.lag, s.minimum_population)
+        biased = np.repeat([entry.is_weighted for entry in dataset.series], [len(entry) for entry in dataset.series])
+        states = metastable_states(clusters.numpy(), dataset.first.numpy(), dataset.lag, s.minimum_population, biased)
         if dataset.labels is not None and states.max() == clusters.max():
             states = clusters.numpy()  # the states that were given, in their order
         return torch.from_numpy(self.earlier.in_order(states)).to(self.device)
