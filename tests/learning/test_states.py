@@ -98,7 +98,7 @@ def test_a_state_with_too_few_frames_is_merged():
 
 
 def test_transitions_that_a_bias_drives_hardly_count():
-    """Plain dynamics hardly ever crosses; under the bias the same two states are no longer slow, and there is a third."""
+    """Two states between which plain dynamics hardly ever crosses exchange fast under a bias, and there is a third."""
     rng = np.random.default_rng(4)
     plain = jumps([0.5, 0.5], [0.999, 0.999], 10_000, rng)
     driven = rng.integers(2, size=20_000)
