@@ -34,18 +34,12 @@ ARGUMENTS = {
 """What `OPES` is called with for the same bias."""
 
 
-def variable(dim: int):
-    _, system, cv = pairs(dim, "r")
-    cv.sigma = np.full(dim, SIGMA)  # in double precision
-    return system, cv
-
-
 @pytest.mark.parametrize("case", ARGUMENTS)
 def test_opes(case):
     """From the kernels themselves to the last digits, on the grid nearly, and kernels are merged at the same steps."""
     dim, plumed = CASES[case][0], RESULTS[case]
-    system, cv = variable(dim)
-    assert abs(KT - KB * 300.0) < 1e-12
+    _, system, cv = pairs(dim, "r")
+    assert np.array_equal(cv.sigma, [SIGMA] * dim) and abs(KT - KB * 300.0) < 1e-12
     bias = OPES(system, cv, 300.0, **{"barrier": 25.0, "frequency": 1, **ARGUMENTS[case]}, read_only=True)
     prefactor = KT * (bias.bias_factor - 1 if bias.explore else 1 - 1 / bias.bias_factor)
     epsilon = math.exp(-bias.barrier / prefactor)
@@ -73,7 +67,7 @@ def test_opes(case):
 @pytest.mark.parametrize("dim", [1, 2])
 def test_metadynamics(dim):
     """PLUMED cuts hills off where they are 0.002 of their height."""
-    system, cv = variable(dim)
+    _, system, cv = pairs(dim, "r")
     bias = Metadynamics(system, cv, 300.0, bias_factor=8, height=1.2, frequency=1, read_only=True)
     plumed = RESULTS["metadynamics" if dim == 1 else f"metadynamics, {dim}-D"]["bias"]
     found = np.empty(len(plumed))

@@ -222,7 +222,9 @@ def pairs(count: int, expression: str, mass: float = 4.0, **parameters) -> tuple
         model.latent_bounds.copy_(torch.tensor([[0.5, 1.5]] * count))
         model.latent_spread.fill_(0.05)
         model.log_variance.fill_(-12.0)
-    return topology.to_openmm(), system, LatentCV.from_model(model, features)
+    cv = LatentCV.from_model(model, features)
+    cv.sigma = np.full(count, 0.05)
+    return topology.to_openmm(), system, cv
 
 
 TINY = {
