@@ -72,7 +72,9 @@ def joining_level(log_p: np.ndarray, nodes: list[np.ndarray], samples: np.ndarra
     joined, apart = 0, len(levels)  # at the lowest level, all nodes are one region
     while apart - joined > 1:
         middle = (joined + apart) // 2
-        regions = np.asarray(label(log_p >= levels[middle], neighbors)[0])[cells]
+        regions = np.empty(log_p.shape, np.int32)
+        label(log_p >= levels[middle], neighbors, output=regions)
+        regions = regions[cells]
         largest = np.bincount(regions[regions > 0], minlength=1).max()
         joined, apart = (middle, apart) if largest >= JOINED * len(samples) else (joined, middle)
     return float(levels[joined])

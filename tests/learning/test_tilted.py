@@ -11,7 +11,7 @@ from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.learning.flow import LatentFlow
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training.fit import Fit
-from latf_sampling.learning.training.tilted import TiltedEnsemble
+from latf_sampling.learning.training.tilted import Sample, TiltedEnsemble
 from latf_sampling.learning.training.training_frames import TrainingFrames
 from latf_sampling.settings import ModelSettings, TrainingSettings
 
@@ -78,16 +78,22 @@ def test_normalization_of_a_flow_is_that_of_quadrature(ensemble):
     ensemble, _, u = ensemble
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        loss = float(ensemble.loss(u[:1].expand(10_000, 1), generator))
+        losses = [
+            float(ensemble.loss(Sample(u[:1], *proposals)))
+            for proposals in (
+                ensemble.propose(10_000, generator),
+                ensemble.propose_for(10_000, np.random.default_rng(3), generator),
+            )
+        ]
         wide = torch.linspace(-6, 6, 24_001)[:, None]
         log_p, tilt = ensemble.flow.log_prob(wide, torch.ones(())), ensemble.tilt(wide)[0]
         log_z = torch.logsumexp((log_p + tilt).double(), 0) + np.log(12 / 24_000)
-        assert loss == pytest.approx(float(log_z - ensemble.flow.log_prob(u[:1], torch.ones(()))[0]), abs=0.08)
+        assert losses == pytest.approx([float(log_z - ensemble.flow.log_prob(u[:1], torch.ones(()))[0])] * 2, abs=0.08)
 
 
 def test_proposals_have_the_density_that_they_are_said_to_have(ensemble):
     ensemble, *_ = ensemble
-    points = np.sort(ensemble.propose(20_000, torch.Generator().manual_seed(4)).numpy()[:, 0])
+    points = np.sort(ensemble.propose(20_000, torch.Generator().manual_seed(4))[0].numpy()[:, 0])
     wide = np.linspace(-6, 6, 4001)
     density = np.exp(ensemble.tilt(torch.from_numpy(wide[:, None]).float())[1].double().numpy())
     share = density.cumsum() * (wide[1] - wide[0])

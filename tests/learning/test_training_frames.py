@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,20 @@ from latf_sampling.learning.training import train
 from latf_sampling.learning.training.training_frames import TrainingFrames
 from latf_sampling.settings import ModelSettings, TrainingSettings
 
-QUICK = {"initial_states": 4, "refinements": 2, "refinement_epochs": 1, "joint_epochs": 1, "flow_epochs": 3}
-SHAPE = {"latent_dim": 1, "encoder_hidden": (8,), "decoder_hidden": (8,), "flow_hidden": (8,), "flow_transforms": 1}
+QUICK: dict[str, Any] = {
+    "initial_states": 4,
+    "refinements": 2,
+    "refinement_epochs": 1,
+    "joint_epochs": 1,
+    "flow_epochs": 3,
+}
+SHAPE: dict[str, Any] = {
+    "latent_dim": 1,
+    "encoder_hidden": (8,),
+    "decoder_hidden": (8,),
+    "flow_hidden": (8,),
+    "flow_transforms": 1,
+}
 
 
 def crossing(n: int, rng: np.random.Generator, share: float = 0.3) -> np.ndarray:

@@ -14,7 +14,7 @@ from latf_sampling.data.dataset import CHUNK
 from latf_sampling.learning.flow import LatentFlow
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training.shape import PAIRS, PIECES, StatePairs, slowness, unevenness
-from latf_sampling.learning.training.tilted import TiltedEnsemble
+from latf_sampling.learning.training.tilted import POOL, Sample, TiltedEnsemble
 from latf_sampling.learning.training.training_frames import TrainingFrames
 from latf_sampling.settings import TrainingSettings
 
@@ -36,8 +36,8 @@ the wells."""
 STREAMS = {"refit": "whole"}
 """Streams of random numbers whose name is not that of their stage: a stream that is renamed gives other numbers."""
 
-Tilted = tuple[TiltedEnsemble, Tensor]
-"""An ensemble, and points (n, d) that were drawn from it."""
+Tilted = tuple[TiltedEnsemble, Sample]
+"""An ensemble, and what was drawn for the likelihood in it."""
 
 
 class Fit:
@@ -104,10 +104,10 @@ class Fit:
         if stage == "flow" and frames.weights[held.cpu().numpy()].any():
             rng = streams.stream(seed, "held")
             self._held_drawn = frames.draw(held, frames.weights, rng, HELD_TEMPERATURES)
-            generator = self._generator("held tilted")
-            size = max(1, round(TILTED_SHARE * len(held)))
-            for each in self._tilted:
-                self._held_tilted += self._draw(each, held, size, rng, generator)
+            generator, size = self._generator("held tilted"), max(1, round(TILTED_SHARE * len(held)))
+            for each in self._tilted:  # independent of the present flow, so that scores differ by the weights alone
+                for points in self._draw(each, held, size, rng, generator):
+                    self._held_tilted.append((each, Sample(points, *each.propose(min(POOL, 4 * size), generator))))
 
     def _parameters(self) -> list[nn.Parameter]:
         model = self.model
@@ -143,12 +143,12 @@ class Fit:
 
     def _draw(
         self, ensemble: TiltedEnsemble, frames: Tensor, n: int, rng: np.random.Generator, generator: torch.Generator
-    ) -> list[Tilted]:
-        """The ensemble with n points of it, drawn from frames of some indices; nothing where none has a weight."""
+    ) -> list[Tensor]:
+        """Points (n, d) of an ensemble, drawn from frames of some indices; nothing where none has a weight."""
         biased, log_weights = self._biased(frames, ensemble.temperature, self._weights)
         if n == 0 or not np.isfinite(log_weights).any():
             return []
-        return [(ensemble, ensemble.draw(self._mu[biased], log_weights, n, rng, generator))]
+        return [ensemble.draw(self._mu[biased], log_weights, n, rng, generator)]
 
     def _tilted_batches(self, count: int, rng: np.random.Generator, generator: torch.Generator) -> list[Tilted | None]:
         """So many batches of tilted ensembles, of one after the other; None where nothing was biased."""
@@ -156,8 +156,9 @@ class Fit:
         size = max(1, round(TILTED_SHARE * self.batch))
         for number, ensemble in enumerate(self._tilted):
             places = range(number, count, len(self._tilted))
-            for _, points in self._draw(ensemble, self.training, size * len(places), rng, generator):
-                for place, part in zip(places, points.split(size)):
+            for points in self._draw(ensemble, self.training, size * len(places), rng, generator):
+                sample = Sample(points, *ensemble.propose_for(len(points), rng, generator))
+                for place, part in zip(places, sample.split(len(places))):
                     batches[place] = ensemble, part
         return batches
 
@@ -208,8 +209,8 @@ class Fit:
             loss = -self.density.log_prob(u, scale).mean()
             if tilted is None:
                 return {"loss": loss}
-            ensemble, points = tilted
-            term = ensemble.loss(points, generator)
+            ensemble, sample = tilted
+            term = ensemble.loss(sample)
             return {"loss": loss + TILTED_WEIGHT * term, "tilted": term}
         mu = model.mean(self.frames.rows(now))
         prediction = model.prediction(model.noisy(mu, noise(now)), self.labels[now + self.frames.dataset.lag])
@@ -285,10 +286,8 @@ class Fit:
         for now, weighted, s in zip(*pieces):
             for name, value in self._terms(now, weighted, s, generator).items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(now) / len(self._held)
-        for ensemble, points in self._held_tilted:
-            parts = points.split(CHUNK)
-            term = sum(float(ensemble.loss(part, generator)) * len(part) for part in parts) / len(points)
-            sums["tilted"] = sums.get("tilted", 0.0) + term / len(self._held_tilted)
+        for ensemble, sample in self._held_tilted:
+            sums["tilted"] = sums.get("tilted", 0.0) + float(ensemble.loss(sample)) / len(self._held_tilted)
         if self._held_tilted:
             sums["loss"] += TILTED_WEIGHT * sums["tilted"]
         return sums

@@ -14,7 +14,8 @@
 The prediction of the future state counts all frames alike: p(y|u) is a conditional probability, correct whatever the
 density of u, and frames on barriers, where a bias has brought them, have to count in it. The density counts frames by
 their Boltzmann weights: each epoch draws them anew, at their own temperature ("steered") or at temperatures within the
-range that MBAR reaches, more of them where the distribution changes faster ("reweighted").
+range that MBAR reaches, more of them where the distribution changes faster ("reweighted"). Where
+frames are biased, the flow alone is also trained on their own ensemble, which has barriers in it (`tilted`).
 
 Sources: Wang and Tiwary, doi:10.1063/5.0038198 (stage 1); Qiu, John, Herron, Tiwary, arXiv:2507.03174 (stage 2);
 Shirts and Chodera, doi:10.1063/1.2978177 (weights); Efron, doi:10.1214/aos/1176344552 (bootstrap).
@@ -400,7 +401,7 @@ class _Run:
 
     def _whiten(self, variance: Tensor) -> None:
         u = self.frames.evaluate(self.model.mean)
-        self.model.flow.fit(u, torch.from_numpy(self.frames.weights).to(u), variance)
+        self.model.flow.fit(u, torch.from_numpy(self.frames.spread_weights).to(u), variance)
 
     def _learn_ensemble(self) -> None:
         """Train the members of the ensemble, each from the model's flow on."""

@@ -10,6 +10,7 @@ exactly, so that V needs to be known only roughly, whichever variable the simula
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,10 +26,33 @@ FITTED = 10_000
 """V is determined from at most so many frames,"""
 ITERATIONS = 5
 """in so many steps; it need not be exact."""
-NARROWER = 0.5
-"""V is interpolated with kernels of this width relative to those of the points for the normalization: on the slope of a
-barrier, a wide kernel has the weights of the well in it. In wells of one and two dimensions a third to a half of the
-frames were effective with 0.25 and 0.5, and a quarter with 1."""
+WIDTH = 0.5
+"""Width of the kernels around the centers, relative to Silverman's rule. On the slope of a barrier, a wide kernel has
+the weights of the well in it."""
+POOL = 20_000
+"""Points for the normalization are chosen among at most so many."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the likelihood in a tilted ensemble is computed from.
+
+    Attributes
+    ----------
+    points : Tensor (n, d)
+        Points of the ensemble.
+    proposals, log_factors : Tensor (m, d), Tensor (m,)
+        Other points, and ln of the factors that make the mean of factor times p(u) the Z of a flow.
+    """
+
+    points: Tensor
+    proposals: Tensor
+    log_factors: Tensor
+
+    def split(self, parts: int) -> list[Sample]:
+        """The same in nearly equal parts."""
+        pieces = (each.tensor_split(parts) for each in (self.points, self.proposals, self.log_factors))
+        return [Sample(*each) for each in zip(*pieces)]
 
 
 class TiltedEnsemble:
@@ -65,12 +89,12 @@ class TiltedEnsemble:
         log = torch.from_numpy(log_weights).to(u)[chosen]
         points, count, dim = flow.whiten(u[chosen]), min(len(u), CENTERS), u.shape[1]
         self._centers = points[:count]
-        self._width = flow.spread * count ** (-1 / (dim + 4))  # Silverman's rule
+        self._width = WIDTH * flow.spread * count ** (-1 / (dim + 4))
         kernel = dim * math.log(math.sqrt(2 * math.pi) * self._width)
         # ln of the density of the points for the normalization at a center that is far from all others.
         self._alone = float(torch.log(flow.whitening.diagonal()).sum()) - kernel - math.log(count)
         self._tilt = -log[:count]
-        near = torch.softmax(self._kernels(points) / NARROWER**2, 1)
+        near = torch.softmax(self._kernels(points), 1)
         for _ in range(ITERATIONS):
             tilted = log + near @ self._tilt
             highest = tilted.max()
@@ -84,23 +108,26 @@ class TiltedEnsemble:
     def tilt(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """v at latent points (n, d), and ln of the density that `propose` draws them from; (n,) each."""
         kernels = self._kernels(self.flow.whiten(u))
-        v, log_density = torch.softmax(kernels / NARROWER**2, 1) @ self._tilt, torch.logsumexp(kernels, 1)
+        v, log_density = torch.softmax(kernels, 1) @ self._tilt, torch.logsumexp(kernels, 1)
         # Where not even one center is near, exp(v) falls with the density of proposals, whose weights stay bounded.
         v = v - nn.functional.softplus(-log_density)
         return v, log_density + self._alone
 
-    def propose(self, n: int, generator: torch.Generator) -> Tensor:
-        """Points (n, d) around the centers."""
+    @torch.no_grad()
+    def propose(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Points (n, d) around the centers, and v less ln of their density; (n,)."""
         device, (count, dim) = self._centers.device, self._centers.shape
         which = torch.randint(count, (n,), generator=generator, device=device)
         noise = torch.randn(n, dim, generator=generator, device=device)
-        return self.flow.restore(self._centers[which] + self._width * noise)
+        points = self.flow.restore(self._centers[which] + self._width * noise)
+        tilt, log_density = self.tilt(points)
+        return points, tilt - log_density
 
     @torch.no_grad()
     def draw(
         self, u: Tensor, log_weights: np.ndarray, n: int, rng: np.random.Generator, generator: torch.Generator
     ) -> Tensor:
-        """Points (n, d) of the tilted ensemble in random order, from frames at u (N, d) with ln of their weights (N,).
+        """Points (n, d) of the ensemble in random order, from frames at u (N, d) with ln of their weights (N,).
 
         The flow's blur comes first and the tilt second: the density that the flow learns is that of blurred points.
         """
@@ -109,13 +136,24 @@ class TiltedEnsemble:
         tilt = torch.cat([self.tilt(part)[0] for part in points.split(max(1, CHUNK // 8))])
         log = log_weights + tilt.cpu().numpy()
         drawn = systematic(np.exp(log - log.max()), n, rng)[rng.permutation(n)]
-        return points[torch.from_numpy(drawn).to(points.device)]
+        return points[torch.from_numpy(drawn).to(u.device)]
 
-    def loss(self, points: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean of -ln(p(u) exp(v(u)) / Z) of the flow over drawn points (n, d), but for the mean of v, a constant."""
-        n = len(points)
-        proposed = self.propose(n, generator)
-        tilt, log_density = self.tilt(proposed)
-        log_p = self.flow.log_prob(torch.cat([points, proposed]), self._scale)
-        log_normalizer = torch.logsumexp(log_p[n:] + tilt - log_density, 0) - math.log(n)
-        return log_normalizer - log_p[:n].mean()
+    @torch.no_grad()
+    def propose_for(self, n: int, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """As `propose`, half of them chosen by how much they add to the present Z of the flow.
+
+        A flow connects wells by thin filaments at first, of far too high a density; few proposals fall into them.
+        """
+        proposals, log_factors = self.propose(min(POOL, 4 * n), generator)
+        share = 0.5 / len(proposals) + 0.5 * torch.softmax(self.flow.log_prob(proposals, self._scale) + log_factors, 0)
+        log_factors = log_factors - torch.log(len(proposals) * share)
+        chosen = systematic(share.double().cpu().numpy(), n, rng)[rng.permutation(n)]
+        places = torch.from_numpy(chosen).to(proposals.device)
+        return proposals[places], log_factors[places]
+
+    def loss(self, sample: Sample) -> Tensor:
+        """Mean of -ln(p(u) exp(v(u)) / Z) of the flow over the points, but for the mean of v, a constant."""
+        count = len(sample.points)
+        log_p = self.flow.log_prob(torch.cat([sample.points, sample.proposals]), self._scale)
+        log_normalizer = torch.logsumexp(log_p[count:] + sample.log_factors, 0) - math.log(len(sample.proposals))
+        return log_normalizer - log_p[:count].mean()

@@ -91,6 +91,16 @@ class TrainingFrames:
         """The pairs whose first frame counts; a weight of zero excludes a frame."""
         return pairs[self.dataset.counted[pairs]].to(self.device)
 
+    @property
+    def spread_weights(self) -> np.ndarray:
+        """Weight of each frame in the spread of the latent space; (frames,).
+
+        Half of it is in the biased frames, if there are any, all alike. They reach far beyond those of high weight, and
+        the flow has to act where they are.
+        """
+        weights = self.weights / self.weights.sum()
+        return 0.5 * (weights + self.biased / self.biased.sum()) if self.biased.any() else self.weights
+
     def scaling(self) -> tuple[Tensor, Tensor]:
         """Weighted mean of each descriptor, and the inverse of its standard deviation; (F,) each.
 
