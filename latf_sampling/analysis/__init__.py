@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from latf_sampling.analysis.blocks import statistical_inefficiency
     from latf_sampling.analysis.convergence import Convergence
+    from latf_sampling.analysis.crossing_rates import CrossingRate, Hills, LatentSeries, expected_crossings
     from latf_sampling.analysis.differences import Difference, free_energy_difference
     from latf_sampling.analysis.surfaces import Profile, Surface, free_energy_profile, free_energy_surface
     from latf_sampling.analysis.torsions import crossings, signed_distance, torsion_values
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 _MODULES = {
     "statistical_inefficiency": "blocks",
     "Convergence": "convergence",
+    "CrossingRate": "crossing_rates",
+    "Hills": "crossing_rates",
+    "LatentSeries": "crossing_rates",
+    "expected_crossings": "crossing_rates",
     "Difference": "differences",
     "free_energy_difference": "differences",
     "Profile": "surfaces",
@@ -47,11 +52,15 @@ __all__ = [
     "FILLING",
     "STAGES",
     "Convergence",
+    "CrossingRate",
     "Difference",
+    "Hills",
+    "LatentSeries",
     "Profile",
     "Surface",
     "after_filling",
     "crossings",
+    "expected_crossings",
     "free_energy_difference",
     "free_energy_profile",
     "free_energy_surface",

@@ -170,6 +170,8 @@ def evaluate(
         evaluation = campaign.evaluate(lambda fraction, words: bars("evaluate", fraction, words))
     write_evaluation(evaluation, page)
     tables.print_table(_out, evaluation.table())
+    if evaluation.crossings is not None:
+        _say(evaluation.crossings.sentence)
     _say(f"Figures: {page if output is None else output}")
 
 

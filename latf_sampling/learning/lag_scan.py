@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from latf_sampling.data.dataset import Dataset, Series, lag_in_frames, series_li
 from latf_sampling.errors import DataError, SettingsError, SingleStateError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import train
+from latf_sampling.learning.training.restarts import model_crossings
 from latf_sampling.settings import ModelSettings, TrainingSettings
 from latf_sampling.units import TimeLike
 
@@ -69,6 +70,11 @@ class LagResult:
     vamp2, vamp2_error : float or None
         Cross-validated score of the first seed's latent space at the scan's `scoring_lag`, and its standard error; None
         where there is a single state, or where series are too short to be cut into parts.
+    crossings, crossings_error : float or None
+        Crossings between states that metadynamics along the first seed's variable is expected to show, per ns, or per
+        1000 frames where the interval is unknown, and their standard error; see
+        `latf_sampling.learning.training.restarts.model_crossings`. Hills are the same at all lags, one in each
+        `scoring_lag`. None where there is a single state.
     """
 
     lag: int
@@ -77,6 +83,8 @@ class LagResult:
     errors: tuple[float, ...] = ()
     vamp2: float | None = None
     vamp2_error: float | None = None
+    crossings: float | None = None
+    crossings_error: float | None = None
 
     @property
     def resolved(self) -> bool:
@@ -183,7 +191,8 @@ class LagScan:
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows of the table, as text."""
-        head = ["lag", "states", "slowest time scale", "next one", "VAMP-2", "not met"]
+        per = "1000 frames" if self.interval is None else "ns"
+        head = ["lag", "states", "slowest time scale", "next one", "VAMP-2", f"expected crossings / {per}", "not met"]
         rows = []
         for result in self.results:
             times = [self.time(*pair) for pair in zip(result.timescales, result.errors)]
@@ -194,6 +203,7 @@ class LagScan:
                     " or ".join(map(str, sorted(set(result.states)))),
                     *(times + ["-", "-"])[:2],
                     "-" if result.vamp2 is None else f"{result.vamp2:.3f} ± {result.vamp2_error:.3f}",
+                    "-" if result.crossings is None else f"{result.crossings:.3g} ± {result.crossings_error:.2g}",
                     ", ".join(unmet) if result.timescales else "-",
                 ]
             )
@@ -328,6 +338,7 @@ def scan_lags(
         )
         if all(result.timescales or result.states[0] == 1 for result in results):
             break
+    results = tuple(_with_crossings(result, model, used, scoring_lag) for result, model in zip(results, models))
     interval = next((entry.interval for entry in used if entry.interval is not None), None)
     return LagScan(results, scoring_lag, temperature, sum(len(entry) for entry in used), interval)
 
@@ -417,6 +428,12 @@ def _examine(
     return LagResult(
         lag, counts, tuple(timescales[finite].tolist()), tuple(errors[finite].tolist()), *(score or (None, None))
     )
+
+
+def _with_crossings(result: LagResult, model: LaTF | None, series: list[Series], hill_interval: int) -> LagResult:
+    """The result with the crossings that are expected along the variable, from series of all temperatures."""
+    rate = None if model is None else model_crossings(model, series, hill_interval)
+    return result if rate is None else replace(result, crossings=rate.crossings, crossings_error=rate.error)
 
 
 def _latent(model: LaTF, x: np.ndarray) -> np.ndarray:

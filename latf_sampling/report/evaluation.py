@@ -49,7 +49,9 @@ def _head(evaluation: Evaluation) -> str:
         f"{evaluation.samples:,} generated samples per temperature, {evaluation.bins} bins per dimension."
     )
     title = '<p class="eyebrow">latf_sampling evaluation</p>\n<h1>How good is this model?</h1>'
-    return "\n".join([title, page.paragraph(about, "soft"), *(page.missing(note) for note in evaluation.notes)])
+    expected = [] if evaluation.crossings is None else [page.paragraph(evaluation.crossings.sentence)]
+    notes = (page.missing(note) for note in evaluation.notes)
+    return "\n".join([title, page.paragraph(about, "soft"), *expected, *notes])
 
 
 # Tables

@@ -44,6 +44,11 @@ def _table(scan: LagScan) -> str:
     return page.section(
         "Results",
         page.table(*scan.cells()),
+        page.paragraph(
+            "Expected crossings: between states, under metadynamics along the variable that was learned at this lag, "
+            "estimated from the frames alone; for comparison between lags, with the same hills for all of them.",
+            "soft",
+        ),
         page.details(
             "Conditions that may not be met, the most important first", *(page.paragraph(line) for line in unmet)
         ),

@@ -408,6 +408,8 @@ def test_evaluation_of_a_trained_model(trained):
         np.testing.assert_allclose(row.histogram.sum(axis=tuple(range(1, len(shape)))), 1)
     assert evaluation.melting.errors.shape == (9, evaluation.n_states)
     assert [entry.temperature for entry in evaluation.kinetics] == [1.0, 2.0]
+    assert evaluation.crossings is not None
+    assert (evaluation.crossings.temperature, evaluation.crossings.slowest.states) == (1.0, (0, 1))
     fractions = [fraction for fraction, _ in progress]
     assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == 1
     again = evaluate(model, dataset, references, samples=2000)
@@ -444,6 +446,7 @@ def test_page(trained, tmp_path):
     energies = len(evaluation.rows) if model.latent_dim < 3 else 0
     assert page.tags.count("figure") == latent + energies + 1 + 2 * len(evaluation.kinetics)
     assert page.tags.count("table") >= 3
+    assert evaluation.crossings.sentence in text
     assert text.index("Kinetics of the states") < text.index("<figure>")  # tables first
     identities = [value for name, value in page.attributes if name == "id"]
     assert len(identities) == len(set(identities))

@@ -76,6 +76,16 @@ def test_the_shortest_lag_of_a_markovian_chain_is_recommended(two):
     assert two.reason.startswith("1 frame (0.5 ps) is the shortest lag")
 
 
+def test_expected_crossings_are_a_column(two):
+    head, rows = two.cells()
+    column = head.index("expected crossings / ns")
+    for result, row in zip(two.results, rows):
+        assert result.crossings > 0
+        assert result.crossings_error > 0
+        assert row[column].startswith(f"{result.crossings:.3g} ±")
+        assert two.as_dict()["results"][0]["crossings"] == two.results[0].crossings
+
+
 def test_a_state_vanishes_at_lags_beyond_its_life_time(three):
     assert [result.states for result in three.results] == [(3,), (3,), (2,)]
     slow, fast = exact(THREE)

@@ -19,6 +19,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from latf_sampling.analysis.crossing_rates import CrossingRate
 from latf_sampling.analysis.kinetics import Kinetics, estimate_kinetics
 from latf_sampling.core import arguments, streams
 from latf_sampling.data.dataset import Dataset, Series, series_list
@@ -26,6 +27,7 @@ from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError,
 from latf_sampling.learning.evaluation.comparison import Comparer, EvaluationRow, LatentFrames
 from latf_sampling.learning.evaluation.populations import MeltingCurve, melting_curve
 from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.training.restarts import model_crossings
 from latf_sampling.units import KB
 
 Progress = Callable[[float, str], None]
@@ -42,6 +44,9 @@ class Evaluation:
     melting : MeltingCurve
     kinetics : tuple of Kinetics
         One for each simulated temperature with unbiased series.
+    crossings : CrossingRate or None
+        Crossings that metadynamics along the variable is expected to show at the lowest temperature, with hills of a
+        sixteenth of its range and one hill in each lag; None where all frames are in one state.
     samples, bins, dim, n_states : int
         Generated samples per temperature, bins per dimension, latent dimensions and metastable states.
     lag : int
@@ -59,6 +64,7 @@ class Evaluation:
     rows: tuple[EvaluationRow, ...]
     melting: MeltingCurve
     kinetics: tuple[Kinetics, ...]
+    crossings: CrossingRate | None
     samples: int
     bins: int
     dim: int
@@ -204,11 +210,12 @@ def evaluate(
             rng,
             lambda fraction: progress(0.5 + 0.4 * fraction, "melting curve"),
         )
-    progress(0.9, "kinetics")
+    progress(0.9, "kinetics and crossings")
     result = Evaluation(
         rows=tuple(rows),
         melting=melting,
         kinetics=_kinetics(model, dataset, training.states, rng),
+        crossings=model_crossings(model, dataset.series, dataset.lag, boltzmann=dataset.boltzmann, seed=seed),
         samples=samples,
         bins=bins,
         dim=model.latent_dim,

@@ -1,0 +1,175 @@
+"""Which of several trained models gives the better variable to bias, from the frames alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from latf_sampling.analysis.crossing_rates import CrossingRate, Hills, LatentSeries, expected_crossings
+from latf_sampling.data.dataset import CHUNK, Dataset, Series
+from latf_sampling.errors import DataError
+from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.training.shape import PIECES, StatePairs, unevenness
+
+HEIGHT, BIAS_FACTOR, HILLS_PER_RANGE = 0.4, 10.0, 16
+"""The hills that variables are compared with: their height, kT, and their width, a share of the variable's range."""
+LINES = 256
+STEEP = 2.0
+"""A variable that rises more unevenly than this from state to state is a step, along which simulations explode. On
+alanine dipeptide one that made them explode had 2.2, and good ones 1.0 to 1.2."""
+
+
+def model_crossings(
+    model: LaTF,
+    series: Sequence[Series],
+    lag: int,
+    *,
+    hills: Hills | None = None,
+    temperature: float | None = None,
+    boltzmann: float | None = None,
+    states: Sequence[np.ndarray] | None = None,
+    seed: int = 0,
+) -> CrossingRate | None:
+    """Crossings that a bias along a model's variable will show; see `latf_sampling.analysis.crossing_rates`.
+
+    Parameters
+    ----------
+    model
+        Trained; it needs no density.
+    series
+        Frames, with their weights where they were biased.
+    lag
+        Time between hills in frames, where none are given.
+    hills
+        Hills of the bias; None takes a height of 0.4 kT, a bias factor of 10, a width of a sixteenth of the range, and
+        one hill in each lag.
+    temperature
+        Temperature of the biased simulation; None takes the lowest of the series.
+    boltzmann
+        As in `Dataset`; None takes the model's.
+    states
+        State of each frame of each series; None takes the model's own.
+    seed
+        Draws the blocks for the error.
+
+    Returns
+    -------
+    CrossingRate or None
+        Per ns, or per 1000 frames where series have no interval; None where all frames are in one state. No crossings
+        for a variable that is a step between the states, which no simulation can follow.
+    """
+    boltzmann = model.boltzmann if boltzmann is None else boltzmann
+    temperature = min(entry.temperature for entry in series) if temperature is None else temperature
+    interval = next((entry.interval for entry in series if entry.interval is not None), 1.0)
+    states = [_piecewise(model.assign, entry) for entry in series] if states is None else states
+    if len(np.unique(np.concatenate(states))) < 2:
+        return None
+    latent = [
+        LatentSeries(
+            _piecewise(model.encode, entry).astype(np.float64),
+            np.asarray(of_frames),
+            entry.temperature,
+            weights=entry.density_weights,
+            biased=entry.is_weighted,
+        )
+        for entry, of_frames in zip(series, states)
+    ]
+    if hills is None:
+        extent = np.ptp(np.concatenate([entry.u for entry in latent]), axis=0) / HILLS_PER_RANGE
+        width = np.where(extent > 0, extent, 1.0)
+        hills = Hills(width, HEIGHT * boltzmann * temperature, BIAS_FACTOR, lag * interval)
+    rate = expected_crossings(latent, hills, temperature, interval, seed, boltzmann=boltzmann)
+    if not any(entry.interval for entry in series):
+        rate = dataclasses.replace(rate, unit="1000 frames")
+    if _unevenness(model, series, states, seed) > STEEP:
+        return dataclasses.replace(rate, crossings=0.0, error=0.0, note="too steep")
+    return rate
+
+
+def rank_models(
+    models: Sequence[LaTF],
+    dataset: Dataset,
+    *,
+    states: Sequence[np.ndarray] | None = None,
+    temperature: float | None = None,
+    seed: int = 0,
+) -> list[tuple[int, CrossingRate | None]]:
+    """Models in the order of the crossings that a bias along their variables is expected to show, the most first.
+
+    Parameters
+    ----------
+    models
+        Trained on the same descriptors, for instance with different seeds; none of them needs a density.
+    dataset
+        The frames, to which models are compared.
+    states
+        State of each frame of each series, the same for all models; None takes each model's own, so that a model that
+        misses a state is not asked to cross to it.
+    temperature
+        Temperature of the biased simulation; None takes the lowest of the data set.
+    seed
+        Draws the blocks for the errors.
+
+    Returns
+    -------
+    list of tuple
+        Index of each model, and its `CrossingRate`; None, at the end, for a model with a single state.
+
+    Examples
+    --------
+    >>> from latf_sampling import Series, train
+    >>> rng = np.random.default_rng(0)
+    >>> hidden = np.cumsum(rng.random(3000) < 0.02) % 2
+    >>> dataset = Dataset([Series(hidden[:, None] + 0.1 * rng.normal(size=(3000, 2)))], lag=2)
+    >>> models = [LaTF(latent_dim=1, temperature_mode="steered") for _ in range(2)]
+    >>> for seed, model in enumerate(models):
+    ...     _ = train(model, dataset, seed, initial_states=4, refinements=2, joint_epochs=0, flow_epochs=0, ensemble=0)
+    >>> sorted(index for index, rate in rank_models(models, dataset))
+    [0, 1]
+    """
+    if not len(models):
+        raise DataError("rank_models: there is no model.")
+    rates = [
+        model_crossings(
+            model,
+            dataset.series,
+            dataset.lag,
+            temperature=temperature,
+            boltzmann=dataset.boltzmann,
+            states=states,
+            seed=seed,
+        )
+        for model in models
+    ]
+    order = sorted(range(len(models)), key=lambda index: _crossings(rates[index]), reverse=True)
+    return [(index, rates[index]) for index in order]
+
+
+def _crossings(rate: CrossingRate | None) -> float:
+    return -1.0 if rate is None else rate.crossings
+
+
+def _piecewise(function, series: Series) -> np.ndarray:
+    """A function of descriptors at all frames of a series, which may lie on the disk."""
+    return np.concatenate([function(series.x[first : first + CHUNK]) for first in range(0, len(series), CHUNK)])
+
+
+def _unevenness(model: LaTF, series: Sequence[Series], states: Sequence[np.ndarray], seed: int) -> float:
+    """`unevenness` on straight lines in the space of descriptors between frames of different states."""
+    labels = torch.from_numpy(np.concatenate(states).astype(np.int64))
+    pairs = StatePairs(torch.arange(len(labels)), labels)
+    one, other = (_rows(series, frames.numpy()) for frames in pairs.draw(LINES, torch.Generator().manual_seed(seed)))
+    share = np.linspace(0, 1, PIECES + 1, dtype=np.float32)[:, None, None]
+    lines = one * (1 - share) + other * share
+    u = torch.from_numpy(model.encode(lines.reshape(-1, lines.shape[-1])))
+    return float(unevenness(u.reshape(PIECES + 1, LINES, -1)))
+
+
+def _rows(series: Sequence[Series], frames: np.ndarray) -> np.ndarray:
+    """Descriptors (n, F) of frames by their index in all series, one after the other."""
+    first = np.cumsum([0, *(len(entry) for entry in series)])
+    which = np.searchsorted(first, frames, side="right") - 1
+    return np.stack([series[number].x[frame - first[number]] for number, frame in zip(which, frames)])

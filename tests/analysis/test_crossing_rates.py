@@ -1,0 +1,198 @@
+"""Expected crossings against overdamped walkers with hills, in potentials of one and two dimensions (kT = 1, D = 1)."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from latf_sampling.analysis import crossing_rates
+from latf_sampling.analysis.crossing_rates import Hills, LatentSeries, expected_crossings
+from latf_sampling.errors import DataError, SettingsError
+
+STEP, FRAME = 1e-3, 10
+INTERVAL = STEP * FRAME
+BARRIER = 8.0
+
+
+def double_well_force(x):
+    """Minus the slope of BARRIER (x^2 - 1)^2."""
+    return -4 * BARRIER * x * (x**2 - 1)
+
+
+def dynamics(temperature, walkers, frames, rng, force=double_well_force):
+    """Overdamped trajectories (frames, walkers) with D = temperature, which start in both wells."""
+    x = np.where(np.arange(walkers) % 2, 1.0, -1.0)
+    out = np.empty((frames, walkers))
+    for frame in range(frames):
+        for _ in range(FRAME):
+            x = x + STEP * force(x) + np.sqrt(2 * temperature * STEP) * rng.normal(size=walkers)
+        out[frame] = x
+    return out
+
+
+def metadynamics(hills, walkers, steps, rng):
+    """Number of crossings between the cores of each walker in each half of the simulation, (2,)."""
+    grid = np.linspace(-2.2, 2.2, 221)
+    spacing, bias = grid[1] - grid[0], np.zeros((walkers, 221))
+    x, side, counts = np.full(walkers, -1.0), np.full(walkers, -1), np.zeros(2)
+    every, rows = round(hills.interval / STEP), np.arange(walkers)
+    for step in range(steps):
+        cell = np.clip(((x - grid[0]) / spacing).astype(int), 0, len(grid) - 2)
+        slope = (bias[rows, cell + 1] - bias[rows, cell]) / spacing
+        x = x + STEP * (double_well_force(x) - slope) + np.sqrt(2 * STEP) * rng.normal(size=walkers)
+        now = np.where(np.abs(x) > crossing_rates.CORE_SHARE, np.sign(x), side).astype(int)
+        counts[2 * step // steps] += np.sum(now != side)
+        side = now
+        if step % every == 0:
+            height = hills.height * np.exp(-bias[rows, cell] / (hills.bias_factor - 1))
+            bias += height[:, None] * np.exp(-0.5 * ((grid - x[:, None]) / hills.width[0]) ** 2)
+    return counts / walkers
+
+
+def series_of(trajectories, temperature, transform=lambda x: x):
+    """One series for each walker, with the sign as the state."""
+    return [LatentSeries(transform(x)[:, None], (x > 0).astype(int), temperature) for x in trajectories.T]
+
+
+@pytest.fixture(scope="module")
+def series():
+    """Plain dynamics at kT = 1, which never crosses, and at kT = 3, which does."""
+    rng = np.random.default_rng(0)
+    cold, hot = dynamics(1.0, 8, 2000, rng), dynamics(3.0, 8, 2000, rng)
+    return series_of(cold, 1.0) + series_of(hot, 3.0)
+
+
+def rate_of(series, hills, time=0.05, **options):
+    return expected_crossings(series, hills, 1.0, INTERVAL, time=time, boltzmann=1.0, **options)
+
+
+HILLS = Hills(np.array([0.2]), height=0.3, bias_factor=8.0, interval=0.05)
+
+
+@pytest.mark.parametrize("width", [0.1, 0.4])
+def test_metadynamics_crosses_as_often_as_expected(series, width):
+    hills = replace(HILLS, width=np.array([width]))
+    steps = 20_000
+    time = steps * STEP / 1000
+    counted = metadynamics(hills, 40, steps, np.random.default_rng(1))[1] / (0.5 * time)
+    expected = rate_of(series, hills, time=time)
+    assert 0.6 < expected.crossings / counted < 1.6
+    assert 0 < expected.filling < 0.7 * time
+    assert abs(expected.slowest.barrier - BARRIER) < 1.5
+    assert 0 < expected.error < 0.3 * expected.crossings
+
+
+def test_hills_that_are_wider_than_the_wells_leave_a_barrier(series):
+    narrow, wide = (rate_of(series, replace(HILLS, width=np.array([width]))) for width in (0.2, 1.5))
+    assert wide.slowest.residual > narrow.slowest.residual + 1
+    assert wide.crossings < 0.5 * narrow.crossings
+
+
+def test_free_diffusion_is_exact():
+    """In a box of length L there are 2 D / (L l) crossings between points that are l apart, whatever the hills."""
+    rng = np.random.default_rng(2)
+    steps = np.sqrt(2 * INTERVAL) * rng.normal(size=(4000, 20))
+    x = np.abs((np.cumsum(steps, axis=0) + rng.uniform(0, 8, 20) + 4) % 8 - 4)  # reflected at 0 and 4
+    series = [LatentSeries(walker[:, None], (walker > 2).astype(int), 1.0) for walker in x.T]
+    rate = rate_of(series, replace(HILLS, width=np.array([0.5])))
+    # Cores begin at a quarter of the way from 2 to the medians 1 and 3.
+    assert rate.crossings / rate.slowest.transmission == pytest.approx(1000 * 2 / (4 * 0.5), rel=0.15)
+    assert 0.6 < rate.slowest.transmission < 1.1  # crossings there and back between two frames are not seen
+
+
+def test_a_coordinate_that_misses_the_transition_gets_next_to_nothing(series):
+    """The states of the hidden coordinate, and a variable that moves as if nothing were there."""
+    rng = np.random.default_rng(3)
+    blind = [replace(entry, u=rng.normal(size=entry.u.shape) + 0.1 * entry.states[:, None]) for entry in series]
+    seen, unseen = rate_of(series, HILLS), rate_of(blind, HILLS)
+    assert unseen.slowest.transmission < 0.05 * seen.slowest.transmission
+    assert unseen.crossings < 0.01 * seen.crossings
+
+
+def test_noise_of_fast_motions_costs_crossings(series):
+    rng = np.random.default_rng(4)
+    noisy = [replace(entry, u=entry.u + 0.6 * rng.normal(size=entry.u.shape)) for entry in series]
+    clean, blurred = rate_of(series, HILLS), rate_of(noisy, HILLS)
+    assert blurred.slowest.transmission < 0.7 * clean.slowest.transmission
+
+
+def test_components_that_are_functions_of_each_other_count_once(series):
+    double = [replace(entry, u=entry.u @ np.array([[1.0, -2.0]])) for entry in series]
+    width = 0.2 * np.sqrt(2) * np.array([1.0, 2.0])
+    assert rate_of(double, replace(HILLS, width=width)).crossings == pytest.approx(
+        rate_of(series, HILLS).crossings, rel=1e-6
+    )
+
+
+def test_hills_across_the_line_take_longer(series):
+    rng = np.random.default_rng(5)
+    plane = [replace(entry, u=np.hstack([entry.u, rng.uniform(-2, 2, entry.u.shape)])) for entry in series]
+    flat = rate_of(series, HILLS)
+    assert rate_of(plane, replace(HILLS, width=np.array([0.2, 0.2]))).filling > 3 * flat.filling
+
+
+def test_transitions_of_biased_simulations_are_not_those_of_plain_dynamics(series):
+    biased = [replace(entry, biased=True) for entry in series]
+    rate = rate_of(biased, HILLS).slowest
+    assert (rate.transmission, rate.transitions) == (1.0, 0)
+
+
+def test_frames_without_weight_do_not_count_in_the_free_energy(series):
+    hot = [entry for entry in series if entry.temperature == 3.0]
+    cold = [replace(entry, weights=np.zeros(len(entry.u))) for entry in series if entry.temperature == 1.0]
+    barriers = [rate_of(entries, HILLS).slowest.barrier for entries in (hot, hot + cold)]
+    assert barriers[0] == pytest.approx(barriers[1], rel=0.02)
+
+
+def test_the_slowest_needed_step_counts():
+    def pair(one, other, crossings):
+        return crossing_rates.PairRate((one, other), crossings, 0.0, 0.0, 0.0, 0.0, 1.0, 1)
+
+    pairs = [pair(0, 1, 50.0), pair(0, 2, 1.0), pair(1, 2, 10.0)]  # from 0 to 2 through 1
+    assert crossing_rates._bottleneck(pairs).states == (1, 2)
+
+
+def test_three_states_in_a_row():
+    rng = np.random.default_rng(6)
+    states = np.abs((np.cumsum(rng.random(20_000) < 0.02) + 2) % 4 - 2)
+    u = states[:, None] + 0.1 * rng.normal(size=(20_000, 1))
+    rate = expected_crossings([LatentSeries(u, states, 300.0)], Hills(np.array([0.1])), 300.0, 1.0)
+    assert len(rate.pairs) == 3
+    assert rate.slowest.states in {(0, 1), (1, 2)}
+    assert next(pair for pair in rate.pairs if pair.states == (0, 2)).transitions == 0
+
+
+def test_texts():
+    one = crossing_rates.PairRate((0, 2), 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1)
+    rate = crossing_rates.CrossingRate(52.3, 23.1, 0.21, one, (one,), 300.0)
+    assert rate.text == "52 ± 23"
+    assert "52 ± 23 crossings per ns are expected between states 0 and 2" in rate.sentence
+    assert "too steep" in replace(rate, crossings=0.0, note="too steep").sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"series": []}, DataError, "no series"),
+        ({"temperature": 0.0}, SettingsError, "temperature must be above 0"),
+        ({"interval": -1.0}, SettingsError, "interval must be above 0"),
+        ({"time": float("nan")}, SettingsError, "time must be above 0"),
+        ({"hills": Hills(np.array([0.1]), bias_factor=1.0)}, SettingsError, "bias_factor"),
+        ({"hills": Hills(np.array([0.0]))}, SettingsError, "width of hills"),
+        ({"hills": Hills(np.array([0.1, 0.1]))}, DataError, r"it must be \(frames, 2\)"),
+        ({"series": [LatentSeries(np.zeros((5, 1)), np.zeros(4), 300.0)]}, DataError, "one state and weight"),
+        ({"series": [LatentSeries(np.full((5, 1), np.nan), np.arange(5), 300.0)]}, DataError, "not finite"),
+        ({"series": [LatentSeries(np.zeros((5, 1)), np.zeros(5, int), 300.0)]}, DataError, "one state"),
+        ({"series": [LatentSeries(np.zeros((9, 1)), np.arange(9) // 5, 300.0)]}, DataError, "does not change"),
+    ],
+)
+def test_wrong_arguments(changes, error, words):
+    u = np.linspace(0, 1, 100)[:, None]
+    right = {
+        "series": [LatentSeries(u, (u[:, 0] > 0.5).astype(int), 300.0)],
+        "hills": Hills(np.array([0.1])),
+        "temperature": 300.0,
+        "interval": 1.0,
+    }
+    with pytest.raises(error, match=words):
+        expected_crossings(**{**right, **changes})

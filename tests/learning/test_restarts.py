@@ -1,0 +1,81 @@
+"""Ranking of models by the crossings that a bias along their variables is expected to show."""
+
+import numpy as np
+import pytest
+import torch
+
+from latf_sampling.data.dataset import Dataset, Series
+from latf_sampling.errors import DataError
+from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.training.restarts import model_crossings, rank_models
+
+FRAMES = 8000
+
+
+class Linear(LaTF):
+    """A model whose variable and states are given functions of two descriptors."""
+
+    def __init__(self, function, state=lambda x: (x[:, 0] > 0).long()):
+        super().__init__(latent_dim=1)
+        self.function, self.state = function, state
+
+    def encode(self, x):
+        return self.function(torch.as_tensor(x)).unsqueeze(-1).numpy()
+
+    def assign(self, x):
+        return self.state(torch.as_tensor(x)).numpy()
+
+
+@pytest.fixture(scope="module")
+def series():
+    """Overdamped dynamics (kT = 1, D = 1, a frame every 0.02) in a double well of 2.5 kT; the second column is fast."""
+    rng = np.random.default_rng(0)
+    x, frames = -np.ones(2), np.empty((2, FRAMES, 2), np.float32)
+    fast = np.zeros(2)
+    for frame in range(FRAMES):
+        for _ in range(4):
+            x = x - 0.005 * 10 * x * (x**2 - 1) + 0.1 * rng.normal(size=2)
+        fast = 0.5 * fast + rng.normal(size=2)
+        frames[:, frame] = np.stack([x, fast], 1)
+    return [Series(part, temperature=1.0, interval=0.02) for part in frames]
+
+
+SLOW, FAST = Linear(lambda x: x[:, 0]), Linear(lambda x: x[:, 1])
+MIXED = Linear(lambda x: x[:, 0] + 0.5 * x[:, 1])
+STEP = Linear(lambda x: torch.tanh(100 * x[:, 0]))
+
+
+def known(rate):
+    assert rate is not None
+    return rate
+
+
+def test_models_are_ranked_by_how_slow_and_even_their_variable_is(series):
+    dataset = Dataset(series, lag=5, boltzmann=1.0)
+    states = [(entry.x[:, 0] > 0).astype(int) for entry in series]
+    ranked = rank_models([FAST, STEP, MIXED, SLOW], dataset, states=states)
+    assert [index for index, _ in ranked][:2] == [3, 2]
+    step, fast, slow = (known(dict(ranked)[index]) for index in (1, 0, 3))
+    assert step.note == "too steep"
+    assert step.crossings == 0
+    assert fast.crossings < 0.3 * slow.crossings  # not more than plain dynamics
+
+
+def test_a_model_with_one_state_comes_last(series):
+    single = Linear(lambda x: x[:, 0], state=lambda x: torch.zeros(len(x), dtype=torch.int64))
+    ranked = rank_models([single, SLOW], Dataset(series, lag=5, boltzmann=1.0))
+    assert [index for index, _ in ranked] == [1, 0]
+    assert ranked[1][1] is None
+
+
+def test_without_an_interval_rates_are_per_1000_frames(series):
+    bare = [Series(entry.x, temperature=1.0) for entry in series]
+    rates = [known(model_crossings(SLOW, entries, 5, boltzmann=1.0)) for entries in (series, bare)]
+    assert [rate.unit for rate in rates] == ["ns", "1000 frames"]
+    assert rates[0].crossings * 0.02 == pytest.approx(rates[1].crossings, rel=0.05)
+    assert "per 1000 frames" in rates[1].sentence
+
+
+def test_ranking_no_model():
+    with pytest.raises(DataError, match="no model"):
+        rank_models([], Dataset([Series(np.zeros((10, 2)))], lag=1))
