@@ -44,7 +44,8 @@ def slowness(now: Tensor, later: Tensor, groups: Tensor, weights: Tensor) -> Ten
     covariance = 0.5 * (a.T @ (share * a) + b.T @ (share * b))
     lagged = 0.5 * (a.T @ (share * b) + b.T @ (share * a))
     tiny = 1e-5 * covariance.diagonal().sum().detach() + 1e-12  # for components that are functions of each other
-    factor = torch.linalg.cholesky(covariance + tiny * torch.eye(len(covariance), dtype=now.dtype, device=now.device))
+    regular = covariance + tiny * torch.eye(len(covariance), dtype=now.dtype, device=now.device)
+    factor, _ = torch.linalg.cholesky_ex(regular)  # of values that are not finite it is not finite, and raises nothing
     half = torch.linalg.solve_triangular(factor, lagged, upper=False)
     return torch.linalg.solve_triangular(factor, half.T, upper=False).square().sum()
 
