@@ -47,9 +47,18 @@ from alanine import POINTS, PROTOCOLS, convergence_time, span
 from mdtraj.geometry.dihedral import indices_phi, indices_psi
 from openmm import app, unit
 from scipy.special import logsumexp
+from scipy.stats import spearmanr
 
 from latf_sampling import Dataset, Features, LatentCV, LaTF, Metadynamics, Series, train
-from latf_sampling.analysis import FILLING, crossings, offset_weights, signed_distance
+from latf_sampling.analysis import (
+    FILLING,
+    Hills,
+    LatentSeries,
+    crossings,
+    expected_crossings,
+    offset_weights,
+    signed_distance,
+)
 from latf_sampling.analysis.mbar import TemperatureReweighting
 from latf_sampling.core import platforms, storage, streams
 from latf_sampling.cv.latent_cv import FORCE_LIMIT
@@ -722,9 +731,20 @@ def free_energy_history(system: type[System], run: dict) -> np.ndarray:
     return history
 
 
-def score(cv: LatentCV, frames: Frames, width: float) -> float:
-    """Crossings per ns that are to be expected along a variable, from its training frames alone."""
-    return float("nan")
+def score(options: argparse.Namespace, system: str, variable: str, seed: int, width: float) -> float:
+    """Crossings per ns that are expected along a variable from its training frames alone.
+
+    Between the states of "ours" with the same seed, for all variables.
+    """
+    cv, frames = cv_of(options, system, variable, seed), training_frames(options.output, system, options.data_ns)
+    cv_of(options, system, "ours", seed)
+    model = LaTF.load(variable_file(options, system, "ours", seed).with_suffix(".model"))
+    series = [
+        LatentSeries(cv(positions), model.assign(x), temperature)
+        for positions, x, temperature in zip(frames.positions, frames.x, TEMPERATURES)
+    ]
+    hills = Hills(width * cv.sigma, HEIGHT, BIAS_FACTOR, FREQUENCY * TIMESTEP)
+    return expected_crossings(series, hills, TEMPERATURE, STRIDE * TIMESTEP, seed, options.ns).crossings
 
 
 def evaluate(options: argparse.Namespace, system: str, variable: str, reference: np.ndarray) -> dict:
@@ -751,13 +771,12 @@ def evaluate(options: argparse.Namespace, system: str, variable: str, reference:
         "push": np.quantile(np.concatenate([run["pushes"] for run in runs]), 0.999),
         "cpu_per_ns": float(np.mean(cpu)),
         "training": float("nan"),
-        "score": float("nan"),
+        "scores": np.full(options.seeds, np.nan),
     }
     if METHODS[variable].kind != "known":
         cvs = [cv_of(options, system, variable, seed) for seed in range(options.seeds)]
-        frames = training_frames(options.output, system, options.data_ns)
         result["training"] = np.mean([cv.metadata["provenance"]["training_seconds"] for cv in cvs])
-        result["score"] = np.mean([score(cv, frames, width) for cv in cvs])
+        result["scores"] = np.array([score(options, system, variable, seed, width) for seed in range(options.seeds)])
     return result
 
 
@@ -766,22 +785,31 @@ def table(options: argparse.Namespace, system: str) -> str:
     head += ["error after all", "mean", "explosions", "over the limit, %", "99.9 % push", "training, s"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     reference = SYSTEMS[system]().reference(options)
-    for variable in options.variables:
-        result = evaluate(options, system, variable, reference)
+    results = [evaluate(options, system, variable, reference) for variable in options.variables]
+    for variable, result in zip(options.variables, results):
         time_ns = result["converged_ns"]
         title = variable
         if METHODS[variable].kind == "known":
             topology = as_mdtraj(SYSTEMS[system]().molecule(options.output).topology)
             title = " and ".join(each.title for each in SYSTEMS[system]().known(topology)[variable])
         cells = [title, f"{result['width']:g} x", f"{result['crossings'].mean():.1f}"]
-        cells += [", ".join(f"{count:.0f}" for count in sorted(result["crossings"])), number(result["score"], 1)]
+        cells += [
+            ", ".join(f"{count:.0f}" for count in sorted(result["crossings"])),
+            number(result["scores"].mean(), 1),
+        ]
         cells += [span(time_ns, options.ns), number(time_ns * result["cpu_per_ns"], 0)]
         cells += [f"{result['error']:.2f}", ", ".join(f"{mean:.1f}" for mean in result["mean"])]
         cells += [f"{result['explosions']} of {options.seeds}", number(100 * result["over"], 2)]
         cells += [f"{result['push']:.0f}", number(result["training"], 0)]
         lines.append("| " + " | ".join(cells) + " |")
     values = ", ".join(f"{value:.2f}" for value in reference)
-    return "\n".join([*lines, "", f"Reference: {values} kJ/mol."])
+    notes = f"Reference: {values} kJ/mol."
+    measured, scores = (np.concatenate([result[key] for result in results]) for key in ("crossings", "scores"))
+    scored = np.isfinite(scores)
+    if scored.sum() > 2:
+        correlation = spearmanr(measured[scored], scores[scored]).statistic
+        notes += f" Rank correlation of the score over {scored.sum()} trained variables: {correlation:.2f}."
+    return "\n".join([*lines, "", notes])
 
 
 def number(value: float, digits: int) -> str:
