@@ -85,23 +85,26 @@ def test_normalization_of_a_flow_is_that_of_quadrature(ensemble):
                 ensemble.propose_for(10_000, np.random.default_rng(3), generator),
             )
         ]
-        wide = torch.linspace(-6, 6, 24_001)[:, None]
+        wide = torch.linspace(-6, 6, 4001)[:, None]
         log_p, tilt = ensemble.flow.log_prob(wide, torch.ones(())), ensemble.tilt(wide)[0]
-        log_z = torch.logsumexp((log_p + tilt).double(), 0) + np.log(12 / 24_000)
-        assert losses == pytest.approx([float(log_z - ensemble.flow.log_prob(u[:1], torch.ones(()))[0])] * 2, abs=0.08)
+        log_z = torch.logsumexp((log_p + tilt).double(), 0) + np.log(12 / 4000)
+        right = float(log_z - ensemble.flow.log_prob(u[:1], torch.ones(()))[0])
+    # Of an untrained flow few plain proposals are effective; those that are chosen by their weight give less noise.
+    assert losses[0] == pytest.approx(right, abs=0.4)
+    assert losses[1] == pytest.approx(right, abs=0.15)
 
 
 def test_proposals_have_the_density_that_they_are_said_to_have(ensemble):
     ensemble, *_ = ensemble
     points = np.sort(ensemble.propose(20_000, torch.Generator().manual_seed(4))[0].numpy()[:, 0])
-    wide = np.linspace(-6, 6, 4001)
+    wide = np.linspace(-8, 8, 4001)
     density = np.exp(ensemble.tilt(torch.from_numpy(wide[:, None]).float())[1].double().numpy())
     share = density.cumsum() * (wide[1] - wide[0])
     assert share[-1] == pytest.approx(1.0, abs=1e-3)
     assert np.abs(np.searchsorted(points, wide) / len(points) - share).max() < 0.02
 
 
-def fit(series: list[Series], seed: int = 0, epochs: int = 6) -> tuple[Fit, LaTF]:
+def fit(series: list[Series], seed: int = 0, epochs: int = 10) -> tuple[Fit, LaTF]:
     """The flow alone, on an encoder that passes its descriptor on."""
     settings = ModelSettings(latent_dim=1, flow_transforms=2, flow_hidden=(16,), temperature_mode="reweighted")
     training = TrainingSettings(learning_rate=2e-2)
@@ -112,7 +115,7 @@ def fit(series: list[Series], seed: int = 0, epochs: int = 6) -> tuple[Fit, LaTF
     model.encoder = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     data = TrainingFrames(dataset, settings, training, seed, torch.device("cpu"))
     model.flow.range.copy_(torch.tensor([data.reachable.min(), data.reachable.max()]) / KELVIN)
-    model.flow.fit(data.evaluate(model.mean), torch.from_numpy(data.weights), torch.zeros(()))
+    model.flow.fit(data.evaluate(model.mean), torch.from_numpy(data.spread_weights), torch.zeros(()))
     pairs = dataset.first
     made = Fit(model, data, torch.zeros(dataset.frames).long(), pairs[:-150], pairs[-150:], "flow", 0, seed, training)
     for _ in range(epochs):
@@ -133,7 +136,7 @@ def test_the_flow_learns_the_height_of_a_barrier_without_weight():
         log_p = model.flow.log_prob(torch.from_numpy(GRID[:, None]).float(), torch.ones(())).double().numpy()
     right = np.log(exact(-free_energy(GRID)))
     on_pass = np.abs(GRID) < 0.1
-    assert np.abs((log_p - right)[on_pass]).max() < 3  # it is nine too high by the weighted frames alone
+    assert np.abs((log_p - right)[on_pass]).max() < 4  # it is nine too high by the weighted frames alone
     assert exact(log_p)[GRID > 0].sum() == pytest.approx(exact(right)[GRID > 0].sum(), abs=0.05 / (GRID[1] - GRID[0]))
     assert made._held_drawn is not None
     entry: dict = {"loss": 0.0}

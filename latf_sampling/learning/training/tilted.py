@@ -29,6 +29,9 @@ ITERATIONS = 5
 WIDTH = 0.5
 """Width of the kernels around the centers, relative to Silverman's rule. On the slope of a barrier, a wide kernel has
 the weights of the well in it."""
+REACH = 4.0
+"""Half of the points for the normalization have kernels that are wider by this factor: a flow connects wells by thin
+filaments beside the data, which decide on the lowest pass, and narrow kernels do not get there."""
 POOL = 20_000
 """Points for the normalization are chosen among at most so many."""
 
@@ -108,9 +111,10 @@ class TiltedEnsemble:
     def tilt(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """v at latent points (n, d), and ln of the density that `propose` draws them from; (n,) each."""
         kernels = self._kernels(self.flow.whiten(u))
-        v, log_density = torch.softmax(kernels, 1) @ self._tilt, torch.logsumexp(kernels, 1)
+        narrow, wide = torch.logsumexp(kernels, 1), torch.logsumexp(kernels / REACH**2, 1)
         # Where not even one center is near, exp(v) falls with the density of proposals, whose weights stay bounded.
-        v = v - nn.functional.softplus(-log_density)
+        v = torch.softmax(kernels, 1) @ self._tilt - nn.functional.softplus(-wide)
+        log_density = torch.logaddexp(narrow, wide - u.shape[1] * math.log(REACH)) - math.log(2)
         return v, log_density + self._alone
 
     @torch.no_grad()
@@ -119,7 +123,8 @@ class TiltedEnsemble:
         device, (count, dim) = self._centers.device, self._centers.shape
         which = torch.randint(count, (n,), generator=generator, device=device)
         noise = torch.randn(n, dim, generator=generator, device=device)
-        points = self.flow.restore(self._centers[which] + self._width * noise)
+        wide = torch.rand(n, 1, generator=generator, device=device) < 0.5
+        points = self.flow.restore(self._centers[which] + self._width * torch.where(wide, REACH, 1.0) * noise)
         tilt, log_density = self.tilt(points)
         return points, tilt - log_density
 
@@ -140,10 +145,7 @@ class TiltedEnsemble:
 
     @torch.no_grad()
     def propose_for(self, n: int, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """As `propose`, half of them chosen by how much they add to the present Z of the flow.
-
-        A flow connects wells by thin filaments at first, of far too high a density; few proposals fall into them.
-        """
+        """As `propose`, half of them chosen by how much they add to the present Z of the flow, as filaments do."""
         proposals, log_factors = self.propose(min(POOL, 4 * n), generator)
         share = 0.5 / len(proposals) + 0.5 * torch.softmax(self.flow.log_prob(proposals, self._scale) + log_factors, 0)
         log_factors = log_factors - torch.log(len(proposals) * share)
