@@ -6,7 +6,6 @@ A new kind is one class of settings in `latf_sampling.settings.bias`, one class 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -124,7 +123,7 @@ def _opes(settings: OPESSettings, task: BiasTask) -> OPES:
         task.cv,
         task.temperature,
         settings.barrier,
-        bias_factor=math.inf if settings.bias_factor == "inf" else settings.bias_factor,
+        bias_factor=settings.bias_factor,
         width=settings.width,
         narrowest=settings.narrowest,
         explore=settings.explore,

@@ -63,7 +63,7 @@ class OPES(AdaptiveBias[Density]):
     frequency
         Steps between kernels.
     bias_factor
-        gamma > 1; `None` is barrier / kT, and infinity a uniform target, which ``explore=True`` cannot have.
+        gamma > 1; `None` is barrier / kT, and infinity or "inf" a uniform target, which ``explore=True`` cannot have.
     width
         Width of the first kernels in units of `cv.sigma`, one number or (d,), and with ``explore=True`` times the
         square root of gamma, by which the target widens free-energy minima. Kernels get narrower as their number grows,
@@ -121,7 +121,7 @@ class OPES(AdaptiveBias[Density]):
         barrier: EnergyLike,
         frequency: int,
         *,
-        bias_factor: float | None = None,
+        bias_factor: float | Literal["inf"] | None = None,
         width: float | np.ndarray | Literal["adaptive"] = 1.0,
         narrowest: float | None = None,
         explore: bool = False,
@@ -142,7 +142,7 @@ class OPES(AdaptiveBias[Density]):
             raise SettingsError(f"OPES: barrier must be more than kT = {kT:.3g} kJ/mol; got {self.barrier}.")
         if bias_factor is None:
             bias_factor = self.barrier / kT
-        uniform = isinstance(bias_factor, (float, np.floating)) and bias_factor == math.inf
+        uniform = isinstance(bias_factor, (str, float, np.floating)) and bias_factor in ("inf", math.inf)
         self.bias_factor = math.inf if uniform else number_above("OPES", "bias_factor", bias_factor, 1)
         arguments.instance("OPES", "explore", explore, bool, "True or False")
         self.explore, self.adaptive_widths = explore, isinstance(width, str)

@@ -199,7 +199,7 @@ INVALID = [
     ({"narrowest": 1.5}, "narrowest must be at most 1; got 1.5"),
     ({"narrowest": "thin"}, "narrowest must be more than 0"),
     ({"explore": "yes"}, "explore must be True or False; got 'yes'"),
-    ({"bias_factor": "inf"}, "bias_factor must be more than 1"),
+    ({"bias_factor": "infinite"}, "bias_factor must be more than 1"),
     ({"bias_factor": -np.inf}, "bias_factor must be more than 1"),
     ({"bias_factor": np.inf, "explore": True}, "explore=True needs a finite bias_factor; got inf"),
     ({"bias_factor": np.inf, "width": "adaptive"}, "width='adaptive' needs a finite bias_factor; got inf"),
