@@ -48,7 +48,7 @@ class ModelSettings(Settings):
 class TrainingSettings(Settings):
     """How a model is trained; the stages are described in `latf_sampling.learning.training.stages`."""
 
-    initial_states: int = Field(default=200, ge=2, le=10_000)
+    initial_states: int = Field(default=200, ge=2, le=5000)
     """Number of small clusters that are merged to metastable states, for data without labels; fewer where they would
     have less than 50 frames each."""
     batch_size: int = Field(default=4096, ge=2, le=1_000_000_000)

@@ -302,6 +302,12 @@ def test_a_single_label_is_refused():
         train(LaTF(**SMALL), dataset, **QUICK)
 
 
+def test_a_label_for_each_frame_is_refused():
+    x = np.random.default_rng(0).normal(size=(6000, 1))
+    with pytest.raises(TrainingError, match="6000 different labels"):
+        train(LaTF(**SMALL), Dataset([Series(x, labels=np.arange(6000))], lag=1), **QUICK)
+
+
 def test_descriptors_that_never_change_are_refused():
     dataset = Dataset([Series(np.full((300, 3), 2.0))], lag=2)
     with pytest.raises(TrainingError, match="no descriptor ever changes"):

@@ -51,6 +51,8 @@ from latf_sampling.settings import TrainingSettings
 
 Progress = Callable[[float, str], None]
 
+MOST_LABELS = 5000
+"""Between more labels transitions are not counted: the matrix would not fit into memory."""
 FEWEST = 10
 """The spread of the variable within a state is determined from those with more frames than this."""
 
@@ -276,6 +278,12 @@ class _Run:
             _, clusters = torch.unique(dataset.labels, return_inverse=True)
             if int(clusters.max()) == 0:
                 raise TrainingError("train: all frames carry the same label; there is no transition to learn from.")
+            count = int(clusters.max()) + 1
+            if count > MOST_LABELS:
+                raise TrainingError(
+                    f"train: frames carry {count} different labels, and a label stands for a state or a small cluster "
+                    f"of frames; give at most {MOST_LABELS}, or none."
+                )
         else:
             clusters = cluster(dataset, s.initial_states)
         biased = np.repeat([entry.is_weighted for entry in dataset.series], [len(entry) for entry in dataset.series])
@@ -334,7 +342,7 @@ class _Run:
         losses = {entry["iteration"]: entry["prediction"] for entry in self.history if entry["stage"] == "states"}
         if self.iteration == 0:
             return float("inf")
-        return 1 - losses[self.iteration] / losses[self.iteration - 1]
+        return 1 - losses[self.iteration] / max(losses[self.iteration - 1], 1e-9)
 
     def _drop_lost_states(self) -> None:
         """Drop states that the model assigns no frames to; their labels become those of the likeliest other state."""
