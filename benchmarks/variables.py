@@ -308,7 +308,7 @@ class Tetrapeptide(System):
                         for one, other in ((low, high), (high, low)):
                             scale = np.sqrt(self.ladder[one] / self.ladder[other])
                             contexts[one].setPositions(positions[other])
-                            contexts[one].setVelocities(scale * states[other].getVelocities(asNumpy=True))
+                            contexts[one].setVelocities(scale * states[other].getVelocities(asNumpy=True)._value)
             with storage.atomic_write(file) as temporary:
                 np.savez(temporary, energies=energies, events=events)
         return read(file)
