@@ -19,8 +19,10 @@ transitions between the states, and the formula says how many there should have 
 coefficient, which the result is multiplied by; as far as it is due to a hidden barrier, exp(-B / kT_hot), it is taken
 to the power T_hot / T.
 
-On 12 variables of alanine dipeptide, learned in several ways, good and bad, the rank correlation with the crossings in
-2 ns of metadynamics was 0.97, and expected rates were half of those counted, up to a factor of two.
+On 18 variables of alanine dipeptide, good and bad, networks and functions of its torsions, of which 8 ns each at 300 and
+600 K hold four transitions, the rank correlation with the crossings in 2 ns of metadynamics was 0.96; the expected
+rates were 0.4 of those counted, up to a factor of 1.6. Two more variables, the sine of phi and that with psi, fold two
+regions onto each other: walkers crossed 30 to 40 times per ns, around the other side, where next to none is expected.
 """
 
 from __future__ import annotations
@@ -147,7 +149,7 @@ class CrossingRate:
     slowest : PairRate
         That step.
     pairs : tuple of PairRate
-        All pairs of states.
+        All pairs of states of which two frames follow each other.
     temperature : float
         K.
     unit : str
@@ -244,10 +246,13 @@ def expected_crossings(
     present = np.unique(np.concatenate([entry.states for entry in series])).tolist()
     if len(present) < 2:
         raise DataError("expected_crossings: all frames are in one state; crossings need two.")
-    pairs = [
-        _Line(series, hills, pair, temperature, interval, boltzmann).rate(rng, 1000 * time)
+    lines = [
+        _Line(series, hills, pair, temperature, interval, boltzmann)
         for pair in [(i, j) for i in present for j in present if i < j]
     ]
+    pairs = [line.rate(rng, 1000 * time) for line in lines if line.moves.any()]
+    if not pairs:
+        raise DataError("expected_crossings: no two frames of the same two states follow each other.")
     slowest = _bottleneck(pairs)
     return CrossingRate(
         slowest.crossings, slowest.error, slowest.filling, slowest, tuple(pairs), temperature=float(temperature)
@@ -390,11 +395,12 @@ class _Line:
     def _landscape(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Free energy, kJ/mol, and diffusion, widths^2 / ps, at the temperature of the bias; (draws, cells) each."""
         energy = diffusion = None
-        weights = self.weights if self.weights.any() else self.moves  # where only trapped dynamics was in these states
+        weighted = (self.weights.any(1) & self.moves.any(1)).any()
+        weights = self.weights if weighted else self.moves  # only trapped dynamics was in these states
         trusted = np.zeros(len(self.x))
         for index, temperature in enumerate(self.temperatures):
             blocks = self.of_temperature == index
-            if not weights[blocks].any() or not self.moves[blocks].any():
+            if not (weights[blocks].any(1) & self.moves[blocks].any(1)).any():
                 continue
             local = self._energy(draws, blocks, weights, temperature)
             mobile = self._diffusion(draws, blocks) * self.temperature / temperature
@@ -408,8 +414,7 @@ class _Line:
             energy = share * energy + (1 - share) * (local + shift)
             diffusion = np.exp(share * np.log(diffusion) + (1 - share) * np.log(mobile))
             trusted = trusted + frames
-        if energy is None or diffusion is None:
-            raise DataError(f"expected_crossings: no two frames of the states {self.pair} follow each other.")
+        assert energy is not None and diffusion is not None  # some frames move
         return energy, diffusion
 
     def _energy(self, draws: np.ndarray, blocks: np.ndarray, weights: np.ndarray, temperature: float) -> np.ndarray:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from latf_sampling.analysis.crossing_rates import Hills
+from latf_sampling.data.dataset import Series
 from latf_sampling.errors import ExtrapolationWarning
+from latf_sampling.learning.training.restarts import model_crossings
 from latf_sampling.records.records import Records
 from latf_sampling.records.rounds import LearnedModel
 from latf_sampling.report import charts, page, words
-from latf_sampling.report.estimates import Estimates
+from latf_sampling.report.estimates import Estimates, target_temperature
+from latf_sampling.settings import MetadynamicsSettings
+
+FRAMES = 50_000
+"""At most so many frames, the first ones of each walker, show what a variable is worth."""
 
 
 def section(records: Records, estimates: Estimates) -> str:
@@ -33,7 +41,48 @@ def section(records: Records, estimates: Estimates) -> str:
                 "converged.",
             )
         )
-    return page.section("Learning", page.figures(*figures), *_trapped(records))
+    return page.section("Learning", _expected(records), page.figures(*figures), *_trapped(records))
+
+
+def _expected(records: Records) -> str:
+    """What the last variable is worth: crossings that its bias is expected to show, from the frames alone."""
+    index, learned = records.learned[-1]
+    walkers = [walker for entry in records.rounds[: index + 1] for walker in entry.begun]
+    share = min(1.0, FRAMES / sum(len(walker.frames) for walker in walkers))
+    features, trapped = records.features_of(learned.cv), learned.history.get("not_in_density") or []
+    series = []
+    for walker in walkers:
+        leading = slice(math.ceil(share * len(walker.frames)))
+        weights = walker.frames.weights[leading]
+        if weights.any():
+            series.append(
+                Series(
+                    features.transform(walker.frames.take(leading)),
+                    walker.frames.temperature,
+                    weights=weights,
+                    interval=walker.interval,
+                    in_density=walker.frames.label not in trapped,
+                )
+            )
+    hills, described = None, "with hills of a sixteenth of the variable's range, 0.4 kT high, one in each lag time"
+    biases = [entry.settings.bias for entry in records.rounds if isinstance(entry.settings.bias, MetadynamicsSettings)]
+    if biases:
+        bias = biases[-1]
+        width = learned.cv.sigma * (1.0 if isinstance(bias.width, str) else bias.width)
+        hills = Hills(width, bias.height, bias.bias_factor, bias.interval)
+        described = "with the hills of the last metadynamics in the protocol"
+    temperature = target_temperature(records)
+    rate = model_crossings(
+        learned.model, series, records.lag, hills=hills, temperature=temperature, seed=records.protocol.seed
+    )
+    if rate is None:
+        return page.paragraph(
+            f"What the variable learned after round {index} is worth cannot be estimated: all frames are in one state."
+        )
+    return page.paragraph(
+        f"The variable learned after round {index}, by the frames so far, at {temperature:g} K, {described}: "
+        f"{rate.sentence}"
+    )
 
 
 def _trapped(records: Records) -> list[str]:

@@ -183,6 +183,7 @@ def test_texts():
         ({"series": [LatentSeries(np.zeros((5, 1)), np.zeros(4), 300.0)]}, DataError, "one state and weight"),
         ({"series": [LatentSeries(np.full((5, 1), np.nan), np.arange(5), 300.0)]}, DataError, "not finite"),
         ({"series": [LatentSeries(np.zeros((5, 1)), np.zeros(5, int), 300.0)]}, DataError, "one state"),
+        ({"series": [LatentSeries(np.ones((1, 1)), np.array([k]), 300.0) for k in (0, 1)]}, DataError, "no two frames"),
         ({"series": [LatentSeries(np.zeros((9, 1)), np.arange(9) // 5, 300.0)]}, DataError, "does not change"),
     ],
 )

@@ -19,6 +19,8 @@ from helpers import molecules
 from openmm import unit
 
 from latf_sampling import report as report_folder
+from latf_sampling.analysis import CrossingRate
+from latf_sampling.analysis.crossing_rates import PairRate
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
@@ -28,7 +30,7 @@ from latf_sampling.learning import model
 from latf_sampling.records import records, weighting
 from latf_sampling.records.observables import Observed
 from latf_sampling.records.records import Records
-from latf_sampling.report import SECTIONS, landscapes, weights, write_report
+from latf_sampling.report import SECTIONS, landscapes, learning, weights, write_report
 from latf_sampling.report import page as report_page
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.settings import ObserveSettings, Protocol
@@ -293,6 +295,23 @@ def test_all_sections_and_captions(page):
         assert f"Figure {number}." in page.text
     assert ".missing" in page.source
     assert 'class="missing"' not in page.source
+
+
+def test_expected_crossings_of_the_last_variable(page, finished, monkeypatch):
+    assert "learned after round 2 is worth cannot be estimated: all frames are in one state." in page.words
+    pair = PairRate((0, 1), 52.0, 23.0, 0.2, 37.0, 1.0, 0.5, 4)
+    asked = []
+
+    def known(model, series, lag, *, hills, temperature, seed):
+        asked.append(([(len(entry), entry.temperature, entry.is_weighted) for entry in series], lag, temperature))
+        assert (hills.height, hills.bias_factor, hills.interval) == (1.0, 10.0, 1.0)
+        return CrossingRate(52.0, 23.0, 0.2, pair, (pair,), temperature)
+
+    monkeypatch.setattr(learning, "model_crossings", known)
+    said = " ".join(learning._expected(reread(finished)).split())
+    assert "at 300 K, with the hills of the last metadynamics in the protocol: " in said
+    assert "52 ± 23 crossings per ns are expected between states 0 and 1" in said
+    assert asked == [([(200, 300, False), (200, 600, False), *[(200, 300, True)] * 4], 5, 300)]
 
 
 def plain_numbers(campaign: Campaign) -> dict:
