@@ -756,6 +756,7 @@ def evaluate(options: argparse.Namespace, system: str, variable: str, reference:
     times = options.ns * np.arange(1, POINTS + 1) / POINTS
     counts = np.array([count_crossings(kind, run) for run in runs]) / options.ns
     hills = np.concatenate([run["hills"] for run in runs])
+    hills = hills[np.isfinite(hills)]  # those of known coordinates are not computed
     cpu = [run["cpu"] / max(1, len(run["bias"])) * run["count"] / options.ns for run in runs]
     result = {
         "width": width,
@@ -767,7 +768,7 @@ def evaluate(options: argparse.Namespace, system: str, variable: str, reference:
         "other explosions": sum(
             bool(read(run_file(options, system, variable, 0, each))["exploded"]) for each in WIDTHS if each != width
         ),
-        "over": float(np.mean(hills > FORCE_LIMIT * HEIGHT)) if np.isfinite(hills).any() else float("nan"),
+        "over": float(np.mean(hills > FORCE_LIMIT * HEIGHT)) if len(hills) else float("nan"),
         "push": np.quantile(np.concatenate([run["pushes"] for run in runs]), 0.999),
         "cpu_per_ns": float(np.mean(cpu)),
         "training": float("nan"),
