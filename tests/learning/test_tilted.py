@@ -124,14 +124,18 @@ def fit(series: list[Series], seed: int = 0, epochs: int = 10) -> tuple[Fit, LaT
     return made, model
 
 
-def test_the_flow_learns_the_height_of_a_barrier_without_weight():
+def both_kinds(count: int) -> list[Series]:
+    """Plain dynamics, and twice as many frames under the bias."""
     rng = np.random.default_rng(0)
-    plain, biased = frames(600, rng, biased=False), frames(1200, rng, biased=True)
-    series = [
+    plain, biased = frames(count, rng, biased=False), frames(2 * count, rng, biased=True)
+    return [
         Series(plain[:, None], KELVIN, energies=free_energy(plain)),
         Series(biased[:, None], KELVIN, np.exp(bias(biased)), energies=free_energy(biased)),
     ]
-    made, model = fit(series)
+
+
+def test_the_flow_learns_the_height_of_a_barrier_without_weight():
+    made, model = fit(both_kinds(600))
     with torch.no_grad():
         log_p = model.flow.log_prob(torch.from_numpy(GRID[:, None]).float(), torch.ones(())).double().numpy()
     right = np.log(exact(-free_energy(GRID)))
@@ -142,6 +146,16 @@ def test_the_flow_learns_the_height_of_a_barrier_without_weight():
     entry: dict = {"loss": 0.0}
     made._validate(entry)
     assert np.isfinite([entry["validation_loss"], entry["validation_tilted"]]).all()
+
+
+def test_an_interrupted_fit_continues_to_the_same_bits():
+    made, model = fit(both_kinds(200), epochs=1)
+    other, copied = fit(both_kinds(200), epochs=0)
+    copied.load_state_dict(model.state_dict())
+    other.load_state_dict(made.state_dict())
+    entry = made.run_epoch()
+    assert {"tilted", "validation_tilted"} <= set(entry)
+    assert other.run_epoch() == entry
 
 
 def test_without_a_bias_there_is_no_such_term():
