@@ -126,6 +126,23 @@ def test_each_round_is_learned_from_all_frames_so_far():
         assert (u >= cv.bounds[:, 0] - 1e-4).all() and (u <= cv.bounds[:, 1] + 1e-4).all()
 
 
+def test_each_model_is_aligned_to_the_one_before():
+    again = Campaign.load(finished_campaign())
+    for index in (1, 2):
+        (before, _), (after, _) = again.model(index - 1), again.model(index)
+        x = np.concatenate([entry.x for entry in again.series(again.frames(index - 1))])
+        if after.latent_dim == before.latent_dim:
+            old, new = (model.encode(x) - model.encode(x).mean(0) for model in (before, after))
+            assert np.linalg.norm(new) == pytest.approx(np.linalg.norm(old), rel=1e-3)
+            product = new.T @ old  # symmetric and positive, if no rotation or reflection comes closer
+            assert np.abs(product - product.T).max() < 1e-3 * np.abs(product).max()
+            assert np.linalg.eigvalsh(product + product.T).min() > -1e-3 * np.abs(product).max()
+        if after.n_states == before.n_states:
+            shared = np.array([[((after.assign(x) == j) & (before.assign(x) == i)).sum() for j in range(after.n_states)]
+                               for i in range(before.n_states)])  # fmt: skip
+            assert np.trace(shared) >= np.trace(shared[:, ::-1])
+
+
 def test_walkers_of_a_biased_round_share_hills_and_begin_at_their_starts():
     again = Campaign.load(finished_campaign())
     folder = finished_campaign() / "rounds" / "01"
