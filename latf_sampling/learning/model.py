@@ -213,9 +213,10 @@ class LaTF(nn.Module):
         """u drawn from q(u|x): mu (n, d) with standard normal noise (n, d)."""
         return mu + torch.exp(0.5 * self.log_variance) * noise
 
-    def prediction(self, u: Tensor, y: Tensor) -> Tensor:
-        """Mean of -log p(y|u) over latent points (n, d) and their future states (n,)."""
-        return nn.functional.cross_entropy(self.decoder(u), y)
+    def prediction(self, u: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        """Mean of -log p(y|u) over latent points (n, d) and their future states (n,), with weights (n,)."""
+        losses = nn.functional.cross_entropy(self.decoder(u), y, reduction="none")
+        return (weights * losses).sum() / weights.sum()
 
     def regularization(self, u: Tensor, noise: Tensor, scale: Tensor, prior: str) -> Tensor:
         """Mean of log q(u|x) - log p(u|T) over frames drawn with their Boltzmann weights.

@@ -438,7 +438,9 @@ def test_without_an_ensemble_there_is_no_standard_error(members):
 def terms(model, data, prior):
     """Prediction and regularization of a batch."""
     u = model.noisy(model.mean(data["x"]), data["noise"])
-    return model.prediction(u, data["y"]), model.regularization(u, data["noise"], data["scale"], prior)
+    return model.prediction(u, data["y"], torch.ones(len(u))), model.regularization(
+        u, data["noise"], data["scale"], prior
+    )
 
 
 @pytest.mark.parametrize("reweighted", [False, True])

@@ -81,7 +81,10 @@ class Fit:
         else:
             temperatures = np.unique(frames.temperatures, return_inverse=True)[1]
             self._temperatures = torch.from_numpy(temperatures).to(frames.device)
-            self._pair_weights = torch.from_numpy(frames.weights).float().to(frames.device)
+            predicted = np.where(frames.weights > 0, np.sqrt(frames.weights), 1.0)
+            self._slow_weights, self._predicted_weights = (
+                torch.from_numpy(weights).float().to(frames.device) for weights in (frames.weights, predicted)
+            )
             self._state_pairs = StatePairs(training, labels)
         self.parameters = self._parameters()
         encoder = set(model.encoder.parameters())
@@ -195,7 +198,7 @@ class Fit:
     def _terms(
         self, now: Tensor, weighted: Tensor, scale: Tensor, generator: torch.Generator, tilted: Tilted | None = None
     ) -> dict[str, Tensor]:
-        """Terms of the loss: prediction from unweighted pairs, regularization from Boltzmann-weighted frames.
+        """Terms of the loss: prediction and shape from lagged pairs, regularization from Boltzmann-weighted frames.
 
         Of the flow alone: its -ln p, which is the loss, and where there is one its -ln p in a tilted ensemble.
         """
@@ -213,7 +216,8 @@ class Fit:
             term = ensemble.loss(sample)
             return {"loss": loss + TILTED_WEIGHT * term, "tilted": term}
         mu = model.mean(self.frames.rows(now))
-        prediction = model.prediction(model.noisy(mu, noise(now)), self.labels[now + self.frames.dataset.lag])
+        y, weights = self.labels[now + self.frames.dataset.lag], self._predicted_weights[now]
+        prediction = model.prediction(model.noisy(mu, noise(now)), y, weights)
         blur = noise(weighted)
         u = model.noisy(model.mean(self.frames.rows(weighted)), blur)
         prior = "mixture" if self.stage == "states" else "flow"
@@ -233,7 +237,7 @@ class Fit:
         if self.settings.slowness > 0:
             if len(now) >= SMALLEST_BATCH:
                 later = self.model.mean(self.frames.rows(now + self.frames.dataset.lag))
-                terms["slowness"] = slowness(mu, later, self._temperatures[now], self._pair_weights[now])
+                terms["slowness"] = slowness(mu, later, self._temperatures[now], self._slow_weights[now])
             else:  # the rest of the frames, of which correlations would be those of chance
                 terms["slowness"] = torch.zeros_like(mu[0, 0])
         if self.settings.evenness > 0:

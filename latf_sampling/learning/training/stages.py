@@ -11,11 +11,16 @@
 5. "ensemble": further flows on the finished encoder, each on a bootstrap sample of the blocks, whose spread
    is the standard error of the model's results.
 
-The prediction of the future state counts all frames alike: p(y|u) is a conditional probability, correct whatever the
-density of u, and frames on barriers, where a bias has brought them, have to count in it. The density counts frames by
-their Boltzmann weights: each epoch draws them anew, at their own temperature ("steered") or at temperatures within the
-range that MBAR reaches, more of them where the distribution changes faster ("reweighted"). Where
-frames are biased, the flow alone is also trained on their own ensemble, which has barriers in it (`tilted`).
+The encoder is also asked to be slow, and to rise evenly from state to state (`shape.py`). Pairs of frames count in the
+slowness by their Boltzmann weights, since a bias drives motions that are slow without it, and in the prediction by the
+square root of the weights: with equal ones, frames of a biased barrier, whose next state is that of the biased dynamics,
+shape the variable, and the next round crosses less often along it; in proportion to the weights, rare states and
+barriers would hardly count. Frames that do not count in the density are predicted from like any other.
+
+The density counts frames by their Boltzmann weights: each epoch draws them anew, at their own temperature ("steered")
+or at temperatures within the range that MBAR reaches, more of them where the distribution changes faster
+("reweighted"). Where frames are biased, the flow alone is also trained on their own ensemble, which has barriers in it
+(`tilted.py`).
 
 Sources: Wang and Tiwary, doi:10.1063/5.0038198 (stage 1); Qiu, John, Herron, Tiwary, arXiv:2507.03174 (stage 2);
 Shirts and Chodera, doi:10.1063/1.2978177 (weights); Efron, doi:10.1214/aos/1176344552 (bootstrap).
