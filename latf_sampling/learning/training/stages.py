@@ -13,9 +13,9 @@
 
 The encoder is also asked to be slow, and to rise evenly from state to state (`shape.py`). Pairs of frames count in the
 slowness by their Boltzmann weights, since a bias drives motions that are slow without it, and in the prediction by the
-square root of the weights: with equal ones, frames of a biased barrier, whose next state is that of the biased dynamics,
-shape the variable, and the next round crosses less often along it; in proportion to the weights, rare states and
-barriers would hardly count. Frames that do not count in the density are predicted from like any other.
+square root of the weights: with equal ones, frames of a biased barrier, whose next state is that of the biased
+dynamics, shape the variable, and the next round crosses less often along it; in proportion to the weights, rare states
+and barriers would hardly count. Frames that do not count in the density are predicted from like any other.
 
 The density counts frames by their Boltzmann weights: each epoch draws them anew, at their own temperature ("steered")
 or at temperatures within the range that MBAR reaches, more of them where the distribution changes faster
