@@ -19,7 +19,7 @@ transitions between the states, and the formula says how many there should have 
 coefficient, which the result is multiplied by; as far as it is due to a hidden barrier, exp(-B / kT_hot), it is taken
 to the power T_hot / T.
 
-On 18 variables of alanine dipeptide, good and bad, networks and functions of torsions, of which 8 ns each at 300 and
+On 20 variables of alanine dipeptide, good and bad, networks and functions of torsions, of which 8 ns each at 300 and
 600 K hold four transitions, the rank correlation with the crossings in 2 ns of metadynamics was 0.96; the expected
 rates were 0.4 of those counted, up to a factor of 1.6. Two more variables, the sine of phi and that with psi, fold two
 regions onto each other: walkers crossed 30 to 40 times per ns, around the other side, where next to none is expected.
