@@ -82,6 +82,7 @@ HEIGHT, BIAS_FACTOR, FREQUENCY = 1.0, 10.0, 250  # kJ/mol, a hill every ps
 PARTS = 16  # hills are 1 / 16 of a variable's range wide
 WIDTHS = (0.5, 1.0, 2.0)  # times that
 HIDDEN = (32, 32)
+FAR = 1000.0  # nm; atoms get there by explosions alone
 FRAMES_PER_NS = round(1000 / (TIMESTEP * STRIDE))
 
 
@@ -649,6 +650,8 @@ def simulate(options: argparse.Namespace, system: str, variable: str, seed: int,
             advance(simulation, STRIDE)
             state = simulation.context.getState(getPositions=True, getForces=True, groups=1 << group)
             exact = state.getPositions(asNumpy=True)._value
+            if not np.abs(exact).max() < FAR:
+                raise SimulationError("the simulation exploded.")
             positions[frame], biases[frame] = exact, applied(simulation, exact)
             pushes[frame] = np.linalg.norm(state.getForces(asNumpy=True)._value, axis=1).max()
         frame, exploded = count, False
