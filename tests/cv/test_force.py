@@ -411,8 +411,8 @@ def test_stock_metadynamics(tmp_path, dim, periodic, backend):
     assert [(v.minValue, v.maxValue, v.biasWidth, v.periodic) for v in variables] == [
         (cv.bounds[k, 0] - 3 * cv.sigma[k], cv.bounds[k, 1] + 3 * cv.sigma[k], cv.sigma[k], False) for k in range(dim)
     ]
-    for variable in variables:  # a spline of 0.4 hill widths is good enough, and setting it up is slow
-        variable.gridWidth = 32
+    for variable in variables:  # a spline of half a hill width is good enough, and setting it up is slow
+        variable.gridWidth = 48
     meta = app.Metadynamics(system, variables, 300.0, 8.0, 2.0, 5)
     simulation = alanine_simulation(system)
     if periodic:

@@ -21,6 +21,7 @@ from latf_sampling.learning.evaluation.histograms import Grid
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import train
 from latf_sampling.report.evaluation import write_evaluation
+from latf_sampling.report.page import escape
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -446,7 +447,7 @@ def test_page(trained, tmp_path):
     energies = len(evaluation.rows) if model.latent_dim < 3 else 0
     assert page.tags.count("figure") == latent + energies + 1 + 2 * len(evaluation.kinetics)
     assert page.tags.count("table") >= 3
-    assert evaluation.crossings.sentence in text
+    assert escape(evaluation.crossings.sentence) in text
     assert text.index("Kinetics of the states") < text.index("<figure>")  # tables first
     identities = [value for name, value in page.attributes if name == "id"]
     assert len(identities) == len(set(identities))

@@ -149,6 +149,7 @@ def train(
     (2000, 1)
     """
     arguments.instance("train", "model", model, LaTF, "a LaTF", "LaTF.load")
+    seed = arguments.whole("train", "seed", seed)
     arguments.instance("train", "dataset", dataset, Dataset, "a Dataset, such as Dataset([series, ...], lag=10)")
     if settings is not None:
         arguments.instance("train", "settings", settings, TrainingSettings, "a TrainingSettings")
