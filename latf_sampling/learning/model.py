@@ -117,7 +117,9 @@ class LaTF(nn.Module):
             The settings leave it to the number of states, which training is to find.
         """
         if not self._latent_dim:
-            raise TrainingError("LaTF: the model is not trained yet, and training finds latent_dim: one less than states.")
+            raise TrainingError(
+                "LaTF: the model is not trained yet, and training finds latent_dim: one less than states."
+            )
         return self._latent_dim
 
     def build(self, n_features: int, n_states: int, reweighted: bool = False, latent_dim: int | None = None) -> None:
