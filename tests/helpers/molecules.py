@@ -240,7 +240,7 @@ TINY = {
     "frame_interval": "0.1 ps",
     "segment": "2 ps",
     "features": [{"torsions": "phi psi"}],
-    "model": {"beta": 0.03, "flow_transforms": 2, "flow_hidden": [16], "flow_bins": 4},
+    "model": {"latent_dim": 2, "beta": 0.03, "flow_transforms": 2, "flow_hidden": [16], "flow_bins": 4},
     "learning": {
         "lag": "0.2 ps",
         "initial_states": 4,

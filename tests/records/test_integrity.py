@@ -240,7 +240,7 @@ def test_a_new_name_and_a_remark_are_no_other_campaign(copy, tmp_path, costly):
 def test_a_campaign_of_a_version_without_a_setting_goes_on(copy, tmp_path, costly):
     """Also where the digest tells that the key was removed by hand: it has its default."""
     content = storage.read_json(copy / "protocol.json")
-    del content["model"]["dropout" if "dropout" in content["model"] else "latent_dim"]
+    del content["model"]["tau"]
     del content["observe"]["below" if "below" in content["observe"] else "reference"]
     storage.write_json(copy / "protocol.json", content)
     assert Records.load(copy).protocol == Records.load(finished_campaign()).protocol.model_copy(

@@ -671,7 +671,7 @@ def test_walkers_left_out_of_mbar_are_named(monkeypatch):
     estimates = Estimates.from_records(made)
     assert "MBAR" in weights.section(made, estimates)
     assert "Not in MBAR" not in weights.section(made, estimates)
-    monkeypatch.setattr(weighting, "_reached", lambda probabilities: [set(), {0}, {0, 1}, {1}])
+    monkeypatch.setattr(weighting, "trapped", lambda walkers, probabilities: [True, False, False, False])
     told = weights.section(made, estimates)
     assert "Not in MBAR: round 0, walker 0. Plain dynamics that never reached a state" in told
 
