@@ -118,7 +118,7 @@ class LaTF(nn.Module):
         """
         if not self._latent_dim:
             raise TrainingError(
-                "LaTF: the model is not trained yet, and training finds latent_dim: one less than states."
+                "LaTF: the model is not trained yet; latent_dim is one less than the states that training finds."
             )
         return self._latent_dim
 

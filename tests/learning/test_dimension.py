@@ -45,7 +45,7 @@ def test_one_dimension_less_than_states_and_at_most_three_unless_given(count, gi
 
 
 def test_before_training_the_dimension_is_not_known():
-    with pytest.raises(TrainingError, match="latent_dim follows from the states it finds"):
+    with pytest.raises(TrainingError, match="one less than the states"):
         _ = LaTF().latent_dim
     assert LaTF(latent_dim=3).latent_dim == 3
     with pytest.raises(SettingsError, match="latent_dim"):
