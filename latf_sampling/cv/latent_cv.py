@@ -24,7 +24,7 @@ from latf_sampling.cv.operators import check_archive, check_operators
 from latf_sampling.cv.variable import OfAllAtoms, Positions, Variable
 from latf_sampling.errors import CVError
 from latf_sampling.features import Features, fingerprint
-from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.model import HILLS_PER_RANGE, LaTF
 from latf_sampling.units import to_array
 
 if TYPE_CHECKING:
@@ -37,10 +37,9 @@ TOLERANCE = 1e-5
 FORCE_LIMIT = 300.0
 """kJ/mol/nm; the largest force on one atom, on training frames, by a hill of 1 kJ/mol at its steepest. Good variables
 of alanine dipeptide give 50 to 100; one of three times that let simulations of 4 fs a step explode."""
-HILLS_PER_RANGE, FEWEST_HILLS = 16, 4
-"""The suggested hill width is this share of the range over the training data; where hills would then be steeper than
-the limit allows, they are wider, up to the second share. With a sixteenth, walkers along variables of alanine dipeptide
-crossed four times as often as with an eighth (benchmarks/variables.md)."""
+FEWEST_HILLS = 4
+"""Where hills of the suggested width (`HILLS_PER_RANGE`) would be steeper than the limit allows, they are wider, up to
+this share of the range over the training data."""
 
 
 class _Linear(nn.Module):

@@ -237,6 +237,8 @@ class Dataset:
         Weight in the density, of mean 1, and temperature of each frame, one series after the other.
     counted : Tensor (frames,) bool
         Whether a frame counts at all; one without weight in the density alone is still a frame to predict from.
+    biased : numpy.ndarray (frames,) bool
+        Whether a frame comes from a biased simulation.
     energies : numpy.ndarray (frames,), or None
         None where series carry none.
     labels : Tensor (frames,) int64, or None
@@ -295,6 +297,7 @@ class Dataset:
         weights = np.concatenate([entry.density_weights for entry in series])
         self.weights = torch.from_numpy(weights / weights.mean())
         self.counted = torch.from_numpy(np.concatenate([entry.weights > 0 for entry in series]))
+        self.biased = np.repeat([entry.is_weighted for entry in series], lengths)
         self.temperatures = torch.from_numpy(np.repeat([entry.temperature for entry in series], lengths))
         energies = [entry.energies for entry in series if entry.energies is not None]
         self.energies = np.concatenate(energies) if energies else None

@@ -35,6 +35,9 @@ MOST_DIMENSIONS = 3
 """Largest dimension that the number of states asks for: that of the largest grid of a bias."""
 EARLIER_DIMENSION = 2
 """Default of the dimension in the third format, by which fingerprints do not depend on it."""
+HILLS_PER_RANGE = 16
+"""Hills are this share of the variable's range wide: with a sixteenth, walkers along variables of alanine dipeptide
+crossed four times as often as with an eighth."""
 POPULATION_SAMPLES = 20_000
 """Latent samples that populations of states are counted on."""
 

@@ -13,7 +13,7 @@ from latf_sampling.core import streams
 from latf_sampling.data.dataset import CHUNK
 from latf_sampling.learning.flow import LatentFlow
 from latf_sampling.learning.model import LaTF
-from latf_sampling.learning.training.shape import PAIRS, PIECES, StatePairs, slowness, unevenness
+from latf_sampling.learning.training.shape import PAIRS, StatePairs, lines_between, slowness, unevenness
 from latf_sampling.learning.training.tilted import POOL, Sample, TiltedEnsemble
 from latf_sampling.learning.training.training_frames import TrainingFrames
 from latf_sampling.settings import TrainingSettings
@@ -244,8 +244,7 @@ class Fit:
             terms["unevenness"] = torch.ones_like(mu[0, 0])
             if len(self._state_pairs) > 1:
                 one, other = (self.frames.rows(side) for side in self._state_pairs.draw(PAIRS, generator))
-                share = torch.linspace(0, 1, PIECES + 1, device=mu.device)[:, None, None]
-                terms["unevenness"] = unevenness(self.model.mean(torch.lerp(one, other, share)))
+                terms["unevenness"] = unevenness(self.model.mean(lines_between(one, other)))
         return terms
 
     @torch.no_grad()

@@ -11,11 +11,11 @@ import torch
 from latf_sampling.analysis.crossing_rates import CrossingRate, Hills, LatentSeries, expected_crossings
 from latf_sampling.data.dataset import CHUNK, Dataset, Series
 from latf_sampling.errors import DataError
-from latf_sampling.learning.model import LaTF
-from latf_sampling.learning.training.shape import PIECES, StatePairs, unevenness
+from latf_sampling.learning.model import HILLS_PER_RANGE, LaTF
+from latf_sampling.learning.training.shape import StatePairs, lines_between, unevenness
 
-HEIGHT, BIAS_FACTOR, HILLS_PER_RANGE = 0.4, 10.0, 16
-"""The hills that variables are compared with: their height, kT, and their width, a share of the variable's range."""
+HEIGHT, BIAS_FACTOR = 0.4, 10.0
+"""Height, kT, and bias factor of the hills that variables are compared with."""
 LINES = 256
 STEEP = 2.0
 """A variable that rises more unevenly than this from state to state is a step, along which simulations explode. On
@@ -161,11 +161,10 @@ def _unevenness(model: LaTF, series: Sequence[Series], states: Sequence[np.ndarr
     """`unevenness` on straight lines in the space of descriptors between frames of different states."""
     labels = torch.from_numpy(np.concatenate(states).astype(np.int64))
     pairs = StatePairs(torch.arange(len(labels)), labels)
-    one, other = (_rows(series, frames.numpy()) for frames in pairs.draw(LINES, torch.Generator().manual_seed(seed)))
-    share = np.linspace(0, 1, PIECES + 1, dtype=np.float32)[:, None, None]
-    lines = one * (1 - share) + other * share
-    u = torch.from_numpy(model.encode(lines.reshape(-1, lines.shape[-1])))
-    return float(unevenness(u.reshape(PIECES + 1, LINES, -1)))
+    drawn = pairs.draw(LINES, torch.Generator().manual_seed(seed))
+    lines = lines_between(*(torch.from_numpy(_rows(series, frames.numpy())) for frames in drawn))
+    u = torch.from_numpy(model.encode(lines.flatten(0, 1).numpy()))
+    return float(unevenness(u.unflatten(0, lines.shape[:2])))
 
 
 def _rows(series: Sequence[Series], frames: np.ndarray) -> np.ndarray:

@@ -75,6 +75,11 @@ def unevenness(lines: Tensor) -> Tensor:
     return (len(lines) - 1) * steps / (direct + 1e-12)
 
 
+def lines_between(one: Tensor, other: Tensor) -> Tensor:
+    """Descriptors (PIECES + 1, n, F) at evenly spaced points from those of some frames (n, F) to those of others."""
+    return torch.lerp(one, other, torch.linspace(0, 1, PIECES + 1, device=one.device)[:, None, None])
+
+
 class StatePairs:
     """Draws pairs of frames of different states, each pair of states with the same probability.
 

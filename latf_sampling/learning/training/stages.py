@@ -292,8 +292,8 @@ class _Run:
                 )
         else:
             clusters = cluster(dataset, s.initial_states)
-        biased = np.repeat([entry.is_weighted for entry in dataset.series], [len(entry) for entry in dataset.series])
-        states = metastable_states(clusters.numpy(), dataset.first.numpy(), dataset.lag, s.minimum_population, biased)
+        pairs = dataset.first.numpy(), dataset.lag
+        states = metastable_states(clusters.numpy(), *pairs, s.minimum_population, dataset.biased)
         if dataset.labels is not None and states.max() == clusters.max():
             states = clusters.numpy()  # the states that were given, in their order
         return torch.from_numpy(self.earlier.in_order(states)).to(self.device)
@@ -407,7 +407,8 @@ class _Run:
     def _learn_flow(self) -> None:
         model = self.model
         if self.fit_state is None:
-            self.earlier.align(model, self.frames.evaluate(model.mean))
+            if self.earlier.variable is not None:
+                self.earlier.align(model, self.frames.evaluate(model.mean))
             self._whiten(torch.zeros(()))
         self.converged = self._optimize(self.settings.flow_epochs)
         model.flow.enclose(self.frames.evaluate(model.mean))

@@ -54,8 +54,7 @@ class TrainingFrames:
         self._x = dataset.x.to(device) if self._fits() else None
         self.weights = dataset.weights.numpy()
         self.temperatures = dataset.temperatures.numpy()
-        biased = np.repeat([entry.is_weighted for entry in dataset.series], [len(entry) for entry in dataset.series])
-        self.biased = biased & (self.weights > 0)
+        self.biased = dataset.biased & (self.weights > 0)
         if training.balance_temperatures:
             self.weights = self._balanced_weights()
         self.reference = model.reference_temperature
