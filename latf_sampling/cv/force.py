@@ -3,21 +3,14 @@
 Collective variable, shape and the pull-back to the atoms are one graph of plain operations (`graph`). `TorchForce`
 evaluates it as TorchScript (`torch_force`), `PythonForce` as machine code (`python_force`); both give the same numbers.
 
-The table of a shape is mapped from a file into memory. What is written to it acts in every context on the CPU at once;
+The table of a shape is shared memory (`shared_table`). What is written to it acts in every context on the CPU at once;
 a global parameter, its version, tells contexts elsewhere to read it again.
 """
 
 from __future__ import annotations
 
 import copy
-import fcntl
-import os
-import shutil
-import tempfile
-import weakref
-from contextlib import suppress
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import openmm
@@ -29,9 +22,10 @@ from latf_sampling.core import arguments
 from latf_sampling.core.backends import choose_backend
 from latf_sampling.cv.python_force import python_force
 from latf_sampling.cv.shapes import Shape
+from latf_sampling.cv.shared_table import SharedTable
 from latf_sampling.cv.torch_force import torch_force
 from latf_sampling.cv.variable import Variable
-from latf_sampling.errors import SettingsError, SimulationError, StoreError
+from latf_sampling.errors import SettingsError, SimulationError
 
 BIAS_NAME = "latf_sampling bias"
 """Name of our forces in a system, `openmm.Force.getName`, by which they are recognized."""
@@ -40,9 +34,6 @@ NOT_IN_SIMULATION = (
 )
 LEARNED = ("TorchForce", "PythonForce", "PlumedForce")
 """Names, where nobody gave another one, of forces that may be a bias or a potential."""
-NAME = "table-"
-"""Of the file of a table; a zero is appended, see `torch_force`."""
-
 _MAKE = {"torchforce": torch_force, "pythonforce": python_force}
 
 
@@ -105,19 +96,15 @@ class BiasForce:
         # No other force has this group, nor this name. A script gives the same one in every run, so that states that
         # one run saves can be loaded in the next.
         self._parameter = f"latf_version_{self.group}"
-        parameters, file = {} if fixed else {self._parameter: 0.0}, None
-        if fixed:
+        parameters, self._shared = {} if fixed else {self._parameter: 0.0}, None if fixed else SharedTable(shape.size)
+        if self._shared is None:
             read = np.array(table, np.float64)
             self.table = read.copy()
             self.table.setflags(write=False)
         else:
-            directory, lock = _scratch_folder()
-            weakref.finalize(self, _remove, directory, lock)
-            file = str(directory / f"{NAME}0")
-            self.table = _mapped(file, max(1, shape.size))[: shape.size]
+            self.table = read = self._shared.values
             self.table[:] = table
-            read = self.table
-        self.force: Any = _MAKE[self.backend](variable, shape, read, file, parameters)
+        self.force: Any = _MAKE[self.backend](variable, shape, read, self._shared, parameters)
         self.force.setForceGroup(self.group)
         self.force.setName(BIAS_NAME)
         system.addForce(self.force)
@@ -233,37 +220,3 @@ class _Component:
 
     def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         return u[self.component], self.force
-
-
-def _mapped(file: str, size: int) -> np.ndarray:
-    """Numbers (size,) in a file, which has its place on the disk: where there is none, writing would kill the process.
-
-    Raises
-    ------
-    StoreError
-        The disk is full.
-    """
-    try:
-        with open(file, "wb") as whole:
-            os.posix_fallocate(whole.fileno(), 0, 8 * size)
-    except OSError as error:
-        raise StoreError(f"{file}: cannot be written ({error.strerror}); is the temporary folder full?") from error
-    return np.memmap(file, np.float64, "r+", shape=(size,))
-
-
-def _remove(folder: Path, lock: IO) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    lock.close()
-
-
-def _scratch_folder() -> tuple[Path, IO]:
-    """A temporary folder, locked as long as the second value lives; those of processes that were killed go."""
-    for leftover in Path(tempfile.gettempdir()).glob("latf-bias-*/lock"):
-        with suppress(OSError), open(leftover, "rb") as lock:  # not ours to look at, in use, or gone already
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(leftover.parent, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix="latf-bias-"))
-    lock = open(folder / "new", "wb")  # noqa: SIM115 - held open as long as the lock is
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    os.rename(folder / "new", folder / "lock")  # under this name only once it is held
-    return folder, lock

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import torch
 from latf_sampling.core import backends
 from latf_sampling.cv import graph
 from latf_sampling.cv.shapes import Shape
+from latf_sampling.cv.shared_table import SharedTable, mapped
 from latf_sampling.cv.variable import Variable
 
 
@@ -22,11 +22,11 @@ def python_force(
     variable: Variable,
     shape: Shape,
     table: np.ndarray,
-    file: str | None = None,
+    shared: SharedTable | None = None,
     parameters: dict[str, float] | None = None,
 ) -> openmm.Force:
     """A `PythonForce` of a shape; parameters are those of `torch_force`, and `table` itself is read at every step."""
-    force: Any = openmm.PythonForce(_Function(variable, shape, table, file), parameters or {})
+    force: Any = openmm.PythonForce(_Function(variable, shape, table, shared), parameters or {})
     force.setUsesPeriodicBoundaryConditions(variable.periodic)
     if hasattr(force, "setParticles"):  # from OpenMM 8.6 on
         force.setParticles([int(atom) for atom in variable.atoms])
@@ -44,8 +44,9 @@ class _Buffers(threading.local):
 class _Function:
     """The function of a PythonForce; picklable, since OpenMM copies forces by serializing them."""
 
-    def __init__(self, variable: Variable, shape: Shape, table: np.ndarray, file: str | None = None) -> None:
-        self.variable, self.shape, self.table, self.file = variable, shape, table, file
+    def __init__(self, variable: Variable, shape: Shape, table: np.ndarray, shared: SharedTable | None = None) -> None:
+        self.variable, self.shape, self.table = variable, shape, table
+        self.place = None if shared is None else (shared.path, shared.key)
         self.atoms, self.periodic, self.box = variable.atoms, variable.periodic, np.eye(3)
         self.evaluate = compiled(variable, shape)
         self.buffers = _Buffers()
@@ -77,13 +78,14 @@ class _Function:
         return buffers.positions
 
     def __reduce__(self) -> tuple:
-        return _restored, (self.variable, self.shape, np.array(self.table), self.file)
+        return _restored, (self.variable, self.shape, np.array(self.table), self.place)
 
 
-def _restored(variable: Variable, shape: Shape, table: np.ndarray, file: str | None) -> _Function:
-    if file is not None and os.path.exists(file):
-        table = np.memmap(file, np.float64, "c", shape=table.shape)
-    return _Function(variable, shape, table, file)
+def _restored(variable: Variable, shape: Shape, table: np.ndarray, place: tuple[str, float] | None) -> _Function:
+    shared = None if place is None else mapped(*place, len(table))
+    function = _Function(variable, shape, table if shared is None else shared)
+    function.place = place
+    return function
 
 
 def compiled(

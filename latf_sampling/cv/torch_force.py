@@ -1,7 +1,7 @@
 """A bias in `TorchForce`: variable, shape and the pull-back to the atoms as one TorchScript module.
 
 OpenMM copies the module into each context, where Python cannot reach it afterwards. A table that changes is therefore
-read from a file that is mapped into memory.
+read from shared memory, see `shared_table`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from latf_sampling.core import backends
 from latf_sampling.cv import graph
 from latf_sampling.cv.shapes import Shape
+from latf_sampling.cv.shared_table import SharedTable
 from latf_sampling.cv.variable import Variable
 
 
@@ -23,7 +24,7 @@ def torch_force(
     variable: Variable,
     shape: Shape,
     table: np.ndarray,
-    file: str | None = None,
+    shared: SharedTable | None = None,
     parameters: dict[str, float] | None = None,
 ) -> openmm.Force:
     """A `TorchForce` of a shape.
@@ -34,17 +35,17 @@ def torch_force(
         The collective variable, and energy and force as functions of it.
     table
         The numbers (m,) that the shape reads.
-    file
+    shared
         Where they are mapped from, whenever a parameter says that they have changed; `None` makes them part of the
         force.
     parameters
-        Global parameters and their defaults; with a file the version of the table.
+        Global parameters and their defaults; with a shared table its version.
     """
     script = graph.to_torchscript(graph.trace(variable, shape), graph.example(variable, shape))
-    if file is None:
+    if shared is None:
         module = (_PeriodicFixed if variable.periodic else _Fixed)(script, variable.atoms, table)
     else:
-        module = (_PeriodicMapped if variable.periodic else _Mapped)(script, variable.atoms, table, file)
+        module = (_PeriodicMapped if variable.periodic else _Mapped)(script, variable.atoms, table, shared)
     force = backends.torchforce()(torch.jit.script(module))
     force.setOutputsForces(True)
     force.setUsesPeriodicBoundaryConditions(variable.periodic)
@@ -93,17 +94,22 @@ class _PeriodicFixed(_Evaluation):
 class _MappedTable(_Evaluation):
     """A table that is mapped anew whenever its version changes."""
 
-    def __init__(self, graph: torch.jit.ScriptModule, atoms: np.ndarray, table: np.ndarray, file: str) -> None:
+    def __init__(
+        self, graph: torch.jit.ScriptModule, atoms: np.ndarray, table: np.ndarray, shared: SharedTable
+    ) -> None:
         super().__init__(graph, atoms, table)
-        self.stem, self.length, self.version = file[:-1], len(table), 0.0
+        self.stem, self.number, self.key = shared.stem, shared.number, shared.key
+        self.length, self.version = len(table), 0.0
 
     def current_table(self, version: Tensor, positions: Tensor) -> Tensor:
         if float(version) != self.version:
             self.version = float(version)
             # Freezing would fold the reading of a file of constant name into a constant.
-            file = self.stem + str(0 * int(version))
-            # On the CPU this is still the file itself. Graphs that ask for the device at every step run a fifth slower.
-            self.table = torch.from_file(file, True, self.length, dtype=torch.float64).to(positions.device)
+            file = self.stem + str(self.number + 0 * int(version))
+            mapped = torch.from_file(file, True, 1 + self.length, dtype=torch.float64)
+            assert float(mapped[0]) == self.key, "the shared memory of the bias is gone"
+            # On the CPU the memory itself. Graphs that ask for the device at every step run a fifth slower.
+            self.table = mapped[1:].to(positions.device)
         return self.table
 
 

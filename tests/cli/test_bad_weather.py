@@ -29,8 +29,7 @@ from latf_sampling.cli import signals, tables
 from latf_sampling.cli.progress import Bars
 from latf_sampling.core.processes import RemoteTraceback, UnexpectedFailure
 from latf_sampling.core.readers import quiet
-from latf_sampling.cv import force
-from latf_sampling.errors import LatfError, StoreError
+from latf_sampling.errors import LatfError
 from latf_sampling.records.records import Records
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
@@ -502,17 +501,6 @@ def test_what_libraries_print_is_not_seen(capfd):
     print("after")
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("before\nafter\n", "")
-
-
-def test_a_full_temporary_folder_is_told(monkeypatch, tmp_path):
-    """Where the table of a bias is mapped into memory, a full disk would end the process by SIGBUS."""
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(StoreError, match="cannot be written .No space left on device.; is the temporary folder full"):
-        force._mapped(str(tmp_path / "table"), 10)
 
 
 def test_schema_is_json(latf):
