@@ -16,6 +16,7 @@ ColumnWarning           columns of descriptors are nearly constant or duplicates
 OutsideWarning          a biased simulation is outside of the training data
 HistoryWarning          hills are missing in the bias of a simulation that continues
 RepairWarning           files of a campaign are damaged, and are made again
+FailureWarning          the process of a walker is started again, or a walker is retired
 
 The command line prints each error as one sentence and ends with exit code 2.
 """
@@ -79,3 +80,7 @@ class HistoryWarning(UserWarning):
 
 class RepairWarning(UserWarning):
     """Files of a campaign are missing or were changed, and are made again."""
+
+
+class FailureWarning(UserWarning):
+    """The process of a walker is started again, or a walker is retired; the round goes on."""

@@ -31,6 +31,8 @@ KB = 1.380649e-23 * AVOGADRO / 1000
 
 BAR = 1e5 * 1e-27 * AVOGADRO / 1000
 """One bar as an energy per volume, kJ/mol/nm^3: 1e5 Pa times 1e-27 m^3/nm^3 times N_A."""
+SECOND = 1e12
+"""ps; for times on the clock."""
 
 QuantityLike: TypeAlias = "float | Quantity"
 """A number in the internal unit, or an ``openmm.unit.Quantity``; the aliases below name its dimension."""

@@ -23,7 +23,7 @@ from latf_sampling.core import storage
 from latf_sampling.errors import SimulationError, StoreError
 
 SUFFIX = ".hills"
-GENERATION = re.compile(rb"#! SET generation \d+")
+GENERATION = re.compile(rb"#! SET generation (\d+)")
 
 
 class History:
@@ -338,6 +338,41 @@ def keep_hills(path: Path, entries: int) -> None:
     head, hills = _head_and_hills(path)
     with storage.atomic_write(path) as temporary:
         temporary.write_bytes(b"".join([*head, *hills[:entries]]))
+
+
+def take_back(path: Path, step: int) -> None:
+    """Remove the hills after a step from the file of a walker that has ended, as `History.rewind` does.
+
+    Other walkers notice by the generation of the file; a file that does not exist has no hills.
+
+    Raises
+    ------
+    SimulationError
+        A process still adds to the file.
+    StoreError
+        The file is damaged or cannot be written.
+    """
+    if not path.exists():
+        return
+    lock = storage.try_lock(path.with_suffix(".lock"))
+    if lock is None:
+        raise SimulationError(f"{path}: another process adds to this history.")
+    with lock:
+        head, hills = _head_and_hills(path)
+        try:
+            kept = [line for line in hills if line.endswith(b"\n") and float(line.split()[0]) <= step]
+        except (ValueError, IndexError) as error:
+            raise StoreError(f"{path}: is damaged; a line begins with no step ({error}).") from error
+        if kept == hills:
+            return
+        with storage.atomic_write(path) as temporary:
+            temporary.write_bytes(b"".join([*map(_next_generation, head), *kept]))
+
+
+def _next_generation(line: bytes) -> bytes:
+    """A line of the head, with the number of the next generation if it is the one that states it."""
+    match = GENERATION.fullmatch(line.rstrip())
+    return b"#! SET generation %d\n" % (int(match[1]) + 1) if match else line
 
 
 def _lines(rows: np.ndarray) -> str:

@@ -34,6 +34,7 @@ from latf_sampling.records.programs import trust_programs
 from latf_sampling.records.records import Records
 from latf_sampling.report import write_evaluation, write_report
 from latf_sampling.settings import ExternalRound, Protocol, RoundSettings, n_steps
+from latf_sampling.simulation.retirement import refuse_too_many, too_many_retired
 from latf_sampling.simulation.walker import WalkerJob
 from latf_sampling.starts import Starts
 from latf_sampling.starts.files import StartFiles
@@ -358,7 +359,7 @@ class Campaign:
         walkers = [files.walker(number) for number in range(len(settings.walkers))]
         step = f"round {index}: simulate" if index < self.n_rounds else "references: simulate"
         segments = n_steps(settings.length, self.protocol.segment)
-        if all(walker.is_finished(segments) for walker in walkers):
+        if all(walker.is_finished(segments) for walker in walkers) and not too_many_retired(walkers):
             progress(step, 1.0, "finished before")
             return
         from_model = 0 < index < self.n_rounds
@@ -374,6 +375,7 @@ class Campaign:
                 WalkerJob(self.protocol, index, number, walker.path, start, learned, hills, self.directory.system)
             )
         run_walkers(jobs, lambda fraction, words: progress(step, fraction, words))
+        refuse_too_many(jobs)
 
     def _restart(self, index: int, settings: RoundSettings, progress: Progress) -> None:
         """Structures for the walkers of a round, by its restart policy."""

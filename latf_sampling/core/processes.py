@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from multiprocessing import process, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -24,11 +24,11 @@ from latf_sampling.core.outputs import explain
 from latf_sampling.errors import LatfError, SettingsError, SimulationError, StoreError
 
 MAX_DEATHS = 2
-"""A task is given up after so many workers died during it."""
+"""By default a task is given up after so many workers died during it."""
 WATCH_INTERVAL = 0.5
 """s between two calls of a function that watches tasks."""
 GRACE = 5.0
-"""s that a process has to end after it was asked to; then it is killed."""
+"""s that processes have to end after they were asked to; then they are killed."""
 GROUP_DELAY = 0.5
 """s within which a signal that ended a child also reaches this process, if it was sent to both."""
 
@@ -61,9 +61,11 @@ def run_tasks(
     tasks: Iterable[tuple[int, Task]],
     processes: int,
     *,
-    max_deaths: int = MAX_DEATHS,
+    begin_again: Callable[[int, str, int], bool] = lambda number, how, deaths: deaths < MAX_DEATHS,
     fresh: bool = False,
     watch: Callable[[int], None] | None = None,
+    pulse: Callable[[int], object] | None = None,
+    patience: float | None = None,
     name: Callable[[int], str] = "task {}".format,
 ) -> Generator[tuple[int, Result | WorkerDied], None, None]:
     """Run tasks in parallel, and yield their results in the order in which they finish.
@@ -80,13 +82,17 @@ def run_tasks(
         Pairs of a number and a task; each is taken from the iterable when a worker is free for it.
     processes
         Number of tasks that run at the same time. With 1 they run in this process, unless `fresh` is set.
-    max_deaths
-        A task is given up after so many workers died during it.
+    begin_again
+        Called with the number of a task whose worker died, how it ended, and how many workers died during this task so
+        far: whether another worker begins it anew. By default it is given up when two have died.
     fresh
         Whether each task gets a process of its own, which ends with it; by default a worker takes several tasks.
     watch
         Called with the number of running tasks every half second and when one of them ends, unless they run in this
         process.
+    pulse, patience
+        A worker is killed when `pulse`, of the number of its task, has had the same value for so many seconds. By
+        default there is no limit.
     name
         What a task is called in an error, by its number.
 
@@ -129,20 +135,30 @@ def run_tasks(
                 child.send(assignment.task)
             if not busy:
                 return
-            ready = _wait(busy, None if watch is None else WATCH_INTERVAL)
+            began = time.monotonic()
+            ready = _wait(busy, None if watch is pulse is None else WATCH_INTERVAL)
             if watch is not None:
                 watch(len(busy))
-            for child in ready:
+            stuck = []
+            if pulse is not None and patience is not None:
+                # A process that was stopped itself, as by Ctrl-Z, must not count that time.
+                waited = min(time.monotonic() - began, 2 * WATCH_INTERVAL)
+                stuck = [
+                    child
+                    for child, assignment in busy.items()
+                    if assignment.idle(pulse(assignment.number), waited) > patience and child not in ready
+                ]
+            for child in [*ready, *stuck]:
                 assignment = busy.pop(child)
                 message = child.receive()
                 if message is None:
-                    how = child.exit_reason
+                    how = f"being killed after {patience:g} s without progress" if child in stuck else child.exit_reason
                     terminate([child])
                     if how == "SIGTERM":
                         time.sleep(GROUP_DELAY)  # a signal to all processes of a job is no failure of this one
                     assignment.deaths += 1
-                    if assignment.deaths < max_deaths:
-                        retries.append(assignment)
+                    if begin_again(assignment.number, how, assignment.deaths):
+                        retries.append(_Assignment(assignment.number, assignment.task, assignment.deaths))
                     else:
                         yield assignment.number, WorkerDied(how)
                     continue
@@ -170,8 +186,9 @@ def available_cores() -> int:
 class ChildProcess:
     """A spawned process that runs `target(*arguments, connection)`, and ends when its parent does.
 
-    It does not receive a Ctrl-C, nor the end of the terminal: the parent does, and stops its children. It imports
-    nothing of the script that runs in the parent, which therefore needs no ``if __name__ == "__main__"``.
+    It does not receive a Ctrl-C, nor the end of the terminal, nor SIGUSR1, which queues send to all processes of a job
+    before its time is over: the parent does, and stops its children. It imports nothing of the script that runs in the
+    parent, which therefore needs no ``if __name__ == "__main__"``.
 
     Attributes
     ----------
@@ -190,7 +207,7 @@ class ChildProcess:
         self.process = context.Process(target=_run, args=(target, *arguments, child_end), daemon=True)
         resource_tracker.ensure_running()  # which would unblock SIGINT, if it had to be started below
         # The child inherits the mask.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
         try:
             with _script_hidden(), _as_settings_error():
                 self.process.start()
@@ -233,15 +250,35 @@ class ChildProcess:
 
 
 def terminate(children: Iterable[ChildProcess]) -> None:
-    """End processes, and wait for their end."""
+    """End processes: ask all of them to, and kill after `GRACE` those that are left, such as stopped ones.
+
+    An interruption meanwhile, such as a second Ctrl-C, kills them at once. A process that cannot even be killed, since
+    it waits for a network disk, is left to the operating system.
+    """
     children = list(children)
-    for child in children:
-        child.process.terminate()
-    for child in children:
-        child.process.join(GRACE)
-        if child.process.is_alive():
-            child.process.kill()
-        child.join()
+    try:
+        for child in children:
+            child.process.terminate()
+        end = time.monotonic() + GRACE
+        for child in children:
+            child.process.join(max(0.0, end - time.monotonic()))
+    finally:
+        for child in children:
+            if child.process.is_alive():
+                child.process.kill()
+        end = time.monotonic() + GRACE
+        for child in children:
+            child.process.join(max(0.0, end - time.monotonic()))
+            if child.process.is_alive():
+                _forget(child)
+            else:
+                child.join()
+
+
+def _forget(child: ChildProcess) -> None:
+    """Let this process end without waiting for a child, which `multiprocessing` would do without limit."""
+    child.connection.close()
+    vars(process)["_children"].discard(child.process)
 
 
 _script_lock = threading.RLock()
@@ -277,11 +314,19 @@ def _as_settings_error() -> Iterator[None]:
 
 @dataclass
 class _Assignment:
-    """A task, its number, and how many workers died during it."""
+    """A task, its number, how many workers died during it, and for how long its pulse has been the same, s."""
 
     number: int
     task: Any
     deaths: int = 0
+    pulse: object = None
+    unchanged: float = 0.0
+
+    def idle(self, pulse: object, waited: float) -> float:
+        """Note the present pulse, so many seconds after the last one; returns for how long it has been the same."""
+        self.unchanged = self.unchanged + waited if pulse == self.pulse else 0.0
+        self.pulse = pulse
+        return self.unchanged
 
 
 def _wait(children: Iterable[ChildProcess], timeout: float | None) -> list[ChildProcess]:

@@ -17,6 +17,50 @@ Cause = Literal["explosion", "process"]
 
 
 @dataclass(frozen=True)
+class Diagnosis:
+    """Energies and forces where a simulation was last finite. Numbers that are not finite are text: "nan", "inf".
+
+    Attributes
+    ----------
+    step : int
+        Where that was.
+    force : str
+        The force, by its name in OpenMM, whose energy rose most since the segment began.
+    energy, energy_before : float or str
+        Its energy there and at the beginning of the segment, kJ/mol.
+    atoms : list
+        The atoms with the largest forces, as [name, kJ/mol/nm].
+    bias : float, str or None
+        Bias there, kJ/mol; `None` without one.
+    """
+
+    step: int
+    force: str
+    energy: float | str
+    energy_before: float | str
+    atoms: list[list[Any]]
+    bias: float | str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """In words, without a period.
+
+        Examples
+        --------
+        >>> Diagnosis(12, "NonbondedForce", 1.5e9, -20.5, [["ALA 2 CA (atom 8)", 4e10]], bias=3.25).sentence
+        'at step 12 NonbondedForce has 1.5e+09 kJ/mol (-20.5 where the segment began), the largest force is on \
+ALA 2 CA (atom 8): 4e+10 kJ/mol/nm, and the bias is 3.25 kJ/mol'
+        """
+        atoms = ", ".join(f"{name}: {_shown(size)}" for name, size in self.atoms)
+        sizes = "the largest forces are on" if len(self.atoms) > 1 else "the largest force is on"
+        bias = "there is no bias" if self.bias is None else f"the bias is {_shown(self.bias)} kJ/mol"
+        return (
+            f"at step {self.step} {self.force} has {_shown(self.energy)} kJ/mol ({_shown(self.energy_before)} where "
+            f"the segment began), {sizes} {atoms} kJ/mol/nm, and {bias}"
+        )
+
+
+@dataclass(frozen=True)
 class Failure:
     """A segment that was rolled back.
 
@@ -34,8 +78,8 @@ class Failure:
         Time step of the attempt, ps.
     stream : list
         Name of the attempt's random stream, as `latf_sampling.core.streams` takes it.
-    diagnosis : dict or None
-        What the last finite positions show, as `latf_sampling.simulation.diagnosis.Diagnosis` states it.
+    diagnosis : Diagnosis or None
+        What the last finite positions show; the first explosion of a walker has none.
     """
 
     cause: Cause
@@ -45,7 +89,12 @@ class Failure:
     reason: str
     timestep: float
     stream: Sequence[str | int]
-    diagnosis: dict[str, Any] | None = None
+    diagnosis: Diagnosis | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What happened, with the diagnosis, without a period."""
+        return self.reason if self.diagnosis is None else f"{self.reason}; {self.diagnosis.sentence}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +126,7 @@ class WalkerFailures:
         if not path.exists():
             return cls(path)
         content = Manifest.load(path, ("failures", "retired")).content
-        return cls(path, tuple(Failure(**entry) for entry in content["failures"]), content["retired"])
+        return cls(path, tuple(map(_failure, content["failures"])), content["retired"])
 
     def write(self) -> None:
         """Write the file.
@@ -102,10 +151,9 @@ class WalkerFailures:
         return sum(entry.segment == segment for entry in self.explosions)
 
     def shortens_timestep(self, segment: int) -> bool:
-        """Whether a segment is simulated with half the time step: the one in which the walker exploded last, after the
-        second explosion."""
+        """Whether a segment is simulated with half the time step: the one in which the second explosion was."""
         explosions = self.explosions
-        return len(explosions) >= ALLOWED_EXPLOSIONS and explosions[-1].segment == segment
+        return len(explosions) >= ALLOWED_EXPLOSIONS and explosions[ALLOWED_EXPLOSIONS - 1].segment == segment
 
     def ends_before(self, segment: int) -> bool:
         """Whether a walker with so many finished segments is retired; lost segments before its end are made again."""
@@ -123,3 +171,12 @@ class WalkerFailures:
             return f"retired: {self.retired}"
         segments = ", ".join(dict.fromkeys(f"{entry.segment}" for entry in self.failures))
         return f"rolled back in segment {segments}" if self.failures else ""
+
+
+def _failure(entry: dict[str, Any]) -> Failure:
+    diagnosis = entry["diagnosis"]
+    return Failure(**{**entry, "diagnosis": None if diagnosis is None else Diagnosis(**diagnosis)})
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"

@@ -9,6 +9,7 @@ A campaign's directory::
     system/                       the simulated molecule, see `latf_sampling.systems.Molecule`
     lock                          locked while a process runs the campaign
     rounds/00/walker-00/          segment-000.nc, .npz (numbers per frame), .xml (state), .json (manifest)
+    rounds/00/walker-00/failures.json     what was rolled back, and why the walker was retired, if anything failed
     rounds/00/trajectory-000.json     in place of a walker: an external trajectory's path and checksum; .npz: energies
     rounds/01/hills/walker-00.hills   the hills that a walker has added to the bias so far
     rounds/01/starts/             structures that the walkers of the round started from
@@ -28,11 +29,13 @@ from pathlib import Path
 
 from latf_sampling.core.manifest import Manifest, digest
 from latf_sampling.core.storage import atomic_write, remove_folder, remove_stale, try_lock
+from latf_sampling.data.failures import WalkerFailures
 from latf_sampling.errors import RepairWarning, SettingsError, StoreError
 from latf_sampling.settings import Protocol
 from latf_sampling.settings.stored import VERSION
 
 LOCK = "lock"
+FAILURES = "failures.json"
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,23 @@ class WalkerDirectory:
 
     def is_finished(self, segments: int) -> bool:
         """Whether there is nothing left to simulate of so many segments; files are not checked."""
-        return len(self.markers()) >= segments or self.stop_reason() is not None
+        done = len(self.markers())
+        return done >= segments or self.stop_reason() is not None or self.failures().ends_before(done)
+
+    @property
+    def failures_file(self) -> Path:
+        """What was rolled back, and why the walker was retired, JSON; missing as long as nothing failed."""
+        return self.path / FAILURES
+
+    def failures(self) -> WalkerFailures:
+        """What was rolled back, and why the walker was retired.
+
+        Raises
+        ------
+        StoreError
+            The file was changed.
+        """
+        return WalkerFailures.load(self.failures_file)
 
     def stop_reason(self) -> str | None:
         """The reason why the walker must not be continued; `None` where it may be."""
@@ -404,7 +423,7 @@ class CampaignDirectory:
 
     def has_results(self) -> bool:
         """Whether anything was simulated or learned, which takes longer than reading trajectories."""
-        return any(self.path.glob("rounds/*/*/*.json"))
+        return any(path.name != FAILURES for path in self.path.glob("rounds/*/*/*.json"))
 
     def _refuse_results_alone(self) -> None:
         """Refuse results whose protocol is missing."""

@@ -61,6 +61,8 @@ def inputs(protocol: Protocol, directory: CampaignDirectory, index: int) -> dict
     else:
         walkers = [files.walker(number) for number in numbers]
         manifests = [walker.segment(k).manifest() for walker in walkers for k in range(len(walker.markers()))]
+        failed = [walker.failures_file for walker in walkers if walker.failures().retired is not None]
+        manifests += [Manifest.load(file) for file in failed]
     return {manifest.path.relative_to(directory.path).as_posix(): _product(manifest) for manifest in manifests}
 
 
@@ -159,7 +161,8 @@ def _walker_damage(files: RoundDirectory, number: int, segments: int) -> Damage 
     except StoreError as error:
         reason = str(error)
     hills, intact = files.hills / f"{walker.path.name}{SUFFIX}", len(manifests)
-    complete = reason is None and walker.is_finished(segments)
+    # After the last segment of a walker that was retired its bias has read those of the others, and saved that.
+    complete = reason is None and walker.is_finished(segments) and walker.failures().retired is None
     while intact and (saved := manifests[intact - 1].content.get("hills")) is not None:
         try:
             verify_hills(hills, saved, complete)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latf_sampling.core import storage
+from latf_sampling.data.failures import WalkerFailures
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.errors import DataError, SettingsError, StoreError
 from latf_sampling.records.rounds import LearnedModel, Round, Walker
@@ -173,8 +174,12 @@ class Records(Setup):
         if self._is_external(index):
             return list(self.external_frames())
         files = self.directory.round(index)
-        numbers = range(len(self.protocol.runs[index].walkers))
-        return [WalkerFrames.load(files.walker(number).path, self.topology, index, number) for number in numbers]
+        walkers = [files.walker(number) for number in range(len(self.protocol.runs[index].walkers))]
+        return [
+            WalkerFrames.load(walker.path, self.topology, index, number)
+            for number, walker in enumerate(walkers)
+            if walker.markers() or walker.failures().retired is None  # one may be retired in its first segment
+        ]
 
     # Data sets and models
 
@@ -328,12 +333,19 @@ class Records(Setup):
         settings = self.protocol.all_rounds[index]
         read = self._external if isinstance(settings, ExternalRound) else self._walker
         walkers = [read(index, number, variables) for number in range(len(settings.walkers))]
-        frames = 1 if isinstance(settings, ExternalRound) else n_steps(settings.length, self.protocol.frame_interval)
-        simulated = all(walker is not None and len(walker.frames) >= frames for walker in walkers)
         files, learned = self.directory.round(index).learning, None
+        failures: dict[int, WalkerFailures] = {}
+        if isinstance(settings, ExternalRound):
+            simulated = None not in walkers
+        else:
+            folders = [self.directory.round(index).walker(number) for number in range(len(walkers))]
+            segments = n_steps(settings.length, self.protocol.segment)
+            simulated = all(folder.is_finished(segments) for folder in folders)
+            failures = {number: folder.failures() for number, folder in enumerate(folders)}
         if files.finished:
             learned = LearnedModel(*self.model(index), files.manifest().content)
-        return Round(index, settings, walkers, simulated, learned)
+        failed = {number: found for number, found in failures.items() if found.failures}
+        return Round(index, settings, walkers, simulated, learned, failed)
 
     def _walker(self, index: int, number: int, variables: list[Variable]) -> Walker | None:
         from latf_sampling.data.trajectories import WalkerFrames

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latf_sampling.data.failures import WalkerFailures
 from latf_sampling.settings import ExternalRound, RoundSettings
 
 if TYPE_CHECKING:
@@ -71,13 +72,24 @@ class LearnedModel:
 
 @dataclass(frozen=True)
 class Round:
-    """A round as far as it has come; `walkers` holds `None` for those without a finished segment."""
+    """A round as far as it has come.
+
+    Attributes
+    ----------
+    walkers : list
+        `None` for those without a finished segment.
+    simulated : bool
+        Whether nothing is left to simulate.
+    failures : dict
+        What was rolled back and who was retired, by the numbers of the walkers to whom that happened.
+    """
 
     index: int
     settings: RoundSettings | ExternalRound
     walkers: list[Walker | None]
     simulated: bool
     learned: LearnedModel | None
+    failures: dict[int, WalkerFailures] = field(default_factory=dict)
 
     @property
     def begun(self) -> list[Walker]:

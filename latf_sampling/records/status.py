@@ -42,12 +42,17 @@ def _simulation(
     segments = n_steps(settings.length, protocol.segment)
     walkers = [directory.round(index).walker(number) for number in range(len(settings.walkers))]
     stopped = [walker.stop_reason() is not None for walker in walkers]
-    finished = [segments if halted else len(walker.markers()) for walker, halted in zip(walkers, stopped)]
+    failures = [walker.failures() for walker in walkers]
+    ended = [halted or failed.retired is not None for halted, failed in zip(stopped, failures)]
+    finished = [segments if halted else len(walker.markers()) for walker, halted in zip(walkers, ended)]
     kind = "plain" if settings.bias is None else settings.bias.kind
     total = segments * len(walkers)
     words = f"{sum(finished)} of {plural(total, 'segment')}, {kind}, {_kelvin(settings)}"
     if any(stopped):
         words += f"; {plural(sum(stopped), 'walker')} left the trust region and stopped"
+    for number, failed in enumerate(failures):
+        if failed.failures:
+            words += f"; walker {number} {failed.summary}"
     return _entry(f"{name}: simulate", sum(finished) / total, words)
 
 

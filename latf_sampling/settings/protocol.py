@@ -48,6 +48,7 @@ from latf_sampling.settings.fields import (
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.settings.training import LearningSettings, ModelSettings
 from latf_sampling.settings.yaml_file import read_yaml
+from latf_sampling.units import SECOND
 
 MAX_GRID_DIMENSION = 3
 """Every bias is a spline on a grid in latent space, which fits into memory in up to so many dimensions."""
@@ -247,6 +248,9 @@ class Protocol(Settings):
     """Time between saved frames."""
     segment: Time
     """Length of a segment; a walker saves its state after each, so that an interruption costs at most one."""
+    stalled_after: Annotated[float, Dimension("time", SECOND, 1e9 * SECOND)] | None = None
+    """Time on the clock without a new frame, like '30 min', after which the process of a walker is killed and started
+    again; None waits without limit, since how long a frame may take depends on the system and the machine."""
     features: tuple[dict[str, Any], ...] = Field(min_length=1)
     """Descriptors that the model is trained on, one kind in each entry; docs/descriptors.md lists them."""
     model: ModelSettings = Field(default_factory=ModelSettings)

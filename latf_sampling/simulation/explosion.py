@@ -1,4 +1,4 @@
-"""What to say about a simulation that exploded: the likely cause, from its settings."""
+"""How a simulation that exploded is recognized, and what to say about it: the likely cause, from its settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 import openmm
 from openmm import app
 
+from latf_sampling.bias import Bias
+from latf_sampling.data.failures import Failure
+from latf_sampling.errors import LatfError, SimulationError
 from latf_sampling.settings import AnyBiasSettings
 from latf_sampling.units import KB
 
@@ -15,13 +18,62 @@ HEAVY_HYDROGEN = 2.5
 """amu; from here on hydrogens count as made heavier, which allows twice the time step."""
 
 
-def has_exploded(context: openmm.Context) -> bool:
-    """Whether a position is not finite, or cannot even be told."""
+KINETIC_LIMIT = 10.0
+"""A kinetic energy so many times its mean, and `KINETIC_MARGIN` more, is no fluctuation: one particle exceeds it less
+than once in 10^26 frames. A structure that relaxes from a bad start hardly ever doubles the mean."""
+KINETIC_MARGIN = 50.0
+"""kT."""
+
+
+class Explosion(SimulationError):
+    """A simulation exploded; the walker can be rolled back.
+
+    Attributes
+    ----------
+    failure : Failure
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+class KineticLimit:
+    """The kinetic energy above which a simulation has diverged, although all numbers are still finite.
+
+    Parameters
+    ----------
+    system
+        Its particles with mass, less its constraints, are the degrees of freedom.
+    temperature
+        K.
+
+    Attributes
+    ----------
+    energy : float
+        kJ/mol.
+    """
+
+    def __init__(self, system: openmm.System, temperature: float) -> None:
+        masses: list[Any] = [system.getParticleMass(index)._value for index in range(system.getNumParticles())]
+        freedom = 3 * sum(mass > 0 for mass in masses) - system.getNumConstraints()
+        self.temperature, self._mean = temperature, 0.5 * freedom * KB * temperature
+        self.energy = KINETIC_LIMIT * self._mean + KINETIC_MARGIN * KB * temperature
+
+    def excess(self, kinetic: float) -> str | None:
+        """What to say about a kinetic energy, kJ/mol, above the limit; `None` below it."""
+        if kinetic <= self.energy:
+            return None
+        return f"the kinetic energy is {kinetic:.3g} kJ/mol, where {self._mean:.3g} belong to {self.temperature:g} K"
+
+
+def has_exploded(context: openmm.Context, bias: Bias | None = None) -> bool:
+    """Whether a position or the variable of the bias is not finite, or cannot even be told."""
     try:
         positions = context.getState(getPositions=True).getPositions(asNumpy=True)._value
-    except openmm.OpenMMException:
+        return not np.isfinite(positions).all() or (bias is not None and not np.isfinite(bias.values(context)).all())
+    except (openmm.OpenMMException, LatfError):
         return True
-    return not np.isfinite(positions).all()
 
 
 def usual_timestep(system: openmm.System, topology: app.Topology) -> tuple[float, str] | None:

@@ -66,9 +66,15 @@ def test_a_fresh_process_for_each_task(tmp_path):
     assert multiprocessing.active_children() == []
 
 
-def test_a_task_is_not_begun_anew_if_one_death_is_the_limit(tmp_path):
-    results = dict(run_tasks(Squares, tmp_path, [(0, "die once"), (1, 3)], 2, max_deaths=1, fresh=True))
+def test_the_caller_decides_whether_a_task_is_begun_anew(tmp_path):
+    deaths = []
+    results = dict(
+        run_tasks(
+            Squares, tmp_path, [(0, "die once"), (1, 3)], 2, begin_again=lambda *death: deaths.append(death), fresh=True
+        )
+    )
     assert results == {0: WorkerDied("SIGKILL"), 1: 9}
+    assert deaths == [(0, "SIGKILL", 1)]
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ from latf_sampling.data.layout import WalkerDirectory
 from latf_sampling.data.trajectories import WalkerFrames
 from latf_sampling.errors import SettingsError, SimulationError, StoreError
 from latf_sampling.settings import IntegratorSettings, Protocol, SystemSettings
-from latf_sampling.simulation import walker as simulate
+from latf_sampling.simulation.dynamics import integrator
 from latf_sampling.simulation.explosion import usual_timestep
+from latf_sampling.simulation.retirement import refuse_too_many
 from latf_sampling.simulation.walker import WalkerJob, run_walker
+from latf_sampling.systems import build
 from latf_sampling.units import KB
 
 SYSTEM = {"structure": STRUCTURE.name, "force_field": ["amber14/protein.ff14SB.xml"], "platform": "Reference"}
@@ -89,7 +91,7 @@ def test_pdb_and_mmcif_give_the_same_molecule(tmp_path):
     file = tmp_path / "alanine.cif"
     with open(file, "w") as handle:
         app.PDBxFile.writeFile(alanine().topology, alanine().positions, handle)
-    pdb, cif = simulate.build(settings()), simulate.build(settings(file))
+    pdb, cif = build(settings()), build(settings(file))
     assert cif.positions.shape == (22, 3)
     assert np.abs(pdb.positions - positions()).max() == 0
     assert np.abs(cif.positions - positions()).max() < 1e-6
@@ -108,8 +110,8 @@ def test_masses_and_constraints_are_those_of_the_settings():
     def masses(system) -> list[float]:
         return [system.getParticleMass(k)._value for k in range(system.getNumParticles())]
 
-    light = simulate.build(settings(constraints="none")).system
-    heavy = simulate.build(settings(constraints="h-bonds", hydrogen_mass=3.0)).system
+    light = build(settings(constraints="none")).system
+    heavy = build(settings(constraints="h-bonds", hydrogen_mass=3.0)).system
     hydrogens = [atom.index for atom in alanine().topology.atoms() if atom.element.symbol == "H"]
     assert light.getNumConstraints() == 0
     assert heavy.getNumConstraints() == len(hydrogens) == 12
@@ -122,13 +124,13 @@ def test_pme_with_its_cutoff(tmp_path):
     topology.setPeriodicBoxVectors(2.5 * np.eye(3) * unit.nanometer)
     with open(tmp_path / "box.pdb", "w") as handle:
         app.PDBFile.writeFile(topology, alanine().positions, handle)
-    system = simulate.build(settings(tmp_path / "box.pdb", nonbonded="PME", cutoff=0.9)).system
+    system = build(settings(tmp_path / "box.pdb", nonbonded="PME", cutoff=0.9)).system
     (force,) = [force for force in system.getForces() if isinstance(force, openmm.NonbondedForce)]
     assert force.getNonbondedMethod() == openmm.NonbondedForce.PME
     assert force.getCutoffDistance()._value == pytest.approx(0.9)
     assert system.usesPeriodicBoundaryConditions()
     with pytest.raises(SettingsError, match=r"^system\.nonbonded: PME needs a unit cell"):
-        simulate.build(settings(nonbonded="PME", cutoff=0.9))  # without one
+        build(settings(nonbonded="PME", cutoff=0.9))  # without one
 
 
 def without(words: str, text: str) -> str:
@@ -161,12 +163,12 @@ def wrong(tmp_path, name: str, text: str):
 )
 def test_what_cannot_be_built_is_refused_by_its_key(tmp_path, make, words):
     with pytest.raises(SettingsError, match=words) as refused:
-        simulate.build(make(tmp_path))
+        build(make(tmp_path))
     assert "\n" not in str(refused.value)
 
 
 def test_integrator():
-    made = simulate.integrator(IntegratorSettings(timestep=0.003, friction=7.0), 321.0, 5)
+    made = integrator(IntegratorSettings(timestep=0.003, friction=7.0), 321.0, 5)
     assert isinstance(made, openmm.LangevinMiddleIntegrator)
     assert made.getTemperature()._value == 321.0
     assert made.getFriction()._value == 7.0
@@ -192,7 +194,7 @@ def biased(tmp_path_factory) -> WalkerJob:
 
 
 def assert_energies(made: WalkerJob) -> None:
-    molecule, frames = simulate.build(made.protocol.system), WalkerFrames.load(made.directory, alanine_mdtraj(), 0, 0)
+    molecule, frames = build(made.protocol.system), WalkerFrames.load(made.directory, alanine_mdtraj(), 0, 0)
     again = context(molecule.system, molecule.positions)
     for x, energy in zip(frames.trajectory.xyz.astype(float), frames.energies):
         again.setPositions(x)
@@ -282,7 +284,7 @@ def test_a_periodic_walker_keeps_its_box(tmp_path):
     run_walker(made)
     frames = WalkerFrames.load(made.directory, alanine_mdtraj(), 0, 0)
     assert frames.trajectory.unitcell_vectors == pytest.approx(np.tile(2.5 * np.eye(3), (4, 1, 1)), abs=1e-6)
-    assert_energies_close = context(simulate.build(made.protocol.system).system, positions())
+    assert_energies_close = context(build(made.protocol.system).system, positions())
     for x, energy in zip(frames.trajectory.xyz.astype(float), frames.energies):
         assert_energies_close.setPositions(x)
         assert assert_energies_close.getState(getEnergy=True).getPotentialEnergy()._value == pytest.approx(
@@ -362,7 +364,7 @@ def test_going_on_after_an_interruption_changes_no_bit(kind, request, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["plain", "biased"])
-def test_an_explosion_names_the_walker_and_keeps_what_is_finished(kind, request, tmp_path):
+def test_an_explosion_keeps_what_is_finished_and_takes_hills_back(kind, request, tmp_path):
     made = request.getfixturevalue(kind)
     shutil.copytree(made.directory.parent, tmp_path / "copy")
     violent = {"integrator": {"timestep": "50 fs"}, "frame_interval": "0.1 ps"}
@@ -370,10 +372,14 @@ def test_an_explosion_names_the_walker_and_keeps_what_is_finished(kind, request,
     again = job(tmp_path / "copy", biased=kind == "biased", rounds=rounds, **violent)
     for index in (1, 2):
         (again.directory / f"segment-{index:03d}.json").unlink()
-    with pytest.raises(SimulationError, match=rf"^round {int(kind == 'biased')}, walker 0: .* step \d+"):
-        run_walker(again)
-    (kept,) = WalkerDirectory(again.directory).finished_segments()
+    run_walker(again)
+    directory = WalkerDirectory(again.directory)
+    (kept,) = directory.finished_segments()
     assert kept.digest == WalkerDirectory(made.directory).finished_segments()[0].digest
+    assert "exploded 3 times, the last time in segment 1" in str(directory.failures().retired)
+    if again.hills is not None:
+        steps = np.loadtxt(again.hills / "walker-00.hills")[:, 0]
+        assert steps.tolist() == list(range(10, 251, 10))  # of the finished segment alone
 
 
 def test_a_changed_segment_is_not_gone_on_from(plain, tmp_path):
@@ -403,13 +409,19 @@ HOT = {**BIASED, "bias": {**BIASED["bias"], "height": "1000 kJ/mol"}}
 )  # fmt: skip
 def test_an_explosion_is_told_with_its_likely_cause_also_when_it_is_run_again(tmp_path, biased, changes, causes):
     made = job(tmp_path, biased, **changes)
+    said = []
     for _ in range(2):
+        run_walker(made)
         with pytest.raises(SimulationError) as raised:
-            run_walker(made)
-        words = str(raised.value)
-        assert words.startswith(f"round {int(biased)}, walker 0: the simulation exploded near step ")
-        assert all(cause in words for cause in causes)
-        assert "Finished segments are kept" in words and words.count("\n") == 0
+            refuse_too_many([made])
+        said.append(str(raised.value))
+    assert said[0] == said[1] and "\n" not in said[0]
+    assert said[0].startswith(f"round {int(biased)}: its only walker had to be retired, and the campaign stops; ")
+    assert all(cause in said[0] for cause in causes)
+    assert "Finished segments are kept" in said[0]
+    assert re.search(r"the largest forces are on \w+ \d \w+ \(atom \d+\)", said[0])
+    assert (", and there is no bias" in said[0]) != biased
+    assert len(WalkerDirectory(made.directory).failures().failures) == 3  # it was not tried again
 
 
 @pytest.mark.parametrize(
@@ -422,5 +434,5 @@ def test_an_explosion_is_told_with_its_likely_cause_also_when_it_is_run_again(tm
     ],
 )
 def test_usual_timesteps(changes, longest):
-    molecule = simulate.build(settings(**changes))
+    molecule = build(settings(**changes))
     assert usual_timestep(molecule.system, molecule.topology) == longest

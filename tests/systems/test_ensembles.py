@@ -20,7 +20,7 @@ from latf_sampling.cli import main as cli
 from latf_sampling.data.trajectories import WalkerFrames
 from latf_sampling.errors import SettingsError, StoreError
 from latf_sampling.settings import Protocol, SystemSettings
-from latf_sampling.simulation import walker as simulate
+from latf_sampling.simulation.segment import load_molecule
 from latf_sampling.simulation.walker import WalkerJob, run_walker
 from latf_sampling.systems import Molecule, build
 from latf_sampling.units import BAR
@@ -146,8 +146,7 @@ def test_constant_pressure_at_the_temperature_of_each_walker(compressed):
         assert len(set(np.round(volumes, 5))) > 3
         assert volumes[-1] < 0.99 * 1.4**3  # 4 kbar take some 12 % off, and 1.2 ps are not enough for all of it
         assert volumes[-1] > 0.8 * 1.4**3
-        molecule = build(job.protocol.system)
-        simulate._add_barostat(job, molecule.system)
+        molecule = load_molecule(job)
         (barostat,) = (force for force in molecule.system.getForces() if isinstance(force, openmm.MonteCarloBarostat))
         assert barostat.getDefaultPressure()._value == 4000.0
         assert barostat.getDefaultTemperature()._value == job.temperature
@@ -286,7 +285,7 @@ def test_a_molecule_is_built_once_and_stored(tmp_path, monkeypatch):
         raise AssertionError("the molecule was made once more")
 
     monkeypatch.setattr("latf_sampling.systems.build", refuse)
-    monkeypatch.setattr(simulate, "build", refuse)
+    monkeypatch.setattr("latf_sampling.simulation.segment.build", refuse)
     again = Campaign.load(directory)
     assert np.array_equal(again.molecule.positions, built.positions)
     jobs = [WalkerJob(again.protocol, 0, 0, tmp_path / "walker", system=directory / "system")]

@@ -1,0 +1,340 @@
+"""One segment of a walker: from the state that the previous one saved to files that are complete."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import mdtraj
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from latf_sampling.bias import Bias, respa_integrator
+from latf_sampling.core import platforms, storage, streams
+from latf_sampling.core.arrays import read_npz
+from latf_sampling.core.openmm_xml import read_openmm_xml
+from latf_sampling.data.failures import Diagnosis, Failure, WalkerFailures
+from latf_sampling.data.layout import WalkerDirectory
+from latf_sampling.data.trajectory_writers import write_netcdf
+from latf_sampling.errors import CVError, LatfError, LeftTrustRegion, SimulationError
+from latf_sampling.features import as_mdtraj
+from latf_sampling.settings import n_steps
+from latf_sampling.simulation.diagnosis import Snapshot, diagnose
+from latf_sampling.simulation.dynamics import divided_integrator, integrator
+from latf_sampling.simulation.explosion import Explosion, KineticLimit, has_exploded, likely_cause
+from latf_sampling.simulation.job import WalkerJob
+from latf_sampling.systems import Molecule, build
+from latf_sampling.units import BAR
+
+
+class Segment:
+    """A segment that is simulated for the first time, or again after the walker was rolled back.
+
+    Parameters
+    ----------
+    job
+        The walker.
+    molecule
+        What is simulated; its system contains the force of the bias.
+    bias
+        As it was at the beginning of the segment; `None` for plain dynamics.
+    index
+        Number of the segment.
+    failures
+        What went wrong with the walker before: each attempt at a segment has a random stream of its own, and the one
+        after the second explosion has half the time step.
+
+    Raises
+    ------
+    SimulationError
+        OpenMM cannot simulate the system, or not on this machine.
+    Explosion
+        The positions to start from have no finite energy.
+    """
+
+    def __init__(
+        self, job: WalkerJob, molecule: Molecule, bias: Bias | None, index: int, failures: WalkerFailures
+    ) -> None:
+        self.began = time.perf_counter()
+        self.job, self.bias, self.index, self.failures = job, bias, index, failures
+        self.attempt = failures.attempt(index)
+        self.stream = job.stream(index, self.attempt)
+        self.parts = 2 if failures.shortens_timestep(index) else 1
+        try:
+            self.simulation = self._simulation(molecule)
+        except openmm.OpenMMException as error:
+            raise SimulationError(f"{job.name}: segment {index} cannot start ({error}).") from error
+        try:
+            self._place(molecule)
+        except openmm.OpenMMException as error:
+            conformation = molecule.start(job.walker)
+            raise self._exploded(str(error), (conformation.positions, conformation.box), 0, b"") from error
+        self.limit = KineticLimit(self.simulation.system, job.temperature)
+
+    @property
+    def timestep(self) -> float:
+        """Time step of all forces but a bias at multiple time steps, ps."""
+        return self.job.protocol.integrator.timestep / self.parts
+
+    def _simulation(self, molecule: Molecule) -> app.Simulation:
+        job, bias = self.job, self.bias
+        seed, settings = streams.stream_seed(job.protocol.seed, *self.stream), job.protocol.integrator
+        if self.parts > 1:  # with the bias in each of the shorter steps too
+            parts = self.parts * (1 if job.bias is None else job.bias.stride)
+            dynamics = divided_integrator(job.timestep, parts, settings.friction, job.temperature, seed)
+        elif bias is None or job.bias is None or job.bias.stride == 1:
+            dynamics = integrator(settings, job.temperature, seed)
+        else:
+            dynamics = respa_integrator(
+                molecule.system, bias, job.temperature, settings.friction, settings.timestep, job.bias.stride, seed
+            )
+        for force in molecule.system.getForces():
+            if isinstance(force, openmm.MonteCarloBarostat):
+                force.setRandomNumberSeed(streams.stream_seed(job.protocol.seed, "barostat", *self.stream))
+        return app.Simulation(molecule.topology, molecule.system, dynamics, walker_platform(job, molecule))
+
+    def _place(self, molecule: Molecule) -> None:
+        """Set what the segment begins with."""
+        job, simulation = self.job, self.simulation
+        context = simulation.context
+        if self.index > 0:
+            before = WalkerDirectory(job.directory).segment(self.index - 1)
+            context.setState(read_openmm_xml(before.state, openmm.State))
+            simulation.currentStep = before.manifest().content["step"]
+        elif job.start is not None:
+            start = read_npz(job.start)
+            if "box" in start:
+                context.setPeriodicBoxVectors(*start["box"])
+            context.setPositions(start["positions"])
+            context.setVelocities(start["velocities"])
+        else:
+            conformation = molecule.start(job.walker)
+            if conformation.box is not None:
+                context.setPeriodicBoxVectors(*conformation.box)
+            context.setPositions(conformation.positions)
+            simulation.minimizeEnergy()
+            context.setVelocitiesToTemperature(job.temperature, streams.stream_seed(job.protocol.seed, *self.stream))
+
+    def run(self, progress: Callable[[float], None]) -> LeftTrustRegion | None:
+        """Simulate the segment and write its files; returns the reason if the walker left its trust region.
+
+        Raises
+        ------
+        Explosion
+            The simulation exploded; nothing is written but hills, which are to be taken back.
+        """
+        job, protocol, bias, simulation = self.job, self.job.protocol, self.bias, self.simulation
+        context, periodic = simulation.context, simulation.system.usesPeriodicBoundaryConditions()
+        stride = n_steps(protocol.frame_interval, job.timestep)
+        count = n_steps(protocol.segment, protocol.frame_interval)
+        groups = -1 if bias is None else ~(1 << bias.group) & 0xFFFFFFFF
+        positions = np.empty((count, simulation.system.getNumParticles(), 3), np.float32)
+        boxes = np.empty((count, 3, 3), np.float32) if periodic else None
+        barostat = protocol.system.barostat
+        energy, applied, offset = np.zeros(count), np.zeros(count), np.zeros(count)
+        first = _snapshot(context)
+        checkpoint, left = b"", None
+        for frame in range(count):
+            start = simulation.currentStep
+            if self.failures.explosions:  # a further explosion is looked at from here
+                checkpoint = context.createCheckpoint()
+            try:
+                left = _to_next_frame(simulation, bias, stride)
+                state = context.getState(getPositions=True, getEnergy=True, groups=groups)
+                why = self._divergence(state)
+            except openmm.OpenMMException as error:
+                raise self._exploded(str(error), first, start, checkpoint) from error
+            except (SimulationError, CVError) as error:  # from the bias, whose messages do not name the walker
+                if has_exploded(context, bias):
+                    raise self._exploded(str(error).rstrip("."), first, start, checkpoint) from error
+                raise SimulationError(f"{job.name}: {error}") from error
+            if why is not None:
+                raise self._exploded(why, first, start, checkpoint)
+            energy[frame] = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+            positions[frame] = exact = state.getPositions(asNumpy=True)._value
+            box = None
+            if boxes is not None:
+                boxes[frame] = box = state.getPeriodicBoxVectors(asNumpy=True)._value
+                if barostat is not None:  # enthalpy, which weights frames at any temperature and this pressure
+                    energy[frame] += barostat.pressure * BAR * np.linalg.det(box)
+            if bias is not None:
+                applied[frame] = bias.applied_bias(bias.cv(exact, box), simulation.currentStep)
+                offset[frame] = bias.offset()
+            if left is not None:
+                count = frame + 1
+                break
+            progress((self.index + (frame + 1) / count) / job.segments)
+        if bias is not None:
+            bias.save()
+        table = {"energy": energy[:count], "bias": applied[:count], "offset": offset[:count]}
+        self._write(positions[:count], boxes, table, left)
+        return left
+
+    def _divergence(self, state: Any) -> str | None:
+        """Why the frame of a state of OpenMM is no part of a trajectory; `None` if it is."""
+        energy = state.getPotentialEnergy()._value
+        with np.errstate(over="ignore"):  # an atom may have flown to where single precision does not reach
+            finite = np.isfinite(state.getPositions(asNumpy=True)._value.astype(np.float32)).all()
+        if not (np.isfinite(energy) and finite):
+            return f"the potential energy is {energy} kJ/mol"
+        return self.limit.excess(state.getKineticEnergy()._value)
+
+    # ------------------------------------------------------------------------------------------------------ explosions
+
+    def _failure(self, step: int, why: str, diagnosis: Diagnosis | None = None) -> Failure:
+        job, system = self.job, self.simulation.system
+        timestep = job.protocol.integrator.timestep
+        cause = likely_cause(system, self.simulation.topology, timestep, job.bias, job.temperature)
+        reason = f"the simulation exploded near step {step} ({why}); {cause}"
+        return Failure("explosion", self.index, self.attempt, step, reason, self.timestep, self.stream, diagnosis)
+
+    def _exploded(self, why: str, first: Snapshot, start: int, checkpoint: bytes) -> Explosion:
+        """What to raise.
+
+        The first explosion of a walker is not diagnosed, so that simulations that never explode keep no checkpoints.
+
+        Parameters
+        ----------
+        why
+            How it was noticed.
+        first
+            Positions and box at the beginning of the segment.
+        start, checkpoint
+            Step of the frame before, and the context there; empty if there is none.
+        """
+        end, diagnosis = self.simulation.currentStep, None
+        if self.failures.explosions:
+            step, last = self._last_finite(start, checkpoint) if checkpoint else (start, first)
+            bias, forces = (None, None) if self.bias is None else self._bias_at(self.bias, last)
+            molecule, platform = load_molecule(self.job), self.simulation.context.getPlatform()  # without the bias
+            diagnosis = diagnose(molecule.system, molecule.topology, platform, step, last, first, bias, forces)
+        return Explosion(self._failure(end, why, diagnosis))
+
+    def _last_finite(self, start: int, checkpoint: bytes) -> tuple[int, Snapshot]:
+        """Repeat the steps after a frame one by one, until the simulation diverges; returns the step and its positions.
+
+        Positions that are not finite do not count. Where all was well before them, the next ones are taken without any
+        force: a force that is no number acted there.
+        """
+        context, step = self.simulation.context, start
+        context.loadCheckpoint(checkpoint)
+        last, velocities = _snapshot(context), None
+        try:
+            while step < start + n_steps(self.job.protocol.frame_interval, self.job.timestep):
+                state = context.getState(getVelocities=True)
+                velocities = state.getVelocities(asNumpy=True)._value
+                self.simulation.integrator.step(1)
+                here = _snapshot(context)
+                if not np.isfinite(here[0]).all():
+                    break
+                step, last = step + 1, here
+                if self._divergence(context.getState(getPositions=True, getEnergy=True)) is not None:
+                    return step, last
+        except openmm.OpenMMException:  # some platforms refuse a step from which nothing finite follows
+            pass
+        if velocities is not None:
+            moved = last[0] + velocities * self.job.timestep
+            context.setPositions(moved)
+            if not np.isfinite(_energy(context)):
+                return step, (moved, last[1])
+        return step, last
+
+    def _bias_at(self, bias: Bias, snapshot: Snapshot) -> tuple[float, np.ndarray | None]:
+        """The bias, kJ/mol, and its forces (N, 3), kJ/mol/nm; NaN and `None` where it has none."""
+        context = self.simulation.context
+        try:
+            height = float(bias.energy(bias.cv(*snapshot)[None])[0])
+            context.setPositions(snapshot[0])
+            return height, context.getState(getForces=True, groups=1 << bias.group).getForces(asNumpy=True)._value
+        except (openmm.OpenMMException, LatfError):
+            return math.nan, None
+
+    # ----------------------------------------------------------------------------------------------------------- files
+
+    def _write(
+        self,
+        positions: np.ndarray,
+        boxes: np.ndarray | None,
+        table: dict[str, np.ndarray],
+        left: LeftTrustRegion | None,
+    ) -> None:
+        """Write a finished segment; the last one of a walker that was stopped has fewer frames than others."""
+        job, protocol, simulation, count = self.job, self.job.protocol, self.simulation, len(positions)
+        files = WalkerDirectory(job.directory).segment(self.index)
+        times = self.index * protocol.segment + np.arange(1, count + 1) * protocol.frame_interval
+        trajectory = mdtraj.Trajectory(positions, as_mdtraj(simulation.topology), times)
+        if boxes is not None:
+            trajectory.unitcell_vectors = boxes[:count]
+        with storage.atomic_write(files.trajectory) as temporary:
+            write_netcdf(trajectory, temporary)
+        with storage.atomic_write(files.frames) as temporary:
+            np.savez(temporary, allow_pickle=False, **table)
+        with storage.atomic_write(files.state) as temporary:
+            simulation.saveState(str(temporary))
+        summary: dict[str, Any] = {
+            "step": simulation.currentStep,
+            "frames": count,
+            "temperature": job.temperature,
+            "seconds": time.perf_counter() - self.began,
+        }
+        if self.attempt:
+            summary |= {"attempt": self.attempt, "timestep": self.timestep}
+        if self.bias is not None:
+            summary |= {"backend": self.bias.backend, "backend_reason": self.bias.backend_reason}
+            summary |= {"variable": self.bias.cv.fingerprint()}
+            if (saved := self.bias.saved()) is not None:
+                summary["hills"] = saved
+        if self.index == 0 and job.start is not None:
+            summary["start"] = storage.checksum(job.start)
+        if left is not None:
+            summary["stopped"] = str(left)
+        files.finish(summary)
+
+
+def load_molecule(job: WalkerJob) -> Molecule:
+    """The molecule of a campaign, or one that is built from the protocol, with the barostat of the walker."""
+    molecule = None if job.system is None else Molecule.load(job.system)
+    if molecule is None:
+        molecule = build(job.protocol.system, job.protocol.seed)
+    settings = job.protocol.system.barostat
+    if settings is not None:
+        molecule.system.addForce(openmm.MonteCarloBarostat(settings.pressure, job.temperature, settings.interval))
+    return molecule
+
+
+def walker_platform(job: WalkerJob, molecule: Molecule) -> openmm.Platform:
+    """Where a walker is simulated."""
+    return platforms.pick_platform(job.protocol.system.platform, molecule.system.getNumParticles())
+
+
+def _snapshot(context: openmm.Context) -> Snapshot:
+    """Positions (N, 3) and box (3, 3), nm; no box where the system has none."""
+    state = context.getState(getPositions=True)
+    periodic = context.getSystem().usesPeriodicBoundaryConditions()
+    box = state.getPeriodicBoxVectors(asNumpy=True)._value if periodic else None
+    return state.getPositions(asNumpy=True)._value, box
+
+
+def _energy(context: openmm.Context) -> float:
+    """kJ/mol; NaN where OpenMM refuses to tell."""
+    try:
+        return context.getState(getEnergy=True).getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+    except openmm.OpenMMException:
+        return math.nan
+
+
+def _to_next_frame(simulation: app.Simulation, bias: Bias | None, stride: int) -> LeftTrustRegion | None:
+    """Simulate up to the next frame; a walker that leaves its trust region ends with this frame, for the training."""
+    if bias is None:
+        simulation.step(stride)
+        return None
+    end = simulation.currentStep + stride
+    try:
+        bias.step(simulation, stride)
+    except LeftTrustRegion as left:
+        simulation.step(end - simulation.currentStep)
+        return left
+    return None

@@ -1,0 +1,208 @@
+"""Walkers that explode, really: rolled back, with half the time step, retired, and the same after an interruption."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import openmm
+import pytest
+from helpers.explosive import UNSTABLE, write_explosive
+
+from latf_sampling.core import streams
+from latf_sampling.core.storage import checksum
+from latf_sampling.data.failures import Failure, WalkerFailures
+from latf_sampling.data.layout import WalkerDirectory
+from latf_sampling.errors import SimulationError, StoreError
+from latf_sampling.settings import IntegratorSettings, Protocol
+from latf_sampling.simulation.dynamics import divided_integrator, integrator
+from latf_sampling.simulation.explosion import KineticLimit
+from latf_sampling.simulation.retirement import refuse_too_many, retire_lost
+from latf_sampling.simulation.walker import WalkerJob, run_walker
+from latf_sampling.units import KB
+
+RARE = {"cliff": 1.5, "seed": 5}
+"""A place that the particle reaches rarely, and a seed with which it does so once in its four segments, the second."""
+
+
+def job(folder: Path, walker: int = 0, **changes) -> WalkerJob:
+    protocol = Protocol.load(write_explosive(folder / "given", **changes))
+    return WalkerJob(protocol, 0, walker, folder / f"walker-{walker:02d}")
+
+
+def directory(made: WalkerJob) -> WalkerDirectory:
+    return WalkerDirectory(made.directory)
+
+
+def content(made: WalkerJob) -> dict[str, str]:
+    """Everything that a walker wrote, to the last bit, but when it did."""
+    files = sorted(made.directory.iterdir())
+    return {file.name: checksum(file) for file in files if file.suffix in (".npz", ".xml") or "failures" in file.name}
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def recovered(tmp_path_factory) -> WalkerJob:
+    made = job(tmp_path_factory.mktemp("recovered"), **RARE)
+    run_walker(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def retired(tmp_path_factory) -> WalkerJob:
+    made = job(tmp_path_factory.mktemp("retired"), stiffness=UNSTABLE)
+    run_walker(made)
+    return made
+
+
+def test_an_explosion_is_rolled_back_with_another_random_stream(recovered, tmp_path):
+    failures = directory(recovered).failures()
+    (failure,) = failures.failures
+    assert (failure.cause, failure.segment, failure.attempt) == ("explosion", 1, 0) and 500 < failure.step <= 1000
+    assert list(failure.stream) == ["segment", 0, 0, 1] and failure.timestep == 0.02
+    assert "the simulation exploded near step" in failure.reason and failures.retired is None
+    assert failures.summary == "rolled back in segment 1"
+    manifests = directory(recovered).finished_segments()
+    assert [manifest.content.get("attempt") for manifest in manifests] == [None, 1, None, None]
+    assert [manifest.content["step"] for manifest in manifests] == [500, 1000, 1500, 2000]
+    # The first segment is that of a walker that does not explode, and the second one is not.
+    calm = job(tmp_path, **{**RARE, "cliff": 9.0})
+    run_walker(calm)
+    assert not directory(calm).failures_file.exists()
+    one, other = (
+        [np.load(directory(made).segment(k).frames)["energy"][:10] for k in (0, 1)] for made in (recovered, calm)
+    )
+    assert np.allclose(one[0], other[0], atol=0.05)
+    assert not np.allclose(one[1], other[1], atol=0.5)
+
+
+def test_the_third_attempt_has_half_the_time_step_for_one_segment_and_the_third_explosion_retires(retired):
+    failures = directory(retired).failures()
+    assert [(entry.segment, entry.attempt, entry.timestep) for entry in failures.failures] == [
+        (0, 0, 0.02), (0, 1, 0.02), (1, 0, 0.02)
+    ]  # fmt: skip
+    assert len({tuple(entry.stream) for entry in failures.failures}) == 3
+    (kept,) = directory(retired).finished_segments()  # which counts
+    assert (kept.content["step"], kept.content["frames"], kept.content["timestep"]) == (500, 50, 0.01)
+    assert failures.retired is not None and failures.retired.startswith(
+        "exploded 3 times, the last time in segment 1: "
+    )
+    assert directory(retired).is_finished(retired.segments)
+    diagnosis = failures.failures[-1].diagnosis
+    assert failures.failures[0].diagnosis is None and diagnosis is not None
+    assert diagnosis.force == "CustomExternalForce" and diagnosis.bias is None
+    assert isinstance(diagnosis.energy, float) and diagnosis.energy > 100 > abs(float(diagnosis.energy_before))
+    ((name, size),) = diagnosis.atoms
+    assert name == "AR 1 AR (atom 0)" and size > 1000
+
+
+def test_a_force_that_is_no_number_is_named(tmp_path):
+    made = job(tmp_path, cliff=1.3, rounds=[{"walkers": ["3000 K"], "length": "40 ps"}])
+    run_walker(made)
+    with pytest.raises(SimulationError) as raised:
+        refuse_too_many([made])
+    assert "Cliff has nan kJ/mol" in str(raised.value) and "AR 1 AR (atom 0): nan kJ/mol/nm" in str(raised.value)
+    assert not directory(made).markers()
+
+
+@pytest.mark.parametrize("name", ["recovered", "retired"])
+@pytest.mark.parametrize("moment", ["frame", "rolled back", "recorded"])
+def test_going_on_after_an_interruption_at_any_moment_changes_no_bit(name, moment, request, tmp_path, monkeypatch):
+    made = request.getfixturevalue(name)
+    again = job(tmp_path, **(RARE if name == "recovered" else {"stiffness": UNSTABLE}))
+    write, calls = WalkerFailures.write, []
+
+    def interrupt(failures: WalkerFailures) -> None:
+        calls.append(moment)
+        if moment == "recorded":
+            write(failures)
+        if len(calls) % 2 or moment == "recorded":
+            raise Interrupted
+        write(failures)
+
+    def progress(fraction: float) -> None:
+        if moment == "frame" and not calls and fraction > 0.3:
+            calls.append(moment)
+            raise Interrupted
+
+    if moment != "frame":
+        monkeypatch.setattr(WalkerFailures, "write", interrupt)
+    interruptions = 0
+    while not directory(again).is_finished(again.segments):
+        try:
+            run_walker(again, progress)
+        except Interrupted:
+            interruptions += 1
+    assert interruptions == {"recovered": 1, "retired": 3}[name] or moment == "frame"
+    assert content(again) == content(made)
+
+
+def test_lost_segments_of_a_retired_walker_are_made_again(retired, tmp_path):
+    again = job(tmp_path, stiffness=UNSTABLE)
+    run_walker(again)
+    directory(again).segment(0).marker.unlink()
+    assert not directory(again).is_finished(again.segments)
+    run_walker(again)
+    assert content(again) == content(retired)
+
+
+def test_more_than_half_retired_is_one_diagnosis(tmp_path):
+    jobs = [job(tmp_path, walker, rounds=[{"walkers": ["300 K"] * 4, "length": "40 ps"}]) for walker in range(4)]
+    for made in jobs[:2]:
+        retire_lost(made, "its process ended by SIGKILL 3 times")
+    refuse_too_many(jobs)  # half of them may be
+    explosion = Failure("explosion", 0, 2, 30, "the simulation exploded near step 30 (x); y", 0.01, ["segment"])
+    directory(jobs[2]).failures().add(explosion, "exploded 3 times: z").write()
+    with pytest.raises(SimulationError) as raised:
+        refuse_too_many(jobs)
+    assert str(raised.value) == (
+        "round 0: 3 walkers of 4 had to be retired, and the campaign stops; round 0, walker 2 exploded 3 times: z. "
+        "Finished segments are kept; change its cause in the protocol, and begin the campaign in another directory."
+    )
+
+
+def test_a_changed_record_is_refused(tmp_path):
+    made = job(tmp_path)
+    retire_lost(made, "its process ended by SIGKILL 3 times")
+    file = directory(made).failures_file
+    file.write_text(json.dumps({**json.loads(file.read_text()), "retired": None}))
+    with pytest.raises(StoreError, match=r"failures\.json: was changed"):
+        run_walker(made)
+
+
+def test_divided_steps_are_the_same_dynamics():
+    """Without friction, twice as many steps of half the length end where they should, and count as half as many."""
+    system = openmm.System()
+    system.addParticle(2.0)
+    spring = openmm.CustomExternalForce("50*(x^2+y^2+z^2)")
+    spring.addParticle(0, [])
+    system.addForce(spring)
+    settings = IntegratorSettings(timestep=0.005, friction=1e-6)
+    ends = []
+    for dynamics in (integrator(settings, 300.0, 1), divided_integrator(0.01, 2, 1e-6, 300.0, 1)):
+        context = openmm.Context(system, dynamics, openmm.Platform.getPlatformByName("Reference"))
+        context.setPositions([[0.1, 0.2, 0.3]])
+        context.setVelocities([[0.0, 1.0, 0.0]])
+        dynamics.step(round(1.0 / dynamics.getStepSize()._value))
+        ends.append(context.getState(getPositions=True).getPositions(asNumpy=True)._value)
+    assert np.abs(ends[0] - ends[1]).max() < 1e-2
+
+
+def test_the_kinetic_limit_is_far_from_fluctuations():
+    system = openmm.System()
+    for mass in (1.0, 0.0, 2.0):
+        system.addParticle(mass)
+    system.addConstraint(0, 2, 0.1)
+    limit = KineticLimit(system, 300.0)
+    assert limit.energy == pytest.approx((10 * 2.5 + 50) * KB * 300)
+    assert limit.excess(limit.energy) is None
+    assert limit.excess(1.01 * limit.energy) is not None
+
+
+def test_streams_of_first_attempts_are_as_ever(recovered):
+    assert streams.stream_seed(5, *recovered.stream(1, 0)) == streams.stream_seed(5, "segment", 0, 0, 1)
+    assert recovered.stream(1, 2) == ("segment", 0, 0, 1, "attempt", 2)
