@@ -17,6 +17,7 @@ OutsideWarning          a biased simulation is outside of the training data
 HistoryWarning          hills are missing in the bias of a simulation that continues
 RepairWarning           files of a campaign are damaged, and are made again
 FailureWarning          the process of a walker is started again, or a walker is retired
+ProtocolWarning         a campaign goes on with another protocol, which does not apply to all of it
 
 The command line prints each error as one sentence and ends with exit code 2.
 """
@@ -84,3 +85,7 @@ class RepairWarning(UserWarning):
 
 class FailureWarning(UserWarning):
     """The process of a walker is started again, or a walker is retired; the round goes on."""
+
+
+class ProtocolWarning(UserWarning):
+    """A campaign goes on with another protocol, which does not apply to all of it."""

@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike
 from latf_sampling.campaign import repair, structures
 from latf_sampling.campaign.check import check
 from latf_sampling.campaign.executors import Executor, executor
+from latf_sampling.campaign.extend import extend
 from latf_sampling.campaign.policies import POLICIES
 from latf_sampling.campaign.progress import Progress, StepProgress, silent
+from latf_sampling.campaign.until import Until
 from latf_sampling.core import installation, platforms, storage, streams
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.words import plural
@@ -37,7 +39,7 @@ from latf_sampling.settings import ExternalRound, Protocol, RoundSettings, n_ste
 from latf_sampling.simulation.retirement import refuse_too_many, too_many_retired
 from latf_sampling.simulation.walker import WalkerJob
 from latf_sampling.starts import Starts
-from latf_sampling.starts.files import StartFiles
+from latf_sampling.starts.files import StartFiles, start_of
 from latf_sampling.systems import Molecule
 from latf_sampling.units import TemperatureLike
 
@@ -53,7 +55,8 @@ class Campaign:
     protocol
         A `Protocol`, or the path of its YAML file.
     directory
-        The directory of all files. A campaign that is run again in its directory continues where it was.
+        The directory of all files. A campaign that is run again in its directory continues where it was, also with a
+        protocol that makes it longer or that is learned from in another way, see `latf_sampling.settings.changes`.
     trust
         Whether programs that the protocol names may run, like descriptors of one's own; otherwise only those that this
         user has run before do.
@@ -62,6 +65,8 @@ class Campaign:
     ----------
     records : Records
         Everything that the directory holds.
+    added : int
+        Number of the last rounds that the protocol's file does not have, see `Until`.
 
     Raises
     ------
@@ -77,7 +82,9 @@ class Campaign:
     def __init__(self, protocol: Protocol | str | Path, directory: str | Path, trust: bool = True) -> None:
         installation.check_installation()
         settings = protocol if isinstance(protocol, Protocol) else Protocol.load(protocol)
-        self.records = Records(settings, CampaignDirectory(directory), trust)
+        files = CampaignDirectory(directory)
+        settings, self.added = files.with_added_rounds(settings)
+        self.records = Records(settings, files, trust)
         self._check()
 
     @classmethod
@@ -99,7 +106,12 @@ class Campaign:
         files = CampaignDirectory(directory)
         return cls(files.protocol(), directory, trust)
 
-    def run(self, progress: Progress = lambda step, fraction, words: None, executor_name: str = "local") -> None:
+    def run(
+        self,
+        progress: Progress = lambda step, fraction, words: None,
+        executor_name: str = "local",
+        until: Until | None = None,
+    ) -> None:
         """Run the missing steps to the end.
 
         Parameters
@@ -108,6 +120,8 @@ class Campaign:
             Called with the name of the step, the fraction of it that is done, and a few words.
         executor_name
             Where walkers run: a name in `latf_sampling.campaign.executors.EXECUTORS`.
+        until
+            How well the free-energy difference is to be known: rounds like the last one are added until it is.
 
         Raises
         ------
@@ -115,12 +129,15 @@ class Campaign:
             A step failed; what is finished stays, and `run` continues from there.
         """
         run_walkers = executor(executor_name)
-        with self.directory.acquire(self.protocol):
+        if until is not None:
+            until.check(self.protocol)
+        with self.directory.acquire(self.protocol, extend(self.directory, self.protocol), self.added):
             trust_programs(self.protocol)
             self.store_molecule()
-            for index in range(self.n_rounds):
-                self._simulate(index, run_walkers, progress)
-                self._learn(index, progress)
+            self._run_rounds(run_walkers, progress)
+            while until is not None and until.asks_for_more(self.records, progress):
+                self._add_round()
+                self._run_rounds(run_walkers, progress)
             self._evaluate(run_walkers, progress)
             self._final_starts(progress)
             progress("report", 0.0, "")
@@ -316,6 +333,17 @@ class Campaign:
 
     # Steps of the loop
 
+    def _run_rounds(self, run_walkers: Executor, progress: Progress) -> None:
+        for index in range(self.n_rounds):
+            self._simulate(index, run_walkers, progress)
+            self._learn(index, progress)
+
+    def _add_round(self) -> None:
+        """Go on as with a protocol that has a further round like the last one."""
+        longer, self.added = self.protocol.with_rounds(1), self.added + 1
+        self.directory.replace(longer, extend(self.directory, longer), self.added)
+        self.records = Records(longer, self.directory, self.records.trust)
+
     def _check(self) -> None:
         """Refuse settings that cannot work before anything is written."""
         records = self.records
@@ -355,7 +383,7 @@ class Campaign:
             self._read_external(progress)
             verify_round(self.protocol, self.directory, index)
             return
-        files = self.directory.round(index)
+        files = self.directory.run(self.protocol, index)
         walkers = [files.walker(number) for number in range(len(settings.walkers))]
         step = f"round {index}: simulate" if index < self.n_rounds else "references: simulate"
         segments = n_steps(settings.length, self.protocol.segment)
@@ -370,7 +398,7 @@ class Campaign:
         hills = files.hills if biased else None
         jobs = []
         for number, walker in enumerate(walkers):
-            start = StartFiles(files.starts).arrays(number) if from_model else None
+            start = start_of(files, number) if from_model else None
             jobs.append(
                 WalkerJob(self.protocol, index, number, walker.path, start, learned, hills, self.directory.system)
             )
@@ -378,19 +406,22 @@ class Campaign:
         refuse_too_many(jobs)
 
     def _restart(self, index: int, settings: RoundSettings, progress: Progress) -> None:
-        """Structures for the walkers of a round, by its restart policy."""
-        step = f"round {index}: starts"
-        files, wanted = StartFiles(self.directory.round(index).starts), len(settings.walkers)
-        if not files.complete:
-            seed = streams.stream_seed(self.protocol.seed, step)
-            POLICIES[settings.restart](self.records, index, seed, lambda f, words: progress(step, f, words))
-        table = files.read_table()
-        if table["valid"] < wanted:
-            reasons = "; ".join(sorted({reason for entry in table["rejected"] for reason in entry["reasons"]})[:3])
-            raise SimulationError(
-                f"round {index}: only {table['valid']} of {wanted} walkers have a structure to start from ({reasons}; "
-                f"the complete list is in {files.spreadsheet})."
-            )
+        """Structures for the walkers of a round, by its restart policy; later ones for walkers that were added."""
+        step, directory = f"round {index}: starts", self.directory.round(index)
+        first, wanted = 0, len(settings.walkers)
+        while first < wanted:
+            files = StartFiles(directory.start_set(first))
+            if not files.complete:
+                seed = streams.stream_seed(self.protocol.seed, step, *([first] if first else []))
+                POLICIES[settings.restart](self.records, index, seed, lambda f, words: progress(step, f, words), first)
+            table = files.read_table()
+            if table["valid"] < table["requested"]:
+                reasons = "; ".join(sorted({reason for entry in table["rejected"] for reason in entry["reasons"]})[:3])
+                raise SimulationError(
+                    f"round {index}: only {table['valid']} of {table['requested']} walkers have a structure to start "
+                    f"from ({reasons}; the complete list is in {files.spreadsheet})."
+                )
+            first += table["requested"]
 
     def _learn(self, index: int, progress: Progress) -> None:
         files, step = self.directory.round(index).learning, f"round {index}: learn"

@@ -19,15 +19,16 @@ from latf_sampling.records.records import Records
 from latf_sampling.records.weighting import weightings
 from latf_sampling.starts import Starts
 
-RestartPolicy = Callable[[Records, int, int, StepProgress], None]
-"""Called with the records of the campaign, the index of a round after the first, a seed, and a progress callback, a
-policy writes one structure per walker, as `Starts.save` does, into the folder `starts` of this round. It may write
-fewer than that, or stop at any time and continue when it is called again."""
+RestartPolicy = Callable[[Records, int, int, StepProgress, int], None]
+"""Called with the records of the campaign, the index of a round after the first, a seed, a progress callback, and the
+number of the first walker that needs a structure, a policy writes one structure for this and for each later walker, as
+`Starts.save` does, into the folder `start_set(first)` of this round. It may write fewer than that, or stop at any time
+and continue when it is called again."""
 
 
-def from_flow(records: Records, index: int, seed: int, progress: StepProgress) -> None:
+def from_flow(records: Records, index: int, seed: int, progress: StepProgress, first: int = 0) -> None:
     """Samples of the flow at the temperature of the round, made into structures."""
-    temperatures = records.protocol.all_rounds[index].walkers
+    temperatures = records.protocol.all_rounds[index].walkers[first:]
     structures.generate(
         records,
         temperatures[0],
@@ -37,24 +38,24 @@ def from_flow(records: Records, index: int, seed: int, progress: StepProgress) -
         progress=progress,
         # Every walker has to start somewhere: further samples replace targets that give no structure.
         extra_samples=2 * len(temperatures),
-        directory=records.directory.round(index).starts,
+        directory=records.directory.round(index).start_set(first),
     )
 
 
-def from_archive(records: Records, index: int, seed: int, progress: StepProgress) -> None:
+def from_archive(records: Records, index: int, seed: int, progress: StepProgress, first: int = 0) -> None:
     """Frames drawn at random with their weights in the ensemble at the temperature of the round.
 
     The weights are those of MBAR over all earlier rounds (`latf_sampling.records.weighting`). Velocities are new.
     """
-    temperatures = records.protocol.all_rounds[index].walkers
+    temperatures = records.protocol.all_rounds[index].walkers[first:]
     temperature, count = temperatures[0], len(temperatures)
     rng = streams.stream(seed, "frames")
     archive = records.frames(index - 1)
     weighting = weightings(records, archive, temperature, rng)[-1]
-    first = dict(zip(((w.round_index, w.walker) for w in archive), np.cumsum([0, *map(len, archive)])))
+    begins = dict(zip(((w.round_index, w.walker) for w in archive), np.cumsum([0, *map(len, archive)])))
     sources = np.concatenate(
         [
-            first[walker.round_index, walker.walker] + np.arange(len(walker))[part]
+            begins[walker.round_index, walker.walker] + np.arange(len(walker))[part]
             for walker, part in zip(weighting.walkers, weighting.selected)
         ]
     )
@@ -64,7 +65,7 @@ def from_archive(records: Records, index: int, seed: int, progress: StepProgress
         raise DataError(f"round {index}: the weights of the archived frames at {temperature:g} K are not finite.")
     chosen = sources[rng.choice(len(sources), count, p=weights / weights.sum())]
     starts = _starts(records, index, temperature, chosen, seed, progress)
-    starts.save(records.directory.round(index).starts)
+    starts.save(records.directory.round(index).start_set(first))
 
 
 def _starts(

@@ -31,7 +31,7 @@ def repair_round(records: Records, index: int) -> None:
         Something depends on what is lost: a model was trained on it or evaluated with it, or walkers started from it.
     """
     protocol, directory = records.protocol, records.directory
-    settings, files = protocol.runs[index], directory.round(index)
+    settings, files = protocol.runs[index], directory.run(protocol, index)
     _remove_if_damaged(files.learning.history, files.learning.manifest, "The model is trained again.")
     if isinstance(settings, ExternalRound):  # reading again gives the same, which is verified afterwards
         for damage in list(damages(protocol, directory, index)):
@@ -39,8 +39,10 @@ def repair_round(records: Records, index: int) -> None:
             storage.remove(files.external(damage.number).marker)
         return
     if 0 < index < records.n_rounds:
-        begun = any(files.walker(number).markers() for number in range(len(settings.walkers)))
-        repair_starts(records, StartFiles(files.starts), begun)
+        sets = files.start_sets()
+        for first, end in zip(sets, [*sets[1:], len(settings.walkers)]):
+            begun = any(files.walker(number).markers() for number in range(first, end))
+            repair_starts(records, StartFiles(files.start_set(first)), begun)
     if files.learning.finished or (index == records.n_rounds and directory.evaluation_marker.exists()):
         verify_round(protocol, directory, index)
         return

@@ -177,6 +177,25 @@ def remove_stale(folder: str | Path, stem: str | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
+def move(source: str | Path, target: str | Path) -> None:
+    """Rename a file or a folder on the same disk; what has the new name already is replaced.
+
+    Raises
+    ------
+    StoreError
+        It cannot be renamed; names it.
+    """
+    source, target = Path(source), Path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(source, target)
+        _sync_directory(target.parent)
+    except OSError as error:
+        raise StoreError(f"{source}: cannot be moved to {target} ({reason(error)}).") from error
+
+
 def remove_folder(path: str | Path) -> None:
     """Remove a folder and everything in it."""
     shutil.rmtree(path)

@@ -4,7 +4,8 @@ Each finished task has a manifest (`latf_sampling.core.manifest`), written last,
 
 A campaign's directory::
 
-    protocol.json                 settings of the campaign; another protocol is refused
+    protocol.json                 settings of the campaign; one that changes what was simulated is refused
+    earlier/1/                    the first protocol, where it was changed later, and results that depended on it
     inputs/                       copies of the structure and of other files that the protocol names
     system/                       the simulated molecule, see `latf_sampling.systems.Molecule`
     lock                          locked while a process runs the campaign
@@ -13,7 +14,9 @@ A campaign's directory::
     rounds/00/trajectory-000.json     in place of a walker: an external trajectory's path and checksum; .npz: energies
     rounds/01/hills/walker-00.hills   the hills that a walker has added to the bias so far
     rounds/01/starts/             structures that the walkers of the round started from
+    rounds/01/starts-002/         those of walkers from number 2 on, which were added to the protocol later
     rounds/00/learning/           model.pt, cv.pt, history.json (manifest); training.pt while the model is trained
+    references/walker-00/         the simulations of `evaluate`
     starts/                       structures at the new temperature, see `latf_sampling.starts.Starts`
     evaluation.html, evaluation.json (its manifest), lags.html, report.html
 """
@@ -22,19 +25,25 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from latf_sampling.core.manifest import Manifest, digest
-from latf_sampling.core.storage import atomic_write, remove_folder, remove_stale, try_lock
+from latf_sampling.core.storage import atomic_write, move, remove_folder, remove_stale, try_lock
 from latf_sampling.data.failures import WalkerFailures
 from latf_sampling.errors import RepairWarning, SettingsError, StoreError
 from latf_sampling.settings import Protocol
-from latf_sampling.settings.stored import VERSION
+from latf_sampling.settings.fields import Location, spell
+from latf_sampling.settings.stored import ADDED_ROUNDS, VERSION
 
 LOCK = "lock"
+FAILURES = "failures.json"
+Extend = Callable[[list[Location], Manifest], list[Path]]
+"""Called with the changed keys and the manifest of the stored protocol where a campaign with results gets another
+protocol. It returns the files and folders that do not belong to the new one, or raises a `StoreError`."""
 FAILURES = "failures.json"
 
 
@@ -257,7 +266,19 @@ class RoundDirectory:
     @property
     def starts(self) -> Path:
         """Folder with the structures that the walkers start from."""
-        return self.path / "starts"
+        return self.start_set(0)
+
+    def start_set(self, first: int) -> Path:
+        """Folder with the structures that walkers from a number on start from.
+
+        Walkers that were added to the protocol after the others had begun have a folder of their own.
+        """
+        return self.path / ("starts" if first == 0 else f"starts-{first:03d}")
+
+    def start_sets(self) -> list[int]:
+        """The first walker of each folder of structures, in order; 0 is always there."""
+        later = (path.name.removeprefix("starts-") for path in self.path.glob("starts-*"))
+        return [0, *sorted(int(number) for number in later if number.isdecimal())]
 
     @property
     def learning(self) -> LearningDirectory:
@@ -283,6 +304,31 @@ class CampaignDirectory:
 
     def round(self, index: int) -> RoundDirectory:
         return RoundDirectory(self.path / "rounds" / f"{index:02d}")
+
+    def run(self, protocol: Protocol, index: int) -> RoundDirectory:
+        """The folder of an entry of `Protocol.runs`: of a round, or of the simulations of `evaluate`."""
+        rounds = len(protocol.all_rounds)
+        return self.round(index) if index < rounds else self.references(rounds)
+
+    def references(self, rounds: int) -> RoundDirectory:
+        """The folder of the simulations of `evaluate`; in version 0.2 that after the last of so many rounds."""
+        old = self.round(rounds)
+        files = RoundDirectory(self.path / "references")
+        return old if old.path.exists() and not files.path.exists() else files
+
+    @property
+    def earlier(self) -> Path:
+        """Folder of earlier protocols of this campaign, each with its results that depended on it."""
+        return self.path / "earlier"
+
+    def versions(self) -> list[Manifest]:
+        """The earlier protocols of this campaign, in order.
+
+        Their content has the further keys "stored" and "replaced", the times in UTC from and until which they held.
+        """
+        numbers = sorted(int(path.name) for path in self.earlier.glob("*") if path.name.isdecimal())
+        files = [self.earlier / str(number) / self._protocol.name for number in numbers]
+        return [Manifest.load(file) for file in files if file.exists()]
 
     @property
     def inputs(self) -> Path:
@@ -347,12 +393,32 @@ class CampaignDirectory:
             raise StoreError(damaged)
         return protocol
 
+    def with_added_rounds(self, protocol: Protocol) -> tuple[Protocol, int]:
+        """A protocol with the rounds that this campaign has beyond its file, and their number, see `ADDED_ROUNDS`."""
+        if not self._protocol.exists():
+            return protocol, 0
+        content = self._stored().content
+        rounds, added = content.get("rounds"), content.get(ADDED_ROUNDS, 0)
+        missing = len(rounds) - len(protocol.rounds) if isinstance(rounds, list) else 0
+        if not (protocol.rounds and isinstance(added, int) and 0 <= missing <= added):
+            return protocol, 0
+        return protocol.with_rounds(missing), missing or added
+
     @contextmanager
-    def acquire(self, protocol: Protocol) -> Iterator[None]:
+    def acquire(self, protocol: Protocol, extend: Extend | None = None, added: int = 0) -> Iterator[None]:
         """Lock the directory for one process and one protocol, which is stored if the directory is new.
 
         A protocol that means the same as the stored one replaces it, and so does any protocol as long as nothing is
         simulated or learned.
+
+        Parameters
+        ----------
+        protocol
+            The settings.
+        extend
+            What of the campaign does not belong to a protocol that means something else; `None` refuses one.
+        added
+            Number of its last rounds that are copies, which the protocol's file does not have.
 
         Raises
         ------
@@ -368,15 +434,28 @@ class CampaignDirectory:
             raise StoreError(f"{self.path}: another process is running this campaign.")
         with lock:
             if self._protocol.exists():
-                self._replace(protocol)
+                self.replace(protocol, extend or self.refuse, added)
             else:
                 self._refuse_other_files()
-                self._store(protocol)
+                self._store(protocol, added)
             remove_stale(self.path)
             try:
                 yield
             finally:
                 remove_stale(self.path)  # of walkers that were stopped while they wrote
+
+    def refuse(self, locations: Sequence[Location], stored: Manifest) -> list[Path]:
+        """Refuse a protocol that differs from the stored one in these keys.
+
+        Raises
+        ------
+        StoreError
+            Always; names the keys.
+        """
+        raise StoreError(
+            f"{self.path}: was made with other settings ({', '.join(map(spell, locations))}); go on with those, or "
+            "give another directory."
+        )
 
     def _stored(self) -> Manifest:
         if not self._protocol.exists():
@@ -387,39 +466,61 @@ class CampaignDirectory:
     @staticmethod
     def _restates(manifest: Manifest, protocol: Protocol) -> bool:
         """Whether the protocol is what the manifest was made of."""
-        content = json.loads(protocol.canonical())
-        version = {key: value for key, value in manifest.content.items() if key == VERSION}
-        return manifest.digest == digest({**content, **version}, manifest.files)
+        own = {key: value for key, value in manifest.content.items() if key in (VERSION, ADDED_ROUNDS)}
+        return manifest.digest == digest({**json.loads(protocol.canonical()), **own}, manifest.files)
 
-    def _replace(self, protocol: Protocol) -> None:
-        """Store a protocol in place of another one, if both mean the same."""
+    def replace(self, protocol: Protocol, extend: Extend, added: int = 0) -> None:
+        """Store a protocol in place of another one; the directory is locked already, see `acquire`."""
         stored = self._stored()
         restated = self._restates(stored, protocol)
         damaged = stored.changed and not restated
         try:
-            keys = [] if restated else protocol.differences(stored.content)
+            changes: list[Location] = [] if restated else protocol.changes(stored.content)
         except StoreError as error:
-            keys = [str(error).partition(":")[0]]
             if not damaged:
                 raise StoreError(f"{self._protocol}: {error}") from error
-        if keys and not self.has_results():
+            changes = [(str(error).partition(":")[0],)]
+        superseded: list[Path] = []
+        if changes and not self.has_results():
             for folder in (self.inputs, self.system, self.path / "rounds"):
                 if folder.exists():
                     remove_folder(folder)
-        elif keys and damaged:
+        elif changes and damaged:
             raise StoreError(
-                f"{self._protocol}: was changed after the campaign was made ({', '.join(keys)}); restore it."
+                f"{self._protocol}: was changed after the campaign was made ({', '.join(map(spell, changes))}); "
+                "restore it."
             )
-        elif keys:
-            raise StoreError(
-                f"{self.path}: was made with other settings ({', '.join(keys)}); "
-                "go on with those, or give another directory."
-            )
+        elif changes:
+            superseded = extend(changes, stored)
         lost = [self._protocol] * stored.changed or stored.damaged()
-        if lost and not keys:
+        if lost and not changes:
             warnings.warn(f"{lost[0]}: is missing or was changed. It is written again.", RepairWarning, stacklevel=2)
-        if lost or stored.content != json.loads(protocol.canonical()):
-            self._store(protocol)
+        content = {**json.loads(protocol.canonical()), **_added(added)}
+        if self.has_results() and _settings(content) != _settings(stored.content):
+            self._set_aside(stored, superseded)
+        if lost or stored.content != content:
+            self._store(protocol, added)
+
+    def _set_aside(self, stored: Manifest, superseded: Sequence[Path]) -> None:
+        """Keep a protocol that another one will replace, and results that belong to it alone.
+
+        The new protocol is stored after this. If it is interrupted in between, the same is done again.
+        """
+        versions = self.versions()
+        times = ("stored", "replaced")
+        kept = {key: value for key, value in versions[-1].content.items() if key not in times} if versions else None
+        folder = self.earlier / str(len(versions) + (kept != stored.content))
+        if kept != stored.content:
+            began = datetime.fromtimestamp(self._protocol.stat().st_mtime, timezone.utc)
+            dates = zip(times, (moment.isoformat(timespec="seconds") for moment in (began, datetime.now(timezone.utc))))
+            Manifest.write(folder / self._protocol.name, {**stored.content, **dict(dates)})
+        for path in superseded:
+            if path.exists():
+                move(path, folder / path.relative_to(self.path))
+        content = stored.content
+        old = self.references(len(content.get("rounds") or ()) + bool(content.get("from_trajectories"))).path
+        if old.exists() and old.parent.name == "rounds":  # of version 0.2, where a further round may be now
+            move(old, self.path / "references")
 
     def has_results(self) -> bool:
         """Whether anything was simulated or learned, which takes longer than reading trajectories."""
@@ -439,12 +540,22 @@ class CampaignDirectory:
             names = ", ".join(sorted(others)[:3])
             raise StoreError(f"{self.path}: holds other files ({names}); give an empty directory.")
 
-    def _store(self, protocol: Protocol) -> None:
+    def _store(self, protocol: Protocol, added: int) -> None:
         copies = [(self.inputs / name, content) for name, content in protocol.inputs().items()]
         for path, content in copies:
             with atomic_write(path) as temporary:
                 temporary.write_bytes(content)
-        Manifest.write(self._protocol, json.loads(protocol.canonical()), [path for path, _ in copies])
+        settings = {**json.loads(protocol.canonical()), **_added(added)}
+        Manifest.write(self._protocol, settings, [path for path, _ in copies])
+
+
+def _added(rounds: int) -> dict[str, int]:
+    return {ADDED_ROUNDS: rounds} if rounds else {}
+
+
+def _settings(content: Mapping) -> dict:
+    """A stored protocol without the version of the package."""
+    return {key: value for key, value in content.items() if key != VERSION}
 
 
 def locate_model(path: str | Path) -> tuple[Path, int] | None:

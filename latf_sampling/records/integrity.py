@@ -11,7 +11,7 @@ from latf_sampling.core.storage import checksum
 from latf_sampling.data.layout import CampaignDirectory, RoundDirectory
 from latf_sampling.errors import StoreError
 from latf_sampling.settings import ExternalRound, Protocol, n_steps
-from latf_sampling.starts.files import StartFiles
+from latf_sampling.starts.files import StartFiles, start_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Damage:
 
 def damages(protocol: Protocol, directory: CampaignDirectory, index: int) -> Iterator[Damage]:
     """What is wrong with each walker or external trajectory of a round, as far as the round has come."""
-    settings, files = protocol.runs[index], directory.round(index)
+    settings, files = protocol.runs[index], directory.run(protocol, index)
     for number in range(len(settings.walkers)):
         if isinstance(settings, ExternalRound):
             found = _external_damage(files, number)
@@ -53,7 +53,7 @@ def inputs(protocol: Protocol, directory: CampaignDirectory, index: int) -> dict
     StoreError
         A manifest was changed.
     """
-    settings, files = protocol.runs[index], directory.round(index)
+    settings, files = protocol.runs[index], directory.run(protocol, index)
     numbers = range(len(settings.walkers))
     if isinstance(settings, ExternalRound):
         externals = [files.external(number) for number in numbers]
@@ -114,7 +114,7 @@ def verify_round(protocol: Protocol, directory: CampaignDirectory, index: int) -
     StoreError
         A file is missing or was changed; names it, and says what to do.
     """
-    files = directory.round(index)
+    files = directory.run(protocol, index)
     for damage in damages(protocol, directory, index):
         raise StoreError(f"{damage.reason} {advice(directory, index)}")
     _verify_origin(protocol, directory, index)
@@ -187,7 +187,7 @@ def _external_damage(files: RoundDirectory, number: int) -> Damage | None:
 
 def _verify_origin(protocol: Protocol, directory: CampaignDirectory, index: int) -> None:
     """Refuse walkers that did not start from the structures, or were not biased along the variable, that are there."""
-    settings, files = protocol.runs[index], directory.round(index)
+    settings, files = protocol.runs[index], directory.run(protocol, index)
     walkers = [files.walker(number) for number in range(len(settings.walkers))]
     firsts = {k: walker.segment(0).manifest() for k, walker in enumerate(walkers) if walker.markers()}
     biased = [first for first in firsts.values() if "variable" in first.content]
@@ -207,14 +207,14 @@ def _verify_origin(protocol: Protocol, directory: CampaignDirectory, index: int)
                 )
     started = {number: first for number, first in firsts.items() if "start" in first.content}
     if started:
-        starts = StartFiles(files.starts)
         try:
-            starts.read_table()  # verifies all files of the set
+            for folder in {start_of(files, number).parent for number in started}:
+                StartFiles(folder).read_table()  # verifies all files of the set
         except StoreError as error:
             raise StoreError(f"{error} The walkers of round {index} started from these structures.") from error
         for number, first in started.items():
-            if checksum(starts.arrays(number)) != first.content["start"]:
-                raise StoreError(f"{starts.arrays(number)}: is not the structure that {first.path} started from.")
+            if checksum(start_of(files, number)) != first.content["start"]:
+                raise StoreError(f"{start_of(files, number)}: is not the structure that {first.path} started from.")
 
 
 def _product(manifest: Manifest) -> str:

@@ -159,7 +159,7 @@ class Records(Setup):
         if self._is_external(frames.round_index):
             summary = self.directory.round(0).external(frames.walker).manifest().content
             return [{"path": summary["path"], "sha256": summary["sha256"]}]
-        walker = self.directory.round(frames.round_index).walker(frames.walker)
+        walker = self.directory.run(self.protocol, frames.round_index).walker(frames.walker)
         trajectories = [walker.segment(index).trajectory for index in range(len(walker.markers()))]
         return [{"path": str(path), "sha256": storage.checksum(path)} for path in trajectories]
 
@@ -173,7 +173,7 @@ class Records(Setup):
         verify_round(self.protocol, self.directory, index)
         if self._is_external(index):
             return list(self.external_frames())
-        files = self.directory.round(index)
+        files = self.directory.run(self.protocol, index)
         walkers = [files.walker(number) for number in range(len(self.protocol.runs[index].walkers))]
         return [
             WalkerFrames.load(walker.path, self.topology, index, number)

@@ -40,7 +40,7 @@ def _simulation(
     protocol: Protocol, directory: CampaignDirectory, index: int, settings: RoundSettings, name: str
 ) -> dict:
     segments = n_steps(settings.length, protocol.segment)
-    walkers = [directory.round(index).walker(number) for number in range(len(settings.walkers))]
+    walkers = [directory.run(protocol, index).walker(number) for number in range(len(settings.walkers))]
     stopped = [walker.stop_reason() is not None for walker in walkers]
     failures = [walker.failures() for walker in walkers]
     ended = [halted or failed.retired is not None for halted, failed in zip(stopped, failures)]

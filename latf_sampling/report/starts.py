@@ -33,12 +33,15 @@ def section(records: Records, estimates: Estimates) -> str:
         else:
             parts.append(page.missing("These structures are not generated yet."))
     for before, entry in zip(records.rounds, records.rounds[1:]):
-        structures = records.starts(records.directory.round(entry.index).starts)
-        if before.learned is not None and structures is not None:
-            parts += [
-                page.heading(f"For round {entry.index}"),
-                *_set(records, before.index, before.learned, *structures),
-            ]
+        files = records.directory.round(entry.index)
+        for first in files.start_sets():
+            structures = records.starts(files.start_set(first))
+            if before.learned is not None and structures is not None:
+                later = f", from walker {first} on" if first else ""
+                parts += [
+                    page.heading(f"For round {entry.index}{later}"),
+                    *_set(records, before.index, before.learned, *structures),
+                ]
     return page.section("Generated structures", *(parts or [page.missing("No structures are generated yet.")]))
 
 

@@ -502,8 +502,30 @@ class Protocol(Settings):
         >>> protocol.differences(json.loads(protocol.canonical()))  # doctest: +SKIP
         []
         """
+        return [spell(location) for location in self.changes(content)]
+
+    def changes(self, content: dict[str, Any]) -> list[Location]:
+        """As `differences`, the locations of the keys; sections that one of two lists lacks have a location each.
+
+        Raises
+        ------
+        StoreError
+            As by `differences`.
+        """
         stored.check_version(content, "protocol.json")
         return list(stored.differences(self._content(), content, [Protocol]))
+
+    def with_rounds(self, count: int) -> Protocol:
+        """This protocol with so many more rounds, copies of the last one.
+
+        Raises
+        ------
+        SettingsError
+            There is no round to repeat, or the last one cannot be repeated; names the key.
+        """
+        if count and not self.rounds:
+            raise SettingsError("rounds: there is none to repeat; the protocol only reads external trajectories.")
+        return Protocol(**{**dict(self), "rounds": (*self.rounds, *self.rounds[-1:] * count)}) if count else self
 
     def made_from(self) -> str:
         """The part of `canonical` that the molecule depends on, in one line."""

@@ -22,9 +22,12 @@ from latf_sampling.settings.fields import Location, leaves, spell
 
 VERSION = "version"
 """Key of the version of the package that made a campaign."""
+ADDED_ROUNDS = "rounds_added"
+"""Key of the number of rounds, copies of the last one, that a campaign has beyond those of its protocol's file."""
 FIRST = "0.2.0"
 """Protocols without a version were stored by this version or an earlier one."""
-IRRELEVANT = {("name",), ("system", "platform"), (VERSION,)}
+_OWN = {VERSION, ADDED_ROUNDS}
+IRRELEVANT = {("name",), ("system", "platform"), (VERSION,), (ADDED_ROUNDS,)}
 """Keys that change neither physics nor results."""
 REMARKS = (
     *(b"HEADER", b"OBSLTE", b"TITLE ", b"SPLIT ", b"CAVEAT", b"COMPND", b"SOURCE", b"KEYWDS", b"EXPDTA", b"NUMMDL"),
@@ -72,8 +75,8 @@ def same_molecule(new: str, old: str, model: type[BaseModel]) -> bool:
         return True
     try:
         one, other = json.loads(new), json.loads(old)
-        changed = differences(one["system"], other["system"], [model], ("system",))
-        return one["seed"] == other["seed"] and next(changed, None) is None
+        differing = differences(one["system"], other["system"], [model], ("system",))
+        return one["seed"] == other["seed"] and next(differing, None) is None
     except (ValueError, KeyError, TypeError):  # texts of other origin
         return False
 
@@ -112,8 +115,8 @@ def _numbers(version: Any) -> tuple[int, ...]:
 
 
 def without_version(content: dict[str, Any]) -> dict[str, Any]:
-    """A stored protocol without the version, and with the bare name of each file."""
-    return {key: _names(value) for key, value in content.items() if key != VERSION}
+    """A stored protocol without what is no setting, and with the bare name of each file."""
+    return {key: _names(value) for key, value in content.items() if key not in _OWN}
 
 
 def _names(value: Any) -> Any:
@@ -124,8 +127,8 @@ def _names(value: Any) -> Any:
     return [_names(item) for item in value] if isinstance(value, list) else value
 
 
-def differences(new: Any, old: Any, models: Sequence[type[BaseModel]], location: Location = ()) -> Iterator[str]:
-    """Keys in which the protocol of a campaign differs in what it means from a new one.
+def differences(new: Any, old: Any, models: Sequence[type[BaseModel]], location: Location = ()) -> Iterator[Location]:
+    """Locations of keys in which the protocol of a campaign differs in what it means from a new one.
 
     Parameters
     ----------
@@ -144,10 +147,10 @@ def differences(new: Any, old: Any, models: Sequence[type[BaseModel]], location:
         return
     if is_file(new) and is_file(old):
         if new["sha256"] != old["sha256"] and new.get("counted", "new") != old.get("counted", "old"):
-            yield spell(location)
+            yield location
     elif isinstance(new, dict) and isinstance(old, dict):
         known = {key: field for model in models for key, field in model.model_fields.items()}
-        unknown = sorted(old.keys() - known.keys() - {VERSION}) if models else []
+        unknown = sorted(old.keys() - known.keys() - _OWN) if models else []
         if unknown:
             raise StoreError(
                 f"{spell((*location, unknown[0]))}: latf_sampling {__version__} has no such key any more; continue the "
@@ -157,18 +160,20 @@ def differences(new: Any, old: Any, models: Sequence[type[BaseModel]], location:
         for key in sorted(new.keys() | old.keys()):
             here, field = (*location, key), own.get(key)
             if key in new and key in old:
-                yield from differences(new[key], old[key], _models(field), here)
+                yield from differences(new[key], old[key], models_of(field), here)
             elif key in old or field is None or new[key] != _default(field):
                 if here not in IRRELEVANT:
-                    yield spell(here)
-    elif isinstance(new, list) and isinstance(old, list) and len(new) == len(old):
+                    yield here
+    elif isinstance(new, list) and isinstance(old, list) and (models or len(new) == len(old)):
         for index, (one, other) in enumerate(zip(new, old)):
             yield from differences(one, other, models, (*location, index))
+        for index in range(min(len(new), len(old)), max(len(new), len(old))):  # sections that one of them lacks
+            yield (*location, index)
     else:
-        yield spell(location)
+        yield location
 
 
-def _models(field: FieldInfo | None) -> list[type[BaseModel]]:
+def models_of(field: FieldInfo | None) -> list[type[BaseModel]]:
     """The settings that a field may hold."""
     parts = [] if field is None else leaves(field.annotation, *field.metadata)
     return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]

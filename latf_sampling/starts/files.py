@@ -8,6 +8,7 @@ import numpy as np
 
 from latf_sampling.core.arrays import read_npz
 from latf_sampling.core.manifest import Manifest
+from latf_sampling.data.layout import RoundDirectory
 from latf_sampling.errors import DataError, StoreError
 
 FORMATS = ("pdb", "cif")
@@ -102,3 +103,15 @@ class StartFiles:
             return read_npz(path)
         except DataError as error:
             raise StoreError(str(error)) from error
+
+
+def start_of(files: RoundDirectory, walker: int) -> Path:
+    """The arrays of the structure that a walker of a round starts from.
+
+    Examples
+    --------
+    >>> start_of(RoundDirectory(Path("rounds/01")), 3).as_posix()
+    'rounds/01/starts/start-003.npz'
+    """
+    first = max(number for number in files.start_sets() if number <= walker)
+    return StartFiles(files.start_set(first)).arrays(walker - first)

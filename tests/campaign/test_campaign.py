@@ -224,7 +224,7 @@ def test_a_second_run_does_nothing_but_the_report(copy, monkeypatch):
     ("changes", "key"),
     [
         ({"seed": 2}, "seed"),
-        ({"learning": {**TINY["learning"], "lag": "0.3 ps"}}, r"learning\.lag"),
+        ({"integrator": {"timestep": "2 fs"}}, r"integrator\.timestep"),
         ({"system": {**TINY["system"], "constraints": "all-bonds"}}, r"system\.constraints"),
     ],
 )
