@@ -735,19 +735,19 @@ def free_energy_history(system: type[System], run: dict) -> np.ndarray:
 
 
 def score(options: argparse.Namespace, system: str, variable: str, seed: int, width: float) -> float:
-    """Crossings per ns that are expected along a variable from its training frames alone.
-
-    Between the states of "ours" with the same seed, for all variables.
-    """
+    """Crossings per ns that are expected along a variable from its training frames alone, of all events together."""
+    kind = SYSTEMS[system]()
     cv, frames = cv_of(options, system, variable, seed), training_frames(options.output, system, options.data_ns)
-    cv_of(options, system, "ours", seed)
-    model = LaTF.load(variable_file(options, system, "ours", seed).with_suffix(".model"))
-    series = [
-        LatentSeries(cv(positions), model.assign(x), temperature)
-        for positions, x, temperature in zip(frames.positions, frames.x, TEMPERATURES)
-    ]
+    u = [cv(positions) for positions in frames.positions]
     hills = Hills(width * cv.sigma, HEIGHT, BIAS_FACTOR, FREQUENCY * TIMESTEP)
-    return expected_crossings(series, hills, TEMPERATURE, STRIDE * TIMESTEP, seed, options.ns).crossings
+    topology = as_mdtraj(kind.molecule(options.output).topology)
+    events = [kind.events(mdtraj.Trajectory(positions, topology)).T for positions in frames.positions]
+    total, (low, high) = 0.0, kind.cores
+    for event in zip(*events):
+        states = [np.where(distance < low, 0, np.where(distance > high, 1, -1)) for distance in event]
+        series = [LatentSeries(*each) for each in zip(u, states, TEMPERATURES)]
+        total += expected_crossings(series, hills, TEMPERATURE, STRIDE * TIMESTEP, seed, options.ns).crossings
+    return total
 
 
 def evaluate(options: argparse.Namespace, system: str, variable: str, reference: np.ndarray) -> dict:

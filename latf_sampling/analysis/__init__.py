@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from latf_sampling.analysis.blocks import statistical_inefficiency
     from latf_sampling.analysis.convergence import Convergence
-    from latf_sampling.analysis.crossing_rates import CrossingRate, Hills, LatentSeries, expected_crossings
+    from latf_sampling.analysis.crossing_cells import Hills, LatentSeries
+    from latf_sampling.analysis.crossing_rates import CrossingRate, expected_crossings
     from latf_sampling.analysis.differences import Difference, free_energy_difference
     from latf_sampling.analysis.surfaces import Profile, Surface, free_energy_profile, free_energy_surface
     from latf_sampling.analysis.torsions import crossings, signed_distance, torsion_values
@@ -26,8 +27,8 @@ _MODULES = {
     "statistical_inefficiency": "blocks",
     "Convergence": "convergence",
     "CrossingRate": "crossing_rates",
-    "Hills": "crossing_rates",
-    "LatentSeries": "crossing_rates",
+    "Hills": "crossing_cells",
+    "LatentSeries": "crossing_cells",
     "expected_crossings": "crossing_rates",
     "Difference": "differences",
     "free_energy_difference": "differences",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from latf_sampling.analysis.crossing_rates import Hills
+from latf_sampling.analysis.crossing_cells import Hills
 from latf_sampling.data.dataset import Series
 from latf_sampling.errors import ExtrapolationWarning
 from latf_sampling.learning.training.restarts import model_crossings

@@ -41,7 +41,7 @@ def series():
 
 
 SLOW, FAST = Linear(lambda x: x[:, 0]), Linear(lambda x: x[:, 1])
-MIXED = Linear(lambda x: x[:, 0] + 0.5 * x[:, 1])
+MIXED = Linear(lambda x: x[:, 0] + 0.2 * x[:, 1])
 STEP = Linear(lambda x: torch.tanh(100 * x[:, 0]))
 
 
@@ -58,7 +58,7 @@ def test_models_are_ranked_by_how_slow_and_even_their_variable_is(series):
     step, fast, slow = (known(dict(ranked)[index]) for index in (1, 0, 3))
     assert step.note == "too steep"
     assert step.crossings == 0
-    assert fast.crossings < 0.3 * slow.crossings  # not more than plain dynamics
+    assert fast.crossings < 0.5 * slow.crossings  # not more than plain dynamics
 
 
 def test_a_model_with_one_state_comes_last(series):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from latf_sampling.analysis.crossing_rates import CrossingRate, Hills, LatentSeries, expected_crossings
+from latf_sampling.analysis.crossing_cells import Hills, LatentSeries
+from latf_sampling.analysis.crossing_rates import CrossingRate, expected_crossings
 from latf_sampling.data.dataset import CHUNK, Dataset, Series
 from latf_sampling.errors import DataError
 from latf_sampling.learning.model import HILLS_PER_RANGE, LaTF
