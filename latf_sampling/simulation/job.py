@@ -40,7 +40,13 @@ class WalkerJob:
     @property
     def name(self) -> str:
         """Name of the walker for people."""
-        return f"round {self.round_index}, walker {self.walker}"
+        run = "references" if self.is_reference else f"round {self.round_index}"
+        return f"{run}, walker {self.walker}"
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it belongs to the simulations of `evaluate`."""
+        return self.round_index == len(self.protocol.all_rounds)
 
     @property
     def temperature(self) -> float:
@@ -68,5 +74,6 @@ class WalkerJob:
 
     def stream(self, segment: int, attempt: int) -> tuple[str | int, ...]:
         """Name of the random stream of an attempt at a segment."""
-        name = ("segment", self.round_index, self.walker, segment)
+        run = "references" if self.is_reference else self.round_index  # the same when a round is added
+        name = ("segment", run, self.walker, segment)
         return (*name, "attempt", attempt) if attempt else name

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy as copies
+import math
 import re
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +19,14 @@ from latf_sampling.campaign import campaign as loop
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.campaign.extend import extend
 from latf_sampling.campaign.policies import POLICIES
+from latf_sampling.campaign.until import Until
 from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.data.layout import CampaignDirectory
-from latf_sampling.errors import ProtocolWarning, StoreError
+from latf_sampling.errors import ProtocolWarning, SettingsError, StoreError
 from latf_sampling.records.records import Records
 from latf_sampling.settings import Protocol
+from latf_sampling.simulation.job import WalkerJob
 from latf_sampling.starts.files import start_of
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
@@ -286,6 +290,15 @@ def simulate(folder: Path, directory: Path, **changes) -> Records:
     return Records.load(directory)
 
 
+def test_references_are_the_same_in_a_campaign_of_more_rounds(tmp_path):
+    jobs = []
+    for rounds in (PLAIN["rounds"], PLAIN["rounds"] * 2):
+        content = {**PLAIN, "rounds": rounds, "evaluate": TINY_WELLS["evaluate"]}
+        (tmp_path / "protocol.yaml").write_text(yaml.safe_dump(content))
+        jobs.append(WalkerJob(Protocol.load(tmp_path / "protocol.yaml"), len(rounds), 0, tmp_path))
+    assert jobs[0].stream(3, 0) == jobs[1].stream(3, 0) and jobs[1].name == "references, walker 0"
+
+
 def test_an_extended_round_is_the_one_that_was_longer_from_the_beginning(tmp_path, unlearned):
     rounds = [{"walkers": ["1 kJ/mol", "2 kJ/mol"], "length": "50 ps"}]
     simulate(tmp_path / "given", tmp_path / "grown")
@@ -320,3 +333,93 @@ def test_structures_for_walkers_that_are_added(copy, tmp_path, monkeypatch):
                      [("starts", 0), ("starts-001", 0), ("starts-002", 0), ("starts-002", 1)]]  # fmt: skip
     after = contents(copy)
     assert all(after[name] == value for name, value in before.items() if name.startswith("rounds/02/starts/"))
+
+
+# ------------------------------------------------------------------------------------------------------- --until -----
+
+
+OBSERVED = {"observe": TINY_WELLS["observe"], "rounds": [{"walkers": ["1 kJ/mol"], "length": "10 ps"}]}
+
+
+@pytest.fixture
+def errors(monkeypatch):
+    """Errors of the free-energy difference, one after the other, in kJ/mol."""
+    values: list[float | None] = []
+
+    def estimates(records):
+        value = values.pop(0)
+        return SimpleNamespace(pooled=None if value is None else SimpleNamespace(error=value))
+
+    monkeypatch.setattr("latf_sampling.campaign.until.Estimates.from_records", estimates)
+    monkeypatch.setattr(loop.Campaign, "_restart", lambda *arguments: None)
+    monkeypatch.setattr(loop.repair, "repair_starts", lambda *arguments, **options: None)
+    monkeypatch.setattr("latf_sampling.campaign.campaign.start_of", lambda *arguments: None)
+    return values
+
+
+def run_until(folder: Path, until: Until | None, **changes) -> Records:
+    folder.mkdir(exist_ok=True)
+    (folder / "protocol.yaml").write_text(yaml.safe_dump({**PLAIN, **OBSERVED, **changes}))
+    run_in_process(Campaign(folder / "protocol.yaml", folder / "run"), until=until)
+    return Records.load(folder / "run")
+
+
+def test_rounds_are_added_until_the_error_is_small(tmp_path, unlearned, errors):
+    errors += [None, math.nan, 0.5, 0.3]
+    until = Until(0.3)
+    records = run_until(tmp_path, until)
+    assert errors == [] and until.reached == 0.3
+    assert [len(walker) for walker in records.frames()] == [100] * 4
+    versions = records.directory.versions()
+    assert [len(version.content["rounds"]) for version in versions] == [1, 2, 3]
+    # The same command, without the option or with it, and the campaign by its directory go on with these rounds.
+    assert len(run_until(tmp_path, None).protocol.rounds) == 4
+    run_in_process(Campaign.load(tmp_path / "run"))
+    errors += [0.3, 0.1]
+    assert len(run_until(tmp_path, Until(0.2)).protocol.rounds) == 5
+    # A protocol with a round of its own has that in place of a copy, and one more beyond them is one more.
+    assert len(run_until(tmp_path, None, rounds=OBSERVED["rounds"] * 2).protocol.rounds) == 5
+    assert len(run_until(tmp_path, None, rounds=OBSERVED["rounds"] * 6).protocol.rounds) == 6
+    with pytest.raises(StoreError, match=r"rounds\[1\]: this round was simulated, and the protocol lacks it"):
+        run_until(tmp_path, None)
+
+
+def test_rounds_that_are_added_have_an_end(tmp_path, unlearned, errors):
+    errors += [1.0, 0.9]
+    until = Until(0.3, max_rounds=2)
+    assert len(run_until(tmp_path, until).protocol.rounds) == 2
+    assert until.words == "the error of the free-energy difference is 0.9 kJ/mol; 0.3 kJ/mol are wanted"
+
+
+def test_an_added_round_that_was_interrupted_goes_on(tmp_path, unlearned, errors, monkeypatch):
+    def interrupted(self, index, *arguments):
+        raise KeyboardInterrupt
+
+    errors += [1.0]
+    simulate = loop.Campaign._simulate
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Campaign, "_simulate", lambda self, index, *rest:
+                      (interrupted if index else simulate)(self, index, *rest))  # fmt: skip
+        with pytest.raises(KeyboardInterrupt):
+            run_until(tmp_path, Until(0.3))
+    errors += [0.1]
+    assert len(run_until(tmp_path, Until(0.3)).frames()) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"observe": None}, r"observe: without this key"),
+        ({"rounds": TINY_WELLS["rounds"]}, r"rounds\[1\]\.walkers: .* must share a temperature"),
+    ],
+)
+def test_what_cannot_be_run_until_an_error_is_refused_before_anything_is_written(tmp_path, changes, words):
+    with pytest.raises(SettingsError, match=words):
+        run_until(tmp_path, Until(0.3), **changes)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [(0,), (-1.0,), (math.nan,), (1.0, 0), ("0.2",)])
+def test_errors_that_cannot_be_reached_are_refused(arguments):
+    with pytest.raises(SettingsError, match="until"):
+        Until(*arguments)

@@ -330,7 +330,7 @@ def _finished(name: str, protocol: Callable[[Path], Path], run: Callable[[Campai
     return shared / name / "run"
 
 
-def run_in_process(campaign: Campaign) -> None:
+def run_in_process(campaign: Campaign, **options) -> None:
     """Run a campaign whose walkers run one after the other in this process.
 
     A process takes five seconds to import what a walker needs. The tiny campaign, and those that tests interrupt, run
@@ -346,4 +346,4 @@ def run_in_process(campaign: Campaign) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(executors.EXECUTORS, "here", one_after_the_other)
-        campaign.run(executor_name="here")
+        campaign.run(executor_name="here", **options)
