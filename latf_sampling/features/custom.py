@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import operator
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -95,13 +96,16 @@ def _execute(file: Path, where: str) -> ModuleType:
     """The Python module of a file."""
     if not file.is_file():
         raise SettingsError(f"{where}.file: there is no file {file}.")
-    spec = importlib.util.spec_from_file_location(f"latf_custom_{file.stem}", file)
+    name = f"latf_custom_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or file.suffix != ".py":
         raise SettingsError(f"{where}.file: {file} is not a Python file; its name has to end in .py.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
     try:
         # Not by the module's loader: it would rather run bytecode in __pycache__, which may be that of other code.
         exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
+        del sys.modules[name]
         raise SettingsError(f"{where}.file: {file} fails: {type(error).__name__}: {error}") from error
     return module

@@ -19,7 +19,7 @@ from latf_sampling.report import charts, page, words
 from latf_sampling.report.estimates import Estimates, target_temperature
 from latf_sampling.settings import MetadynamicsSettings
 
-FRAMES = 50_000
+FRAMES = 20_000
 """At most so many frames, the first ones of each walker, show what a variable is worth."""
 
 

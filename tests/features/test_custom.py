@@ -62,6 +62,19 @@ def test_example(frames):
     check_descriptors(frames, SHAPE)
 
 
+def test_a_file_with_dataclasses(frames, own):
+    """They look their module up in sys.modules, for annotations that are texts."""
+    spec = own(DISTANCE)
+    file = Path(spec[0]["custom"]["file"])
+    table = "from dataclasses import dataclass, KW_ONLY\n@dataclass\nclass Table:\n    _: KW_ONLY\n    last: int = 5\n"
+    file.write_text("from __future__ import annotations\n" + table + file.read_text())
+    assert np.allclose(
+        Features(frames.topology, spec)(frames.xyz)[:, 0],
+        np.linalg.norm(frames.xyz[:, 5] - frames.xyz[:, 4], axis=-1),
+        atol=1e-6,
+    )
+
+
 def test_an_exported_variable_does_without_the_file(frames, own, tmp_path):
     features = Features(frames.topology, [*own(DISTANCE, last=8), {"torsions": "phi psi"}])
     x = features.transform(frames)
