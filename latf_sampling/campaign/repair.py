@@ -44,9 +44,9 @@ def repair_round(records: Records, index: int) -> None:
             begun = any(files.walker(number).markers() for number in range(first, end))
             repair_starts(records, StartFiles(files.start_set(first)), begun)
     if files.learning.finished or (index == records.n_rounds and directory.evaluation_marker.exists()):
-        verify_round(protocol, directory, index)
+        verify_round(protocol, directory, index, renew=True)
         return
-    for damage in list(damages(protocol, directory, index)):
+    for damage in list(damages(protocol, directory, index, renew=True)):
         warnings.warn(f"{damage.reason} It is made again from there.", RepairWarning, stacklevel=2)
         _remove_segments(files, damage)
 

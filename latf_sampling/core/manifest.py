@@ -1,7 +1,8 @@
 """Manifests: what a finished task states, with the SHA-256 of every file that it wrote and of the manifest itself.
 
 A manifest is a JSON file that is written last, so that its existence marks the task as finished. Whoever reads the
-files of a task verifies them first: nothing that was cut, edited or exchanged since is taken for a result.
+files of a task verifies them first: nothing that was cut, edited or exchanged since is taken for a result. A file whose
+size and time of modification are those that it had when its SHA-256 was computed is not read again for that.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from latf_sampling.core.storage import checksum, read_json, write_json
 from latf_sampling.errors import StoreError
 
-DIGEST, FILES = "digest", "files"
-"""Keys of a manifest that a task cannot use itself: the SHA-256 of everything else in it, and those of the files."""
+DIGEST, FILES, STATS = "digest", "files", "stats"
+"""Keys of a manifest that a task cannot use itself: the SHA-256 of what the task states and of the following, those of
+the files, and their sizes and times."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Manifest:
         SHA-256 of each file by its name relative to the manifest; empty in manifests of versions that had no digests.
     digest : str
         SHA-256 of content and files; empty in manifests of versions that had no digests.
+    stats : dict
+        Size, bytes, and time of modification, ns, of each file when its SHA-256 was computed, if they were recorded.
 
     Examples
     --------
@@ -49,6 +53,7 @@ class Manifest:
     content: dict[str, Any]
     files: dict[str, str]
     digest: str
+    stats: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def write(cls, path: str | Path, content: Mapping[str, Any], files: Iterable[Path] = ()) -> Manifest:
@@ -71,11 +76,13 @@ class Manifest:
             The manifest cannot be written.
         """
         path = Path(path)
-        sums = {file.relative_to(path.parent).as_posix(): checksum(file) for file in files}
+        paths = {file.relative_to(path.parent).as_posix(): file for file in files}
+        stats = {name: _stat(file) for name, file in paths.items()}
+        sums = {name: checksum(file) for name, file in paths.items()}
         # As it will be read: JSON knows neither tuples nor keys that are numbers.
-        made = cls._from_json(path, {**json.loads(json.dumps(dict(content))), FILES: sums})
+        made = cls._from_json(path, {**json.loads(json.dumps(dict(content))), FILES: sums, STATS: stats})
         manifest = replace(made, digest=digest(made.content, sums))
-        write_json(path, {**manifest.content, FILES: sums, DIGEST: manifest.digest})
+        manifest._write()
         return manifest
 
     @classmethod
@@ -117,18 +124,28 @@ class Manifest:
 
     @classmethod
     def _from_json(cls, path: Path, content: dict[str, Any]) -> Manifest:
-        own = {key: value for key, value in content.items() if key not in (DIGEST, FILES)}
-        return cls(path, own, dict(content.get(FILES, {})), str(content.get(DIGEST, "")))
+        own = {key: value for key, value in content.items() if key not in (DIGEST, FILES, STATS)}
+        stats = content.get(STATS)
+        stats = stats if isinstance(stats, dict) else {}
+        return cls(path, own, dict(content.get(FILES, {})), str(content.get(DIGEST, "")), stats)
 
     @property
     def changed(self) -> bool:
         """Whether it is not what was written; manifests of versions that had no digests are taken as they are."""
         return bool(self.digest or self.files) and self.digest != digest(self.content, self.files)
 
-    def damaged(self, suffix: str = "") -> list[Path]:
-        """The files, with this ending, that are missing or were changed after the task was finished."""
-        paths = {self.path.parent / name: value for name, value in self.files.items() if name.endswith(suffix)}
-        return [path for path, value in paths.items() if not path.is_file() or checksum(path) != value]
+    def damaged(self, suffix: str = "", *, full: bool = False) -> list[Path]:
+        """The files, with this ending, that are missing or were changed after the task was finished.
+
+        Parameters
+        ----------
+        suffix
+            Ending of the names of the files that are looked at.
+        full
+            Whether to read files, too, whose size and time of modification have not changed.
+        """
+        paths = {name: self.path.parent / name for name in self.files if name.endswith(suffix)}
+        return [path for name, path in paths.items() if not self._is_intact(name, path, full)]
 
     def verified(self, suffix: str = "") -> Manifest:
         """This manifest, after a look at its files with this ending.
@@ -139,9 +156,48 @@ class Manifest:
             A file is missing, or was changed after the task was finished; names it.
         """
         for path in self.damaged(suffix):
-            what = "was changed after it was finished" if path.exists() else "is missing"
-            raise StoreError(f"{path}: {what}.")
+            raise StoreError(f"{path}: {self.fault(path)}.")
         return self
+
+    def fault(self, path: Path) -> str:
+        """What is wrong with a damaged file."""
+        if not path.exists():
+            return "is missing"
+        match self.stats.get(path.relative_to(self.path.parent).as_posix()), _stat(path):
+            case [int(before), _], [now, _] if now < before:
+                return f"was changed after it was finished; it has {now:,} of {before:,} bytes"
+        return "was changed after it was finished"
+
+    def renewed(self) -> Manifest:
+        """This manifest, in which the present sizes and times of its intact files are recorded, as after a copy.
+
+        Raises
+        ------
+        StoreError
+            The manifest cannot be written.
+        """
+        stats = {name: _stat(self.path.parent / name) for name in self.files}
+        if stats == self.stats:
+            return self
+        manifest = replace(self, stats=stats)
+        manifest._write()
+        return manifest
+
+    def _write(self) -> None:
+        write_json(self.path, {**self.content, FILES: self.files, STATS: self.stats, DIGEST: self.digest})
+
+    def _is_intact(self, name: str, path: Path, full: bool) -> bool:
+        try:
+            known = not full and self.stats.get(name) == _stat(path)
+        except OSError:
+            return False
+        return path.is_file() and (known or checksum(path) == self.files[name])
+
+
+def _stat(path: Path) -> list[int]:
+    """Size, bytes, and time of modification, ns, of a file."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def digest(content: Mapping[str, Any], files: Mapping[str, str]) -> str:

@@ -24,6 +24,7 @@ A campaign's directory::
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,7 +41,6 @@ from latf_sampling.settings.fields import Location, spell
 from latf_sampling.settings.stored import ADDED_ROUNDS, VERSION
 
 LOCK = "lock"
-FAILURES = "failures.json"
 Extend = Callable[[list[Location], Manifest], list[Path]]
 """Called with the changed keys and the manifest of the stored protocol where a campaign with results gets another
 protocol. It returns the files and folders that do not belong to the new one, or raises a `StoreError`."""
@@ -101,13 +101,13 @@ class WalkerDirectory:
     path: Path
 
     def segment(self, index: int) -> SegmentFiles:
-        return SegmentFiles(self.path / f"segment-{index:03d}")
+        return SegmentFiles(self.path / _stem(index))
 
     def markers(self) -> list[Path]:
         """Manifests of finished segments, in order, up to the first one that is missing."""
-        markers: list[Path] = []
-        while (marker := self.segment(len(markers)).marker).exists():
-            markers.append(marker)
+        names, markers = self._names(), []
+        while (name := f"{_stem(len(markers))}.json") in names:
+            markers.append(self.path / name)
         return markers
 
     def check_gaps(self) -> None:
@@ -119,8 +119,15 @@ class WalkerDirectory:
             Names the missing one.
         """
         count = len(self.markers())
-        if any(_index(path) > count for path in self.path.glob("segment-*.json")):
+        if count < len(names := self._names()) and any(_index(Path(name)) > count for name in names):
             raise StoreError(f"{self.segment(count).marker}: is missing, while later segments of this walker exist.")
+
+    def _names(self) -> set[str]:
+        """Names of the manifests: one look at the folder, since there may be thousands."""
+        try:
+            return {name for name in os.listdir(self.path) if name.endswith(".json")}
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
 
     def finished_segments(self) -> list[Manifest]:
         """Manifests of the finished segments, in order, whose files are as they were written.
@@ -157,6 +164,11 @@ class WalkerDirectory:
         """The reason why the walker must not be continued; `None` where it may be."""
         markers = self.markers()
         return Manifest.load(markers[-1]).content.get("stopped") if markers else None
+
+
+def _stem(index: int) -> str:
+    """Common name of a segment's files."""
+    return f"segment-{index:03d}"
 
 
 def _index(segment: Path) -> int:

@@ -33,14 +33,22 @@ class Damage:
     reason: str
 
 
-def damages(protocol: Protocol, directory: CampaignDirectory, index: int) -> Iterator[Damage]:
-    """What is wrong with each walker or external trajectory of a round, as far as the round has come."""
+def damages(protocol: Protocol, directory: CampaignDirectory, index: int, renew: bool = False) -> Iterator[Damage]:
+    """What is wrong with each walker or external trajectory of a round, as far as the round has come.
+
+    Parameters
+    ----------
+    protocol, directory, index
+        The campaign, and the number of the round.
+    renew
+        Whether to record the present times of intact files, as after a copy, so that they are not read again.
+    """
     settings, files = protocol.runs[index], directory.run(protocol, index)
     for number in range(len(settings.walkers)):
         if isinstance(settings, ExternalRound):
             found = _external_damage(files, number)
         else:
-            found = _walker_damage(files, number, n_steps(settings.length, protocol.segment))
+            found = _walker_damage(files, number, n_steps(settings.length, protocol.segment), renew)
         if found is not None:
             yield found
 
@@ -106,8 +114,13 @@ def verify_learning(directory: CampaignDirectory, index: int) -> Manifest:
         raise StoreError(f"{error} `latf run` trains this model again.") from error
 
 
-def verify_round(protocol: Protocol, directory: CampaignDirectory, index: int) -> None:
+def verify_round(protocol: Protocol, directory: CampaignDirectory, index: int, renew: bool = False) -> None:
     """Refuse a round whose files are not what was written, or not what the model after it was trained on.
+
+    Parameters
+    ----------
+    protocol, directory, index, renew
+        As in `damages`.
 
     Raises
     ------
@@ -115,7 +128,7 @@ def verify_round(protocol: Protocol, directory: CampaignDirectory, index: int) -
         A file is missing or was changed; names it, and says what to do.
     """
     files = directory.run(protocol, index)
-    for damage in damages(protocol, directory, index):
+    for damage in damages(protocol, directory, index, renew):
         raise StoreError(f"{damage.reason} {advice(directory, index)}")
     _verify_origin(protocol, directory, index)
     if not files.learning.finished:
@@ -151,12 +164,13 @@ def advice(directory: CampaignDirectory, index: int) -> str:
     return "`latf run` makes it again."
 
 
-def _walker_damage(files: RoundDirectory, number: int, segments: int) -> Damage | None:
+def _walker_damage(files: RoundDirectory, number: int, segments: int, renew: bool) -> Damage | None:
     walker, reason = files.walker(number), None
     manifests: list[Manifest] = []
     try:
         for index in range(len(walker.markers())):
-            manifests.append(walker.segment(index).manifest().verified())
+            manifest = walker.segment(index).manifest().verified()
+            manifests.append(manifest.renewed() if renew else manifest)
         walker.check_gaps()
     except StoreError as error:
         reason = str(error)

@@ -1,6 +1,7 @@
 """Manifests: what a finished task wrote is recognized, and every change to it is noticed."""
 
 import json
+import os
 
 import pytest
 
@@ -79,3 +80,36 @@ def test_manifests_of_versions_without_digests_are_read(path):
     path.write_text(json.dumps({"frames": 3}))
     manifest = Manifest.load(path, ("frames",)).verified()
     assert manifest.content == {"frames": 3} and not manifest.changed
+
+
+def test_files_are_read_again_only_where_their_size_or_time_has_changed(path, monkeypatch):
+    energies, reads = path.parent / "energies.npz", []
+    checksum = storage.checksum
+    monkeypatch.setattr("latf_sampling.core.manifest.checksum", lambda file: reads.append(file.name) or checksum(file))
+    assert Manifest.load(path).damaged() == [] == reads
+    os.utime(energies, ns=(0, 5))  # as after a copy that does not keep times
+    assert Manifest.load(path).damaged() == [] and reads == ["energies.npz"]
+    manifest = Manifest.load(path).renewed()
+    assert manifest == Manifest.load(path) and not manifest.changed
+    assert manifest.damaged() == [] and reads == ["energies.npz"]
+    assert manifest.renewed() is manifest
+    energies.write_bytes(energies.read_bytes()[::-1])
+    os.utime(energies, ns=(0, 5))  # which only a look at every byte shows
+    assert Manifest.load(path).damaged() == [] and Manifest.load(path).damaged(full=True) == [energies]
+
+
+def test_a_file_that_was_cut_is_told_from_one_that_was_edited(path):
+    manifest, energies = Manifest.load(path), path.parent / "energies.npz"
+    energies.write_bytes(energies.read_bytes()[:-2])
+    assert manifest.fault(energies) == "was changed after it was finished; it has 10 of 12 bytes"
+    energies.write_bytes(b"0123456789ab")
+    assert manifest.fault(energies) == "was changed after it was finished"
+
+
+@pytest.mark.parametrize("stats", [None, [], "text", {"energies.npz": None}, {"energies.npz": ["a"]}, {"x": [1, 2]}])
+def test_times_that_make_no_sense_are_no_times(path, stats):
+    content = storage.read_json(path)
+    storage.write_json(path, {**content, "stats": stats})
+    assert Manifest.load(path).damaged() == []
+    (path.parent / "energies.npz").write_bytes(b"0")
+    assert "was changed" in Manifest.load(path).fault(path.parent / "energies.npz")
