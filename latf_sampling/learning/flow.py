@@ -17,6 +17,7 @@ import zuko
 from torch import Tensor, nn
 
 from latf_sampling.data.dataset import CHUNK
+from latf_sampling.learning.marginals import MarginalMap
 
 QUADRATURE = 512
 """Nodes that the unused components of a latent space are integrated on, all of them together."""
@@ -125,7 +126,8 @@ class LatentFlow(nn.Module):
     s / edge. A range of [1, 1] with `conditional` false is the paper's steering by the prior alone.
 
     The latent space is whitened first (`fit`), so that the data fill the region where splines act, also where an
-    encoder of few states maps them to a thin line. Beyond the convex hull of the data (`enclose`) the latent space is
+    encoder of few states maps them to a thin line. Each whitened coordinate is then widened where the data are many
+    (`MarginalMap`), since states are narrow. Beyond the convex hull of the data (`enclose`) the latent space is
     stretched: every point has a finite density, and samples that are drawn far out in z lie only slightly outside.
 
     Parameters
@@ -145,9 +147,10 @@ class LatentFlow(nn.Module):
     """Half width of the interval on which splines act, in units of z; the prior at s = 1 lies well inside."""
     STRETCH = 1000.0
     """A point that the hull would have to grow by a factor of 1 + e to hold is moved to 1 + e + STRETCH e^2."""
-    BLUR = 0.02
+    BLUR = 0.01
     """In its own stage the flow learns the density of the collective variable plus noise of this share of the data's
-    spread, so that the density does not resolve single frames."""
+    spread, so that the density does not resolve single frames; where coordinates are widened, of a share that is
+    smaller by as much, since states are narrow."""
     THINNEST = 1e-3
     """Data thinner than this share of their width are whitened as if they were that thick: single precision still
     resolves a thousandth of that."""
@@ -181,6 +184,7 @@ class LatentFlow(nn.Module):
         self.register_buffer("directions", _directions(dim))
         self.register_buffer("support", torch.full((len(self.directions),), torch.inf))
         self.register_buffer("range", torch.ones(2))
+        self.marginals = MarginalMap(dim)
         if kind == "spline":
             univariate = partial(zuko.transforms.MonotonicRQSTransform, bound=self.BOUND)
             shapes = [(bins,), (bins,), (bins - 1,)]
@@ -205,7 +209,7 @@ class LatentFlow(nn.Module):
 
     @torch.no_grad()
     def fit(self, mu: Tensor, weights: Tensor, variance: Tensor) -> None:
-        """Whiten: put the weighted mean of u = mu + noise at zero and its covariance at `spread` squared.
+        """Whiten: put the weighted mean of u = mu + noise at zero and its covariance at `spread` squared; then widen.
 
         mu is (n, d), weights (n,), variance that of the encoder's noise, a scalar.
         """
@@ -217,6 +221,9 @@ class LatentFlow(nn.Module):
         covariance = covariance + thinnest * torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
         self.shift.copy_(mean)
         self.whitening.copy_(self.spread * torch.linalg.inv(torch.linalg.cholesky(covariance)).T)
+        widths = torch.hypot(variance.sqrt() * self.whitening.norm(dim=0), torch.tensor(self.BLUR * self.spread))
+        # What is a function of other components has no width that could be widened.
+        self.marginals.fit(self.whiten(mu), weights, widths, self.used, self.spread)
 
     def whiten(self, u: Tensor) -> Tensor:
         """Whitened coordinates of latent points (n, d)."""
@@ -227,8 +234,11 @@ class LatentFlow(nn.Module):
         return torch.linalg.solve_triangular(self.whitening, whitened, upper=True, left=False) + self.shift
 
     def blurred(self, mu: Tensor, noise: Tensor) -> Tensor:
-        """mu (n, d) plus a little of standard normal noise (n, d), in proportion to the covariance of the data."""
-        return self.restore(self.whiten(mu) + self.BLUR * self.spread * noise)
+        """mu (n, d) plus a little of standard normal noise (n, d), in proportion to the spread of the data nearby."""
+        whitened = self.whiten(mu)
+        _, log_slopes = self.marginals(whitened)
+        # Nowhere is it more than BLUR: on the slope of a barrier, noise would bring frames of the well to the pass.
+        return self.restore(whitened + self.BLUR * self.spread * noise * torch.exp(-log_slopes.clamp(min=0)))
 
     @torch.no_grad()
     def enclose(self, u: Tensor) -> None:
@@ -289,10 +299,11 @@ class LatentFlow(nn.Module):
         e = self._excess(inside).clamp(max=1e5)  # farther out, squares would overflow
         factor = (1 + e + self.STRETCH * e.square()) / (1 + e)
         context, prior_scale = self._temperature(temperature_scale, len(u))
-        z, log_determinant = self.layers(context).call_and_ladj(inside * factor)
+        widened, log_slopes = self.marginals(inside * factor)
+        z, log_determinant = self.layers(context).call_and_ladj(widened)
         # The stretch along rays from the origin enters once along the ray and d - 1 times across it.
         stretched = torch.log1p(2 * self.STRETCH * e) + (u.shape[-1] - 1) * torch.log(factor)
-        log_determinant = log_determinant + stretched.squeeze(-1)
+        log_determinant = log_determinant + log_slopes.sum(-1) + stretched.squeeze(-1)
         log_determinant = log_determinant + torch.log(self.whitening.diagonal()).sum()
         return self.prior.log_prob(z, prior_scale) + log_determinant
 
@@ -300,7 +311,7 @@ class LatentFlow(nn.Module):
         """Draw (n, d) latent samples at s = T / T0."""
         context, prior_scale = self._temperature(torch.tensor(temperature_scale, device=self.shift.device), n)
         z = self.prior.sample(n, float(prior_scale), generator).to(self.shift)
-        stretched = self.layers(context).inv(z)
+        stretched = self.marginals.inverse(self.layers(context).inv(z))
         moved = self._excess(stretched)
         e = (torch.sqrt(1 + 4 * self.STRETCH * moved) - 1) / (2 * self.STRETCH)
         return self.restore(stretched * (1 + e) / (1 + moved))

@@ -24,17 +24,20 @@ from torch import Tensor, nn
 from latf_sampling.core import archives, arguments, storage
 from latf_sampling.errors import DataError, ExtrapolationWarning, LatfError, SettingsError, TrainingError
 from latf_sampling.learning.flow import LatentFlow, MixturePrior
+from latf_sampling.learning.marginals import MarginalMap
 from latf_sampling.settings import ModelSettings
 from latf_sampling.units import KB, TemperatureLike, to_kelvin
 
-FORMAT = 4
-"""Of the file that `LaTF.save` writes; 4 since it has the dimension that the states asked for."""
-READABLE = (3, 4)
-"""Formats that are read; in the third, settings always had the dimension."""
+FORMAT = 5
+"""Of the file that `LaTF.save` writes; 5 since flows widen their coordinates where the data are many."""
+READABLE = (3, 4, 5)
+"""Formats that are read. In the third, settings always had the dimension; in the fourth, coordinates were straight."""
 MOST_DIMENSIONS = 3
 """Largest dimension that the number of states asks for: that of the largest grid of a bias."""
 EARLIER_DIMENSION = 2
 """Default of the dimension in the third format, by which fingerprints do not depend on it."""
+EARLIER_BINS = 8
+"""Default of the bins of splines up to the fourth format, likewise."""
 HILLS_PER_RANGE = 16
 """Hills are this share of the variable's range wide: with a sixteenth, walkers along variables of alanine dipeptide
 crossed four times as often as with an eighth."""
@@ -415,14 +418,20 @@ class LaTF(nn.Module):
     def fingerprint(self) -> str:
         """Sixteen letters that two models have in common only if all their numbers and settings are the same.
 
-        Settings with their default values do not count, so that a later version, with further settings, gives the same
-        letters.
+        Settings with their default values do not count, nor do coordinates of flows that are straight, so that a later
+        version, with further settings, gives the same letters.
         """
         self._require_training()
-        settings = self.settings.model_dump(mode="json", exclude_defaults=True, exclude={"latent_dim"})
+        settings = self.settings.model_dump(mode="json", exclude_defaults=True, exclude={"latent_dim", "flow_bins"})
         if self.latent_dim != EARLIER_DIMENSION:
             settings["latent_dim"] = self.latent_dim
-        return _digest(json.dumps([settings, self.boltzmann], sort_keys=True), self.state_dict())
+        if self.settings.flow_bins != EARLIER_BINS:
+            settings["flow_bins"] = self.settings.flow_bins
+        straight = tuple(
+            f"{name}." for name, part in self.named_modules() if isinstance(part, MarginalMap) and part.straight
+        )
+        numbers = {name: value for name, value in self.state_dict().items() if not name.startswith(straight)}
+        return _digest(json.dumps([settings, self.boltzmann], sort_keys=True), numbers)
 
     def encoder_fingerprint(self) -> str:
         """Sixteen letters that two models have in common only if they have the same collective variable.
@@ -473,7 +482,10 @@ class LaTF(nn.Module):
             model.boltzmann, model.provenance = content["boltzmann"], content["provenance"]
             for name in ("inverse_temperatures", "effective_sizes"):
                 setattr(model, name, content["state"][name])  # their lengths are those of the training
-            model.load_state_dict(content["state"])
+            state = content["state"]
+            if content["format"] < 5:
+                state = {name: value for name, value in model.state_dict().items() if ".marginals." in name} | state
+            model.load_state_dict(state)
             model.trained = True
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, LatfError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]

@@ -41,7 +41,7 @@ class ModelSettings(Settings):
     """Number of transforms that the flow consists of."""
     flow_hidden: tuple[Width, ...] = Field(default=(48, 48), max_length=100)
     """Widths of the hidden layers of each transform."""
-    flow_bins: int = Field(default=8, ge=2, le=1000)
+    flow_bins: int = Field(default=16, ge=2, le=1000)
     """Bins of each rational-quadratic spline; RealNVP has none."""
 
 

@@ -1,11 +1,16 @@
 """The dimension follows from the number of states, and a new latent space is aligned to an earlier one."""
 
+import copy
+import hashlib
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import DataError, SettingsError, TrainingError
+from latf_sampling.learning.marginals import MarginalMap
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import stages, train
 from latf_sampling.learning.training.alignment import EarlierModel
@@ -68,6 +73,33 @@ def test_files_have_the_dimension_and_those_of_the_earlier_format_are_read(three
     assert np.array_equal(earlier.log_prob(u), model.log_prob(u))
     assert earlier.fingerprint() == loaded.fingerprint() == model.fingerprint()
     assert earlier.encoder_fingerprint() == model.encoder_fingerprint()
+
+
+def test_flows_of_earlier_formats_have_straight_coordinates(three, tmp_path):
+    model = copy.deepcopy(three[0])
+    for flow in (model.flow, model.validation_flow, *model.ensemble):
+        flow.marginals = MarginalMap(2)
+    model.save(tmp_path / "model.pt")
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    content["state"] = {name: value for name, value in content["state"].items() if ".marginals." not in name}
+    torch.save({**content, "format": 4}, tmp_path / "earlier.pt")
+    earlier, u = LaTF.load(tmp_path / "earlier.pt"), model.sample(20, seed=0)
+    assert np.array_equal(earlier.log_prob(u), model.log_prob(u))
+    assert earlier.fingerprint() == model.fingerprint() != three[0].fingerprint()
+    # The letters that version 0.1.0 gave: names and numbers without those of the coordinates.
+    digest = hashlib.sha256(json.dumps([earlier_settings(model), model.boltzmann], sort_keys=True).encode())
+    for name, value in sorted(content["state"].items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+    assert earlier.fingerprint() == digest.hexdigest()[:16]
+    torch.save(content, tmp_path / "damaged.pt")
+    with pytest.raises(DataError, match="damaged"):
+        LaTF.load(tmp_path / "damaged.pt")
+
+
+def earlier_settings(model):
+    """Settings of a model of dimension 2 that differ from the defaults of version 0.1.0."""
+    settings = model.settings.model_dump(mode="json", exclude={"latent_dim", "flow_bins"}, exclude_defaults=True)
+    return settings | ({} if model.settings.flow_bins == 8 else {"flow_bins": model.settings.flow_bins})
 
 
 def test_a_mapped_latent_space_predicts_the_same(three):

@@ -194,7 +194,7 @@ def to_z(flow, u, s):
     e = torch.relu(gauge - 1)
     stretched = inside * (1 + e + flow.STRETCH * e * e) / (1 + e)
     context, _ = flow._temperature(torch.as_tensor(s, dtype=u.dtype), len(u))
-    return flow.layers(context)(stretched)
+    return flow.layers(context)(flow.marginals(stretched)[0])
 
 
 def prior_scale(s, conditional):
@@ -238,9 +238,9 @@ def test_flow_density_integrates_to_one(kind, dim, conditional):
     for s in TEMPERATURES[conditional]:
         with torch.no_grad():
             far = flow.sample(2000, s, generator(7)).abs().max().item() * 1.5
-            u, cell = grid(dim, -far, far, 4000 if dim == 1 else 300)
+            u, cell = grid(dim, -far, far, 40_000 if dim == 1 else 500)
             total = flow.log_prob(u, torch.tensor(s, dtype=torch.float64)).exp().sum() * cell
-        assert float(total) == pytest.approx(1.0, abs=0.01)
+        assert float(total) == pytest.approx(1.0, abs=0.02)  # cells are as wide as some steps of the density
 
 
 def gauge(flow, u):
@@ -280,7 +280,7 @@ def test_no_sample_falls_far_outside(kind, dim, conditional):
         with torch.no_grad():
             z = flow.prior.sample(5000, prior_scale(s, conditional), generator(14))
             excess = gauge(flow, flow.sample(5000, s, generator(14))) - 1
-            raw = flow.layers(flow._temperature(torch.tensor(s), len(z))[0]).inv(z)
+            raw = flow.marginals.inverse(flow.layers(flow._temperature(torch.tensor(s), len(z))[0]).inv(z))
             farthest = (raw @ flow.directions.T / flow.support).max() - 1
         assert 0 < excess.max() < math.sqrt(farthest / flow.STRETCH) + 1e-3
 

@@ -164,7 +164,7 @@ def test_latent_density_integrates_to_one(trained, temperature):
     u = model.sample(5000, temperature, seed=4)
     # Splines stretch the outermost samples, so that the box has to be wider than they are.
     low, high = u.min(0) - 0.5 * np.ptp(u, axis=0), u.max(0) + 0.5 * np.ptp(u, axis=0)
-    n = 300
+    n = 700
     axes = [low[k] + (high[k] - low[k]) * (np.arange(n) + 0.5) / n for k in range(2)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
     total = np.exp(model.log_prob(points, temperature).astype(float)).sum() * np.prod((high - low) / n)

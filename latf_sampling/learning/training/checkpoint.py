@@ -13,13 +13,15 @@ import torch
 from latf_sampling.core import storage
 from latf_sampling.data.dataset import Dataset
 from latf_sampling.errors import TrainingError
+from latf_sampling.learning.model import FORMAT
 from latf_sampling.settings import ModelSettings, TrainingSettings
 
 
 class Checkpoint:
     """One file, written after every epoch; without a path, nothing is written.
 
-    A fingerprint in it names data, further arrays, settings and seed; a training with other ones is refused.
+    A fingerprint in it names data, further arrays, settings, seed and the format of models; a training with other ones
+    is refused.
     """
 
     def __init__(
@@ -34,7 +36,8 @@ class Checkpoint:
         self.path = None if path is None else Path(path)
         if self.path is None:
             return
-        digest = hashlib.blake2b(f"{seed} {model!r} {training!r} {dataset.lag} {dataset.boltzmann}".encode())
+        setup = f"{FORMAT} {seed} {model!r} {training!r} {dataset.lag} {dataset.boltzmann}"
+        digest = hashlib.blake2b(setup.encode())
         for series in dataset.series:
             digest.update(f"{series.x.shape} {series.temperature} {series.in_density}".encode())
             for part in (series.x, series.weights, series.energies, series.labels):
@@ -59,8 +62,8 @@ class Checkpoint:
             raise TrainingError(f"{self.path}: cannot be read as a checkpoint; delete it to train anew.") from error
         if not isinstance(content, dict) or content.get("fingerprint") != self.fingerprint:
             raise TrainingError(
-                f"{self.path}: is the checkpoint of a training with other data, settings or seed; delete it to train "
-                "anew."
+                f"{self.path}: is the checkpoint of a training with other data, settings or seed, or of another "
+                "version; delete it to train anew."
             )
         return content
 

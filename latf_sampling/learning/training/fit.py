@@ -26,6 +26,8 @@ AVERAGING = 0.998
 """Memory of the running average of the weights, which the model takes: it gains much of what a lower rate would."""
 IMPROVEMENT = 1e-3
 """Nats that the score on held-out blocks must gain to count as better."""
+FLOW_RATE = 2.5
+"""Learning rate of the flow alone, on a fixed encoder, relative to that of the other stages."""
 RATE_DROP, RATE_DROPS = 0.2, 1
 """Where the score no longer improves, the learning rate falls by this factor, so many times, before the fit ends."""
 TILTED_SHARE = 0.5
@@ -92,7 +94,7 @@ class Fit:
             {"params": [p for p in self.parameters if p in encoder], "weight_decay": settings.encoder_decay},
             {"params": [p for p in self.parameters if p not in encoder], "weight_decay": 0.0},
         ]
-        rate = settings.learning_rate * (RATE_DROP if stage == "refit" else 1.0)
+        rate = settings.learning_rate * {"flow": FLOW_RATE, "refit": RATE_DROP * FLOW_RATE}.get(stage, 1.0)
         self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
         self._weights = frames.weights
         if stage == "ensemble":
