@@ -10,12 +10,12 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import sys
 import tempfile
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -81,12 +81,20 @@ Trust = Annotated[
 def run(
     protocol: Annotated[Path, typer.Argument(help="Protocol, a YAML file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory of the campaign.")],
+    max_time: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop after this time on the clock, like '2 h', with exit code 75 if there is more to do; the same "
+            "command continues."
+        ),
+    ] = None,
 ) -> None:
     """Run a campaign, or continue it."""
     from latf_sampling.settings import Protocol
 
     began = time.perf_counter()
     settings = Protocol.load(protocol)  # its faults are told before anything that takes seconds is imported
+    limit = signals.TimeLimit(None if max_time is None else signals.seconds(max_time, "--max-time"))
     output_directory(output)
 
     from latf_sampling.campaign.campaign import Campaign
@@ -94,7 +102,7 @@ def run(
     campaign = Campaign(settings, output)
     for page in (campaign.directory.report, campaign.directory.evaluation):
         output_file(page)
-    with Bars(_err) as bars:
+    with limit, Bars(_err) as bars:
         campaign.run(bars)
     _say(f"Finished in {time.perf_counter() - began:.0f} s. Report: {campaign.directory.report}")
 
@@ -434,8 +442,9 @@ def _run() -> int:
 
 
 def _interrupted(interruption: signals.Interrupted) -> int:
-    by = "" if interruption.signal is signal.SIGINT else f" by {interruption}"  # Ctrl-C needs no name
-    _complain(f"interrupted{by}; what is finished is kept, and the same command continues.")
+    with suppress(OSError):  # the terminal may be closed
+        _err.show_cursor()  # also where the signal came between hiding it and the bars
+        _complain(f"{interruption.words}; what is finished is kept, and the same command continues.")
     return interruption.exit_code
 
 

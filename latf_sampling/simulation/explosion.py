@@ -56,9 +56,14 @@ class KineticLimit:
 
     def __init__(self, system: openmm.System, temperature: float) -> None:
         masses: list[Any] = [system.getParticleMass(index)._value for index in range(system.getNumParticles())]
-        freedom = 3 * sum(mass > 0 for mass in masses) - system.getNumConstraints()
+        self._masses = np.array(masses)
+        freedom = 3 * int((self._masses > 0).sum()) - system.getNumConstraints()
         self.temperature, self._mean = temperature, 0.5 * freedom * KB * temperature
         self.energy = KINETIC_LIMIT * self._mean + KINETIC_MARGIN * KB * temperature
+
+    def kinetic_energy(self, velocities: np.ndarray) -> float:
+        """Kinetic energy of velocities (N, 3) in nm/ps, kJ/mol."""
+        return 0.5 * float(self._masses @ (velocities**2).sum(axis=1))
 
     def excess(self, kinetic: float) -> str | None:
         """What to say about a kinetic energy, kJ/mol, above the limit; `None` below it."""

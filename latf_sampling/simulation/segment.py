@@ -221,26 +221,22 @@ class Segment:
         """
         context, step = self.simulation.context, start
         context.loadCheckpoint(checkpoint)
-        last, velocities = _snapshot(context), None
+        last, velocities = _snapshot(context), _velocities(context)
         try:
+            # Without a look at energies: a CustomIntegrator goes on with other random numbers after it.
             while step < start + n_steps(self.job.protocol.frame_interval, self.job.timestep):
-                state = context.getState(getVelocities=True)
-                velocities = state.getVelocities(asNumpy=True)._value
                 self.simulation.integrator.step(1)
                 here = _snapshot(context)
                 if not np.isfinite(here[0]).all():
                     break
-                step, last = step + 1, here
-                if self._divergence(context.getState(getPositions=True, getEnergy=True)) is not None:
+                step, last, velocities = step + 1, here, _velocities(context)
+                if self.limit.excess(self.limit.kinetic_energy(velocities)) is not None:
                     return step, last
         except openmm.OpenMMException:  # some platforms refuse a step from which nothing finite follows
             pass
-        if velocities is not None:
-            moved = last[0] + velocities * self.job.timestep
-            context.setPositions(moved)
-            if not np.isfinite(_energy(context)):
-                return step, (moved, last[1])
-        return step, last
+        moved = last[0] + velocities * self.job.timestep
+        context.setPositions(moved)
+        return step, last if np.isfinite(_energy(context)) else (moved, last[1])
 
     def _bias_at(self, bias: Bias, snapshot: Snapshot) -> tuple[float, np.ndarray | None]:
         """The bias, kJ/mol, and its forces (N, 3), kJ/mol/nm; NaN and `None` where it has none."""
@@ -316,6 +312,11 @@ def _snapshot(context: openmm.Context) -> Snapshot:
     periodic = context.getSystem().usesPeriodicBoundaryConditions()
     box = state.getPeriodicBoxVectors(asNumpy=True)._value if periodic else None
     return state.getPositions(asNumpy=True)._value, box
+
+
+def _velocities(context: openmm.Context) -> np.ndarray:
+    """(N, 3), nm/ps."""
+    return np.asarray(context.getState(getVelocities=True).getVelocities(asNumpy=True)._value)
 
 
 def _energy(context: openmm.Context) -> float:

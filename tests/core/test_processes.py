@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -30,11 +32,14 @@ class Squares:
         if task == "die once" and not (self.folder / "died").exists():
             (self.folder / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if task == "stop" or (task == "stop once" and not (self.folder / "stopped").exists()):
+            (self.folder / "stopped").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
         if task == "refuse":
             raise DataError("that is no number")
         if task == "fail":
             raise ZeroDivisionError("by nothing")
-        return 4 if task == "die once" else task**2
+        return 4 if isinstance(task, str) else task**2
 
 
 def test_results_although_workers_die(tmp_path):
@@ -75,6 +80,46 @@ def test_the_caller_decides_whether_a_task_is_begun_anew(tmp_path):
     )
     assert results == {0: WorkerDied("SIGKILL"), 1: 9}
     assert deaths == [(0, "SIGKILL", 1)]
+
+
+def test_a_worker_without_progress_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "GRACE", 0.3)
+    deaths = []
+
+    def begin_again(number: int, how: str, count: int) -> bool:
+        deaths.append(how)
+        return True
+
+    results = run_tasks(
+        Squares, tmp_path, [(0, "stop once")], 1, fresh=True, begin_again=begin_again,
+        # nothing counts before the worker is stopped: to begin takes seconds
+        pulse=lambda number: 1 if (tmp_path / "stopped").exists() and not deaths else time.monotonic(), patience=0.8,
+    )  # fmt: skip
+    assert list(results) == [(0, 4)]
+    assert deaths == ["being killed after 0.8 s without progress"]
+
+
+def test_stopped_workers_are_killed_soon_also_by_a_second_interruption(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "GRACE", 30.0)
+
+    def interrupted(*_) -> None:
+        raise KeyboardInterrupt
+
+    results = run_tasks(Squares, tmp_path, [(k, "stop") for k in range(2)], 2, watch=lambda running: check())
+
+    def check() -> None:
+        states = [Path(f"/proc/{child.pid}/stat").read_text().split()[2] for child in multiprocessing.active_children()]
+        if states == ["T", "T"]:
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR2, interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(results)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize(

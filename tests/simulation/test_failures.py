@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +16,18 @@ import openmm
 import pytest
 from helpers.explosive import UNSTABLE, write_explosive
 
+from latf_sampling.bias.history import History, Reader
 from latf_sampling.core import streams
+from latf_sampling.core.processes import WorkerDied
 from latf_sampling.core.storage import checksum
 from latf_sampling.data.failures import Failure, WalkerFailures
 from latf_sampling.data.layout import WalkerDirectory
-from latf_sampling.errors import SimulationError, StoreError
+from latf_sampling.errors import FailureWarning, SimulationError, StoreError
 from latf_sampling.settings import IntegratorSettings, Protocol
 from latf_sampling.simulation.dynamics import divided_integrator, integrator
 from latf_sampling.simulation.explosion import KineticLimit
 from latf_sampling.simulation.retirement import refuse_too_many, retire_lost
+from latf_sampling.simulation.runner import run_walkers
 from latf_sampling.simulation.walker import WalkerJob, run_walker
 from latf_sampling.units import KB
 
@@ -163,6 +172,74 @@ def test_more_than_half_retired_is_one_diagnosis(tmp_path):
         "round 0: 3 walkers of 4 had to be retired, and the campaign stops; round 0, walker 2 exploded 3 times: z. "
         "Finished segments are kept; change its cause in the protocol, and begin the campaign in another directory."
     )
+
+
+def test_processes_of_walkers_that_are_killed_are_started_again(tmp_path):
+    """Two real processes, one killed; a walker at 3000 K falls off the cliff and is retired. The bits do not differ."""
+    rounds = [{"walkers": ["300 K", "3000 K"], "length": "40 ps"}]
+    here, there = ([job(tmp_path / name, k, **RARE, rounds=rounds) for k in range(2)] for name in ("here", "there"))
+    for made in there:
+        run_walker(made)
+
+    def kill() -> None:
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.01)
+        assert children[0].pid is not None
+        os.kill(children[0].pid, signal.SIGKILL)
+
+    killer, words = threading.Thread(target=kill), []
+    killer.start()
+    with pytest.warns(FailureWarning) as warned:
+        run_walkers(here, lambda fraction, text: words.append(text), processes=2)
+    killer.join()
+    assert [content(made) for made in here] == [content(made) for made in there]
+    assert directory(here[0]).failures().retired is None
+    said = sorted(str(entry.message) for entry in warned)
+    assert len(said) == 2 and said[1].startswith("round 0, walker 1 is retired: exploded 3 times")
+    assert said[0] == "round 0, walker 0: its process ended by SIGKILL in segment 0; it is started again."
+    assert words[-1] == "2 of 2 walkers finished"
+    run_walkers(here, lambda fraction, text: None)  # no process is begun for what is finished
+
+
+@pytest.mark.parametrize("hills", [False, True])
+def test_a_walker_whose_process_is_lost_again_and_again_is_retired(tmp_path, monkeypatch, hills):
+    """Without processes: what is done about workers that die, and that another run tries again."""
+    rounds = [{"walkers": ["300 K"] * 3, "length": "20 ps"}]
+    jobs = [job(tmp_path, k, rounds=rounds) for k in range(3)]
+    if hills:
+        jobs = [dataclasses.replace(made, hills=tmp_path / "hills") for made in jobs]
+        history = History(tmp_path / "hills" / "walker-01.hills", ["step", "u0"], {})
+        neighbor = Reader(tmp_path / "hills" / "walker-01.hills", ["step", "u0"], {})
+    again = []
+
+    def tasks_of_which_one_dies(make_worker, setup, tasks, processes, *, begin_again, fresh, **_):
+        for number, (_, made) in tasks:
+            if number != 1 or again[2:] == [False]:
+                run_walker(made, lambda fraction: None)
+                yield number, None
+                continue
+            if hills:
+                history.add([10, 1.5])
+                history.write()
+                assert len(neighbor.read_new()) == 1
+                history.close()
+            again.extend(begin_again(number, "SIGKILL", death) for death in (1, 2, 3))
+            yield number, WorkerDied("SIGKILL")
+
+    monkeypatch.setattr("latf_sampling.simulation.runner.run_tasks", tasks_of_which_one_dies)
+    with pytest.warns(
+        FailureWarning, match="walker 1 is retired: its process ended by SIGKILL 3 times in segment 0. The"
+    ):
+        run_walkers(jobs, lambda fraction, text: None)
+    assert again == [True, True, False]
+    (failure,) = directory(jobs[1]).failures().failures
+    assert (failure.cause, failure.segment, failure.step) == ("process", 0, 0)
+    if hills:
+        generation = neighbor.generation
+        assert len(neighbor.read_new()) == 0 and neighbor.generation == generation + 1  # its hills are taken back
+    run_walkers(jobs, lambda fraction, text: None)  # what killed it may be gone
+    failures = directory(jobs[1]).failures()
+    assert failures.retired is None and len(failures.failures) == 1 and len(directory(jobs[1]).markers()) == 2
 
 
 def test_a_changed_record_is_refused(tmp_path):
