@@ -41,7 +41,6 @@ from latf_sampling.settings.fields import Location, spell
 from latf_sampling.settings.stored import ADDED_ROUNDS, VERSION
 
 LOCK = "lock"
-FAILURES = "failures.json"
 Extend = Callable[[list[Location], Manifest], list[Path]]
 """Called with the changed keys and the manifest of the stored protocol where a campaign with results gets another
 protocol. It returns the files and folders that do not belong to the new one, or raises a `StoreError`."""
