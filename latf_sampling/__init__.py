@@ -28,9 +28,11 @@ _MODULES = {
     "UmbrellaWindows": "bias",
     "evaluate": "learning.evaluation",
     "even_path": "bias",
+    "expected_crossings": "analysis",
     "free_energy_path": "bias",
     "generate_starts": "starts",
     "rank_descriptors": "learning.sensitivity",
+    "rank_models": "learning.training",
     "respa_integrator": "bias",
     "scan_lags": "learning.lag_scan",
     "select_columns": "data.selection",
@@ -59,9 +61,11 @@ __all__ = [
     "UmbrellaWindows",
     "evaluate",
     "even_path",
+    "expected_crossings",
     "free_energy_path",
     "generate_starts",
     "rank_descriptors",
+    "rank_models",
     "respa_integrator",
     "scan_lags",
     "select_columns",
@@ -72,6 +76,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from latf_sampling.analysis import expected_crossings
     from latf_sampling.bias import (
         OPES,
         FlowBias,
@@ -93,7 +98,7 @@ if TYPE_CHECKING:
     from latf_sampling.learning.lag_scan import scan_lags
     from latf_sampling.learning.model import LaTF
     from latf_sampling.learning.sensitivity import rank_descriptors
-    from latf_sampling.learning.training import train
+    from latf_sampling.learning.training import rank_models, train
     from latf_sampling.settings import ModelSettings, Protocol, TrainingSettings
     from latf_sampling.starts import generate_starts, structures_at, structures_between
     from latf_sampling.units import KB

@@ -91,8 +91,8 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
     LearningSettings: _all(
         "learn",
         *("lag", "select", "initial_states", "batch_size", "learning_rate", "encoder_decay", "slowness", "evenness"),
-        *("refinements", "refinement_epochs", "label_change", "minimum_population", "joint_epochs", "flow_epochs"),
-        *("patience", "ensemble", "ensemble_epochs", "balance_temperatures", "validation_fraction"),
+        *("restarts", "refinements", "refinement_epochs", "label_change", "minimum_population", "joint_epochs"),
+        *("flow_epochs", "patience", "ensemble", "ensemble_epochs", "balance_temperatures", "validation_fraction"),
     ),
     SelectSettings: _all("learn", "keep", "correlation"),
     TrajectoriesSettings: _all("extends", "files", "topology", "temperature", "weights", "energies", "interval"),

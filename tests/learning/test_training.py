@@ -472,6 +472,56 @@ def test_an_interrupted_training_continues_to_the_same_bits(tmp_path, uninterrup
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
+def test_the_best_of_several_encoders_goes_on(tmp_path, monkeypatch):
+    """Whichever it is, and wherever the training was interrupted."""
+    scores = iter([3.0, 7.0, 5.0])
+    monkeypatch.setattr(stages._Run, "_score", lambda run: next(scores))
+    encoders = []
+    real = stages._Run._encoder
+
+    def remembered(run):
+        encoders.append({name: value.clone() for name, value in real(run)["model"].items()})
+        return real(run)
+
+    monkeypatch.setattr(stages._Run, "_encoder", remembered)
+    options = {"restarts": 3, "joint_epochs": 0, "flow_epochs": 0, "ensemble": 0}
+    model, result = learn(**options)
+    ends = encoders[-3:]
+    for name, value in model.state_dict().items():
+        if name.startswith(("encoder.", "decoder.")):
+            assert torch.equal(value, ends[1][name])
+            assert not torch.equal(value, ends[0][name])
+    assert [entry["iteration"] for entry in result.history if entry["stage"] == "states"] == [0, 0, 1, 1]
+    file, scores = tmp_path / "checkpoint.pt", iter([3.0, 7.0, 5.0])
+    with pytest.raises(KeyboardInterrupt):
+        learn(file, Interrupt(number=6), **options)  # in the second one; the first one is finished
+    assert_the_same(learn(file, **options), (model, result))
+
+
+def test_expected_crossings_choose_the_encoder(monkeypatch):
+    real, scores, shares = stages._Run._score, [], []
+    monkeypatch.setattr(stages._Run, "_score", lambda run: scores.append(real(run)) or scores[-1])
+    options = {"joint_epochs": 0, "flow_epochs": 0, "ensemble": 0}
+    learn(restarts=2, progress=lambda share, words: shares.append(share), **options)
+    assert len(scores) == 2
+    assert min(scores) > 0
+    assert shares == sorted(shares)
+
+
+def test_a_network_that_tells_no_states_apart_starts_anew(monkeypatch):
+    real, calls = stages._Run._most_likely_states, []
+
+    def stuck(run):
+        calls.append(len(run.candidates))
+        return torch.zeros_like(real(run)) if len(calls) <= stages.COLLAPSED + 1 else real(run)
+
+    monkeypatch.setattr(stages._Run, "_most_likely_states", stuck)
+    model, result = learn(refinements=6, joint_epochs=0, flow_epochs=0, ensemble=0)
+    assert calls[: stages.COLLAPSED + 2] == [0] * (stages.COLLAPSED + 1) + [1]  # given up early
+    assert len(np.unique(model.assign(two_temperatures().x.numpy()))) > 1
+    assert result.history[0]["iteration"] == 0
+
+
 def test_interrupted_again_and_again(tmp_path, uninterrupted):
     # Two epochs at a time, the same object each time, until it is through.
     file, model, dataset = tmp_path / "checkpoint.pt", LaTF(reference_temperature=1.0, **TINY), two_temperatures()

@@ -3,7 +3,8 @@
 1. "states": metastable states are those of a Markov state model of the data (`states.py`), whatever the seed. Encoder
    and decoder are trained to predict the state one lag later, with the mixture prior of the state predictive
    information bottleneck, and new representatives of the states are chosen; this is iterated until the prediction
-   hardly improves, and the most likely state of hardly any frame changes.
+   hardly improves, and the most likely state of hardly any frame changes. A network that does not learn to tell the
+   states apart starts anew with other initial weights. If there shall be several, the best one goes on (`restarts.py`).
 2. "joint": encoder, decoder and flow together, with fixed labels.
 3. "flow": the flow alone, with fixed encoder, until its score on held-out blocks no longer improves.
 4. "refit": the same flow on all frames for a few more epochs, since a held-out block may hold what is rare. The flow
@@ -50,6 +51,7 @@ from latf_sampling.learning.training.alignment import EarlierModel
 from latf_sampling.learning.training.checkpoint import Checkpoint
 from latf_sampling.learning.training.clusters import cluster
 from latf_sampling.learning.training.fit import Fit, is_finite
+from latf_sampling.learning.training.restarts import model_crossings
 from latf_sampling.learning.training.states import metastable_states
 from latf_sampling.learning.training.training_frames import TrainingFrames
 from latf_sampling.settings import TrainingSettings
@@ -58,6 +60,10 @@ Progress = Callable[[float, str], None]
 
 MOST_LABELS = 5000
 """Between more labels transitions are not counted: the matrix would not fit into memory."""
+SPARE = 2
+"""The first stage starts anew so many times more than asked for if the network does not tell states apart."""
+COLLAPSED = 2
+"""From this iteration on a network that assigns all frames to one state is given up: it stays as it is."""
 FEWEST = 10
 """The spread of the variable within a state is determined from those with more frames than this."""
 
@@ -206,6 +212,8 @@ class _Run:
         if not len(self.training):
             raise TrainingError("train: no pair of frames is left for training; the series are too short for the lag.")
         self.stage, self.iteration = "states", 0
+        self.candidates: list[dict] = []
+        """Finished encoders of the first stage, among which one is chosen in its end."""
         self.fit_state: dict | None = None
         """State of the fit that an interruption ended."""
         self.history: list[dict] = []
@@ -215,12 +223,12 @@ class _Run:
     def run(self) -> TrainingResult:
         saved = self.checkpoint.load()
         if saved is None:
-            self.labels = self.assigned = self._metastable_states()
+            self.labels = self.assigned = self.states = self._metastable_states()
             self._build(int(self.labels.max()) + 1)
         else:
             self._resume(saved)
         if self.stage == "states":
-            self._learn_states()
+            self._choose_encoder()
             self._next("joint")
         self._hold_out()
         if self.stage == "joint":
@@ -253,27 +261,41 @@ class _Run:
                 "stage": self.stage,
                 "iteration": self.iteration,
                 "fit": fit.state_dict(),
-                "labels": self.labels.cpu(),
-                "assigned": self.assigned.cpu(),
-                "model": self.model.state_dict(),
-                "n_states": self.model.n_states,
-                "latent_dim": self.model.latent_dim,
                 "members": len(self.model.ensemble),
-                "history": self.history,
-                "consistent": self.consistent,
                 "converged": self.converged,
                 "seconds": time.perf_counter() - self.began,
+                "states": self.states.cpu() if self.stage == "states" else None,
+                "candidates": self.candidates,
+                **self._encoder(),
             }
         )
 
+    def _encoder(self) -> dict:
+        """The model with what belongs to it."""
+        return {
+            "model": self.model.state_dict(),
+            "n_states": self.model.n_states,
+            "latent_dim": self.model.latent_dim,
+            "labels": self.labels.cpu(),
+            "assigned": self.assigned.cpu(),
+            "history": self.history,
+            "consistent": self.consistent,
+        }
+
     def _resume(self, saved: dict) -> None:
+        self._restore(saved)
+        self.stage, self.iteration, self.fit_state = saved["stage"], saved["iteration"], saved["fit"]
+        self.candidates, self.converged = saved["candidates"], saved["converged"]
+        if saved["states"] is not None:
+            self.states = saved["states"].to(self.device)
+        self.began -= saved["seconds"]
+
+    def _restore(self, saved: dict) -> None:
         self._build(saved["n_states"], saved["latent_dim"])
-        self.model.ensemble.extend(copy.deepcopy(self.model.flow) for _ in range(saved["members"]))
+        self.model.ensemble.extend(copy.deepcopy(self.model.flow) for _ in range(saved.get("members", 0)))
         self.model.load_state_dict(saved["model"])
         self.labels, self.assigned = (saved[name].to(self.device) for name in ("labels", "assigned"))
-        self.stage, self.iteration, self.fit_state = saved["stage"], saved["iteration"], saved["fit"]
-        self.history, self.consistent, self.converged = saved["history"], saved["consistent"], saved["converged"]
-        self.began -= saved["seconds"]
+        self.history, self.consistent = saved["history"], saved["consistent"]
 
     # Stages
 
@@ -302,7 +324,8 @@ class _Run:
         model, frames = self.model, self.frames
         reweighted = frames.reweighting is not None
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn from torch's global generator
-            torch.default_generator.manual_seed(streams.stream_seed(self.seed, "weights"))
+            anew = ("restart", len(self.candidates)) if self.candidates else ()
+            torch.default_generator.manual_seed(streams.stream_seed(self.seed, "weights", *anew))
             model.build(self.dataset.n_features, n_states, reweighted, latent_dim)
         model.boltzmann = self.dataset.boltzmann
         model.provenance = {
@@ -328,6 +351,40 @@ class _Run:
             model.flow.range.copy_(reachable / frames.reference)
         model.to(self.device)
 
+    def _choose_encoder(self) -> None:
+        """Train encoders with different initial weights to the end of the first stage, and go on with the best one."""
+        wanted = self.settings.restarts
+        while True:
+            self._learn_states()
+            score = self._score()
+            if wanted == 1 and not self.candidates and score >= 0:
+                return
+            self.candidates.append({**copy.deepcopy(self._encoder()), "score": score})
+            enough = sum(entry["score"] >= 0 for entry in self.candidates) >= wanted
+            if enough or len(self.candidates) == wanted + SPARE:
+                break
+            self._next("states")
+            self.labels = self.assigned = self.states
+            self.history, self.consistent = [], False
+            self._build(int(self.labels.max()) + 1)
+        self._restore(max(self.candidates, key=lambda entry: entry["score"]))  # the first of equals
+        self.candidates = []
+
+    def _score(self) -> float:
+        """Crossings that a bias along the variable is expected to show; -1 if it does not tell states apart."""
+        if len(self._populated(self.assigned)) < 2:
+            return -1.0
+        if self.settings.restarts == 1:
+            return 0.0
+        series, lengths = self.dataset.series, [len(entry) for entry in self.dataset.series]
+        states = [part.numpy() for part in self.states.cpu().split(lengths)]
+        self.model.trained = True  # as far as its variable goes
+        try:
+            rate = model_crossings(self.model, series, self.dataset.lag, states=states, seed=self.seed)
+        finally:
+            self.model.trained = False
+        return -1.0 if rate is None else rate.crossings
+
     def _learn_states(self) -> None:
         s = self.settings
         for iteration in range(self.iteration, s.refinements):
@@ -340,6 +397,8 @@ class _Run:
             complete = len(self._populated(self.assigned)) == self.model.n_states
             if complete and max(changed, self._gain_of_last_iteration()) < s.label_change:
                 self.consistent = True
+                return
+            if iteration >= COLLAPSED and len(self._populated(self.assigned)) == 1:
                 return
         self._drop_lost_states()
 
@@ -453,7 +512,7 @@ class _Run:
         s = self.settings
         # An epoch with a flow costs about four of those without.
         costs = {
-            "states": s.refinements * s.refinement_epochs,
+            "states": s.restarts * s.refinements * s.refinement_epochs,
             "joint": 4 * s.joint_epochs,
             "flow": 4 * s.flow_epochs,
             "refit": 4 * s.ensemble_epochs,
@@ -462,7 +521,10 @@ class _Run:
         iterations = {"states": s.refinements, "joint": 1, "flow": 1, "refit": 1, "ensemble": max(1, s.ensemble)}
         stages = list(costs)
         before = sum(costs[stage] for stage in stages[: stages.index(self.stage)])
-        done = before + costs[self.stage] * (self.iteration + share) / iterations[self.stage]
+        part = (self.iteration + share) / iterations[self.stage]
+        if self.stage == "states":
+            part = min(1.0, (len(self.candidates) + part) / s.restarts)
+        done = before + costs[self.stage] * part
         self.progress(done / sum(costs.values()), f"{self.stage}: {entry['states']} states, loss {entry['loss']:.3f}")
 
     def _describe(self) -> list[dict]:
