@@ -5,10 +5,16 @@ walker is, and `add_kernel` adds it to the state; `coefficients_of` and `free_en
 `empty_state` is the one before the first kernel. Everything else follows from the kernels alone: the bias of a
 simulation that continues is rebuilt by adding the kernels of its history one by one in their order, so that it has
 every bit that it had.
+
+Walkers that share a bias need not run at the same time: one that starts late feels all earlier kernels from its first
+step on. So every kernel has a time on a clock that all walkers agree on (Lamport, doi:10.1145/359545.359563). A
+walker's clock advances with its steps, and to beyond the time of each kernel of others that it reads. For a single
+walker, and for walkers that run side by side at the same speed, it is the step.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from abc import abstractmethod
@@ -19,6 +25,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import openmm
+from numpy.typing import ArrayLike
 from openmm import app
 
 from latf_sampling.bias.arguments import check_backend, check_model, check_parts, latent_points, whole_steps
@@ -89,7 +96,9 @@ class AdaptiveBias(GridBias, Generic[State]):
     state
         What all kernels so far made.
     history : History
-        The kernels of this walker.
+        The kernels of this walker, each with its time on the clock of all walkers.
+    latest : float
+        Time of the latest kernel of another walker in the state.
     neighbors : Neighbors or None
         Those of the other walkers in the directory.
     """
@@ -160,7 +169,7 @@ class AdaptiveBias(GridBias, Generic[State]):
     def _open_files(self, options: AdaptiveOptions, fields: list[str], settings: dict[str, str]) -> None:
         directory, cv = options.directory, self.cv
         path = None if directory is None else Path(directory) / f"{options.walker}{SUFFIX}"
-        fields = ["step", *(f"u{k}" for k in range(cv.dim)), *fields]
+        fields = ["step", *(f"u{k}" for k in range(cv.dim)), *fields, "clock"]
         widths = " ".join(map(repr, self.grid.hill_width.tolist()))
         settings = {**settings, "variable": cv.fingerprint(), "width": widths}
         self.neighbors = None if path is None else Neighbors(path, fields, settings)
@@ -180,12 +189,12 @@ class AdaptiveBias(GridBias, Generic[State]):
     def new_kernel(self, context: openmm.Context, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
         """The kernel to add at u (d,), where the bias without walls is so high, kJ/mol.
 
-        Returns a row of the history without its step. The walker is at u if it is on the grid, and beyond otherwise.
+        Returns the kernel without its step. The walker is at u if it is on the grid, and beyond otherwise.
         """
 
     @abstractmethod
     def add_kernel(self, state: State, kernel: np.ndarray) -> Region:
-        """Add a kernel, a row of a history, to a state; returns which coefficients it changes."""
+        """Add a kernel, as one of `own_kernels`, to a state; returns which coefficients it changes."""
 
     @abstractmethod
     def coefficients_of(self, state: State) -> np.ndarray:
@@ -219,6 +228,7 @@ class AdaptiveBias(GridBias, Generic[State]):
         context, step = simulation.context, simulation.currentStep
         u = self.values(context)
         self.check_value(u)
+        self.check_force(context, u)
         # A walker that is off the grid adds at the grid's end, and only what is bounded: see `new_kernel`.
         center = np.clip(u, *self.grid.ends)
         bias = self.grid.interpolate(center[None], self.coefficients)[0]
@@ -227,7 +237,7 @@ class AdaptiveBias(GridBias, Generic[State]):
         kernel = np.array([step, *self.new_kernel(context, center, bias, bool((center == u).all()))])
         self._last = step, float(self.energy(u)[0])
         self._complete = False
-        self.history.add(kernel)
+        self.history.add([*kernel, self._clock(step)])
         changed = [self.add_kernel(self.state, kernel)]
         if step % self.save_frequency == 0:
             self.history.write()
@@ -313,31 +323,57 @@ class AdaptiveBias(GridBias, Generic[State]):
     def free_energy_history(self, times: int = 10) -> Iterator[tuple[int, np.ndarray]]:
         """`free_energy` after each of so many equal shares of the kernels of all walkers, as (step, surface)."""
         state, times = self.empty_state(), arguments.whole(type(self).__name__, "times", times, 1)
-        for part in np.array_split(self.all_kernels(), times):
-            for kernel in part:
-                self.add_kernel(state, kernel)
+        for part in np.array_split(self._rows_in_order(), times):
+            for row in part:
+                self.add_kernel(state, row[:-1])
             if len(part):
-                yield int(part[-1, 0]), self.free_energy_of(state)
+                yield int(part[-1, -1]), self.free_energy_of(state)
 
     def past_energy(self, u: np.ndarray, steps: Sequence[int]) -> np.ndarray:
         u = latent_points(type(self).__name__, u, self.cv.dim)
         times = arguments.real_numbers(type(self).__name__, "steps", steps).reshape(-1)
-        kernels, state, done = self.all_kernels(), self.empty_state(), 0
-        ends = np.searchsorted(kernels[:, 0], times, side="right")
+        kernels, state, done = self._rows_in_order(), self.empty_state(), 0
+        ends = np.searchsorted(kernels[:, -1], times, side="right")
         energies = np.empty((len(ends), len(u)))
         for index in np.argsort(ends, kind="stable"):
-            for kernel in kernels[done : ends[index]]:
-                self.add_kernel(state, kernel)
+            for row in kernels[done : ends[index]]:
+                self.add_kernel(state, row[:-1])
             done = ends[index]
             coefficients = self.coefficients_of(state)
             energies[index] = self.energy_with(coefficients if self._wall is None else coefficients + self._wall, u)
         return energies
 
+    def shared_time(self, steps: ArrayLike, walker: str | None = None) -> np.ndarray:
+        rows = self.history.rows
+        if self.neighbors is not None and walker is not None:
+            rows = self.neighbors.read_all(rows)[walker]
+        steps = arguments.real_numbers(type(self).__name__, "steps", steps)
+        if not len(rows):
+            return steps
+        before = np.maximum(np.searchsorted(rows[:, 0], steps, side="right") - 1, 0)
+        return rows[before, -1] + steps - rows[before, 0]
+
+    @property
+    def own_kernels(self) -> np.ndarray:
+        """This walker's kernels (n, fields): the step, the center, and what the kind of bias adds."""
+        return self.history.rows[:, :-1]
+
     def all_kernels(self) -> np.ndarray:
-        """Kernels of all walkers in the order of their steps; those of others as far as these have written them."""
-        others = [] if self.neighbors is None else self.neighbors.read_all()
-        kernels = np.concatenate([self.history.rows, *others])
-        return kernels[np.argsort(kernels[:, 0], kind="stable")]
+        """Kernels of all walkers in the order in which they came; those of others as far as these have written them."""
+        return self._rows_in_order()[:, :-1]
+
+    def _rows_in_order(self) -> np.ndarray:
+        """Rows of all histories, ordered by clock, and by name where walkers added at the same time."""
+        rows = self.history.rows
+        if self.neighbors is not None:
+            rows = np.concatenate(list(self.neighbors.read_all(rows).values()))
+        return rows[np.argsort(rows[:, -1], kind="stable")]
+
+    def _clock(self, step: int) -> float:
+        """Time of a kernel that this walker adds at a step."""
+        rows = self.history.rows
+        ahead = rows[-1, -1] - rows[-1, 0] if len(rows) else 0.0
+        return float(max(step + ahead, self.latest + 1))
 
     # ----------------------------------------------------------------------------------------------------- bookkeeping
 
@@ -352,11 +388,11 @@ class AdaptiveBias(GridBias, Generic[State]):
     def _rebuild(self, from_scratch: bool = False) -> None:
         """Let the state hold this walker's kernels, and those of others that are on the disk."""
         self._complete = False
-        self.state = self.empty_state()
+        self.state, self.latest = self.empty_state(), -math.inf
         if self.neighbors is not None:
             self.neighbors.seek({})
         done = 0 if from_scratch else self.load_state()
-        for kernel in self.history.rows[done:]:
+        for kernel in self.own_kernels[done:]:
             self.add_kernel(self.state, kernel)
         self._add_neighbors()
 
@@ -368,7 +404,8 @@ class AdaptiveBias(GridBias, Generic[State]):
         if void:  # a walker removed kernels that are in the state
             self._rebuild(from_scratch=True)
             return [self.grid.everything]
-        return [self.add_kernel(self.state, kernel) for rows in new for kernel in rows]
+        self.latest = max([self.latest, *(rows[-1, -1] for rows in new if len(rows))])
+        return [self.add_kernel(self.state, row[:-1]) for rows in new for row in rows]
 
     def _copy_coefficients(self, target: np.ndarray, regions: list[Region]) -> None:
         """Set coefficients in some regions to those of the state, with the wall of the trust region."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import openmm
+from numpy.typing import ArrayLike
 from openmm import app
 
 from latf_sampling.analysis.weights import boltzmann_weights
@@ -108,8 +109,18 @@ class Bias(ABC):
         return float(self.energy(u)[0])
 
     def past_energy(self, u: np.ndarray, steps: Sequence[int]) -> np.ndarray:
-        """`energy` at points (n, d) as it was at each of some steps of the walkers, kJ/mol; (steps, n)."""
+        """`energy` at points (n, d) as it was at each of some steps of the walkers, kJ/mol; (steps, n).
+
+        Where walkers share the bias, but did not run side by side, steps are those of `shared_time`.
+        """
         return np.tile(self.energy(u), (len(steps), 1))
+
+    def shared_time(self, steps: ArrayLike, walker: str | None = None) -> np.ndarray:
+        """Steps (n,) of a walker, by default this one, on the clock that all walkers of the bias agree on; (n,).
+
+        Walkers that ran one after the other have times one after the other.
+        """
+        return np.asarray(steps, np.float64)
 
     def offset(self) -> float:
         """Constant, kJ/mol, by which the present V has to be lowered to be on one scale for all times."""

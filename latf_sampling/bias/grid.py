@@ -41,6 +41,9 @@ FADE = 8
 CUTOFF = 6.0
 """A hill is cut off so many of its widths from its center, where it is 1e-8 of its height."""
 
+DIFFERENCE = 0.1
+"""kJ/mol by which the energy in OpenMM may differ from that of the bias."""
+
 Region = tuple[slice, ...]
 """A part of the coefficients of a grid."""
 
@@ -279,3 +282,20 @@ class GridBias(Bias):
                     OutsideWarning,
                     stacklevel=4,
                 )
+
+    def check_force(self, context: openmm.Context, u: np.ndarray) -> None:
+        """Refuse to go on where the force that acts is not this bias; u (d,) is the present value of the variable.
+
+        Raises
+        ------
+        SimulationError
+            OpenMM has another energy than this bias has at u.
+        """
+        state = context.getState(getEnergy=True, groups=1 << self.group)
+        acts, expected = state.getPotentialEnergy()._value, float(self.energy(u)[0])
+        # Positions are in single precision on some platforms, and variables may be steep.
+        if not abs(acts - expected) <= DIFFERENCE + 1e-3 * abs(expected):
+            raise SimulationError(
+                f"bias: the force that acts on the simulation has an energy of {acts:.6g} kJ/mol at {u.tolist()}, and "
+                f"the bias {expected:.6g}; its memory was changed or lost. Continue from the last saved state."
+            )

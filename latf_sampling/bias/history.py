@@ -257,9 +257,15 @@ class Neighbors:
         after = self.offsets()
         return rows, any(before[name][0] not in (-1, after[name][0]) for name in after)
 
-    def read_all(self) -> list[np.ndarray]:
-        """All hills of each other walker, whether they were read before or not."""
-        return [Reader(path, *self._format).read_new() for path in self._paths()]
+    def read_all(self, own: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """All hills of each other walker, whether they were read before or not, by the walker's name.
+
+        With those of this walker, where they are given; in the order of names.
+        """
+        rows = {path.stem: Reader(path, *self._format).read_new() for path in self._paths()}
+        if own is not None:
+            rows[self._own.stem] = own
+        return dict(sorted(rows.items()))
 
     def offsets(self) -> dict[str, tuple[int, int]]:
         """Generation of each file, and how far it is read."""

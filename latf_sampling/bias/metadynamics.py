@@ -152,7 +152,7 @@ class Metadynamics(AdaptiveBias[np.ndarray]):
 
     @property
     def hills(self) -> np.ndarray:
-        return self.history.rows
+        return self.own_kernels
 
     def empty_state(self) -> np.ndarray:
         return self._start.copy()

@@ -234,7 +234,7 @@ class OPES(AdaptiveBias[Density]):
 
     def _fluctuations_so_far(self) -> Fluctuations:
         """Of all positions of this walker; anew from its history, if that was read or rewound."""
-        rows, d = self.history.rows, self.cv.dim
+        rows, d = self.own_kernels, self.cv.dim
         if self._fluctuations.count != len(rows):
             self._fluctuations = Fluctuations(d, self.bias_factor)
             for row in rows:
@@ -291,7 +291,14 @@ class OPES(AdaptiveBias[Density]):
         rows, neighbors = len(self.history.rows), json.dumps(self.neighbors.offsets())
         with storage.atomic_write(self._state_file) as temporary:
             # The name of the second array is that of files which exist already.
-            np.savez(temporary, allow_pickle=False, rows=rows, neighbours=neighbors, **self.state.arrays())
+            np.savez(
+                temporary,
+                allow_pickle=False,
+                rows=rows,
+                neighbours=neighbors,
+                latest=self.latest,
+                **self.state.arrays(),
+            )
 
     def saved(self) -> dict[str, Any] | None:
         saved = super().saved()
@@ -306,6 +313,7 @@ class OPES(AdaptiveBias[Density]):
             with np.load(self._state_file) as file:
                 arrays = {name: file[name] for name in file.files}
             rows, offsets = int(arrays["rows"]), json.loads(str(arrays["neighbours"]))
+            latest = float(arrays["latest"])
             # Not if it is later than what the walker continues from, or on another grid.
             loaded = rows <= len(self.history.rows) and self.state.load(arrays)
         except (OSError, EOFError, TypeError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
@@ -317,6 +325,7 @@ class OPES(AdaptiveBias[Density]):
                 storage.remove(self._state_file)
             return 0
         self.neighbors.seek(offsets)
+        self.latest = latest
         return rows
 
     def _touches_faces(self, state: Density) -> bool:

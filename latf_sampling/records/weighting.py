@@ -206,8 +206,12 @@ class _RoundBias:
         )
         bias = make_bias(settings.bias, task)
         stride = n_steps(records.protocol.frame_interval, timestep)
-        times = [stride * np.arange(1, len(walker) + 1)[part] for walker, part in zip(walkers, selected)]
         of_round = [k for k, walker in enumerate(walkers) if walker.biased and walker.round_index == index]
+        times = {}
+        for k in of_round:
+            walker, steps = walkers[k], stride * np.arange(1, len(walkers[k]) + 1)
+            assert isinstance(walker, WalkerFrames)  # no other frames are biased
+            times[k] = bias.shared_time(steps[selected[k]], files.walker(walker.walker).path.name)
         which, middles = stages(np.concatenate([times[k] for k in of_round]), STAGES if bias.is_adaptive else 1)
         parts = dict(zip(of_round, np.split(which, np.cumsum([len(times[k]) for k in of_round])[:-1])))
         u = [latent(bias.cv, walker)[part] for walker, part in zip(walkers, selected)]

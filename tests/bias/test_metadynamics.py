@@ -42,7 +42,7 @@ def run(directory=None, walker="walker", steps=0, seed=1, dim=2, platform="Refer
 
 
 def stored(directory, walker="walker") -> np.ndarray:
-    return np.loadtxt(directory / f"{walker}.hills")
+    return np.loadtxt(directory / f"{walker}.hills")[:, :-1]  # without the clock
 
 
 def points(bias: Metadynamics, n: int = 200) -> np.ndarray:

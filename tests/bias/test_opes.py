@@ -116,8 +116,8 @@ def test_kernel_by_kernel(dim):
     worst = 0.0
     for number in range(1, 201):
         bias.step(made, 10)
-        row = bias.history.rows[-1]
-        assert len(bias.history.rows) == number and row[0] == 10 * number
+        row = bias.own_kernels[-1]
+        assert len(bias.own_kernels) == number and row[0] == 10 * number
         u = bias.values(made.context)
         assert row[1 : 1 + dim] == pytest.approx(np.clip(u, bias.low, bias.high), abs=1e-12)
         # what the kernel weighs is what the bias was before it
@@ -240,7 +240,7 @@ def test_all_options_together_survive_a_restart(tmp_path):
     """Widths follow from positions that got no kernel too, at the beginning and in an excluded region."""
     bias, made = well(directory=tmp_path, **OPTIONS)
     bias.step(made, 400)
-    rows = bias.history.rows.copy()
+    rows = bias.own_kernels.copy()
     center, without = rows[:, 1], rows[:, 2] == 0
     excluded = ((center >= 0.65) & (center <= 0.75)) | (center >= 1.45)
     assert 2 < np.count_nonzero(excluded[9:]) < 25
@@ -255,7 +255,7 @@ def test_all_options_together_survive_a_restart(tmp_path):
     walk.loadCheckpoint(str(tmp_path / "state"))
     again.rewind(400)
     again.step(walk, 150)
-    assert again.history.rows.tobytes() == bias.history.rows.tobytes()
+    assert again.own_kernels.tobytes() == bias.own_kernels.tobytes()
     assert again.coefficients.tobytes() == bias.coefficients.tobytes()
     u = everywhere(again, 100)
     read, _ = well(directory=tmp_path, walker="reader", read_only=True, **OPTIONS)
@@ -265,7 +265,7 @@ def test_all_options_together_survive_a_restart(tmp_path):
     # A walker that comes later measures its own widths, which a bias has widened from the beginning.
     other, moving = well(directory=tmp_path, walker="b", seed=3, **OPTIONS)
     other.step(moving, 130)
-    widths = other.history.rows[:, 2]
+    widths = other.own_kernels[:, 2]
     assert not widths[:9].any() and widths[9:].any() and widths.max() < 3 * rows[:, 2].max()
 
 
@@ -318,8 +318,8 @@ def test_going_on_from_a_checkpoint_is_as_if_nothing_had_happened(tmp_path, kind
     again.rewind(walk.currentStep)
     again.step(walk, 100)
     again.step(walk, 167)
-    assert walk.currentStep == 600 and len(again.history.rows) == 60
-    assert again.history.rows.tobytes() == bias.history.rows.tobytes()
+    assert walk.currentStep == 600 and len(again.own_kernels) == 60
+    assert again.own_kernels.tobytes() == bias.own_kernels.tobytes()
     assert again.coefficients.tobytes() == bias.coefficients.tobytes()
     assert state(walk).tobytes() == state(made).tobytes()
 
@@ -332,7 +332,7 @@ def test_closing_hands_a_walker_over(tmp_path, kind):
         well(kind=kind, directory=tmp_path)
     bias.close()
     again, _ = well(kind=kind, directory=tmp_path)
-    assert again.history.rows.tobytes() == bias.history.rows.tobytes() and len(bias.history.rows) == 16
+    assert again.own_kernels.tobytes() == bias.own_kernels.tobytes() and len(bias.own_kernels) == 16
     assert again.coefficients.tobytes() == bias.coefficients.tobytes()
 
 
@@ -384,16 +384,16 @@ def test_state_knows_how_far_neighbours_were_read(tmp_path):
     b.step(walk_b, 50)
 
     def weight(*biases) -> float:
-        return np.exp(-25 / KT) + sum(np.exp(bias.history.rows[:, -1]).sum() for bias in biases)
+        return np.exp(-25 / KT) + sum(np.exp(bias.own_kernels[:, -1]).sum() for bias in biases)
 
     again, walk = well(directory=tmp_path, walker="a")
-    assert (tmp_path / "a.npz").exists() and (len(a.history.rows), len(b.history.rows)) == (10, 15)
+    assert (tmp_path / "a.npz").exists() and (len(a.own_kernels), len(b.own_kernels)) == (10, 15)
     assert again.state.sum_of_weights == pytest.approx(weight(again, b), rel=1e-12)
     again.save()
     again.history.close()
     b.rewind(30)
     again, walk = well(directory=tmp_path, walker="a")
-    assert again.state.sum_of_weights == pytest.approx(weight(again, b), rel=1e-12) and len(b.history.rows) == 3
+    assert again.state.sum_of_weights == pytest.approx(weight(again, b), rel=1e-12) and len(b.own_kernels) == 3
     b.rewind(10)
     walk.context.setState(walk_a.context.getState(getPositions=True, getVelocities=True, getParameters=True))
     walk.currentStep = walk_a.currentStep
@@ -419,10 +419,10 @@ def test_an_interruption_costs_no_entry(tmp_path, kind):
     bias.add_kernel = before
     assert made.currentStep == 60
     bias.step(made, 20)
-    assert bias.history.rows[:, 0].tolist() == [10, 20, 30, 40, 50, 60, 70, 80]
+    assert bias.own_kernels[:, 0].tolist() == [10, 20, 30, 40, 50, 60, 70, 80]
     bias.close()
     again, _ = well(kind=kind, directory=tmp_path)
-    assert again.history.rows.tobytes() == bias.history.rows.tobytes()
+    assert again.own_kernels.tobytes() == bias.own_kernels.tobytes()
     assert again.coefficients.tobytes() == bias.coefficients.tobytes()
 
 
@@ -579,8 +579,10 @@ def test_course_ends_with_the_free_energy(tmp_path, kind):
         other.step(moving, 50)
     one.step(made, 10)
     course = list(one.free_energy_history(2))
-    steps = np.sort(np.concatenate([one.history.rows, other.history.rows])[:, 0])
-    assert [step for step, _ in course] == [steps[(len(steps) + 1) // 2 - 1], steps[-1]]
+    # The second one is ahead: from step 20 on it has read what the first one added up to step 50.
+    assert other.shared_time([10, 20, 30, 35]).tolist() == [10, 51, 61, 66]
+    times = np.sort(np.concatenate([one.history.rows, other.history.rows])[:, -1])
+    assert [time for time, _ in course] == [times[(len(times) + 1) // 2 - 1], times[-1]]
     # Kernels that are merged in another order, as they come from two walkers, give nearly the same sum.
     low = one.free_energy() < 15
     assert low.sum() > 20
@@ -626,6 +628,41 @@ def test_past_energy_is_of_all_walkers(tmp_path, kind):
     assert np.abs(again.past_energy(u, steps)[-1] - again.energy(u)).max() < (1e-6 if kind is Metadynamics else 1.5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_walkers_that_start_late_feel_what_was_there(tmp_path, kind):
+    """Two walkers side by side, then two more: the bias that acted on each is that of the history at its time."""
+    felt, u = {}, everywhere(well(kind=kind)[0], 200)
+    for names in ("ab", "cd"):
+        walkers = {name: well(kind=kind, directory=tmp_path, walker=name, seed=ord(name)) for name in names}
+        for _ in range(20):
+            for name, (bias, made) in walkers.items():
+                felt[name, made.currentStep] = bias.energy(u)
+                bias.step(made, 10)
+        for bias, _ in walkers.values():
+            bias.close()
+    reader, _ = well(kind=kind, directory=tmp_path, walker="reader", read_only=True)
+    for name in "abcd":
+        # Before the kernel at this step, and for the second one of each pair after that of the first.
+        steps = np.arange(10, 200, 10)
+        times = reader.shared_time(steps, name)
+        assert np.all(np.diff(times) > 0) and (name in "ab" or times[0] > 200)
+        found = reader.past_energy(u, times)
+        expected = np.stack([felt[name, step] for step in steps])
+        away = np.sqrt(np.mean((found - expected) ** 2, axis=1))
+        # The second one of a pair has read all kernels up to its step, the first one still lacks one of the second.
+        exact = 1e-6 if kind is Metadynamics else 1.5
+        assert away.max() < (exact if name in "bd" else 4.0)
+        assert np.sqrt(np.mean(expected[-1] ** 2)) > (4 if name in "ab" else 6)
+        by_step = reader.past_energy(u, steps)  # the order of before, in which walkers start together
+        assert name in "ab" or np.sqrt(np.mean((by_step - expected) ** 2, axis=1))[:10].min() > 2
+    kernels = reader.all_kernels()
+    assert len(kernels) == 80 and kernels[:40, 0].max() == 200 and kernels[40, 0] == 10
+    again, made = well(kind=kind, directory=tmp_path, walker="c")
+    assert again.shared_time([200, 210]).tolist() == (reader.shared_time([200], "c") + [0, 10]).tolist()
+    again.step(made, 0) if made.currentStep == 200 else again.rewind(0)
+    assert again.latest == max(reader.shared_time([200], name)[0] for name in "abd")
+
+
 # -------------------------------------------------------------------------------------------------------- known physics
 
 
@@ -658,8 +695,8 @@ def test_target(settings):
         density /= density.sum()
         late += density if step > 500 else 0
         k = np.searchsorted(np.cumsum(density), 0.999999 * rng.random())
-        bias.history.add([step, *bias.new_kernel(None, r[k], energies[k], True)])
-        bias.add_kernel(bias.state, bias.history.rows[-1])
+        bias.history.add([step, *bias.new_kernel(None, r[k], energies[k], True), step])
+        bias.add_kernel(bias.state, bias.own_kernels[-1])
         frames.append((r[k, 0], energies[k] - bias.offset()))
     low = free < 15
     assert rms(-KT * np.log(late[low]) - free[low] / bias.bias_factor) < 0.85
@@ -688,7 +725,7 @@ def test_double_well(dim, barrier):
     x[1::2, 0] = 0.7
     made = simulation(topology, system, x, timestep=0.015, friction=5.0, seed=1)
     bias.step(made, 120_000 if dim == 1 else 60_000)
-    rows = bias.history.rows[1000:]
+    rows = bias.own_kernels[1000:]
     u, weights = rows[:, 1 : 1 + dim], np.exp(rows[:, -1])
 
     surface = sum(np.ix_(*[exact(axis, barrier) for axis in bias.axes])) if dim > 1 else exact(bias.axes[0], barrier)

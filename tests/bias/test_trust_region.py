@@ -155,7 +155,7 @@ def test_wall_is_no_part_of_what_was_learned(kind):
         made.context.setPositions(x)
         wall = float(bias.energy(bias.values(made.context))[0])
         bias.update(made)
-        found.append((wall, bias.history.rows.copy(), bias.free_energy(), bias.offset()))
+        found.append((wall, bias.own_kernels.copy(), bias.free_energy(), bias.offset()))
     assert found[0][0] == 0 and found[1][0] > 5
     assert found[1][1] == pytest.approx(found[0][1], abs=1e-9)
     assert np.array_equal(np.isfinite(found[1][2]), np.isfinite(found[0][2]))

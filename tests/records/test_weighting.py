@@ -37,16 +37,23 @@ def ways(records, walkers):
 
 
 def last_bias(records: Records, index: int, walker, until: float = np.inf) -> np.ndarray:
-    """All hills of a round up to a step on a walker's selected frames, with the walls, kJ/mol."""
+    """All hills of a round up to a time of its clock on a walker's selected frames, with the walls, kJ/mol."""
     folder = records.directory.round(index).hills
     hills = np.concatenate([np.loadtxt(path) for path in sorted(folder.glob("*.hills"))])
-    hills = hills[hills[:, 0] <= until]
+    hills = hills[hills[:, -1] <= until]
     _, cv = records.model(index - 1)
     u = cv(walker.trajectory.xyz[after_filling(len(walker), walker.biased)].astype(float))
     square = (((u[:, None] - hills[:, 1:3]) / hills[:, 3:5]) ** 2).sum(-1)
     low, high = cv.bounds[:, 0] - 3 * cv.sigma, cv.bounds[:, 1] + 3 * cv.sigma
     walls = 10.0 * (((u - np.clip(u, low, high)) / cv.sigma) ** 2).sum(1)
-    return np.exp(-0.5 * square) @ hills[:, -1] + walls
+    return np.exp(-0.5 * square) @ hills[:, -2] + walls
+
+
+def clock(records: Records, walker, steps: np.ndarray) -> np.ndarray:
+    """Steps of a walker on the clock of its round."""
+    hills = np.loadtxt(records.directory.round(walker.round_index).hills / f"walker-{walker.walker:02d}.hills")
+    before = [max(0, np.count_nonzero(hills[:, 0] <= step) - 1) for step in steps]
+    return steps + (hills[:, -1] - hills[:, 0])[before]
 
 
 def test_walkers_of_each_weighting(ways):
@@ -83,6 +90,7 @@ def test_mbar_is_that_of_pymbar_with_each_round_in_stages(records, ways):
     numbers = [np.zeros(counts[0], int)]
     for index, places in ((1, (1, 2)), (2, (3,))):
         steps = {k: stride * np.arange(1, len(found.walkers[k]) + 1)[found.selected[k]] for k in places}
+        steps = {k: clock(records, found.walkers[k], of_walker) for k, of_walker in steps.items()}
         first, last = min(part[0] for part in steps.values()), max(part[-1] for part in steps.values())
         numbers += [np.minimum((steps[k] - first) * STAGES // (last - first), STAGES - 1) for k in places]
         for stage in range(STAGES):
