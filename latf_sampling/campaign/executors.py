@@ -11,8 +11,8 @@ from latf_sampling.simulation.walker import WalkerJob
 
 Executor = Callable[[list[WalkerJob], StepProgress], None]
 """Runs walkers to their end, each as `latf_sampling.simulation.walker.run_walker` does, and returns when all are
-finished. It raises `SimulationError` where one of them failed; a walker that is run again continues after its last
-finished segment."""
+finished or retired (an explosion is recorded in the walker's folder, and no error). It raises `SimulationError` where
+one of them cannot be simulated; a walker that is run again continues after its last finished segment."""
 
 EXECUTORS: dict[str, Executor] = {
     "local": run_walkers,

@@ -217,10 +217,16 @@ class ChildProcess:
 
     @property
     def exit_reason(self) -> str:
-        """How the process ended: "SIGKILL", "exit code 1"; waits for the end."""
-        self.process.join()
+        """How the process ended: "SIGKILL", "exit code 1"; one that does not end by itself is killed."""
+        self._end()
         code = self.process.exitcode
         return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+
+    def _end(self) -> None:
+        self.process.join(GRACE)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join(GRACE)
 
     def send(self, message: Any) -> None:
         """Send a message; the death of the child is noticed when its answer is waited for.
@@ -244,9 +250,15 @@ class ChildProcess:
             return None
 
     def join(self) -> None:
-        """Wait for the end of the process, and close the connection."""
-        self.process.join()
+        """Wait for the end of the process, which has nothing left to do, and close the connection."""
+        self._end()
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection to a process that has ended, or that cannot be ended."""
         self.connection.close()
+        if self.process.is_alive():  # or the end of this process would wait for it
+            vars(process)["_children"].discard(self.process)
 
 
 def terminate(children: Iterable[ChildProcess]) -> None:
@@ -269,16 +281,7 @@ def terminate(children: Iterable[ChildProcess]) -> None:
         end = time.monotonic() + GRACE
         for child in children:
             child.process.join(max(0.0, end - time.monotonic()))
-            if child.process.is_alive():
-                _forget(child)
-            else:
-                child.join()
-
-
-def _forget(child: ChildProcess) -> None:
-    """Let this process end without waiting for a child, which `multiprocessing` would do without limit."""
-    child.connection.close()
-    vars(process)["_children"].discard(child.process)
+            child.close()
 
 
 _script_lock = threading.RLock()

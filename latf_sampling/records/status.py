@@ -43,8 +43,8 @@ def _simulation(
     walkers = [directory.run(protocol, index).walker(number) for number in range(len(settings.walkers))]
     stopped = [walker.stop_reason() is not None for walker in walkers]
     failures = [walker.failures() for walker in walkers]
-    ended = [halted or failed.retired is not None for halted, failed in zip(stopped, failures)]
-    finished = [segments if halted else len(walker.markers()) for walker, halted in zip(walkers, ended)]
+    finished = [len(walker.markers()) for walker in walkers]
+    left = [0 if walker.is_finished(segments) else segments - done for walker, done in zip(walkers, finished)]
     kind = "plain" if settings.bias is None else settings.bias.kind
     total = segments * len(walkers)
     words = f"{sum(finished)} of {plural(total, 'segment')}, {kind}, {_kelvin(settings)}"
@@ -53,7 +53,7 @@ def _simulation(
     for number, failed in enumerate(failures):
         if failed.failures:
             words += f"; walker {number} {failed.summary}"
-    return _entry(f"{name}: simulate", sum(finished) / total, words)
+    return _entry(f"{name}: simulate", 1 - sum(left) / total, words)
 
 
 def _reading(directory: CampaignDirectory, settings: ExternalRound) -> dict:

@@ -163,6 +163,8 @@ class Segment:
             if bias is not None:
                 applied[frame] = bias.applied_bias(bias.cv(exact, box), simulation.currentStep)
                 offset[frame] = bias.offset()
+                if not np.isfinite([applied[frame], offset[frame]]).all():
+                    raise self._exploded(f"the bias is {applied[frame]} kJ/mol", first, start, checkpoint)
             if left is not None:
                 count = frame + 1
                 break

@@ -122,6 +122,23 @@ def test_stopped_workers_are_killed_soon_also_by_a_second_interruption(tmp_path,
     assert multiprocessing.active_children() == []
 
 
+def test_a_process_that_cannot_be_killed_is_left_alone(monkeypatch):
+    """As one that waits for a network disk: neither `terminate` nor the end of this process waits for it for long."""
+    monkeypatch.setattr(processes, "GRACE", 0.2)
+    child = processes.ChildProcess(time.sleep)
+    pid = child.process.pid
+    os.kill(pid, signal.SIGSTOP)
+    while Path(f"/proc/{pid}/stat").read_text().split()[2] != "T":
+        time.sleep(0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(child.process, "kill", lambda: None)
+        began = time.monotonic()
+        processes.terminate([child])
+    assert time.monotonic() - began < 5 and child.process not in multiprocessing.active_children()
+    os.kill(pid, signal.SIGKILL)
+    child.process.join()
+
+
 @pytest.mark.parametrize(
     ("task", "error", "words"),
     [("refuse", DataError, "^that is no number$"), ("fail", SimulationError, "unexpected failure.*by nothing")],

@@ -205,15 +205,17 @@ def test_processes_of_walkers_that_are_killed_are_started_again(tmp_path):
 def test_a_walker_whose_process_is_lost_again_and_again_is_retired(tmp_path, monkeypatch, hills):
     """Without processes: what is done about workers that die, and that another run tries again."""
     rounds = [{"walkers": ["300 K"] * 3, "length": "20 ps"}]
-    jobs = [job(tmp_path, k, rounds=rounds) for k in range(3)]
+    jobs = [job(tmp_path, k, rounds=rounds, stalled_after="30 min") for k in range(3)]
     if hills:
         jobs = [dataclasses.replace(made, hills=tmp_path / "hills") for made in jobs]
         history = History(tmp_path / "hills" / "walker-01.hills", ["step", "u0"], {})
         neighbor = Reader(tmp_path / "hills" / "walker-01.hills", ["step", "u0"], {})
     again = []
 
-    def tasks_of_which_one_dies(make_worker, setup, tasks, processes, *, begin_again, fresh, **_):
+    def tasks_of_which_one_dies(make_worker, setup, tasks, processes, *, begin_again, fresh, pulse, patience, **_):
+        assert patience == 1800
         for number, (_, made) in tasks:
+            assert pulse(number) == 0
             if number != 1 or again[2:] == [False]:
                 run_walker(made, lambda fraction: None)
                 yield number, None
