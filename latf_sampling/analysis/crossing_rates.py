@@ -17,7 +17,7 @@ dimensions, of which 8 ns each at 300 and 600 K hold 18 and 46 transitions, the 
 or 2 ns of metadynamics was 0.93 (benchmarks/variables.md). For 21 of them the expected rates were 0.5 to 2 times those
 counted; for four, along which two of the three wells look alike, five to ten times: the walker is probably not in
 equilibrium between these two within a nanosecond, and the frames at 600 K rush over the barrier between them. Between
-the states that training finds at 600 K, of which one is these two wells, expected rates were up to seven times too high.
+the states that training finds, of which one is these two wells, expected rates were up to seven times too high.
 """
 
 from __future__ import annotations
