@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from latf_sampling.campaign.check import check
 from latf_sampling.campaign.executors import Executor, executor
 from latf_sampling.campaign.extend import extend
 from latf_sampling.campaign.policies import POLICIES
-from latf_sampling.campaign.progress import Progress, StepProgress, silent
+from latf_sampling.campaign.progress import Progress, StepProgress, nowhere, silent
 from latf_sampling.campaign.until import Until
 from latf_sampling.core import installation, platforms, storage, streams
 from latf_sampling.core.manifest import Manifest
@@ -26,7 +27,7 @@ from latf_sampling.data.external import ExternalTrajectory, examine
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.data.selection import select_columns
 from latf_sampling.data.trajectories import Frames
-from latf_sampling.errors import SimulationError, StoreError
+from latf_sampling.errors import RepairWarning, SimulationError, StoreError, TrainingError
 from latf_sampling.features import Features
 from latf_sampling.learning.evaluation import Evaluation, evaluate
 from latf_sampling.learning.model import LaTF
@@ -108,7 +109,7 @@ class Campaign:
 
     def run(
         self,
-        progress: Progress = lambda step, fraction, words: None,
+        progress: Progress = nowhere,
         executor_name: str = "local",
         until: Until | None = None,
     ) -> None:
@@ -131,7 +132,7 @@ class Campaign:
         run_walkers = executor(executor_name)
         if until is not None:
             until.check(self.protocol)
-        with self.directory.acquire(self.protocol, extend(self.directory, self.protocol), self.added):
+        with self.directory.acquire(self.protocol, extend(self.directory, self.protocol, progress), self.added):
             trust_programs(self.protocol)
             self.store_molecule()
             self._run_rounds(run_walkers, progress)
@@ -429,7 +430,19 @@ class Campaign:
             progress(step, 1.0, "finished before")
             return
         seed = streams.stream_seed(self.protocol.seed, "learning", index)
-        model, cv, result = self.train(index, seed, files.checkpoint, lambda f, words: progress(step, 0.99 * f, words))
+
+        def report(fraction: float, words: str) -> None:
+            progress(step, 0.99 * fraction, words)
+
+        try:
+            model, cv, result = self.train(index, seed, files.checkpoint, report)
+        except TrainingError as error:
+            if not str(error).startswith(f"{files.checkpoint}: "):
+                raise
+            words = "is damaged, or belongs to a training with other settings. The model is trained from the beginning."
+            warnings.warn(f"{files.checkpoint}: {words}", RepairWarning, stacklevel=2)
+            storage.remove(files.checkpoint)
+            model, cv, result = self.train(index, seed, files.checkpoint, report)
         if repair.variable_in_use(self.records, index) not in (None, cv.fingerprint()):
             raise StoreError(
                 f"{files.path}: the model was trained again, and its variable is not the one that the walkers of round "

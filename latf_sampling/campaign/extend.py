@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from latf_sampling.campaign.progress import Progress, nowhere
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.data.layout import CampaignDirectory, Extend, RoundDirectory, WalkerDirectory
 from latf_sampling.errors import ProtocolWarning, StoreError
@@ -189,14 +190,26 @@ class Extension:
                 self.superseded += [segment.marker, segment.trajectory, segment.frames, segment.state]
 
 
-def extend(directory: CampaignDirectory, protocol: Protocol) -> Extend:
-    """What `CampaignDirectory.acquire` calls where a campaign with results gets another protocol."""
+def extend(directory: CampaignDirectory, protocol: Protocol, progress: Progress = nowhere) -> Extend:
+    """What `CampaignDirectory.acquire` calls where a campaign with results gets another protocol.
+
+    Parameters
+    ----------
+    directory, protocol
+        The campaign, and its new protocol.
+    progress
+        Is told what was changed, and what is made again.
+    """
 
     def plan(changes: Sequence[Location], stored: Manifest) -> list[Path]:
         extension = Extension(directory, protocol, changes, stored)
         if extension.remark:
             warnings.warn(extension.remark, ProtocolWarning, stacklevel=2)
-        return [path for path in dict.fromkeys(extension.superseded) if path.exists()]
+        superseded = [path for path in dict.fromkeys(extension.superseded) if path.exists()]
+        names = ", ".join(path.relative_to(directory.path).as_posix() for path in superseded)
+        again = f"; {names}: made again where needed, the earlier ones are in {directory.earlier}" if names else ""
+        progress("protocol", 1.0, f"changed in {', '.join(map(spell, changes))}{again}")
+        return superseded
 
     return plan
 

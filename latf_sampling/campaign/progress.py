@@ -12,3 +12,7 @@ StepProgress = Callable[[float, str], None]
 
 def silent(fraction: float, words: str) -> None:
     """Report nothing."""
+
+
+def nowhere(step: str, fraction: float, words: str) -> None:
+    """Report nothing, of no step."""

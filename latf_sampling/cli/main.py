@@ -1,8 +1,9 @@
 """The command line; each command is one call that a script could make.
 
-Exit codes: 0 for success; 1 where the installation is not healthy, there are fewer structures than requested, or the
-reader of the output has ended; 2 for wrong input and for files that cannot be read or written; 70 for a fault of the
-program; 128 and the number of the signal for an interruption: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+Exit codes: 0 for success; 1 where the installation is not healthy, there are fewer structures than requested, an error
+is larger than with --until, or the reader of the output has ended; 2 for wrong input and for files that cannot be read
+or written; 70 for a fault of the program; 75 where the same command should be run again, after --max-time or SIGUSR1;
+128 and the number of the signal for another interruption: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
@@ -88,23 +89,40 @@ def run(
             "command continues."
         ),
     ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            help="Add rounds like the last one until the error of the free-energy difference is as small as this, "
+            "like '0.2 kJ/mol'."
+        ),
+    ] = None,
+    max_rounds: Annotated[int | None, typer.Option(help="Rounds at most with --until; default: 20.")] = None,
 ) -> None:
-    """Run a campaign, or continue it."""
+    """Run a campaign, or continue it, also with a protocol that makes it longer or is learned from in another way."""
     from latf_sampling.settings import Protocol
+    from latf_sampling.units import parse
 
     began = time.perf_counter()
     settings = Protocol.load(protocol)  # its faults are told before anything that takes seconds is imported
     limit = signals.TimeLimit(None if max_time is None else signals.seconds(max_time, "--max-time"))
+    if max_rounds is not None and until is None:
+        raise SettingsError("run: --max-rounds goes with --until, which adds rounds.")
+    error = None if until is None else parse(until, "energy", "--until")
     output_directory(output)
 
     from latf_sampling.campaign.campaign import Campaign
+    from latf_sampling.campaign.until import Until
 
+    goal = None if error is None else Until(error, 20 if max_rounds is None else max_rounds)
     campaign = Campaign(settings, output)
     for page in (campaign.directory.report, campaign.directory.evaluation):
         output_file(page)
     with limit, Bars(_err) as bars:
-        campaign.run(bars)
+        campaign.run(bars, until=goal)
     _say(f"Finished in {time.perf_counter() - began:.0f} s. Report: {campaign.directory.report}")
+    if goal is not None and goal.reached > goal.error:
+        _complain(f"after {plural(campaign.n_rounds, 'round')} {goal.words}.", "yellow")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -127,13 +145,31 @@ def check(protocol: Annotated[Path, typer.Argument(help="Protocol, a YAML file."
 
 
 @app.command()
-def status(directory: Directory) -> None:
+def status(
+    directory: Directory,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Print it again whenever it changes, until the campaign is finished.")
+    ] = False,
+) -> None:
     """Show which steps of a campaign are done."""
-    from latf_sampling.records.records import Records
+    from latf_sampling.cli.inspection import print_status
 
-    entries = Records.load(directory).status()
-    rows = [[entry["step"], f"{100 * entry['done']:.0f} %", entry["words"]] for entry in entries]
-    _say(tables.aligned(["step", "done", ""], rows, _out.width if _out.is_terminal else None))
+    print_status(directory, _out, as_json, watch)
+
+
+@app.command()
+def verify(directory: Directory) -> None:
+    """Read every file of a campaign, name what is damaged, and say what running it again would do about it."""
+    from latf_sampling.records.verification import Verification
+
+    with Bars(_err) as bars:
+        verification = Verification.of(directory, lambda files: bars("verify", 0.0, f"{files:,} files"))
+    for finding in verification.findings:
+        _say(str(finding))
+    _say(verification.summary)
+    if verification.findings:
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -339,7 +339,7 @@ class CampaignDirectory:
         Their content has the further keys "stored" and "replaced", the times in UTC from and until which they held.
         """
         numbers = sorted(int(path.name) for path in self.earlier.glob("*") if path.name.isdecimal())
-        files = [self.earlier / str(number) / self._protocol.name for number in numbers]
+        files = [self.earlier / str(number) / self.protocol_file.name for number in numbers]
         return [Manifest.load(file) for file in files if file.exists()]
 
     @property
@@ -375,7 +375,8 @@ class CampaignDirectory:
         return self.path / "report.html"
 
     @property
-    def _protocol(self) -> Path:
+    def protocol_file(self) -> Path:
+        """Manifest of the protocol, JSON."""
         return self.path / "protocol.json"
 
     def protocol(self) -> Protocol:
@@ -393,7 +394,7 @@ class CampaignDirectory:
             manifest.verified()
         except StoreError as error:
             raise StoreError(f"{error} `latf run` copies it again from beside the protocol.") from error
-        damaged = f"{self._protocol}: was changed after the campaign was made; restore it."
+        damaged = f"{self.protocol_file}: was changed after the campaign was made; restore it."
         try:
             protocol = Protocol.restore(manifest.content, self.inputs)
         except SettingsError as error:
@@ -407,7 +408,7 @@ class CampaignDirectory:
 
     def with_added_rounds(self, protocol: Protocol) -> tuple[Protocol, int]:
         """A protocol with the rounds that this campaign has beyond its file, and their number, see `ADDED_ROUNDS`."""
-        if not self._protocol.exists():
+        if not self.protocol_file.exists():
             return protocol, 0
         content = self._stored().content
         rounds, added = content.get("rounds"), content.get(ADDED_ROUNDS, 0)
@@ -445,7 +446,7 @@ class CampaignDirectory:
         if lock is None:
             raise StoreError(f"{self.path}: another process is running this campaign.")
         with lock:
-            if self._protocol.exists():
+            if self.protocol_file.exists():
                 self.replace(protocol, extend or self.refuse, added)
             else:
                 self._refuse_other_files()
@@ -470,10 +471,10 @@ class CampaignDirectory:
         )
 
     def _stored(self) -> Manifest:
-        if not self._protocol.exists():
+        if not self.protocol_file.exists():
             self._refuse_results_alone()
             raise StoreError(f"{self.path}: there is no campaign in this directory; `latf run` makes one.")
-        return Manifest.load_unverified(self._protocol)
+        return Manifest.load_unverified(self.protocol_file)
 
     @staticmethod
     def _restates(manifest: Manifest, protocol: Protocol) -> bool:
@@ -490,7 +491,7 @@ class CampaignDirectory:
             changes: list[Location] = [] if restated else protocol.changes(stored.content)
         except StoreError as error:
             if not damaged:
-                raise StoreError(f"{self._protocol}: {error}") from error
+                raise StoreError(f"{self.protocol_file}: {error}") from error
             changes = [(str(error).partition(":")[0],)]
         superseded: list[Path] = []
         if changes and not self.has_results():
@@ -499,22 +500,22 @@ class CampaignDirectory:
                     remove_folder(folder)
         elif changes and damaged:
             raise StoreError(
-                f"{self._protocol}: was changed after the campaign was made ({', '.join(map(spell, changes))}); "
+                f"{self.protocol_file}: was changed after the campaign was made ({', '.join(map(spell, changes))}); "
                 "restore it."
             )
         elif changes:
             superseded = extend(changes, stored)
-        lost = [self._protocol] * stored.changed or stored.damaged()
+        lost = [self.protocol_file] * stored.changed or stored.damaged()
         if lost and not changes:
             warnings.warn(f"{lost[0]}: is missing or was changed. It is written again.", RepairWarning, stacklevel=2)
         content = {**json.loads(protocol.canonical()), **_added(added)}
         if self.has_results() and _settings(content) != _settings(stored.content):
-            self._set_aside(stored, superseded)
+            self._set_aside(stored, superseded, protocol)
         if lost or stored.content != content:
             self._store(protocol, added)
 
-    def _set_aside(self, stored: Manifest, superseded: Sequence[Path]) -> None:
-        """Keep a protocol that another one will replace, and results that belong to it alone.
+    def _set_aside(self, stored: Manifest, superseded: Sequence[Path], protocol: Protocol) -> None:
+        """Keep a protocol that another one will replace, with its inputs and results that belong to it alone.
 
         The new protocol is stored after this. If it is interrupted in between, the same is done again.
         """
@@ -523,9 +524,14 @@ class CampaignDirectory:
         kept = {key: value for key, value in versions[-1].content.items() if key not in times} if versions else None
         folder = self.earlier / str(len(versions) + (kept != stored.content))
         if kept != stored.content:
-            began = datetime.fromtimestamp(self._protocol.stat().st_mtime, timezone.utc)
+            began = datetime.fromtimestamp(self.protocol_file.stat().st_mtime, timezone.utc)
             dates = zip(times, (moment.isoformat(timespec="seconds") for moment in (began, datetime.now(timezone.utc))))
-            Manifest.write(folder / self._protocol.name, {**stored.content, **dict(dates)})
+            Manifest.write(folder / self.protocol_file.name, {**stored.content, **dict(dates)})
+        for name, data in protocol.inputs().items():
+            before = self.inputs / name
+            if before.is_file() and (replaced := before.read_bytes()) != data:
+                with atomic_write(folder / self.inputs.name / name) as temporary:
+                    temporary.write_bytes(replaced)
         for path in superseded:
             if path.exists():
                 move(path, folder / path.relative_to(self.path))
@@ -541,7 +547,7 @@ class CampaignDirectory:
     def _refuse_results_alone(self) -> None:
         """Refuse results whose protocol is missing."""
         if self.has_results():
-            raise StoreError(f"{self._protocol}: is missing, while the campaign's results are here; restore it.")
+            raise StoreError(f"{self.protocol_file}: is missing, while the campaign's results are here; restore it.")
 
     def _refuse_other_files(self) -> None:
         # Copies of inputs may exist without a protocol: an earlier start was interrupted between the two.
@@ -558,7 +564,7 @@ class CampaignDirectory:
             with atomic_write(path) as temporary:
                 temporary.write_bytes(content)
         settings = {**json.loads(protocol.canonical()), **_added(added)}
-        Manifest.write(self._protocol, settings, [path for path, _ in copies])
+        Manifest.write(self.protocol_file, settings, [path for path, _ in copies])
 
 
 def _added(rounds: int) -> dict[str, int]:

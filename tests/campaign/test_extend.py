@@ -232,6 +232,24 @@ def test_every_version_that_ran_is_kept(copy, tmp_path):
     assert [version.content["starts"]["count"] for version in files.versions()] == [2, 3, 4]
 
 
+def test_inputs_of_an_earlier_protocol_are_kept(copy, tmp_path):
+    before = next((copy / "inputs").glob("*.pdb")).read_bytes()
+    path = write_protocol(tmp_path)
+    structure = next(tmp_path.glob("*.pdb"))
+    structure.write_text("REMARK   1 by me\n" + structure.read_text())
+    protocol, files, said = Protocol.load(path), CampaignDirectory(copy), []
+    with files.acquire(protocol, extend(files, protocol, lambda *words: said.append(words))):
+        pass
+    assert said == [] and (files.versions()[0].path.parent / "inputs" / structure.name).read_bytes() == before
+    protocol = Protocol.load(write_protocol(tmp_path / "given", **changed(starts__count=3)))
+    with files.acquire(protocol, extend(files, protocol, lambda *words: said.append(words))):
+        pass
+    assert said == [
+        ("protocol", 1.0, f"changed in starts.count; starts: made again where needed, the earlier ones are in "
+                          f"{copy}/earlier")
+    ]  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------------------------ evaluate
 
 

@@ -26,7 +26,20 @@ from latf_sampling.starts import state_point
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
 NO_CAMPAIGN = "there is no campaign in this directory"
-COMMANDS = ("run", "status", "train", "evaluate", "lags", "features", "export", "starts", "report", "schema", "doctor")
+COMMANDS = (
+    "run",
+    "status",
+    "verify",
+    "train",
+    "evaluate",
+    "lags",
+    "features",
+    "export",
+    "starts",
+    "report",
+    "schema",
+    "doctor",
+)
 
 
 @pytest.fixture

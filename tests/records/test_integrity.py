@@ -20,6 +20,7 @@ from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.errors import RepairWarning, SettingsError, StoreError
+from latf_sampling.learning.training.checkpoint import Checkpoint
 from latf_sampling.records.records import Records
 from latf_sampling.report import write_report
 from latf_sampling.settings import Protocol
@@ -151,6 +152,27 @@ def test_a_run_trains_a_model_again(copy, tmp_path, costly, case):
     words = [str(warning.message) for warning in caught if warning.category is RepairWarning]
     assert len(words) == (case != "model of an earlier round")  # which looks like one that is not trained yet
     assert all(message.endswith("The model is trained again.") for message in words)
+
+
+def test_a_training_whose_checkpoint_is_damaged_begins_anew(copy, tmp_path, monkeypatch):
+    learning = copy / MODEL
+    (learning / "history.json").unlink()
+    (learning / "training.pt").write_bytes(b"half a file")
+    seen = []
+
+    def train(*arguments, checkpoint, **settings):
+        seen.append(checkpoint.exists())
+        Checkpoint(checkpoint, *([None] * 4)).load()
+        raise MadeAgain
+
+    monkeypatch.setattr(Checkpoint, "__init__", lambda self, path, *rest: setattr(self, "path", path))
+    monkeypatch.setattr(loop, "train", train)
+    with (
+        pytest.warns(RepairWarning, match=r"training\.pt: is damaged, or .* from the beginning"),
+        pytest.raises(MadeAgain),
+    ):
+        Campaign(write_protocol(tmp_path / "given"), copy).run()
+    assert seen == [True, False]
 
 
 def test_a_model_that_is_not_the_one_in_use_is_not_stored(copy, tmp_path, monkeypatch):

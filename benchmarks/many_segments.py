@@ -1,0 +1,100 @@
+"""How long `latf status` takes, `latf run` to go on, and `latf verify`, in a campaign of many finished segments.
+
+    python benchmarks/many_segments.py -o /tmp/many --segments 10000
+
+makes a campaign whose segments are files of a few bytes with manifests as walkers write them, and prints the times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from latf_sampling.data.layout import CampaignDirectory
+from latf_sampling.settings import Protocol
+from latf_sampling.systems import build
+
+WALKERS = 10
+GO_ON = """
+import sys, time
+began = time.perf_counter()
+from latf_sampling.campaign import executors
+from latf_sampling.campaign.campaign import Campaign
+
+class Begun(Exception):
+    pass
+
+def begun(jobs, progress):
+    raise Begun
+
+executors.EXECUTORS["begun"] = begun
+try:
+    Campaign.load(sys.argv[1]).run(executor_name="begun")
+except Begun:
+    print(time.perf_counter() - began)
+"""
+
+
+def protocol(segments: int) -> Protocol:
+    """One round of plain dynamics, in which each walker lacks its last segment."""
+    return Protocol(
+        name="many segments",
+        system={"name": "double-well"},
+        integrator={"timestep": "10 fs"},
+        frame_interval="100 fs",
+        segment="1 ps",
+        features=[{"coordinates": {"of": "all", "axes": "x"}}],
+        learning={"lag": "0.2 ps"},
+        rounds=[{"walkers": ["300 K"] * WALKERS, "length": f"{segments // WALKERS + 1} ps"}],
+    )
+
+
+def make(directory: Path, segments: int) -> None:
+    """A campaign with so many finished segments."""
+    settings, files = protocol(segments), CampaignDirectory(directory)
+    with files.acquire(settings):
+        build(settings.system, settings.seed).save(files.system, settings.made_from())
+    for number in range(WALKERS):
+        walker = files.round(0).walker(number)
+        walker.path.mkdir(parents=True)
+        for index in range(segments // WALKERS):
+            segment = walker.segment(index)
+            for path in (segment.trajectory, segment.frames, segment.state):
+                path.write_bytes(f"{number} {index} {path.suffix}".encode() * 100)
+            content = {"step": 100 * (index + 1), "frames": 10, "temperature": 300.0, "seconds": 1.0}
+            segment.finish(content)
+
+
+def measure(directory: Path) -> dict[str, float]:
+    """Seconds of each command, started anew."""
+    latf = [sys.executable, "-m", "latf_sampling.cli.main"]
+    commands = {
+        "latf --version": [*latf, "--version"],
+        "latf status": [*latf, "status", str(directory)],
+        "latf verify": [*latf, "verify", str(directory)],
+    }
+    seconds = {}
+    for name, command in commands.items():
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds[name] = time.perf_counter() - began
+    went_on = subprocess.run([sys.executable, "-c", GO_ON, str(directory)], check=True, capture_output=True, text=True)
+    return {**seconds, "latf run goes on": float(went_on.stdout)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--segments", type=int, default=10_000)
+    arguments = parser.parse_args()
+    if not arguments.output.exists():
+        make(arguments.output, arguments.segments)
+    print(json.dumps({name: round(value, 2) for name, value in measure(arguments.output).items()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
