@@ -23,6 +23,7 @@ from openmm import app, unit
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.features import Features
 from latf_sampling.learning.flow import LatentFlow
+from latf_sampling.learning.marginals import MarginalMap
 from latf_sampling.learning.model import LaTF
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def random_model(features: Features, x: np.ndarray, dim: int, seed: int = 0, **s
         model.latent_bounds.copy_(torch.stack([u.amin(0), u.amax(0)], dim=1))
         model.latent_spread.copy_(0.15 * (u.amax(0) - u.amin(0)))
         model.flow.fit(u, torch.ones(len(u)), torch.tensor(0.01))
+        model.flow.marginals = MarginalMap(dim)  # in widened coordinates, random weights would reach far beyond u
     return model
 
 
