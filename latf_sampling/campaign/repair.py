@@ -135,8 +135,15 @@ def _remove_if_damaged(marker: Path, load: Callable[[], Manifest], words: str) -
 
 
 def _remove_segments(files: RoundDirectory, damage: Damage) -> None:
-    """Remove what a walker has beyond its intact segments: manifests, the last one first, and hills."""
+    """Remove what a walker has beyond its intact segments: manifests, the last one first, and hills.
+
+    A damaged record of failures is removed too: they happen again.
+    """
     walker = files.walker(damage.number)
+    try:
+        walker.failures()
+    except StoreError:
+        storage.remove(walker.failures_file)
     for marker in sorted(walker.path.glob("segment-*.json"), reverse=True):
         if marker not in walker.markers()[: damage.intact]:
             storage.remove(marker)

@@ -172,6 +172,7 @@ def _walker_damage(files: RoundDirectory, number: int, segments: int, renew: boo
             manifest = walker.segment(index).manifest().verified()
             manifests.append(manifest.renewed() if renew else manifest)
         walker.check_gaps()
+        walker.failures()
     except StoreError as error:
         reason = str(error)
     hills, intact = files.hills / f"{walker.path.name}{SUFFIX}", len(manifests)

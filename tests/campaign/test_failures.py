@@ -12,7 +12,7 @@ from helpers.molecules import run_in_process
 
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.cli import main as cli
-from latf_sampling.errors import SimulationError, StoreError
+from latf_sampling.errors import RepairWarning, SimulationError, StoreError
 from latf_sampling.records.records import Records
 from latf_sampling.report import write_report
 
@@ -55,6 +55,29 @@ def test_what_was_learned_without_a_retired_walker_knows_of_it(campaign, tmp_pat
     (directory / "rounds/00/walker-01/failures.json").unlink()
     with pytest.raises(StoreError, match=r"walker-01/failures\.json: is missing\. The model of round 0 was trained"):
         Records.load(directory).verify()
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_damaged_record_is_made_again_or_named(campaign, tmp_path, monkeypatch, learned):
+    """Where nothing was learned, the failures happen again, in the same way."""
+    directory = Path(shutil.copytree(campaign.directory.path, tmp_path / "run"))
+    file = directory / "rounds/00/walker-01/failures.json"
+    intact = file.read_text()
+    file.write_text(intact[:100])
+    if learned:
+        with pytest.raises(
+            StoreError, match=r"failures\.json: is damaged; .* The model of round 0 was trained on it: rest"
+        ):
+            Campaign.load(directory).run()
+        return
+    shutil.rmtree(directory / "rounds/00/learning")
+    monkeypatch.setattr(Campaign, "train", lambda *_, **__: (_ for _ in ()).throw(SimulationError("that far")))
+    with (
+        pytest.warns(RepairWarning, match=r"failures\.json: is damaged"),
+        pytest.raises(SimulationError, match="that far"),
+    ):
+        run_in_process(Campaign.load(directory))
+    assert file.read_text() == intact
 
 
 def test_too_many_are_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys):
