@@ -10,6 +10,7 @@ import yaml
 from helpers.molecules import TINY
 
 PARTICLE = "HETATM    1 AR   AR  A   1      -1.000   0.000   0.000  1.00  0.00          AR\nEND\n"
+_SHORT = {"refinement_epochs": 1, "joint_epochs": 1, "flow_epochs": 1, "ensemble": 0}
 UNSTABLE = 12100.0
 """Stiffness, kJ/mol/nm^2, of a spring whose oscillation is 2.2 rad in 20 fs: it explodes at 20 fs and not at 10 fs."""
 
@@ -50,7 +51,7 @@ def write_explosive(folder: Path, cliff: float = 9.0, stiffness: float = 20.0, *
         "segment": "10 ps",
         "features": [{"coordinates": {"of": "all", "axes": "xy"}}],
         "model": TINY["model"],
-        "learning": {**TINY["learning"], "lag": "0.4 ps"},
+        "learning": {**TINY["learning"], "lag": "0.4 ps", "initial_states": 2, "refinements": 1, **_SHORT},
         "rounds": [{"walkers": ["300 K"], "length": "40 ps"}],
     }
     (folder / "protocol.yaml").write_text(yaml.safe_dump({**protocol, **changes}))
