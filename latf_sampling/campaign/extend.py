@@ -49,6 +49,8 @@ class Extension:
     ----------
     superseded : list of pathlib.Path
         Files and folders that do not belong to the new protocol.
+    words : str
+        What was changed, and what is made again; empty without changes.
     remark : str
         A sentence on models that stay although they would be learned otherwise now; empty without any.
 
@@ -67,7 +69,7 @@ class Extension:
         self._first = len(protocol.all_rounds) - len(protocol.rounds)  # index of rounds[0]
         self._last = max((index for index in range(self._n_stored) if _begun(directory.round(index))), default=-1)
         self.superseded: list[Path] = []
-        self.remark = ""
+        self.remark = self.words = ""
         if fixed := [place for place in changes if change_of(place) == "fixed" and not self._is_of_open_round(place)]:
             directory.refuse(fixed, stored)
         sections = {section: [place for place in changes if place[0] == section] for section, *_ in changes}
@@ -88,6 +90,11 @@ class Extension:
             self.superseded += [directory.evaluation_marker, directory.evaluation]
         if external or rounds or learning or "starts" in sections:
             self.superseded.append(directory.starts)
+        self.superseded = [path for path in dict.fromkeys(self.superseded) if path.exists()]
+        if changes:
+            names = ", ".join(path.relative_to(directory.path).as_posix() for path in self.superseded)
+            again = f" Made again where needed, while the earlier ones go to {directory.earlier}: {names}."
+            self.words = f"Changed in {', '.join(map(spell, changes))}.{again if names else ''}"
 
     def _refuse(self, location: Location, why: str) -> NoReturn:
         raise StoreError(f"{self.directory.path}: {spell(location)}: {why}; restore it, or give another directory.")
@@ -190,6 +197,25 @@ class Extension:
                 self.superseded += [segment.marker, segment.trajectory, segment.frames, segment.state]
 
 
+def preview(directory: CampaignDirectory, protocol: Protocol) -> list[str]:
+    """What running a campaign with a protocol would do about its earlier results, one sentence each.
+
+    Nothing is built for it, which takes minutes for a large system.
+
+    Raises
+    ------
+    StoreError
+        The protocol contradicts what was simulated; names the key.
+    """
+    if not directory.protocol_file.exists() or not directory.has_results():
+        return []
+    stored, (protocol, _) = Manifest.load_unverified(directory.protocol_file), directory.with_added_rounds(protocol)
+    if stored.changed:  # which `CampaignDirectory.acquire` looks into
+        return []
+    extension = Extension(directory, protocol, protocol.changes(stored.content), stored)
+    return [words for words in (extension.words, extension.remark) if words]
+
+
 def extend(directory: CampaignDirectory, protocol: Protocol, progress: Progress = nowhere) -> Extend:
     """What `CampaignDirectory.acquire` calls where a campaign with results gets another protocol.
 
@@ -205,11 +231,8 @@ def extend(directory: CampaignDirectory, protocol: Protocol, progress: Progress 
         extension = Extension(directory, protocol, changes, stored)
         if extension.remark:
             warnings.warn(extension.remark, ProtocolWarning, stacklevel=2)
-        superseded = [path for path in dict.fromkeys(extension.superseded) if path.exists()]
-        names = ", ".join(path.relative_to(directory.path).as_posix() for path in superseded)
-        again = f"; {names}: made again where needed, the earlier ones are in {directory.earlier}" if names else ""
-        progress("protocol", 1.0, f"changed in {', '.join(map(spell, changes))}{again}")
-        return superseded
+        progress("protocol", 1.0, extension.words)
+        return extension.superseded
 
     return plan
 

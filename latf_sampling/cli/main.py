@@ -12,9 +12,7 @@ import io
 import json
 import os
 import sys
-import tempfile
 import time
-import traceback
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -26,13 +24,12 @@ from rich.text import Text
 
 from latf_sampling import __version__
 from latf_sampling.cli import signals, tables
+from latf_sampling.cli.failures import explain_failure
 from latf_sampling.cli.progress import Bars
-from latf_sampling.core import storage
 from latf_sampling.core.backends import check_environment
-from latf_sampling.core.outputs import explain, output_directory, output_file
-from latf_sampling.core.processes import UnexpectedFailure, describe
+from latf_sampling.core.outputs import output_directory, output_file
 from latf_sampling.core.words import plural
-from latf_sampling.errors import ExtrapolationWarning, LatfError, SettingsError
+from latf_sampling.errors import SettingsError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,8 +38,6 @@ app = typer.Typer(
     help="Learn collective variables with Latent Thermodynamic Flows and drive OpenMM with them.",
 )
 _out, _err = Console(), Console(stderr=True)
-FAULT = 70
-"""Exit code of a fault of the program, EX_SOFTWARE of sysexits.h."""
 
 
 def _say(text: str) -> None:
@@ -111,8 +106,11 @@ def run(
     output_directory(output)
 
     from latf_sampling.campaign.campaign import Campaign
+    from latf_sampling.campaign.extend import preview
     from latf_sampling.campaign.until import Until
+    from latf_sampling.data.layout import CampaignDirectory
 
+    preview(CampaignDirectory(output), settings)  # before the system is built, which may take minutes
     goal = None if error is None else Until(error, 20 if max_rounds is None else max_rounds)
     campaign = Campaign(settings, output)
     for page in (campaign.directory.report, campaign.directory.evaluation):
@@ -126,22 +124,32 @@ def run(
 
 
 @app.command()
-def check(protocol: Annotated[Path, typer.Argument(help="Protocol, a YAML file.")]) -> None:
+def check(
+    protocol: Annotated[Path, typer.Argument(help="Protocol, a YAML file.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Directory of a campaign that would go on with it.")
+    ] = None,
+) -> None:
     """Check a protocol and its files in seconds, without writing anything, and print what would run."""
     from latf_sampling.settings import Protocol
 
     settings = Protocol.load(protocol)
 
     from latf_sampling.campaign.check import check, summary
+    from latf_sampling.campaign.extend import preview
     from latf_sampling.core.installation import check_installation
+    from latf_sampling.data.layout import CampaignDirectory
     from latf_sampling.records.setup import Setup
 
     check_installation()
+    changes = [] if output is None else preview(CampaignDirectory(output), settings)
     setup = Setup(settings)
     check(setup)
     first, *rows = summary(setup)
     _say(f"{protocol}: valid. It would run:")
     _say(tables.aligned(first, rows, _out.width if _out.is_terminal else None))
+    for sentence in changes:
+        _say(sentence)
 
 
 @app.command()
@@ -356,55 +364,17 @@ def starts(
     trust: Trust = False,
 ) -> None:
     """Generate structures at a temperature, simulated or not, from the last model of a campaign."""
-    from latf_sampling.campaign.campaign import Campaign
-    from latf_sampling.data.layout import locate_model
-    from latf_sampling.units import parse
+    from latf_sampling.cli.starting import StartsCommand
 
-    if at and between:
-        raise SettingsError("starts: give --at or --between, not both.")
-    if at and count is not None:
-        raise SettingsError("starts: --at already determines the number of structures; leave out -n.")
-    if not at and count is None:
-        raise SettingsError("starts: -n, the number of structures, is missing.")
-    number = len(at or ()) if count is None else count
-    kelvin = parse(temperature, "temperature", "--temperature")
-    options = {"processes": processes, "directory": output, "structures": "cif" if cif else None}
-    for name, text in (("thermalise", thermalise), ("release", release)):
-        if text is not None:
-            options[name] = parse(text, "time", f"--{name}")
-    options |= {
-        name: True for name, wanted in (("allow_cis", allow_cis), ("allow_inversion", allow_inversion)) if wanted
-    }
+    times = {"thermalise": thermalise, "release": release}
+    command = StartsCommand(temperature, output, count, at or [], between, seed)
+    options = command.options(processes, cif, times, {"allow_cis": allow_cis, "allow_inversion": allow_inversion})
     output_directory(output)
-    directory, learned = locate_model(directory) or (directory, None)
-    campaign = Campaign.load(directory, trust)
-    with Bars(_err) as bars, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # too few structures are reported by the summary
-        warnings.simplefilter("always", ExtrapolationWarning)
-        options |= {"learned": learned, "progress": lambda f, words: bars("starts", f, words)}
-        if at:
-            structures = campaign.structures_at(kelvin, [_values(text) for text in at], seed, **options)
-        elif between:
-            structures = campaign.structures_between(kelvin, [_end(text) for text in between], number, seed, **options)
-        else:
-            structures = campaign.generate_starts(kelvin, number, seed, **options)
+    with Bars(_err) as bars:
+        structures = command.run(directory, trust, options, lambda f, words: bars("starts", f, words))
     _say(structures.summary())
     if len(structures) < structures.requested:
         raise typer.Exit(1)
-
-
-def _values(text: str) -> list[float]:
-    """Values of the collective variable."""
-    try:
-        return [float(part) for part in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise SettingsError(f"starts: {text!r} are not values of the collective variable, like '0.3, -1.2'.") from error
-
-
-def _end(text: str) -> int | list[float]:
-    """A metastable state, as in "state 0", or values of the collective variable."""
-    name, _, number = text.strip().partition(" ")
-    return int(number) if name == "state" and number.strip().isdigit() else _values(text)
 
 
 @app.command()
@@ -486,29 +456,10 @@ def _interrupted(interruption: signals.Interrupted) -> int:
 
 def _failed(error: Exception) -> int:
     """Say in one sentence what went wrong; returns the exit code."""
-    if isinstance(error, BrokenPipeError):  # whoever read the output has ended, as in `latf status x | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it is lost at the end
-        return 1
-    if isinstance(error, LatfError) and not isinstance(error, UnexpectedFailure):
-        _complain(str(error))
-        return 2
-    if isinstance(error, OSError):
-        _complain(explain(error))
-        return 2
-    if isinstance(error, MemoryError):
-        _complain(f"there is not enough memory ({error}).")
-        return 2
-    what = str(error).rstrip(".") if isinstance(error, UnexpectedFailure) else f"unexpected failure ({describe(error)})"
-    text = f"{' '.join(sys.argv)}\nlatf_sampling {__version__}\n{traceback.format_exc()}"
-    try:
-        file = Path(tempfile.mkdtemp(prefix="latf-failure-")) / "traceback.txt"
-        storage.write_text(file, text)
-    except (OSError, LatfError):
-        file = None
-        _err.print(Text(text), soft_wrap=True)
-    where = "above" if file is None else f"in {file}"
-    _complain(f"{what}. This is a fault of latf_sampling; please report it with the traceback, which is {where}.")
-    return FAULT
+    sentence, code = explain_failure(error, _err)
+    if sentence:
+        _complain(sentence)
+    return code
 
 
 def _use_utf8() -> None:

@@ -17,7 +17,7 @@ from helpers.molecules import TINY, TINY_WELLS, finished_campaign, finished_well
 
 from latf_sampling.campaign import campaign as loop
 from latf_sampling.campaign.campaign import Campaign
-from latf_sampling.campaign.extend import extend
+from latf_sampling.campaign.extend import extend, preview
 from latf_sampling.campaign.policies import POLICIES
 from latf_sampling.campaign.until import Until
 from latf_sampling.core import storage
@@ -244,10 +244,25 @@ def test_inputs_of_an_earlier_protocol_are_kept(copy, tmp_path):
     protocol = Protocol.load(write_protocol(tmp_path / "given", **changed(starts__count=3)))
     with files.acquire(protocol, extend(files, protocol, lambda *words: said.append(words))):
         pass
-    assert said == [
-        ("protocol", 1.0, f"changed in starts.count; starts: made again where needed, the earlier ones are in "
-                          f"{copy}/earlier")
-    ]  # fmt: skip
+    words = f"Changed in starts.count. Made again where needed, while the earlier ones go to {copy}/earlier: starts."
+    assert said == [("protocol", 1.0, words)]
+
+
+def test_what_a_run_would_do_is_told_before(copy, tmp_path):
+    files = CampaignDirectory(copy)
+
+    def told(**changes) -> list[str]:
+        return preview(files, Protocol.load(write_protocol(tmp_path / "given", **changed(**changes))))
+
+    assert told() == told(name="another") == []
+    assert told(starts__count=4) == [
+        f"Changed in starts.count. Made again where needed, while the earlier ones go to {copy}/earlier: starts."
+    ]
+    first, second = told(learning__lag="0.3 ps")
+    assert first.endswith("rounds/02/learning, starts.") and second.startswith("learning.lag: applies from the model")
+    with pytest.raises(StoreError, match=r"other settings \(seed\)"):
+        told(seed=2)
+    assert preview(CampaignDirectory(tmp_path / "none"), files.protocol()) == []
 
 
 # ------------------------------------------------------------------------------------------------------------ evaluate
