@@ -52,16 +52,24 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """The last signal that was received, also where the exception that it raised was lost on its way."""
+    """The last signal that was received, also where the exception that it raised was lost on its way.
+
+    Attributes
+    ----------
+    received : Interrupted or None
+    ignored : set
+        Numbers of signals that were ignored before.
+    """
 
     def __init__(self) -> None:
         self.received: Interrupted | None = None
+        self.ignored: set[int] = set()
         self._when = -_AGAIN
 
     def __call__(self, number: int, frame: object) -> None:
-        if time.monotonic() - self._when < _AGAIN:
-            return
         out_of_time = number == signal.SIGUSR1 and TimeLimit.is_over
+        if time.monotonic() - self._when < _AGAIN or (number in self.ignored and not out_of_time):
+            return
         self.received, self._when = Interrupted(number, out_of_time), time.monotonic()
         raise self.received
 
@@ -106,7 +114,10 @@ def as_exceptions() -> Iterator[Signals]:
         return
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     handlers = {number: signal.getsignal(number) for number in numbers}
-    before = {number: handler for number, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
+    signals.ignored = {number for number, handler in handlers.items() if handler is signal.SIG_IGN}
+    # Of those that are ignored, only SIGUSR1 is looked at: it may come from a `TimeLimit`.
+    heeded = handlers.keys() - (signals.ignored - {signal.SIGUSR1})
+    before = {number: handler for number, handler in handlers.items() if handler is not None and number in heeded}
     for number in before:
         signal.signal(number, signals)
     try:

@@ -250,7 +250,8 @@ class Protocol(Settings):
     """Length of a segment; a walker saves its state after each, so that an interruption costs at most one."""
     stalled_after: Annotated[float, Dimension("time", SECOND, 1e9 * SECOND)] | None = None
     """Time on the clock without a new frame, like '30 min', after which the process of a walker is killed and started
-    again; None waits without limit, since how long a frame may take depends on the system and the machine."""
+    again. The start of a process and the first minimization have to fit into it too. None waits without limit, since
+    how long a frame may take depends on the system and the machine."""
     features: tuple[dict[str, Any], ...] = Field(min_length=1)
     """Descriptors that the model is trained on, one kind in each entry; docs/descriptors.md lists them."""
     model: ModelSettings = Field(default_factory=ModelSettings)

@@ -40,8 +40,12 @@ class WalkerJob:
     @property
     def name(self) -> str:
         """Name of the walker for people."""
-        run = "references" if self.is_reference else f"round {self.round_index}"
-        return f"{run}, walker {self.walker}"
+        return f"{self.round_name}, walker {self.walker}"
+
+    @property
+    def round_name(self) -> str:
+        """Name of its round for people."""
+        return "references" if self.is_reference else f"round {self.round_index}"
 
     @property
     def is_reference(self) -> bool:

@@ -82,6 +82,6 @@ def refuse_too_many(jobs: Sequence[WalkerJob]) -> None:
         else "change its cause in the protocol, and begin the campaign in another directory"
     )
     raise SimulationError(
-        f"round {job.round_index}: {share} had to be retired, and the campaign stops; {'; '.join(details)}. Finished "
+        f"{job.round_name}: {share} had to be retired, and the campaign stops; {'; '.join(details)}. Finished "
         f"segments are kept; {advice}."
     )

@@ -65,6 +65,20 @@ def test_the_end_of_the_time_asks_to_run_again(latf, monkeypatch, tmp_path):
     time.sleep(0.6)
 
 
+def test_a_signal_that_is_ignored_stays_ignored_but_not_the_clock():
+    handler = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        with signals.as_exceptions():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.05)
+            with pytest.raises(signals.Interrupted) as raised, signals.TimeLimit(0.1):
+                time.sleep(5)
+            assert raised.value.words == "the time is over"
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+
+
 @pytest.mark.parametrize("text", ["2", "0 s", "-1 h", "2 kcal/mol", "1e9 year", "soon"])
 def test_a_time_that_is_none_is_refused(latf, monkeypatch, tmp_path, text):
     monkeypatch.setattr(Campaign, "run", lambda *_, **__: pytest.fail("work began"))
