@@ -14,6 +14,7 @@ from rich.text import Text
 
 from latf_sampling.cli import tables
 from latf_sampling.core.words import plural
+from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.records.records import Records
 
 INTERVAL = 2.0
@@ -51,13 +52,11 @@ def _changes(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def _standing(directory: Path) -> dict[str, Any]:
-    records = Records.load(directory)
-    steps = records.status()
+    steps, files = Records.load(directory).status(), CampaignDirectory(directory)
     return {
-        "name": records.protocol.name,
-        "directory": str(records.directory.path),
+        "directory": str(files.path),
         "finished": all(entry["done"] >= 1 for entry in steps),
-        "earlier_protocols": len(records.directory.versions()),
+        "earlier_protocols": len(files.versions()),
         "steps": steps,
     }
 
