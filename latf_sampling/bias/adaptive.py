@@ -346,7 +346,7 @@ class AdaptiveBias(GridBias, Generic[State]):
     def shared_time(self, steps: ArrayLike, walker: str | None = None) -> np.ndarray:
         rows = self.history.rows
         if self.neighbors is not None and walker is not None:
-            rows = self.neighbors.read_all(rows)[walker]
+            rows = self.neighbors.read_all(rows).get(walker, rows[:0])
         steps = arguments.real_numbers(type(self).__name__, "steps", steps)
         if not len(rows):
             return steps

@@ -655,6 +655,7 @@ def test_walkers_that_start_late_feel_what_was_there(tmp_path, kind):
         assert np.sqrt(np.mean(expected[-1] ** 2)) > (4 if name in "ab" else 6)
         by_step = reader.past_energy(u, steps)  # the order of before, in which walkers start together
         assert name in "ab" or np.sqrt(np.mean((by_step - expected) ** 2, axis=1))[:10].min() > 2
+    assert reader.shared_time([10, 20], "without a kernel").tolist() == [10, 20]
     kernels = reader.all_kernels()
     assert len(kernels) == 80 and kernels[:40, 0].max() == 200 and kernels[40, 0] == 10
     again, made = well(kind=kind, directory=tmp_path, walker="c")
