@@ -15,6 +15,7 @@ from latf_sampling.campaign import repair, structures
 from latf_sampling.campaign.check import check
 from latf_sampling.campaign.executors import Executor, executor
 from latf_sampling.campaign.extend import extend
+from latf_sampling.campaign.log import logged
 from latf_sampling.campaign.policies import POLICIES
 from latf_sampling.campaign.progress import Progress, StepProgress, nowhere, silent
 from latf_sampling.campaign.until import Until
@@ -132,7 +133,10 @@ class Campaign:
         run_walkers = executor(executor_name)
         if until is not None:
             until.check(self.protocol)
-        with self.directory.acquire(self.protocol, extend(self.directory, self.protocol, progress), self.added):
+        with (
+            self.directory.acquire(self.protocol, extend(self.directory, self.protocol, progress), self.added),
+            logged(self.directory.log, progress) as progress,
+        ):
             trust_programs(self.protocol)
             self.store_molecule()
             self._run_rounds(run_walkers, progress)

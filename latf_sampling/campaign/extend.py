@@ -83,7 +83,7 @@ class Extension:
         if learning:
             self._learn_again(learning)
         if any(place[-1] in FOR_ROUNDS for place in sections.get("starts", [])):
-            self.superseded += self._open_rounds()
+            self.superseded += [*self._open_rounds(), *self._unfinished_starts()]
         if "evaluate" in sections:
             self._change_references()
         if external or rounds or learning or "evaluate" in sections:
@@ -107,6 +107,11 @@ class Extension:
         """Folders of stored rounds of which nothing was simulated, in which structures and hills may be."""
         return [self.directory.round(index).path for index in range(self._last + 1, self._n_stored)]
 
+    def _unfinished_starts(self) -> list[Path]:
+        """Structures for the last round that were begun with other settings, or for another number of walkers."""
+        files = self.directory.round(max(self._last, 0))
+        return [folder for folder in map(files.start_set, files.start_sets()) if not StartFiles(folder).complete]
+
     def _extend_external(self, location: Location) -> None:
         """External trajectories are read again, as long as no walker depends on what was learned from them."""
         if self._last > 0 or (self._last == 0 and _begun(self.directory.round(0)) != [EXTERNAL]):
@@ -129,10 +134,7 @@ class Extension:
         files = self.directory.round(index)
         self._check_walkers(number, files)
         self.superseded.append(files.learning.path)
-        self.superseded += self._open_rounds()
-        for folder in map(files.start_set, files.start_sets()):
-            if not StartFiles(folder).complete:  # begun for another number of walkers
-                self.superseded.append(folder)
+        self.superseded += [*self._open_rounds(), *self._unfinished_starts()]
 
     def _check_walkers(self, number: int, files: RoundDirectory) -> None:
         """Refuse settings of a round that do not hold what was simulated."""

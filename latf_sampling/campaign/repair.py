@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from latf_sampling.bias.history import SUFFIX, keep_hills
+from latf_sampling.campaign.check import platform
 from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.data.layout import CampaignDirectory, RoundDirectory
@@ -19,6 +20,7 @@ from latf_sampling.records.records import Records
 from latf_sampling.settings import ExternalRound
 from latf_sampling.starts import Starts
 from latf_sampling.starts.files import StartFiles
+from latf_sampling.starts.working_directory import WorkingDirectory
 from latf_sampling.systems import Molecule, build
 
 
@@ -79,6 +81,7 @@ def repair_starts(records: Records, files: StartFiles, begun: bool) -> None:
     if not files.complete:
         if begun:
             raise StoreError(f"{files.table}: is missing, while walkers have started from its structures; restore it.")
+        _remove_of_other_platform(records, files)
         return
     try:
         damaged = files.manifest().damaged()
@@ -96,6 +99,18 @@ def repair_starts(records: Records, files: StartFiles, begun: bool) -> None:
         raise StoreError(f"{reason} Walkers have started from its structures; restore it.")
     warnings.warn(f"{reason} The structures are made again.", RepairWarning, stacklevel=2)
     storage.remove(files.table)
+
+
+def _remove_of_other_platform(records: Records, files: StartFiles) -> None:
+    """Remove an unfinished set that was begun on another platform, whose structures would differ in the last digits."""
+    plan = WorkingDirectory(files.unfinished).settings
+    if not plan.exists():
+        return
+    before, now = storage.read_json(plan).get("platform"), platform(records)
+    if before != now:
+        words = f"was begun on the platform {before}. The structures are made again on {now}."
+        warnings.warn(f"{files.unfinished}: {words}", RepairWarning, stacklevel=3)
+        storage.remove_folder(files.unfinished)
 
 
 def repair_evaluation(directory: CampaignDirectory) -> None:

@@ -60,7 +60,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in directory.rglob("*")
-        if path.is_file() and path.name != "lock"
+        if path.is_file() and path.name not in ("lock", "log.txt")
     }
 
 
@@ -203,6 +203,15 @@ def test_a_round_that_has_not_begun_may_be_any(copy, tmp_path):
         protocol = Protocol.load(write_protocol(tmp_path / "given", **changed(**changes)))
         paths = extend(files, protocol)(protocol.changes(stored.content), stored)
         assert [path.relative_to(copy).as_posix() for path in paths] == expected, changes
+
+
+def test_structures_for_added_walkers_that_are_not_finished_are_begun_anew(copy, tmp_path):
+    (copy / "rounds/02/starts-001/targets").mkdir(parents=True)
+    files, stored = CampaignDirectory(copy), Manifest.load(copy / "protocol.json")
+    for changes in ({"rounds__2__walkers": ["300 K"] * 3}, {"starts__tolerance": 5}):
+        protocol = Protocol.load(write_protocol(tmp_path / "given", **changed(**changes)))
+        paths = extend(files, protocol)(protocol.changes(stored.content), stored)
+        assert copy / "rounds/02/starts-001" in paths and copy / "rounds/02/starts" not in paths
 
 
 def test_the_first_model_alone_is_learned_from_any_descriptors(copy, tmp_path):

@@ -17,6 +17,7 @@ from latf_sampling.bias.history import History, hills_digest, keep_hills, verify
 from latf_sampling.campaign import campaign as loop
 from latf_sampling.campaign import executors
 from latf_sampling.campaign.campaign import Campaign
+from latf_sampling.campaign.repair import repair_starts
 from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.errors import RepairWarning, SettingsError, StoreError
@@ -24,6 +25,7 @@ from latf_sampling.learning.training.checkpoint import Checkpoint
 from latf_sampling.records.records import Records
 from latf_sampling.report import write_report
 from latf_sampling.settings import Protocol
+from latf_sampling.starts.files import StartFiles
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore:LaTF")]
 
@@ -173,6 +175,19 @@ def test_a_training_whose_checkpoint_is_damaged_begins_anew(copy, tmp_path, monk
     ):
         Campaign(write_protocol(tmp_path / "given"), copy).run()
     assert seen == [True, False]
+
+
+@pytest.mark.parametrize(("before", "kept"), [("CPU", False), ("Reference", True)])
+def test_structures_that_were_begun_on_another_platform_are_begun_anew(copy, before, kept):
+    (copy / "starts/starts.json").unlink()
+    (copy / "starts/targets").mkdir()
+    storage.write_json(copy / "starts/targets/plan.json", {"platform": before})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RepairWarning)
+        repair_starts(Records.load(copy), StartFiles(copy / "starts"), begun=False)
+    assert (copy / "starts/targets").exists() == kept
+    words = f"starts/targets: was begun on the platform {before}. The structures are made again on Reference."
+    assert [str(warning.message).endswith(words) for warning in caught] == [True] * (not kept)
 
 
 def test_a_model_that_is_not_the_one_in_use_is_not_stored(copy, tmp_path, monkeypatch):
