@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Sequence
@@ -433,25 +434,7 @@ class Campaign:
         if files.finished:
             progress(step, 1.0, "finished before")
             return
-        seed = streams.stream_seed(self.protocol.seed, "learning", index)
-
-        def report(fraction: float, words: str) -> None:
-            progress(step, 0.99 * fraction, words)
-
-        try:
-            model, cv, result = self.train(index, seed, files.checkpoint, report)
-        except TrainingError as error:
-            if not str(error).startswith(f"{files.checkpoint}: "):
-                raise
-            words = "is damaged, or belongs to a training with other settings. The model is trained from the beginning."
-            warnings.warn(f"{files.checkpoint}: {words}", RepairWarning, stacklevel=2)
-            storage.remove(files.checkpoint)
-            model, cv, result = self.train(index, seed, files.checkpoint, report)
-        if repair.variable_in_use(self.records, index) not in (None, cv.fingerprint()):
-            raise StoreError(
-                f"{files.path}: the model was trained again, and its variable is not the one that the walkers of round "
-                f"{index + 1} were biased along; restore {files.model.name}, {files.cv.name} and {files.history.name}."
-            )
+        model, cv, result = self._train_round(index, lambda f, words: progress(step, 0.99 * f, words))
         model.save(files.model)
         cv.save(files.cv)
         trapped = model.provenance["not_in_density"]
@@ -469,6 +452,41 @@ class Campaign:
         files.finish(summary)
         storage.remove(files.checkpoint)
         progress(step, 1.0, plural(model.n_states, "state"))
+
+    def _train_round(self, index: int, progress: StepProgress) -> tuple[LaTF, LatentCV, TrainingResult]:
+        """Train the model of a round; one that was lost with the settings of the protocol that it was learned with."""
+        files, wanted = self.directory.round(index).learning, repair.variable_in_use(self.records, index)
+        campaigns = [self] if wanted is None else [*self._with_earlier_learning(), self]
+        seed = streams.stream_seed(self.protocol.seed, "learning", index)
+        for campaign in campaigns:
+            try:
+                made = campaign.train(index, seed, files.checkpoint, progress)
+            except TrainingError as error:
+                if not str(error).startswith(f"{files.checkpoint}: "):
+                    raise
+                words = "is damaged, or of a training with other settings. The model is trained from the beginning."
+                warnings.warn(f"{files.checkpoint}: {words}", RepairWarning, stacklevel=2)
+                storage.remove(files.checkpoint)
+                made = campaign.train(index, seed, files.checkpoint, progress)
+            if wanted in (None, made[1].fingerprint()):
+                return made
+            storage.remove(files.checkpoint)
+        raise StoreError(
+            f"{files.path}: the model was trained again, and its variable is not the one that the walkers of round "
+            f"{index + 1} were biased along; restore {files.model.name}, {files.cv.name} and {files.history.name}."
+        )
+
+    def _with_earlier_learning(self) -> list[Campaign]:
+        """This campaign with each other way of learning that its earlier protocols had, the oldest first."""
+        campaigns: list[Campaign] = []
+        for earlier in self.directory.protocols():
+            learning = {key: getattr(earlier, key) for key in ("features", "model", "learning")}
+            protocol = self.protocol.model_copy(update=learning)
+            if all(protocol != other.protocol for other in (*campaigns, self)):
+                campaign = copy.copy(self)
+                campaign.records = Records(protocol, self.directory, self.records.trust)
+                campaigns.append(campaign)
+        return campaigns
 
     def _evaluate(self, run_walkers: Executor, progress: Progress) -> None:
         if self.protocol.evaluate is None:

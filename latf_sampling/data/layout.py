@@ -9,6 +9,7 @@ A campaign's directory::
     inputs/                       copies of the structure and of other files that the protocol names
     system/                       the simulated molecule, see `latf_sampling.systems.Molecule`
     lock                          locked while a process runs the campaign
+    log.txt                       each start with its versions, each step, repair, roll-back and retry, each end
     rounds/00/walker-00/          segment-000.nc, .npz (numbers per frame), .xml (state), .json (manifest)
     rounds/00/walker-00/failures.json     what was rolled back, and why the walker was retired, if anything failed
     rounds/00/trajectory-000.json     in place of a walker: an external trajectory's path and checksum; .npz: energies
@@ -27,7 +28,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -45,6 +46,8 @@ Extend = Callable[[list[Location], Manifest], list[Path]]
 """Called with the changed keys and the manifest of the stored protocol where a campaign with results gets another
 protocol. It returns the files and folders that do not belong to the new one, or raises a `StoreError`."""
 FAILURES = "failures.json"
+DATES = ("stored", "replaced")
+"""Keys of an earlier protocol: the times from and until which it held."""
 
 
 @dataclass(frozen=True)
@@ -336,11 +339,19 @@ class CampaignDirectory:
     def versions(self) -> list[Manifest]:
         """The earlier protocols of this campaign, in order.
 
-        Their content has the further keys "stored" and "replaced", the times in UTC from and until which they held.
+        Their content has the further keys `DATES`, in UTC.
         """
         numbers = sorted(int(path.name) for path in self.earlier.glob("*") if path.name.isdecimal())
         files = [self.earlier / str(number) / self.protocol_file.name for number in numbers]
         return [Manifest.load(file) for file in files if file.exists()]
+
+    def protocols(self) -> list[Protocol]:
+        """The earlier protocols of this campaign whose input files are still there, in order."""
+        protocols = []
+        for version in self.versions():
+            with suppress(SettingsError):  # an input, or an external trajectory, is no longer there
+                protocols.append(Protocol.restore(_without_dates(version), self.inputs))
+        return protocols
 
     @property
     def inputs(self) -> Path:
@@ -373,6 +384,11 @@ class CampaignDirectory:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def log(self) -> Path:
+        """What happened and when, for people; nothing reads it."""
+        return self.path / "log.txt"
 
     @property
     def protocol_file(self) -> Path:
@@ -520,12 +536,11 @@ class CampaignDirectory:
         The new protocol is stored after this. If it is interrupted in between, the same is done again.
         """
         versions = self.versions()
-        times = ("stored", "replaced")
-        kept = {key: value for key, value in versions[-1].content.items() if key not in times} if versions else None
+        kept = _without_dates(versions[-1]) if versions else None
         folder = self.earlier / str(len(versions) + (kept != stored.content))
         if kept != stored.content:
             began = datetime.fromtimestamp(self.protocol_file.stat().st_mtime, timezone.utc)
-            dates = zip(times, (moment.isoformat(timespec="seconds") for moment in (began, datetime.now(timezone.utc))))
+            dates = zip(DATES, (moment.isoformat(timespec="seconds") for moment in (began, datetime.now(timezone.utc))))
             Manifest.write(folder / self.protocol_file.name, {**stored.content, **dict(dates)})
         for name, data in protocol.inputs().items():
             before = self.inputs / name
@@ -569,6 +584,11 @@ class CampaignDirectory:
 
 def _added(rounds: int) -> dict[str, int]:
     return {ADDED_ROUNDS: rounds} if rounds else {}
+
+
+def _without_dates(version: Manifest) -> dict:
+    """The content of an earlier protocol as it was stored."""
+    return {key: value for key, value in version.content.items() if key not in DATES}
 
 
 def _settings(content: Mapping) -> dict:

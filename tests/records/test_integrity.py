@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.molecules import finished_campaign, write_protocol
+from helpers.molecules import TINY, finished_campaign, write_protocol
 
 from latf_sampling.bias.history import History, hills_digest, keep_hills, verify_hills
 from latf_sampling.campaign import campaign as loop
@@ -175,6 +175,34 @@ def test_a_training_whose_checkpoint_is_damaged_begins_anew(copy, tmp_path, monk
     ):
         Campaign(write_protocol(tmp_path / "given"), copy).run()
     assert seen == [True, False]
+
+
+@pytest.mark.filterwarnings("ignore::latf_sampling.errors.ProtocolWarning")
+def test_a_lost_model_is_trained_with_the_settings_that_it_was_learned_with(copy, tmp_path, monkeypatch):
+    lags, model = [], Records.load(copy).model(1)
+
+    def train(self, index, *arguments):
+        lags.append((index, self.protocol.learning.lag, self.lag))
+        if index == 2:
+            raise MadeAgain
+        return (*model, None) if self.lag == 2 else (*Records.load(copy).model(0), None)
+
+    monkeypatch.setattr(Campaign, "train", train)
+    for lag in ("0.3 ps", "0.5 ps"):
+        with pytest.raises(MadeAgain):
+            Campaign(write_protocol(tmp_path / "given", learning={**TINY["learning"], "lag": lag}), copy).run()
+    shutil.rmtree(copy / "rounds/01/learning")
+    lags.clear()
+    with pytest.raises(AttributeError):  # the stub has no history
+        Campaign.load(copy).run()
+    assert lags == [(1, 0.2, 2)]
+    monkeypatch.setattr(Campaign, "train", lambda self, *arguments: (
+        lags.append(self.protocol.learning.lag), (*Records.load(copy).model(0), None)
+    )[1])  # fmt: skip
+    lags.clear()
+    with pytest.raises(StoreError, match=r"its variable is not the one that the walkers of round 2 were biased along"):
+        Campaign.load(copy).run()
+    assert lags == [0.2, 0.3, 0.5]
 
 
 @pytest.mark.parametrize(("before", "kept"), [("CPU", False), ("Reference", True)])
