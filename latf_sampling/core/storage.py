@@ -98,6 +98,24 @@ def append(path: str | Path, text: str, place: int) -> int:
     return place + len(content)
 
 
+def append_line(path: str | Path, line: str) -> None:
+    """Append a line to a text file, after a last one that is broken on a line of its own.
+
+    Raises
+    ------
+    StoreError
+        The line cannot be written, for example on a full disk.
+    """
+    try:
+        with open(path, "ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            broken = file.read() not in (b"", b"\n")
+            file.write(f"{chr(10) * broken}{line}\n".encode(errors="surrogateescape"))
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({reason(error)}).") from error
+
+
 def sync(path: str | Path) -> None:
     """Write a file from the buffers of the operating system to the disk."""
     with open(path, "rb") as handle:

@@ -53,6 +53,7 @@ def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], p
     context = multiprocessing.get_context("spawn")
     fractions = [context.Value("d", float(number not in missing), lock=False) for number in range(len(jobs))]
     lost: Counter[tuple[int, int]] = Counter()
+    known = [len(_directory(job).failures().failures) for job in jobs]
 
     def watch(running: int) -> None:
         shares = [fraction.value for fraction in fractions]
@@ -64,7 +65,10 @@ def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], p
         lost[number, segment] += 1
         if lost[number, segment] >= MAX_LOST:
             return False
-        _warn(f"{job.name}: its process ended by {how} in segment {segment}; it is started again.")
+        _warn(
+            f"{job.name}: its process ended by {how} in segment {segment}; it is started again, attempt "
+            f"{lost[number, segment] + 1} of {MAX_LOST}."
+        )
         return True
 
     limit = jobs[0].protocol.stalled_after if jobs else None
@@ -86,9 +90,12 @@ def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], p
             if isinstance(result, WorkerDied):
                 retire_lost(job, f"its process ended by {result.how} {plural(MAX_LOST, 'time')}")
                 fractions[number].value = 1.0
-            if (reason := _directory(job).failures().retired) is not None:
+            failures = _directory(job).failures()
+            for failure in failures.failures[known[number] : -1 if failures.retired is not None else None]:
+                _warn(f"{job.name}: segment {failure.segment} was rolled back: {failure.sentence}.")
+            if failures.retired is not None:
                 refuse_too_many(jobs)
-                _warn(f"{job.name} is retired: {reason}. The round goes on without it.")
+                _warn(f"{job.name} is retired: {failures.retired}. The round goes on without it.")
 
 
 class _WalkerWorker:

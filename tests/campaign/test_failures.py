@@ -38,6 +38,8 @@ def test_the_round_goes_on_without_a_walker_that_is_retired(campaign):
     frames = [50 * count for count in segments if count]
     assert [len(walker) for walker in campaign.frames()] == frames
     assert campaign.last_learned() == 0
+    log = campaign.directory.log.read_text()
+    assert all(words in log for words in (" started: ", " round 0: learn: ", " report: ", " ended: finished"))
 
 
 def test_status_records_and_report_tell_it(campaign):

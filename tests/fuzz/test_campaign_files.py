@@ -70,7 +70,7 @@ def groups(directory: Path) -> dict[str, list[Path]]:
     """Files of a campaign that a run does not write anew in any case, by folder and ending."""
     found: dict[str, list[Path]] = {}
     for path in sorted(directory.rglob("*")):
-        if path.is_file() and path.suffix not in (".html", ".lock") and path.name != "lock":
+        if path.is_file() and path.suffix not in (".html", ".lock", ".txt") and path.name != "lock":
             found.setdefault(f"{path.parent.relative_to(directory)}/*{path.suffix}", []).append(path)
     return found
 
