@@ -104,9 +104,10 @@ def append_line(path: str | Path, line: str) -> None:
     Raises
     ------
     StoreError
-        The line cannot be written, for example on a full disk.
+        The line cannot be written, for example on a full disk, or the path is that of anything but a regular file.
     """
     try:
+        check_replaceable(Path(path))
         with open(path, "ab+") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - 1))
