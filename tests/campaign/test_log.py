@@ -58,7 +58,10 @@ def test_a_run_that_fails_and_one_that_is_killed(tmp_path):
 def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     (tmp_path / "log.txt").symlink_to(tmp_path / "thesis.tex")
-    with pytest.raises(StoreError, match=r"log\.txt: is a symbolic link"), logged(tmp_path / "log.txt", lambda *_: None):
+    with (
+        pytest.raises(StoreError, match=r"log\.txt: is a symbolic link"),
+        logged(tmp_path / "log.txt", lambda *_: None),
+    ):
         pytest.fail("work began")
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
