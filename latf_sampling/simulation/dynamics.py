@@ -39,8 +39,8 @@ def divided_integrator(
 
     Examples
     --------
-    >>> divided_integrator(0.004, 2, 1.0, 300.0, seed=1).getStepSize()
-    Quantity(value=0.004, unit=picosecond)
+    >>> divided_integrator(0.004, 2, 1.0, 300.0, seed=1).getStepSize()._value
+    0.004
     """
     short, kT = timestep / parts, KB * temperature
     decay = math.exp(-friction * short)
