@@ -40,6 +40,9 @@ class MarginalMap(nn.Module):
     KNOTS = 49
     BINS = 4096
     """Bins of the histogram that the density is computed from."""
+    REACH = 20.0
+    """The histogram ends so many standard deviations from the mean: frames farther away, of next to no weight, would
+    make bins so wide that all others fall into one."""
 
     knots: Tensor
     images: Tensor
@@ -83,7 +86,10 @@ class MarginalMap(nn.Module):
 
     def _spline(self, x: np.ndarray, share: np.ndarray, width: float, spread: float) -> tuple[np.ndarray, ...]:
         """Knots, their images and slopes of one coordinate, from its values and their shares (n,)."""
-        edges = np.linspace(x.min() - 4 * width, x.max() + 4 * width, self.BINS + 1)
+        center = share @ x
+        reach = self.REACH * np.hypot(np.sqrt(share @ (x - center) ** 2), width)
+        low, high = max(x.min() - 4 * width, center - reach), min(x.max() + 4 * width, center + reach)
+        edges = np.linspace(low, high, self.BINS + 1)
         step = edges[1] - edges[0]
         density = gaussian_filter1d(np.histogram(x, edges, weights=share)[0], width / step, mode="constant")
         density /= density.sum()

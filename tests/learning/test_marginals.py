@@ -79,6 +79,15 @@ def test_frames_without_weight_do_not_count():
     assert float(marginals(inside)[0].std()) == pytest.approx(1.0, rel=0.05)
 
 
+@pytest.mark.parametrize("weights", [[0.0, 1.0, 0.0], [1e-12, 1.0, 1e-12]])
+def test_frames_of_next_to_no_weight_may_be_as_far_away_as_they_like(weights):
+    data, marginals = torch.tensor([[-1e6], [0.0], [2e6]]), MarginalMap(1)
+    marginals.fit(data, torch.tensor(weights), torch.tensor([0.02]), [0], 1.6)
+    y, log_slopes = marginals(data)
+    assert all(bool(torch.isfinite(each).all()) for each in (y, log_slopes))
+    assert float(marginals(torch.tensor([[-0.02], [0.02]]))[0].diff(dim=0)) == pytest.approx(2 * 1.6, rel=0.2)
+
+
 def test_other_coordinates_stay_straight():
     marginals, data = MarginalMap(2), torch.randn(500, 2)
     assert marginals.straight
