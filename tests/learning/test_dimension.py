@@ -170,11 +170,14 @@ def test_states_keep_the_indices_of_the_earlier_ones(three):
     [
         ({"align": np.zeros(899)}, "align must have the shape"),
         ({"align": np.zeros((3, 2))}, "align must have the shape"),
-        ({"align": np.full((900, 1), np.inf)}, "infinite in frame 0"),
+        ({"align": np.full((900, 1), np.inf)}, "infinite, or beyond 1e\\+18, in frame 0"),
+        ({"align": np.full((900, 1), 1e39)}, "in frame 0"),
         ({"align": "no"}, "align"),
         ({"align_states": np.zeros((900, 1))}, "align_states must have the shape"),
         ({"align_states": np.full(900, -2)}, "frame 0 has -2"),
         ({"align_states": np.full(900, 0.5)}, "frame 0 has 0.5"),
+        ({"align_states": np.full(900, np.inf)}, "frame 0 has inf"),
+        ({"align_states": np.full(900, np.nan)}, "frame 0 has nan"),
     ],
 )
 def test_what_cannot_be_aligned_to_is_refused(given, message):

@@ -14,6 +14,10 @@ from latf_sampling.core import arguments
 from latf_sampling.errors import DataError
 from latf_sampling.learning.model import LaTF
 
+LARGEST = 1e18
+"""Of the variable: squares of larger values do not fit in single precision."""
+LARGEST_STATE = 1e9
+
 
 @dataclass(frozen=True)
 class EarlierModel:
@@ -44,13 +48,14 @@ class EarlierModel:
             variable = arguments.real_numbers("train", "align", align).astype(np.float64)
             if variable.ndim != 2 or len(variable) != frames or variable.shape[1] == 0:
                 raise DataError(f"train: align must have the shape ({frames}, components); got {variable.shape}.")
-            if np.isinf(variable).any():
-                raise DataError(f"train: align is infinite in frame {int(np.isinf(variable).any(1).argmax())}.")
+            large = (np.abs(variable) > LARGEST).any(1)
+            if large.any():
+                raise DataError(f"train: align is infinite, or beyond {LARGEST:g}, in frame {int(large.argmax())}.")
         if align_states is not None:
             numbers = arguments.real_numbers("train", "align_states", align_states)
             if numbers.shape != (frames,):
                 raise DataError(f"train: align_states must have the shape ({frames},); got {numbers.shape}.")
-            bad = (numbers != np.round(numbers)) | (numbers < -1)
+            bad = (numbers != np.round(numbers)) | (numbers < -1) | (numbers > LARGEST_STATE)
             if bad.any():
                 raise DataError(
                     f"train: align_states must be state indices, or -1; frame {int(bad.argmax())} has "
