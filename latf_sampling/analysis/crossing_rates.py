@@ -22,7 +22,9 @@ the states that training finds, of which one is these two wells, expected rates 
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -30,9 +32,12 @@ import numpy as np
 
 from latf_sampling.analysis.crossing_cells import Hills, LatentSeries, Line
 from latf_sampling.analysis.crossing_flux import Flux
+from latf_sampling.core import arguments
 from latf_sampling.errors import DataError, SettingsError
-from latf_sampling.units import KB
+from latf_sampling.units import KB, TemperatureLike, TimeLike, to_float, to_kelvin
 
+NAME = "expected_crossings"
+MOST_STATES = 2**31
 RESAMPLES = 20
 STEP = 0.2
 """Largest change of the bias, kT, in one step of its history."""
@@ -126,8 +131,8 @@ class CrossingRate:
 def expected_crossings(
     series: Sequence[LatentSeries],
     hills: Hills,
-    temperature: float,
-    interval: float,
+    temperature: TemperatureLike,
+    interval: TimeLike,
     rng: np.random.Generator | int = 0,
     time: float = 10.0,
     boltzmann: float = KB,
@@ -148,9 +153,9 @@ def expected_crossings(
     hills
         The hills.
     temperature
-        Temperature of the biased simulation, K.
+        Temperature of the biased simulation: K, or a quantity.
     interval
-        Time between frames, ps.
+        Time between frames: ps, or a quantity.
     rng
         Draws the weights of blocks of time for the error (Bayesian bootstrap: Rubin, doi:10.1214/aos/1176345338).
     time
@@ -165,9 +170,9 @@ def expected_crossings(
     Raises
     ------
     DataError
-        There are fewer than two states, or arrays do not belong together.
+        There are fewer than two states, arrays do not belong together, or a value in them is none that it could have.
     SettingsError
-        A number is not above 0, or the bias factor not above 1.
+        Something else was passed, a number is not above 0, or the bias factor not above 1.
 
     Examples
     --------
@@ -178,8 +183,12 @@ def expected_crossings(
     >>> rate.slowest.states, bool(rate.crossings > 10)
     ((0, 1), True)
     """
-    _check(series, hills, temperature, interval, time, boltzmann)
-    rng = np.random.default_rng(rng)
+    temperature, interval = (
+        to_kelvin(temperature, f"{NAME}: temperature"),
+        to_float(interval, "time", f"{NAME}: interval"),
+    )
+    series = _checked(series, hills, interval, time, boltzmann)
+    rng = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(arguments.whole(NAME, "rng", rng))
     present = [state for state in np.unique(np.concatenate([entry.states for entry in series])).tolist() if state >= 0]
     if len(present) < 2:
         raise DataError("expected_crossings: all frames are in one state; crossings need two.")
@@ -198,34 +207,51 @@ def expected_crossings(
     )
 
 
-def _check(
-    series: Sequence[LatentSeries], hills: Hills, temperature: float, interval: float, time: float, boltzmann: float
-) -> None:
+def _checked(
+    series: Sequence[LatentSeries], hills: Hills, interval: float, time: float, boltzmann: float
+) -> list[LatentSeries]:
+    """The series with their values as arrays, of which all are what they must be."""
+    arguments.instance(NAME, "series", series, Sequence, "a list of LatentSeries")
+    arguments.instance(NAME, "hills", hills, Hills, "Hills")
     if not len(series):
-        raise DataError("expected_crossings: there is no series.")
-    width = np.asarray(hills.width, float)
-    for number, entry in enumerate(series):
-        shape = np.shape(entry.u)
-        if len(shape) != 2 or shape[1] != len(width):
-            raise DataError(f"expected_crossings: u of series {number} is {shape}; it must be (frames, {len(width)}).")
-        of_frames = [entry.states] if entry.weights is None else [entry.states, entry.weights]
-        if any(np.shape(values) != shape[:1] for values in of_frames):
-            raise DataError(f"expected_crossings: series {number} needs one state and weight for each frame.")
-        if not np.isfinite(entry.u).all():
-            raise DataError(f"expected_crossings: u of series {number} is not finite.")
+        raise DataError(f"{NAME}: there is no series.")
+    width = arguments.real_numbers(NAME, "width of hills", hills.width)
+    if width.ndim != 1 or not len(width):
+        raise DataError(f"{NAME}: width of hills must have one number for each component, (d,); got {hills.width}.")
     numbers = {
-        "temperature": temperature,
         "interval": interval,
         "time": time,
         "boltzmann": boltzmann,
         "height of hills": hills.height,
         "interval of hills": hills.interval,
-        "width of hills": width.min(),
-        "bias_factor minus 1": hills.bias_factor - 1,
+        "width of hills": width[np.argmin(width)],  # NaN if there is one
+        "bias_factor minus 1": min(hills.bias_factor - 1, sys.float_info.max),
     }
     for name, number in numbers.items():
-        if not number > 0:
-            raise SettingsError(f"expected_crossings: {name} must be above 0; got {number}.")
+        if not (math.isfinite(number) and number > 0):
+            raise SettingsError(f"{NAME}: {name} must be above 0, and finite; got {number}.")
+    return [_checked_series(number, entry, len(width)) for number, entry in enumerate(series)]
+
+
+def _checked_series(number: int, entry: LatentSeries, dim: int) -> LatentSeries:
+    arguments.instance(NAME, f"series[{number}]", entry, LatentSeries, "a LatentSeries")
+    values = {"u": entry.u, "states": entry.states, "weights": entry.weights}
+    if entry.weights is None:
+        values["weights"] = np.ones(len(entry.u))
+    u, states, weights = (
+        arguments.real_numbers(NAME, f"{name} of series {number}", each) for name, each in values.items()
+    )
+    if u.ndim != 2 or u.shape[1] != dim:
+        raise DataError(f"{NAME}: u of series {number} is {u.shape}; it must be (frames, {dim}).")
+    if states.shape != u.shape[:1] or weights.shape != u.shape[:1]:
+        raise DataError(f"{NAME}: series {number} needs one state and weight for each frame.")
+    if not np.isfinite(u).all():
+        raise DataError(f"{NAME}: u of series {number} is not finite.")
+    if (states != np.round(states)).any() or (np.abs(states) > MOST_STATES).any():
+        raise DataError(f"{NAME}: states of series {number} must be state indices, or -1 for a frame between states.")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise DataError(f"{NAME}: weights of series {number} must be finite and not negative.")
+    return dataclasses.replace(entry, u=u, states=states.astype(np.int64), weights=weights)
 
 
 def _bottleneck(pairs: list[PairRate]) -> PairRate:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from latf_sampling.data.dataset import Dataset, Series
-from latf_sampling.errors import DataError
+from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training.restarts import model_crossings, rank_models
 
@@ -76,6 +76,30 @@ def test_without_an_interval_rates_are_per_1000_frames(series):
     assert "per 1000 frames" in rates[1].sentence
 
 
-def test_ranking_no_model():
-    with pytest.raises(DataError, match="no model"):
-        rank_models([], Dataset([Series(np.zeros((10, 2)))], lag=1))
+SHORT = Dataset([Series(np.linspace(-1, 1, 20)[:, None] * [1, 1])], lag=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"models": []}, DataError, "no model"),
+        ({"models": SLOW}, SettingsError, "models must be a list of LaTF"),
+        ({"models": ["model.pt"]}, SettingsError, r"models\[0\] must be a LaTF"),
+        ({"dataset": SHORT.series}, SettingsError, "dataset must be a Dataset"),
+        ({"temperature": "300 K"}, SettingsError, "temperature"),
+        ({"temperature": float("inf")}, SettingsError, "temperature"),
+        ({"seed": -1}, SettingsError, "seed"),
+        ({"states": []}, DataError, "those of series 0 do not fit"),
+        ({"states": [np.arange(20) % 2] * 2}, DataError, "those of series 1 do not fit"),
+        ({"states": [np.arange(19) % 2]}, DataError, "those of series 0 do not fit"),
+        ({"states": [np.full(20, np.nan)]}, DataError, "states of series 0 must be state indices"),
+        ({"states": [np.arange(20) - 2]}, DataError, "states of series 0 must be state indices"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(given, error, words):
+    with pytest.raises(error, match=words):
+        rank_models(**{"models": [SLOW], "dataset": SHORT, **given})
+
+
+def test_frames_between_states_are_no_state_of_their_own():
+    assert rank_models([SLOW], SHORT, states=[np.repeat([0, -1], 10)]) == [(0, None)]

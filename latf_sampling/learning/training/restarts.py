@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
 import torch
 
+from latf_sampling.analysis.arguments import by_trajectory
 from latf_sampling.analysis.crossing_cells import Hills, LatentSeries
 from latf_sampling.analysis.crossing_rates import CrossingRate, expected_crossings
-from latf_sampling.data.dataset import CHUNK, Dataset, Series
+from latf_sampling.core import arguments
+from latf_sampling.data.dataset import CHUNK, Dataset, Series, series_list
 from latf_sampling.errors import DataError
 from latf_sampling.learning.model import HILLS_PER_RANGE, LaTF
+from latf_sampling.learning.training.alignment import LARGEST_STATE
 from latf_sampling.learning.training.shape import StatePairs, lines_between, unevenness
+from latf_sampling.units import TemperatureLike, to_kelvin
 
 HEIGHT, BIAS_FACTOR = 0.4, 10.0
 """Height, kT, and bias factor of the hills that variables are compared with."""
@@ -29,7 +34,7 @@ def model_crossings(
     lag: int,
     *,
     hills: Hills | None = None,
-    temperature: float | None = None,
+    temperature: TemperatureLike | None = None,
     boltzmann: float | None = None,
     states: Sequence[np.ndarray] | None = None,
     seed: int = 0,
@@ -48,11 +53,11 @@ def model_crossings(
         Hills of the bias; None takes a height of 0.4 kT, a bias factor of 10, a width of a sixteenth of the range, and
         one hill in each lag.
     temperature
-        Temperature of the biased simulation; None takes the lowest of the series.
+        Temperature of the biased simulation, K, or a quantity; None takes the lowest of the series.
     boltzmann
         As in `Dataset`; None takes the model's.
     states
-        State of each frame of each series; None takes the model's own.
+        State of each frame of each series, -1 between states; None takes the model's own.
     seed
         Draws the blocks for the error.
 
@@ -61,17 +66,27 @@ def model_crossings(
     CrossingRate or None
         Per ns, or per 1000 frames where series have no interval; None where all frames are in one state. No crossings
         for a variable that is a step between the states, which no simulation can follow.
+
+    Raises
+    ------
+    DataError
+        States are not whole numbers, or not one for each frame.
+    SettingsError
+        Another argument is not what it must be.
     """
+    series = series_list("model_crossings", series)
     boltzmann = model.boltzmann if boltzmann is None else boltzmann
     temperature = min(entry.temperature for entry in series) if temperature is None else temperature
+    temperature = to_kelvin(temperature, "model_crossings: temperature")
     interval = next((entry.interval for entry in series if entry.interval is not None), 1.0)
-    states = [_piecewise(model.assign, entry) for entry in series] if states is None else states
-    if len(np.unique(np.concatenate(states))) < 2:
+    states = [_piecewise(model.assign, entry) for entry in series] if states is None else _checked(states, series)
+    present = np.unique(np.concatenate(states))
+    if (present >= 0).sum() < 2:
         return None
     latent = [
         LatentSeries(
             _piecewise(model.encode, entry).astype(np.float64),
-            np.asarray(of_frames),
+            of_frames,
             entry.temperature,
             weights=entry.density_weights,
             biased=entry.is_weighted,
@@ -95,7 +110,7 @@ def rank_models(
     dataset: Dataset,
     *,
     states: Sequence[np.ndarray] | None = None,
-    temperature: float | None = None,
+    temperature: TemperatureLike | None = None,
     seed: int = 0,
 ) -> list[tuple[int, CrossingRate | None]]:
     """Models in the order of the crossings that a bias along their variables is expected to show, the most first.
@@ -107,10 +122,10 @@ def rank_models(
     dataset
         The frames, to which models are compared.
     states
-        State of each frame of each series, the same for all models; None takes each model's own, so that a model that
-        misses a state is not asked to cross to it.
+        State of each frame of each series, -1 between states, the same for all models; None takes each model's own, so
+        that a model that misses a state is not asked to cross to it.
     temperature
-        Temperature of the biased simulation; None takes the lowest of the data set.
+        Temperature of the biased simulation, K, or a quantity; None takes the lowest of the data set.
     seed
         Draws the blocks for the errors.
 
@@ -118,6 +133,15 @@ def rank_models(
     -------
     list of tuple
         Index of each model, and its `CrossingRate`; None, at the end, for a model with a single state.
+
+    Raises
+    ------
+    DataError
+        There is no model, or states are not whole numbers, or not one for each frame.
+    TrainingError
+        A model is not trained yet.
+    SettingsError
+        Another argument is not what it must be.
 
     Examples
     --------
@@ -136,8 +160,13 @@ def rank_models(
     >>> choices[best] in choices and rate.crossings > 0
     True
     """
+    arguments.instance("rank_models", "models", models, Sequence, "a list of LaTF")
     if not len(models):
         raise DataError("rank_models: there is no model.")
+    for number, model in enumerate(models):
+        arguments.instance("rank_models", f"models[{number}]", model, LaTF, "a LaTF", "LaTF.load")
+    arguments.instance("rank_models", "dataset", dataset, Dataset, "a Dataset, such as Dataset([series, ...], lag=10)")
+    seed = arguments.whole("rank_models", "seed", seed)
     rates = [
         model_crossings(
             model,
@@ -158,6 +187,23 @@ def _crossings(rate: CrossingRate | None) -> float:
     return -1.0 if rate is None else rate.crossings
 
 
+def _checked(states: Sequence[np.ndarray], series: Sequence[Series]) -> list[np.ndarray]:
+    """States as an array of whole numbers for each series."""
+    parts = by_trajectory(states, "model_crossings: states")
+    for number, (part, entry) in enumerate(zip_longest(parts, series)):
+        if part is None or entry is None or len(part) != len(entry):
+            raise DataError(
+                f"model_crossings: states must be one for each frame: of {len(series)} series with "
+                f"{', '.join(str(len(entry)) for entry in series[:5])}{', ...' * (len(series) > 5)} frames, those of "
+                f"series {number} do not fit."
+            )
+        if not (part == np.round(part)).all() or part.min() < -1 or part.max() > LARGEST_STATE:
+            raise DataError(
+                f"model_crossings: states of series {number} must be state indices, or -1 for a frame between states."
+            )
+    return [part.astype(np.int64) for part in parts]
+
+
 def _piecewise(function, series: Series) -> np.ndarray:
     """A function of descriptors at all frames of a series, which may lie on the disk."""
     return np.concatenate([function(series.x[first : first + CHUNK]) for first in range(0, len(series), CHUNK)])
@@ -166,7 +212,7 @@ def _piecewise(function, series: Series) -> np.ndarray:
 def _unevenness(model: LaTF, series: Sequence[Series], states: Sequence[np.ndarray], seed: int) -> float:
     """`unevenness` on straight lines in the space of descriptors between frames of different states."""
     labels = torch.from_numpy(np.concatenate(states).astype(np.int64))
-    pairs = StatePairs(torch.arange(len(labels)), labels)
+    pairs = StatePairs(torch.nonzero(labels >= 0).flatten(), labels)
     drawn = pairs.draw(LINES, torch.Generator().manual_seed(seed))
     lines = lines_between(*(torch.from_numpy(_rows(series, frames.numpy())) for frames in drawn))
     u = torch.from_numpy(model.encode(lines.flatten(0, 1).numpy()))
