@@ -38,7 +38,7 @@ class SharedTable:
     Raises
     ------
     StoreError
-        There is no memory, or no space on the disk.
+        There is no memory, no space on the disk, or too many files are open.
 
     Examples
     --------
@@ -49,7 +49,10 @@ class SharedTable:
     """
 
     def __init__(self, size: int) -> None:
-        self.stem, self.number, descriptor = _open()
+        try:
+            self.stem, self.number, descriptor = _open()
+        except OSError as error:
+            raise StoreError(f"bias: no file for a table of {8 * size} bytes ({error.strerror}).") from error
         try:
             # Where memory or disk are full, writing to a mapped file would kill the process.
             os.posix_fallocate(descriptor, 0, 8 * (1 + size))
@@ -84,8 +87,12 @@ def _open() -> tuple[str, int, int]:
     if hasattr(os, "memfd_create"):
         low = os.memfd_create("latf-bias")
         # A high number, which hardly another file gets when this one is closed.
-        high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, min(HIGH, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
-        os.close(low)
+        try:
+            high = fcntl.fcntl(
+                low, fcntl.F_DUPFD_CLOEXEC, min(HIGH, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+            )
+        finally:
+            os.close(low)
         return f"/proc/{os.getpid()}/fd/", high, high
     descriptor, path = tempfile.mkstemp(prefix="latf-bias-", suffix="-0")
     return path[:-1], 0, descriptor

@@ -70,6 +70,18 @@ def test_a_full_disk_is_told(anonymous, monkeypatch):
     assert not ANONYMOUS or len(os.listdir("/proc/self/fd")) == before
 
 
+def test_too_many_open_files_are_told(anonymous, monkeypatch):
+    def none_left(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(shared_table.fcntl, "fcntl", none_left)
+    monkeypatch.setattr(tempfile, "mkstemp", none_left)
+    before = len(os.listdir("/proc/self/fd")) if ANONYMOUS else 0
+    with pytest.raises(StoreError, match="no file for a table of 80 bytes .Too many open files."):
+        SharedTable(10)
+    assert not ANONYMOUS or len(os.listdir("/proc/self/fd")) == before
+
+
 def test_descriptors_are_high_and_closed(monkeypatch):
     if not ANONYMOUS:
         pytest.skip("temporary files")
