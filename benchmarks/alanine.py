@@ -160,7 +160,8 @@ def simulate(method: Method, options: argparse.Namespace, protocol, seed: int, f
     from latf_sampling.core import platforms, storage, streams
     from latf_sampling.features import as_mdtraj
     from latf_sampling.settings import steps
-    from latf_sampling.simulation.walker import build, integrator
+    from latf_sampling.simulation.dynamics import integrator
+    from latf_sampling.systems import build
 
     molecule = build(protocol.system)
     advance, applied = sampler(method, options, protocol, molecule)

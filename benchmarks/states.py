@@ -129,7 +129,8 @@ def alanine(output: Path) -> list:
 
             from latf_sampling.core import platforms
             from latf_sampling.features import as_mdtraj
-            from latf_sampling.simulation.walker import build, integrator
+            from latf_sampling.simulation.dynamics import integrator
+            from latf_sampling.systems import build
 
             molecule = build(protocol.system)
             seed = round(temperature)

@@ -66,7 +66,7 @@ from latf_sampling.errors import CVError, SimulationError
 from latf_sampling.features import as_mdtraj
 from latf_sampling.records.observables import MARGIN
 from latf_sampling.settings import Protocol
-from latf_sampling.simulation.walker import build
+from latf_sampling.systems import build
 from latf_sampling.systems.molecule import Molecule
 from latf_sampling.systems.named import peptide
 from latf_sampling.units import KB
@@ -775,7 +775,9 @@ def evaluate(options: argparse.Namespace, system: str, variable: str, reference:
         "mean": histories[:, -1].mean(0),
         "explosions": sum(bool(run["exploded"]) for run in runs),
         "other explosions": sum(
-            bool(read(run_file(options, system, variable, 0, each))["exploded"]) for each in WIDTHS if each != width
+            bool(read(run_file(options, system, variable, 0, each))["exploded"])
+            for each in widths_of(options, system, variable)
+            if each != width
         ),
         "over": float(np.mean(hills > FORCE_LIMIT * HEIGHT)) if len(hills) else float("nan"),
         "push": np.quantile(np.concatenate([run["pushes"] for run in runs]), 0.999),
