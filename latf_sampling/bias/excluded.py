@@ -30,12 +30,12 @@ class ExcludedRegion:
     Attributes
     ----------
     digest : str
-        The same for regions that are the same on a lattice of points between the walls.
+        The same for regions that are the same on a lattice of points between the walls, and have some of them.
 
     Raises
     ------
     SettingsError
-        It is neither, or holds none or all of the points between the walls.
+        It is neither, or nothing or everything between the walls: of a function, on the lattice.
     """
 
     def __init__(self, region: Callable[[np.ndarray], np.ndarray] | ArrayLike, grid: Grid) -> None:
@@ -43,12 +43,16 @@ class ExcludedRegion:
         self._boxes = np.empty((0, grid.dim, 2)) if callable(region) else _boxes(region, grid.dim)
         lattice = mesh([np.linspace(low, high, LATTICE) for low, high in zip(grid.low, grid.high)])
         inside = self(lattice.reshape(-1, grid.dim))
-        if inside.all() or not inside.any():
+        # A box may lie between the points of the lattice.
+        low, high = self._boxes[..., 0], self._boxes[..., 1]
+        somewhere = inside.any() or ((low <= grid.high) & (high >= grid.low)).all(-1).any()
+        if inside.all() or not somewhere:
             raise SettingsError(
                 f"OPES: excluded_region must be a part of the box {grid.low} to {grid.high} of the variable; it "
                 f"{'is all of it' if inside.all() else 'has no point in common with it'}."
             )
-        self.digest = hashlib.sha256(np.packbits(inside).tobytes()).hexdigest()[:16]
+        content = np.packbits(inside) if inside.any() else self._boxes
+        self.digest = hashlib.sha256(content.tobytes()).hexdigest()[:16]
 
     def __call__(self, u: np.ndarray) -> np.ndarray:
         """Whether each of the points (n, d) is in the region; (n,)."""

@@ -13,7 +13,7 @@ from helpers.molecules import alanine_cv, alanine_system, energy, pairs, simulat
 from openmm import unit
 
 from latf_sampling.bias import OPES, Metadynamics
-from latf_sampling.bias.excluded import ExcludedRegion
+from latf_sampling.bias.excluded import LATTICE, ExcludedRegion
 from latf_sampling.bias.grid import WALL
 from latf_sampling.errors import SettingsError, SimulationError
 from latf_sampling.units import KB
@@ -287,6 +287,14 @@ def test_regions_are_the_same_as_boxes_and_as_a_function():
     assert np.array_equal(regions[0](u), regions[1](u)) and 50 < regions[0](u).sum() < 450
     assert regions[0].digest == regions[1].digest
     assert ExcludedRegion(boxes[0], OPES(alanine_system(), cv, 300.0, **settings).grid).digest != regions[0].digest
+
+
+def test_a_region_may_lie_between_the_points_that_regions_are_compared_at():
+    grid = OPES(alanine_system(), alanine_cv(1), 300.0, 30.0, 5, read_only=True).grid
+    narrow = [grid.low[0] + share * (grid.high[0] - grid.low[0]) / (LATTICE - 1) for share in (0.2, 0.3, 0.4)]
+    regions = [ExcludedRegion([[narrow[0], high]], grid) for high in narrow[1:]]
+    assert [region(np.array([[narrow[1]], [narrow[2]]])).tolist() for region in regions] == [[True, False], [True] * 2]
+    assert regions[0].digest != regions[1].digest
 
 
 # ------------------------------------------------------------------------------------------------- going on, to the bit
