@@ -589,7 +589,7 @@ def _content_of(path: str | Path) -> dict:
         raise DataError(f"{path}: is not a LaTF model, though torch wrote it; see LaTF.save.")
     if version not in READABLE:
         remedy = "update latf_sampling" if version > FORMAT else "train it again"
-        readable = " and ".join(map(str, READABLE))
+        readable = f"{READABLE[0]} to {READABLE[-1]}"
         raise DataError(f"{path}: is a LaTF model of format {version}, and this version reads {readable}; {remedy}.")
     return content
 

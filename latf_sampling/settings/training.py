@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from latf_sampling.errors import SettingsError
 from latf_sampling.settings.fields import Settings, Temperature, Time
 
 Width = Annotated[int, Field(gt=0, le=100_000)]
@@ -56,7 +57,7 @@ class TrainingSettings(Settings):
     learning_rate: float = Field(default=2e-3, gt=0, le=10)
     """Learning rate of the optimizer at the beginning of each stage."""
     encoder_decay: float = Field(default=0.3, ge=0, le=1e6)
-    """Decoupled weight decay of the encoder (Loshchilov and Hutter, arXiv:1711.05101)."""
+    """Decoupled weight decay of the encoder (Loshchilov and Hutter, arXiv:1711.05101); less than 1 / learning_rate."""
     slowness: float = Field(default=1.0, ge=0, le=1e6)
     """Weight of the squared autocorrelations of the variable after one lag, which are the larger the less it contains
     of fast motions. With 0 the encoder only has to predict the state, as in the paper; a bias then crosses less
@@ -96,6 +97,16 @@ class TrainingSettings(Settings):
     """Whether every temperature has the same total weight, however many frames it has."""
     validation_fraction: float = Field(default=0.1, gt=0, lt=0.9)
     """Fraction of the blocks of frames that is held out for validation."""
+
+    @model_validator(mode="after")
+    def _decay_of_one_step(self) -> TrainingSettings:
+        # Weights are multiplied by 1 minus this in each step.
+        if self.encoder_decay * self.learning_rate >= 1:
+            raise SettingsError(
+                f"encoder_decay: must be less than {1 / self.learning_rate:g}, 1 / learning_rate, so that weights "
+                f"become smaller and do not change their sign; got {self.encoder_decay:g}."
+            )
+        return self
 
 
 class SelectSettings(Settings):

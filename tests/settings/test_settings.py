@@ -313,6 +313,7 @@ def test_from_python_with_floats_quantities_and_nested_dictionaries():
         (ModelSettings, {"reference_temperature": 1 * unit.nanometer}, "reference_temperature"),
         (TrainingSettings, {"batch_size": 1}, "batch_size"),
         (TrainingSettings, {"learning_rate": float("nan")}, "learning_rate"),
+        (TrainingSettings, {"encoder_decay": 500.0}, "encoder_decay"),
         (LearningSettings, {}, "lag"),
         (StartsSettings, {"temperature": 300, "count": 0}, "count"),
         (ObserveSettings, {}, "torsion"),
