@@ -184,10 +184,7 @@ class LagScan:
     def time(self, frames: float, error: float) -> str:
         """A time with its error as text: in ps where the interval is known, else in frames."""
         unit = self.interval or 1.0
-        # Two digits of the error are significant.
-        digits = max(0, 1 - math.floor(math.log10(error * unit))) if error > 0 else 2
-        name = "frames" if self.interval is None else "ps"
-        return f"{frames * unit:.{digits}f} ± {error * unit:.{digits}f} {name}"
+        return f"{_with_error(frames * unit, error * unit)} {'frames' if self.interval is None else 'ps'}"
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows of the table, as text."""
@@ -203,7 +200,7 @@ class LagScan:
                     " or ".join(map(str, sorted(set(result.states)))),
                     *(times + ["-", "-"])[:2],
                     "-" if result.vamp2 is None else f"{result.vamp2:.3f} ± {result.vamp2_error:.3f}",
-                    "-" if result.crossings is None else f"{result.crossings:.3g} ± {result.crossings_error:.2g}",
+                    "-" if result.crossings is None else _with_error(result.crossings, result.crossings_error or 0.0),
                     ", ".join(unmet) if result.timescales else "-",
                 ]
             )
@@ -434,6 +431,12 @@ def _with_crossings(result: LagResult, model: LaTF | None, series: list[Series],
     """The result with the crossings that are expected along the variable, from series of all temperatures."""
     rate = None if model is None else model_crossings(model, series, hill_interval)
     return result if rate is None else replace(result, crossings=rate.crossings, crossings_error=rate.error)
+
+
+def _with_error(value: float, error: float) -> str:
+    """A number with its error, of which two digits are significant."""
+    digits = max(0, 1 - math.floor(math.log10(error))) if error > 0 else 2
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def _latent(model: LaTF, x: np.ndarray) -> np.ndarray:

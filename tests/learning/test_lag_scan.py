@@ -82,7 +82,9 @@ def test_expected_crossings_are_a_column(two):
     for result, row in zip(two.results, rows):
         assert result.crossings > 0
         assert result.crossings_error > 0
-        assert row[column].startswith(f"{result.crossings:.3g} ±")
+        written = [float(number) for number in row[column].split(" ± ")]
+        assert written == pytest.approx([result.crossings, result.crossings_error], rel=0.05)
+        assert "e" not in row[column]  # as in "324 ± 1.3e+02"
         assert two.as_dict()["results"][0]["crossings"] == two.results[0].crossings
 
 
