@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -15,6 +16,9 @@ from typing import IO, Any
 
 from latf_sampling.core.outputs import check_replaceable, reason, temporary_name
 from latf_sampling.errors import StoreError
+
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What file systems without locks, like some network disks, answer to a lock."""
 
 
 @contextmanager
@@ -134,7 +138,7 @@ def try_lock(path: str | Path) -> IO[bytes] | None:
     Raises
     ------
     StoreError
-        The file cannot be made or locked.
+        The file cannot be made or locked, for example on a file system without locks.
     """
     path = Path(path)
     try:
@@ -150,7 +154,12 @@ def try_lock(path: str | Path) -> IO[bytes] | None:
         return None
     except OSError as error:
         lock.close()
-        raise StoreError(f"{path}: cannot be locked ({error.strerror}).") from error
+        if error.errno in WITHOUT_LOCKS:
+            raise StoreError(
+                f"{path}: cannot be locked, since its file system has no locks ({reason(error)}), and two processes "
+                "could write there at the same time; give a directory on another disk, or have locks turned on."
+            ) from error
+        raise StoreError(f"{path}: cannot be locked ({reason(error)}).") from error
     return lock
 
 

@@ -82,8 +82,11 @@ def write_xtc(trajectory: mdtraj.Trajectory, path: str | Path) -> None:
         trajectory.save_xtc(str(path))
         with mdtraj.open(str(path)) as file:
             complete = len(file) == len(trajectory)
+            if complete:
+                file.seek(len(file) - 1)  # the number of frames is that of their beginnings
+                file.read(1)
     except RuntimeError as error:
-        raise OSError(str(error)) from error
+        raise OSError(f"{error}; is the disk full?") from error
     if not complete:
         raise OSError("not all frames were written; is the disk full?")
 

@@ -270,8 +270,9 @@ class Segment:
             write_netcdf(trajectory, temporary)
         with storage.atomic_write(files.frames) as temporary:
             np.savez(temporary, allow_pickle=False, **table)
-        with storage.atomic_write(files.state) as temporary:
-            simulation.saveState(str(temporary))
+        # Given a name, OpenMM would leave a file of its own on a full disk.
+        with storage.atomic_write(files.state) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            simulation.saveState(file)
         summary: dict[str, Any] = {
             "step": simulation.currentStep,
             "frames": count,

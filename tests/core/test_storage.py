@@ -1,5 +1,6 @@
 """Files are complete, one process at a time uses a directory, and finished files are not changed."""
 
+import errno
 import os
 import re
 import resource
@@ -9,12 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from latf_sampling.bias import history
 from latf_sampling.core import storage
 from latf_sampling.data import layout
 from latf_sampling.errors import StoreError
 from latf_sampling.settings import Protocol
+from latf_sampling.starts.working_directory import working_directory
 
 PROTOCOL = Path("protocols/three-hole.yaml").absolute()
 SETTINGS = Protocol.load(PROTOCOL)
@@ -228,6 +232,26 @@ def test_an_exception_releases_the_lock_too(tmp_path):
         raise ZeroDivisionError
     with place.acquire(SETTINGS):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(storage.fcntl, "flock", refuse)
+    words = rf"its file system has no locks \({os.strerror(number)}\), .*; give a directory on another disk"
+    hills = tmp_path / "a.hills"
+    hills.write_text("")
+    uses = {
+        "run/lock": lambda: layout.CampaignDirectory(tmp_path / "run").acquire(SETTINGS).__enter__(),
+        "targets/lock": lambda: working_directory(tmp_path / "s", {}, np.zeros((1, 2))).__enter__(),
+        "a.lock": lambda: history.take_back(hills, 0),
+        "b.lock": lambda: history.History(tmp_path / "b.hills", ["step"], {}),
+    }
+    for name, use in uses.items():
+        with pytest.raises(StoreError, match=f"{name}: cannot be locked, since {words}"):
+            use()
 
 
 # --------------------------------------------------------------------------------------------- the protocol

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 
@@ -361,6 +362,26 @@ def test_going_on_after_an_interruption_changes_no_bit(kind, request, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------- failures
+
+
+def test_going_on_after_a_full_disk_changes_no_bit(plain, tmp_path, monkeypatch):
+    again = job(tmp_path)
+    shutil.copytree(plain.directory, again.directory)
+    last = WalkerDirectory(again.directory).segment(2)
+    for file in (last.trajectory, last.frames, last.state, last.marker):
+        file.unlink()
+    kept = sorted(again.directory.iterdir())
+
+    def full(trajectory, path):
+        path.write_bytes(b"CDF")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match=r"002\.nc: .*No space left on device"):
+        patch.setattr("latf_sampling.simulation.segment.write_netcdf", full)
+        run_walker(again)
+    assert sorted(again.directory.iterdir()) == kept
+    run_walker(again)
+    assert_identical(tables(again), tables(plain))
 
 
 @pytest.mark.parametrize("kind", ["plain", "biased"])
