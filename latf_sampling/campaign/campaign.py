@@ -25,7 +25,7 @@ from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.words import plural
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.dataset import Dataset, Series
-from latf_sampling.data.external import ExternalTrajectory, examine
+from latf_sampling.data.external import ExternalTrajectory, examine, relocate
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.data.selection import select_columns
 from latf_sampling.data.trajectories import Frames
@@ -365,7 +365,9 @@ class Campaign:
         for number, external in enumerate(trajectories):
             target = self.directory.round(0).external(number)
             before = earlier if external.position else 0
-            if not target.marker.exists():
+            if target.marker.exists():
+                relocate(external, target)
+            else:
                 done, name = number / len(trajectories), Path(external.path).name
                 examine(
                     external,

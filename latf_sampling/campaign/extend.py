@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from latf_sampling.campaign.progress import Progress, nowhere
 from latf_sampling.core.manifest import Manifest
+from latf_sampling.data.external import ExternalTrajectory, is_same
 from latf_sampling.data.layout import CampaignDirectory, Extend, RoundDirectory, WalkerDirectory
 from latf_sampling.errors import ProtocolWarning, StoreError
 from latf_sampling.settings import Protocol, n_steps
@@ -26,7 +27,8 @@ from latf_sampling.starts.files import StartFiles
 FOR_ROUNDS = {"thermalise", "release", "tolerance", "allow_cis", "allow_inversion"}
 """Keys of `starts` that the structures which rounds start from are made with, too."""
 
-
+MOVABLE = {"files", "weights", "energies"}
+"""Keys of `from_trajectories` whose files are not copied, and told apart by their SHA-256 once they were read."""
 EXTERNAL = -1
 """Stands for the external trajectories of a round in place of the number of a walker."""
 
@@ -73,7 +75,8 @@ class Extension:
         if fixed := [place for place in changes if change_of(place) == "fixed" and not self._is_of_open_round(place)]:
             directory.refuse(fixed, stored)
         sections = {section: [place for place in changes if place[0] == section] for section, *_ in changes}
-        external, rounds = sections.get("from_trajectories", []), sections.get("rounds", [])
+        external = [place for place in sections.get("from_trajectories", []) if not self._was_moved(place)]
+        rounds = sections.get("rounds", [])
         rounds = [place for place in rounds if change_of(place) != "free"]
         learning = [place for place in changes if change_of(place) == "learn"]
         if external:
@@ -111,6 +114,20 @@ class Extension:
         """Structures for the last round that were begun with other settings, or for another number of walkers."""
         files = self.directory.round(max(self._last, 0))
         return [folder for folder in map(files.start_set, files.start_sets()) if not StartFiles(folder).complete]
+
+    def _was_moved(self, location: Location) -> bool:
+        """Whether the files of an entry of external trajectories are those that were read, in another place."""
+        _, index, *key = location
+        before, entries = self.stored.content.get("from_trajectories") or (), self.protocol.from_trajectories
+        if not (key and key[0] in MOVABLE and int(index) < len(before)):
+            return False
+        entry = entries[int(index)]
+        first = sum(len(other.files) for other in entries[: int(index)])
+        files = [self.directory.round(0).external(first + number) for number in range(len(entry.files))]
+        return len(before[int(index)]["files"]) == len(files) and all(
+            file.marker.exists() and is_same(external, file)
+            for file, external in zip(files, ExternalTrajectory.from_settings([entry]))
+        )
 
     def _extend_external(self, location: Location) -> None:
         """External trajectories are read again, as long as no walker depends on what was learned from them."""

@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import mdtraj
@@ -196,6 +197,58 @@ def stamp(path: Path) -> dict[str, int]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     return {"size": status.st_size, "modified": status.st_mtime_ns}
+
+
+def is_same(external: ExternalTrajectory, target: ExternalFiles) -> bool:
+    """Whether a trajectory and its weights and energies are those that were read, by their SHA-256, wherever they are.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read.
+    """
+    summary = target.manifest().content
+    path, values = Path(external.path), summary.get("values", {})
+    now = stamp(path)
+    return (
+        now["size"] == summary["size"]
+        and external.values.keys() == values.keys()
+        and checksum_at(path, now["modified"]) == summary["sha256"]
+        and all(
+            checksum_at(Path(file), stamp(Path(file))["modified"]) == values[name]["sha256"]
+            for name, file in external.values.items()
+        )
+    )
+
+
+def relocate(external: ExternalTrajectory, target: ExternalFiles) -> None:
+    """Write down where a trajectory that was read before is now, and its weights and energies.
+
+    Raises
+    ------
+    DataError
+        It is another one; names both.
+    """
+    summary = target.manifest().verified().content
+    values = {name: {**summary.get("values", {}).get(name, {}), "path": file} for name, file in external.values.items()}
+    moved = {**summary, "path": external.path, "values": values}
+    if moved == {"values": {}, **summary}:
+        return
+    if not is_same(external, target):
+        raise DataError(
+            f"{external.path}: is not the trajectory that was read as {summary['path']}, or has other weights or "
+            "energies; their SHA-256 differ."
+        )
+    target.finish({**moved, **stamp(Path(external.path))})
+
+
+@cache
+def checksum_at(path: Path, modified: int) -> str:
+    """SHA-256 of a file that was changed at this time, ns; computed once per process."""
+    try:
+        return storage.checksum(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 def _even_interval(external: ExternalTrajectory, times: np.ndarray) -> float | None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import mdtraj
 import numpy as np
 
-from latf_sampling.core import storage
 from latf_sampling.core.arrays import read_npz
-from latf_sampling.data.external import stamp
+from latf_sampling.data.external import checksum_at, stamp
 from latf_sampling.data.layout import ExternalFiles
 from latf_sampling.data.trajectories import Frames
 from latf_sampling.data.trajectory_files import read_strided
@@ -48,7 +46,7 @@ class ExternalFrames(Frames):
         path = Path(summary["path"])
         now = stamp(path)
         if now["size"] != summary["size"] or (
-            now["modified"] != summary["modified"] and _checksum(path, now["modified"]) != summary["sha256"]
+            now["modified"] != summary["modified"] and checksum_at(path, now["modified"]) != summary["sha256"]
         ):
             raise DataError(
                 f"{path}: has changed since this campaign began; restore the old file, or start a new campaign."
@@ -87,9 +85,3 @@ class ExternalFrames(Frames):
     def log_weights(self) -> np.ndarray:
         with np.errstate(divide="ignore"):
             return np.log(self.external_weights)
-
-
-@cache
-def _checksum(path: Path, modified: int) -> str:
-    """Checksum of a file whose time stamp changed, computed once per process."""
-    return storage.checksum(path)

@@ -41,6 +41,7 @@ from latf_sampling.settings.fields import (
     existing,
     explain,
     files_of,
+    is_stored,
     read,
     shown,
     spell,
@@ -69,7 +70,12 @@ def _matching(value: Any, info: ValidationInfo) -> list[str]:
         matches = [path] if path.is_file() else [Path(match) for match in sorted(glob.glob(str(path)))]
         matches = [match for match in matches if match.is_file()]
         if not matches:
-            raise SettingsError(f"there is no file {path.resolve()}; paths are relative to the protocol.")
+            where = (
+                "where it was moved, give `latf run` a protocol that names its new place"
+                if is_stored(info)
+                else "paths are relative to the protocol"
+            )
+            raise SettingsError(f"there is no file {path.resolve()}; {where}.")
         paths += [str(match.resolve()) for match in matches]
     if twice := [path for path, times in Counter(paths).items() if times > 1]:
         raise SettingsError(f"{twice[0]} is named twice.")
@@ -485,7 +491,8 @@ class Protocol(Settings):
 
         Keys that an earlier version of the package did not have yet count as their defaults. No difference are the
         title of the campaign, the platform, the folders and names of files that a campaign copies, and remarks and
-        titles in PDB files. External trajectories, which are not copied, are told apart by their paths.
+        titles in PDB files. External trajectories, which are not copied, are told apart by their paths; a campaign that
+        has read them goes on with the same files in another place.
 
         Parameters
         ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from functools import cache
 from pathlib import Path
@@ -15,12 +16,14 @@ import pytest
 from helpers import molecules
 
 from latf_sampling.campaign.campaign import Campaign
+from latf_sampling.campaign.extend import preview
 from latf_sampling.core import storage
-from latf_sampling.data.external import ExternalTrajectory, examine, stride_of
+from latf_sampling.data.external import ExternalTrajectory, examine, relocate, stride_of
 from latf_sampling.data.external_frames import ExternalFrames
-from latf_sampling.data.layout import ExternalFiles
+from latf_sampling.data.layout import CampaignDirectory, ExternalFiles
 from latf_sampling.data.trajectory_files import read_pieces
-from latf_sampling.errors import DataError, LatfError, SettingsError
+from latf_sampling.errors import DataError, LatfError, SettingsError, StoreError
+from latf_sampling.records.records import Records
 from latf_sampling.settings import Protocol
 
 TOPOLOGY = mdtraj.Topology.from_openmm(molecules.alanine().topology)
@@ -305,18 +308,22 @@ def test_a_protocol_without_rounds_and_trajectories_has_nothing_to_do(tmp_path):
 # ------------------------------------------------------------------------------------------------ a campaign
 
 
+WEIGHTED = {
+    "from_trajectories": [
+        {"files": "cold.xtc", "temperature": "450 K"},
+        {"files": ["hot*.dcd"], "temperature": "600 K", "interval": "0.1 ps", "weights": "w.npy"},
+    ],
+    "learning": {**molecules.TINY["learning"], "select": {"keep": 3}},
+}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A campaign from three trajectories with a biased round, weighted hot frames, and three of four columns."""
     folder = tmp_path_factory.mktemp("given")
     (folder / "data").mkdir()
     np.save(folder / "data" / "w.npy", np.where(np.arange(300) < 50, 0.5, 1.0))
-    hot = {"files": ["hot*.dcd"], "temperature": "600 K", "interval": "0.1 ps", "weights": "w.npy"}
-    given = [{"files": "cold.xtc", "temperature": "450 K"}, hot]
-    learning = {**molecules.TINY["learning"], "select": {"keep": 3}}
-    molecules.run_in_process(
-        Campaign(protocol(folder / "data", from_trajectories=given, learning=learning), folder / "run")
-    )
+    molecules.run_in_process(Campaign(protocol(folder / "data", **WEIGHTED), folder / "run"))
     (folder / "data" / "protocol.yaml").unlink()
     return folder / "run"
 
@@ -397,6 +404,56 @@ def test_a_continued_campaign_reads_only_missing_trajectories(finished, tmp_path
     for name in ("energy", "weight"):
         np.testing.assert_array_equal(after[name], before[name])
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def moved(finished: Path, folder: Path) -> tuple[CampaignDirectory, Path, Path]:
+    """A copy of the finished campaign, a folder to which its trajectories were copied, and a protocol that says so."""
+    directory = CampaignDirectory(shutil.copytree(finished, folder / "run"))
+    path = protocol(folder / "moved", **WEIGHTED)
+    for file in (finished.parent / "data").iterdir():  # without their times
+        shutil.copyfile(file, folder / "moved" / file.name)
+    return directory, folder / "moved", path
+
+
+def test_trajectories_that_were_moved_are_known_by_their_checksums(finished, tmp_path, monkeypatch):
+    directory, folder, path = moved(finished, tmp_path)
+    monkeypatch.setattr("latf_sampling.campaign.campaign.examine", lambda *rest: pytest.fail("was read again"))
+    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda records: None)
+    before = directory.round(1).learning.history.read_bytes()
+    (words,) = preview(directory, Protocol.load(path))
+    assert re.match(r"Changed in from_trajectories\[0\]\.files\[0\], .*weights.*\.$", words)
+    assert "Made again" not in words
+    Campaign(path, directory.path).run()
+    assert directory.round(1).learning.history.read_bytes() == before
+    assert not (directory.path / "earlier" / "1" / "rounds").exists()
+    records = Records.load(directory.path)
+    assert [Path(frames.path).parent for frames in records.external_frames()] == [folder] * 3
+    summary = directory.round(0).external(1).manifest().content
+    assert summary["values"]["weights"]["path"] == str(folder / "w.npy")
+    (folder / "hotter.dcd").unlink()
+    with pytest.raises(SettingsError, match=r"no file .*hotter\.dcd; where it was moved, give `latf run` a protocol"):
+        Records.load(directory.path)
+
+
+@pytest.mark.parametrize("name, key", [("cold.xtc", r"\[0\]\.files"), ("w.npy", r"\[1\]")])
+def test_other_files_in_the_new_place_are_refused(finished, tmp_path, name, key):
+    directory, folder, path = moved(finished, tmp_path)
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(StoreError, match=rf"from_trajectories{key}.*: walkers depend on what was learned"):
+        preview(directory, Protocol.load(path))
+
+
+def test_a_trajectory_is_not_taken_for_one_that_was_read_in_another_place(tmp_path):
+    path = saved(tmp_path, "run.dcd", frames=slice(20))
+    examined(tmp_path, path)
+    files, other = ExternalFiles(tmp_path / "mark"), saved(tmp_path, "other.dcd", frames=slice(20, 40))
+    with pytest.raises(DataError, match=r"other\.dcd: is not the trajectory that was read as .*run\.dcd"):
+        relocate(ExternalTrajectory(str(other), 300.0, 0.1), files)
+    path.rename(tmp_path / "elsewhere.dcd")
+    relocate(ExternalTrajectory(str(tmp_path / "elsewhere.dcd"), 300.0, 0.1), files)
+    assert len(ExternalFrames.load(files, TOPOLOGY, False, 0)) == 20
 
 
 def test_unusable_trajectories_are_refused_before_a_directory_is_made(tmp_path):
