@@ -91,24 +91,28 @@ FRAMES_PER_NS = round(1000 / (TIMESTEP * STRIDE))
 
 @dataclass(frozen=True)
 class Method:
-    """How a variable is made: its kind, and the options of its training."""
+    """How a variable is made: its kind, the options of its training, and its dimension (`None`: that of the model)."""
 
     kind: str
     options: dict = field(default_factory=dict)
+    dim: int | None = None
 
 
 PLAIN = {"slowness": 0.0, "evenness": 0.0}
 METHODS = {
     "ours": Method("ours"),
-    "ours before": Method("ours", {**PLAIN, "encoder_decay": 3.0}),
-    "SPIB": Method("ours", {**PLAIN, "encoder_decay": 0.0, "joint_epochs": 0}),
+    "ours, one component": Method("ours", dim=1),
+    # Without the new terms components of a few states are functions of each other.
+    "ours before": Method("ours", {**PLAIN, "encoder_decay": 3.0}, dim=1),
+    "SPIB": Method("ours", {**PLAIN, "encoder_decay": 0.0, "joint_epochs": 0}, dim=1),
     "DeepTICA": Method("DeepTICA"),
     "DeepTDA": Method("DeepTDA"),
     "known pair": Method("known"),
     "known single": Method("known"),
 }
 """SPIB is this package's first stage without the terms that shape the encoder, with neither decay nor flow. The states
-that DeepTDA separates are those of "ours" with the same seed. Known coordinates are those of each system."""
+that DeepTDA separates are those of "ours" with the same seed. "Ours" has a component less than there are states, at
+most three; with two states "ours, one component" is the same. Known coordinates are those of each system."""
 
 
 # Systems
@@ -529,9 +533,7 @@ def learn(options: argparse.Namespace, system: str, variable: str, seed: int) ->
     method = METHODS[variable]
     frames = training_frames(options.output, system, options.data_ns)
     if method.kind == "ours":
-        # Without the new terms components of a few states are functions of each other.
-        dim = 1 if PLAIN.items() <= method.options.items() else None
-        model = LaTF(latent_dim=dim, encoder_hidden=HIDDEN, reference_temperature=TEMPERATURE)
+        model = LaTF(latent_dim=method.dim, encoder_hidden=HIDDEN, reference_temperature=TEMPERATURE)
         # The flow alone and the ensemble are trained on the finished encoder, and do not change it.
         stages = {"flow_epochs": 0, "ensemble": 0, **({"refinements": 2, "joint_epochs": 1} if options.quick else {})}
         train(model, frames.dataset(), seed, device="cpu", **(stages | method.options))
