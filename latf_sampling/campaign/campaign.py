@@ -84,8 +84,8 @@ class Campaign:
 
     def __init__(self, protocol: Protocol | str | Path, directory: str | Path, trust: bool = True) -> None:
         installation.check_installation()
-        settings = protocol if isinstance(protocol, Protocol) else Protocol.load(protocol)
         files = CampaignDirectory(directory)
+        settings = protocol if isinstance(protocol, Protocol) else files.load_protocol(protocol)
         settings, self.added = files.with_added_rounds(settings)
         self.records = Records(settings, files, trust)
         self._check()

@@ -94,11 +94,13 @@ def run(
     max_rounds: Annotated[int | None, typer.Option(help="Rounds at most with --until; default: 20.")] = None,
 ) -> None:
     """Run a campaign, or continue it, also with a protocol that makes it longer or is learned from in another way."""
-    from latf_sampling.settings import Protocol
+    from latf_sampling.data.layout import CampaignDirectory
     from latf_sampling.units import parse
 
     began = time.perf_counter()
-    settings = Protocol.load(protocol)  # its faults are told before anything that takes seconds is imported
+    settings = CampaignDirectory(output).load_protocol(
+        protocol
+    )  # its faults are told before anything that takes seconds is imported
     limit = signals.TimeLimit(None if max_time is None else signals.seconds(max_time, "--max-time"))
     if max_rounds is not None and until is None:
         raise SettingsError("run: --max-rounds goes with --until, which adds rounds.")
@@ -108,7 +110,6 @@ def run(
     from latf_sampling.campaign.campaign import Campaign
     from latf_sampling.campaign.extend import preview
     from latf_sampling.campaign.until import Until
-    from latf_sampling.data.layout import CampaignDirectory
 
     preview(CampaignDirectory(output), settings)  # before the system is built, which may take minutes
     goal = None if error is None else Until(error, 20 if max_rounds is None else max_rounds)
@@ -131,14 +132,14 @@ def check(
     ] = None,
 ) -> None:
     """Check a protocol and its files in seconds, without writing anything, and print what would run."""
+    from latf_sampling.data.layout import CampaignDirectory
     from latf_sampling.settings import Protocol
 
-    settings = Protocol.load(protocol)
+    settings = Protocol.load(protocol) if output is None else CampaignDirectory(output).load_protocol(protocol)
 
     from latf_sampling.campaign.check import check, summary
     from latf_sampling.campaign.extend import preview
     from latf_sampling.core.installation import check_installation
-    from latf_sampling.data.layout import CampaignDirectory
     from latf_sampling.records.setup import Setup
 
     check_installation()

@@ -187,6 +187,19 @@ class CampaignDirectory:
             raise StoreError(damaged)
         return protocol
 
+    def load_protocol(self, path: str | Path) -> Protocol:
+        """A protocol from its YAML file; this campaign's copies stand for input files that are gone.
+
+        Raises
+        ------
+        SettingsError
+            The protocol cannot work, or another file is missing.
+        StoreError
+            The campaign's own protocol is damaged.
+        """
+        stored = self._stored().content if self.protocol_file.exists() else None
+        return Protocol.load(path, None if stored is None else (stored, self.inputs))
+
     def with_added_rounds(self, protocol: Protocol) -> tuple[Protocol, int]:
         """A protocol with the rounds that this campaign has beyond its file, and their number, see `ADDED_ROUNDS`."""
         if not self.protocol_file.exists():
@@ -276,9 +289,13 @@ class CampaignDirectory:
             changes = [(str(error).partition(":")[0],)]
         superseded: list[Path] = []
         if changes and not self.has_results():
-            for folder in (self.inputs, self.system, self.path / "rounds"):
+            for folder in (self.system, self.path / "rounds"):
                 if folder.exists():
                     remove_folder(folder)
+            kept = protocol.inputs()
+            for copy in self.inputs.glob("*"):
+                if copy.name not in kept:
+                    copy.unlink()
         elif changes and damaged:
             raise StoreError(
                 f"{self.protocol_file}: was changed after the campaign was made ({', '.join(map(spell, changes))}); "

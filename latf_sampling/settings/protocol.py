@@ -379,8 +379,15 @@ class Protocol(Settings):
         return faults
 
     @classmethod
-    def load(cls, path: str | Path) -> Protocol:
+    def load(cls, path: str | Path, copies: tuple[dict[str, Any], Path] | None = None) -> Protocol:
         """Load a protocol from a YAML file; relative paths in it are relative to the file.
+
+        Parameters
+        ----------
+        path
+            The file.
+        copies
+            What `canonical` wrote for a campaign, and the folder of its `inputs`, which stand for files that are gone.
 
         Raises
         ------
@@ -395,6 +402,8 @@ class Protocol(Settings):
         """
         path = Path(path)
         data = read_yaml(path)
+        if copies is not None:
+            data = stored.with_copies(data, copies[0], path.parent, copies[1])
         try:
             return cls.model_validate(data, context={"from_file": True, "directory": path.parent})
         except ValidationError as error:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from latf_sampling import __version__
-from latf_sampling.errors import StoreError
+from latf_sampling.errors import RepairWarning, StoreError
 from latf_sampling.settings.fields import Location, leaves, spell
 
 VERSION = "version"
@@ -59,6 +61,68 @@ def counted(pdb: bytes) -> str:
 def is_file(value: Any) -> bool:
     """Whether a stored value stands for a file."""
     return isinstance(value, dict) and {"name", "sha256"} <= value.keys() <= {"name", "sha256", "counted"}
+
+
+def with_copies(data: Any, content: dict[str, Any], beside: Path, copies: Path) -> Any:
+    """A protocol as YAML has it, in which the copies of a campaign stand for input files that are gone.
+
+    A copy is that of the same key and name, with the bytes that were stored. Programs, which are descriptors of one's
+    own, are not taken from a campaign.
+
+    Parameters
+    ----------
+    data
+        The protocol.
+    content
+        The stored one.
+    beside
+        Folder that paths in the protocol are relative to.
+    copies
+        Folder of the copies.
+
+    Warns
+    -----
+    RepairWarning
+        Names each file that is gone, and its copy.
+    """
+    names = set(_stored_names(content))
+
+    def replaced(value: Any, old: Any, aligned: bool) -> Any:
+        if isinstance(value, dict) and isinstance(old, dict) and not is_file(old):
+            new = {key: item if key == "file" else replaced(item, old.get(key), aligned) for key, item in value.items()}
+            if new.get("topology") != value.get("topology"):
+                new.pop("include", None)  # of GROMACS, whose copy holds what it included
+            return new
+        if isinstance(value, list) and isinstance(old, list):
+            same = aligned and len(value) == len(old)
+            return [replaced(item, old[index] if index < len(old) else None, same) for index, item in enumerate(value)]
+        if not (isinstance(value, str) and is_file(old)) or (beside / value).exists():
+            return value
+        # Entries may have been added before this one: its number tells copies of one name apart only without that.
+        alike = [name for name in names if _is_copy_of(name, Path(value))]
+        copy = copies.resolve() / old["name"]
+        if old["name"] not in alike or (len(alike) > 1 and not aligned) or not copy.is_file():
+            return value
+        if hashlib.sha256(copy.read_bytes()).hexdigest() != old["sha256"]:
+            return value
+        words = f"{beside / value}: is gone; the campaign goes on with its copy, {copy}."
+        warnings.warn(words, RepairWarning, stacklevel=3)
+        return str(copy)
+
+    return replaced(data, content, True)
+
+
+def _stored_names(value: Any) -> Iterator[str]:
+    if is_file(value):
+        yield value["name"]
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _stored_names(item)
+
+
+def _is_copy_of(name: str, file: Path) -> bool:
+    """Whether a copy may have this name; those of one name from several folders have numbers."""
+    return name == file.name or re.fullmatch(rf"{re.escape(file.stem)}-\d+{re.escape(file.suffix)}", name) is not None
 
 
 def same_molecule(new: str, old: str, model: type[BaseModel]) -> bool:

@@ -23,7 +23,7 @@ from latf_sampling.campaign.until import Until
 from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.data.layout import CampaignDirectory
-from latf_sampling.errors import ProtocolWarning, SettingsError, StoreError
+from latf_sampling.errors import ProtocolWarning, RepairWarning, SettingsError, StoreError
 from latf_sampling.records.records import Records
 from latf_sampling.settings import Protocol
 from latf_sampling.simulation.job import WalkerJob
@@ -255,6 +255,17 @@ def test_inputs_of_an_earlier_protocol_are_kept(copy, tmp_path):
         pass
     words = f"Changed in starts.count. Made again where needed, while the earlier ones go to {copy}/earlier: starts."
     assert said == [("protocol", 1.0, words)]
+
+
+def test_a_campaign_goes_on_without_the_structure_beside_its_protocol(copy, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "write_report", lambda records: None)
+    path, before = write_protocol(tmp_path / "given"), contents(copy)
+    structure = next((tmp_path / "given").glob("*.pdb"))
+    structure.unlink()
+    words = f"{structure}: is gone; the campaign goes on with its copy, {copy / 'inputs' / structure.name}"
+    with pytest.warns(RepairWarning, match=re.escape(words)):
+        Campaign(path, copy).run()
+    assert contents(copy) == before
 
 
 def test_what_a_run_would_do_is_told_before(copy, tmp_path):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
+from helpers.molecules import TINY
 
 from latf_sampling import __version__
-from latf_sampling.errors import LatfError, SettingsError, StoreError
+from latf_sampling.data.layout import CampaignDirectory
+from latf_sampling.errors import LatfError, RepairWarning, SettingsError, StoreError
 from latf_sampling.settings import Protocol, SystemSettings
 from latf_sampling.settings.stored import same_molecule
 
@@ -202,3 +206,75 @@ def test_a_stored_topology_is_not_followed_to_other_files(folder):
     (inputs / "x.top").write_text('#include "../alanine-dipeptide.pdb"\n')
     with pytest.raises(SettingsError, match=r"system.gromacs.topology: .*x.top includes '../alanine-dipeptide.pdb'"):
         Protocol.restore(content, inputs)
+
+
+# ------------------------------------------------------------------------------------------- files that are gone
+
+SYSTEMS = {
+    "structure": {"structure": "in/a.pdb", "force_field": ["in/own.xml", "amber14/tip3p.xml"]},
+    "conformations": {"structure": "in/a.pdb", "force_field": ["in/own.xml"], "conformations": ["in/b.pdb", "c/b.pdb"]},
+    "amber": {"amber": {"topology": "in/a.prmtop", "coordinates": "in/a.inpcrd"}},
+    "gromacs": {"gromacs": {"topology": "in/a.top", "coordinates": "in/a.gro", "include": "c"}},
+    "charmm": {"charmm": {"topology": "in/a.psf", "coordinates": "in/a.crd", "parameters": ["in/a.prm", "c/a.prm"]}},
+    "openmm": {"openmm": {"system": "in/s.xml", "topology": "in/a.cif"}},
+}
+
+
+def campaign_of(tmp_path: Path, **changes) -> tuple[Path, Protocol, CampaignDirectory]:
+    """A protocol whose files hold their own names, and a campaign that has stored it."""
+    content = {
+        **TINY,
+        "starts": None,
+        "features": [{"rmsd": {"atoms": "all", "reference": "in/ref.pdb"}}, {"custom": {"file": "in/own.py"}}],
+        "observe": {"torsion": "phi ALA 2", "above": "0 degree", "reference": "c/ref.json"},
+        **changes,
+    }
+    for name in re.findall(r"\b(?:in|c)/[\w.]+", json.dumps(content)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('#include "x.itp"\n' if name.endswith(".top") else name)
+    (tmp_path / "c" / "x.itp").write_text("[ moleculetype ]\n")
+    path = tmp_path / "protocol.yaml"
+    path.write_text(yaml.safe_dump(content))
+    protocol, files = Protocol.load(path), CampaignDirectory(tmp_path / "run")
+    with files.acquire(protocol):
+        pass
+    return path, protocol, files
+
+
+@pytest.mark.parametrize("source", SYSTEMS)
+def test_copies_of_a_campaign_stand_for_files_that_are_gone(tmp_path, source):
+    path, protocol, files = campaign_of(tmp_path, system=SYSTEMS[source])
+    before, inputs = protocol.canonical(), protocol.inputs()
+    shutil.rmtree(tmp_path / "c")
+    gone = [file for file in (tmp_path / "in").iterdir() if file.suffix != ".py"]
+    for file in gone:
+        file.unlink()
+    with pytest.warns(RepairWarning, match="is gone; the campaign goes on with its copy") as said:
+        again = files.load_protocol(path)
+    assert len(said) >= len(gone)
+    assert again.canonical() == before
+    assert {Path(file).parent for file in again.files} == {files.inputs, tmp_path / "in"}
+    with files.acquire(again):
+        pass
+    with files.acquire(again.model_copy(update={"seed": 2})):  # as long as nothing was simulated, any protocol may come
+        pass
+    assert files.protocol().inputs() == inputs
+    with pytest.raises(SettingsError, match="there is no"):  # without the campaign
+        Protocol.load(path)
+
+
+def test_files_that_are_there_and_other_files_are_no_copies(tmp_path):
+    path, _, files = campaign_of(tmp_path, system=SYSTEMS["structure"])
+    (tmp_path / "in" / "a.pdb").write_text("changed")
+    assert files.load_protocol(path).system.structure == tmp_path / "in" / "a.pdb"
+    (tmp_path / "in" / "own.py").unlink()  # a program runs from beside the protocol alone
+    with pytest.raises(SettingsError, match=r"no file .*own\.py"):
+        files.load_protocol(path)
+    (tmp_path / "in" / "own.py").write_text("in/own.py")
+    (tmp_path / "in" / "a.pdb").unlink()
+    (files.inputs / "a.pdb").write_text("damaged")
+    with pytest.raises(SettingsError, match=r"no file .*a\.pdb"):
+        files.load_protocol(path)
+    path.write_text(path.read_text().replace("in/a.pdb", "in/other.pdb"))
+    with pytest.raises(SettingsError, match=r"no file .*other\.pdb"):
+        files.load_protocol(path)
