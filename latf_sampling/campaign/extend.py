@@ -15,7 +15,6 @@ from typing import NoReturn
 
 from latf_sampling.campaign.progress import Progress, nowhere
 from latf_sampling.core.manifest import Manifest
-from latf_sampling.data.external import ExternalTrajectory, is_same
 from latf_sampling.data.layout import CampaignDirectory, Extend, RoundDirectory, WalkerDirectory
 from latf_sampling.errors import ProtocolWarning, StoreError
 from latf_sampling.settings import Protocol, n_steps
@@ -117,6 +116,8 @@ class Extension:
 
     def _was_moved(self, location: Location) -> bool:
         """Whether the files of an entry of external trajectories are those that were read, in another place."""
+        from latf_sampling.data.external import ExternalTrajectory, is_same  # with torch, which takes seconds
+
         _, index, *key = location
         before, entries = self.stored.content.get("from_trajectories") or (), self.protocol.from_trajectories
         if not (key and key[0] in MOVABLE and int(index) < len(before)):
