@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openmm
 from openmm import app
 
-from latf_sampling.bias import Bias
 from latf_sampling.data.failures import Failure
 from latf_sampling.errors import LatfError, SimulationError
 from latf_sampling.settings import AnyBiasSettings
 from latf_sampling.units import KB
+
+if TYPE_CHECKING:  # `latf check` needs no torch
+    from latf_sampling.bias import Bias
 
 HEAVY_HYDROGEN = 2.5
 """amu; from here on hydrogens count as made heavier, which allows twice the time step."""
