@@ -720,8 +720,13 @@ def known(options, system: str, variable: str, seed: int, width: float, molecule
 # Evaluation
 
 
+def count_by_event(system: type[System], run: dict) -> np.ndarray:
+    """Crossings (events,), both ways together."""
+    return np.array([sum(crossings(event, *system.cores)) for event in run["events"].T])
+
+
 def count_crossings(system: type[System], run: dict) -> int:
-    return sum(sum(crossings(event, *system.cores)) for event in run["events"].T)
+    return int(count_by_event(system, run).sum())
 
 
 def free_energy_history(system: type[System], run: dict) -> np.ndarray:
@@ -772,6 +777,7 @@ def evaluate(options: argparse.Namespace, system: str, variable: str, reference:
     result = {
         "width": width,
         "crossings": counts,
+        "by event": np.mean([count_by_event(kind, run) for run in runs], axis=0) / options.ns,
         "converged_ns": convergence_time(times, errors),
         "error": errors[-1],
         "mean": histories[:, -1].mean(0),
@@ -795,7 +801,16 @@ def evaluate(options: argparse.Namespace, system: str, variable: str, reference:
 
 
 def table(options: argparse.Namespace, system: str) -> str:
-    head = ["", "width", "crossings per ns", "of seeds", "score before biasing", "ns to 1 kJ/mol", "CPU s to it"]
+    head = [
+        "",
+        "width",
+        "crossings per ns",
+        "of seeds",
+        "of events",
+        "score before biasing",
+        "ns to 1 kJ/mol",
+        "CPU s to it",
+    ]
     head += ["error after all", "mean", "explosions", "over the limit, %", "99.9 % push", "training, s"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     reference = SYSTEMS[system]().reference(options)
@@ -809,6 +824,7 @@ def table(options: argparse.Namespace, system: str) -> str:
         cells = [title, f"{result['width']:g} x", f"{result['crossings'].mean():.1f}"]
         cells += [
             ", ".join(f"{count:.0f}" for count in sorted(result["crossings"])),
+            ", ".join(f"{count:.1f}" for count in result["by event"]),
             number(result["scores"].mean(), 1),
         ]
         cells += [span(time_ns, options.ns), number(time_ns * result["cpu_per_ns"], 0)]
