@@ -39,6 +39,11 @@ class Hills:
         gamma, above 1.
     interval : float
         Time between hills, ps.
+
+    Examples
+    --------
+    >>> Hills(np.array([0.1]), height=2.0).bias_factor
+    10.0
     """
 
     width: np.ndarray

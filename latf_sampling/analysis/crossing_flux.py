@@ -17,6 +17,15 @@ class Flux:
     inversely proportional to the integral of 1 / p over these groups, as in a diffusion, where p is the density of the
     frames, and under the bias that of the walker. What the variable does not tell, in which state a frame is, has the
     same conditional probability under the bias, except that it depends on the temperature.
+
+    Examples
+    --------
+    >>> from latf_sampling.analysis.crossing_cells import Hills, LatentSeries
+    >>> states = np.arange(8000) // 100 % 2
+    >>> u = (states + 0.1 * np.random.default_rng(0).normal(size=8000))[:, None]
+    >>> line = Line([LatentSeries(u, states, 300.0)], Hills(np.array([0.1])), (0, 1), 300.0)
+    >>> int(Flux(line, 300.0).counted().sum())
+    79
     """
 
     def __init__(self, line: Line, temperature: float) -> None:
