@@ -228,14 +228,15 @@ class AdaptiveBias(GridBias, Generic[State]):
         context, step = simulation.context, simulation.currentStep
         u = self.values(context)
         self.check_value(u)
-        self.check_force(context, u)
+        energy = float(self.energy(u)[0])
+        self.check_force(context, u, energy)
         # A walker that is off the grid adds at the grid's end, and only what is bounded: see `new_kernel`.
         center = np.clip(u, *self.grid.ends)
         bias = self.grid.interpolate(center[None], self.coefficients)[0]
         if self._wall is not None:
             bias -= self.grid.interpolate(center[None], self._wall)[0]
         kernel = np.array([step, *self.new_kernel(context, center, bias, bool((center == u).all()))])
-        self._last = step, float(self.energy(u)[0])
+        self._last = step, energy
         self._complete = False
         self.history.add([*kernel, self._clock(step)])
         changed = [self.add_kernel(self.state, kernel)]
@@ -346,7 +347,7 @@ class AdaptiveBias(GridBias, Generic[State]):
     def shared_time(self, steps: ArrayLike, walker: str | None = None) -> np.ndarray:
         rows = self.history.rows
         if self.neighbors is not None and walker is not None:
-            rows = self.neighbors.read_all(rows).get(walker, rows[:0])
+            rows = self.neighbors.read(walker, rows)
         steps = arguments.real_numbers(type(self).__name__, "steps", steps)
         if not len(rows):
             return steps
@@ -366,7 +367,7 @@ class AdaptiveBias(GridBias, Generic[State]):
         """Rows of all histories, ordered by clock, and by name where walkers added at the same time."""
         rows = self.history.rows
         if self.neighbors is not None:
-            rows = np.concatenate(list(self.neighbors.read_all(rows).values()))
+            rows = np.concatenate(self.neighbors.read_all(rows))
         return rows[np.argsort(rows[:, -1], kind="stable")]
 
     def _clock(self, step: int) -> float:

@@ -257,15 +257,17 @@ class Neighbors:
         after = self.offsets()
         return rows, any(before[name][0] not in (-1, after[name][0]) for name in after)
 
-    def read_all(self, own: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """All hills of each other walker, whether they were read before or not, by the walker's name.
-
-        With those of this walker, where they are given; in the order of names.
-        """
+    def read_all(self, own: np.ndarray) -> list[np.ndarray]:
+        """All hills of each walker, of which `own` are those of this one, in the order of names."""
         rows = {path.stem: Reader(path, *self._format).read_new() for path in self._paths()}
-        if own is not None:
-            rows[self._own.stem] = own
-        return dict(sorted(rows.items()))
+        return [hills for _, hills in sorted({**rows, self._own.stem: own}.items())]
+
+    def read(self, walker: str, own: np.ndarray) -> np.ndarray:
+        """All hills of one walker by its name, of which `own` are those of this one; none where there is no file."""
+        path = self._own.with_name(f"{walker}{SUFFIX}")
+        if path == self._own:
+            return own
+        return Reader(path, *self._format).read_new() if path.exists() else own[:0]
 
     def offsets(self) -> dict[str, tuple[int, int]]:
         """Generation of each file, and how far it is read."""
