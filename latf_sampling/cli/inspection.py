@@ -1,4 +1,4 @@
-"""What `latf status` and `latf verify` print."""
+"""What `latf status` prints."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from latf_sampling.cli import tables
-from latf_sampling.core.words import plural
-from latf_sampling.data.layout import CampaignDirectory
-from latf_sampling.records.records import Records
+from latf_sampling.cli.view import standing, table
 
 INTERVAL = 2.0
 """s between two looks at a campaign that is watched."""
@@ -26,45 +23,27 @@ def print_status(directory: Path, out: Console, as_json: bool = False, watch: bo
 
     On a terminal a campaign that is watched has one table, which is drawn anew.
     """
-    standings = _changes(directory) if watch else iter([_standing(directory)])
+    standings = _changes(directory) if watch else iter([standing(directory)])
+    width = out.width if out.is_terminal else None
     if watch and out.is_terminal and not as_json:
         with Live(console=out, auto_refresh=False) as live:
-            for standing in standings:
-                live.update(Text(_table(standing, out)), refresh=True)
+            for present in standings:
+                live.update(Text(table(present, width)), refresh=True)
         return
-    for standing in standings:
+    for present in standings:
         if as_json:  # a line for each change
-            print(json.dumps(standing, indent=None if watch else 1), flush=True)
+            print(json.dumps(present, indent=None if watch else 1), flush=True)
         else:
-            out.print(Text(_table(standing, out)), soft_wrap=True)
+            out.print(Text(table(present, width)), soft_wrap=True)
 
 
 def _changes(directory: Path) -> Iterator[dict[str, Any]]:
     """Where a campaign stands, again after each change, until it is finished."""
     before = None
     while before is None or not before["finished"]:
-        standing = _standing(directory)
-        if standing != before:
-            yield standing
-            before = standing
+        present = standing(directory)
+        if present != before:
+            yield present
+            before = present
         else:
             time.sleep(INTERVAL)
-
-
-def _standing(directory: Path) -> dict[str, Any]:
-    steps, files = Records.load(directory).status(), CampaignDirectory(directory)
-    return {
-        "directory": str(files.path),
-        "finished": all(entry["done"] >= 1 for entry in steps),
-        "earlier_protocols": len(files.versions()),
-        "steps": steps,
-    }
-
-
-def _table(standing: dict[str, Any], out: Console) -> str:
-    rows = [[entry["step"], f"{100 * entry['done']:.0f} %", entry["words"]] for entry in standing["steps"]]
-    table = tables.aligned(["step", "done", ""], rows, out.width if out.is_terminal else None)
-    if not standing["earlier_protocols"]:
-        return table
-    times, folder = plural(standing["earlier_protocols"], "time"), f"{standing['directory']}/earlier"
-    return f"{table}\nThe protocol was changed {times}; what belongs to earlier ones is in {folder}."

@@ -113,10 +113,10 @@ def run(
 
     preview(CampaignDirectory(output), settings)  # before the system is built, which may take minutes
     goal = None if error is None else Until(error, 20 if max_rounds is None else max_rounds)
-    campaign = Campaign(settings, output)
-    for page in (campaign.directory.report, campaign.directory.evaluation):
-        output_file(page)
-    with limit, Bars(_err) as bars:
+    with limit, Bars(_err, output) as bars:
+        campaign = Campaign(settings, output)
+        for page in (campaign.directory.report, campaign.directory.evaluation):
+            output_file(page)
         campaign.run(bars, until=goal)
     _say(f"Finished in {time.perf_counter() - began:.0f} s. Report: {campaign.directory.report}")
     if goal is not None and goal.reached > goal.error:

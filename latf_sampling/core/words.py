@@ -1,4 +1,4 @@
-"""Numbers with their nouns."""
+"""Numbers with their nouns, and times on the clock."""
 
 from __future__ import annotations
 
@@ -17,3 +17,16 @@ def plural(number: int, noun: str) -> str:
         else:
             noun += "s"
     return f"{number:,} {noun}"
+
+
+def duration(seconds: float) -> str:
+    """A time on the clock with two digits, for people.
+
+    >>> duration(0.4), duration(42.3), duration(150), duration(5400), duration(200_000)
+    ('0 s', '42 s', '2.5 min', '1.5 h', '2.3 days')
+    """
+    for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            value = seconds / size
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{seconds:.0f} s"
