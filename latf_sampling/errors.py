@@ -71,6 +71,10 @@ class ColumnWarning(UserWarning):
     """Columns of descriptors are nearly constant or duplicates of others."""
 
 
+class StatesWarning(UserWarning):
+    """A trained variable does not tell the states apart; no bias along it drives from one to the other."""
+
+
 class OutsideWarning(UserWarning):
     """A biased simulation is outside of the training data of the collective variable."""
 

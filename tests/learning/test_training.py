@@ -15,7 +15,7 @@ import torch
 from latf_sampling.analysis.mbar import TemperatureReweighting
 from latf_sampling.analysis.weights import kish
 from latf_sampling.data.dataset import Dataset, Series
-from latf_sampling.errors import ExtrapolationWarning, SettingsError, StoreError, TrainingError
+from latf_sampling.errors import ExtrapolationWarning, SettingsError, StatesWarning, StoreError, TrainingError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import stages, train
 from latf_sampling.learning.training.training_frames import TrainingFrames
@@ -520,6 +520,13 @@ def test_a_network_that_tells_no_states_apart_starts_anew(monkeypatch):
     assert calls[: stages.COLLAPSED + 2] == [0] * (stages.COLLAPSED + 1) + [1]  # given up early
     assert len(np.unique(model.assign(two_temperatures().x.numpy()))) > 1
     assert result.history[0]["iteration"] == 0
+
+
+def test_no_network_tells_states_apart(monkeypatch):
+    real = stages._Run._most_likely_states
+    monkeypatch.setattr(stages._Run, "_most_likely_states", lambda run: torch.zeros_like(real(run)))
+    with pytest.warns(StatesWarning, match=rf"none of {1 + stages.SPARE} encoders tells the \d+ states .* apart"):
+        learn(refinements=4, joint_epochs=0, flow_epochs=0, ensemble=0)
 
 
 def test_interrupted_again_and_again(tmp_path, uninterrupted):

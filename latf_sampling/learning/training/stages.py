@@ -45,7 +45,7 @@ from torch import Tensor
 from latf_sampling.core import arguments, platforms, streams
 from latf_sampling.data.columns import column_statistics
 from latf_sampling.data.dataset import CHUNK, Dataset
-from latf_sampling.errors import ColumnWarning, SettingsError, TrainingError
+from latf_sampling.errors import ColumnWarning, SettingsError, StatesWarning, TrainingError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training.alignment import EarlierModel
 from latf_sampling.learning.training.checkpoint import Checkpoint
@@ -367,7 +367,16 @@ class _Run:
             self.labels = self.assigned = self.states
             self.history, self.consistent = [], False
             self._build(int(self.labels.max()) + 1)
-        self._restore(max(self.candidates, key=lambda entry: entry["score"]))  # the first of equals
+        best = max(self.candidates, key=lambda entry: entry["score"])  # the first of equals
+        if best["score"] < 0:
+            warnings.warn(
+                f"train: none of {len(self.candidates)} encoders tells the {int(self.states.max()) + 1} states of the "
+                "frames apart, and a bias along this variable will not drive from one to the other. Train with "
+                "descriptors that differ between the states, a longer lag, or less encoder_decay.",
+                StatesWarning,
+                stacklevel=2,
+            )
+        self._restore(best)
         self.candidates = []
 
     def _score(self) -> float:
