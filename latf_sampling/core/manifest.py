@@ -17,9 +17,9 @@ from typing import Any
 from latf_sampling.core.storage import checksum, read_json, write_json
 from latf_sampling.errors import StoreError
 
-DIGEST, FILES, STATS = "digest", "files", "stats"
-"""Keys of a manifest that a task cannot use itself: the SHA-256 of what the task states and of the following, those of
-the files, and their sizes and times."""
+DIGEST, FILES, STATS, PROVENANCE = "digest", "files", "stats", "provenance"
+"""Keys that a task cannot use itself: the SHA-256 of all but sizes and times, those of the files, their sizes and
+times, and where and when the task was done."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Manifest:
         SHA-256 of content and files; empty in manifests of versions that had no digests.
     stats : dict
         Size, bytes, and time of modification, ns, of each file when its SHA-256 was computed, if they were recorded.
+    provenance : dict
+        Where, when and with what the task was done, see `latf_sampling.core.provenance`; empty where that does not
+        matter, and in manifests of versions that did not record it. The same work has another one each time.
 
     Examples
     --------
@@ -54,9 +57,16 @@ class Manifest:
     files: dict[str, str]
     digest: str
     stats: dict[str, Any] = field(default_factory=dict, compare=False)
+    provenance: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def write(cls, path: str | Path, content: Mapping[str, Any], files: Iterable[Path] = ()) -> Manifest:
+    def write(
+        cls,
+        path: str | Path,
+        content: Mapping[str, Any],
+        files: Iterable[Path] = (),
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Manifest:
         """Mark a task as finished, after its files are complete.
 
         Parameters
@@ -67,6 +77,8 @@ class Manifest:
             What the task states: values that JSON can hold.
         files
             The files that the task wrote, in the folder of the manifest or below.
+        provenance
+            Where, when and with what the task was done.
 
         Raises
         ------
@@ -80,8 +92,9 @@ class Manifest:
         stats = {name: _stat(file) for name, file in paths.items()}
         sums = {name: checksum(file) for name, file in paths.items()}
         # As it will be read: JSON knows neither tuples nor keys that are numbers.
-        made = cls._from_json(path, {**json.loads(json.dumps(dict(content))), FILES: sums, STATS: stats})
-        manifest = replace(made, digest=digest(made.content, sums))
+        known = {FILES: sums, STATS: stats, PROVENANCE: dict(provenance or {})}
+        made = cls._from_json(path, {**json.loads(json.dumps(dict(content))), **known})
+        manifest = replace(made, digest=made._digest())
         manifest._write()
         return manifest
 
@@ -124,15 +137,20 @@ class Manifest:
 
     @classmethod
     def _from_json(cls, path: Path, content: dict[str, Any]) -> Manifest:
-        own = {key: value for key, value in content.items() if key not in (DIGEST, FILES, STATS)}
-        stats = content.get(STATS)
-        stats = stats if isinstance(stats, dict) else {}
-        return cls(path, own, dict(content.get(FILES, {})), str(content.get(DIGEST, "")), stats)
+        own = {key: value for key, value in content.items() if key not in (DIGEST, FILES, STATS, PROVENANCE)}
+        stats, provenance = (
+            value if isinstance(value, dict) else {} for value in (content.get(STATS), content.get(PROVENANCE))
+        )
+        return cls(path, own, dict(content.get(FILES, {})), str(content.get(DIGEST, "")), stats, provenance)
 
     @property
     def changed(self) -> bool:
         """Whether it is not what was written; manifests of versions that had no digests are taken as they are."""
-        return bool(self.digest or self.files) and self.digest != digest(self.content, self.files)
+        return bool(self.digest or self.files) and self.digest != self._digest()
+
+    def _digest(self) -> str:
+        own = {PROVENANCE: self.provenance} if self.provenance else {}
+        return digest({**self.content, **own}, self.files)
 
     def damaged(self, suffix: str = "", *, full: bool = False) -> list[Path]:
         """The files, with this ending, that are missing or were changed after the task was finished.
@@ -184,7 +202,8 @@ class Manifest:
         return manifest
 
     def _write(self) -> None:
-        write_json(self.path, {**self.content, FILES: self.files, STATS: self.stats, DIGEST: self.digest})
+        own = {PROVENANCE: self.provenance} if self.provenance else {}
+        write_json(self.path, {**self.content, **own, FILES: self.files, STATS: self.stats, DIGEST: self.digest})
 
     def _is_intact(self, name: str, path: Path, full: bool) -> bool:
         try:

@@ -112,6 +112,7 @@ def append_line(path: str | Path, line: str) -> None:
     """
     try:
         check_replaceable(Path(path))
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab+") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - 1))
@@ -161,6 +162,38 @@ def try_lock(path: str | Path) -> IO[bytes] | None:
             ) from error
         raise StoreError(f"{path}: cannot be locked ({reason(error)}).") from error
     return lock
+
+
+NETWORK = ("9p", "afs", "beegfs", "ceph", "cifs", "fuse.", "gluster", "gpfs", "lustre", "nfs", "panfs", "smb", "wekafs")
+"""Beginnings of the types of file systems that other machines may write to at the same time."""
+
+
+def network_file_system(path: str | Path, mounts: str | Path = "/proc/self/mountinfo") -> str | None:
+    """Type of the file system of a path if other machines may write to it too; `None` where this is not known.
+
+    Parameters
+    ----------
+    path
+        A file or folder that exists.
+    mounts
+        Linux's list of what is mounted where.
+
+    Examples
+    --------
+    >>> network_file_system("/dev") is None
+    True
+    """
+    try:
+        lines = Path(mounts).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:  # another operating system
+        return None
+    place, best, kind = Path(path).resolve(), Path(), ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        mounted = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), before.split()[4]))
+        if place.is_relative_to(mounted) and len(mounted.parts) >= len(best.parts):  # later ones lie on top
+            best, kind = mounted, after.split()[0]
+    return kind if kind.startswith(NETWORK) else None
 
 
 def write_json(path: str | Path, content: Any) -> None:

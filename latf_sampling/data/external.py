@@ -16,6 +16,7 @@ import torch
 
 from latf_sampling.core import storage
 from latf_sampling.core.arrays import read_npy, read_npz
+from latf_sampling.core.provenance import Attempt
 from latf_sampling.core.readers import quiet, why
 from latf_sampling.data.layout import ExternalFiles
 from latf_sampling.data.trajectory_files import check_atoms, read_pieces
@@ -151,6 +152,7 @@ def examine(
         The trajectory, or a file with weights or energies, cannot be used; names the file, and the frame.
     """
     path, periodic = Path(external.path), system.usesPeriodicBoundaryConditions()
+    attempt = Attempt(target.stem.parent, target.stem.name)
     stride = stride_of(external, topology, periodic, frame_interval)
     before = stamp(path)
     context = None if "energies" in external.values else _context(system, platform)
@@ -186,7 +188,7 @@ def examine(
     with storage.atomic_write(target.numbers) as temporary:
         energy = numbers["energies"] if context is None else np.concatenate(energies)
         np.savez(temporary, energy=energy + (np.concatenate(work) if work else 0.0), weight=weights)
-    target.finish(summary)
+    target.finish(summary, attempt.provenance())
     return summary
 
 
@@ -229,7 +231,8 @@ def relocate(external: ExternalTrajectory, target: ExternalFiles) -> None:
     DataError
         It is another one; names both.
     """
-    summary = target.manifest().verified().content
+    manifest = target.manifest().verified()
+    summary = manifest.content
     values = {name: {**summary.get("values", {}).get(name, {}), "path": file} for name, file in external.values.items()}
     moved = {**summary, "path": external.path, "values": values}
     if moved == {"values": {}, **summary}:
@@ -239,7 +242,7 @@ def relocate(external: ExternalTrajectory, target: ExternalFiles) -> None:
             f"{external.path}: is not the trajectory that was read as {summary['path']}, or has other weights or "
             "energies; their SHA-256 differ."
         )
-    target.finish({**moved, **stamp(Path(external.path))})
+    target.finish({**moved, **stamp(Path(external.path))}, manifest.provenance)
 
 
 @cache

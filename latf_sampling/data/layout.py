@@ -9,17 +9,21 @@ A campaign's directory::
     inputs/                       copies of the structure and of other files that the protocol names
     system/                       the simulated molecule, see `latf_sampling.systems.Molecule`
     lock                          locked while a process runs the campaign
+    ledger.sqlite                 a row for each task, made from the manifests, see `latf_sampling.records.ledger`
     log.txt                       each start with its versions, each step, repair, roll-back and retry, each end
     rounds/00/walker-00/          segment-000.nc, .npz (numbers per frame), .xml (state), .json (manifest)
     rounds/00/walker-00/failures.json     what was rolled back, and why the walker was retired, if anything failed
     rounds/00/trajectory-000.json     in place of a walker: an external trajectory's path and checksum; .npz: energies
     rounds/01/hills/walker-00.hills   the hills that a walker has added to the bias so far
+    rounds/01/hills/450K/         hills of walkers at another temperature than that of the round's first walker
+    rounds/01/exchange/00000042/  what walkers tell each other at the 42nd replica exchange, while it may be needed
     rounds/01/starts/             structures that the walkers of the round started from
-    rounds/01/starts-002/         those of walkers from number 2 on, which were added to the protocol later
+    rounds/01/starts-002/         those of walkers from number 2 on, at another temperature or added later
     rounds/00/learning/           model.pt, cv.pt, history.json (manifest); training.pt while the model is trained
     references/walker-00/         the simulations of `evaluate`
     starts/                       structures at the new temperature, see `latf_sampling.starts.Starts`
-    evaluation.html, evaluation.json (its manifest), lags.html, report.html
+    evaluation.html, report.html  pages with their manifests evaluation.json, report.json; lags.html
+    attempts.txt                  how often what is in the same folder was begun, beside segments, models and here
 """
 
 from __future__ import annotations
@@ -149,6 +153,16 @@ class CampaignDirectory:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def report_marker(self) -> Path:
+        """Manifest of the report, JSON; written last."""
+        return self.path / "report.json"
+
+    @property
+    def ledger(self) -> Path:
+        """Index of all tasks, SQLite."""
+        return self.path / "ledger.sqlite"
 
     @property
     def log(self) -> Path:

@@ -6,7 +6,7 @@ See `latf_sampling.data.layout` for all files of a campaign.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +49,9 @@ class SegmentFiles:
         """Manifest, JSON; written last, so that its existence marks the segment as finished."""
         return self.stem.with_suffix(".json")
 
-    def finish(self, summary: Mapping) -> None:
+    def finish(self, summary: Mapping, provenance: Mapping | None = None) -> None:
         """Mark the segment as finished, after its files are complete."""
-        Manifest.write(self.marker, summary, [self.trajectory, self.frames, self.state])
+        Manifest.write(self.marker, summary, [self.trajectory, self.frames, self.state], provenance)
 
     def manifest(self) -> Manifest:
         """The manifest, without a look at the other files.
@@ -166,9 +166,9 @@ class LearningDirectory:
         """Training history and manifest, JSON; written last, so that its existence marks the training as finished."""
         return self.path / "history.json"
 
-    def finish(self, summary: Mapping) -> None:
+    def finish(self, summary: Mapping, provenance: Mapping | None = None) -> None:
         """Mark the training as finished, after its files are complete."""
-        Manifest.write(self.history, summary, [self.model, self.cv])
+        Manifest.write(self.history, summary, [self.model, self.cv], provenance)
 
     def manifest(self) -> Manifest:
         """The manifest, without a look at the other files.
@@ -212,9 +212,9 @@ class ExternalFiles:
         """Path, checksum and length of the trajectory, and manifest, JSON; written last."""
         return self.stem.with_suffix(".json")
 
-    def finish(self, summary: Mapping) -> None:
+    def finish(self, summary: Mapping, provenance: Mapping | None = None) -> None:
         """Mark the trajectory as read, after the numbers are written."""
-        Manifest.write(self.marker, summary, [self.numbers])
+        Manifest.write(self.marker, summary, [self.numbers], provenance)
 
     def manifest(self) -> Manifest:
         """The manifest, without a look at the other files.
@@ -242,8 +242,33 @@ class RoundDirectory:
 
     @property
     def hills(self) -> Path:
-        """Folder where the walkers share their bias."""
+        """Folder where the walkers share their bias; see `hills_of` for those at several temperatures."""
         return self.path / "hills"
+
+    def hills_of(self, temperatures: Sequence[float], walker: int) -> Path:
+        """Folder where a walker shares its bias with the others at its temperature.
+
+        Parameters
+        ----------
+        temperatures
+            Of all walkers of the round, K. A bias at one temperature is not that at another: hills at the temperature
+            of the first walker are in `hills`, those at others in a folder there.
+        walker
+            Number of the walker.
+
+        Examples
+        --------
+        >>> files = RoundDirectory(Path("rounds/01"))
+        >>> [files.hills_of([300.0, 450.0], walker).as_posix() for walker in (0, 1)]
+        ['rounds/01/hills', 'rounds/01/hills/450K']
+        """
+        own = temperatures[walker]
+        return self.hills if own == temperatures[0] else self.hills / f"{own:.12g}K"
+
+    @property
+    def exchange(self) -> Path:
+        """Folder of what walkers tell each other where they exchange configurations, as long as it is needed."""
+        return self.path / "exchange"
 
     @property
     def starts(self) -> Path:

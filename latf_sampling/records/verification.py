@@ -12,6 +12,7 @@ from latf_sampling.core.words import plural
 from latf_sampling.data.layout import CampaignDirectory, SegmentFiles
 from latf_sampling.errors import StoreError
 from latf_sampling.records.integrity import advice, verify_campaign, verify_round
+from latf_sampling.records.ledger import Ledger
 from latf_sampling.settings import ExternalRound, Protocol
 from latf_sampling.starts.files import StartFiles
 
@@ -106,10 +107,35 @@ class Verification:
             self._round(protocol, files, index)
         self._starts(StartFiles(files.starts), "`latf run` makes the structures again.")
         self._task(files.evaluation_marker, "`latf run` makes the evaluation again.")
+        self._task(files.report_marker, "`latf run` or `latf report` writes it again.")
         for path in sorted(files.earlier.rglob("*.json")):
             self._task(path, "It belongs to an earlier protocol, and `latf run` does not need it.")
         if not self.findings:
             self._consistent(lambda: verify_campaign(protocol, files), "`latf run` makes it again.")
+        self._ledger(files)
+
+    def _ledger(self, files: CampaignDirectory) -> None:
+        """Compare the ledger with the manifests. One that is behind, as while the campaign runs, is not damaged."""
+        ledger, remedy = Ledger(files), "`latf run` makes it again from the manifests."
+        tasks = ledger.tasks({})
+        if not ledger.path.exists():
+            if any(task.attempts for task in tasks.values()):  # versions that had no ledger did not count either
+                self._add(ledger.path, "is missing", remedy)
+            return
+        self.files += 1
+        self.size += ledger.path.stat().st_size
+        try:
+            rows, _ = ledger.read()
+        except StoreError as error:
+            self._add(ledger.path, str(error).partition(": ")[2].rstrip("."), remedy)
+            return
+        if not self.findings:  # one that is damaged is named already
+            for task in ledger.lost(rows, tasks):
+                self._add(
+                    files.path / task.marker,
+                    "is missing, although it was finished",
+                    "`latf run` makes it again, if nothing that is left was made from it.",
+                )
 
     def _add(self, path: Path, fault: str, remedy: str) -> None:
         if path not in self._found:
@@ -185,7 +211,7 @@ class Verification:
         self._consistent(walker.check_gaps, remedy)
         saved = [manifest.content["hills"] for manifest in manifests if manifest and manifest.content.get("hills")]
         if saved:
-            hills = files.hills / f"{walker.path.name}{SUFFIX}"
+            hills = files.hills_of(protocol.runs[index].walkers, number) / f"{walker.path.name}{SUFFIX}"
             self.files += 1
             self.size += hills.stat().st_size if hills.is_file() else 0
             self._consistent(lambda: verify_hills(hills, saved[-1], complete=False), remedy)

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from latf_sampling.core import storage
+from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.outputs import output_file
+from latf_sampling.core.provenance import Attempt
 from latf_sampling.records.records import Records
 from latf_sampling.report import (
     costs,
@@ -53,7 +55,8 @@ def write_report(records: Records, path: str | Path | None = None) -> Path:
     """Write the report of a campaign, from what is finished of it.
 
     The same files give the same report. Its headline numbers are repeated as JSON in the element with the id "numbers":
-    null where there is no number, or no bound on an error. No other file is written or locked.
+    null where there is no number, or no bound on an error. No other file is written or locked, but the manifest of the
+    report in the campaign's directory.
 
     Parameters
     ----------
@@ -75,7 +78,8 @@ def write_report(records: Records, path: str | Path | None = None) -> Path:
     DataError
         A trajectory does not fit its table; names the file.
     """
-    target = output_file(records.directory.report) if path is None else output_file(path)
+    own, attempt = records.directory.report, Attempt(None, "report")
+    target = output_file(own) if path is None else output_file(path)
     records.verify()
     estimates = Estimates.from_records(records)
     sections = [section(records, estimates) for section in SECTIONS]
@@ -85,4 +89,6 @@ def write_report(records: Records, path: str | Path | None = None) -> Path:
         "backends": costs.backends(records),
     }
     storage.write_text(target, page.document(f"{records.protocol.name}: campaign report", sections, numbers))
+    if target.absolute() == own:
+        Manifest.write(records.directory.report_marker, {}, [own], attempt.provenance())
     return target

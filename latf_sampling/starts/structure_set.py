@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import mdtraj
 import numpy as np
@@ -15,6 +17,7 @@ from openmm import app
 
 from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
+from latf_sampling.core.provenance import Attempt
 from latf_sampling.data.trajectory_writers import write_xtc
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import as_mdtraj
@@ -103,7 +106,9 @@ class Starts:
             lines.append(f"Target ({target}): {'; '.join(entry['reasons'])}.")
         return "\n".join(lines)
 
-    def save(self, folder: str | Path, structures: str | None = None) -> None:
+    def save(
+        self, folder: str | Path, structures: str | None = None, provenance: Mapping[str, Any] | None = None
+    ) -> None:
         """Write everything into a folder; `starts.json` is the last.
 
         - ``start-000.pdb`` (or ``.cif``, PDBx/mmCIF) and so on;
@@ -117,13 +122,15 @@ class Starts:
         ----------
         structures
             "pdb" or "cif"; by default PDB if it can hold the system.
+        provenance
+            Where, when and with what the structures were made; by default here and now.
 
         Raises
         ------
         SettingsError
             There is no such format.
         """
-        files = StartFiles(folder)
+        files, attempt = StartFiles(folder), Attempt(None, "starts")
         if structures not in (None, *FORMATS):
             raise SettingsError(f"starts: structures are written as {' or '.join(FORMATS)}; got {structures!r}.")
         suffix = structures or ("pdb" if self._fits_pdb() else "cif")
@@ -150,7 +157,7 @@ class Starts:
             written.append(files.trajectory)
         storage.write_text(files.spreadsheet, self._csv())
         written.append(files.spreadsheet)
-        Manifest.write(files.table, self._table(), written)
+        Manifest.write(files.table, self._table(), written, provenance or attempt.provenance())
 
     @classmethod
     def load(cls, folder: str | Path, topology: app.Topology) -> Starts:
