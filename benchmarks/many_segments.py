@@ -22,18 +22,17 @@ from latf_sampling.systems import build
 WALKERS = 10
 GO_ON = """
 import sys
-from latf_sampling.campaign import executors
-from latf_sampling.campaign.campaign import Campaign
+from latf_sampling.campaign import campaign
 
 class Begun(Exception):
     pass
 
-def begun(jobs, progress):
+def begun(jobs, progress, executor):
     raise Begun
 
-executors.EXECUTORS["begun"] = begun
+campaign.run_walkers = begun
 try:
-    Campaign.load(sys.argv[1]).run(executor_name="begun")
+    campaign.Campaign.load(sys.argv[1]).run()
 except Begun:
     pass
 """

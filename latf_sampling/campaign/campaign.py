@@ -6,6 +6,7 @@ import copy
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 import mdtraj
@@ -14,14 +15,17 @@ from numpy.typing import ArrayLike
 
 from latf_sampling.campaign import repair, structures
 from latf_sampling.campaign.check import check
-from latf_sampling.campaign.executors import Executor, executor
+from latf_sampling.campaign.executors import open_executor
 from latf_sampling.campaign.extend import extend
+from latf_sampling.campaign.learning import learn
+from latf_sampling.campaign.ledger import ledger
 from latf_sampling.campaign.log import logged
 from latf_sampling.campaign.policies import POLICIES
 from latf_sampling.campaign.progress import Progress, StepProgress, nowhere, silent
 from latf_sampling.campaign.until import Until
 from latf_sampling.core import installation, platforms, storage, streams
 from latf_sampling.core.manifest import Manifest
+from latf_sampling.core.provenance import Attempt
 from latf_sampling.core.words import plural
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.dataset import Dataset, Series
@@ -40,6 +44,7 @@ from latf_sampling.records.records import Records
 from latf_sampling.report import write_evaluation, write_report
 from latf_sampling.settings import ExternalRound, Protocol, RoundSettings, n_steps
 from latf_sampling.simulation.retirement import refuse_too_many, too_many_retired
+from latf_sampling.simulation.runner import run_walkers
 from latf_sampling.simulation.walker import WalkerJob
 from latf_sampling.starts import Starts
 from latf_sampling.starts.files import StartFiles, start_of
@@ -112,7 +117,7 @@ class Campaign:
     def run(
         self,
         progress: Progress = nowhere,
-        executor_name: str = "local",
+        executor: Executor | None = None,
         until: Until | None = None,
     ) -> None:
         """Run the missing steps to the end.
@@ -121,8 +126,9 @@ class Campaign:
         ----------
         progress
             Called with the name of the step, the fraction of it that is done, and a few words.
-        executor_name
-            Where walkers run: a name in `latf_sampling.campaign.executors.EXECUTORS`.
+        executor
+            Where walkers, training and the making of structures run: any executor of `concurrent.futures`, which is
+            not shut down, and whose workers share the disk of the directory; `None` takes that of the protocol.
         until
             How well the free-energy difference is to be known: rounds like the last one are added until it is.
 
@@ -131,21 +137,22 @@ class Campaign:
         LatfError
             A step failed; what is finished stays, and `run` continues from there.
         """
-        run_walkers = executor(executor_name)
         if until is not None:
             until.check(self.protocol)
         with (
+            open_executor(self.records, executor) as executor,
             self.directory.acquire(self.protocol, extend(self.directory, self.protocol, progress), self.added),
             logged(self.directory.log, progress) as progress,
+            ledger(self.directory, progress) as progress,
         ):
             trust_programs(self.protocol)
             self.store_molecule()
-            self._run_rounds(run_walkers, progress)
+            self._run_rounds(executor, progress)
             while until is not None and until.asks_for_more(self.records, progress):
                 self._add_round()
-                self._run_rounds(run_walkers, progress)
-            self._evaluate(run_walkers, progress)
-            self._final_starts(progress)
+                self._run_rounds(executor, progress)
+            self._evaluate(executor, progress)
+            self._final_starts(executor, progress)
             progress("report", 0.0, "")
             write_report(Records.load(self.directory.path, trust=True))
             progress("report", 1.0, str(self.directory.report))
@@ -339,10 +346,10 @@ class Campaign:
 
     # Steps of the loop
 
-    def _run_rounds(self, run_walkers: Executor, progress: Progress) -> None:
+    def _run_rounds(self, executor: Executor, progress: Progress) -> None:
         for index in range(self.n_rounds):
-            self._simulate(index, run_walkers, progress)
-            self._learn(index, progress)
+            self._simulate(index, executor, progress)
+            self._learn(index, executor, progress)
 
     def _add_round(self) -> None:
         """Go on as with a protocol that has a further round like the last one."""
@@ -384,7 +391,7 @@ class Campaign:
         frames = sum(map(len, self.records.external_frames()))
         progress(step, 1.0, f"{plural(frames, 'frame')} of {plural(len(trajectories), 'trajectory')}")
 
-    def _simulate(self, index: int, run_walkers: Executor, progress: Progress) -> None:
+    def _simulate(self, index: int, executor: Executor, progress: Progress) -> None:
         repair.repair_round(self.records, index)
         settings = self.protocol.runs[index]
         if isinstance(settings, ExternalRound):
@@ -400,20 +407,20 @@ class Campaign:
             return
         from_model = 0 < index < self.n_rounds
         if from_model:
-            self._restart(index, settings, progress)
+            self._restart(index, settings, executor, progress)
         biased = settings.bias is not None
         learned = self.directory.round(index - 1).learning.path if biased else None
-        hills = files.hills if biased else None
         jobs = []
         for number, walker in enumerate(walkers):
             start = start_of(files, number) if from_model else None
+            hills = files.hills_of(settings.walkers, number) if biased else None
             jobs.append(
                 WalkerJob(self.protocol, index, number, walker.path, start, learned, hills, self.directory.system)
             )
-        run_walkers(jobs, lambda fraction, words: progress(step, fraction, words))
+        run_walkers(jobs, lambda fraction, words: progress(step, fraction, words), executor)
         refuse_too_many(jobs)
 
-    def _restart(self, index: int, settings: RoundSettings, progress: Progress) -> None:
+    def _restart(self, index: int, settings: RoundSettings, executor: Executor, progress: Progress) -> None:
         """Structures for the walkers of a round, by its restart policy; later ones for walkers that were added."""
         step, directory = f"round {index}: starts", self.directory.round(index)
         first, wanted = 0, len(settings.walkers)
@@ -421,7 +428,9 @@ class Campaign:
             files = StartFiles(directory.start_set(first))
             if not files.complete:
                 seed = streams.stream_seed(self.protocol.seed, step, *([first] if first else []))
-                POLICIES[settings.restart](self.records, index, seed, lambda f, words: progress(step, f, words), first)
+                POLICIES[settings.restart](
+                    self.records, index, seed, lambda f, words: progress(step, f, words), first, executor
+                )
             table = files.read_table()
             if table["valid"] < table["requested"]:
                 reasons = "; ".join(sorted({reason for entry in table["rejected"] for reason in entry["reasons"]})[:3])
@@ -431,12 +440,21 @@ class Campaign:
                 )
             first += table["requested"]
 
-    def _learn(self, index: int, progress: Progress) -> None:
+    def _learn(self, index: int, executor: Executor, progress: Progress) -> None:
         files, step = self.directory.round(index).learning, f"round {index}: learn"
         if files.finished:
             progress(step, 1.0, "finished before")
             return
-        model, cv, result = self._train_round(index, lambda f, words: progress(step, 0.99 * f, words))
+        learn(self.records, type(self), index, executor, lambda f, words: progress(step, 0.99 * f, words))
+        progress(step, 1.0, plural(len(files.manifest().content["states"]), "state"))
+
+    def learn_round(self, index: int, progress: StepProgress) -> None:
+        """Train the model of a round, and write it and its variable: the task that `learn` hands to an executor."""
+        files = self.directory.round(index).learning
+        if files.finished:
+            return
+        attempt = Attempt(files.path, "training")
+        model, cv, result = self._train_round(index, progress)
         model.save(files.model)
         cv.save(files.cv)
         trapped = model.provenance["not_in_density"]
@@ -451,9 +469,8 @@ class Campaign:
             "variable": cv.fingerprint(),
             "model": model.fingerprint(),
         }
-        files.finish(summary)
+        files.finish(summary, attempt.provenance(stream=["learning", index]))
         storage.remove(files.checkpoint)
-        progress(step, 1.0, plural(model.n_states, "state"))
 
     def _train_round(self, index: int, progress: StepProgress) -> tuple[LaTF, LatentCV, TrainingResult]:
         """Train the model of a round; one that was lost with the settings of the protocol that it was learned with."""
@@ -490,7 +507,7 @@ class Campaign:
                 campaigns.append(campaign)
         return campaigns
 
-    def _evaluate(self, run_walkers: Executor, progress: Progress) -> None:
+    def _evaluate(self, executor: Executor, progress: Progress) -> None:
         if self.protocol.evaluate is None:
             return
         marker = self.directory.evaluation_marker
@@ -498,13 +515,14 @@ class Campaign:
         if marker.exists():
             repair.repair_round(self.records, self.n_rounds)
             return
-        self._simulate(self.n_rounds, run_walkers, progress)
+        self._simulate(self.n_rounds, executor, progress)
+        attempt = Attempt(self.directory.path, "evaluation")
         evaluation = self.evaluate(lambda f, words: progress("evaluate", 0.99 * f, words))
         write_evaluation(evaluation, self.directory.evaluation)
-        Manifest.write(marker, {}, [self.directory.evaluation])
+        Manifest.write(marker, {}, [self.directory.evaluation], attempt.provenance())
         progress("evaluate", 1.0, str(self.directory.evaluation))
 
-    def _final_starts(self, progress: Progress) -> None:
+    def _final_starts(self, executor: Executor, progress: Progress) -> None:
         settings, files = self.protocol.starts, StartFiles(self.directory.starts)
         if settings is None:
             return
@@ -518,5 +536,6 @@ class Campaign:
             streams.stream_seed(self.protocol.seed, "starts"),
             lambda f, words: progress("starts", f, words),
             directory=self.directory.starts,
+            executor=executor,
         )
         progress("starts", 1.0, f"{len(starts)} of {settings.count} valid in {time.perf_counter() - began:.0f} s")

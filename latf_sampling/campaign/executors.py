@@ -1,33 +1,167 @@
-"""Where the walkers of a round run. To add an executor, write its function and enter it in `EXECUTORS`."""
+"""Where the tasks of a campaign run: the executor that a protocol names, opened and closed.
+
+To add an executor, write a context manager that yields a `concurrent.futures.Executor` for its entry in the protocol,
+enter it in `EXECUTORS`, and its key in `latf_sampling.settings.execution.ExecutorSettings`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from latf_sampling.campaign.progress import StepProgress
-from latf_sampling.errors import SettingsError
-from latf_sampling.simulation.runner import run_walkers
-from latf_sampling.simulation.walker import WalkerJob
+from latf_sampling.core.processes import LocalExecutor
+from latf_sampling.core.tasks import check_executor, describe
+from latf_sampling.core.trust import trust
+from latf_sampling.errors import InstallationError, SettingsError, StoreError
+from latf_sampling.records.programs import executor_program, refuse_untrusted
+from latf_sampling.records.setup import Setup
 
-Executor = Callable[[list[WalkerJob], StepProgress], None]
-"""Runs walkers to their end, each as `latf_sampling.simulation.walker.run_walker` does, and returns when all are
-finished or retired (an explosion is recorded in the walker's folder, and no error). It raises `SimulationError` where
-one of them cannot be simulated; a walker that is run again continues after its last finished segment."""
-
-EXECUTORS: dict[str, Executor] = {
-    "local": run_walkers,
-}
-"""Executors by name: "local" runs each walker in a process of its own on this machine."""
+DASK_TIMEOUT = 10
+"""s that a Dask scheduler has to answer."""
 
 
-def executor(name: str) -> Executor:
-    """The executor of a name.
+@contextmanager
+def open_executor(setup: Setup, given: Executor | None = None) -> Iterator[Executor]:
+    """The executor of a protocol, as long as the context lasts, or the one that is given, which is not shut down.
+
+    Parameters
+    ----------
+    setup
+        The protocol, and whether its Python file may run that this user has never run.
+    given
+        Any executor of `concurrent.futures`; `None` takes that of the protocol.
 
     Raises
     ------
+    InstallationError
+        Its package is not installed; names the extra.
     SettingsError
-        There is no such executor; names those that exist.
+        There is no scheduler at its address, or its configuration cannot work.
+    StoreError
+        The Python file may not run.
     """
-    if name not in EXECUTORS:
-        raise SettingsError(f"executor: there is no '{name}'; choose one of {', '.join(sorted(EXECUTORS))}.")
-    return EXECUTORS[name]
+    if given is not None:
+        yield check_executor("executor", given)
+        return
+    protocol = setup.protocol
+    if not setup.trust:
+        refuse_untrusted(executor_program(protocol))
+    trust(program.digest for program in executor_program(protocol))
+    with EXECUTORS[protocol.executor.kind](protocol.executor.value) as executor:
+        yield executor
+
+
+@contextmanager
+def local(processes: int | None) -> Iterator[Executor]:
+    """Processes of this machine, which are killed where the context ends with an error."""
+    executor = LocalExecutor(processes)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=False)
+
+
+@contextmanager
+def dask(address: str) -> Iterator[Executor]:
+    """Workers of a Dask scheduler, by its address or its scheduler file; the scheduler goes on afterwards."""
+    distributed = _package("distributed", "dask")
+    where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that versions differ is seen by each task
+            client = distributed.Client(timeout=DASK_TIMEOUT, set_as_default=False, **where)
+    except (OSError, ValueError, TypeError, asyncio.TimeoutError) as error:
+        raise SettingsError(
+            f"executor.dask: no scheduler answers at {address} ({describe(error).rstrip('.')}); begin one with "
+            "'dask scheduler', and give its address, or the file that it writes with --scheduler-file."
+        ) from error
+    try:
+        yield client.get_executor(pure=False)
+    finally:
+        client.close(timeout=DASK_TIMEOUT)
+
+
+@contextmanager
+def parsl(file: str) -> Iterator[Executor]:
+    """Workers of the Parsl configuration `config` in a Python file; its blocks end with the context."""
+    package = _package("parsl", "parsl")
+    from parsl.concurrent import ParslPoolExecutor
+
+    config = getattr(_run_file(Path(file)), "config", None)
+    if not isinstance(config, package.Config):
+        raise SettingsError(f"executor.parsl: {file} must define 'config', a parsl.Config.")
+    try:
+        executor = ParslPoolExecutor(config=config)
+    except Exception as error:  # of whatever its providers need
+        raise SettingsError(f"executor.parsl: {file} cannot be used ({describe(error).rstrip('.')}).") from error
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=False)
+
+
+@contextmanager
+def executorlib(options: dict[str, Any]) -> Iterator[Executor]:
+    """Jobs of executorlib; `backend` names its class, other options are those of the class."""
+    package = _package("executorlib", "executorlib")
+    options = dict(options)
+    backend = options.pop("backend")
+    try:
+        executor = getattr(package, EXECUTORLIB[backend])(**options)
+    except Exception as error:  # of whatever the backend needs
+        raise SettingsError(
+            f"executor.executorlib: {EXECUTORLIB[backend]} cannot be used ({describe(error).rstrip('.')})."
+        ) from error
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+EXECUTORS: dict[str, Callable[[Any], AbstractContextManager[Executor]]] = {
+    "local": local,
+    "dask": dask,
+    "parsl": parsl,
+    "executorlib": executorlib,
+}
+"""Executors by their key in a protocol."""
+
+EXECUTORLIB = {
+    "local": "SingleNodeExecutor",
+    "slurm_job": "SlurmJobExecutor",
+    "slurm_cluster": "SlurmClusterExecutor",
+    "flux_job": "FluxJobExecutor",
+    "flux_cluster": "FluxClusterExecutor",
+}
+"""Classes of executorlib by the names of backends."""
+
+
+def _package(name: str, extra: str) -> ModuleType:
+    if importlib.util.find_spec(name) is None:
+        raise InstallationError(
+            f"executor.{extra}: {name} is not installed; install it with pip install 'latf_sampling[{extra}]', here "
+            "and for the workers."
+        )
+    return importlib.import_module(name)
+
+
+def _run_file(file: Path) -> ModuleType:
+    """The module of a Python file."""
+    spec = importlib.util.spec_from_file_location("latf_executor_configuration", file)
+    if spec is None or spec.loader is None:
+        raise SettingsError(f"executor.parsl: {file} is no Python file; its name must end with .py.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except FileNotFoundError as error:
+        raise StoreError(f"executor.parsl: there is no file {file}.") from error
+    except Exception as error:  # whatever a program of the user raises
+        raise SettingsError(f"executor.parsl: {file} fails ({describe(error).rstrip('.')}).") from error
+    return module

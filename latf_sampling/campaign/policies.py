@@ -6,6 +6,7 @@ The names of the policies are also the choices of `RoundSettings.restart`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 
 import numpy as np
 from openmm import Context, VerletIntegrator
@@ -19,36 +20,48 @@ from latf_sampling.records.records import Records
 from latf_sampling.records.weighting import weightings
 from latf_sampling.starts import Starts
 
-RestartPolicy = Callable[[Records, int, int, StepProgress, int], None]
+RestartPolicy = Callable[[Records, int, int, StepProgress, int, Executor | None], None]
 """Called with the records of the campaign, the index of a round after the first, a seed, a progress callback, and the
 number of the first walker that needs a structure, a policy writes one structure for this and for each later walker, as
-`Starts.save` does, into the folder `start_set(first)` of this round. It may write fewer than that, or stop at any time
-and continue when it is called again."""
+`Starts.save` does, into the folder `start_set(first)` of this round, for as many walkers as follow each other at the
+same temperature (`next_walkers`). It may write fewer than that, or stop at any time and continue when it is called
+again."""
 
 
-def from_flow(records: Records, index: int, seed: int, progress: StepProgress, first: int = 0) -> None:
-    """Samples of the flow at the temperature of the round, made into structures."""
+def next_walkers(records: Records, index: int, first: int) -> tuple[float, int]:
+    """Temperature of a walker of a round, K, and how many walkers from it on have this temperature."""
     temperatures = records.protocol.all_rounds[index].walkers[first:]
+    others = (number for number, temperature in enumerate(temperatures) if temperature != temperatures[0])
+    return temperatures[0], next(others, len(temperatures))
+
+
+def from_flow(
+    records: Records, index: int, seed: int, progress: StepProgress, first: int = 0, executor: Executor | None = None
+) -> None:
+    """Samples of the flow at the temperature of the walkers, made into structures."""
+    temperature, count = next_walkers(records, index, first)
     structures.generate(
         records,
-        temperatures[0],
-        len(temperatures),
+        temperature,
+        count,
         learned=index - 1,
         seed=seed,
         progress=progress,
         # Every walker has to start somewhere: further samples replace targets that give no structure.
-        extra_samples=2 * len(temperatures),
+        extra_samples=2 * count,
         directory=records.directory.round(index).start_set(first),
+        executor=executor,
     )
 
 
-def from_archive(records: Records, index: int, seed: int, progress: StepProgress, first: int = 0) -> None:
-    """Frames drawn at random with their weights in the ensemble at the temperature of the round.
+def from_archive(
+    records: Records, index: int, seed: int, progress: StepProgress, first: int = 0, executor: Executor | None = None
+) -> None:
+    """Frames drawn at random with their weights in the ensemble at the temperature of the walkers.
 
     The weights are those of MBAR over all earlier rounds (`latf_sampling.records.weighting`). Velocities are new.
     """
-    temperatures = records.protocol.all_rounds[index].walkers[first:]
-    temperature, count = temperatures[0], len(temperatures)
+    temperature, count = next_walkers(records, index, first)
     rng = streams.stream(seed, "frames")
     archive = records.frames(index - 1)
     weighting = weightings(records, archive, temperature, rng)[-1]

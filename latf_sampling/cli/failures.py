@@ -14,7 +14,7 @@ from rich.text import Text
 from latf_sampling import __version__
 from latf_sampling.core import storage
 from latf_sampling.core.outputs import explain
-from latf_sampling.core.processes import UnexpectedFailure, describe
+from latf_sampling.core.tasks import UnexpectedFailure, describe
 from latf_sampling.errors import LatfError
 
 FAULT = 70

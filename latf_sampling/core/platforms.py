@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform as machine
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -131,6 +133,40 @@ def devices() -> list[str]:
 
     names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     return [*names, "mps"] if torch.backends.mps.is_available() else names
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch use so many threads, which compete with those of OpenMM and of other processes.
+
+    Parameters
+    ----------
+    count
+        `None` takes as many as torch would by itself.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with torch_threads(1):
+    ...     torch.get_num_threads()
+    1
+    """
+    import torch
+
+    default, before = _default_threads(), torch.get_num_threads()
+    torch.set_num_threads(default if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@cache
+def _default_threads() -> int:
+    """torch's own number of threads: it has to be asked for before the first change."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def system_name() -> str:

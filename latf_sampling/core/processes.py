@@ -1,4 +1,7 @@
-"""Tasks in child processes, which die with their parent; workers in them take one task after the other."""
+"""Processes of this machine that take tasks: children that die with their parent, and a pool of them.
+
+What runs tasks on a pool, this one or any other, is `latf_sampling.core.tasks`.
+"""
 
 from __future__ import annotations
 
@@ -6,176 +9,192 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import queue
 import signal
 import sys
 import threading
 import time
-import traceback
 import types
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from contextlib import contextmanager, suppress
 from multiprocessing import process, resource_tracker
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any
 
-from latf_sampling.core.outputs import explain
-from latf_sampling.errors import LatfError, SettingsError, SimulationError, StoreError
+from latf_sampling.errors import SettingsError
 
-MAX_DEATHS = 2
-"""By default a task is given up after so many workers died during it."""
-WATCH_INTERVAL = 0.5
-"""s between two calls of a function that watches tasks."""
 GRACE = 5.0
 """s that processes have to end after they were asked to; then they are killed."""
 GROUP_DELAY = 0.5
 """s within which a signal that ended a child also reaches this process, if it was sent to both."""
-
-Setup = TypeVar("Setup")
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+IDLE = 60.0
+"""s after which a process without a task ends: it holds memory, and starting another one takes seconds."""
 
 
-@dataclass(frozen=True)
-class WorkerDied:
-    """The result of a task that was given up, because its workers died: how the last one ended."""
+class ProcessLost(BrokenExecutor):
+    """The process of a task ended before the task did.
 
-    how: str
+    Attributes
+    ----------
+    how : str
+        How it ended: "SIGKILL", "exit code 1".
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__(f"its process ended by {how}")
+        self.how = how
+
+    def __reduce__(self) -> tuple:
+        return ProcessLost, (self.how,)
 
 
-class UnexpectedFailure(SimulationError):
-    """A worker raised an exception that is none of the package's; its cause is a `RemoteTraceback`."""
+class LocalExecutor(Executor):
+    """Processes of this machine, each of which takes one task after the other.
 
-
-class RemoteTraceback(Exception):
-    """The traceback of an exception in another process, as text."""
-
-    def __str__(self) -> str:
-        return f"\n{self.args[0]}"
-
-
-def run_tasks(
-    make_worker: Callable[[Setup], Callable[[Task], Result]],
-    setup: Setup,
-    tasks: Iterable[tuple[int, Task]],
-    processes: int,
-    *,
-    begin_again: Callable[[int, str, int], bool] = lambda number, how, deaths: deaths < MAX_DEATHS,
-    fresh: bool = False,
-    watch: Callable[[int], None] | None = None,
-    pulse: Callable[[int], object] | None = None,
-    patience: float | None = None,
-    name: Callable[[int], str] = "task {}".format,
-) -> Generator[tuple[int, Result | WorkerDied], None, None]:
-    """Run tasks in parallel, and yield their results in the order in which they finish.
-
-    If a worker is killed, another one begins its task anew. The workers are stopped when the caller stops iterating,
-    and when the parent is interrupted: a Ctrl-C reaches the parent alone.
+    Unlike in a `concurrent.futures.ProcessPoolExecutor`, the death of a process ends its own task alone, with
+    `ProcessLost`, and the next task gets a new process. Processes are started when they are needed, import nothing of
+    the script that runs here, get no signal that a terminal or a queue sends to all of its processes, and end with this
+    one.
 
     Parameters
     ----------
-    make_worker, setup
-        `make_worker(setup)` is called in each process and returns the worker, a function from a task to its result.
-        All of these are pickled.
-    tasks
-        Pairs of a number and a task; each is taken from the iterable when a worker is free for it.
     processes
-        Number of tasks that run at the same time. With 1 they run in this process, unless `fresh` is set.
-    begin_again
-        Called with the number of a task whose worker died, how it ended, and how many workers died during this task so
-        far: whether another worker begins it anew. By default it is given up when two have died.
-    fresh
-        Whether each task gets a process of its own, which ends with it; by default a worker takes several tasks.
-    watch
-        Called with the number of running tasks every half second and when one of them ends, unless they run in this
-        process.
-    pulse, patience
-        A worker is killed when `pulse`, of the number of its task, has had the same value for so many seconds. By
-        default there is no limit.
-    name
-        What a task is called in an error, by its number.
-
-    Yields
-    ------
-    tuple
-        The number of a task and its result, or `WorkerDied`.
-
-    Raises
-    ------
-    LatfError
-        A worker raised it; the others are stopped.
-    StoreError
-        A worker could not read or write a file; the others are stopped.
-    UnexpectedFailure
-        A worker raised another exception; the others are stopped.
-    SettingsError
-        Worker, setup or a task cannot be passed to another process.
+        Number of tasks that run at the same time; `None` takes one per core.
 
     Examples
     --------
-    >>> from operator import itemgetter
-    >>> list(run_tasks(itemgetter, 1, [(0, "ab"), (1, "cd")], processes=1))
-    [(0, 'b'), (1, 'd')]
+    >>> with LocalExecutor(1) as executor:
+    ...     executor.submit(max, 3, 5).result()
+    5
     """
-    if processes == 1 and not fresh:
-        worker = make_worker(setup)
-        for number, task in tasks:
-            yield number, worker(task)
-        return
-    new = (_Assignment(number, task) for number, task in tasks)
-    retries: deque[_Assignment] = deque()
-    busy: dict[ChildProcess, _Assignment] = {}
-    idle: list[ChildProcess] = []
-    try:
+
+    def __init__(self, processes: int | None = None) -> None:
+        self.processes = processes or available_cores()
+        self._calls: queue.SimpleQueue[tuple[Future, tuple] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._waiting = 0  # threads without a task, less tasks without a thread
+        self._running: set[Future] = set()
+        self._busy: dict[Future, ChildProcess] = {}
+        self._killed: dict[Future, str] = {}
+        self._closed = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("no new task after the shutdown of its executor")
+            future: Future = Future()
+            self._waiting -= 1
+            self._calls.put((future, (fn, args, kwargs)))
+            if self._waiting < 0 and len(self._threads) < self.processes:
+                # Not to be waited for at the end of this process, if a child waits for a network disk.
+                thread = threading.Thread(target=self._serve_slot, args=(len(self._threads),), daemon=True)
+                self._threads.append(thread)
+                self._waiting += 1
+                thread.start()
+            return future
+
+    @contextmanager
+    def widened(self, processes: int) -> Iterator[None]:
+        """Let at least so many tasks run at the same time, as those that wait for each other."""
+        before, self.processes = self.processes, max(self.processes, processes)
+        try:
+            yield
+        finally:
+            self.processes = before
+
+    def kill(self, futures: Iterable[Future], how: str = "SIGTERM") -> None:
+        """End the processes of running tasks, which are lost; `how` is said to be the reason.
+
+        They are asked to end, and killed after `GRACE`.
+        """
+        with self._lock:
+            futures = [future for future in futures if future.running()]
+            self._killed.update(dict.fromkeys(futures, how))
+            children = [self._busy[future] for future in futures if future in self._busy]
+        end_processes(children)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End all processes: with `wait` after their tasks, otherwise at once, and tasks that wait are canceled."""
+        with self._lock:
+            self._closed = True
+            if cancel_futures or not wait:
+                with suppress(queue.Empty):
+                    while call := self._calls.get_nowait():
+                        call[0].cancel()
+                        call[0].set_running_or_notify_cancel()
+            for _ in self._threads:
+                self._calls.put(None)
+            running = list(self._running)
+        if not wait:
+            self.kill(running)
+        for thread in self._threads:
+            thread.join(None if wait else GRACE)
+
+    def _serve_slot(self, slot: int) -> None:
+        """The loop of a thread, which has one process at most."""
+        child = None
         while True:
-            while len(busy) < processes and (assignment := retries.popleft() if retries else next(new, None)):
-                child = idle.pop() if idle else ChildProcess(_serve, make_worker, setup, fresh)
-                busy[child] = assignment
-                child.send(assignment.task)
-            if not busy:
+            try:
+                call = self._calls.get(timeout=None if child is None else IDLE)
+            except queue.Empty:
+                child = self._end(child)
+                continue
+            if call is None:
+                self._end(child)
                 return
-            began = time.monotonic()
-            ready = _wait(busy, None if watch is pulse is None else WATCH_INTERVAL)
-            if watch is not None:
-                watch(len(busy))
-            stuck = []
-            if pulse is not None and patience is not None:
-                # A process that was stopped itself, as by Ctrl-Z, must not count that time.
-                waited = min(time.monotonic() - began, 2 * WATCH_INTERVAL)
-                stuck = [
-                    child
-                    for child, assignment in busy.items()
-                    if assignment.idle(pulse(assignment.number), waited) > patience and child not in ready
-                ]
-            for child in [*ready, *stuck]:
-                assignment = busy.pop(child)
-                message = child.receive()
-                if message is None:
-                    how = f"being killed after {patience:g} s without progress" if child in stuck else child.exit_reason
-                    terminate([child])
-                    if how == "SIGTERM":
-                        time.sleep(GROUP_DELAY)  # a signal to all processes of a job is no failure of this one
-                    assignment.deaths += 1
-                    if begin_again(assignment.number, how, assignment.deaths):
-                        retries.append(_Assignment(assignment.number, assignment.task, assignment.deaths))
-                    else:
-                        yield assignment.number, WorkerDied(how)
-                    continue
-                if fresh:
-                    child.join()
-                else:
-                    idle.append(child)
-                kind, content = message
-                if kind == "error":
-                    raise content
-                if kind == "failure":
-                    what, text = content
-                    failure = f"{name(assignment.number)}: unexpected failure ({what})."
-                    raise UnexpectedFailure(failure) from RemoteTraceback(text)
-                yield assignment.number, content
-    finally:
-        terminate([*busy, *idle])
+            future, task = call
+            with self._lock:
+                begins = future.set_running_or_notify_cancel()
+                if begins:
+                    self._running.add(future)
+            if begins:
+                child = self._run(child, slot, future, task)
+            with self._lock:
+                self._running.discard(future)
+                self._waiting += 1
+
+    def _run(self, child: ChildProcess | None, slot: int, future: Future, task: tuple) -> ChildProcess | None:
+        """Run a task in a process, by default in a new one; returns the process if it can take another task."""
+        try:
+            if child is not None and child.ended(0):
+                child = self._end(child)
+            if child is None:
+                child = ChildProcess(_serve, slot)
+            with self._lock:
+                self._busy[future] = child
+                killed = future in self._killed
+            if not killed:
+                child.send(task)
+                child.wait()
+            message = None if killed else child.receive()
+        except Exception as error:  # whatever it is, whoever waits for the future is told
+            message = (True, error)
+            child = self._end(child)
+        with self._lock:
+            self._busy.pop(future, None)
+            how = self._killed.pop(future, None)
+        if message is None and child is not None:
+            end = child.exit_reason if how is None else how
+            child = self._end(child)
+            if how is None and end == "SIGTERM":
+                time.sleep(GROUP_DELAY)  # a signal to all processes of a job is no failure of this one
+            message = (True, ProcessLost(end))
+        assert message is not None
+        is_error, content = message
+        if is_error:
+            future.set_exception(content)
+        else:
+            future.set_result(content)
+        return child
+
+    @staticmethod
+    def _end(child: ChildProcess | None) -> None:
+        """End a process that has no task."""
+        if child is not None:
+            end_processes([child])
+            child.close()
 
 
 def available_cores() -> int:
@@ -203,6 +222,7 @@ class ChildProcess:
 
     def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
+        self._lock = threading.Lock()  # two threads that ask for the end at the same time get different answers
         self.connection, child_end = context.Pipe()
         self.process = context.Process(target=_run, args=(target, *arguments, child_end), daemon=True)
         resource_tracker.ensure_running()  # which would unblock SIGINT, if it had to be started below
@@ -218,15 +238,32 @@ class ChildProcess:
     @property
     def exit_reason(self) -> str:
         """How the process ended: "SIGKILL", "exit code 1"; one that does not end by itself is killed."""
-        self._end()
-        code = self.process.exitcode
+        if not self.ended(GRACE):
+            self.signal(signal.SIGKILL)
+            self.ended(GRACE)
+        for _ in range(100):  # where another thread of `multiprocessing` was told first, and is about to note it
+            if (code := self.process.exitcode) is not None:
+                break
+            time.sleep(0.001)
         return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
-    def _end(self) -> None:
-        self.process.join(GRACE)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join(GRACE)
+    def ended(self, timeout: float) -> bool:
+        """Whether the process ends within so many seconds."""
+        if not multiprocessing.connection.wait([self.process.sentinel], timeout):
+            return False
+        with self._lock:
+            self.process.join()  # the sentinel is ready a moment before
+        return True
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process, unless it has ended."""
+        with self._lock:
+            if self.process.is_alive() and self.process.pid is not None:
+                os.kill(self.process.pid, number)
+
+    def wait(self) -> None:
+        """Wait until the process has sent a message or has ended."""
+        multiprocessing.connection.wait([self.connection, self.process.sentinel])
 
     def send(self, message: Any) -> None:
         """Send a message; the death of the child is noticed when its answer is waited for.
@@ -240,7 +277,7 @@ class ChildProcess:
             with _script_hidden(), _as_settings_error():
                 self.connection.send(message)
         except (BrokenPipeError, ConnectionResetError):
-            self.process.join()
+            self.ended(GRACE)
 
     def receive(self) -> Any:
         """A message that was sent and not read yet, or `None`."""
@@ -249,11 +286,6 @@ class ChildProcess:
         except (EOFError, ConnectionResetError):
             return None
 
-    def join(self) -> None:
-        """Wait for the end of the process, which has nothing left to do, and close the connection."""
-        self._end()
-        self.close()
-
     def close(self) -> None:
         """Close the connection to a process that has ended, or that cannot be ended."""
         self.connection.close()
@@ -261,7 +293,7 @@ class ChildProcess:
             vars(process)["_children"].discard(self.process)
 
 
-def terminate(children: Iterable[ChildProcess]) -> None:
+def end_processes(children: Iterable[ChildProcess]) -> None:
     """End processes: ask all of them to, and kill after `GRACE` those that are left, such as stopped ones.
 
     An interruption meanwhile, such as a second Ctrl-C, kills them at once. A process that cannot even be killed, since
@@ -270,18 +302,16 @@ def terminate(children: Iterable[ChildProcess]) -> None:
     children = list(children)
     try:
         for child in children:
-            child.process.terminate()
+            child.signal(signal.SIGTERM)
         end = time.monotonic() + GRACE
         for child in children:
-            child.process.join(max(0.0, end - time.monotonic()))
+            child.ended(max(0.0, end - time.monotonic()))
     finally:
         for child in children:
-            if child.process.is_alive():
-                child.process.kill()
+            child.signal(signal.SIGKILL)
         end = time.monotonic() + GRACE
         for child in children:
-            child.process.join(max(0.0, end - time.monotonic()))
-            child.close()
+            child.ended(max(0.0, end - time.monotonic()))
 
 
 _script_lock = threading.RLock()
@@ -315,68 +345,47 @@ def _as_settings_error() -> Iterator[None]:
         ) from error
 
 
-@dataclass
-class _Assignment:
-    """A task, its number, how many workers died during it, and for how long its pulse has been the same, s."""
+def passable(content: Any) -> bytes:
+    """An object as bytes that other processes can restore with `pickle`.
 
-    number: int
-    task: Any
-    deaths: int = 0
-    pulse: object = None
-    unchanged: float = 0.0
-
-    def idle(self, pulse: object, waited: float) -> float:
-        """Note the present pulse, so many seconds after the last one; returns for how long it has been the same."""
-        self.unchanged = self.unchanged + waited if pulse == self.pulse else 0.0
-        self.pulse = pulse
-        return self.unchanged
+    Raises
+    ------
+    SettingsError
+        It holds a class or a function that other processes would not find.
+    """
+    with _script_hidden(), _as_settings_error():
+        return pickle.dumps(content)
 
 
-def _wait(children: Iterable[ChildProcess], timeout: float | None) -> list[ChildProcess]:
-    """Children that sent a message or ended; waits for the first, or until the time is over."""
-    children = list(children)
-    handles = [*(child.connection for child in children), *(child.process.sentinel for child in children)]
-    ready = multiprocessing.connection.wait(handles, timeout)
-    return [child for child in children if child.connection in ready or child.process.sentinel in ready]
+_slot: int | None = None
 
 
-def _serve(make_worker: Callable[[Any], Callable[[Any], Any]], setup: Any, fresh: bool, connection: Connection) -> None:
-    """The loop of a worker's process; with `fresh` it ends after one task."""
-    worker = None
+def slot() -> int | None:
+    """Number of this process among those of its `LocalExecutor`, from 0; `None` in other processes."""
+    return _slot
+
+
+def _serve(number: int, connection: Connection) -> None:
+    """The loop of a process of a `LocalExecutor`."""
+    global _slot
+    _slot = number
     while True:
         try:
-            task = connection.recv()
+            function, arguments, options = connection.recv()
         except EOFError:
             return
         try:
-            worker = make_worker(setup) if worker is None else worker
-            message = ("result", worker(task))
-        except LatfError as error:
-            message = ("error", error)
-        except OSError as error:
-            message = ("error", StoreError(explain(error)))
+            message = (False, function(*arguments, **options))
         except Exception as error:
-            message = ("failure", (describe(error), traceback.format_exc()))
-        connection.send(message)
-        if fresh:
-            return
-
-
-def describe(error: BaseException) -> str:
-    """Type and text of an exception on one line.
-
-    >>> describe(KeyError("spam"))
-    "KeyError: 'spam'"
-    """
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+            message = (True, error)
+        try:
+            connection.send(message)
+        except Exception as error:  # a result that cannot be pickled
+            connection.send((True, TypeError(f"{type(message[1]).__name__}: cannot be passed on ({error})")))
 
 
 def _run(target: Callable[..., None], *arguments: Any) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)  # torch's threads would compete with the other processes and with OpenMM's
     target(*arguments)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,18 @@ def refuse_programs(protocol: Protocol) -> None:
     StoreError
         It names such a program; says which.
     """
-    for program in programs(protocol):
+    refuse_untrusted(programs(protocol))
+
+
+def refuse_untrusted(programs: Iterable[Program]) -> None:
+    """Refuse programs that this user has never run.
+
+    Raises
+    ------
+    StoreError
+        Names the first one.
+    """
+    for program in programs:
         if not trust.is_trusted(program.digest):
             raise StoreError(
                 f"{program.key}: {program.file} is a program that you have not run before, in a campaign that may come "
@@ -84,6 +96,18 @@ def refuse_programs(protocol: Protocol) -> None:
 def trust_programs(protocol: Protocol) -> None:
     """Remember that this user runs the programs of a protocol."""
     trust.trust(program.digest for program in programs(protocol))
+
+
+def executor_program(protocol: Protocol) -> list[Program]:
+    """The Python file that configures the executor of a protocol, which runs only where the campaign does.
+
+    Raises
+    ------
+    StoreError
+        It cannot be read.
+    """
+    file = protocol.executor.parsl
+    return [] if file is None else [_program("executor.parsl", Path(file), {})]
 
 
 def _program(key: str, file: Path, arguments: dict[str, Any]) -> Program:

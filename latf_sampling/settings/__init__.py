@@ -8,8 +8,10 @@ from latf_sampling.settings.bias import (
     OPESSettings,
     TrustSettings,
 )
+from latf_sampling.settings.execution import DeviceSettings, ExecutorSettings
 from latf_sampling.settings.protocol import (
     EvaluateSettings,
+    ExchangeSettings,
     ExternalRound,
     IntegratorSettings,
     LargeFiles,
@@ -27,7 +29,10 @@ from latf_sampling.settings.training import LearningSettings, ModelSettings, Sel
 __all__ = [
     "AnyBiasSettings",
     "BiasSettings",
+    "DeviceSettings",
     "EvaluateSettings",
+    "ExchangeSettings",
+    "ExecutorSettings",
     "ExternalRound",
     "FlowBiasSettings",
     "IntegratorSettings",

@@ -14,9 +14,11 @@ from latf_sampling.settings.bias import (
     OPESSettings,
     TrustSettings,
 )
+from latf_sampling.settings.execution import DeviceSettings, ExecutorSettings
 from latf_sampling.settings.fields import Location
 from latf_sampling.settings.protocol import (
     EvaluateSettings,
+    ExchangeSettings,
     IntegratorSettings,
     ObserveSettings,
     Protocol,
@@ -53,6 +55,8 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
         "frame_interval": "fixed",
         "segment": "fixed",
         "stalled_after": "free",
+        "executor": "free",
+        "devices": "free",
         "features": "learn",
         "model": "learn",
         "learning": "learn",
@@ -83,6 +87,8 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
     system.BarostatSettings: _all("fixed", "pressure", "interval"),
     system.RestraintSettings: _all("fixed", "atoms", "stiffness"),
     IntegratorSettings: _all("fixed", "timestep", "friction"),
+    ExecutorSettings: _all("free", "local", "dask", "parsl", "executorlib"),
+    DeviceSettings: _all("free", "use", "walkers"),
     ModelSettings: _all(
         "learn",
         *("latent_dim", "reference_temperature", "temperature_mode", "encoder_hidden", "decoder_hidden", "beta", "tau"),
@@ -96,7 +102,11 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
     ),
     SelectSettings: _all("learn", "keep", "correlation"),
     TrajectoriesSettings: _all("extends", "files", "topology", "temperature", "weights", "energies", "interval"),
-    RoundSettings: {"walkers": "extends", "length": "extends", "restart": "fixed", "bias": "fixed"},
+    RoundSettings: {
+        **_all("extends", "walkers", "length"),
+        **_all("fixed", "restart", "bias", "exchange"),
+    },
+    ExchangeSettings: _all("fixed", "interval"),
     MetadynamicsSettings: {
         **_BIAS,
         **_all("fixed", "kind", "bias_factor", "height", "width", "start"),

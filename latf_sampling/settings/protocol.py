@@ -30,6 +30,7 @@ from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings import stored
 from latf_sampling.settings.bias import AnyBiasSettings
+from latf_sampling.settings.execution import DeviceSettings, ExecutorSettings
 from latf_sampling.settings.fields import (
     Dimension,
     File,
@@ -97,8 +98,18 @@ class IntegratorSettings(Settings):
     """Friction coefficient of the Langevin thermostat."""
 
 
+class ExchangeSettings(Settings):
+    """Replica exchange (doi:10.1016/S0009-2614(99)01123-9): walkers at neighboring temperatures try to exchange their
+    configurations, under their biases where these have any. All walkers of the round run at once, whatever the number
+    of cores, since they wait for each other."""
+
+    interval: Time
+    """Time between two attempts, at which every other pair of neighboring temperatures tries."""
+
+
 class RoundSettings(Settings):
-    """One round of simulations: its walkers run at the same time, each at its temperature, and share one bias."""
+    """One round of simulations: its walkers run at the same time, each at its temperature. Those at the same
+    temperature share one bias."""
 
     walkers: tuple[Temperature, ...] = Field(min_length=1, max_length=10_000)
     """Temperature of each walker."""
@@ -109,6 +120,8 @@ class RoundSettings(Settings):
     bias: AnyBiasSettings | None = None
     """Bias along the collective variable learned from the rounds before; None is plain dynamics. The first round has no
     collective variable and cannot be biased."""
+    exchange: ExchangeSettings | None = None
+    """Replica exchange between the temperatures of the walkers; None lets each walker go on by itself."""
 
 
 class TrajectoriesSettings(Settings):
@@ -258,6 +271,10 @@ class Protocol(Settings):
     """Time on the clock without a new frame, like '30 min', after which the process of a walker is killed and started
     again. The start of a process and the first minimization have to fit into it too. None waits without limit, since
     how long a frame may take depends on the system and the machine."""
+    executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
+    """Where walkers, training and the making of structures run: local, or an executor on a cluster."""
+    devices: DeviceSettings = Field(default_factory=DeviceSettings)
+    """GPUs that walkers are simulated on, in turn: auto, a list of indices, or a mapping with `walkers` of each GPU."""
     features: tuple[dict[str, Any], ...] = Field(min_length=1)
     """Descriptors that the model is trained on, one kind in each entry; docs/descriptors.md lists them."""
     model: ModelSettings = Field(default_factory=ModelSettings)
@@ -294,7 +311,7 @@ class Protocol(Settings):
             "segment": (self.segment, self.frame_interval, "frame_interval"),
             "learning.lag": (self.learning.lag, self.frame_interval, "frame_interval"),
         }
-        faults += self._impossible_biases()
+        faults += self._impossible_biases() + self._impossible_exchanges()
         for number, entry in enumerate(self.rounds):
             intervals[f"rounds[{number}].length"] = (entry.length, self.segment, "segment")
             if entry.bias is not None:
@@ -303,11 +320,9 @@ class Protocol(Settings):
                 intervals[f"{key}.interval"] = (entry.bias.interval, stride * step, base)
                 if stride > 1:
                     intervals[f"frame_interval, in round {number}"] = (self.frame_interval, stride * step, base)
-            if (number > 0 or self.from_trajectories) and len(set(entry.walkers)) > 1:
-                faults.append(
-                    f"rounds[{number}].walkers: once there is a model, walkers share their starts and their bias and "
-                    f"must share a temperature; got {sorted(set(entry.walkers))} K."
-                )
+            if entry.exchange is not None:
+                interval = entry.exchange.interval
+                intervals[f"rounds[{number}].exchange.interval"] = (interval, self.frame_interval, "frame_interval")
         if self.evaluate is not None:
             intervals["evaluate.length"] = (self.evaluate.length, self.segment, "segment")
         barostat = self.system.barostat
@@ -359,6 +374,30 @@ class Protocol(Settings):
             for key in needs_density
         ]
         return list(dict.fromkeys(faults))
+
+    def _impossible_exchanges(self) -> list[str]:
+        """Faults of rounds whose walkers exchange configurations."""
+        faults = []
+        for number, entry in enumerate(self.rounds):
+            key, bias = f"rounds[{number}]", entry.bias
+            if entry.exchange is None:
+                continue
+            if len(set(entry.walkers)) < 2:
+                faults.append(
+                    f"{key}.exchange: all walkers are at {entry.walkers[0]:g} K; give walkers at two temperatures at "
+                    "least, or remove the key."
+                )
+            if entry.exchange.interval >= entry.length:
+                faults.append(
+                    f"{key}.exchange.interval: {entry.exchange.interval:g} ps is not shorter than the round "
+                    f"({entry.length:g} ps); give a shorter one, or no walker ever tries."
+                )
+            if bias is not None and bias.kind == "opes" and bias.width == "adaptive":
+                faults.append(
+                    f"{key}.bias.width: adaptive widths come from how far a walker moves between kernels, which an "
+                    f"exchange is no part of; give a number, or remove {key}.exchange."
+                )
+        return faults
 
     def _too_large(self) -> list[str]:
         """Faults of sizes that are possible one by one, and whose files or processes no machine would hold."""

@@ -29,7 +29,7 @@ ADDED_ROUNDS = "rounds_added"
 FIRST = "0.2.0"
 """Protocols without a version were stored by this version or an earlier one."""
 _OWN = {VERSION, ADDED_ROUNDS}
-IRRELEVANT = {("name",), ("system", "platform"), (VERSION,), (ADDED_ROUNDS,)}
+IRRELEVANT = {("name",), ("system", "platform"), ("executor",), ("devices",), (VERSION,), (ADDED_ROUNDS,)}
 """Keys that change neither physics nor results."""
 REMARKS = (
     *(b"HEADER", b"OBSLTE", b"TITLE ", b"SPLIT ", b"CAVEAT", b"COMPND", b"SOURCE", b"KEYWDS", b"EXPDTA", b"NUMMDL"),

@@ -1,33 +1,52 @@
-"""The walkers of a round, each in a process of its own."""
+"""The walkers of a round, each a task of an executor.
+
+A task is a walker from its last finished segment to its end. Walkers that share a bias do so through the files of the
+campaign, and progress comes back through files, so that it does not matter where a task runs.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import closing, nullcontext
+from pathlib import Path
 
-from latf_sampling.core.processes import WorkerDied, available_cores, run_tasks
+from latf_sampling.core import platforms
+from latf_sampling.core.lease import VISIBLE_AFTER, Lease, remove_leases, wait_for
+from latf_sampling.core.processes import LocalExecutor
+from latf_sampling.core.tasks import MAX_LOST, WorkerDied, run_tasks
 from latf_sampling.core.words import plural
 from latf_sampling.data.layout import WalkerDirectory
-from latf_sampling.errors import FailureWarning
+from latf_sampling.errors import FailureWarning, StoreError
+from latf_sampling.simulation.exchange import attempt_interval
 from latf_sampling.simulation.job import WalkerJob
 from latf_sampling.simulation.retirement import give_another_chance, refuse_too_many, retire_lost
 from latf_sampling.simulation.walker import run_walker
 from latf_sampling.units import SECOND
 
-MAX_LOST = 3
-"""A walker is retired when so many of its processes were lost in one and the same segment."""
+MAX_DEATHS = 3
+"""A walker is retired when so many processes of this machine died during one and the same segment. Of workers
+elsewhere, which end for many reasons, it takes `core.tasks.MAX_LOST`."""
 
 
-def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], processes: int | None = None) -> None:
-    """Run walkers in parallel, each in a process of its own.
+LEASES = "running"
+"""Folder of the leases in that of a round, as long as something runs."""
+Task = tuple[WalkerJob, Lease | None]
 
-    A walker whose process is lost, since the system killed it, it crashed, or there was no new frame for the protocol's
-    `stalled_after`, is started again after its last finished segment, and retired if that happens three times in one
-    segment. The others go on.
+
+def run_walkers(
+    jobs: list[WalkerJob],
+    progress: Callable[[float, str], None],
+    executor: Executor | None = None,
+    processes: int | None = None,
+) -> None:
+    """Run walkers in parallel, each as a task of an executor.
+
+    A walker whose worker is lost, since the system killed it, it crashed, its node failed, or there was no new frame
+    for the protocol's `stalled_after`, is submitted again and goes on after its last finished segment. It is retired if
+    that happens again and again in one segment. The others go on.
 
     Parameters
     ----------
@@ -35,87 +54,137 @@ def run_walkers(jobs: list[WalkerJob], progress: Callable[[float, str], None], p
         All walkers of a round.
     progress
         Called with the fraction of all segments that is done, and a few words.
+    executor
+        Where walkers run; `None` takes processes of this machine.
     processes
-        Number of walkers that run at the same time; `None` takes one per core.
+        Number of these; `None` takes one per core.
 
     Raises
     ------
     SimulationError
-        A walker cannot be simulated, or more than half of them had to be retired; the others are stopped, and finished
-        segments stay.
+        A walker cannot be simulated, or more than half of them had to be retired, or the executor failed; the others
+        are stopped, and finished segments stay.
     LatfError
         Another error of a walker, such as a full disk; the others are stopped likewise.
     """
     give_another_chance(jobs)
     refuse_too_many(jobs)
-    missing = [number for number, job in enumerate(jobs) if not _directory(job).is_finished(job.segments)]
-    # without locks: each number has one writer, and a lock would be leaked by a process that is killed
-    context = multiprocessing.get_context("spawn")
-    fractions = [context.Value("d", float(number not in missing), lock=False) for number in range(len(jobs))]
-    lost: Counter[tuple[int, int]] = Counter()
-    known = [len(_directory(job).failures().failures) for job in jobs]
+    with LocalExecutor(processes) if executor is None else nullcontext(executor) as used:
+        together = bool(jobs) and attempt_interval(jobs[0]) > 0  # walkers with replica exchange wait for each other
+        with used.widened(len(jobs)) if together and isinstance(used, LocalExecutor) else nullcontext():
+            _Round(jobs, progress).run(used)
 
-    def watch(running: int) -> None:
-        shares = [fraction.value for fraction in fractions]
-        finished = sum(share >= 1 for share in shares)
-        progress(sum(shares) / len(jobs), f"{finished} of {plural(len(jobs), 'walker')} finished")
 
-    def begin_again(number: int, how: str, deaths: int) -> bool:
-        job, segment = jobs[number], len(_directory(jobs[number]).markers())
-        lost[number, segment] += 1
-        if lost[number, segment] >= MAX_LOST:
+class _Round:
+    """The walkers of a round, how far each is, and the lease of its present attempt."""
+
+    def __init__(self, jobs: list[WalkerJob], progress: Callable[[float, str], None]) -> None:
+        self.jobs, self.progress = jobs, progress
+        self.missing = [number for number, job in enumerate(jobs) if not _directory(job).is_finished(job.segments)]
+        self.fractions = [float(number not in self.missing) for number in range(len(jobs))]
+        self.leases: dict[int, Lease] = {}
+        self.lost: Counter[tuple[int, int]] = Counter()
+        self.known = [len(_directory(job).failures().failures) for job in jobs]
+
+    def run(self, executor: Executor) -> None:
+        self.most = MAX_DEATHS if isinstance(executor, LocalExecutor) else MAX_LOST
+        limit = self.jobs[0].protocol.stalled_after if self.jobs else None
+        results = run_tasks(
+            _make_worker,
+            None,
+            ((number, (self.jobs[number], None)) for number in self.missing),  # a lease comes with each attempt
+            executor,
+            submitted=self.submitted,
+            begin_again=self.begin_again,
+            watch=self.watch,
+            pulse=self.pulse,
+            patience=None if limit is None else limit / SECOND,
+            stop=self.stop,
+            name=lambda number: self.jobs[number].name,
+        )
+        try:
+            with closing(results):
+                for number, result in results:
+                    self.finished(number, result)
+        finally:
+            for folder in {lease.stem.parent for lease in self.leases.values()}:
+                remove_leases(folder)
+
+    def submitted(self, number: int, task: Task) -> Task:
+        job, _ = task
+        self.leases[number] = lease = Lease.grant(lease_of(job.directory))
+        return job, lease
+
+    def watch(self, running: int) -> None:
+        for number, lease in self.leases.items():
+            if self.fractions[number] < 1 and (told := lease.progress()) is not None:
+                self.fractions[number] = min(told["fraction"], 0.999)
+        self.tell()
+
+    def tell(self) -> None:
+        finished = sum(fraction == 1 for fraction in self.fractions)
+        share = sum(self.fractions) / len(self.jobs)
+        self.progress(share, f"{finished} of {plural(len(self.jobs), 'walker')} finished")
+
+    def pulse(self, number: int) -> float | None:
+        told = self.leases[number].progress()
+        return None if told is None else told["fraction"]
+
+    def begin_again(self, number: int, how: str, deaths: int) -> bool:
+        job, segment = self.jobs[number], len(_directory(self.jobs[number]).markers())
+        self.lost[number, segment] += 1
+        if self.lost[number, segment] >= self.most:
             return False
         _warn(
             f"{job.name}: its process ended by {how} in segment {segment}; it is started again, attempt "
-            f"{lost[number, segment] + 1} of {MAX_LOST}."
+            f"{self.lost[number, segment] + 1} of {self.most}."
         )
         return True
 
-    limit = jobs[0].protocol.stalled_after if jobs else None
-    results = run_tasks(
-        _WalkerWorker,
-        fractions,
-        ((number, (number, jobs[number])) for number in missing),
-        processes or available_cores(),
-        begin_again=begin_again,
-        fresh=True,
-        watch=watch,
-        pulse=lambda number: fractions[number].value,
-        patience=None if limit is None else limit / SECOND,
-        name=lambda number: jobs[number].name,
-    )
-    with closing(results):
-        for number, result in results:
-            job = jobs[number]
-            if isinstance(result, WorkerDied):
-                retire_lost(job, f"its process ended by {result.how} {plural(MAX_LOST, 'time')}")
-                fractions[number].value = 1.0
-            failures = _directory(job).failures()
-            for failure in failures.failures[known[number] : -1 if failures.retired is not None else None]:
-                _warn(f"{job.name}: segment {failure.segment} was rolled back: {failure.sentence}.")
-            if failures.retired is not None:
-                refuse_too_many(jobs)
-                _warn(f"{job.name} is retired: {failures.retired}. The round goes on without it.")
+    def finished(self, number: int, result: WorkerDied | None) -> None:
+        """What a walker that has ended leads to."""
+        job = self.jobs[number]
+        if isinstance(result, WorkerDied):
+            retire_lost(job, f"its process ended by {result.how} {plural(self.most, 'time')}")
+        else:
+            self.wait_for_files(job)
+        self.fractions[number] = 1.0
+        self.tell()
+        failures = _directory(job).failures()
+        for failure in failures.failures[self.known[number] : -1 if failures.retired is not None else None]:
+            _warn(f"{job.name}: segment {failure.segment} was rolled back: {failure.sentence}.")
+        if failures.retired is not None:
+            refuse_too_many(self.jobs)
+            _warn(f"{job.name} is retired: {failures.retired}. The round goes on without it.")
+
+    @staticmethod
+    def wait_for_files(job: WalkerJob) -> None:
+        """Files that a worker wrote on another node may come into sight later."""
+        if not wait_for(lambda: _directory(job).is_finished(job.segments)):
+            raise StoreError(
+                f"{job.directory}: {job.name} has ended, and its last segment is not there after {VISIBLE_AFTER:g} s; "
+                "workers must write to a disk that this machine shares."
+            )
+
+    def stop(self) -> None:
+        for lease in self.leases.values():
+            lease.revoke()
 
 
-class _WalkerWorker:
-    """Runs a walker and reports the fraction that is done.
+def lease_of(folder: Path) -> Path:
+    """Name of the lease for the files in a folder of a round."""
+    return folder.parent / LEASES / folder.name
 
-    Parameters
-    ----------
-    fractions
-        A shared number for each walker.
-    """
 
-    def __init__(self, fractions: Sequence[Any]) -> None:
-        self.fractions = fractions
+def _make_worker(setup: None) -> Callable[[Task], None]:
+    return _run_walker
 
-    def __call__(self, task: tuple[int, WalkerJob]) -> None:
-        number, job = task
 
-        def report(fraction: float) -> None:
-            self.fractions[number].value = fraction
-
+def _run_walker(task: Task) -> None:
+    """The task: a walker to its end, under its lease."""
+    job, lease = task
+    assert lease is not None
+    with lease.held() as report, nullcontext() if job.bias is None else platforms.torch_threads(1):
         run_walker(job, report)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from latf_sampling.core.processes import WorkerDied, available_cores, run_tasks
+from latf_sampling.core.lease import Lease
+from latf_sampling.core.platforms import torch_threads
+from latf_sampling.core.processes import LocalExecutor, available_cores
+from latf_sampling.core.tasks import WorkerDied, run_tasks
 from latf_sampling.core.words import plural
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SimulationError
@@ -37,29 +41,50 @@ class TargetBatches:
     dof: int
     attempts: int
     processes: int
+    executor: Executor | None = None
 
     def run(self, cv: LatentCV, directory: WorkingDirectory, progress: Progress) -> tuple[list[TargetResult], Thermal]:
         """Make what a directory lacks; returns the results of the points that were tried, in their order."""
         cv.save(directory.variable)
         threads = max(1, available_cores() // self.processes) if self.processes > 1 else None
         self.settings = replace(self.settings, variable=directory.variable, threads=threads)
-        thermal = self._measure_thermal(directory, progress)
-        results: dict[int, TargetResult] = {}
-        tried = 0
-        while (missing := self.n - self._count_valid(results)) and tried < len(self.points):
-            numbers = range(tried, min(len(self.points), tried + missing))
-            tried = numbers.stop
-            self._run_batch(numbers, thermal, directory, results, progress)
-        return [results[number] for number in range(tried)], thermal
+        with self._ready(directory):
+            thermal = self._measure_thermal(directory, progress)
+            results: dict[int, TargetResult] = {}
+            tried = 0
+            while (missing := self.n - self._count_valid(results)) and tried < len(self.points):
+                numbers = range(tried, min(len(self.points), tried + missing))
+                tried = numbers.stop
+                self._run_batch(numbers, thermal, directory, results, progress)
+            return [results[number] for number in range(tried)], thermal
+
+    @contextmanager
+    def _ready(self, directory: WorkingDirectory) -> Iterator[None]:
+        """Have an executor, unless one process of this machine is enough, which is then this one."""
+        local = self.executor is None or isinstance(self.executor, LocalExecutor)
+        if local and self.processes == 1:
+            self.executor = None
+            yield
+            return
+        self.settings = replace(self.settings, lease=Lease.grant(directory.lease))
+        if self.executor is not None:
+            yield
+            return
+        with LocalExecutor(self.processes) as self.executor:
+            yield
 
     @cached_property
     def _worker(self) -> Worker:
         """The worker of this process, for plain runs and targets: making one takes half a second."""
         return Worker(self.settings)
 
-    def _run_tasks(self, tasks: Iterable, processes: int, name: str) -> closing:
-        make_worker = Worker if processes > 1 else lambda settings: self._worker
-        return closing(run_tasks(make_worker, self.settings, tasks, processes, name=name.format))
+    def _run_tasks(self, tasks: Iterable, name: str) -> closing:
+        make_worker = (lambda settings: self._worker) if self.executor is None else SingleThreaded
+        at_once = self.processes if isinstance(self.executor, LocalExecutor) else None
+        stop = (lambda: None) if self.settings.lease is None else self.settings.lease.revoke
+        return closing(
+            run_tasks(make_worker, self.settings, tasks, self.executor, at_once=at_once, stop=stop, name=name.format)
+        )
 
     def _run_batch(
         self,
@@ -72,7 +97,7 @@ class TargetBatches:
         finished = {number: directory.read_target(number) for number in numbers}
         results.update({number: result for number, result in finished.items() if result is not None})
         tasks = ((number, self._task(number, thermal)) for number in numbers if finished[number] is None)
-        with self._run_tasks(tasks, self.processes, "target {}") as finishing:
+        with self._run_tasks(tasks, "target {}") as finishing:
             for number, result in finishing:
                 if isinstance(result, TargetResult):
                     directory.write_target(number, result)
@@ -109,8 +134,7 @@ class TargetBatches:
         tasks = ((number, PlainRun(number, self._frame(index))) for number, index in enumerate(frames))
         runs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         failures: dict[int, str] = {}
-        processes = min(self.processes, len(frames))
-        with self._run_tasks(tasks, processes, "plain run {}") as finishing:
+        with self._run_tasks(tasks, "plain run {}") as finishing:
             for number, result in finishing:
                 if isinstance(result, tuple):
                     runs[number] = result
@@ -138,7 +162,19 @@ class TargetBatches:
         return SourceFrame(index, positions[0], None if boxes is None else boxes[0], self.archive.latent[index])
 
 
-def default_processes(platform: str, n: int) -> int:
+class SingleThreaded:
+    """A `Worker` whose torch uses one thread, since others run beside it."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        with torch_threads(1):
+            self.worker = Worker(settings)
+
+    def __call__(self, task: PlainRun | TargetTask) -> tuple[np.ndarray, np.ndarray] | str | TargetResult:
+        with torch_threads(1):
+            return self.worker(task)
+
+
+def default_processes(platform: str | None, n: int) -> int:
     """One process per core, if there are at least four structures for each; one process in all on a GPU."""
     if platform not in ("Reference", "CPU"):
         return 1

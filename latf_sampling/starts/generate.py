@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +58,7 @@ def generate_starts(
     directory: str | Path | None = None,
     structures: str | None = None,
     progress: Progress = no_progress,
+    executor: Executor | None = None,
 ) -> Starts:
     """Generate n structures at a temperature, simulated or not.
 
@@ -124,6 +126,9 @@ def generate_starts(
         "pdb" or "cif", as in `Starts.save`.
     progress
         Called with the fraction that is done, and a few words.
+    executor
+        Where structures are made instead of in processes of this machine: any executor of `concurrent.futures`, whose
+        workers share the disk of `directory`.
 
     Returns
     -------
@@ -162,6 +167,7 @@ def generate_starts(
         directory=directory,
         structures=structures,
         progress=progress,
+        executor=executor,
     )
     if isinstance(model, LaTF) or not hasattr(model, "sample"):  # whatever gives samples will do
         check_model("starts", model, cv)
@@ -198,6 +204,7 @@ def structures_at(
     directory: str | Path | None = None,
     structures: str | None = None,
     progress: Progress = no_progress,
+    executor: Executor | None = None,
 ) -> Starts:
     """Structures at given values of the collective variable, thermal at a temperature, to start umbrellas for example.
 
@@ -235,6 +242,7 @@ def structures_at(
         directory=directory,
         structures=structures,
         progress=progress,
+        executor=executor,
     )
     pipeline = StartPipeline.from_options(cv, archive, temperatures, system, topology, options)
     requirement = f"points must be finite numbers (n, {cv.dim})"
@@ -273,6 +281,7 @@ def structures_between(
     directory: str | Path | None = None,
     structures: str | None = None,
     progress: Progress = no_progress,
+    executor: Executor | None = None,
 ) -> Starts:
     """A path of n structures between two points or states, where the flow's free energy is lowest.
 
@@ -329,6 +338,7 @@ def structures_between(
         directory=directory,
         structures=structures,
         progress=progress,
+        executor=executor,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from latf_sampling.core import arguments
+from latf_sampling.core.processes import LocalExecutor
+from latf_sampling.core.tasks import check_executor
 from latf_sampling.errors import SettingsError
 from latf_sampling.starts.files import FORMATS
 from latf_sampling.units import FrictionLike, TemperatureLike, TimeLike, to_float, to_kelvin
@@ -47,6 +50,7 @@ class StartOptions:
     directory: Path | None
     structures: str | None
     progress: Progress
+    executor: Executor | None = None
 
     def __post_init__(self) -> None:
         for name, unit in (("timestep", " ps"), ("thermalise", " ps"), ("tolerance", "")):
@@ -64,10 +68,19 @@ class StartOptions:
         if self.platform is not None:
             arguments.instance("starts", "platform", self.platform, str, "the name of a platform of OpenMM")
         arguments.function("starts", "progress", self.progress)
+        if self.executor is not None:
+            check_executor("starts: executor", self.executor)
+        if self.is_elsewhere and self.directory is None:
+            raise SettingsError("starts: executor: needs a directory, on a disk that its workers share.")
         if self.structures not in (None, *FORMATS):
             raise SettingsError(
                 f"starts: structures are written as {' or '.join(FORMATS)}; got {arguments.describe(self.structures)}."
             )
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether structures are made by workers that may be on other machines."""
+        return self.executor is not None and not isinstance(self.executor, LocalExecutor)
 
     @classmethod
     def from_quantities(

@@ -12,6 +12,7 @@ import openmm
 from openmm import app
 
 from latf_sampling.core import arguments, platforms, streams
+from latf_sampling.core.provenance import Attempt
 from latf_sampling.cv.force import without_biases
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import DataError
@@ -89,7 +90,7 @@ class StartPipeline:
             release=max(1, round(options.release / step)) if options.release else 0,
             checks=checks,
             seed=streams.stream_seed(options.seed, "starts"),
-            platform=platforms.pick_platform(options.platform, system.getNumParticles()).getName(),
+            platform=_platform(options, system),
             threads=None,
         )
         moving = int((particle_masses(system) > 0).sum())
@@ -106,12 +107,17 @@ class StartPipeline:
             self.options.progress(1.0, "finished before")
             return Starts.load(directory, self.settings.topology)
         processes = self.options.processes or default_processes(self.settings.platform, n)
-        batches = TargetBatches(points, n, self.archive, self.settings, self.dof, self.options.attempts, processes)
+        batches = TargetBatches(
+            points, n, self.archive, self.settings, self.dof, self.options.attempts, processes, self.options.executor
+        )
         with working_directory(directory, settings, points) as working:
+            attempt = Attempt(working.folder, "starts")
             results, thermal = batches.run(self.cv, working, self.options.progress)
             starts = finish(self._collect(points, results, thermal, n, settings))
             if directory is not None:
-                starts.save(directory, self.options.structures)
+                where = {"platform": self.settings.platform or "chosen by each worker"}
+                provenance = attempt.provenance(device=where, stream=["starts", self.options.seed])
+                starts.save(directory, self.options.structures, provenance)
         return starts
 
     def _settings(self, n: int) -> dict:
@@ -169,6 +175,13 @@ class StartPipeline:
             thermal=thermal,
             settings=settings,
         )
+
+
+def _platform(options: StartOptions, system: openmm.System) -> str | None:
+    """Name of the platform to use; `None` lets workers choose, which may have a GPU where this machine has none."""
+    if options.is_elsewhere and options.platform is None:
+        return None
+    return platforms.pick_platform(options.platform, system.getNumParticles()).getName()
 
 
 def _rejected(number: int, target: np.ndarray, result: TargetResult) -> dict:

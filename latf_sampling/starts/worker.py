@@ -12,6 +12,7 @@ from openmm import app
 
 from latf_sampling.bias import Umbrella
 from latf_sampling.core import platforms, streams
+from latf_sampling.core.lease import Lease
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SimulationError
 from latf_sampling.starts.archive import ON_TARGET
@@ -51,9 +52,12 @@ class WorkerSettings:
         Steps.
     checks : Checks
     seed : int
-    platform : str
+    platform : str or None
+        `None` takes the fastest one where the worker is.
     threads : int or None
         Threads of the CPU platform in this process; `None` takes its default.
+    lease : Lease or None
+        Under which workers go on.
     """
 
     system: str
@@ -66,8 +70,9 @@ class WorkerSettings:
     release: int
     checks: Checks
     seed: int
-    platform: str
+    platform: str | None
     threads: int | None
+    lease: Lease | None = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +210,7 @@ class Worker:
 
     def _begin(self, frame: SourceFrame, *names: str | int) -> None:
         """Set the context to a frame, and all random numbers, a barostat's among them, to the beginning of a stream."""
+        self._check_lease()
         self.integrator.setRandomNumberSeed(streams.stream_seed(self.settings.seed, "noise", *names))
         for k, force in enumerate(self.simulation.system.getForces()):
             if hasattr(force, "setRandomNumberSeed"):
@@ -238,9 +244,14 @@ class Worker:
     def _thermalize(self, *names: str | int) -> None:
         parts = np.diff(np.linspace(0, self.settings.thermalization, VELOCITY_DRAWS + 1).round().astype(int))
         for k, steps in enumerate(parts):
+            self._check_lease()
             seed = streams.stream_seed(self.settings.seed, "thermalise", *names, k)
             self.context.setVelocitiesToTemperature(self.settings.temperature, seed)
             self.simulation.step(int(steps))
+
+    def _check_lease(self) -> None:
+        if self.settings.lease is not None:
+            self.settings.lease.check()
 
     def _energy(self) -> float:
         """Potential energy without umbrella, kJ/mol."""

@@ -24,8 +24,8 @@ class WorkingDirectory:
 
     Attributes
     ----------
-    lock, settings, variable : pathlib.Path
-        The lock, the settings of the set with its latent points, and the collective variable.
+    lock, settings, variable, lease : pathlib.Path
+        The lock, the settings of the set with its latent points, the collective variable, and the lease of workers.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,6 +33,7 @@ class WorkingDirectory:
         self.lock = folder / "lock"
         self.settings = folder / "plan.json"
         self.variable = folder / "cv.pt"
+        self.lease = folder / "workers"
         self._thermal = folder / "thermal.json"
 
     def read_thermal(self) -> Thermal | None:
@@ -118,6 +119,8 @@ def check_same_settings(directory: Path, existing: dict, wanted: dict) -> None:
         Settings differ; names them.
     """
     keys = sorted(key for key in existing.keys() | wanted.keys() if existing.get(key) != wanted.get(key))
+    if None in (existing.get("platform"), wanted.get("platform")):  # each worker of an executor chooses
+        keys = [key for key in keys if key != "platform"]
     if keys:
         raise StoreError(
             f"{directory}: holds structures that were made with other settings ({', '.join(keys)}); "

@@ -1,4 +1,4 @@
-"""Restart policies and executors: each registered one starts walkers, and an unknown one is refused."""
+"""Restart policies: each registered one starts walkers, and an unknown one is refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from helpers.molecules import TINY, finished_campaign, run_in_process, write_protocol
 
-from latf_sampling.campaign import executors
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.campaign.policies import POLICIES, from_archive
 from latf_sampling.errors import SettingsError
@@ -99,21 +98,3 @@ def test_the_first_round_has_nothing_to_restart_from(tmp_path):
     rounds = [{**TINY["rounds"][0], "restart": "archive"}, TINY["rounds"][1]]
     with pytest.raises(SettingsError, match=r"rounds\[0\]\.restart: the first round has no earlier frames"):
         Campaign(write_protocol(tmp_path, rounds=rounds), tmp_path / "run")
-
-
-def test_executors(monkeypatch, tmp_path):
-    with pytest.raises(SettingsError, match="executor: there is no 'cloud'; choose one of local"):
-        Campaign.load(finished_campaign()).run(executor_name="cloud")
-    directory = Path(shutil.copytree(finished_campaign(), tmp_path / "run"))
-    for name in ("walker-00", "learning"):
-        shutil.rmtree(directory / "rounds" / "02" / name)
-    jobs = []
-
-    def record(walkers, progress):
-        jobs.extend(walkers)
-        raise SettingsError("recorded")
-
-    monkeypatch.setitem(executors.EXECUTORS, "test", record)
-    with pytest.raises(SettingsError, match="recorded"):
-        Campaign.load(directory).run(executor_name="test")
-    assert [(job.round_index, job.walker) for job in jobs] == [(2, 0)]

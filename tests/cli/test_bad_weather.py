@@ -27,8 +27,8 @@ from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.cli import main as cli
 from latf_sampling.cli import signals, tables
 from latf_sampling.cli.progress import Bars
-from latf_sampling.core.processes import RemoteTraceback, UnexpectedFailure
 from latf_sampling.core.readers import quiet
+from latf_sampling.core.tasks import RemoteTraceback, UnexpectedFailure
 from latf_sampling.errors import LatfError
 from latf_sampling.records.records import Records
 
@@ -448,7 +448,8 @@ def test_a_name_that_is_not_utf8_is_printed(monkeypatch):
 @pytest.mark.parametrize("name", ["T[red]300", "[/x]", "[nan nan]", ":smile:", "{task}"])
 def test_names_are_no_markup(latf, monkeypatch, tmp_path, name):
     entry = {"step": f"round {name}", "done": 1.0, "words": name}
-    monkeypatch.setattr(Records, "load", lambda *_, **__: SimpleNamespace(status=lambda: [entry]))
+    monkeypatch.setattr(Records, "load", lambda *_, **__: SimpleNamespace(status=lambda: [entry], protocol=None))
+    monkeypatch.setattr("latf_sampling.cli.view.walkers_of_present_round", lambda *_: [])
     assert latf("status", name).out.splitlines()[1] == f"round {name}  100 %  {name}"
     monkeypatch.setattr("latf_sampling.report.write_report", lambda records, path: Path(name) / "report.html")
     assert latf("report", "x").out == f"Report: {name}/report.html\n"

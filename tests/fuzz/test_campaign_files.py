@@ -21,10 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.molecules import finished_campaign, write_protocol
+from helpers.molecules import finished_campaign, learn_here, write_protocol
 
 from latf_sampling.campaign import campaign as loop
-from latf_sampling.campaign import executors
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.data.trajectories import WalkerFrames
 from latf_sampling.errors import LatfError
@@ -141,7 +140,8 @@ def test_no_damage_changes_a_number(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train", again)
     monkeypatch.setattr(loop.structures, "generate", again)
     monkeypatch.setattr(loop, "write_report", lambda records: None)
-    monkeypatch.setitem(executors.EXECUTORS, "local", again)
+    monkeypatch.setattr(loop, "learn", learn_here)
+    monkeypatch.setattr(loop, "run_walkers", again)
     expected = numbers(directory)
     assert run(protocol, directory, "without damage") and numbers(directory) == expected
     intact = {path: path.read_bytes() for paths in groups(directory).values() for path in paths}

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.molecules import TINY, finished_campaign, write_protocol
+from helpers.molecules import TINY, finished_campaign, learn_here, write_protocol
 
 from latf_sampling.bias.history import History, hills_digest, keep_hills, verify_hills
 from latf_sampling.campaign import campaign as loop
-from latf_sampling.campaign import executors
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.campaign.repair import repair_starts
 from latf_sampling.core import storage
@@ -121,7 +120,8 @@ def costly(monkeypatch):
     monkeypatch.setattr(loop, "train", again)
     monkeypatch.setattr(loop.structures, "generate", again)
     monkeypatch.setattr(loop, "write_report", lambda records: None)
-    monkeypatch.setitem(executors.EXECUTORS, "local", again)
+    monkeypatch.setattr(loop, "learn", learn_here)
+    monkeypatch.setattr(loop, "run_walkers", again)
 
 
 REFUSED = ["hills cut", "hills deleted", "hill added", "hill changed", "marker deleted", "last marker deleted"]
@@ -169,6 +169,7 @@ def test_a_training_whose_checkpoint_is_damaged_begins_anew(copy, tmp_path, monk
 
     monkeypatch.setattr(Checkpoint, "__init__", lambda self, path, *rest: setattr(self, "path", path))
     monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(loop, "learn", learn_here)
     with (
         pytest.warns(RepairWarning, match=r"training\.pt: is damaged, or .* from the beginning"),
         pytest.raises(MadeAgain),
@@ -285,7 +286,7 @@ def test_a_mended_protocol_is_accepted_where_nothing_was_simulated(tmp_path, mon
     def refuse(*arguments):
         raise SettingsError("a frame is damaged")
 
-    monkeypatch.setitem(executors.EXECUTORS, "local", refuse)
+    monkeypatch.setattr(loop, "run_walkers", refuse)
     with pytest.raises(SettingsError, match="damaged"):
         Campaign(write_protocol(tmp_path / "first"), tmp_path / "run").run()
     with pytest.raises(SettingsError, match="damaged"):

@@ -19,8 +19,8 @@ from helpers.explosive import UNSTABLE, write_explosive
 
 from latf_sampling.bias.history import History, Reader
 from latf_sampling.core import streams
-from latf_sampling.core.processes import WorkerDied
 from latf_sampling.core.storage import checksum
+from latf_sampling.core.tasks import WorkerDied
 from latf_sampling.data.failures import Failure, WalkerFailures
 from latf_sampling.data.layout import WalkerDirectory
 from latf_sampling.errors import FailureWarning, SimulationError, StoreError
@@ -223,10 +223,11 @@ def test_a_walker_whose_process_is_lost_again_and_again_is_retired(tmp_path, mon
         neighbor = Reader(tmp_path / "hills" / "walker-01.hills", ["step", "u0"], {})
     again = []
 
-    def tasks_of_which_one_dies(make_worker, setup, tasks, processes, *, begin_again, fresh, pulse, patience, **_):
+    def tasks_of_which_one_dies(make_worker, setup, tasks, executor, *, begin_again, pulse, patience, submitted, **_):
         assert patience == 1800
-        for number, (_, made) in tasks:
-            assert pulse(number) == 0
+        for number, task in tasks:
+            made, lease = submitted(number, task)
+            assert pulse(number) is None and lease.is_valid()
             if number != 1 or again[2:] == [False]:
                 run_walker(made, lambda fraction: None)
                 yield number, None
