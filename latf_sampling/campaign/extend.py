@@ -158,6 +158,9 @@ class Extension:
         """Refuse settings of a round that do not hold what was simulated."""
         settings, here = self.protocol.rounds[number], ("rounds", number)
         segments = n_steps(settings.length, self.protocol.segment)
+        before = self.stored.content["rounds"][number]["walkers"]
+        if settings.exchange is not None and list(settings.walkers) != before:
+            self._refuse((*here, "walkers"), f"its {len(before)} walkers have exchanged configurations with each other")
         for walker in _begun(files):
             kelvin, simulated = _temperature(files.walker(walker)), len(files.walker(walker).markers())
             if walker >= len(settings.walkers):
@@ -168,6 +171,17 @@ class Extension:
             if simulated > segments:
                 time = simulated * self.protocol.segment
                 self._refuse((*here, "length"), f"walker {walker} was simulated for {time:g} ps, longer than this")
+        for first in files.start_sets():
+            structures = StartFiles(files.start_set(first))
+            if not structures.complete:
+                continue
+            kelvin, count = (structures.manifest().content[key] for key in ("temperature", "requested"))
+            for walker, wanted in list(enumerate(settings.walkers))[first : first + count]:
+                if wanted != kelvin:
+                    here = (*here, "walkers")
+                    self._refuse(
+                        here, f"walker {walker} has a structure of {kelvin:g} K to start from, not {wanted:g} K"
+                    )
 
     def _learn_again(self, places: Sequence[Location]) -> None:
         """The last model is learned again; those that walkers depend on stay."""

@@ -50,7 +50,7 @@ def repair_round(records: Records, index: int) -> None:
         return
     for damage in list(damages(protocol, directory, index, renew=True)):
         warnings.warn(f"{damage.reason} It is made again from there.", RepairWarning, stacklevel=2)
-        _remove_segments(files, damage)
+        _remove_segments(files, files.hills_of(settings.walkers, damage.number), damage)
 
 
 def variable_in_use(records: Records, index: int) -> str | None:
@@ -93,7 +93,9 @@ def repair_starts(records: Records, files: StartFiles, begun: bool) -> None:
     if not any(path.suffix in (".npz", ".json") for path in damaged):
         warnings.warn(f"{reason} It is written again from the arrays.", RepairWarning, stacklevel=2)
         cif = any(name.endswith(".cif") for name in files.manifest().files)
-        Starts.load(files.folder, records.molecule.topology).save(files.folder, "cif" if cif else None)
+        Starts.load(files.folder, records.molecule.topology).save(
+            files.folder, "cif" if cif else None, files.manifest().provenance
+        )
         return
     if begun:
         raise StoreError(f"{reason} Walkers have started from its structures; restore it.")
@@ -149,8 +151,8 @@ def _remove_if_damaged(marker: Path, load: Callable[[], Manifest], words: str) -
         storage.remove(marker)
 
 
-def _remove_segments(files: RoundDirectory, damage: Damage) -> None:
-    """Remove what a walker has beyond its intact segments: manifests, the last one first, and hills.
+def _remove_segments(files: RoundDirectory, folder: Path, damage: Damage) -> None:
+    """Remove what a walker has beyond its intact segments: manifests, the last one first, and hills in a folder.
 
     A damaged record of failures is removed too: they happen again.
     """
@@ -162,7 +164,7 @@ def _remove_segments(files: RoundDirectory, damage: Damage) -> None:
     for marker in sorted(walker.path.glob("segment-*.json"), reverse=True):
         if marker not in walker.markers()[: damage.intact]:
             storage.remove(marker)
-    hills = files.hills / f"{walker.path.name}{SUFFIX}"
+    hills = folder / f"{walker.path.name}{SUFFIX}"
     if not hills.exists():
         return
     saved = walker.segment(damage.intact - 1).manifest().content.get("hills") if damage.intact else {"entries": 0}

@@ -42,7 +42,7 @@ the frame is damaged: an energy of heating or of falling into place is some hund
 
 
 class Series:
-    """One continuous trajectory of descriptors.
+    """One trajectory of descriptors, continuous but where walkers exchanged configurations.
 
     Parameters
     ----------
@@ -64,6 +64,9 @@ class Series:
         Whether the frames count in the density, and not in the prediction of future states alone. False for plain
         dynamics that never left a part of what other simulations visited: it says nothing about the population of this
         part, and its many frames would outweigh the others.
+    breaks
+        Frames that do not go on from the frame before, such as those after a replica exchange; indices (n,). No
+        time-lagged pair spans one.
 
     Raises
     ------
@@ -72,6 +75,11 @@ class Series:
         frame and the column.
     SettingsError
         The temperature is not above 0, or it is no temperature; or `in_density` is neither True nor False.
+
+    Attributes
+    ----------
+    breaks : numpy.ndarray (n,) int64
+        In ascending order.
 
     Examples
     --------
@@ -89,6 +97,7 @@ class Series:
         energies: QuantityArrayLike | Tensor | None = None,
         interval: TimeLike | None = None,
         in_density: bool = True,
+        breaks: ArrayLike | None = None,
     ) -> None:
         self.mapped = isinstance(x, np.memmap)
         with np.errstate(over="ignore"):  # what single precision does not hold is refused below, by frame and column
@@ -116,6 +125,7 @@ class Series:
         if not isinstance(in_density, (bool, np.bool_)):
             raise SettingsError(f"Series: in_density must be True or False; got {arguments.describe(in_density)}.")
         self.in_density = bool(in_density)
+        self.breaks = np.empty(0, np.int64) if breaks is None else self._breaks(breaks)
 
     @property
     def density_weights(self) -> np.ndarray:
@@ -129,6 +139,17 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def continuous(self, values: np.ndarray) -> list[np.ndarray]:
+        """Values of the frames (frames, ...) in pieces that are continuous in time.
+
+        Examples
+        --------
+        >>> series = Series(np.zeros((5, 1)), breaks=[3])
+        >>> [piece.tolist() for piece in series.continuous(np.arange(5))]
+        [[0, 1, 2], [3, 4]]
+        """
+        return np.split(values, self.breaks)
 
     def subset(self, columns: Sequence[int] | np.ndarray) -> Series:
         """The same frames with a part of their columns, by index.
@@ -161,6 +182,15 @@ class Series:
         if dtype is np.int64 and (converted != values).any():
             raise DataError(f"Series: {name} must be whole numbers; frame {np.argmax(converted != values)} has others.")
         return converted
+
+    def _breaks(self, given: ArrayLike) -> np.ndarray:
+        values = arguments.real_numbers("Series", "breaks", given).reshape(-1)
+        for value in values:
+            if not (value % 1 == 0 and 0 < value < len(self.x)):
+                raise DataError(
+                    f"Series: breaks must be indices of frames after the first, 1 to {len(self.x) - 1}; got {value:g}."
+                )
+        return np.unique(values.astype(np.int64))
 
     def _energies(self, given: QuantityArrayLike | Tensor) -> np.ndarray:
         """Energies (frames,) in kJ/mol, without a frame whose energy is beyond all others."""
@@ -216,7 +246,7 @@ def enthalpy(energies: ArrayLike, volumes: ArrayLike, pressure: PressureLike) ->
 
 
 class Dataset:
-    """All series of a training, with the pairs (t, t + lag) inside each of them.
+    """All series of a training, with the pairs (t, t + lag) inside each of them that span no break.
 
     Parameters
     ----------
@@ -303,8 +333,13 @@ class Dataset:
         self.energies = np.concatenate(energies) if energies else None
         labels = [entry.labels for entry in series if entry.labels is not None]
         self.labels = torch.from_numpy(np.concatenate(labels)) if labels else None
-        starts = [first + np.arange(max(length - self.lag, 0)) for first, length in zip(self._offsets, lengths)]
+        starts = [first + _pair_starts(entry, self.lag) for first, entry in zip(self._offsets, series)]
         self.first = torch.from_numpy(np.concatenate(starts))
+        if not len(self.first):
+            raise DataError(
+                f"Dataset: walkers exchanged their configurations at least once in each lag of {lag} frames, and no "
+                "pair is left; take a shorter lag, or a longer time between exchanges."
+            )
         self.blocks = time_blocks(lengths.tolist())
 
     def _share_memory(self) -> list[Tensor]:
@@ -394,6 +429,13 @@ class Dataset:
         held = torch.from_numpy(np.isin(self.blocks, chosen))
         now, later = held[self.first], held[self.first + self.lag]
         return self.first[~now & ~later], self.first[now & later]
+
+
+def _pair_starts(series: Series, lag: int) -> np.ndarray:
+    """Frames t of the pairs (t, t + lag) of a series that no break lies between; (pairs,)."""
+    frames = np.arange(max(len(series) - lag, 0))
+    before = np.searchsorted(series.breaks, frames, side="right")
+    return frames[np.searchsorted(series.breaks, frames + lag, side="right") == before]
 
 
 def time_blocks(lengths: Sequence[int]) -> np.ndarray:

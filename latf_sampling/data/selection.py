@@ -160,7 +160,7 @@ def select_columns(
     if names is None:
         names = [f"column {k}" for k in range(width)]
     names = arguments.names("select_columns", names, width, "columns")
-    covariances = lagged_covariances([entry.x for entry in used], lag)
+    covariances = lagged_covariances([piece for entry in used for piece in entry.continuous(entry.x)], lag)
     mean, early, late, between = covariances
     deviation = np.sqrt(np.minimum(np.diagonal(early), np.diagonal(late)))
     varies = deviation >= NEARLY_CONSTANT * (1 + np.abs(mean))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mdtraj
@@ -12,12 +12,13 @@ import numpy as np
 
 from latf_sampling.analysis.weights import offset_weights
 from latf_sampling.core.arrays import read_npz
+from latf_sampling.data.exchanges import breaks_of
 from latf_sampling.data.layout import WalkerDirectory
 from latf_sampling.errors import DataError
 
 
 class Frames(ABC):
-    """Frames of one continuous trajectory, in order and evenly spaced in time, in memory or on the disk.
+    """Frames of one trajectory, in order and evenly spaced in time, in memory or on the disk.
 
     Attributes
     ----------
@@ -29,6 +30,9 @@ class Frames(ABC):
         Potential energy without bias, kJ/mol.
     round_index, walker : int
         The round of the campaign, and the number of the walker or external trajectory in it.
+    breaks : numpy.ndarray (n,)
+        Indices of frames that do not go on from the frame before: another walker's configuration was taken over between
+        them, by replica exchange.
     """
 
     trajectory: mdtraj.Trajectory
@@ -36,6 +40,7 @@ class Frames(ABC):
     energies: np.ndarray
     round_index: int
     walker: int
+    breaks: np.ndarray = np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -92,6 +97,7 @@ class WalkerFrames(Frames):
     offset: np.ndarray
     round_index: int
     walker: int
+    breaks: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
     def load(cls, folder: Path, topology: mdtraj.Topology, round_index: int, walker: int) -> WalkerFrames:
@@ -128,6 +134,7 @@ class WalkerFrames(Frames):
             offset=columns["offset"],
             round_index=round_index,
             walker=walker,
+            breaks=breaks_of(manifests),
         )
 
     def pieces(self) -> Iterator[mdtraj.Trajectory]:

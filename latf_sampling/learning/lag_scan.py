@@ -349,7 +349,8 @@ def _leading(series: list[Series]) -> list[Series]:
     for entry in series:
         frames = max(1, int(share * len(entry)))
         labels = None if entry.labels is None else entry.labels[:frames]
-        used.append(Series(entry.x[:frames], entry.temperature, labels=labels, interval=entry.interval))
+        breaks = entry.breaks[entry.breaks < frames]
+        used.append(Series(entry.x[:frames], entry.temperature, labels=labels, interval=entry.interval, breaks=breaks))
     return used
 
 
@@ -414,14 +415,15 @@ def _examine(
     """
     if model is None:
         return LagResult(lag, counts)
-    states = [model.assign(entry.x) for entry in series]
+    states = [piece for entry in series for piece in entry.continuous(model.assign(entry.x))]
     kinetics = estimate_kinetics(states, model.n_states, lag, series[0].temperature, rng)
     at_lag = kinetics.lags == lag
     timescales = kinetics.timescales[at_lag].ravel()
     # Half of a 95 % interval is 1.96 standard errors.
     errors = (kinetics.upper - kinetics.lower)[at_lag].ravel() / (2 * 1.96)
     finite = np.isfinite(timescales)
-    score = cross_validated_vamp2([_latent(model, entry.x) for entry in series], scoring_lag, dim)
+    latent = [piece for entry in series for piece in entry.continuous(_latent(model, entry.x))]
+    score = cross_validated_vamp2(latent, scoring_lag, dim)
     return LagResult(
         lag, counts, tuple(timescales[finite].tolist()), tuple(errors[finite].tolist()), *(score or (None, None))
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from latf_sampling.bias.history import SUFFIX, verify_hills
@@ -48,7 +48,7 @@ def damages(protocol: Protocol, directory: CampaignDirectory, index: int, renew:
         if isinstance(settings, ExternalRound):
             found = _external_damage(files, number)
         else:
-            found = _walker_damage(files, number, n_steps(settings.length, protocol.segment), renew)
+            found = _walker_damage(files, settings.walkers, number, n_steps(settings.length, protocol.segment), renew)
         if found is not None:
             yield found
 
@@ -164,7 +164,9 @@ def advice(directory: CampaignDirectory, index: int) -> str:
     return "`latf run` makes it again."
 
 
-def _walker_damage(files: RoundDirectory, number: int, segments: int, renew: bool) -> Damage | None:
+def _walker_damage(
+    files: RoundDirectory, temperatures: Sequence[float], number: int, segments: int, renew: bool
+) -> Damage | None:
     walker, reason = files.walker(number), None
     manifests: list[Manifest] = []
     try:
@@ -175,7 +177,7 @@ def _walker_damage(files: RoundDirectory, number: int, segments: int, renew: boo
         walker.failures()
     except StoreError as error:
         reason = str(error)
-    hills, intact = files.hills / f"{walker.path.name}{SUFFIX}", len(manifests)
+    hills, intact = files.hills_of(temperatures, number) / f"{walker.path.name}{SUFFIX}", len(manifests)
     # After the last segment of a walker that was retired its bias has read those of the others, and saved that.
     complete = reason is None and walker.is_finished(segments) and walker.failures().retired is None
     while intact and (saved := manifests[intact - 1].content.get("hills")) is not None:

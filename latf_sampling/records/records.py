@@ -195,6 +195,7 @@ class Records(Setup):
                 weights=walker.weights,
                 energies=walker.energies,
                 interval=self.protocol.frame_interval,
+                breaks=walker.breaks,
             )
             for walker in walkers
         ]

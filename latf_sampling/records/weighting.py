@@ -85,18 +85,26 @@ def weightings(
     if not walkers:
         raise DataError("weights: there are no frames whose weights can be computed.")
     selected = [after_filling(len(walker), walker.biased) for walker in walkers]
-    rounds = sorted({walker.round_index for walker in walkers if walker.biased})
-    biases = {index: _RoundBias.load(records, index, walkers, selected) for index in rounds}
+    keys = sorted({_key(walker) for walker in walkers if walker.biased})
+    biases = {key: _RoundBias.load(records, key, walkers, selected) for key in keys}
     weightings = _of_biased(walkers, selected, biases, temperature)
-    if rounds:
-        mixed = [k for k, left_out in enumerate(trapped(walkers, biases[rounds[-1]].states)) if not left_out]
+    if keys:
+        mixed = [k for k, left_out in enumerate(trapped(walkers, biases[keys[-1]].states)) if not left_out]
         walkers, selected = [walkers[k] for k in mixed], [selected[k] for k in mixed]
-        biases = {index: bias.of_walkers(mixed) for index, bias in biases.items()}
+        biases = {key: bias.of_walkers(mixed) for key, bias in biases.items()}
     return [*weightings, _by_mbar(walkers, selected, biases, temperature, rng)]
 
 
+_Key = tuple[int, float]
+"""What distinguishes biases: the round, and the temperature, K."""
+
+
+def _key(walker: Frames) -> _Key:
+    return walker.round_index, walker.temperature
+
+
 def _of_biased(
-    walkers: list[Frames], selected: list[slice], biases: dict[int, _RoundBias], temperature: float
+    walkers: list[Frames], selected: list[slice], biases: dict[_Key, _RoundBias], temperature: float
 ) -> list[Weighting]:
     """The weights by c(t) and by the last bias, of the biased walkers at the temperature."""
     places = [k for k, walker in enumerate(walkers) if walker.biased and walker.temperature == temperature]
@@ -109,13 +117,13 @@ def _of_biased(
         return offset_weights(walker.bias[selected[k]], walker.offset[selected[k]], temperature)
 
     def by_last(k: int) -> np.ndarray:
-        return last_bias_weights(biases[walkers[k].round_index].last[k], temperature)
+        return last_bias_weights(biases[_key(walkers[k])].last[k], temperature)
 
     weightings = []
     for name, weights in (("c(t)", by_offset), ("last bias", by_last)):
         logs: dict[int, np.ndarray] = {}
-        for index in biases:
-            of_round = [k for k in places if walkers[k].round_index == index]
+        for key in biases:
+            of_round = [k for k in places if _key(walkers[k]) == key]
             if of_round:
                 logs.update(zip(of_round, normalized_together([weights(k) for k in of_round])))
         weightings.append(
@@ -127,14 +135,14 @@ def _of_biased(
 def _by_mbar(
     walkers: list[Frames],
     selected: list[slice],
-    biases: dict[int, _RoundBias],
+    biases: dict[_Key, _RoundBias],
     temperature: float,
     rng: np.random.Generator,
 ) -> Weighting:
-    """One state for each temperature without bias, and one for each stage of each biased round."""
+    """One state for each temperature without bias, and one for each stage of each bias."""
     lengths = [len(range(*part.indices(len(walker)))) for walker, part in zip(walkers, selected)]
     stage = [
-        biases[walker.round_index].stages[k] if walker.biased else np.zeros(length, int)
+        biases[_key(walker)].stages[k] if walker.biased else np.zeros(length, int)
         for k, (walker, length) in enumerate(zip(walkers, lengths))
     ]
     distinct = sorted({_state(walker, number) for walker, part in zip(walkers, stage) for number in set(part.tolist())})
@@ -144,8 +152,8 @@ def _by_mbar(
         np.concatenate([walker.energies[part] for walker, part in zip(walkers, selected)]),
         np.stack(
             [
-                zero if index < 0 else np.concatenate([part[number] for part in biases[index].staged])
-                for index, number, _ in distinct
+                zero if index < 0 else np.concatenate([part[number] for part in biases[index, kelvin].staged])
+                for index, number, kelvin in distinct
             ]
         ),
         np.array([state[-1] for state in distinct]),
@@ -168,12 +176,14 @@ def _state(walker: Frames, stage: int) -> tuple[int, int, float]:
 
 @dataclass(frozen=True)
 class _RoundBias:
-    """The bias of a round at the selected frames of all walkers; each list has one entry per walker.
+    """The bias of a round at one temperature, at the selected frames of all walkers.
+
+    Each list has one entry per walker.
 
     Attributes
     ----------
     stages : list of numpy.ndarray
-        Stage of each frame, from 0, of walkers of the round; (frames,).
+        Stage of each frame, from 0, of walkers under the bias; (frames,).
     staged : list of numpy.ndarray
         Bias in the middle of each stage, kJ/mol; (stages, frames).
     last : list of numpy.ndarray
@@ -188,32 +198,34 @@ class _RoundBias:
     states: list[np.ndarray]
 
     @classmethod
-    def load(cls, records: Records, index: int, walkers: Sequence[Frames], selected: Sequence[slice]) -> _RoundBias:
+    def load(cls, records: Records, key: _Key, walkers: Sequence[Frames], selected: Sequence[slice]) -> _RoundBias:
+        index, temperature = key
         settings = records.protocol.all_rounds[index]
         assert isinstance(settings, RoundSettings) and settings.bias is not None
         files, learning = records.directory.round(index), records.directory.round(index - 1).learning
         model = LaTF.load(learning.model)
         timestep = records.protocol.integrator.timestep * settings.bias.stride
+        first = settings.walkers.index(temperature)
         task = BiasTask(
             records.molecule.system,
             LatentCV.load(learning.cv, records.molecule.topology),
             lambda: model,
-            settings.walkers[0],
+            temperature,
             timestep,
-            directory=files.hills,
-            walker=files.walker(0).path.name,
+            directory=files.hills_of(settings.walkers, first),
+            walker=files.walker(first).path.name,
             read_only=True,
         )
         bias = make_bias(settings.bias, task)
         stride = n_steps(records.protocol.frame_interval, timestep)
-        of_round = [k for k, walker in enumerate(walkers) if walker.biased and walker.round_index == index]
+        under = [k for k, walker in enumerate(walkers) if walker.biased and _key(walker) == key]
         times = {}
-        for k in of_round:
+        for k in under:
             walker, steps = walkers[k], stride * np.arange(1, len(walkers[k]) + 1)
             assert isinstance(walker, WalkerFrames)  # no other frames are biased
             times[k] = bias.shared_time(steps[selected[k]], files.walker(walker.walker).path.name)
-        which, middles = stages(np.concatenate([times[k] for k in of_round]), STAGES if bias.is_adaptive else 1)
-        parts = dict(zip(of_round, np.split(which, np.cumsum([len(times[k]) for k in of_round])[:-1])))
+        which, middles = stages(np.concatenate([times[k] for k in under]), STAGES if bias.is_adaptive else 1)
+        parts = dict(zip(under, np.split(which, np.cumsum([len(times[k]) for k in under])[:-1])))
         u = [latent(bias.cv, walker)[part] for walker, part in zip(walkers, selected)]
         # All walkers together, so that the history of the bias is traversed once.
         joined, ends = np.concatenate(u), np.cumsum(list(map(len, u)))[:-1]

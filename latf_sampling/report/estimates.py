@@ -69,7 +69,7 @@ class Estimates:
 
     @classmethod
     def from_records(cls, records: Records) -> Estimates:
-        """The estimates from all rounds, at the temperature of the last biased one that has frames."""
+        """The estimates from all rounds, at the lowest temperature of the last biased one that has frames."""
         temperature, observed = target_temperature(records), records.observed
         sampled = sampled_walkers(records, temperature)
         histories: dict[int, Convergence | None] = {}
@@ -172,11 +172,11 @@ def _total(crossed: dict[tuple[int, int], int], walkers: Sequence[Walker]) -> in
 
 
 def target_temperature(records: Records) -> float:
-    """The temperature of the last biased round that has frames, or of the first planned one; else the lowest."""
+    """The lowest temperature of the last biased round that has frames, or of the first planned one; else of all."""
     biased = [entry for entry in records.rounds if entry.biased]
     begun = [entry for entry in biased if entry.begun]
     if biased:
-        return (begun[-1] if begun else biased[0]).settings.walkers[0]
+        return min((begun[-1] if begun else biased[0]).settings.walkers)
     return min(temperature for entry in records.rounds for temperature in entry.settings.walkers)
 
 
@@ -188,8 +188,12 @@ def has_bias(records: Records) -> bool:
 def sampled_walkers(records: Records, temperature: float) -> dict[int, list[Walker]]:
     """Walkers at the temperature by the index of their round, of biased rounds or, without these, of plain ones."""
     if has_bias(records):
-        rounds = [e for e in records.rounds if e.biased and e.begun and e.settings.walkers[0] == temperature]
-        return {entry.index: entry.begun for entry in rounds}
+        biased = {entry.index: entry.begun for entry in records.rounds if entry.biased}
+        at_temperature = {
+            index: [walker for walker in begun if walker.frames.temperature == temperature]
+            for index, begun in biased.items()
+        }
+        return {index: walkers for index, walkers in at_temperature.items() if walkers}
     walkers: dict[int, list[Walker]] = {}
     for walker in plain_walkers(records, temperature):
         walkers.setdefault(walker.frames.round_index, []).append(walker)

@@ -62,6 +62,7 @@ def _expected(records: Records) -> str:
                     weights=weights,
                     interval=walker.interval,
                     in_density=walker.frames.label not in trapped,
+                    breaks=walker.frames.breaks[walker.frames.breaks < leading.stop],
                 )
             )
     hills, described = None, "with hills of a sixteenth of the variable's range, 0.4 kT high, one in each lag time"

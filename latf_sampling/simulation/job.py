@@ -54,7 +54,12 @@ class WalkerJob:
 
     @property
     def temperature(self) -> float:
-        return self.protocol.runs[self.round_index].walkers[self.walker]
+        return self.temperatures[self.walker]
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """Of all walkers of the round, K."""
+        return self.protocol.runs[self.round_index].walkers
 
     @property
     def bias(self) -> AnyBiasSettings | None:

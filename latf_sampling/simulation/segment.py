@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any
 
 import mdtraj
 import numpy as np
 import openmm
 from openmm import app, unit
 
-from latf_sampling.bias import Bias, respa_integrator
 from latf_sampling.core import platforms, storage, streams
 from latf_sampling.core.arrays import read_npz
 from latf_sampling.core.openmm_xml import read_openmm_xml
+from latf_sampling.core.provenance import Attempt, device
+from latf_sampling.data.exchanges import KEY as EXCHANGES
+from latf_sampling.data.exchanges import Exchange
 from latf_sampling.data.failures import Diagnosis, Failure, WalkerFailures
 from latf_sampling.data.layout import WalkerDirectory
 from latf_sampling.data.trajectory_writers import write_netcdf
@@ -24,10 +27,14 @@ from latf_sampling.features import as_mdtraj
 from latf_sampling.settings import n_steps
 from latf_sampling.simulation.diagnosis import Snapshot, diagnose
 from latf_sampling.simulation.dynamics import divided_integrator, integrator
+from latf_sampling.simulation.exchange import Meeting, attempt_interval, remove_past
 from latf_sampling.simulation.explosion import Explosion, KineticLimit, has_exploded, likely_cause
 from latf_sampling.simulation.job import WalkerJob
 from latf_sampling.systems import Molecule, build
 from latf_sampling.units import BAR
+
+if TYPE_CHECKING:  # a walker without a bias needs no torch
+    from latf_sampling.bias import Bias
 
 
 class Segment:
@@ -59,9 +66,11 @@ class Segment:
         self, job: WalkerJob, molecule: Molecule, bias: Bias | None, index: int, failures: WalkerFailures
     ) -> None:
         self.began = time.perf_counter()
+        self.tried = Attempt(job.directory, WalkerDirectory(job.directory).segment(index).stem.name)
         self.job, self.bias, self.index, self.failures = job, bias, index, failures
         self.attempt = failures.attempt(index)
         self.stream = job.stream(index, self.attempt)
+        self.exchanges: list[Exchange] = []
         self.parts = 2 if failures.shortens_timestep(index) else 1
         try:
             self.simulation = self._simulation(molecule)
@@ -88,6 +97,8 @@ class Segment:
         elif bias is None or job.bias is None or job.bias.stride == 1:
             dynamics = integrator(settings, job.temperature, seed)
         else:
+            from latf_sampling.bias import respa_integrator
+
             dynamics = respa_integrator(
                 molecule.system, bias, job.temperature, settings.friction, settings.timestep, job.bias.stride, seed
             )
@@ -133,11 +144,11 @@ class Segment:
         groups = -1 if bias is None else ~(1 << bias.group) & 0xFFFFFFFF
         positions = np.empty((count, simulation.system.getNumParticles(), 3), np.float32)
         boxes = np.empty((count, 3, 3), np.float32) if periodic else None
-        barostat = protocol.system.barostat
         energy, applied, offset = np.zeros(count), np.zeros(count), np.zeros(count)
         first = _snapshot(context)
         checkpoint, left = b"", None
         for frame in range(count):
+            self._exchange(self.index * count + frame, groups, lambda frame=frame: progress(self._fraction(frame)))
             start = simulation.currentStep
             if self.failures.explosions:  # a further explosion is looked at from here
                 checkpoint = context.createCheckpoint()
@@ -158,8 +169,7 @@ class Segment:
             box = None
             if boxes is not None:
                 boxes[frame] = box = state.getPeriodicBoxVectors(asNumpy=True)._value
-                if barostat is not None:  # enthalpy, which weights frames at any temperature and this pressure
-                    energy[frame] += barostat.pressure * BAR * np.linalg.det(box)
+                energy[frame] += self._pressure_energy(box)
             if bias is not None:
                 applied[frame] = bias.applied_bias(bias.cv(exact, box), simulation.currentStep)
                 offset[frame] = bias.offset()
@@ -168,12 +178,55 @@ class Segment:
             if left is not None:
                 count = frame + 1
                 break
-            progress((self.index + (frame + 1) / count) / job.segments)
+            progress(self._fraction(frame + 1))
         if bias is not None:
             bias.save()
         table = {"energy": energy[:count], "bias": applied[:count], "offset": offset[:count]}
         self._write(positions[:count], boxes, table, left)
         return left
+
+    def _fraction(self, frames: int) -> float:
+        """Share of the walker's segments that is done after so many frames of this one."""
+        count = n_steps(self.job.protocol.segment, self.job.protocol.frame_interval)
+        return (self.index + frames / count) / self.job.segments
+
+    def _exchange(self, frame: int, groups: int, waiting: Callable[[], None]) -> None:
+        """Go on with the configuration of another walker, where the round has replica exchange and it is accepted.
+
+        Parameters
+        ----------
+        frame
+            Number of frames of the walker so far.
+        groups
+            Force groups without that of the bias.
+        waiting
+            Called while the other walker has not come.
+        """
+        interval = attempt_interval(self.job)
+        if not interval or not frame or frame % interval:
+            return
+        context = self.simulation.context
+        state = context.getState(getPositions=True, getVelocities=True, getEnergy=True, groups=groups)
+        energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+        arrays = {"positions": state.getPositions(asNumpy=True)._value, "velocities": _velocities(context)}
+        if self.simulation.system.usesPeriodicBoundaryConditions():
+            arrays["box"] = box = state.getPeriodicBoxVectors(asNumpy=True)._value
+            energy += self._pressure_energy(box)
+        met = Meeting(self.job, frame // interval, waiting).exchange(frame, energy, self.bias, arrays)
+        if met is None:
+            return
+        outcome, received = met
+        self.exchanges.append(outcome)
+        if received is not None:
+            if "box" in received:
+                context.setPeriodicBoxVectors(*received["box"])
+            context.setPositions(received["positions"])
+            context.setVelocities(received["velocities"])
+
+    def _pressure_energy(self, box: np.ndarray) -> float:
+        """pV of a box (3, 3), kJ/mol, which makes an energy the enthalpy; 0 at constant volume."""
+        barostat = self.job.protocol.system.barostat
+        return 0.0 if barostat is None else barostat.pressure * BAR * float(np.linalg.det(box))
 
     def _divergence(self, state: Any) -> str | None:
         """Why the frame of a state of OpenMM is no part of a trajectory; `None` if it is."""
@@ -286,11 +339,15 @@ class Segment:
             summary |= {"variable": self.bias.cv.fingerprint()}
             if (saved := self.bias.saved()) is not None:
                 summary["hills"] = saved
+        if attempt_interval(job):
+            summary[EXCHANGES] = [list(astuple(entry)) for entry in self.exchanges]
         if self.index == 0 and job.start is not None:
             summary["start"] = storage.checksum(job.start)
         if left is not None:
             summary["stopped"] = str(left)
-        files.finish(summary)
+        where = device(simulation.context)
+        files.finish(summary, self.tried.provenance(device=where, stream=self.stream))
+        remove_past(job, self.index)
 
 
 def load_molecule(job: WalkerJob) -> Molecule:

@@ -60,7 +60,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in directory.rglob("*")
-        if path.is_file() and path.name not in ("lock", "log.txt")
+        if path.is_file() and path.name not in ("lock", "log.txt", "log.jsonl")
     }
 
 
@@ -459,16 +459,9 @@ def test_an_added_round_that_was_interrupted_goes_on(tmp_path, unlearned, errors
     assert len(run_until(tmp_path, Until(0.3)).frames()) == 2
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"observe": None}, r"observe: without this key"),
-        ({"rounds": TINY_WELLS["rounds"]}, r"rounds\[1\]\.walkers: .* must share a temperature"),
-    ],
-)
-def test_what_cannot_be_run_until_an_error_is_refused_before_anything_is_written(tmp_path, changes, words):
-    with pytest.raises(SettingsError, match=words):
-        run_until(tmp_path, Until(0.3), **changes)
+def test_what_cannot_be_run_until_an_error_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(SettingsError, match="observe: without this key"):
+        run_until(tmp_path, Until(0.3), observe=None)
     assert not (tmp_path / "run").exists()
 
 

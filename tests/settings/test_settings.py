@@ -188,7 +188,6 @@ FAULTS = [
         "rounds[0].bias",
         "the first round",
     ),
-    ({"rounds.1.walkers": ["300 K", "310 K"]}, "rounds[1].walkers", "must share a temperature"),
     ({"frame_interval": "50 fs"}, "frame_interval", "not a multiple of integrator.timestep"),
     ({"frame_interval": "1 fs"}, "frame_interval", "not a multiple of integrator.timestep"),
     (
@@ -239,14 +238,14 @@ def test_all_faults_at_once(tmp_path):
 
 
 def test_all_that_does_not_fit_together_at_once(tmp_path):
-    changes = {"learning.lag": "250 fs", "segment": "10.05 ps", "rounds.1.walkers": ["300 K", "310 K"]}
+    changes = {"learning.lag": "250 fs", "segment": "10.05 ps", "rounds.1.bias.interval": "201 fs"}
     message = refusal(tmp_path, **changes)
     assert {line.split(": ")[1] for line in message.splitlines()} == {
         "learning.lag",
         "segment",
         "rounds[0].length",  # 20 ps are no multiple of the changed segment
         "rounds[1].length",
-        "rounds[1].walkers",
+        "rounds[1].bias.interval",
     }
 
 

@@ -271,7 +271,7 @@ def _kinetics(model: LaTF, dataset: Dataset, states: np.ndarray, rng: np.random.
     unbiased: dict[float, list[np.ndarray]] = {}
     for series, part in zip(dataset.series, np.split(states, ends[:-1])):
         if np.ptp(series.weights) == 0:
-            unbiased.setdefault(series.temperature, []).append(part)
+            unbiased.setdefault(series.temperature, []).extend(series.continuous(part))
     interval = next((series.interval for series in dataset.series if series.interval is not None), None)
     return tuple(
         estimate_kinetics(unbiased[temperature], model.n_states, dataset.lag, temperature, rng, interval)

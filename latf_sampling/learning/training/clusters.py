@@ -44,9 +44,9 @@ def cluster(dataset: Dataset, count: int) -> Tensor:
     from deeptime.numeric import ZeroRankError
 
     tica = TICA(lagtime=dataset.lag, var_cutoff=0.95, scaling="kinetic_map")
-    for series in dataset.series:
-        for first in range(0, len(series) - dataset.lag, CHUNK):  # pieces overlap by the lag, so that no pair is lost
-            tica.partial_fit(series.x[first : first + CHUNK + dataset.lag].astype(np.float64))
+    for x in (piece for series in dataset.series for piece in series.continuous(series.x)):
+        for first in range(0, len(x) - dataset.lag, CHUNK):  # parts overlap by the lag, so that no pair is lost
+            tica.partial_fit(x[first : first + CHUNK + dataset.lag].astype(np.float64))
     try:
         projection = tica.fetch_model()
         stride = max(1, dataset.frames // FRAMES)

@@ -84,14 +84,13 @@ def model_crossings(
     if (present >= 0).sum() < 2:
         return None
     latent = [
-        LatentSeries(
-            _piecewise(model.encode, entry).astype(np.float64),
-            of_frames,
-            entry.temperature,
-            weights=entry.density_weights,
-            biased=entry.is_weighted,
+        LatentSeries(u, of_frames, entry.temperature, weights=weights, biased=entry.is_weighted)
+        for entry, all_states in zip(series, states)
+        for u, of_frames, weights in zip(
+            entry.continuous(_piecewise(model.encode, entry).astype(np.float64)),
+            entry.continuous(all_states),
+            entry.continuous(entry.density_weights),
         )
-        for entry, of_frames in zip(series, states)
     ]
     if hills is None:
         extent = np.ptp(np.concatenate([entry.u for entry in latent]), axis=0) / HILLS_PER_RANGE
