@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from latf_sampling.analysis.arguments import FrameValues, by_trajectory
 from latf_sampling.analysis.mbar import Multistate, silence_pymbar
@@ -242,4 +242,4 @@ def half_width(error: ArrayLike, dof: ArrayLike, significance: float = 1 - LEVEL
     >>> round(float(half_width(1.0, 4.0)), 2)
     2.78
     """
-    return np.multiply(error, stats.t.isf(significance / 2, dof))
+    return np.multiply(error, -stdtrit(dof, significance / 2))

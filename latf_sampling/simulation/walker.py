@@ -14,20 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING
 
-from latf_sampling.bias import Bias
-from latf_sampling.bias.from_settings import BiasTask
-from latf_sampling.bias.from_settings import make_bias as bias_from_settings
 from latf_sampling.core.words import plural
-from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.failures import ALLOWED_EXPLOSIONS, WalkerFailures
 from latf_sampling.data.layout import LearningDirectory, WalkerDirectory
 from latf_sampling.errors import SimulationError
-from latf_sampling.learning.model import LaTF
 from latf_sampling.simulation.explosion import Explosion
 from latf_sampling.simulation.job import WalkerJob
 from latf_sampling.simulation.segment import Segment, load_molecule, walker_platform
 from latf_sampling.systems import Molecule
+
+if TYPE_CHECKING:
+    from latf_sampling.bias import Bias
 
 
 def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fraction: None) -> None:
@@ -94,6 +93,12 @@ def make_bias(job: WalkerJob, molecule: Molecule) -> Bias | None:
         return None
     if job.learning is None:
         raise SimulationError(f"{job.name}: a bias needs a collective variable, and no round before it learned one.")
+    # Here, since plain dynamics needs neither torch nor anything else of this, which takes two seconds and 200 MB.
+    from latf_sampling.bias.from_settings import BiasTask
+    from latf_sampling.bias.from_settings import make_bias as bias_from_settings
+    from latf_sampling.cv.latent_cv import LatentCV
+    from latf_sampling.learning.model import LaTF
+
     learning = LearningDirectory(job.learning)
     task = BiasTask(
         molecule.system,
