@@ -18,6 +18,7 @@ HistoryWarning          hills are missing in the bias of a simulation that conti
 RepairWarning           files of a campaign are damaged, and are made again
 FailureWarning          the process of a walker is started again, or a walker is retired
 ProtocolWarning         a campaign goes on with another protocol, which does not apply to all of it
+SpaceWarning            the disk has less space than a campaign will still write
 
 The command line prints each error as one sentence and ends with exit code 2.
 """
@@ -93,3 +94,7 @@ class FailureWarning(UserWarning):
 
 class ProtocolWarning(UserWarning):
     """A campaign goes on with another protocol, which does not apply to all of it."""
+
+
+class SpaceWarning(UserWarning):
+    """The disk has less space than a campaign will still write; it stops before the disk is full."""

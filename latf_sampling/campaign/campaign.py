@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from latf_sampling.campaign import repair, structures
-from latf_sampling.campaign.check import check
+from latf_sampling.campaign.check import check, warn_of_space
 from latf_sampling.campaign.executors import open_executor
 from latf_sampling.campaign.extend import extend
 from latf_sampling.campaign.learning import learn
@@ -26,12 +26,14 @@ from latf_sampling.campaign.until import Until
 from latf_sampling.core import installation, platforms, storage, streams
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.provenance import Attempt
+from latf_sampling.core.space import require_space
 from latf_sampling.core.words import plural
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.data.external import ExternalTrajectory, examine, relocate
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.data.selection import select_columns
+from latf_sampling.data.sizes import LEARNING, segment_size, starts_size
 from latf_sampling.data.trajectories import Frames
 from latf_sampling.errors import RepairWarning, SimulationError, StoreError, TrainingError
 from latf_sampling.features import Features
@@ -147,6 +149,7 @@ class Campaign:
         ):
             trust_programs(self.protocol)
             self.store_molecule()
+            warn_of_space(self.records, self.directory)
             self._run_rounds(executor, progress)
             while until is not None and until.asks_for_more(self.records, progress):
                 self._add_round()
@@ -417,6 +420,9 @@ class Campaign:
             jobs.append(
                 WalkerJob(self.protocol, index, number, walker.path, start, learned, hills, self.directory.system)
             )
+        missing = sum(not walker.is_finished(segments) for walker in walkers)
+        segment = segment_size(self.protocol, index, self.molecule.system.getNumParticles(), self.records.periodic)
+        require_space(self.directory.path, missing * segment, f"a segment of each walker of {jobs[0].round_name}")
         run_walkers(jobs, lambda fraction, words: progress(step, fraction, words), executor)
         refuse_too_many(jobs)
 
@@ -453,6 +459,7 @@ class Campaign:
         files = self.directory.round(index).learning
         if files.finished:
             return
+        require_space(self.directory.path, LEARNING, f"the model of round {index}")
         attempt = Attempt(files.path, "training")
         model, cv, result = self._train_round(index, progress)
         model.save(files.model)
@@ -529,6 +536,8 @@ class Campaign:
         repair.repair_starts(self.records, files, begun=False)
         if files.complete:
             return
+        size = starts_size(settings.count, self.molecule.system.getNumParticles())
+        require_space(self.directory.path, size, plural(settings.count, "structure"))
         began = time.perf_counter()
         starts = self.generate_starts(
             settings.temperature,

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from latf_sampling.core import platforms
+from latf_sampling.core.space import RESERVE, free_space, spelled
 from latf_sampling.core.words import plural
-from latf_sampling.errors import LatfError, SettingsError
+from latf_sampling.data.layout import CampaignDirectory
+from latf_sampling.data.sizes import missing_size
+from latf_sampling.errors import LatfError, SettingsError, SpaceWarning
 from latf_sampling.records.setup import Setup
 from latf_sampling.settings import ExternalRound, RoundSettings, n_steps
 from latf_sampling.simulation.explosion import usual_timestep
@@ -120,8 +123,33 @@ def _check_external(setup: Setup, is_read: Callable[[int], bool]) -> None:
             stride_of(external, setup.topology, setup.periodic, setup.protocol.frame_interval)
 
 
-def summary(setup: Setup) -> list[tuple[str, str]]:
+def warn_of_space(setup: Setup, directory: CampaignDirectory) -> None:
+    """Warn where the disk has less space than the campaign will still write."""
+    wanted = missing_size(setup.protocol, directory, setup.molecule.system.getNumParticles(), setup.periodic)
+    space, files = free_space(directory.path)
+    words = None
+    if space < wanted.size + RESERVE:
+        words = f"{spelled(space)} are free, and the campaign will still write about {spelled(wanted.size)}"
+    elif files is not None and files < wanted.files:
+        words = f"its disk can take {files:,} more files, and the campaign will still write about {wanted.files:,}"
+    if words is not None:
+        warnings.warn(
+            f"{directory.path}: {words}; it stops before the disk is full, and the same command goes on when there is "
+            "space again.",
+            SpaceWarning,
+            stacklevel=3,
+        )
+
+
+def summary(setup: Setup, directory: CampaignDirectory | None = None) -> list[tuple[str, str]]:
     """What would run: pairs of a word and what belongs to it.
+
+    Parameters
+    ----------
+    setup
+        The protocol.
+    directory
+        Where it would run, if that is known.
 
     Examples
     --------
@@ -151,6 +179,9 @@ def summary(setup: Setup) -> list[tuple[str, str]]:
         reference = ", with a reference" if setup.reference is not None else ""
         rows.append(("observed", f"{setup.observed.state}{reference}"))
     rows.append(("in all", f"{_span(simulated)} of simulation, {plural(round(frames), 'frame')}"))
+    wanted = missing_size(protocol, directory, molecule.system.getNumParticles(), setup.periodic)
+    free = "" if directory is None else f"; {spelled(free_space(directory.path)[0])} are free"
+    rows.append(("disk", f"about {spelled(wanted.size)} in {plural(wanted.files, 'file')} to write{free}"))
     return rows
 
 
@@ -161,6 +192,8 @@ def _round(setup: Setup, entry: RoundSettings | ExternalRound) -> str:
     if isinstance(entry, ExternalRound):
         return f"{plural(len(entry.walkers), 'external trajectory')} at {temperatures}"
     words = f"{plural(len(entry.walkers), 'walker')} x {_span(entry.length)} at {temperatures}"
+    if entry.exchange is not None:
+        words += f", exchange every {_span(entry.exchange.interval)}"
     if entry.bias is None:
         return f"{words}, plain dynamics"
     hills = n_steps(entry.length, setup.protocol.integrator.timestep) // n_steps(

@@ -137,7 +137,7 @@ def check(
 
     settings = Protocol.load(protocol) if output is None else CampaignDirectory(output).load_protocol(protocol)
 
-    from latf_sampling.campaign.check import check, summary
+    from latf_sampling.campaign.check import check, summary, warn_of_space
     from latf_sampling.campaign.extend import preview
     from latf_sampling.core.installation import check_installation
     from latf_sampling.records.setup import Setup
@@ -146,7 +146,10 @@ def check(
     changes = [] if output is None else preview(CampaignDirectory(output), settings)
     setup = Setup(settings)
     check(setup)
-    first, *rows = summary(setup)
+    directory = None if output is None else CampaignDirectory(output)
+    if directory is not None:
+        warn_of_space(setup, directory)
+    first, *rows = summary(setup, directory)
     _say(f"{protocol}: valid. It would run:")
     _say(tables.aligned(first, rows, _out.width if _out.is_terminal else None))
     for sentence in changes:

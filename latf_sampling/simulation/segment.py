@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import astuple
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import mdtraj
@@ -17,10 +18,12 @@ from latf_sampling.core import platforms, storage, streams
 from latf_sampling.core.arrays import read_npz
 from latf_sampling.core.openmm_xml import read_openmm_xml
 from latf_sampling.core.provenance import Attempt, device
+from latf_sampling.core.space import require_space
 from latf_sampling.data.exchanges import KEY as EXCHANGES
 from latf_sampling.data.exchanges import Exchange
 from latf_sampling.data.failures import Diagnosis, Failure, WalkerFailures
 from latf_sampling.data.layout import WalkerDirectory
+from latf_sampling.data.sizes import segment_size
 from latf_sampling.data.trajectory_writers import write_netcdf
 from latf_sampling.errors import CVError, LatfError, LeftTrustRegion, SimulationError
 from latf_sampling.features import as_mdtraj
@@ -66,11 +69,15 @@ class Segment:
         self, job: WalkerJob, molecule: Molecule, bias: Bias | None, index: int, failures: WalkerFailures
     ) -> None:
         self.began = time.perf_counter()
+        periodic = molecule.system.usesPeriodicBoundaryConditions()
+        size = segment_size(job.protocol, job.round_index, molecule.system.getNumParticles(), periodic)
+        require_space(job.directory, size, f"segment {index} of {job.name}")
         self.tried = Attempt(job.directory, WalkerDirectory(job.directory).segment(index).stem.name)
         self.job, self.bias, self.index, self.failures = job, bias, index, failures
         self.attempt = failures.attempt(index)
         self.stream = job.stream(index, self.attempt)
         self.exchanges: list[Exchange] = []
+        self.attempt_interval = attempt_interval(job)
         self.parts = 2 if failures.shortens_timestep(index) else 1
         try:
             self.simulation = self._simulation(molecule)
@@ -148,7 +155,9 @@ class Segment:
         first = _snapshot(context)
         checkpoint, left = b"", None
         for frame in range(count):
-            self._exchange(self.index * count + frame, groups, lambda frame=frame: progress(self._fraction(frame)))
+            # A walker that waits must not be taken for one that makes no progress.
+            share, beats = self._fraction(frame), cycle((0.0, 1e-9))
+            self._exchange(self.index * count + frame, groups, lambda s=share, b=beats: progress(s + next(b)))
             start = simulation.currentStep
             if self.failures.explosions:  # a further explosion is looked at from here
                 checkpoint = context.createCheckpoint()
@@ -202,7 +211,7 @@ class Segment:
         waiting
             Called while the other walker has not come.
         """
-        interval = attempt_interval(self.job)
+        interval = self.attempt_interval
         if not interval or not frame or frame % interval:
             return
         context = self.simulation.context
@@ -339,7 +348,7 @@ class Segment:
             summary |= {"variable": self.bias.cv.fingerprint()}
             if (saved := self.bias.saved()) is not None:
                 summary["hills"] = saved
-        if attempt_interval(job):
+        if self.attempt_interval:
             summary[EXCHANGES] = [list(astuple(entry)) for entry in self.exchanges]
         if self.index == 0 and job.start is not None:
             summary["start"] = storage.checksum(job.start)

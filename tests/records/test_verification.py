@@ -32,7 +32,7 @@ def faults(directory: Path) -> dict[str, tuple[str, str]]:
     }
 
 
-REMADE = {"report.html", "log.txt"}
+REMADE = {"log.txt", "log.jsonl", "attempts.txt"}
 """Files that no manifest states."""
 
 
