@@ -18,6 +18,7 @@ from latf_sampling.errors import RepairWarning, StoreError
 from latf_sampling.records.integrity import Damage, damages, verify_round
 from latf_sampling.records.records import Records
 from latf_sampling.settings import ExternalRound
+from latf_sampling.simulation.exchange import first_lost, remove_from
 from latf_sampling.starts import Starts
 from latf_sampling.starts.files import StartFiles
 from latf_sampling.starts.working_directory import WorkingDirectory
@@ -48,9 +49,19 @@ def repair_round(records: Records, index: int) -> None:
     if files.learning.finished or (index == records.n_rounds and directory.evaluation_marker.exists()):
         verify_round(protocol, directory, index, renew=True)
         return
-    for damage in list(damages(protocol, directory, index, renew=True)):
+    damaged = list(damages(protocol, directory, index, renew=True))
+    for damage in damaged:
         warnings.warn(f"{damage.reason} It is made again from there.", RepairWarning, stacklevel=2)
         _remove_segments(files, files.hills_of(settings.walkers, damage.number), damage)
+    first = first_lost(protocol, index, files)
+    if first is not None:  # of walkers that exchanged their configurations
+        if not damaged:
+            words = f"Segments of a walker from {first} on are missing, which exchanged configurations with the others."
+            warnings.warn(f"{files.path}: {words} All are made again from there.", RepairWarning, stacklevel=2)
+        for number in range(len(settings.walkers)):
+            intact = min(first, len(files.walker(number).markers()))
+            _remove_segments(files, files.hills_of(settings.walkers, number), Damage(number, intact, ""))
+        remove_from(protocol, index, files, first)
 
 
 def variable_in_use(records: Records, index: int) -> str | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latf_sampling.core import storage
+from latf_sampling.data.exchanges import exchanges_of
 from latf_sampling.data.failures import WalkerFailures
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.errors import DataError, SettingsError, StoreError
@@ -355,13 +356,15 @@ class Records(Setup):
         if not files.markers():
             return None
         frames = WalkerFrames.load(files.path, self.topology, index, number)
-        summaries = [files.segment(k).manifest().content for k in range(len(files.markers()))]
+        manifests = [files.segment(k).manifest() for k in range(len(files.markers()))]
+        summaries = [manifest.content for manifest in manifests]
         return Walker(
             frames,
             sum(entry["seconds"] for entry in summaries),
             self.protocol.frame_interval,
             _values(frames, variables),
             {entry["backend"]: entry.get("backend_reason") or "" for entry in summaries if entry.get("backend")},
+            exchanges_of(manifests),
         )
 
     def _external(self, index: int, number: int, variables: list[Variable]) -> Walker | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latf_sampling.data.exchanges import Exchange
 from latf_sampling.data.failures import WalkerFailures
 from latf_sampling.settings import ExternalRound, RoundSettings
 
@@ -32,6 +33,8 @@ class Walker:
     backends : dict
         The backends that evaluated the bias, with the reason for each as far as it was recorded; empty without a bias
         and where no backend was recorded.
+    exchanges : list of Exchange
+        Replica exchanges that it attempted, in the order of time.
     """
 
     frames: Frames
@@ -39,6 +42,7 @@ class Walker:
     interval: float
     values: dict[str, np.ndarray]
     backends: dict[str, str] = field(default_factory=dict)
+    exchanges: list[Exchange] = field(default_factory=list)
 
     @property
     def key(self) -> tuple[int, int]:

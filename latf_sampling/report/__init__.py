@@ -18,6 +18,7 @@ from latf_sampling.report import (
     costs,
     crossings,
     descriptors,
+    exchange,
     failures,
     headline,
     landscapes,
@@ -37,6 +38,7 @@ __all__ = ["SECTIONS", "write_evaluation", "write_lags", "write_report"]
 SECTIONS: list[Callable[[Records, Estimates], str]] = [
     headline.section,
     crossings.section,
+    exchange.section,
     weights.section,
     landscapes.section,
     series.section,

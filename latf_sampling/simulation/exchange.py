@@ -13,6 +13,7 @@ left its trust region, exchanges no more: the other notes that, and goes on by i
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -26,13 +27,14 @@ from latf_sampling.core import storage, streams
 from latf_sampling.core.arrays import read_npz
 from latf_sampling.data.exchanges import Exchange
 from latf_sampling.data.layout import RoundDirectory, WalkerDirectory
-from latf_sampling.settings import RoundSettings, n_steps
+from latf_sampling.errors import SimulationError
+from latf_sampling.settings import Protocol, RoundSettings, n_steps
 from latf_sampling.simulation.job import WalkerJob
 
 if TYPE_CHECKING:
     from latf_sampling.bias import Bias
 
-PAUSES = 0.001, 0.1
+PAUSES = 0.001, 0.02
 """s between two looks for a file of the other walker: the first, and after a while."""
 CHECK_INTERVAL = 0.5
 """s between two looks whether the other walker has ended."""
@@ -43,10 +45,14 @@ Configuration = dict[str, np.ndarray]
 
 def attempt_interval(job: WalkerJob) -> int:
     """Frames from one attempt of a walker to the next; 0 where its round has no exchange."""
-    settings = job.protocol.runs[job.round_index]
+    return _interval(job.protocol, job.round_index)
+
+
+def _interval(protocol: Protocol, index: int) -> int:
+    settings = protocol.runs[index]
     if not isinstance(settings, RoundSettings) or settings.exchange is None:
         return 0
-    return n_steps(settings.exchange.interval, job.protocol.frame_interval)
+    return n_steps(settings.exchange.interval, protocol.frame_interval)
 
 
 class Meeting:
@@ -126,8 +132,7 @@ class Meeting:
         return streams.stream(self.job.protocol.seed, *names).random()
 
     def _path(self, what: str, walker: int) -> Path:
-        suffix = "npz" if what == "configuration" else "json"
-        return self.round.exchange / f"{self.number:08d}" / f"{what}-{walker:02d}.{suffix}"
+        return _message(self.round, self.number, what, walker)
 
     def _own(self, what: str, make: Callable[[], Any]) -> Any:
         """What this walker tells the other, which it writes unless it did so before."""
@@ -145,17 +150,29 @@ class Meeting:
         """What the other walker tells; `None`, which is noted, if it has ended and will not tell."""
         assert self.partner is not None
         path, other = self._path(what, self.partner), self.round.walker(self.partner)
-        (pause, longest), checked = PAUSES, time.monotonic()
+        segment = self.number * attempt_interval(self.job) // frames_of_segment(self.job)
+        (pause, longest), checked = PAUSES, -math.inf
         while not path.exists():
             if time.monotonic() - checked > CHECK_INTERVAL:
                 checked = time.monotonic()
                 if _has_ended(other) and not path.exists():
                     storage.write_json(self._path("none", self.job.walker), self.partner)
                     return None
+                if other.segment(segment).marker.exists() and not path.exists():
+                    raise SimulationError(
+                        f"{self.job.name}: walker {self.partner} has gone on, and what it told at exchange "
+                        f"{self.number} is gone: {path}; run the campaign again, so that all walkers go on from there."
+                    )
             self.waiting()
             time.sleep(pause)
             pause = min(1.2 * pause, longest)
         return _read(path)
+
+
+def _message(files: RoundDirectory, attempt: int, what: str, walker: int) -> Path:
+    """What a walker tells another at an attempt."""
+    suffix = "npz" if what == "configuration" else "json"
+    return files.exchange / f"{attempt:08d}" / f"{what}-{walker:02d}.{suffix}"
 
 
 def _read(path: Path) -> Any:
@@ -190,7 +207,43 @@ def remove_past(job: WalkerJob, segment: int) -> None:
     if not interval or not files.exchange.exists():
         return
     if all(_is_past(files.walker(number), segment) for number in range(len(job.temperatures))):
-        remove_from(files, 0, ((segment + 1) * frames_of_segment(job) - 1) // interval)
+        _remove(files, 0, ((segment + 1) * frames_of_segment(job) - 1) // interval)
+
+
+def first_lost(protocol: Protocol, index: int, files: RoundDirectory) -> int | None:
+    """The segment from which all walkers of a round have to go on together; `None` if each can go on by itself.
+
+    A walker that lost segments repeats its exchanges, for which the others must have their part of them still there.
+
+    Parameters
+    ----------
+    protocol, index
+        The campaign, and the number of the round.
+    files
+        The round's.
+    """
+    interval, frames = _interval(protocol, index), n_steps(protocol.segment, protocol.frame_interval)
+    if not interval:
+        return None
+    temperatures = protocol.runs[index].walkers
+    walkers = [files.walker(number) for number in range(len(temperatures))]
+    finished = [len(walker.markers()) for walker in walkers]
+    going_on = [number for number, walker in enumerate(walkers) if not _is_past(walker, finished[number])]
+    for number in going_on:
+        for attempt in range(-(-max(1, finished[number] * frames) // interval), max(finished) * frames // interval + 1):
+            partner = partners(temperatures, attempt).get(number)
+            if partner is None or finished[partner] <= attempt * interval // frames:
+                continue
+            told = (_message(files, attempt, what, partner) for what in ("offer", "none"))
+            if not any(path.exists() for path in told):
+                return min(finished[number] for number in going_on)
+    return None
+
+
+def remove_from(protocol: Protocol, index: int, files: RoundDirectory, segment: int) -> None:
+    """Remove what walkers of a round told each other from a segment on, which all of them repeat."""
+    frames = segment * n_steps(protocol.segment, protocol.frame_interval)
+    _remove(files, -(-frames // _interval(protocol, index)), math.inf)
 
 
 def frames_of_segment(job: WalkerJob) -> int:
@@ -198,11 +251,8 @@ def frames_of_segment(job: WalkerJob) -> int:
     return n_steps(job.protocol.segment, job.protocol.frame_interval)
 
 
-def remove_from(files: RoundDirectory, first: int, last: float) -> None:
-    """Remove what walkers told each other at some attempts, from one to another.
-
-    Walkers in several processes may do so at the same time.
-    """
+def _remove(files: RoundDirectory, first: int, last: float) -> None:
+    """Remove what walkers told each other from one attempt to another; several processes may do so at once."""
     for folder in files.exchange.glob("*"):
         if folder.name.isdecimal() and first <= int(folder.name) <= last:
             shutil.rmtree(folder, ignore_errors=True)

@@ -7,6 +7,7 @@ from openmm import unit
 
 from latf_sampling.data import dataset as dataset_module
 from latf_sampling.data.dataset import Dataset, Series, enthalpy
+from latf_sampling.data.selection import select_columns
 from latf_sampling.errors import DataError, LatfError
 from latf_sampling.units import KB
 
@@ -335,3 +336,26 @@ def test_energies_of_heating_are_no_outliers():
     thermal[:10] = np.linspace(-1.4e6, -1e6, 10)  # from the minimum on: 400 standard deviations
     assert Series(np.zeros((500, 1)), energies=thermal).energies is not None
     assert Series(np.zeros((500, 1)), energies=np.zeros(500)).energies is not None
+
+
+def test_no_pair_spans_a_break_and_pieces_are_continuous():
+    x = np.arange(20.0)[:, None]
+    series, other = Series(x, breaks=[7, 9]), Series(x[:6])
+    dataset = Dataset([series, other], lag=3)
+    assert dataset.first.tolist() == [0, 1, 2, 3, *range(9, 17), 20, 21, 22]
+    assert [len(piece) for piece in series.continuous(series.x)] == [7, 2, 11]
+    assert series.subset([0]).breaks.tolist() == [7, 9] and Series(x).breaks.tolist() == []
+    with pytest.raises(DataError, match="exchanged their configurations at least once in each lag of 3 frames"):
+        Dataset([Series(x, breaks=range(1, 20, 2))], lag=3)
+    # What else is computed from pairs has none across a break either: a jump there would look like fast motion.
+    rng = np.random.default_rng(0)
+    slow = np.repeat(rng.normal(size=(10, 1)), 50, axis=0) + 1e-3 * rng.normal(size=(500, 1))
+    broken = Series(slow, breaks=range(50, 500, 50))
+    scores = [select_columns(series, lag=5).candidates[0].score for series in (broken, Series(slow))]
+    assert scores[0] > 0.999 > scores[1]
+
+
+@pytest.mark.parametrize("breaks", [[0], [20], [1.5], [-1], [np.nan]])
+def test_breaks_are_frames_after_the_first(breaks):
+    with pytest.raises(DataError, match="Series: breaks"):
+        Series(np.zeros((20, 1)), breaks=breaks)

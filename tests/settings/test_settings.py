@@ -188,6 +188,26 @@ FAULTS = [
         "rounds[0].bias",
         "the first round",
     ),
+    ({"rounds.0.exchange": {"interval": "1 ps"}}, "rounds[0].exchange", "all walkers are at"),
+    (
+        {"rounds.1.walkers": ["300 K", "310 K"], "rounds.1.exchange": {"interval": "250 fs"}},
+        "rounds[1].exchange.interval",
+        "not a multiple of frame_interval",
+    ),
+    (
+        {"rounds.1.walkers": ["300 K", "310 K"], "rounds.1.exchange": {"interval": "20 ps"}},
+        "rounds[1].exchange.interval",
+        "not shorter than the round",
+    ),
+    (
+        {
+            "rounds.1.walkers": ["300 K", "310 K"],
+            "rounds.1.exchange": {"interval": "1 ps"},
+            "rounds.1.bias": {"kind": "opes", "barrier": "30 kJ/mol", "interval": "200 fs", "width": "adaptive"},
+        },
+        "rounds[1].bias.width",
+        "which an exchange is no part of",
+    ),
     ({"frame_interval": "50 fs"}, "frame_interval", "not a multiple of integrator.timestep"),
     ({"frame_interval": "1 fs"}, "frame_interval", "not a multiple of integrator.timestep"),
     (
