@@ -12,9 +12,9 @@ STATE = 185
 """Bytes of an atom in a state of OpenMM, XML: position and velocity to the last digit."""
 HILL = 130
 """Bytes of a hill or kernel, text."""
-MODEL = 3_000_000
+MODEL = 1_500_000
 """Bytes of a model with its variable, and of the state of its training."""
-PAGE = 3_000_000
+PAGE = 1_500_000
 """Bytes of a report or an evaluation."""
 
 
