@@ -1,23 +1,33 @@
 """Where the walkers of a round start. To add a restart policy, write its function and enter it in `POLICIES`.
 
-The names of the policies are also the choices of `RoundSettings.restart`.
+The names of the policies are also the choices of `RoundSettings.restart`. Most are a choice among archived frames
+(`from_frames`), with its reason, which the report states. Frames that were chosen are no sample of an ensemble: what is
+simulated from them is, once it has forgotten where it began.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from openmm import Context, VerletIntegrator
 from openmm.unit import md_unit_system
 
-from latf_sampling.campaign import structures
+from latf_sampling.campaign import choices, structures
+from latf_sampling.campaign.choices import Choice
 from latf_sampling.campaign.progress import StepProgress
 from latf_sampling.core import platforms, streams
-from latf_sampling.errors import DataError
+from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.data.trajectories import Frames
+from latf_sampling.errors import DataError, SettingsError
+from latf_sampling.learning.model import LaTF
 from latf_sampling.records.records import Records
+from latf_sampling.records.trapped import latent
 from latf_sampling.records.weighting import weightings
+from latf_sampling.settings import RoundSettings, n_steps
 from latf_sampling.starts import Starts
 
 RestartPolicy = Callable[[Records, int, int, StepProgress, int, Executor | None], None]
@@ -77,14 +87,122 @@ def from_archive(
     if not np.isfinite(weights).all():
         raise DataError(f"round {index}: the weights of the archived frames at {temperature:g} K are not finite.")
     chosen = sources[rng.choice(len(sources), count, p=weights / weights.sum())]
-    starts = _starts(records, index, temperature, chosen, seed, progress)
+    settings = {"restart": "archive", "seed": seed, "reason": "drawn at random with their weights at this temperature"}
+    starts = _starts(records, index, temperature, chosen, settings, progress)
     starts.save(records.directory.round(index).start_set(first))
 
 
+@dataclass(frozen=True)
+class Archive:
+    """The frames of all earlier rounds, for one choice among them.
+
+    Attributes
+    ----------
+    records : Records
+    index : int
+        Round that the walkers are for; the model is that of the round before.
+    temperature : float
+        Of the walkers, K.
+    first, count : int
+        Number of the first of these walkers, and how many there are.
+    rng : numpy.random.Generator
+    """
+
+    records: Records
+    index: int
+    temperature: float
+    first: int
+    count: int
+    rng: np.random.Generator
+
+    @cached_property
+    def walkers(self) -> list[Frames]:
+        return self.records.frames(self.index - 1)
+
+    @cached_property
+    def learned(self) -> tuple[LaTF, LatentCV]:
+        return self.records.model(self.index - 1)
+
+    @cached_property
+    def latent(self) -> np.ndarray:
+        """Of each frame; (n, d)."""
+        return np.concatenate([latent(self.learned[1], walker) for walker in self.walkers])
+
+    @cached_property
+    def states(self) -> np.ndarray:
+        """Most probable state of each frame; (n,)."""
+        return self.learned[0].state_probabilities(self.latent).argmax(1)
+
+
+def uniformly(archive: Archive) -> Choice:
+    """Frames at random, all with the same probability."""
+    return choices.uniform(sum(map(len, archive.walkers)), archive.count, archive.rng)
+
+
+def of_rare_states(archive: Archive) -> Choice:
+    """Frames of the states in which fewest frames are."""
+    protocol = archive.records.protocol
+    settings = protocol.all_rounds[archive.index]
+    assert isinstance(settings, RoundSettings)  # external trajectories start nowhere
+    length = n_steps(settings.length, protocol.frame_interval)
+    return choices.least_counts(archive.states, archive.learned[0].n_states, archive.count, length, archive.rng)
+
+
+def at_frontier(archive: Archive) -> Choice:
+    """Frames at the border of what was visited."""
+    return choices.frontier(archive.latent, archive.learned[1].sigma, archive.count, archive.rng)
+
+
+def of_disagreement(archive: Archive) -> Choice:
+    """Frames where the flows of the ensemble differ most in their free energy."""
+    model, cv = archive.learned
+    if not model.ensemble:
+        raise SettingsError(
+            f"rounds: round {archive.index} restarts where an ensemble disagrees, and its model has none; set "
+            "learning.ensemble to 2 at least."
+        )
+    _, deviation = model.free_energy(archive.latent.astype(np.float32), archive.temperature, return_std=True)
+    return choices.most_uncertain(np.asarray(deviation, float), archive.latent, cv.sigma, archive.count)
+
+
+def going_on(archive: Archive) -> Choice:
+    """Where the walkers of the round before ended, those at the nearest temperature first."""
+    ends = np.cumsum([len(walker) for walker in archive.walkers]) - 1
+    last = [k for k, walker in enumerate(archive.walkers) if walker.round_index == archive.index - 1]
+    nearest = min(abs(archive.walkers[k].temperature - archive.temperature) for k in last)
+    last = [k for k in last if abs(archive.walkers[k].temperature - archive.temperature) == nearest]
+    before = archive.records.protocol.all_rounds[archive.index].walkers[: archive.first].count(archive.temperature)
+    taken = [last[(before + k) % len(last)] for k in range(archive.count)]
+    names = ", ".join(dict.fromkeys(archive.walkers[k].label for k in taken))
+    return ends[taken], f"the last ones of {names}"
+
+
+def from_frames(name: str, choose: Callable[[Archive], Choice]) -> RestartPolicy:
+    """The policy that restarts from the archived frames that a function chooses, with new velocities."""
+
+    def policy(
+        records: Records,
+        index: int,
+        seed: int,
+        progress: StepProgress,
+        first: int = 0,
+        executor: Executor | None = None,
+    ) -> None:
+        temperature, count = next_walkers(records, index, first)
+        sources, reason = choose(Archive(records, index, temperature, first, count, streams.stream(seed, "frames")))
+        settings = {"restart": name, "seed": seed, "reason": reason}
+        starts = _starts(records, index, temperature, sources, settings, progress)
+        starts.save(records.directory.round(index).start_set(first))
+
+    policy.__doc__ = choose.__doc__
+    return policy
+
+
 def _starts(
-    records: Records, index: int, temperature: float, sources: np.ndarray, seed: int, progress: StepProgress
+    records: Records, index: int, temperature: float, sources: np.ndarray, settings: dict, progress: StepProgress
 ) -> Starts:
     """Archived frames with new velocities, by their indices in all frames of the earlier rounds."""
+    seed = settings["seed"]
     molecule, archive = records.molecule, records.frames(index - 1)
     borders = np.cumsum([0, *map(len, archive)])
     platform = platforms.pick_platform(records.protocol.system.platform, molecule.system.getNumParticles())
@@ -122,12 +240,17 @@ def _starts(
         tolerance=0.0,
         boxes=box,
         checks=[{"number": number} for number in range(len(sources))],
-        settings={"restart": "archive", "seed": seed},
+        settings=settings,
     )
 
 
 POLICIES: dict[str, RestartPolicy] = {
     "flow": from_flow,
     "archive": from_archive,
+    "uniform": from_frames("uniform", uniformly),
+    "counts": from_frames("counts", of_rare_states),
+    "frontier": from_frames("frontier", at_frontier),
+    "disagreement": from_frames("disagreement", of_disagreement),
+    "continue": from_frames("continue", going_on),
 }
 """Restart policies by name."""

@@ -60,15 +60,17 @@ def _set(
         text += " No training frame of the model was simulated at this temperature."
     if table.get("coverage") is not None:
         text += " " + _coverage(table["coverage"])
-    archived = table.get("settings", {}).get("restart") == "archive"
+    policy, reason = (table.get("settings", {}).get(key) for key in ("restart", "reason"))
+    archived = policy is not None
     if archived:
-        text += " They are archived frames, drawn at random with their weights at this temperature."
+        # Before 0.3 there was one such policy, and no reason.
+        text += f" They are archived frames, {reason or 'drawn at random with their weights at this temperature'}."
     parts = [page.paragraph(text)]
     figures = [
         page.figure(
             charts.chart(lambda axes: _draw_latent(axes, learned, table), height=3.5),
             f"{_drawn(archived)}, over the flow's free energy at {temperature:g} K, by the model "
-            f"learned after round {index}. {_expected(learned, table, archived)}",
+            f"learned after round {index}. {_expected(learned, table, policy)}",
         ),
         page.figure(
             charts.chart(
@@ -105,10 +107,12 @@ def _drawn(archived: bool) -> str:
     )
 
 
-def _expected(learned: LearnedModel, table: dict, archived: bool) -> str:
+def _expected(learned: LearnedModel, table: dict, policy: str | None) -> str:
     """What to look for in it."""
-    if archived:
+    if policy == "archive":
         return "They should lie where the free energy is low."
+    if policy is not None:
+        return "They lie where the next walkers were to go, and are no sample of the free energy."
     return (
         f"Dots should lie close to their rings: restrained, each structure was at most {table['tolerance']:g} σ from "
         f"its target, where σ = {learned.cv.noise:.2f} is the encoder's uncertainty; after its release it may have "

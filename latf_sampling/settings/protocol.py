@@ -115,8 +115,11 @@ class RoundSettings(Settings):
     """Temperature of each walker."""
     length: Time
     """Simulated time of each walker."""
-    restart: Literal["flow", "archive"] = "flow"
-    """Where walkers start once there is a model: samples of its flow, or archived frames drawn with their weights."""
+    restart: Literal["flow", "archive", "uniform", "counts", "frontier", "disagreement", "continue"] = "flow"
+    """Where walkers start once there is a model: at samples of its flow ("flow"), or from archived frames: drawn with
+    their weights ("archive") or all with the same probability ("uniform"), of the states with the fewest frames
+    ("counts"), at the border of what was visited ("frontier"), where the flows of the ensemble disagree
+    ("disagreement"), or where the walkers of the round before ended ("continue")."""
     bias: AnyBiasSettings | None = None
     """Bias along the collective variable learned from the rounds before; None is plain dynamics. The first round has no
     collective variable and cannot be biased."""
@@ -353,6 +356,13 @@ class Protocol(Settings):
             key, bias = f"rounds[{number}]", entry.bias
             if entry.restart == "flow" and (number > 0 or self.from_trajectories):
                 needs_density += [] if has_density else [f"{key}.restart"]
+            if entry.restart == "disagreement":
+                needs_density += [] if has_density else [f"{key}.restart"]
+                if self.learning.ensemble < 2:
+                    faults.append(
+                        f"{key}.restart: flows disagree where there are several; set learning.ensemble to 2 at least, "
+                        f"not {self.learning.ensemble}."
+                    )
             if bias is None:
                 continue
             if bias.interval > entry.length:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers.molecules import TINY, finished_campaign, run_in_process, write_protocol
 
+from latf_sampling.campaign import choices
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.campaign.policies import POLICIES, from_archive
 from latf_sampling.errors import SettingsError
@@ -51,6 +52,47 @@ def test_every_policy_writes_one_structure_per_walker(records, name):
         masses = [records.molecule.system.getParticleMass(k)._value for k in range(22)]
         kinetic = 0.5 * (np.array(masses)[:, None] * arrays["velocities"] ** 2).sum()
         assert 30 < kinetic < 130
+
+
+def test_each_choice_is_stated_with_its_reason(records):
+    """The tiny campaign has one plain walker in its first round."""
+    reasons = {}
+    for name in ("archive", "uniform", "counts", "frontier", "disagreement", "continue"):
+        POLICIES[name](records, 1, 7, lambda fraction, words: None)
+        table = StartFiles(records.directory.round(1).starts).read_table()
+        reasons[name] = table["settings"]["reason"]
+        assert table["settings"]["restart"] == name
+        shutil.rmtree(records.directory.round(1).starts)
+        if name == "continue":
+            assert table["sources"] == [299, 299]
+    assert reasons["uniform"] == "drawn at random from 300 frames, all with the same probability"
+    assert reasons["counts"].startswith("in the states with the fewest frames: state ")
+    assert reasons["frontier"].startswith("at the border of what was visited, where within a hill width are ")
+    assert reasons["disagreement"].startswith("where the flows of the ensemble differ most in their free energy, by ")
+    assert reasons["continue"] == "the last ones of round 0, walker 0"
+
+
+def test_walkers_spread_over_what_they_are_sent_to():
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(size=(2000, 2)), [[6.0, 0.0], [6.2, 0.0], [0.0, 7.0]]])
+    chosen, _ = choices.frontier(points, np.array([0.5, 0.5]), 3, rng)
+    assert {2002} < set(chosen.tolist()) and len({2000, 2001} & set(chosen.tolist())) == 1
+    deviation = np.linalg.norm(points, axis=1)
+    chosen, reason = choices.most_uncertain(deviation, points, np.array([0.5, 0.5]), 2)
+    assert chosen.tolist() == [2002, 2001] and "by 6.2 to 7 kJ/mol" in reason
+    # With more walkers than distinct frames some share one.
+    assert choices.most_uncertain(np.ones(2), np.zeros((2, 1)), np.ones(1), 5)[0].tolist() == [0, 1, 0, 1, 0]
+    states = np.repeat([0, 1, 3], [500, 20, 90])
+    chosen, reason = choices.least_counts(states, 4, 5, 50, rng)
+    assert np.bincount(states[chosen]).tolist() == [0, 3, 0, 2]
+    assert reason == "in the states with the fewest frames: state 1 with 20, state 3 with 90"
+
+
+def test_an_ensemble_that_could_disagree_is_needed(tmp_path):
+    rounds = [TINY["rounds"][0], {**TINY["rounds"][1], "restart": "disagreement"}]
+    learning = {**TINY["learning"], "ensemble": 1}
+    with pytest.raises(SettingsError, match=r"rounds\[1\]\.restart: flows disagree where there are several"):
+        Campaign(write_protocol(tmp_path, rounds=rounds, learning=learning), tmp_path / "run")
 
 
 def test_archived_frames_are_drawn_with_their_weights(records, monkeypatch):
