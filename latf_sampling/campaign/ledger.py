@@ -129,6 +129,6 @@ def _lay_out(connection: sqlite3.Connection, folder: Path) -> None:
 
 def _warn_of_lost(directory: CampaignDirectory, tasks: list[Task]) -> None:
     if tasks:
-        rest = f", as are {plural(len(tasks) - 1, 'further task')}" if len(tasks) > 1 else ""
+        rest = f", and {plural(len(tasks) - 1, 'further task')} too" if len(tasks) > 1 else ""
         words = f"{directory.path / tasks[0].marker}: is missing, although it was finished{rest}."
         warnings.warn(f"{words} What nothing that is left was made from is made again.", RepairWarning, stacklevel=4)

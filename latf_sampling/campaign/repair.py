@@ -21,6 +21,7 @@ from latf_sampling.settings import ExternalRound
 from latf_sampling.simulation.exchange import first_lost, remove_from
 from latf_sampling.starts import Starts
 from latf_sampling.starts.files import StartFiles
+from latf_sampling.starts.structure_set import restore_arrays
 from latf_sampling.starts.working_directory import WorkingDirectory
 from latf_sampling.systems import Molecule, build
 
@@ -95,9 +96,12 @@ def repair_starts(records: Records, files: StartFiles, begun: bool) -> None:
         _remove_of_other_platform(records, files)
         return
     try:
-        damaged = files.manifest().damaged()
+        manifest = files.manifest()
+        damaged = manifest.damaged()
     except StoreError:
-        damaged = [files.table]
+        manifest, damaged = None, [files.table]
+    if manifest is not None:
+        damaged = [path for path in damaged if not _restored(path, manifest, records.periodic)]
     if not damaged:
         return
     reason = f"{damaged[0]}: is missing or was changed."
@@ -112,6 +116,19 @@ def repair_starts(records: Records, files: StartFiles, begun: bool) -> None:
         raise StoreError(f"{reason} Walkers have started from its structures; restore it.")
     warnings.warn(f"{reason} The structures are made again.", RepairWarning, stacklevel=2)
     storage.remove(files.table)
+
+
+def _restored(path: Path, manifest: Manifest, periodic: bool) -> bool:
+    """Write the arrays of a structure again from its state; returns whether they are what they were."""
+    state = path.with_suffix(".xml")
+    if path.suffix != ".npz" or not state.exists() or storage.checksum(state) != manifest.files.get(state.name):
+        return False
+    restore_arrays(path, periodic)
+    if storage.checksum(path) != manifest.files[path.name]:
+        return False
+    words = f"is missing or was changed. It is written again from {state.name}."
+    warnings.warn(f"{path}: {words}", RepairWarning, stacklevel=4)
+    return True
 
 
 def _remove_of_other_platform(records: Records, files: StartFiles) -> None:

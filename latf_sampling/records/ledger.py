@@ -184,13 +184,14 @@ class Ledger:
 
     def lost(self, rows: Mapping[str, Task], tasks: Mapping[str, Task]) -> list[Task]:
         """Tasks that were finished by the rows, and whose manifests are neither there nor among earlier protocols'."""
-        earlier = [path for path in self.directory.earlier.glob("*") if path.is_dir()]
+        places = [self.directory.path, *(path for path in self.directory.earlier.glob("*") if path.is_dir())]
         return [
             row
             for name, row in rows.items()
             if row.state == "finished"
+            and row.kind != "export"  # whose manifest is that of the training
             and (name not in tasks or tasks[name].state != "finished")
-            and not any((path / row.marker).exists() for path in earlier)
+            and not any((path / row.marker).exists() for path in places)
         ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from latf_sampling.bias.history import SUFFIX, verify_hills
@@ -173,12 +173,18 @@ class Verification:
         self.progress(self.files)
 
     def _starts(self, files: StartFiles, remedy: str) -> None:
-        if (
-            self._task(files.table, remedy, files.manifest) is None
-            and files.arrays(0).exists()
-            and not files.unfinished.exists()
-        ):
-            self._add(files.table, "is missing", remedy)
+        """Verify a set of structures; the arrays have all of it but the table, and the states have the arrays."""
+        before = len(self.findings)
+        manifest = self._task(files.table, remedy, files.manifest)
+        if manifest is None:
+            if files.arrays(0).exists() and not files.unfinished.exists():
+                self._add(files.table, "is missing", remedy)
+            return
+        damaged = [finding.path for finding in self.findings[before:]]
+        lost = [path for path in damaged if path.suffix == ".npz" and path.with_suffix(".xml") in damaged]
+        if not lost:
+            for number in range(before, len(self.findings)):
+                self.findings[number] = replace(self.findings[number], remedy="`latf run` writes it again.")
 
     def _round(self, protocol: Protocol, directory: CampaignDirectory, index: int) -> None:
         """Verify a round; what follows from several files only is looked at where each of them is intact."""
@@ -192,7 +198,7 @@ class Verification:
         if not isinstance(settings, ExternalRound):
             for first in files.start_sets():
                 begun = any(files.walker(number).markers() for number in range(first, len(settings.walkers)))
-                lost = "Walkers have started from these structures: restore it, if `latf run` cannot write it again."
+                lost = "Walkers have started from these structures; restore it."
                 self._starts(
                     StartFiles(files.start_set(first)), lost if begun else "`latf run` makes the structures again."
                 )

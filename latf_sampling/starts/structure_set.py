@@ -13,10 +13,11 @@ from typing import Any
 import mdtraj
 import numpy as np
 import openmm
-from openmm import app
+from openmm import app, unit
 
 from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
+from latf_sampling.core.openmm_xml import read_openmm_xml
 from latf_sampling.core.provenance import Attempt
 from latf_sampling.data.trajectory_writers import write_xtc
 from latf_sampling.errors import SettingsError
@@ -144,9 +145,7 @@ class Starts:
                 write = app.PDBFile.writeFile if suffix == "pdb" else app.PDBxFile.writeFile
                 write(_boxed(self.topology, box), to_quantity(self.positions[index], "length"), handle, keepIds=True)
             storage.write_text(files.state(index), state)
-            arrays = {"positions": self.positions[index], "velocities": self.velocities[index]}
-            with storage.atomic_write(files.arrays(index)) as temporary:
-                np.savez(temporary, **arrays, **({} if box is None else {"box": box}))
+            _write_arrays(files.arrays(index), self.positions[index], self.velocities[index], box)
             written += [files.structure(index, suffix), files.state(index), files.arrays(index)]
         if len(self):
             trajectory = mdtraj.Trajectory(self.positions, as_mdtraj(self.topology))
@@ -240,6 +239,39 @@ class Starts:
         inside = not len(self) or (self.positions.min() > low and self.positions.max() < high)
         small = self.topology.getNumAtoms() <= PDB_ATOMS and residues <= PDB_RESIDUES and len(chains) <= PDB_CHAINS
         return bool(inside and small)
+
+
+def restore_arrays(path: Path, periodic: bool) -> None:
+    """Write the arrays of a structure again from the state beside them, which has the same numbers to the last digit.
+
+    Parameters
+    ----------
+    path
+        The arrays, `StartFiles.arrays`.
+    periodic
+        Whether the structure has a box.
+
+    Raises
+    ------
+    DataError
+        The state is damaged.
+    StoreError
+        The arrays cannot be written.
+    """
+    state: Any = read_openmm_xml(path.with_suffix(".xml"), openmm.State)
+    # in the units of the package, which are OpenMM's
+    positions = state.getPositions(asNumpy=True).value_in_unit_system(unit.md_unit_system)
+    velocities = state.getVelocities(asNumpy=True).value_in_unit_system(unit.md_unit_system)
+    box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit_system(unit.md_unit_system) if periodic else None
+    _write_arrays(path, positions, velocities, box)
+
+
+def _write_arrays(path: Path, positions: np.ndarray, velocities: np.ndarray, box: np.ndarray | None) -> None:
+    arrays: dict[str, Any] = {"positions": positions, "velocities": velocities}
+    if box is not None:
+        arrays["box"] = box
+    with storage.atomic_write(path) as temporary:
+        np.savez(temporary, **arrays)
 
 
 def _row(file: str, target, values: dict, dim: int, weight, reason: str) -> list:

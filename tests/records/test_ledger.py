@@ -176,8 +176,8 @@ def test_what_was_finished_and_is_gone_is_known(files):
         pass
     words = [str(warning.message) for warning in found]
     assert words == [
-        f"{files.path}/rounds/00/walker-01/segment-000.json: is missing, although it was finished, as are 3 "
-        "further tasks. What nothing that is left was made from is made again."
+        f"{files.path}/rounds/00/walker-01/segment-000.json: is missing, although it was finished, and 3 "
+        "further tasks too. What nothing that is left was made from is made again."
     ]
     assert len(rows(files)) == 11 - SEGMENTS
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from helpers.molecules import finished_campaign
 
+from latf_sampling.campaign.repair import repair_starts
 from latf_sampling.cli import main as cli
 from latf_sampling.core.manifest import Manifest
-from latf_sampling.errors import StoreError
+from latf_sampling.errors import RepairWarning, StoreError
 from latf_sampling.records.records import Records
 from latf_sampling.records.verification import Verification
+from latf_sampling.starts.files import StartFiles
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
 
@@ -83,8 +85,7 @@ def test_all_damaged_files_are_named(copy):
     }
     remedies = {name: remedy for name, (_, remedy) in found.items()}
     assert remedies["rounds/02/learning/model.pt"] == "`latf run` trains the model again."
-    assert remedies["starts/starts.xtc"] == "`latf run` makes the structures again."
-    assert "restore it" in remedies["rounds/01/starts/start-001.npz"]
+    assert remedies["starts/starts.xtc"] == remedies["rounds/01/starts/start-001.npz"] == "`latf run` writes it again."
     assert remedies["rounds/02/walker-00/segment-003.nc"].startswith("The model of round 2 was trained on it: restore")
 
 
@@ -146,3 +147,42 @@ def test_exit_codes(copy, monkeypatch, capsys):
     )
     assert words.splitlines()[1].startswith("1 damaged file among ")
     Records.load(copy).verify()  # which does not read files whose size and time are as they were
+
+
+def test_arrays_of_a_structure_are_written_again_from_its_state(copy):
+    """Also where walkers have started from it; without both nothing has the structure."""
+    arrays, records = copy / "rounds/01/starts/start-001.npz", Records.load(copy)
+    before, files = arrays.read_bytes(), StartFiles(arrays.parent)
+    for damage in (Path.unlink, flip, lambda path: path.write_bytes(b"")):
+        damage(arrays)
+        os.utime(arrays) if arrays.exists() else None
+        assert faults(copy)["rounds/01/starts/start-001.npz"][1] == "`latf run` writes it again."
+        with pytest.warns(RepairWarning, match=r"start-001\.npz: is missing or was changed\. It is written again from"):
+            repair_starts(records, files, begun=True)
+        assert arrays.read_bytes() == before and faults(copy) == {}
+    arrays.unlink()
+    arrays.with_suffix(".xml").unlink()
+    assert {remedy for _, remedy in faults(copy).values()} == {
+        "Walkers have started from these structures; restore it."
+    }
+    with pytest.raises(StoreError, match=r"start-001\.npz: is missing or was changed\. Walkers have started from its"):
+        repair_starts(records, files, begun=True)
+
+
+def test_a_report_and_a_finished_task_that_are_gone(copy):
+    """Which only manifest and ledger tell."""
+    (copy / "report.html").write_text("cut")
+    assert faults(copy).keys() == {"report.html"}
+    (copy / "report.html").unlink()
+    assert faults(copy)["report.html"] == ("is missing", "`latf run` or `latf report` writes it again.")
+    shutil.copy(finished_campaign() / "report.html", copy)
+    shutil.rmtree(copy / "rounds/02/learning")
+    shutil.rmtree(copy / "starts")
+    (copy / "rounds/02/walker-00/segment-019.json").unlink()
+    assert faults(copy).keys() == {
+        "rounds/02/learning/history.json", "rounds/02/walker-00/segment-019.json", "starts/starts.json"
+    }  # fmt: skip
+    (copy / "ledger.sqlite").write_bytes(b"none")
+    assert faults(copy) == {
+        "ledger.sqlite": ("is damaged (file is not a database)", "`latf run` makes it again from the manifests.")
+    }
