@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -72,6 +74,10 @@ def local(processes: int | None) -> Iterator[Executor]:
 def dask(address: str) -> Iterator[Executor]:
     """Workers of a Dask scheduler, by its address or its scheduler file; the scheduler goes on afterwards."""
     distributed = _package("distributed", "dask")
+    if address.endswith(".json") and not os.path.exists(address):  # which Dask would wait for without limit
+        raise SettingsError(
+            f"executor.dask: there is no file {address}; begin a scheduler with 'dask scheduler --scheduler-file'."
+        )
     where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
     try:
         with warnings.catch_warnings():
@@ -97,14 +103,15 @@ def parsl(file: str) -> Iterator[Executor]:
     config = getattr(_run_file(Path(file)), "config", None)
     if not isinstance(config, package.Config):
         raise SettingsError(f"executor.parsl: {file} must define 'config', a parsl.Config.")
-    try:
-        executor = ParslPoolExecutor(config=config)
-    except Exception as error:  # of whatever its providers need
-        raise SettingsError(f"executor.parsl: {file} cannot be used ({describe(error).rstrip('.')}).") from error
-    try:
-        yield executor
-    finally:
-        executor.shutdown(wait=False)
+    with _own_programs():
+        try:
+            executor = ParslPoolExecutor(config=config)
+        except Exception as error:  # of whatever its providers need
+            raise SettingsError(f"executor.parsl: {file} cannot be used ({describe(error).rstrip('.')}).") from error
+        try:
+            yield executor
+        finally:
+            executor.shutdown(wait=False)
 
 
 @contextmanager
@@ -141,6 +148,17 @@ EXECUTORLIB = {
     "flux_cluster": "FluxClusterExecutor",
 }
 """Classes of executorlib by the names of backends."""
+
+
+@contextmanager
+def _own_programs() -> Iterator[None]:
+    """Let the programs of this Python's packages be found, also where its environment was not activated."""
+    before = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), before])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 def _package(name: str, extra: str) -> ModuleType:

@@ -169,8 +169,7 @@ def run_tasks(
                 ready += batch.give_up(pulse, patience, min(time.monotonic() - began, 2 * WATCH_INTERVAL))
             for future in ready:
                 assignment = batch.running.pop(future)
-                outcome: tuple[str, Any] = ("lost", assignment.given_up) if assignment.given_up else _outcome(future)
-                kind, content = outcome
+                kind, content = _outcome(future, assignment.given_up)
                 if kind == "lost":
                     lost = _Assignment(assignment.number, assignment.task, assignment.lost + 1)
                     if begin_again(lost.number, content, lost.lost):
@@ -319,14 +318,16 @@ class _Batch:
             wait(self.running, processes.GRACE)
 
 
-def _outcome(future: Future) -> tuple[str, Any]:
-    """What became of a task, as `_call` returns it; "lost" if its worker was lost.
+def _outcome(future: Future, given_up: str) -> tuple[str, Any]:
+    """What became of a task, as `_call` returns it; "lost" if its worker was lost, or is not waited for any more.
 
     Raises
     ------
     SimulationError
         The executor failed.
     """
+    if given_up:
+        return "lost", given_up
     error = CancelledError() if future.cancelled() else future.exception()
     if error is None:
         kind, content, told = future.result()

@@ -154,16 +154,14 @@ def test_another_executor_without_progress_is_not_waited_for(tmp_path, monkeypat
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_errors_arrive_and_end_the_others(tmp_path, task, error, words, elsewhere, pool):
     stopped = []
+
+    def stop() -> None:
+        stopped.append(1)
+        (tmp_path / "end").touch()
+
     with ThreadPoolExecutor(2) as threads, pytest.raises(error, match=words) as raised:
-        list(
-            run_tasks(
-                Squares,
-                tmp_path,
-                [(0, task), (1, "wait")],
-                threads if elsewhere else pool,
-                stop=lambda: (stopped.append(1), (tmp_path / "end").touch()),
-            )  # fmt: skip
-        )
+        executor = threads if elsewhere else pool
+        list(run_tasks(Squares, tmp_path, [(0, task), (1, "wait")], executor, stop=stop))
     assert bool(stopped) == elsewhere
     if task == "fail":
         assert "raise ZeroDivisionError" in str(raised.value.__cause__)
@@ -221,8 +219,9 @@ def test_an_executor_that_fails_ends_all_with_one_sentence(tmp_path):
     with pytest.raises(SimulationError, match=r"executor: runs no tasks any more \(RuntimeError: cannot schedule"):
         list(run_tasks(Squares, tmp_path, [(0, 3)], closed))
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as broken:
+        results = run_tasks(Squares, tmp_path, [(0, "die")], broken)
         with pytest.raises(SimulationError, match=r"executor: runs no tasks any more \(BrokenProcessPool"):
-            list(run_tasks(Squares, tmp_path, [(0, "die")], broken))
+            list(results)
 
 
 def test_warnings_of_workers_and_superseded_attempts(tmp_path, pool):

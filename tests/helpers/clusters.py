@@ -1,0 +1,87 @@
+"""Real schedulers on this machine, with workers in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from latf_sampling.core import storage
+
+PARSL = """
+from parsl import Config, HighThroughputExecutor
+from parsl.providers import LocalProvider
+
+workers = HighThroughputExecutor(
+    address="127.0.0.1", max_workers_per_node=2, heartbeat_period=1, heartbeat_threshold=5, encrypted=False,
+    provider=LocalProvider(init_blocks=1, max_blocks=1),
+)
+config = Config(executors=[workers], run_dir={run_dir!r}, strategy="none", initialize_logging=False)
+"""
+
+
+@contextmanager
+def dask_cluster(folder: Path, workers: int = 2) -> Iterator[Path]:
+    """A Dask scheduler, by its file, and workers, of which some may have been killed at the end."""
+    file = folder / "scheduler.json"
+    scheduler = ["distributed.cli.dask_scheduler", "--port", "0", "--host", "127.0.0.1"]
+    worker = ["distributed.cli.dask_worker", "--nthreads", "1", "--no-nanny", "--local-directory", str(folder)]
+    commands = [scheduler, *[worker] * workers]
+    with open(folder / "log.txt", "w") as log:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", *command, "--scheduler-file", str(file), "--no-dashboard"],
+                stderr=log,
+                stdout=log,
+            )
+            for command in commands
+        ]
+        try:
+            while not file.exists():
+                time.sleep(0.05)
+            yield file
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+
+
+def parsl_configuration(folder: Path) -> Path:
+    """A configuration of Parsl with two workers of one manager."""
+    file = folder / "config.py"
+    file.write_text(PARSL.format(run_dir=str(folder / "runinfo")))
+    return file
+
+
+@contextmanager
+def worker_killed(leases: Path) -> Iterator[list[int]]:
+    """Kill the worker of the task that reports first in a folder of leases; yields a list that gets its process."""
+    killed: list[int] = []
+    end = threading.Event()
+
+    def kill() -> None:
+        while not end.is_set() and not killed:
+            for path in leases.glob("*.progress"):
+                try:
+                    told = storage.read_json(path)
+                except Exception:  # it is just being written
+                    continue
+                if told["process"] != os.getpid() and told["fraction"] > 0.1:
+                    os.kill(told["process"], signal.SIGKILL)
+                    killed.append(told["process"])
+                    return
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        end.set()
+        thread.join()
