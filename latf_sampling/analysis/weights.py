@@ -28,8 +28,10 @@ def stages(steps: np.ndarray, number: int = STAGES) -> tuple[np.ndarray, list[in
     """Cut the time of an adaptive bias into equal parts, each of which is taken as sampled under one bias.
 
     MBAR (`Multistate`) requires states that do not change in time. With the bias as it was in the middle of each part
-    (`past_energy` of metadynamics and OPES) the parts are such states, nearly: only what the bias grows by within a
-    part is neglected, whereas the weights of the last bias neglect all of its growth.
+    (`past_energy` of metadynamics and OPES) the parts are such states, nearly, whereas the weights of the last bias
+    neglect all of its growth. What the bias grows by within a part, beyond c(t), goes into a weight of each frame in
+    its state (`Multistate`): left out, it put the free energy of alanine dipeptide 0.8 kJ/mol too high in the mean of
+    five campaigns, and 0.3 with it.
 
     Parameters
     ----------

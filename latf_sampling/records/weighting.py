@@ -16,6 +16,7 @@ from latf_sampling.analysis import (
     stages,
 )
 from latf_sampling.analysis.mbar import Multistate
+from latf_sampling.analysis.weights import kish
 from latf_sampling.bias.from_settings import BiasTask, make_bias
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.trajectories import Frames, WalkerFrames
@@ -24,6 +25,7 @@ from latf_sampling.learning.model import LaTF
 from latf_sampling.records.records import Records
 from latf_sampling.records.trapped import latent, trapped
 from latf_sampling.settings import RoundSettings, n_steps
+from latf_sampling.units import KB
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ def weightings(
 
     c(t) puts each frame under the bias at its time on one scale, and needs a bias that changes slowly. The last bias
     takes frames sampled under all earlier ones as sampled under the last, and needs a bias that has stopped changing.
-    MBAR takes a biased round as a few stages, each under the bias in the middle of it, and joins rounds, temperatures
-    and plain dynamics, each of which it takes as sampled in equilibrium. Plain dynamics that never visited a state that
+    MBAR takes a biased round as a few stages, each under the bias in the middle of it, for which frames are weighted
+    where the bias was another when they were saved. It joins rounds, temperatures and plain dynamics, each of which it
+    takes as sampled in equilibrium. Plain dynamics that never visited a state that
     biased walkers visited is therefore left out, since MBAR would conclude that the state is empty.
 
     Parameters
@@ -147,6 +150,18 @@ def _by_mbar(
     ]
     distinct = sorted({_state(walker, number) for walker, part in zip(walkers, stage) for number in set(part.tolist())})
     places = {state: place for place, state in enumerate(distinct)}
+    states = np.concatenate(
+        [
+            np.array([places.get(_state(walker, number), -1) for number in range(STAGES)])[part]
+            for walker, part in zip(walkers, stage)
+        ]
+    )
+    growth = [
+        _growth(walker, part, biases[_key(walker)].staged[k][stage[k], np.arange(length)])
+        if isinstance(walker, WalkerFrames) and walker.biased
+        else np.zeros(length)
+        for k, (walker, part, length) in enumerate(zip(walkers, selected, lengths))
+    ]
     zero = np.zeros(sum(lengths))
     mixture = Multistate(
         np.concatenate([walker.energies[part] for walker, part in zip(walkers, selected)]),
@@ -157,16 +172,27 @@ def _by_mbar(
             ]
         ),
         np.array([state[-1] for state in distinct]),
-        np.concatenate(
-            [
-                np.array([places.get(_state(walker, number), -1) for number in range(STAGES)])[part]
-                for walker, part in zip(walkers, stage)
-            ]
-        ),
+        states,
         rng,
+        _within_states(np.concatenate(growth), states),
     )
     logs = np.split(mixture.log_weights(temperature), np.cumsum(lengths)[:-1])
     return Weighting("MBAR", walkers, selected, logs, mixture)
+
+
+def _growth(walker: WalkerFrames, part: slice, staged: np.ndarray) -> np.ndarray:
+    """What the bias at each frame was higher by than in the middle of its stage, kT, on the scale of c(t); (frames,)."""
+    return (walker.bias[part] - walker.offset[part] - staged) / (KB * walker.temperature)
+
+
+def _within_states(log_weights: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """Weights (n,) of frames in their own state, those of each state of a sum of their effective number."""
+    weights = np.empty(len(states))
+    for state in np.unique(states):
+        here = states == state
+        of_state = np.exp(log_weights[here] - log_weights[here].max())
+        weights[here] = of_state * kish(of_state) / of_state.sum()
+    return weights
 
 
 def _state(walker: Frames, stage: int) -> tuple[int, int, float]:
