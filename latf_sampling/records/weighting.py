@@ -181,7 +181,7 @@ def _by_mbar(
 
 
 def _growth(walker: WalkerFrames, part: slice, staged: np.ndarray) -> np.ndarray:
-    """What the bias at each frame was higher by than in the middle of its stage, kT, on the scale of c(t); (frames,)."""
+    """Bias at the time of each frame less that in the middle of its stage, kT, on the scale of c(t); (frames,)."""
     return (walker.bias[part] - walker.offset[part] - staged) / (KB * walker.temperature)
 
 

@@ -41,9 +41,10 @@ def section(records: Records, estimates: Estimates) -> str:
             "Frames sampled under a changing bias can be weighted by the bias at their time, put on one scale by c(t); "
             "by the last bias, as if all frames had been sampled under it; and by MBAR, which joins all rounds, "
             f"temperatures and plain dynamics, with each round in {analysis.STAGES} stages under the bias in the "
-            "middle of each. Where the three agree, the bias has converged; where they differ, simulate longer. In "
-            "tests on wells with known free energies, 95 % intervals by c(t) and by MBAR contained the exact value "
-            "about as often as they should; those by the last bias are too narrow as long as the bias changes."
+            "middle of each, and frames weighted for what it grew by within the stage. Where the three agree, the bias "
+            "has converged; where they differ, simulate longer. In tests on wells with known free energies, 95 % "
+            "intervals by c(t) and by MBAR contained the exact value about as often as they should; those by the last "
+            "bias are too narrow as long as the bias changes."
             if biased
             else "MBAR weights the frames of all temperatures by their energies, as if all were simulated at "
             f"{estimates.temperature:g} K. The result should agree with plain dynamics at this temperature; its error "

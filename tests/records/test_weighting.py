@@ -82,7 +82,7 @@ def test_weights_of_the_bias_at_the_time_and_of_the_last_bias(records, ways):
 
 
 def test_mbar_takes_each_round_in_stages(records, ways):
-    """Against MBAR's equations solved by iteration, each frame with a weight for the growth of the bias in its stage."""
+    """Against MBAR's equations solved by iteration, frames with weights for the growth of the bias in their stage."""
     found = ways["MBAR"]
     energies = np.concatenate([w.energies[kept] for w, kept in zip(found.walkers, found.selected)])
     order, counts, reduced = [], [len(found.log_weights[0])], [energies / (KB * 600.0)]
