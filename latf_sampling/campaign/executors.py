@@ -18,6 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from latf_sampling.campaign.check import platform
+from latf_sampling.core.devices import devices_of
+from latf_sampling.core.platforms import GPU_PLATFORMS
 from latf_sampling.core.processes import LocalExecutor
 from latf_sampling.core.tasks import check_executor, describe
 from latf_sampling.core.trust import trust
@@ -56,7 +59,10 @@ def open_executor(setup: Setup, given: Executor | None = None) -> Iterator[Execu
     if not setup.trust:
         refuse_untrusted(executor_program(protocol))
     trust(program.digest for program in executor_program(protocol))
-    with EXECUTORS[protocol.executor.kind](protocol.executor.value) as executor:
+    value = protocol.executor.value
+    if protocol.executor.kind == "local" and value is None and platform(setup) in GPU_PLATFORMS:
+        value = len(devices_of(protocol.devices.use)) * protocol.devices.walkers
+    with EXECUTORS[protocol.executor.kind](value) as executor:
         yield executor
 
 

@@ -61,6 +61,7 @@ def _defaults(records: Records, learned: int | None, options: dict) -> tuple[LaT
         "timestep": protocol.integrator.timestep,
         "friction": protocol.integrator.friction,
         "platform": protocol.system.platform,
+        "devices": protocol.devices.use,
         "processes": None,
     }
     if protocol.starts is not None:

@@ -87,9 +87,8 @@ class Lease:
     def _lock(self) -> Path:
         return self.stem.with_suffix(".lock")
 
-    @property
-    def _progress(self) -> Path:
-        return self.stem.with_suffix(".progress")
+    def _progress(self, part: str) -> Path:
+        return self.stem.with_suffix(f".{part}.progress" if part else ".progress")
 
     def is_valid(self) -> bool:
         """Whether this attempt may run."""
@@ -135,9 +134,10 @@ class Lease:
             time.sleep(INTERVAL)
         with lock:
             self.check()
-            yield self._reporter()
+            yield self.reporter()
 
-    def _reporter(self) -> Report:
+    def reporter(self, part: str = "") -> Report:
+        """Of `held`; or of a part of the task, where several processes share the work on it."""
         last = -INTERVAL
 
         def report(fraction: float, words: str = "") -> None:
@@ -149,23 +149,26 @@ class Lease:
             self.check()
             content = {"fraction": fraction, "words": words, "host": socket.gethostname(), "process": os.getpid()}
             try:  # at once, and not safely: it is told again soon
-                self._progress.write_text(json.dumps({"token": self.token, **content}), encoding="utf-8")
+                self._progress(part).write_text(json.dumps({"token": self.token, **content}), encoding="utf-8")
             except OSError as error:
                 raise StoreError(explain(error)) from error
 
         return report
 
-    def progress(self) -> dict[str, Any] | None:
-        """What this attempt reported last: "fraction", "words", "host" and "process"; `None` before it began."""
+    def progress(self, part: str = "") -> dict[str, Any] | None:
+        """What this attempt, or its work on a part, reported last; `None` before it began.
+
+        Has "fraction", "words", "host" and "process".
+        """
         with suppress(OSError, ValueError):  # it is just being written
-            content = json.loads(self._progress.read_text(encoding="utf-8"))
+            content = json.loads(self._progress(part).read_text(encoding="utf-8"))
             return content if content["token"] == self.token else None
         return None
 
     def _holder(self) -> str:
         """Where the last attempt that reported runs."""
         with suppress(OSError, ValueError, KeyError):
-            content = json.loads(self._progress.read_text(encoding="utf-8"))
+            content = json.loads(self._progress("").read_text(encoding="utf-8"))
             return f"on {content['host']}, process {content['process']}"
         return ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform as machine
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -24,7 +24,11 @@ Steps per second with all-pair interactions on one core: 22 atoms 98,700 against
 150 atoms 3,400 against 4,800."""
 
 
-def pick_platform(name: str | None = None, particles: int | None = None) -> openmm.Platform:
+def pick_platform(
+    name: str | None = None,
+    particles: int | None = None,
+    properties: Callable[[str], Mapping[str, str]] = lambda platform: {},
+) -> openmm.Platform:
     """OpenMM's platform of that name, or the fastest one that works here.
 
     Parameters
@@ -34,6 +38,8 @@ def pick_platform(name: str | None = None, particles: int | None = None) -> open
         where there is none, Reference for up to `SMALL` particles and CPU for more.
     particles
         Size of the system, for the choice between Reference and CPU; unknown counts as large.
+    properties
+        With which properties a platform is going to be used, by its name: whether a GPU works is tried with them.
 
     Raises
     ------
@@ -61,14 +67,14 @@ def pick_platform(name: str | None = None, particles: int | None = None) -> open
             )
         return here[exact]
     for gpu in GPU_PLATFORMS:
-        if gpu in here and usable(gpu) is None:
+        if gpu in here and usable(gpu, **properties(gpu)) is None:
             return here[gpu]
     return here["Reference" if particles is not None and particles <= SMALL else "CPU"]
 
 
 @cache
-def usable(platform: str) -> str | None:
-    """Why no context can be made on a platform, which is common for a GPU; None when one can.
+def usable(platform: str, **properties: str) -> str | None:
+    """Why no context can be made on a platform with some properties, which is common for a GPU; None when one can.
 
     Examples
     --------
@@ -79,7 +85,7 @@ def usable(platform: str) -> str | None:
     system = openmm.System()
     system.addParticle(1.0)
     try:
-        openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName(platform))
+        openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName(platform), properties)
     except Exception as error:  # whatever it is, the platform is not for us
         return str(error) or type(error).__name__
     return None

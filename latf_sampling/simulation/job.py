@@ -26,6 +26,8 @@ class WalkerJob:
         their bias; `None` for plain dynamics.
     system
         Folder with the campaign's molecule; `None` builds it from the protocol.
+    at_once
+        Number of walkers that share the cores of a machine; `None` where that is not known.
     """
 
     protocol: Protocol
@@ -36,6 +38,7 @@ class WalkerJob:
     learning: Path | None = None
     hills: Path | None = None
     system: Path | None = None
+    at_once: int | None = None
 
     @property
     def name(self) -> str:

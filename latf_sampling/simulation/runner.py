@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from latf_sampling.core import platforms
@@ -83,11 +84,14 @@ class _Round:
         self.missing = [number for number, job in enumerate(jobs) if not _directory(job).is_finished(job.segments)]
         self.fractions = [float(number not in self.missing) for number in range(len(jobs))]
         self.leases: dict[int, Lease] = {}
+        self.at_once: int | None = None
         self.lost: Counter[tuple[int, int]] = Counter()
         self.known = [len(_directory(job).failures().failures) for job in jobs]
 
     def run(self, executor: Executor) -> None:
         self.most = MAX_DEATHS if isinstance(executor, LocalExecutor) else MAX_LOST
+        if isinstance(executor, LocalExecutor) and self.missing:
+            self.at_once = min(executor.processes, len(self.missing))
         limit = self.jobs[0].protocol.stalled_after if self.jobs else None
         results = run_tasks(
             _make_worker,
@@ -113,7 +117,7 @@ class _Round:
     def submitted(self, number: int, task: Task) -> Task:
         job, _ = task
         self.leases[number] = lease = Lease.grant(lease_of(job.directory))
-        return job, lease
+        return replace(job, at_once=self.at_once), lease
 
     def watch(self, running: int) -> None:
         for number, lease in self.leases.items():

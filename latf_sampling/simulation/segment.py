@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import astuple
+from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from latf_sampling.core import platforms, storage, streams
+from latf_sampling.core import devices, platforms, storage, streams
 from latf_sampling.core.arrays import read_npz
 from latf_sampling.core.openmm_xml import read_openmm_xml
 from latf_sampling.core.provenance import Attempt, device
@@ -112,7 +113,9 @@ class Segment:
         for force in molecule.system.getForces():
             if isinstance(force, openmm.MonteCarloBarostat):
                 force.setRandomNumberSeed(streams.stream_seed(job.protocol.seed, "barostat", *self.stream))
-        return app.Simulation(molecule.topology, molecule.system, dynamics, walker_platform(job, molecule))
+        platform = walker_platform(job, molecule)
+        properties = walker_properties(job, platform.getName())
+        return app.Simulation(molecule.topology, molecule.system, dynamics, platform, properties)
 
     def _place(self, molecule: Molecule) -> None:
         """Set what the segment begins with."""
@@ -372,7 +375,13 @@ def load_molecule(job: WalkerJob) -> Molecule:
 
 def walker_platform(job: WalkerJob, molecule: Molecule) -> openmm.Platform:
     """Where a walker is simulated."""
-    return platforms.pick_platform(job.protocol.system.platform, molecule.system.getNumParticles())
+    particles = molecule.system.getNumParticles()
+    return platforms.pick_platform(job.protocol.system.platform, particles, partial(walker_properties, job))
+
+
+def walker_properties(job: WalkerJob, platform: str) -> dict[str, str]:
+    """Properties of a platform for a walker: its GPU, or its share of the cores."""
+    return devices.properties(platform, job.protocol.devices.use, job.walker, job.at_once)
 
 
 def _snapshot(context: openmm.Context) -> Snapshot:

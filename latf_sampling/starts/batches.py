@@ -19,10 +19,20 @@ from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SimulationError
 from latf_sampling.starts.archive import Archive
 from latf_sampling.starts.checks import duplicates
+from latf_sampling.starts.effort import Effort
 from latf_sampling.starts.geometry import molecules_of
 from latf_sampling.starts.options import Progress
 from latf_sampling.starts.thermal import RUNS, Thermal
-from latf_sampling.starts.worker import PlainRun, SourceFrame, TargetResult, TargetTask, Worker, WorkerSettings
+from latf_sampling.starts.worker import (
+    PlainRun,
+    SourceFrame,
+    TargetResult,
+    TargetTask,
+    Worker,
+    WorkerSettings,
+    expected_steps,
+    part_of,
+)
 from latf_sampling.starts.working_directory import WorkingDirectory
 
 
@@ -46,16 +56,17 @@ class TargetBatches:
     def run(self, cv: LatentCV, directory: WorkingDirectory, progress: Progress) -> tuple[list[TargetResult], Thermal]:
         """Make what a directory lacks; returns the results of the points that were tried, in their order."""
         cv.save(directory.variable)
-        threads = max(1, available_cores() // self.processes) if self.processes > 1 else None
-        self.settings = replace(self.settings, variable=directory.variable, threads=threads)
+        at_once = self.processes if self.executor is None or isinstance(self.executor, LocalExecutor) else None
+        self.settings = replace(self.settings, variable=directory.variable, at_once=at_once)
+        effort = Effort(expected_steps(self.settings), {PlainRun.kind: RUNS, TargetTask.kind: self.n}, progress)
         with self._ready(directory):
-            thermal = self._measure_thermal(directory, progress)
+            thermal = self._measure_thermal(directory, effort)
             results: dict[int, TargetResult] = {}
             tried = 0
             while (missing := self.n - self._count_valid(results)) and tried < len(self.points):
                 numbers = range(tried, min(len(self.points), tried + missing))
                 tried = numbers.stop
-                self._run_batch(numbers, thermal, directory, results, progress)
+                self._run_batch(numbers, thermal, directory, results, effort)
             return [results[number] for number in range(tried)], thermal
 
     @contextmanager
@@ -78,12 +89,36 @@ class TargetBatches:
         """The worker of this process, for plain runs and targets: making one takes half a second."""
         return Worker(self.settings)
 
-    def _run_tasks(self, tasks: Iterable, name: str) -> closing:
-        make_worker = (lambda settings: self._worker) if self.executor is None else SingleThreaded
+    def _run_tasks(self, tasks: Iterable[tuple[int, PlainRun | TargetTask]], kind: str, effort: Effort) -> closing:
+        begun: set[int] = set()
+
+        def watched() -> Iterator[tuple[int, PlainRun | TargetTask]]:
+            for number, task in tasks:
+                begun.add(number)
+                yield number, task
+
+        def watch(running: int) -> None:
+            reports = [self.settings.lease and self.settings.lease.progress(part_of(kind, number)) for number in begun]
+            effort.running(kind, [report["fraction"] for report in reports if report and report["fraction"] < 1])
+
+        def here(settings: WorkerSettings) -> Worker:
+            self._worker.report = lambda fraction: effort.running(kind, [fraction])
+            return self._worker
+
+        make_worker = here if self.executor is None else SingleThreaded
         at_once = self.processes if isinstance(self.executor, LocalExecutor) else None
         stop = (lambda: None) if self.settings.lease is None else self.settings.lease.revoke
         return closing(
-            run_tasks(make_worker, self.settings, tasks, self.executor, at_once=at_once, stop=stop, name=name.format)
+            run_tasks(
+                make_worker,
+                self.settings,
+                watched(),
+                self.executor,
+                at_once=at_once,
+                watch=watch,
+                stop=stop,
+                name=f"{kind} {{}}".format,
+            )
         )
 
     def _run_batch(
@@ -92,21 +127,21 @@ class TargetBatches:
         thermal: Thermal,
         directory: WorkingDirectory,
         results: dict[int, TargetResult],
-        progress: Progress,
+        effort: Effort,
     ) -> None:
         finished = {number: directory.read_target(number) for number in numbers}
         results.update({number: result for number, result in finished.items() if result is not None})
+        effort.expect(TargetTask.kind, max(self.n, numbers[-1] + 1))
+        effort.known(TargetTask.kind, len(results), _words(results))
         tasks = ((number, self._task(number, thermal)) for number in numbers if finished[number] is None)
-        with self._run_tasks(tasks, "target {}") as finishing:
+        with self._run_tasks(tasks, TargetTask.kind, effort) as finishing:
             for number, result in finishing:
                 if isinstance(result, TargetResult):
                     directory.write_target(number, result)
                 else:
                     result = TargetResult([{"reason": _death(result)}], None)
                 results[number] = result
-                valid = sum(entry.structure is not None for entry in results.values())
-                words = f"{valid} valid, {len(results) - valid} rejected"
-                progress(min(1.0, len(results) / (numbers[-1] + 1)), words)
+                effort.finished(TargetTask.kind, _words(results))
 
     def _count_valid(self, results: dict[int, TargetResult]) -> int:
         """Number of structures; those that repeat an earlier one are rejected."""
@@ -123,10 +158,11 @@ class TargetBatches:
             results[numbers[k]] = TargetResult([*before, {**last, "reason": reason}], None)
         return len(numbers) - len(repeated)
 
-    def _measure_thermal(self, directory: WorkingDirectory, progress: Progress) -> Thermal:
+    def _measure_thermal(self, directory: WorkingDirectory, effort: Effort) -> Thermal:
         """The thermal range of energies and the fluctuation of the latent, from plain runs, unless they are known."""
         known = directory.read_thermal()
         if known is not None:
+            effort.known(PlainRun.kind, RUNS)
             return known
         targets = self.points[:RUNS]
         frames_each = -(-RUNS // len(targets))
@@ -134,13 +170,14 @@ class TargetBatches:
         tasks = ((number, PlainRun(number, self._frame(index))) for number, index in enumerate(frames))
         runs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         failures: dict[int, str] = {}
-        with self._run_tasks(tasks, "plain run {}") as finishing:
+        with self._run_tasks(tasks, PlainRun.kind, effort) as finishing:
             for number, result in finishing:
                 if isinstance(result, tuple):
                     runs[number] = result
                 else:
                     failures[number] = _death(result)
-                progress(0.0, f"{len(runs) + len(failures)} of {plural(len(frames), 'plain run')}")
+                words = f"{len(runs) + len(failures)} of {plural(len(frames), 'plain run')}"
+                effort.finished(PlainRun.kind, words)
         if not runs:
             raise SimulationError(
                 f"starts: from none of {len(frames)} archived frames a plain simulation at "
@@ -174,11 +211,20 @@ class SingleThreaded:
             return self.worker(task)
 
 
-def default_processes(platform: str | None, n: int) -> int:
-    """One process per core, if there are at least four structures for each; one process in all on a GPU."""
+def default_processes(platform: str | None, n: int, executor: Executor | None = None) -> int:
+    """One process per core, if there are at least four structures for each.
+
+    On GPUs as many as an executor of this machine has, which are those of the protocol, or one.
+    """
     if platform not in ("Reference", "CPU"):
-        return 1
+        return min(n, executor.processes) if isinstance(executor, LocalExecutor) else 1
     return max(1, min(available_cores(), n // 4))
+
+
+def _words(results: dict[int, TargetResult]) -> str:
+    """How many structures there are, for people."""
+    valid = sum(entry.structure is not None for entry in results.values())
+    return f"{valid} valid, {len(results) - valid} rejected"
 
 
 def _death(result: object) -> str:

@@ -16,6 +16,7 @@ from openmm import app
 from latf_sampling.bias import free_energy_path
 from latf_sampling.bias.arguments import check_model, check_parts, numbers
 from latf_sampling.core import arguments, streams
+from latf_sampling.core.devices import Devices
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SettingsError
 from latf_sampling.learning.model import LaTF
@@ -59,6 +60,7 @@ def generate_starts(
     structures: str | None = None,
     progress: Progress = no_progress,
     executor: Executor | None = None,
+    devices: Devices = "auto",
 ) -> Starts:
     """Generate n structures at a temperature, simulated or not.
 
@@ -129,6 +131,8 @@ def generate_starts(
     executor
         Where structures are made instead of in processes of this machine: any executor of `concurrent.futures`, whose
         workers share the disk of `directory`.
+    devices
+        Indices of the GPUs that processes use in turn; "auto" takes all that are visible.
 
     Returns
     -------
@@ -168,6 +172,7 @@ def generate_starts(
         structures=structures,
         progress=progress,
         executor=executor,
+        devices=devices,
     )
     if isinstance(model, LaTF) or not hasattr(model, "sample"):  # whatever gives samples will do
         check_model("starts", model, cv)
@@ -205,6 +210,7 @@ def structures_at(
     structures: str | None = None,
     progress: Progress = no_progress,
     executor: Executor | None = None,
+    devices: Devices = "auto",
 ) -> Starts:
     """Structures at given values of the collective variable, thermal at a temperature, to start umbrellas for example.
 
@@ -243,6 +249,7 @@ def structures_at(
         structures=structures,
         progress=progress,
         executor=executor,
+        devices=devices,
     )
     pipeline = StartPipeline.from_options(cv, archive, temperatures, system, topology, options)
     requirement = f"points must be finite numbers (n, {cv.dim})"
@@ -282,6 +289,7 @@ def structures_between(
     structures: str | None = None,
     progress: Progress = no_progress,
     executor: Executor | None = None,
+    devices: Devices = "auto",
 ) -> Starts:
     """A path of n structures between two points or states, where the flow's free energy is lowest.
 
@@ -339,6 +347,7 @@ def structures_between(
         structures=structures,
         progress=progress,
         executor=executor,
+        devices=devices,
     )
 
 

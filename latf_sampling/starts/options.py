@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from latf_sampling.core import arguments
+from latf_sampling.core.devices import Devices
 from latf_sampling.core.processes import LocalExecutor
 from latf_sampling.core.tasks import check_executor
 from latf_sampling.errors import SettingsError
@@ -51,6 +52,7 @@ class StartOptions:
     structures: str | None
     progress: Progress
     executor: Executor | None = None
+    devices: Devices = "auto"
 
     def __post_init__(self) -> None:
         for name, unit in (("timestep", " ps"), ("thermalise", " ps"), ("tolerance", "")):

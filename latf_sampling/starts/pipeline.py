@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import openmm
 from openmm import app
 
-from latf_sampling.core import arguments, platforms, streams
+from latf_sampling.core import arguments, devices, platforms, streams
 from latf_sampling.core.provenance import Attempt
 from latf_sampling.cv.force import without_biases
 from latf_sampling.cv.latent_cv import LatentCV
@@ -91,7 +92,8 @@ class StartPipeline:
             checks=checks,
             seed=streams.stream_seed(options.seed, "starts"),
             platform=_platform(options, system),
-            threads=None,
+            at_once=None,
+            devices=options.devices,
         )
         moving = int((particle_masses(system) > 0).sum())
         return cls(cv, frames, settings, 3 * moving - system.getNumConstraints(), options)
@@ -106,7 +108,7 @@ class StartPipeline:
             check_same_settings(directory, files.read_table()["settings"], settings)
             self.options.progress(1.0, "finished before")
             return Starts.load(directory, self.settings.topology)
-        processes = self.options.processes or default_processes(self.settings.platform, n)
+        processes = self.options.processes or default_processes(self.settings.platform, n, self.options.executor)
         batches = TargetBatches(
             points, n, self.archive, self.settings, self.dof, self.options.attempts, processes, self.options.executor
         )
@@ -181,7 +183,8 @@ def _platform(options: StartOptions, system: openmm.System) -> str | None:
     """Name of the platform to use; `None` lets workers choose, which may have a GPU where this machine has none."""
     if options.is_elsewhere and options.platform is None:
         return None
-    return platforms.pick_platform(options.platform, system.getNumParticles()).getName()
+    own = partial(devices.properties, devices=options.devices)
+    return platforms.pick_platform(options.platform, system.getNumParticles(), own).getName()
 
 
 def _rejected(number: int, target: np.ndarray, result: TargetResult) -> dict:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import openmm
 from openmm import app
 
 from latf_sampling.bias import Umbrella
-from latf_sampling.core import platforms, streams
+from latf_sampling.core import devices, platforms, streams
 from latf_sampling.core.lease import Lease
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SimulationError
@@ -31,6 +33,8 @@ MINIMIZER_ITERATIONS = 200
 """The minimizer only removes the strain of pulling."""
 MIN_ENERGIES = 20
 """Smallest number of energies that a plain run gives."""
+REPORT_STEPS = 50
+"""Steps from one report of progress to the next."""
 STABLE_PHASE = 0.5
 """Largest phase, in radians, of the umbrella's fastest oscillation in one time step."""
 
@@ -54,8 +58,10 @@ class WorkerSettings:
     seed : int
     platform : str or None
         `None` takes the fastest one where the worker is.
-    threads : int or None
-        Threads of the CPU platform in this process; `None` takes its default.
+    at_once : int or None
+        Number of workers that share the cores of a machine; `None` where that is not known.
+    devices : "auto" or tuple of int
+        GPUs that workers use in turn.
     lease : Lease or None
         Under which workers go on.
     """
@@ -71,8 +77,13 @@ class WorkerSettings:
     checks: Checks
     seed: int
     platform: str | None
-    threads: int | None
+    at_once: int | None
+    devices: devices.Devices
     lease: Lease | None = None
+
+
+def no_report(fraction: float) -> None:
+    """Report no progress."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,7 @@ class SourceFrame:
 class PlainRun:
     """A task: a short run without umbrella."""
 
+    kind: ClassVar[str] = "plain run"
     number: int
     frame: SourceFrame
 
@@ -97,6 +109,7 @@ class PlainRun:
 class TargetTask:
     """A task: a structure at a target (d,), from one of several frames, which are tried in their order."""
 
+    kind: ClassVar[str] = "target"
     number: int
     target: np.ndarray
     frames: Sequence[SourceFrame]
@@ -119,43 +132,87 @@ class TargetResult:
     structure: Structure | None
 
 
+def part_of(kind: str, number: int) -> str:
+    """Name of a task among the parts of a lease.
+
+    >>> part_of("plain run", 3)
+    'plain-run-3'
+    """
+    return f"{kind.replace(' ', '-')}-{number}"
+
+
+def expected_steps(settings: WorkerSettings) -> dict[str, float]:
+    """Steps of a plain run, and of a structure that is found at the first attempt; minimizing counts as so many."""
+    interval, count = _plain_interval(settings)
+    pulling = round(PULLING_TIME / settings.timestep) + MINIMIZER_ITERATIONS
+    return {
+        PlainRun.kind: settings.thermalization + interval * count,
+        TargetTask.kind: pulling + settings.thermalization + settings.release,
+    }
+
+
+def _plain_interval(settings: WorkerSettings) -> tuple[int, int]:
+    """Steps from one energy of a plain run to the next, and number of energies."""
+    interval = settings.release or max(1, settings.thermalization // MIN_ENERGIES)
+    return interval, max(MIN_ENERGIES, settings.thermalization // interval)
+
+
 class Worker:
     """Runs `PlainRun` and `TargetTask` tasks.
+
+    Attributes
+    ----------
+    report : callable
+        Called with the fraction of the present task that is done; without effect unless it is set.
 
     Every attempt begins with new random numbers from a seed of its own, so that its result does not depend on what was
     done in the context before.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self.settings = settings
+        self.settings, self.report = settings, no_report
+        self._steps, self._made = expected_steps(settings), 0.0
         self.cv = LatentCV.load(settings.variable, settings.topology)
         system = openmm.XmlSerializer.deserialize(settings.system)
         self.stiffness = KB * settings.temperature / self.cv.noise**2
         self.umbrella = Umbrella(system, self.cv, np.zeros(self.cv.dim), self.stiffness)
         self.other_groups = ~(1 << self.umbrella.group) & 0xFFFFFFFF
         self.integrator = openmm.LangevinMiddleIntegrator(settings.temperature, settings.friction, settings.timestep)
-        platform = platforms.pick_platform(settings.platform, system.getNumParticles())
-        properties = {}
-        if settings.threads is not None and platform.getName() == "CPU":
-            properties["Threads"] = str(settings.threads)
+        own = partial(devices.properties, devices=settings.devices, at_once=settings.at_once)
+        platform = platforms.pick_platform(settings.platform, system.getNumParticles(), own)
+        properties = own(platform.getName())
         self.simulation = app.Simulation(settings.topology, system, self.integrator, platform, properties)
         self.context = self.simulation.context
 
     def __call__(self, task: PlainRun | TargetTask) -> tuple[np.ndarray, np.ndarray] | str | TargetResult:
+        self._kind, self._made = task.kind, 0.0
+        if self.settings.lease is not None:
+            self.report = self.settings.lease.reporter(part_of(task.kind, task.number))
         return self.run_plain(task) if isinstance(task, PlainRun) else self.make_structure(task)
+
+    def _step(self, steps: int) -> None:
+        """Simulate so many steps, and report the fraction of the task that is done."""
+        for first in range(0, steps, REPORT_STEPS):
+            part = min(REPORT_STEPS, steps - first)
+            self.simulation.step(part)
+            self._report_steps(part)
+
+    def _report_steps(self, steps: float) -> None:
+        self._made += steps
+        self.report(min(1.0, self._made / self._steps[self._kind]))
 
     def run_plain(self, task: PlainRun) -> tuple[np.ndarray, np.ndarray] | str:
         """Energies (k,), and squared changes of the latent (k, d) over runs as long as the release.
 
         If the simulation explodes, the reason as text.
         """
-        interval = self.settings.release or max(1, self.settings.thermalization // MIN_ENERGIES)
+        interval, count = _plain_interval(self.settings)
         try:
             self._begin(task.frame, "plain", task.number)
             self._thermalize("plain", task.number)
             energies, latents = [], [self.umbrella.values(self.context)]
-            for _ in range(max(MIN_ENERGIES, self.settings.thermalization // interval)):
-                self.simulation.step(interval)
+            for _ in range(count):
+                self._step(interval)
                 energies.append(self._energy())
                 latents.append(self.umbrella.values(self.context))
         except openmm.OpenMMException as error:
@@ -192,11 +249,12 @@ class Worker:
             steps = max(1, round(PULLING_TIME * max(1.0, distance) / self.settings.timestep))
             self.umbrella.steer(self.simulation, task.target, steps, MOVE_INTERVAL)
             self.simulation.minimizeEnergy(maxIterations=MINIMIZER_ITERATIONS)
+        self._report_steps(self._steps[TargetTask.kind] - self.settings.thermalization - self.settings.release)
         self._thermalize(*names)
         held = self.umbrella.values(self.context)
         if self.settings.release:
             self._switch_off()
-            self.simulation.step(self.settings.release)
+            self._step(self.settings.release)
         state = self.context.getState(getPositions=True, getVelocities=True)
         box = state.getPeriodicBoxVectors(asNumpy=True)._value if frame.box is not None else None
         return Structure(
@@ -247,7 +305,7 @@ class Worker:
             self._check_lease()
             seed = streams.stream_seed(self.settings.seed, "thermalise", *names, k)
             self.context.setVelocitiesToTemperature(self.settings.temperature, seed)
-            self.simulation.step(int(steps))
+            self._step(int(steps))
 
     def _check_lease(self) -> None:
         if self.settings.lease is not None:
