@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import time
 import warnings
 from collections.abc import Sequence
@@ -13,15 +14,16 @@ import mdtraj
 import numpy as np
 from numpy.typing import ArrayLike
 
-from latf_sampling.campaign import repair, structures
+from latf_sampling.campaign import repair, retraining, structures
 from latf_sampling.campaign.check import check, warn_of_space
 from latf_sampling.campaign.executors import open_executor
 from latf_sampling.campaign.extend import extend
+from latf_sampling.campaign.findings import tell_free_energy
 from latf_sampling.campaign.learning import learn
 from latf_sampling.campaign.ledger import ledger
-from latf_sampling.campaign.log import logged
+from latf_sampling.campaign.log import Log, logged
 from latf_sampling.campaign.policies import POLICIES
-from latf_sampling.campaign.progress import Progress, StepProgress, nowhere, silent
+from latf_sampling.campaign.progress import Progress, StepProgress, nowhere, part_of, silent
 from latf_sampling.campaign.until import Until
 from latf_sampling.core import installation, platforms, storage, streams
 from latf_sampling.core.manifest import Manifest
@@ -40,7 +42,7 @@ from latf_sampling.features import Features
 from latf_sampling.learning.evaluation import Evaluation, evaluate
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import TrainingResult, train
-from latf_sampling.records.integrity import inputs, verify_round
+from latf_sampling.records.integrity import inputs, verify_learning, verify_round
 from latf_sampling.records.programs import trust_programs
 from latf_sampling.records.records import Records
 from latf_sampling.report import write_evaluation, write_report
@@ -55,6 +57,10 @@ from latf_sampling.units import TemperatureLike
 
 EXPORT_FRAMES = 500
 """Number of frames of each walker for which the forces of a variable are checked when it is exported."""
+
+
+READING, EXPORT = 0.03, 0.03
+"""Shares of the time of a training that the descriptors of all frames take before it, and the export after it."""
 
 
 class Campaign:
@@ -75,6 +81,8 @@ class Campaign:
     ----------
     records : Records
         Everything that the directory holds.
+    log : Log or None
+        Of the present run, or the last one.
     added : int
         Number of the last rounds that the protocol's file does not have, see `Until`.
 
@@ -95,6 +103,7 @@ class Campaign:
         settings = protocol if isinstance(protocol, Protocol) else files.load_protocol(protocol)
         settings, self.added = files.with_added_rounds(settings)
         self.records = Records(settings, files, trust)
+        self.log: Log | None = None
         self._check()
 
     @classmethod
@@ -144,9 +153,10 @@ class Campaign:
         with (
             open_executor(self.records, executor) as executor,
             self.directory.acquire(self.protocol, extend(self.directory, self.protocol, progress), self.added),
-            logged(self.directory.log, progress) as progress,
-            ledger(self.directory, progress) as progress,
+            logged(self.directory.log, progress) as log,
+            ledger(self.directory, log) as progress,
         ):
+            self.log = log
             trust_programs(self.protocol)
             self.store_molecule()
             warn_of_space(self.records, self.directory)
@@ -157,7 +167,9 @@ class Campaign:
             self._evaluate(executor, progress)
             self._final_starts(executor, progress)
             progress("report", 0.0, "")
-            write_report(Records.load(self.directory.path, trust=True))
+            write_report(
+                Records.load(self.directory.path, trust=True), progress=lambda f, words: progress("report", f, words)
+            )
             progress("report", 1.0, str(self.directory.report))
 
     # What the directory holds: see `Records`
@@ -247,6 +259,7 @@ class Campaign:
             features = features.subset(columns)
             series = [entry.subset(columns) for entry in series]
         dataset = Dataset(series, lag=self.lag, names=features.names)
+        progress(READING, plural(dataset.frames, "frame"))
         settings = self.records.training
         result = train(
             model,
@@ -254,10 +267,11 @@ class Campaign:
             seed,
             settings=settings,
             checkpoint=checkpoint,
-            progress=progress,
+            progress=part_of(progress, READING, 1 - EXPORT),
             align=align,
             align_states=align_states,
         )
+        progress(1 - EXPORT, "exporting the variable")
         positions, boxes = structures.some_frames(walkers, EXPORT_FRAMES)
         cv = LatentCV.from_model(model, features, positions, boxes)
         if selection is not None:
@@ -351,8 +365,11 @@ class Campaign:
 
     def _run_rounds(self, executor: Executor, progress: Progress) -> None:
         for index in range(self.n_rounds):
+            known = self.directory.round(index).learning.finished
             self._simulate(index, executor, progress)
             self._learn(index, executor, progress)
+            if not known and self.protocol.observe is not None:
+                tell_free_energy(self.records, index, progress, self.log)
 
     def _add_round(self) -> None:
         """Go on as with a protocol that has a further round like the last one."""
@@ -461,6 +478,10 @@ class Campaign:
             return
         require_space(self.directory.path, LEARNING, f"the model of round {index}")
         attempt = Attempt(files.path, "training")
+        wanted, reason = retraining.decide(self.records, index)
+        if not wanted:
+            self._keep_model(index, reason, attempt)
+            return
         model, cv, result = self._train_round(index, progress)
         model.save(files.model)
         cv.save(files.cv)
@@ -475,9 +496,22 @@ class Campaign:
             "inputs": inputs(self.protocol, self.directory, index),
             "variable": cv.fingerprint(),
             "model": model.fingerprint(),
+            "settings": retraining.settings_digest(self.protocol),
+            "trained": index,
+            "decision": reason,
         }
         files.finish(summary, attempt.provenance(stream=["learning", index]))
         storage.remove(files.checkpoint)
+
+    def _keep_model(self, index: int, reason: str, attempt: Attempt) -> None:
+        """Let the model of the round before be that of a round too."""
+        before, files = self.directory.round(index - 1).learning, self.directory.round(index).learning
+        content = verify_learning(self.directory, index - 1).content
+        for source, target in ((before.model, files.model), (before.cv, files.cv)):
+            with storage.atomic_write(target) as temporary:
+                shutil.copyfile(source, temporary)
+        summary = {**content, "inputs": inputs(self.protocol, self.directory, index), "decision": reason}
+        files.finish(summary, attempt.provenance(stream=["learning", index]))
 
     def _train_round(self, index: int, progress: StepProgress) -> tuple[LaTF, LatentCV, TrainingResult]:
         """Train the model of a round; one that was lost with the settings of the protocol that it was learned with."""

@@ -14,6 +14,8 @@ Choice = tuple[np.ndarray, str]
 """Indices of frames (walkers,), and the reason: a sentence without its subject and period."""
 MOST = 5000
 """Frames that are compared with each other, evenly spread over all."""
+NEAREST = 10
+"""A frame is as far at the border as its so many nearest others are away."""
 APART = 2.0
 """Least distance of the frames of two walkers, in hill widths, as long as there are enough frames so far apart."""
 
@@ -67,7 +69,7 @@ def least_counts(states: np.ndarray, n_states: int, count: int, length: int, rng
 
 
 def frontier(latent: np.ndarray, width: np.ndarray, count: int, rng: np.random.Generator) -> Choice:
-    """Frames at the border of what was visited: those with the fewest others within a hill width.
+    """Frames at the border of what was visited: those whose nearest others are farthest away.
 
     Parameters
     ----------
@@ -82,19 +84,19 @@ def frontier(latent: np.ndarray, width: np.ndarray, count: int, rng: np.random.G
 
     Examples
     --------
-    >>> points = np.array([[0.0], [0.1], [0.2], [3.0]])
-    >>> frontier(points, np.ones(1), 1, np.random.default_rng(0))
-    (array([3]), 'at the border of what was visited, where within a hill width are 0 other frames of the 4 compared')
+    >>> points = np.append(np.linspace(0, 1, 50), 4.0)[:, None]
+    >>> chosen, reason = frontier(points, np.ones(1), 1, np.random.default_rng(0))
+    >>> chosen.tolist(), reason
+    ([50], 'at the border of what was visited, where the 10 nearest of 51 frames are up to 3.2 hill widths away')
     """
     compared = _some(len(latent), rng)
     points = latent[compared] / width
-    neighbors = KDTree(points).query_ball_point(points, 1.0, return_length=True) - 1
-    chosen = _apart(points, neighbors, count)
-    least, most = int(neighbors[chosen].min()), int(neighbors[chosen].max())
-    number = f"{least}" if least == most else f"{least} to {most}"
+    near = min(NEAREST, max(1, len(compared) - 1))
+    distances = KDTree(points).query(points, near + 1)[0][:, -1] if len(compared) > 1 else np.zeros(1)
+    chosen = _apart(points, -distances, count)
     return compared[chosen], (
-        f"at the border of what was visited, where within a hill width are {number} other frames of the "
-        f"{len(compared):,} compared"
+        f"at the border of what was visited, where the {near} nearest of {len(compared):,} frames are up to "
+        f"{distances[chosen].max():.2g} hill widths away"
     )
 
 

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -76,7 +77,15 @@ Trust = Annotated[
 @app.command()
 def run(
     protocol: Annotated[Path, typer.Argument(help="Protocol, a YAML file.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Directory of the campaign.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Directory of the campaign.")] = None,
+    smoke: Annotated[
+        bool,
+        typer.Option(
+            "--smoke",
+            help="Run everything that the protocol asks for in a minute, as little of it as possible, in a temporary "
+            "folder that is removed: whether it works, without -o.",
+        ),
+    ] = False,
     max_time: Annotated[
         str | None,
         typer.Option(
@@ -92,18 +101,32 @@ def run(
         ),
     ] = None,
     max_rounds: Annotated[int | None, typer.Option(help="Rounds at most with --until; default: 20.")] = None,
+    settled: Annotated[
+        bool,
+        typer.Option(
+            "--settled",
+            help="With --until, also add rounds until the last one changes neither the free energy nor the states.",
+        ),
+    ] = False,
 ) -> None:
     """Run a campaign, or continue it, also with a protocol that makes it longer or is learned from in another way."""
     from latf_sampling.data.layout import CampaignDirectory
     from latf_sampling.units import parse
 
     began = time.perf_counter()
+    if smoke:
+        _smoke(protocol, {"-o": output, "--max-time": max_time, "--until": until, "--max-rounds": max_rounds})
+        return
+    if output is None:
+        raise SettingsError("run: -o, the directory of the campaign, is missing.")
     settings = CampaignDirectory(output).load_protocol(
         protocol
     )  # its faults are told before anything that takes seconds is imported
     limit = signals.TimeLimit(None if max_time is None else signals.seconds(max_time, "--max-time"))
     if max_rounds is not None and until is None:
         raise SettingsError("run: --max-rounds goes with --until, which adds rounds.")
+    if settled and until is None:
+        raise SettingsError("run: --settled goes with --until, which adds rounds.")
     error = None if until is None else parse(until, "energy", "--until")
     output_directory(output)
 
@@ -112,7 +135,7 @@ def run(
     from latf_sampling.campaign.until import Until
 
     preview(CampaignDirectory(output), settings)  # before the system is built, which may take minutes
-    goal = None if error is None else Until(error, 20 if max_rounds is None else max_rounds)
+    goal = None if error is None else Until(error, 20 if max_rounds is None else max_rounds, settled)
     with limit, Bars(_err, output) as bars:
         campaign = Campaign(settings, output)
         for page in (campaign.directory.report, campaign.directory.evaluation):
@@ -122,6 +145,23 @@ def run(
     if goal is not None and goal.reached > goal.error:
         _complain(f"after {plural(campaign.n_rounds, 'round')} {goal.words}.", "yellow")
         raise typer.Exit(1)
+
+
+def _smoke(protocol: Path, others: Mapping[str, object]) -> None:
+    """Make the campaign of a protocol small, and run it from end to end."""
+    from latf_sampling.settings import Protocol
+
+    if given := [name for name, value in others.items() if value is not None]:
+        raise SettingsError(
+            f"run: --smoke runs in a temporary folder, and {given[0]} has no meaning there; leave it out."
+        )
+    settings = Protocol.load(protocol)
+
+    from latf_sampling.campaign.smoke import smoke_test
+
+    with Bars(_err) as bars:
+        test = smoke_test(settings, bars)
+    _say(test.summary(settings))
 
 
 @app.command()

@@ -22,6 +22,7 @@ A campaign's directory::
     rounds/00/learning/           model.pt, cv.pt, history.json (manifest); training.pt while the model is trained
     references/walker-00/         the simulations of `evaluate`
     starts/                       structures at the new temperature, see `latf_sampling.starts.Starts`
+    until.json                    why a run with a goal added a round, or no further one
     evaluation.html, report.html  pages with their manifests evaluation.json, report.json; lags.html
     attempts.txt                  how often what is in the same folder was begun, beside segments, models and here
 """
@@ -145,6 +146,11 @@ class CampaignDirectory:
     def evaluation_marker(self) -> Path:
         """Manifest of the evaluation, JSON; written last."""
         return self.path / "evaluation.json"
+
+    @property
+    def until(self) -> Path:
+        """Why the last run with a goal added a round, or no further one, JSON."""
+        return self.path / "until.json"
 
     @property
     def lags(self) -> Path:

@@ -17,6 +17,7 @@ from latf_sampling.records.records import Records
 from latf_sampling.report import (
     costs,
     crossings,
+    decisions,
     descriptors,
     exchange,
     failures,
@@ -43,6 +44,7 @@ SECTIONS: list[Callable[[Records, Estimates], str]] = [
     landscapes.section,
     series.section,
     failures.section,
+    decisions.section,
     learning.section,
     descriptors.section,
     starts.section,
@@ -53,7 +55,26 @@ SECTIONS: list[Callable[[Records, Estimates], str]] = [
 is missing, and is empty where it does not apply."""
 
 
-def write_report(records: Records, path: str | Path | None = None) -> Path:
+SHARES = {"headline": 0.3, "weights": 0.3, "landscapes": 0.8, "series": 0.3, "learning": 1.5, "starts": 0.4}
+"""Seconds of sections that draw, in a report of a small campaign on one core; others take a hundredth of one."""
+READING = 0.5
+"""Seconds of reading the campaign and of its estimates."""
+
+
+def _share(section: Callable[[Records, Estimates], str]) -> float:
+    return SHARES.get(_name(section), 0.01)
+
+
+def _name(section: Callable[[Records, Estimates], str]) -> str:
+    """Name of the file of a section."""
+    return section.__module__.rpartition(".")[2]
+
+
+def write_report(
+    records: Records,
+    path: str | Path | None = None,
+    progress: Callable[[float, str], None] = lambda fraction, words: None,
+) -> Path:
     """Write the report of a campaign, from what is finished of it.
 
     The same files give the same report. Its headline numbers are repeated as JSON in the element with the id "numbers":
@@ -66,6 +87,8 @@ def write_report(records: Records, path: str | Path | None = None) -> Path:
         The campaign.
     path
         File to write; by default `report.html` in the campaign's directory.
+    progress
+        Called with the fraction that is done, and a few words.
 
     Returns
     -------
@@ -84,7 +107,11 @@ def write_report(records: Records, path: str | Path | None = None) -> Path:
     target = output_file(own) if path is None else output_file(path)
     records.verify()
     estimates = Estimates.from_records(records)
-    sections = [section(records, estimates) for section in SECTIONS]
+    sections, done, total = [], READING, READING + sum(map(_share, SECTIONS))
+    for section in SECTIONS:
+        progress(done / total, f"section '{_name(section)}'")
+        sections.append(section(records, estimates))
+        done += _share(section)
     numbers = {
         **headline.numbers(records, estimates),
         "seconds": costs.numbers(records),

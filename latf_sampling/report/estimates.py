@@ -140,6 +140,14 @@ class Estimates:
         """Estimate from all of these rounds."""
         return self.convergence and self.convergence.estimate
 
+    def until_round(self, records: Records, index: int) -> Difference | None:
+        """The estimate from the rounds up to one, as `pooled`; `None` where no walker crossed in them."""
+        rounds = {number: walkers for number, walkers in self.sampled.items() if number <= index}
+        crossed = sum(_total(self.selected_crossings, walkers) for walkers in rounds.values())
+        rng = streams.stream(records.protocol.seed, "report", "until", index)
+        convergence = _convergence(rounds, self.variable, self.temperature, crossed, rng)
+        return convergence and convergence.estimate
+
     @property
     def deviation(self) -> float | None:
         """Pooled estimate minus reference, in units of the combined error; `None` where one of them is not known."""

@@ -96,7 +96,17 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
     ),
     LearningSettings: _all(
         "learn",
-        *("lag", "select", "initial_states", "batch_size", "learning_rate", "encoder_decay", "slowness", "evenness"),
+        *(
+            "lag",
+            "select",
+            "retrain",
+            "initial_states",
+            "batch_size",
+            "learning_rate",
+            "encoder_decay",
+            "slowness",
+            "evenness",
+        ),
         *("restarts", "refinements", "refinement_epochs", "label_change", "minimum_population", "joint_epochs"),
         *("flow_epochs", "patience", "ensemble", "ensemble_epochs", "balance_temperatures", "validation_fraction"),
     ),

@@ -60,8 +60,8 @@ class TrainingSettings(Settings):
     """Decoupled weight decay of the encoder (Loshchilov and Hutter, arXiv:1711.05101); less than 1 / learning_rate."""
     slowness: float = Field(default=1.0, ge=0, le=1e6)
     """Weight of the squared autocorrelations of the variable after one lag, which are the larger the less it contains
-    of fast motions. With 0 the encoder only has to predict the state, as in the paper; a bias then crosses less
-    often."""
+    of fast motions, relative to the prediction of the state for each pair of states. With 0 the encoder only has to
+    predict the state, as in the paper; a bias then crosses less often."""
     evenness: float = Field(default=0.1, ge=0, le=1e6)
     """Weight of a term that makes the variable rise evenly on the way from state to state, where frames are few:
     without it the variable becomes a step there, and hills exert forces that tear the molecule apart."""
@@ -125,3 +125,8 @@ class LearningSettings(TrainingSettings):
     """Lag time: the model predicts the state of the molecule this long after a frame."""
     select: SelectSettings | None = None
     """Selection of columns of descriptors to train on; None keeps all."""
+    retrain: Literal["always", "more_data", "new_regions", "density"] = "always"
+    """When a model is trained after a round, where otherwise that of the round before is kept: always; when the new
+    frames are at least a fifth of those that it was trained on ("more_data"); when more than 1 % of them lie where its
+    free energy exceeds 30 kT ("new_regions"); or when their density is not the flow's ("density"). The report states
+    the reason."""

@@ -258,7 +258,7 @@ def test_inputs_of_an_earlier_protocol_are_kept(copy, tmp_path):
 
 
 def test_a_campaign_goes_on_without_the_structure_beside_its_protocol(copy, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "write_report", lambda records: None)
+    monkeypatch.setattr(loop, "write_report", lambda records, **options: None)
     path, before = write_protocol(tmp_path / "given"), contents(copy)
     structure = next((tmp_path / "given").glob("*.pdb"))
     structure.unlink()
@@ -329,11 +329,11 @@ PLAIN = {
 def unlearned(monkeypatch):
     """Campaigns whose rounds are simulated and not learned from."""
 
-    def finish(campaign, index, progress):
+    def finish(campaign, index, *arguments):
         storage.write_json(campaign.directory.round(index).learning.checkpoint, {})
 
     monkeypatch.setattr(loop.Campaign, "_learn", finish)
-    monkeypatch.setattr(loop, "write_report", lambda records: None)
+    monkeypatch.setattr(loop, "write_report", lambda records, **options: None)
 
 
 def simulate(folder: Path, directory: Path, **changes) -> Records:
@@ -403,7 +403,7 @@ def errors(monkeypatch):
         value = values.pop(0)
         return SimpleNamespace(pooled=None if value is None else SimpleNamespace(error=value))
 
-    monkeypatch.setattr("latf_sampling.campaign.until.Estimates.from_records", estimates)
+    monkeypatch.setattr("latf_sampling.campaign.until.Estimates", SimpleNamespace(from_records=estimates))
     monkeypatch.setattr(loop.Campaign, "_restart", lambda *arguments: None)
     monkeypatch.setattr(loop.repair, "repair_starts", lambda *arguments, **options: None)
     monkeypatch.setattr("latf_sampling.campaign.campaign.start_of", lambda *arguments: None)
@@ -442,6 +442,51 @@ def test_rounds_that_are_added_have_an_end(tmp_path, unlearned, errors):
     until = Until(0.3, max_rounds=2)
     assert len(run_until(tmp_path, until).protocol.rounds) == 2
     assert until.words == "the error of the free-energy difference is 0.9 kJ/mol; 0.3 kJ/mol are wanted"
+
+
+def test_a_campaign_ends_when_neither_the_free_energy_nor_the_states_change(tmp_path, unlearned, monkeypatch):
+    """Values and errors of the free energy, and numbers of states, after each round."""
+    values = [(9.0, 0.1), (8.2, 0.1), (8.0, 0.1), (8.1, 0.1)]
+    states = [3, 4, 4, 4]
+
+    def estimates(records):
+        done = records.n_rounds
+        rounds = {k: SimpleNamespace(value=value, error=error) for k, (value, error) in enumerate(values[:done])}
+        return SimpleNamespace(
+            pooled=rounds[done - 1],
+            rounds=rounds,
+            sampled=rounds,
+            until_round=lambda records, index: rounds[index],
+            convergence=SimpleNamespace(converged=done > 3, reasons=["the halves differ"]),
+        )
+
+    def learned(records):
+        return [(k, SimpleNamespace(history={"states": range(n)})) for k, n in enumerate(states[: records.n_rounds])]
+
+    monkeypatch.setattr("latf_sampling.campaign.until.Estimates", SimpleNamespace(from_records=estimates))
+    monkeypatch.setattr(Records, "learned", property(learned))
+    monkeypatch.setattr(loop.Campaign, "_restart", lambda *arguments: None)
+    monkeypatch.setattr(loop.repair, "repair_starts", lambda *arguments, **options: None)
+    monkeypatch.setattr("latf_sampling.campaign.campaign.start_of", lambda *arguments: None)
+    told, until = [], Until(0.3, settled=True)
+    asks = Until.asks_for_more
+    monkeypatch.setattr(Until, "asks_for_more", lambda self, *rest: (asks(self, *rest), told.append(self.unsettled))[0])
+    records = run_until(tmp_path, until)
+    assert records.n_rounds == 4
+    assert told == [
+        ["there is no earlier model to compare the states with"],
+        [
+            "the last round changed the number of states from 3 to 4",
+            "the last round changed the free energy by 0.8 kJ/mol, more than 0.28 kJ/mol",
+            "the halves differ",
+        ],
+        ["the halves differ"],
+        [],
+    ]
+    written = storage.read_json(records.directory.until)
+    assert written == {"round": 3, "decision": "no further round", "reason": until.words}
+    assert run_until(tmp_path, Until(0.05, max_rounds=4)).n_rounds == 4
+    assert storage.read_json(records.directory.until)["decision"] == "no further round, since there are 4"
 
 
 def test_an_added_round_that_was_interrupted_goes_on(tmp_path, unlearned, errors, monkeypatch):

@@ -67,14 +67,14 @@ def test_each_choice_is_stated_with_its_reason(records):
             assert table["sources"] == [299, 299]
     assert reasons["uniform"] == "drawn at random from 300 frames, all with the same probability"
     assert reasons["counts"].startswith("in the states with the fewest frames: state ")
-    assert reasons["frontier"].startswith("at the border of what was visited, where within a hill width are ")
+    assert reasons["frontier"].startswith("at the border of what was visited, where the 10 nearest of 300 frames ")
     assert reasons["disagreement"].startswith("where the flows of the ensemble differ most in their free energy, by ")
     assert reasons["continue"] == "the last ones of round 0, walker 0"
 
 
 def test_walkers_spread_over_what_they_are_sent_to():
     rng = np.random.default_rng(0)
-    points = np.concatenate([rng.normal(size=(2000, 2)), [[6.0, 0.0], [6.2, 0.0], [0.0, 7.0]]])
+    points = np.concatenate([rng.uniform(-1, 1, size=(2000, 2)), [[6.0, 0.0], [6.2, 0.0], [0.0, 7.0]]])
     chosen, _ = choices.frontier(points, np.array([0.5, 0.5]), 3, rng)
     assert {2002} < set(chosen.tolist()) and len({2000, 2001} & set(chosen.tolist())) == 1
     deviation = np.linalg.norm(points, axis=1)
