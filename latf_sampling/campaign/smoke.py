@@ -22,16 +22,16 @@ import numpy as np
 
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.campaign.policies import POLICIES
-from latf_sampling.campaign.progress import Progress, nowhere
+from latf_sampling.campaign.progress import Progress, StepProgress, nowhere, silent
 from latf_sampling.core import storage, streams
 from latf_sampling.core.words import duration, plural
 from latf_sampling.data.dataset import Series
 from latf_sampling.data.trajectories import Frames
 from latf_sampling.errors import SimulationError
 from latf_sampling.features import Features
+from latf_sampling.learning.evaluation import Evaluation, evaluate
 from latf_sampling.records.records import Records
 from latf_sampling.settings import ExecutorSettings, Protocol, RoundSettings
-from latf_sampling.settings.bias import AnyBiasSettings
 
 STEPS = 10
 """Time steps from frame to frame at least."""
@@ -53,10 +53,14 @@ TRAINING = {
     "joint_epochs": 2,
     "flow_epochs": 5,
     "patience": 1,
-    "ensemble": 1,
+    "ensemble": 2,
     "ensemble_epochs": 1,
 }
 """Most that is trained."""
+EXCHANGE = 4
+"""Frames between attempts to exchange configurations."""
+SAMPLES = 2000
+"""Generated samples that an evaluation compares at each temperature."""
 
 
 @dataclass
@@ -100,7 +104,8 @@ def smoke_test(protocol: Protocol, progress: Progress = nowhere, executor: Execu
     progress
         Is told of the steps.
     executor
-        Where tasks run; `None` takes processes of this machine.
+        Where tasks run, with the disk of the temporary folder; `None` takes processes of this machine, whatever the
+        protocol says.
 
     Raises
     ------
@@ -175,11 +180,12 @@ def _round(settings: RoundSettings, frame: float, length: float) -> RoundSetting
     """A round with a walker at each of a few of its temperatures, and a second one where there are several."""
     temperatures = list(dict.fromkeys(settings.walkers))[:WALKERS]
     walkers = (*temperatures, *settings.walkers[: min(WALKERS, len(settings.walkers)) - len(temperatures)])
-    return settings.model_copy(update={"walkers": walkers, "length": length, "bias": _bias(settings.bias, frame)})
-
-
-def _bias(settings: AnyBiasSettings | None, frame: float) -> AnyBiasSettings | None:
-    return None if settings is None else settings.model_copy(update={"interval": frame})
+    changes: dict[str, Any] = {"walkers": walkers, "length": length}
+    if settings.bias is not None:
+        changes["bias"] = settings.bias.model_copy(update={"interval": frame})
+    if settings.exchange is not None:
+        changes["exchange"] = settings.exchange.model_copy(update={"interval": EXCHANGE * frame})
+    return settings.model_copy(update=changes)
 
 
 class _SmokeCampaign(Campaign):
@@ -189,6 +195,14 @@ class _SmokeCampaign(Campaign):
         super().__init__(protocol, directory)
         self.records = _SmokeRecords(protocol, self.directory)
         self.test = test
+
+    def evaluate(self, progress: StepProgress = silent) -> Evaluation:
+        learned = self.last_learned()
+        model, cv = self.model(learned)
+        features = self.features_of(cv)
+        references = self.series(self.references(), features)
+        dataset = self.dataset(learned, features)
+        return evaluate(model, dataset, references, samples=SAMPLES, seed=self.protocol.seed, progress=progress)
 
     def _restart(self, index: int, settings: RoundSettings, executor: Executor, progress: Progress) -> None:
         try:

@@ -51,6 +51,7 @@ from latf_sampling.learning.training.alignment import EarlierModel
 from latf_sampling.learning.training.checkpoint import Checkpoint
 from latf_sampling.learning.training.clusters import cluster
 from latf_sampling.learning.training.fit import Fit, is_finite
+from latf_sampling.learning.training.outlook import Outlook
 from latf_sampling.learning.training.restarts import model_crossings
 from latf_sampling.learning.training.states import metastable_states
 from latf_sampling.learning.training.training_frames import TrainingFrames
@@ -219,6 +220,7 @@ class _Run:
         self.history: list[dict] = []
         self.consistent = self.converged = False
         self.began = time.perf_counter()
+        self.outlook = Outlook(settings)
 
     def run(self) -> TrainingResult:
         saved = self.checkpoint.load()
@@ -512,29 +514,12 @@ class _Run:
                     f"for outliers in the descriptors, or lower learning_rate ({self.settings.learning_rate:g})."
                 )
             self.history.append(entry)
-            self._report(fit.epoch / epochs, entry)
+            before = len(self.candidates) * self.settings.refinements if self.stage == "states" else 0
+            done = self.outlook.note(self.stage, before + self.iteration, fit.epoch)
+            self.progress(done, f"{self.stage}: {entry['states']} states, loss {entry['loss']:.3f}")
             self._save(fit)
         fit.take_best()
         return fit.finished
-
-    def _report(self, share: float, entry: dict) -> None:
-        s = self.settings
-        # An epoch with a flow costs about four of those without.
-        costs = {
-            "states": s.restarts * s.refinements * s.refinement_epochs,
-            "joint": 4 * s.joint_epochs,
-            "flow": 4 * s.flow_epochs,
-            "refit": 4 * s.ensemble_epochs,
-            "ensemble": 4 * s.ensemble * s.ensemble_epochs,
-        }
-        iterations = {"states": s.refinements, "joint": 1, "flow": 1, "refit": 1, "ensemble": max(1, s.ensemble)}
-        stages = list(costs)
-        before = sum(costs[stage] for stage in stages[: stages.index(self.stage)])
-        part = (self.iteration + share) / iterations[self.stage]
-        if self.stage == "states":
-            part = min(1.0, (len(self.candidates) + part) / s.restarts)
-        done = before + costs[self.stage] * part
-        self.progress(done / sum(costs.values()), f"{self.stage}: {entry['states']} states, loss {entry['loss']:.3f}")
 
     def _describe(self) -> list[dict]:
         """Set range and spread of the collective variable; return the states with their populations."""
