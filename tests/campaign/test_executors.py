@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.clusters import dask_cluster, parsl_configuration, worker_killed
 from helpers.explosive import write_explosive
-from helpers.molecules import InThisProcess
+from helpers.molecules import InThisProcess, finished_campaign, write_protocol
 
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.campaign.executors import EXECUTORLIB, EXECUTORS, open_executor
 from latf_sampling.core.storage import checksum
 from latf_sampling.errors import FailureWarning, InstallationError, SettingsError, StoreError
+from latf_sampling.records.records import Records
 from latf_sampling.records.setup import Setup
 from latf_sampling.settings import ExecutorSettings, Protocol
 from latf_sampling.settings.changes import change_of
 from latf_sampling.settings.execution import BACKENDS
 from latf_sampling.simulation.runner import run_walkers
 from latf_sampling.simulation.walker import WalkerJob
+from latf_sampling.starts import Starts
 
 LONG = {
     "segment": "600 ps",
@@ -92,7 +96,7 @@ def test_a_killed_worker_changes_no_bit(kind, tmp_path, here):
         ({"dask": "missing.json"}, r"executor\.dask: there is no file .*missing\.json"),
         (
             {"executorlib": {"backend": "local", "max_wrkers": 2}},
-            r"executorlib: SingleNodeExecutor cannot be used \(Typ",
+            "SingleNodeExecutor cannot be used",
         ),
     ],
 )
@@ -124,9 +128,9 @@ def test_a_configuration_of_somebody_else_does_not_run(tmp_path):
     file.write_text("raise SystemExit")
     received = setup(parsl=file)
     received.trust = False
-    with pytest.raises(StoreError, match=r"executor\.parsl: .*config\.py is a program that you have not run before"):
-        with open_executor(received):
-            pass
+    words = r"executor\.parsl: .*config\.py is a program that you have not run before"
+    with pytest.raises(StoreError, match=words), open_executor(received):
+        pass
     file.unlink()
     with pytest.raises(StoreError, match=r"executor\.parsl: .*config\.py cannot be read"), open_executor(received):
         pass
@@ -179,3 +183,30 @@ def test_run_takes_executors_alone(tmp_path):
     with pytest.raises(SettingsError, match=r"executor: must be a concurrent\.futures\.Executor, .* got 'dask'"):
         campaign.run(executor="dask")
     assert not (tmp_path / "run").exists()
+
+
+# ----------------------------------------------------------------------------------------------------- a whole campaign
+
+
+@pytest.mark.timeout(900)  # it may have to run the tiny campaign first
+def test_bias_training_and_starts_on_dask_are_those_of_processes(tmp_path):
+    """The last round of the tiny campaign again, on two workers of which one is killed in the middle of a training."""
+    directory = Path(shutil.copytree(finished_campaign(), tmp_path / "run"))
+    for name in ("rounds/02", "starts"):
+        shutil.rmtree(directory / name)
+    began: list[str] = []
+    with dask_cluster(tmp_path) as file:
+        protocol = write_protocol(tmp_path / "given", executor={"dask": str(file)})
+        with worker_killed(directory / "rounds" / "02" / "running", "learning") as killed, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Campaign(protocol, directory).run(lambda step, fraction, words: began.append(step))
+    assert len(killed) == 1 and {"round 2: simulate", "round 2: learn", "starts"} <= set(began)
+    again, once = Records.load(directory, trust=True), Records.load(finished_campaign(), trust=True)
+    assert content(directory) == content(finished_campaign())
+    (hills,) = (directory / "rounds" / "02").rglob("*.hills")
+    assert hills.read_bytes() == (finished_campaign() / hills.relative_to(directory)).read_bytes()
+    assert [part.fingerprint() for part in again.model(2)] == [part.fingerprint() for part in once.model(2)]
+    for folder in ("rounds/02/starts", "starts"):
+        one, other = (Starts.load(path / folder, once.molecule.topology) for path in (directory, finished_campaign()))
+        assert np.array_equal(one.positions, other.positions) and np.array_equal(one.velocities, other.velocities)
+    assert not list(directory.rglob("running"))

@@ -34,13 +34,9 @@ def dask_cluster(folder: Path, workers: int = 2) -> Iterator[Path]:
     worker = ["distributed.cli.dask_worker", "--nthreads", "1", "--no-nanny", "--local-directory", str(folder)]
     commands = [scheduler, *[worker] * workers]
     with open(folder / "log.txt", "w") as log:
+        where = ["--scheduler-file", str(file), "--no-dashboard"]
         processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", *command, "--scheduler-file", str(file), "--no-dashboard"],
-                stderr=log,
-                stdout=log,
-            )
-            for command in commands
+            subprocess.Popen([sys.executable, "-m", *command, *where], stderr=log, stdout=log) for command in commands
         ]
         try:
             while not file.exists():
@@ -60,14 +56,17 @@ def parsl_configuration(folder: Path) -> Path:
 
 
 @contextmanager
-def worker_killed(leases: Path) -> Iterator[list[int]]:
-    """Kill the worker of the task that reports first in a folder of leases; yields a list that gets its process."""
+def worker_killed(leases: Path, tasks: str = "*") -> Iterator[list[int]]:
+    """Kill the worker of the task, of those with such a name, that gets on first in a folder of leases.
+
+    Yields a list that gets the number of its process.
+    """
     killed: list[int] = []
     end = threading.Event()
 
     def kill() -> None:
         while not end.is_set() and not killed:
-            for path in leases.glob("*.progress"):
+            for path in leases.glob(f"{tasks}.progress"):
                 try:
                     told = storage.read_json(path)
                 except Exception:  # it is just being written
