@@ -38,7 +38,7 @@ def write_netcdf(trajectory: mdtraj.Trajectory, path: str | Path) -> None:
     ----------
     https://ambermd.org/netcdf/nctraj.xhtml
     """
-    buffer = io.BytesIO()
+    buffer = _Kept()
     file = netcdf_file(buffer, "w", version=2)
     for name, value in {
         "title": "",
@@ -65,9 +65,19 @@ def write_netcdf(trajectory: mdtraj.Trajectory, path: str | Path) -> None:
         lengths = ANGSTROM * np.asarray(trajectory.unitcell_lengths, np.float64)
         _record(file, "cell_lengths", "f8", ("cell_spatial",), lengths, "angstrom")
         _record(file, "cell_angles", "f8", ("cell_angular",), np.asarray(trajectory.unitcell_angles), "degree")
-    file.flush()
-    Path(path).write_bytes(buffer.getvalue())
     file.close()
+    Path(path).write_bytes(buffer.content)
+
+
+class _Kept(io.BytesIO):
+    """Bytes that stay after the file in them is closed, which writes it; with `flush` it would be written twice."""
+
+    content = b""
+
+    def close(self) -> None:
+        if not self.closed:
+            self.content = self.getvalue()
+        super().close()
 
 
 def write_xtc(trajectory: mdtraj.Trajectory, path: str | Path) -> None:

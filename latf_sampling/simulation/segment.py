@@ -80,6 +80,7 @@ class Segment:
         self.exchanges: list[Exchange] = []
         self.attempt_interval = attempt_interval(job)
         self.parts = 2 if failures.shortens_timestep(index) else 1
+        self.frames, self.segments = n_steps(job.protocol.segment, job.protocol.frame_interval), job.segments
         try:
             self.simulation = self._simulation(molecule)
         except openmm.OpenMMException as error:
@@ -150,7 +151,7 @@ class Segment:
         job, protocol, bias, simulation = self.job, self.job.protocol, self.bias, self.simulation
         context, periodic = simulation.context, simulation.system.usesPeriodicBoundaryConditions()
         stride = n_steps(protocol.frame_interval, job.timestep)
-        count = n_steps(protocol.segment, protocol.frame_interval)
+        count = self.frames
         groups = -1 if bias is None else ~(1 << bias.group) & 0xFFFFFFFF
         positions = np.empty((count, simulation.system.getNumParticles(), 3), np.float32)
         boxes = np.empty((count, 3, 3), np.float32) if periodic else None
@@ -167,7 +168,8 @@ class Segment:
             try:
                 left = _to_next_frame(simulation, bias, stride)
                 state = context.getState(getPositions=True, getEnergy=True, groups=groups)
-                why = self._divergence(state)
+                exact = state.getPositions(asNumpy=True)._value
+                why = self._divergence(state, exact)
             except openmm.OpenMMException as error:
                 raise self._exploded(str(error), first, start, checkpoint) from error
             except (SimulationError, CVError) as error:  # from the bias, whose messages do not name the walker
@@ -177,7 +179,7 @@ class Segment:
             if why is not None:
                 raise self._exploded(why, first, start, checkpoint)
             energy[frame] = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
-            positions[frame] = exact = state.getPositions(asNumpy=True)._value
+            positions[frame] = exact
             box = None
             if boxes is not None:
                 boxes[frame] = box = state.getPeriodicBoxVectors(asNumpy=True)._value
@@ -199,8 +201,7 @@ class Segment:
 
     def _fraction(self, frames: int) -> float:
         """Share of the walker's segments that is done after so many frames of this one."""
-        count = n_steps(self.job.protocol.segment, self.job.protocol.frame_interval)
-        return (self.index + frames / count) / self.job.segments
+        return (self.index + frames / self.frames) / self.segments
 
     def _exchange(self, frame: int, groups: int, waiting: Callable[[], None]) -> None:
         """Go on with the configuration of another walker, where the round has replica exchange and it is accepted.
@@ -240,11 +241,11 @@ class Segment:
         barostat = self.job.protocol.system.barostat
         return 0.0 if barostat is None else barostat.pressure * BAR * float(np.linalg.det(box))
 
-    def _divergence(self, state: Any) -> str | None:
-        """Why the frame of a state of OpenMM is no part of a trajectory; `None` if it is."""
+    def _divergence(self, state: Any, positions: np.ndarray) -> str | None:
+        """Why a state of OpenMM, with these positions (N, 3), is no part of a trajectory; `None` if it is."""
         energy = state.getPotentialEnergy()._value
         with np.errstate(over="ignore"):  # an atom may have flown to where single precision does not reach
-            finite = np.isfinite(state.getPositions(asNumpy=True)._value.astype(np.float32)).all()
+            finite = np.isfinite(positions.astype(np.float32)).all()
         if not (np.isfinite(energy) and finite):
             return f"the potential energy is {energy} kJ/mol"
         return self.limit.excess(state.getKineticEnergy()._value)
