@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from latf_sampling.campaign.ledger import update
+from latf_sampling.core.provenance import Attempt
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.settings import Protocol
 from latf_sampling.systems import build
@@ -62,10 +64,13 @@ def make(directory: Path, segments: int) -> None:
         walker.path.mkdir(parents=True)
         for index in range(segments // WALKERS):
             segment = walker.segment(index)
+            attempt = Attempt(walker.path, segment.stem.name)
             for path in (segment.trajectory, segment.frames, segment.state):
                 path.write_bytes(f"{number} {index} {path.suffix}".encode() * 100)
             content = {"step": 100 * (index + 1), "frames": 10, "temperature": 300.0, "seconds": 1.0}
-            segment.finish(content)
+            stream = ["segment", 0, number, index]
+            segment.finish(content, attempt.provenance(device={"platform": "Reference"}, stream=stream))
+    update(files)
 
 
 def measure(directory: Path) -> dict[str, tuple[float, float]]:
@@ -94,6 +99,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.output.exists():
         make(arguments.output, arguments.segments)
+    size = CampaignDirectory(arguments.output).ledger.stat().st_size
+    print(f"ledger: {size / arguments.segments:,.0f} bytes a segment")
     print(f"{'command':<18}{'s':>8}{'processor s':>14}")
     for name, (clock, processor) in measure(arguments.output).items():
         print(f"{name:<18}{clock:8.2f}{processor:14.2f}")

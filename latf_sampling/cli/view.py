@@ -14,6 +14,7 @@ from latf_sampling.campaign.progress import Paces
 from latf_sampling.cli import tables
 from latf_sampling.core.words import duration, plural
 from latf_sampling.data.layout import CampaignDirectory
+from latf_sampling.records.ledger import summary
 from latf_sampling.records.records import Records
 from latf_sampling.records.standing import walkers_of_present_round
 from latf_sampling.settings import Protocol, RoundSettings
@@ -32,7 +33,8 @@ def standing(directory: Path) -> dict[str, Any]:
     dict
         "directory", "finished", "running" (`None` where that cannot be told), "earlier_protocols", "steps" as
         `Records.status` returns them, "walkers" as `walkers_of_present_round`, "free_energy", the last event of that
-        name in the log or `None`, and "progress", the last one of a step that is not finished or `None`.
+        name in the log or `None`, "progress", the last one of a step that is not finished or `None`, and "ledger", see
+        `latf_sampling.records.ledger.summary`.
 
     Raises
     ------
@@ -57,6 +59,7 @@ def standing(directory: Path) -> dict[str, Any]:
         "walkers": walkers_of_present_round(records.protocol, files),
         "free_energy": named.get("free energy"),
         "progress": progress,
+        "ledger": summary(files),
     }
 
 
@@ -78,6 +81,8 @@ def table(standing: dict[str, Any], width: int | None) -> str:
         lines.append(f"{words} (as of {progress.get('time')}). {progress.get('words')}")
     if standing.get("running") is False and not standing["finished"]:
         lines.append("No process runs it: `latf run` goes on with it.")
+    if standing["ledger"]["journal"] == "delete":
+        lines.append("Its disk is one of a network, where the ledger is written without SQLite's write-ahead log.")
     if standing["earlier_protocols"]:
         times, folder = plural(standing["earlier_protocols"], "time"), f"{standing['directory']}/earlier"
         lines.append(f"The protocol was changed {times}; what belongs to earlier ones is in {folder}.")
