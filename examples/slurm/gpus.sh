@@ -21,9 +21,9 @@ protocol=${1:?give a protocol} directory=${2:?give the directory of the campaign
 #   export CUDA_MPS_PIPE_DIRECTORY=$(mktemp -d) CUDA_MPS_LOG_DIRECTORY=$(mktemp -d)
 #   nvidia-cuda-mps-control -d
 
-signaled= latf=
-trap 'signaled=1; [ -z "$latf" ] || kill -USR1 "$latf"' USR1
-trap 'signaled=1; [ -z "$latf" ] || kill -TERM "$latf"' TERM
+signaled=
+trap 'signaled=1; kill -USR1 $(jobs -p)' USR1
+trap 'signaled=1; kill -TERM $(jobs -p)' TERM
 latf run "$protocol" -o "$directory" &
 latf=$!
 wait "$latf"
