@@ -151,6 +151,7 @@ def settings_digest(protocol: Protocol) -> str:
     """SHA-256 of all settings that a model depends on."""
     content = json.loads(protocol.canonical())
     kept = {key: content[key] for key in ("features", "model", "learning")}
+    del kept["learning"]["retrain"]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

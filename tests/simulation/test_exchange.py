@@ -22,6 +22,7 @@ from openmm import app, unit
 
 from latf_sampling.analysis.exchange import acceptance, partners, round_trips
 from latf_sampling.bias.from_settings import BiasTask, make_bias
+from latf_sampling.campaign.extend import preview
 from latf_sampling.campaign.repair import repair_round
 from latf_sampling.core.storage import checksum
 from latf_sampling.cv.latent_cv import LatentCV
@@ -29,7 +30,7 @@ from latf_sampling.data.exchanges import exchanges_of
 from latf_sampling.data.failures import Failure
 from latf_sampling.data.layout import CampaignDirectory, RoundDirectory, WalkerDirectory
 from latf_sampling.data.trajectories import WalkerFrames
-from latf_sampling.errors import RepairWarning, SimulationError
+from latf_sampling.errors import RepairWarning, SimulationError, StoreError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.records.records import Records
 from latf_sampling.settings import Protocol
@@ -355,6 +356,17 @@ def test_all_go_on_together_where_a_walker_lost_segments_whose_exchanges_are_gon
     assert [len(WalkerDirectory(job.directory).markers()) for job in made] == [kept] * 3
     run(made)
     assert content(made) == content(ladder)
+
+
+def test_no_walker_joins_those_that_have_exchanged(ladder, tmp_path):
+    files, rounds = CampaignDirectory(tmp_path / "run"), WELLS["rounds"][0]
+    with files.acquire(jobs(tmp_path / "given")[0].protocol):
+        shutil.copytree(ladder[0].directory.parent, files.round(0).path)
+    assert preview(files, jobs(tmp_path / "longer", rounds=[{**rounds, "length": "32 ps"}])[0].protocol)
+    for walkers in ([*LADDER, "5 kJ/mol"], [*LADDER[:2], "5 kJ/mol"]):
+        other = jobs(tmp_path / "other", rounds=[{**rounds, "walkers": walkers}])[0].protocol
+        with pytest.raises(StoreError, match=r"rounds\[0\]\.walkers: its 3 walkers have exchanged configurations"):
+            preview(files, other)
 
 
 def test_nobody_exchanges_with_a_walker_that_has_ended(tmp_path):
