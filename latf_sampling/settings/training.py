@@ -125,6 +125,9 @@ class LearningSettings(TrainingSettings):
     """Lag time: the model predicts the state of the molecule this long after a frame."""
     select: SelectSettings | None = None
     """Selection of columns of descriptors to train on; None keeps all."""
+    warm_start: bool = False
+    """Whether encoder and decoder begin with the weights of the model of the round before, where that has as many
+    states and components and the same columns, instead of random ones."""
     retrain: Literal["always", "more_data", "new_regions", "density"] = "always"
     """When a model is trained after a round, where otherwise that of the round before is kept: always; when the new
     frames are at least a fifth of those that it was trained on ("more_data"); when more than 1 % of them lie where its
