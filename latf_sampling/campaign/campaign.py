@@ -270,6 +270,7 @@ class Campaign:
             progress=part_of(progress, READING, 1 - EXPORT),
             align=align,
             align_states=align_states,
+            start=self._start(last_round, features) if learning.warm_start else None,
         )
         progress(1 - EXPORT, "exporting the variable")
         positions, boxes = structures.some_frames(walkers, EXPORT_FRAMES)
@@ -360,6 +361,14 @@ class Campaign:
             variable.append(model.encode(x) if seen else np.full((len(x), model.latent_dim), np.nan))
             states.append(model.assign(x) if seen else np.full(len(x), -1))
         return np.concatenate(variable), np.concatenate(states)
+
+    def _start(self, last_round: int | None, features: Features) -> LaTF | None:
+        """The model of the round before, if it has these descriptors."""
+        index = (self.n_rounds - 1 if last_round is None else last_round) - 1
+        if index < 0 or not self.directory.round(index).learning.finished:
+            return None
+        model, cv = self.model(index)
+        return model if tuple(cv.metadata["names"]) == tuple(features.names) else None
 
     # Steps of the loop
 

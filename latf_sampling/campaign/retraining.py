@@ -148,10 +148,13 @@ def decide(records: Records, index: int) -> tuple[bool, str]:
 
 
 def settings_digest(protocol: Protocol) -> str:
-    """SHA-256 of all settings that a model depends on."""
-    content = json.loads(protocol.canonical())
-    kept = {key: content[key] for key in ("features", "model", "learning")}
-    del kept["learning"]["retrain"]
+    """SHA-256 of all settings that a model depends on, of which a later version may have more, with defaults."""
+    options = {"mode": "json", "exclude_defaults": True}
+    kept = {
+        "features": json.loads(protocol.canonical())["features"],
+        "model": protocol.model.model_dump(**options),
+        "learning": protocol.learning.model_dump(**options, exclude={"retrain"}),
+    }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

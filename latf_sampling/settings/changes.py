@@ -99,6 +99,7 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
         *(
             "lag",
             "select",
+            "warm_start",
             "retrain",
             "initial_states",
             "batch_size",

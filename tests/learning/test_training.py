@@ -18,6 +18,7 @@ from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import ExtrapolationWarning, SettingsError, StatesWarning, StoreError, TrainingError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import stages, train
+from latf_sampling.learning.training.alignment import take_weights
 from latf_sampling.learning.training.training_frames import TrainingFrames
 from latf_sampling.settings import ModelSettings, TrainingSettings
 from latf_sampling.systems import double_well
@@ -869,3 +870,36 @@ def test_standard_errors_grow_where_frames_are_few(heated):
 def test_without_an_ensemble_there_is_no_standard_error(trained):
     with pytest.raises(TrainingError, match="ensemble=4"):
         trained[0].free_energy(np.zeros((1, 2)), return_std=True)
+
+
+def test_a_warm_start_is_the_same_variable_whatever_the_scaling(trained):
+    """Weights alone, before anything is trained, on frames with another mean and spread."""
+    model, *_ = trained
+    other = LaTF(model.settings)
+    other.build(model.n_features, model.n_states, latent_dim=model.latent_dim)
+    with torch.no_grad():
+        other.feature_mean.copy_(model.feature_mean + 0.7)
+        other.feature_scale.copy_(model.feature_scale * 1.9)
+    assert take_weights(other, model)
+    x = torch.randn(50, model.n_features, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(other.mean(x), model.mean(x), atol=1e-4)
+    wider = LaTF(model.settings)
+    wider.build(model.n_features, model.n_states + 1, latent_dim=model.latent_dim)
+    before = wider.encoder[0].weight.clone()
+    assert not take_weights(wider, model) and torch.equal(wider.encoder[0].weight, before)
+
+
+def test_a_warm_start_begins_with_the_loss_of_the_model_and_needs_the_same_descriptors():
+    dataset, _ = small()
+    quick = {"initial_states": 4, "refinements": 4, "joint_epochs": 0, "flow_epochs": 0, "learning_rate": 1e-2}
+    cold = LaTF(latent_dim=1, temperature_mode="steered")
+    first = train(cold, dataset, seed=1, **quick)
+    warm = LaTF(latent_dim=1, temperature_mode="steered")
+    second = train(warm, dataset, seed=2, start=cold, **quick)
+    assert warm.provenance["warm_start"] and "warm_start" not in cold.provenance
+    losses = [[e["prediction"] for e in result.history if e["stage"] == "states"] for result in (first, second)]
+    assert losses[1][0] < 0.7 * losses[0][0]
+    with pytest.raises(SettingsError, match="start must be a trained model of the same descriptors; it has"):
+        train(LaTF(latent_dim=1), Dataset([Series(dataset.series[0].x[:, :1])], lag=3), start=cold)
+    with pytest.raises(SettingsError, match="it is not trained"):
+        train(LaTF(latent_dim=1), dataset, start=LaTF(latent_dim=1))

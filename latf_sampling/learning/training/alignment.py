@@ -101,3 +101,21 @@ class EarlierModel:
         left, _, right = np.linalg.svd((earlier - image).T @ (new - center))
         matrix = wanted / spread * left @ right
         model.map_latent(*(torch.from_numpy(part).to(u) for part in (matrix, center, image)))
+
+
+def take_weights(model: LaTF, start: LaTF) -> bool:
+    """Give the encoder and decoder of a model the weights of an earlier one, if they fit; returns whether they do.
+
+    The scaling of the descriptors stays that of the new model: the first layer is changed so that the encoder is the
+    same function of them.
+    """
+    new, old = ([*m.encoder.parameters(), *m.decoder.parameters(), m.representatives] for m in (model, start))
+    if [part.shape for part in new] != [part.shape for part in old]:
+        return False
+    with torch.no_grad():
+        for target, source in zip([*new, model.log_variance], [*old, start.log_variance]):
+            target.copy_(source)
+        weight, bias = model.encoder[0].parameters()
+        bias += weight @ ((model.feature_mean - start.feature_mean) * start.feature_scale)
+        weight *= start.feature_scale / model.feature_scale
+    return True

@@ -47,7 +47,7 @@ from latf_sampling.data.columns import column_statistics
 from latf_sampling.data.dataset import CHUNK, Dataset
 from latf_sampling.errors import ColumnWarning, SettingsError, StatesWarning, TrainingError
 from latf_sampling.learning.model import LaTF
-from latf_sampling.learning.training.alignment import EarlierModel
+from latf_sampling.learning.training.alignment import EarlierModel, take_weights
 from latf_sampling.learning.training.checkpoint import Checkpoint
 from latf_sampling.learning.training.clusters import cluster
 from latf_sampling.learning.training.fit import Fit, is_finite
@@ -105,6 +105,7 @@ def train(
     progress: Progress | None = None,
     align: ArrayLike | None = None,
     align_states: ArrayLike | None = None,
+    start: LaTF | None = None,
     **kwargs: Any,
 ) -> TrainingResult:
     """Train a model on a data set; the same seed gives the same model on one machine.
@@ -132,6 +133,9 @@ def train(
     align_states
         States of an earlier model at the frames (frames,), -1 where they are not known. If there are as many new ones,
         each has the index of the earlier state that it shares most frames with.
+    start
+        An earlier model of the same descriptors. If the new one has as many states, components and hidden units, its
+        encoder and decoder begin with the weights of the earlier ones instead of random ones.
 
     Raises
     ------
@@ -170,12 +174,24 @@ def train(
         raise TrainingError("train: this model is trained already; make a new LaTF.")
     if settings is not None and kwargs:
         raise SettingsError(f"train: give settings or their fields ({', '.join(kwargs)}), not both.")
+    if start is not None:
+        arguments.instance("train", "start", start, LaTF, "a LaTF", "LaTF.load")
+        if not start.trained or start.n_features != dataset.n_features:
+            raise SettingsError(
+                "train: start must be a trained model of the same descriptors; "
+                + (
+                    "it is not trained."
+                    if not start.trained
+                    else f"it has {start.n_features}, not {dataset.n_features}."
+                )
+            )
     training = settings if settings is not None else TrainingSettings(**kwargs)
     _warn_of_columns(dataset)
     progress = progress or (lambda fraction, message: None)
     earlier = EarlierModel.from_arguments(align, align_states, dataset.frames)
-    saved = Checkpoint(checkpoint, dataset, seed, model.settings, training, earlier.arrays)
-    run = _Run(model, dataset, seed, training, platforms.pick_device(device), saved, progress, earlier)
+    depends = [*earlier.arrays, *([] if start is None else [np.frombuffer(start.fingerprint().encode(), np.uint8)])]
+    saved = Checkpoint(checkpoint, dataset, seed, model.settings, training, depends)
+    run = _Run(model, dataset, seed, training, platforms.pick_device(device), saved, progress, earlier, start)
     result = run.run()
     model.trained = True
     return result
@@ -203,7 +219,9 @@ class _Run:
         checkpoint: Checkpoint,
         progress: Progress,
         earlier: EarlierModel,
+        start: LaTF | None = None,
     ) -> None:
+        self.start = start
         self.model, self.dataset, self.seed, self.settings = model, dataset, seed, settings
         self.device, self.checkpoint, self.progress, self.earlier = device, checkpoint, progress, earlier
         self.frames = TrainingFrames(dataset, model.settings, settings, seed, device)
@@ -351,6 +369,8 @@ class _Run:
         if reweighted:
             reachable = torch.tensor([frames.reachable.min(), frames.reachable.max()])
             model.flow.range.copy_(reachable / frames.reference)
+        if self.start is not None and not self.candidates:  # a candidate after the first begins with other weights
+            model.provenance["warm_start"] = take_weights(model, self.start)
         model.to(self.device)
 
     def _choose_encoder(self) -> None:
