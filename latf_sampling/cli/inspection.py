@@ -13,6 +13,8 @@ from rich.live import Live
 from rich.text import Text
 
 from latf_sampling.cli.view import standing, table
+from latf_sampling.data.layout import CampaignDirectory
+from latf_sampling.records.ledger import summary
 
 INTERVAL = 2.0
 """s between two looks at a campaign that is watched."""
@@ -32,6 +34,7 @@ def print_status(directory: Path, out: Console, as_json: bool = False, watch: bo
         return
     for present in standings:
         if as_json:  # a line for each change
+            present = {**present, "ledger": summary(CampaignDirectory(directory))}
             print(json.dumps(present, indent=None if watch else 1), flush=True)
         else:
             out.print(Text(table(present, width)), soft_wrap=True)

@@ -14,7 +14,7 @@ from latf_sampling.campaign.progress import Paces
 from latf_sampling.cli import tables
 from latf_sampling.core.words import duration, plural
 from latf_sampling.data.layout import CampaignDirectory
-from latf_sampling.records.ledger import summary
+from latf_sampling.records.ledger import journal_mode
 from latf_sampling.records.records import Records
 from latf_sampling.records.standing import walkers_of_present_round
 from latf_sampling.settings import Protocol, RoundSettings
@@ -33,8 +33,8 @@ def standing(directory: Path) -> dict[str, Any]:
     dict
         "directory", "finished", "running" (`None` where that cannot be told), "earlier_protocols", "steps" as
         `Records.status` returns them, "walkers" as `walkers_of_present_round`, "free_energy", the last event of that
-        name in the log or `None`, "progress", the last one of a step that is not finished or `None`, and "ledger", see
-        `latf_sampling.records.ledger.summary`.
+        name in the log or `None`, "progress", the last one of a step that is not finished or `None`, and "ledger" with
+        "file" and "journal", SQLite's journal mode.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def standing(directory: Path) -> dict[str, Any]:
         "walkers": walkers_of_present_round(records.protocol, files),
         "free_energy": named.get("free energy"),
         "progress": progress,
-        "ledger": summary(files),
+        "ledger": {"file": str(files.ledger), "journal": journal_mode(files.ledger)},
     }
 
 

@@ -75,10 +75,14 @@ class WalkerDirectory:
 
     def markers(self) -> list[Path]:
         """Manifests of finished segments, in order, up to the first one that is missing."""
-        names, markers = self._names(), []
-        while (name := f"{_stem(len(markers))}.json") in names:
-            markers.append(self.path / name)
-        return markers
+        return [self.path / f"{_stem(index)}.json" for index in range(self.finished())]
+
+    def finished(self) -> int:
+        """Number of finished segments, up to the first one whose manifest is missing."""
+        names, count = self._names(), 0
+        while f"{_stem(count)}.json" in names:
+            count += 1
+        return count
 
     def check_gaps(self) -> None:
         """Refuse a walker that has manifests after one that is missing.
@@ -112,7 +116,7 @@ class WalkerDirectory:
 
     def is_finished(self, segments: int) -> bool:
         """Whether there is nothing left to simulate of so many segments; files are not checked."""
-        done = len(self.markers())
+        done = self.finished()
         return done >= segments or self.stop_reason() is not None or self.failures().ends_before(done)
 
     @property
@@ -132,8 +136,8 @@ class WalkerDirectory:
 
     def stop_reason(self) -> str | None:
         """The reason why the walker must not be continued; `None` where it may be."""
-        markers = self.markers()
-        return Manifest.load(markers[-1]).content.get("stopped") if markers else None
+        done = self.finished()
+        return Manifest.load(self.segment(done - 1).marker).content.get("stopped") if done else None
 
 
 def _stem(index: int) -> str:

@@ -252,9 +252,12 @@ def read_rows(connection: sqlite3.Connection, path: Path) -> dict[str, Task]:
 
 
 def journal_mode(path: Path) -> str:
-    """SQLite's journal mode of a database, from the bytes 18 and 19 of its header."""
-    with open(path, "rb") as file:
-        return "wal" if file.read(20)[18:20] == b"\2\2" else "delete"
+    """SQLite's journal mode of a database, from its header: "wal" or "delete"; empty where there is no file."""
+    try:
+        with open(path, "rb") as file:
+            return "wal" if file.read(20)[18:20] == b"\2\2" else "delete"
+    except OSError:
+        return ""
 
 
 class _Scan:

@@ -43,21 +43,21 @@ def walkers_of_present_round(protocol: Protocol, directory: CampaignDirectory) -
 
 
 def _walker(folder: WalkerDirectory, segments: int, length: float) -> dict[str, Any]:
-    markers, failures = folder.markers(), folder.failures()
-    last = Manifest.load(markers[-1]) if markers else None
+    done, failures = folder.finished(), folder.failures()
+    last = Manifest.load(folder.segment(done - 1).marker) if done else None
     speed = None
     if last is not None and last.content.get("seconds", 0) > 0 and "stopped" not in last.content:
         speed = length / 1000 / last.content["seconds"] * DAY
-    if failures.ends_before(len(markers)):
+    if failures.ends_before(done):
         state = "retired"
     elif last is not None and "stopped" in last.content:
         state = "left its trust region"
-    elif len(markers) >= segments:
+    elif done >= segments:
         state = "finished"
     else:
         state = "begun" if folder.path.exists() else "waiting"
     return {
-        "segments": len(markers),
+        "segments": done,
         "of": segments,
         "state": state,
         "rolled_back": len(failures.failures),

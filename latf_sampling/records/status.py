@@ -43,7 +43,7 @@ def _simulation(
     walkers = [directory.run(protocol, index).walker(number) for number in range(len(settings.walkers))]
     stopped = [walker.stop_reason() is not None for walker in walkers]
     failures = [walker.failures() for walker in walkers]
-    finished = [len(walker.markers()) for walker in walkers]
+    finished = [walker.finished() for walker in walkers]
     left = [0 if walker.is_finished(segments) else segments - done for walker, done in zip(walkers, finished)]
     kind = "plain" if settings.bias is None else settings.bias.kind
     total = segments * len(walkers)

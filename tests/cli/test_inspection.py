@@ -43,6 +43,9 @@ def test_status_as_json(copy, capsys):
     standing = json.loads(capsys.readouterr().out)
     assert (standing["directory"], standing["finished"]) == (str(copy), True)
     assert standing["earlier_protocols"] == 0
+    ledger = standing["ledger"]
+    assert (ledger["file"], ledger["journal"]) == (str(copy / "ledger.sqlite"), "wal")
+    assert (ledger["tasks"]["segment"], ledger["tasks"]["training"], len(ledger["repeatable"])) == (39, 3, 64)
     assert [entry["step"] for entry in standing["steps"]][-2:] == ["starts", "report"]
     assert standing["steps"][0]["words"] == "15 of 15 segments, plain, 600 K"
 
