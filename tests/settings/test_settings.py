@@ -188,7 +188,7 @@ FAULTS = [
         "rounds[0].bias",
         "the first round",
     ),
-    ({"rounds.0.exchange": {"interval": "1 ps"}}, "rounds[0].exchange", "all walkers are at"),
+    ({"rounds.1.exchange": {"interval": "1 ps"}}, "rounds[1].exchange", "all walkers are at"),
     (
         {"rounds.1.walkers": ["300 K", "310 K"], "rounds.1.exchange": {"interval": "250 fs"}},
         "rounds[1].exchange.interval",
