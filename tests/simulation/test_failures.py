@@ -10,6 +10,7 @@ import re
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -297,3 +298,22 @@ def test_the_kinetic_limit_is_far_from_fluctuations():
 def test_streams_of_first_attempts_are_as_ever(recovered):
     assert streams.stream_seed(5, *recovered.stream(1, 0)) == streams.stream_seed(5, "segment", 0, 0, 1)
     assert recovered.stream(1, 2) == ("segment", 0, 0, 1, "attempt", 2)
+
+
+def test_walkers_on_other_nodes_end_with_the_run(tmp_path):
+    """No signal reaches them: they see that their leases are void, and a later run goes on without a difference."""
+    rounds = [{"walkers": ["300 K", "310 K"], "length": "4 ns"}]
+    changes = {"rounds": rounds, "segment": "200 ps", "frame_interval": "2 ps", "learning": {"lag": "2 ps"}}
+    jobs = [job(tmp_path, k, **changes) for k in range(2)]
+
+    def progress(fraction: float, words: str) -> None:
+        if fraction > 0.05:
+            raise Interrupted
+
+    with ThreadPoolExecutor(2) as threads:
+        began = time.monotonic()
+        with pytest.raises(Interrupted):
+            run_walkers(jobs, progress, threads)
+        assert threads.submit(int).result(timeout=30) == 0 and time.monotonic() - began < 60
+    assert not any(directory(made).is_finished(made.segments) for made in jobs)
+    assert not (tmp_path / "running").exists()
