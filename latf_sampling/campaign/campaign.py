@@ -492,6 +492,7 @@ class Campaign:
             self._keep_model(index, reason, attempt)
             return
         model, cv, result = self._train_round(index, progress)
+        self.directory.check_present()
         model.save(files.model)
         cv.save(files.cv)
         trapped = model.provenance["not_in_density"]

@@ -74,6 +74,7 @@ def update(directory: CampaignDirectory) -> list[Task]:
     StoreError
         The ledger cannot be written.
     """
+    directory.check_present()
     reader = Ledger(directory)
     path = reader.path
     try:

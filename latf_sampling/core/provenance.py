@@ -56,6 +56,7 @@ class Attempt:
     def __init__(self, folder: Path | None, task: str) -> None:
         self.began, self._clock, self.number = _now(), time.perf_counter(), 1
         if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
             append_line(folder / ATTEMPTS, f"{task} {self.began} {socket.gethostname()}")
             self.number = len(attempts(folder)[task])
 

@@ -112,7 +112,6 @@ def append_line(path: str | Path, line: str) -> None:
     """
     try:
         check_replaceable(Path(path))
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab+") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - 1))
@@ -232,6 +231,8 @@ def remove_stale(folder: str | Path, stem: str | None = None) -> None:
     stem
         Only those of the file of this name without its ending; by default all, also those of folders below.
     """
+    if not Path(folder).is_dir():  # its disk may be gone
+        return
     for path in Path(folder).rglob(".*") if stem is None else Path(folder).glob(".*"):
         match = re.fullmatch(r"\.(.+)\.\d+(\.\w+)?", path.name)
         if match and stem in (None, match[1]) and path.is_file():

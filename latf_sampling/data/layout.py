@@ -11,6 +11,7 @@ A campaign's directory::
     lock                          locked while a process runs the campaign
     ledger.sqlite                 a row for each task, made from the manifests, see `latf_sampling.records.ledger`
     log.txt                       each start with its versions, each step, repair, roll-back and retry, each end
+    log.jsonl                     the same for programs, with the progress of steps and the free energy after each round
     rounds/00/walker-00/          segment-000.nc, .npz (numbers per frame), .xml (state), .json (manifest)
     rounds/00/walker-00/failures.json     what was rolled back, and why the walker was retired, if anything failed
     rounds/00/trajectory-000.json     in place of a walker: an external trajectory's path and checksum; .npz: energies
@@ -356,6 +357,20 @@ class CampaignDirectory:
         old = self.references(len(content.get("rounds") or ()) + bool(content.get("from_trajectories"))).path
         if old.exists() and old.parent.name == "rounds":  # of version 0.2, where a further round may be now
             move(old, self.path / "references")
+
+    def check_present(self) -> None:
+        """Refuse to write where the campaign is no longer, before folders are made anew on another disk.
+
+        Raises
+        ------
+        StoreError
+            The directory has no protocol any more.
+        """
+        if not self.protocol_file.exists():
+            raise StoreError(
+                f"{self.path}: is gone while the campaign runs; was its disk disconnected, or the folder moved? When "
+                "it is back, the same command continues with what is finished."
+            )
 
     def has_results(self) -> bool:
         """Whether anything was simulated or learned, which takes longer than reading trajectories."""

@@ -23,7 +23,7 @@ from latf_sampling.core.space import require_space
 from latf_sampling.data.exchanges import KEY as EXCHANGES
 from latf_sampling.data.exchanges import Exchange
 from latf_sampling.data.failures import Diagnosis, Failure, WalkerFailures
-from latf_sampling.data.layout import WalkerDirectory
+from latf_sampling.data.layout import CampaignDirectory, WalkerDirectory
 from latf_sampling.data.sizes import segment_size
 from latf_sampling.data.trajectory_writers import write_netcdf
 from latf_sampling.errors import CVError, LatfError, LeftTrustRegion, SimulationError
@@ -70,6 +70,7 @@ class Segment:
         self, job: WalkerJob, molecule: Molecule, bias: Bias | None, index: int, failures: WalkerFailures
     ) -> None:
         self.began = time.perf_counter()
+        _check_present(job)
         periodic = molecule.system.usesPeriodicBoundaryConditions()
         size = segment_size(job.protocol, job.round_index, molecule.system.getNumParticles(), periodic)
         require_space(job.directory, size, f"segment {index} of {job.name}")
@@ -327,6 +328,7 @@ class Segment:
     ) -> None:
         """Write a finished segment; the last one of a walker that was stopped has fewer frames than others."""
         job, protocol, simulation, count = self.job, self.job.protocol, self.simulation, len(positions)
+        _check_present(job)
         files = WalkerDirectory(job.directory).segment(self.index)
         times = self.index * protocol.segment + np.arange(1, count + 1) * protocol.frame_interval
         trajectory = mdtraj.Trajectory(positions, as_mdtraj(simulation.topology), times)
@@ -361,6 +363,12 @@ class Segment:
         where = device(simulation.context)
         files.finish(summary, self.tried.provenance(device=where, stream=self.stream))
         remove_past(job, self.index)
+
+
+def _check_present(job: WalkerJob) -> None:
+    """Refuse to write where the campaign is no longer, as on a disk that was disconnected."""
+    if job.system is not None:
+        CampaignDirectory(job.system.parent).check_present()
 
 
 def load_molecule(job: WalkerJob) -> Molecule:

@@ -66,7 +66,15 @@ class WorkingDirectory:
         return TargetResult(attempts, Structure(box=box, energy=energy, **arrays))
 
     def write_target(self, number: int, result: TargetResult) -> None:
-        """Write the result of a target."""
+        """Write the result of a target.
+
+        Raises
+        ------
+        StoreError
+            It cannot be written, or the folder is gone.
+        """
+        if not self.folder.is_dir():  # it is not made anew, since that may be on another disk
+            raise StoreError(f"{self.folder}: is gone; was its disk disconnected? The same command continues there.")
         arrays, structure = {}, result.structure
         if structure is not None:
             names = ("positions", "velocities", "held", "reached", "energy")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +19,7 @@ from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.data.sizes import LEARNING, PAGE, missing_size, segment_size, starts_size
 from latf_sampling.errors import SpaceWarning, StoreError
 from latf_sampling.records.verification import Verification
+from latf_sampling.simulation.segment import Segment
 
 
 class Disk:
@@ -99,11 +102,45 @@ def test_estimates_are_more_than_what_is_written_and_not_much_more(finished):
     assert left == Size(2 * PAGE + 2000 * atoms, 20)  # pages, which are written again
 
 
+def small(folder: Path) -> Path:
+    """A protocol of four segments of one walker."""
+    rounds = [{"walkers": ["1 kJ/mol"], "length": "200 ps"}]
+    (folder / "protocol.yaml").write_text(yaml.safe_dump({**TINY_WELLS, "rounds": rounds, "evaluate": None}))
+    return folder / "protocol.yaml"
+
+
+def simulate_alone(monkeypatch) -> None:
+    monkeypatch.setattr(Campaign, "_learn", lambda self, index, *_: None)
+    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda *_, **__: None)
+
+
+def test_a_disk_that_is_disconnected_gets_nothing_written_in_its_place(monkeypatch, tmp_path):
+    path, run = small(tmp_path), tmp_path / "run"
+    simulate_alone(monkeypatch)
+    fraction = Segment._fraction
+
+    def disconnect(self: Segment, frames: int) -> float:
+        if (self.index, frames) == (2, 5) and run.exists():
+            run.rename(tmp_path / "moved")
+        return fraction(self, frames)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segment, "_fraction", disconnect)
+        with pytest.raises(
+            StoreError, match=r"run: is gone while the campaign runs; .* the same command continues with"
+        ):
+            run_in_process(Campaign(path, run))
+    assert not [file for file in run.rglob("*") if file.is_file()]
+    shutil.rmtree(run, ignore_errors=True)
+    (tmp_path / "moved").rename(run)
+    run_in_process(Campaign(path, run))
+    assert len(CampaignDirectory(run).round(0).walker(0).markers()) == 4
+    assert Verification.of(run).findings == []
+
+
 def test_a_campaign_stops_before_the_disk_is_full_and_goes_on_later(monkeypatch, tmp_path):
     """The disk has less at each look, as if others wrote to it too."""
-    path = tmp_path / "protocol.yaml"
-    rounds = [{"walkers": ["1 kJ/mol"], "length": "200 ps"}]
-    path.write_text(yaml.safe_dump({**TINY_WELLS, "rounds": rounds, "evaluate": None}))
+    path = small(tmp_path)
     with monkeypatch.context() as patch:
         Disk(patch, RESERVE + 400e3, taken=80e3)
         with (
@@ -117,8 +154,7 @@ def test_a_campaign_stops_before_the_disk_is_full_and_goes_on_later(monkeypatch,
     assert len(files.round(0).walker(0).markers()) == 2
     assert Verification.of(files.path).findings == [] and not [*files.path.rglob(".*")]
     before = files.round(0).walker(0).segment(0).trajectory.read_bytes()
-    monkeypatch.setattr(Campaign, "_learn", lambda self, index, *_: None)
-    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda *_, **__: None)
+    simulate_alone(monkeypatch)
     run_in_process(Campaign(path, tmp_path / "run"))
     assert len(files.round(0).walker(0).markers()) == 4
     assert files.round(0).walker(0).segment(0).trajectory.read_bytes() == before

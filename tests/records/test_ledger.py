@@ -29,6 +29,7 @@ def make(folder: Path, stamp: str = "") -> CampaignDirectory:
     """Files of a campaign of one round with two walkers and a model, as far as manifests go."""
     files = CampaignDirectory(folder)
     files.system.mkdir(parents=True)
+    storage.write_text(files.protocol_file, "{}")
     storage.write_text(files.system / "system.xml", "system")
     Manifest.write(files.system / "molecule.json", {}, [files.system / "system.xml"])
     for number in range(2):
@@ -88,11 +89,11 @@ def test_a_row_has_everything_about_its_task(files):
 
 
 def test_nothing_is_left_behind_by_writing_or_reading(files):
-    assert sorted(path.name for path in files.path.iterdir()) == ["ledger.sqlite", "rounds", "system"]
+    assert sorted(path.name for path in files.path.iterdir()) == ["ledger.sqlite", "protocol.json", "rounds", "system"]
     os.chmod(files.path, 0o500)
     assert len(rows(files)) == 11
     os.chmod(files.path, 0o700)
-    assert sorted(path.name for path in files.path.iterdir()) == ["ledger.sqlite", "rounds", "system"]
+    assert sorted(path.name for path in files.path.iterdir()) == ["ledger.sqlite", "protocol.json", "rounds", "system"]
 
 
 def test_two_runs_of_the_same_work_have_the_same_repeatable_part(files, tmp_path):
@@ -250,3 +251,11 @@ def test_a_full_disk_is_one_sentence_and_the_ledger_goes_on_later(tmp_path):
         warnings.simplefilter("ignore", RepairWarning)  # where the empty file was left
         update(files)
     assert len(rows(files)) == 11
+
+
+def test_a_campaign_that_is_gone_gets_no_ledger_elsewhere(files):
+    moved = files.path.rename(files.path.with_name("moved"))
+    files.path.mkdir()  # where its disk was mounted
+    with pytest.raises(StoreError, match=r"run: is gone while the campaign runs; was its disk disconnected"):
+        update(files)
+    assert [*files.path.iterdir()] == [] and len(rows(CampaignDirectory(moved))) == 11
