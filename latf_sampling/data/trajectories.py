@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mdtraj
 import numpy as np
+from mdtraj.formats import NetCDFTrajectoryFile
 
 from latf_sampling.analysis.weights import offset_weights
 from latf_sampling.core.arrays import read_npz
@@ -81,16 +82,57 @@ class Frames(ABC):
 
 
 @dataclass(frozen=True)
-class WalkerFrames(Frames):
-    """All saved frames of one walker.
+class StoredFrames:
+    """The frames of a walker's segments on the disk, which are read one segment at a time.
 
     Attributes
     ----------
+    files : tuple of pathlib.Path
+        Trajectories of the segments, in order.
+    lengths : tuple of int
+        Number of frames of each.
+    topology : mdtraj.Topology
+    """
+
+    files: tuple[Path, ...]
+    lengths: tuple[int, ...]
+    topology: mdtraj.Topology
+
+    def pieces(self) -> Iterator[mdtraj.Trajectory]:
+        """The segments in order."""
+        for file in self.files:
+            yield mdtraj.load_netcdf(str(file), top=self.topology)
+
+    def __getitem__(self, frames: Sequence[int] | slice) -> mdtraj.Trajectory:
+        """Some frames, by their indices and in the order of these; segments without one of them are not read."""
+        ends = np.cumsum(self.lengths)
+        wanted = np.atleast_1d(np.arange(ends[-1])[frames])
+        segments = np.searchsorted(ends, wanted, side="right")
+        parts, order = [], []
+        for segment in np.unique(segments):
+            places = np.flatnonzero(segments == segment)
+            piece = mdtraj.load_netcdf(str(self.files[segment]), top=self.topology)
+            parts.append(piece[wanted[places] - ends[segment] + self.lengths[segment]])
+            order.append(places)
+        if not parts:
+            return mdtraj.Trajectory(np.empty((0, self.topology.n_atoms, 3), np.float32), self.topology)
+        joined = mdtraj.join(parts, check_topology=False) if len(parts) > 1 else parts[0]
+        return joined[np.argsort(np.concatenate(order))]
+
+
+@dataclass(frozen=True)
+class WalkerFrames(Frames):
+    """All saved frames of one walker; their positions stay on the disk.
+
+    Attributes
+    ----------
+    source : StoredFrames or mdtraj.Trajectory
+        Where the positions are.
     bias, offset : numpy.ndarray (frames,)
         Bias V(u, t) and its offset c(t) when the frame was saved, kJ/mol; zero without bias.
     """
 
-    trajectory: mdtraj.Trajectory
+    source: StoredFrames | mdtraj.Trajectory
     temperature: float
     energies: np.ndarray
     bias: np.ndarray
@@ -101,7 +143,7 @@ class WalkerFrames(Frames):
 
     @classmethod
     def load(cls, folder: Path, topology: mdtraj.Topology, round_index: int, walker: int) -> WalkerFrames:
-        """Read a walker's finished segments.
+        """Read what belongs to the frames of a walker's finished segments, and find their positions.
 
         Raises
         ------
@@ -114,20 +156,22 @@ class WalkerFrames(Frames):
         manifests = directory.finished_segments()
         if not manifests:
             raise DataError(f"{folder}: holds no finished segment.")
-        pieces, tables = [], []
+        lengths, tables = [], []
         for index in range(len(manifests)):
             files = directory.segment(index)
-            pieces.append(mdtraj.load_netcdf(str(files.trajectory), top=topology))
+            with NetCDFTrajectoryFile(str(files.trajectory)) as stored:
+                lengths.append(len(stored))
             table = read_npz(files.frames)
             tables.append({name: table[name] for name in ("energy", "bias", "offset")})
-            if len(pieces[-1]) != len(tables[-1]["energy"]):
+            if lengths[-1] != len(tables[-1]["energy"]):
                 raise DataError(
-                    f"{files.trajectory}: holds {len(pieces[-1])} frames, its table {len(tables[-1]['energy'])}; "
+                    f"{files.trajectory}: holds {lengths[-1]} frames, its table {len(tables[-1]['energy'])}; "
                     "one of them was truncated."
                 )
         columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        files = tuple(directory.segment(index).trajectory for index in range(len(manifests)))
         return cls(
-            trajectory=mdtraj.join(pieces, check_topology=False) if len(pieces) > 1 else pieces[0],
+            source=StoredFrames(files, tuple(lengths), topology),
             temperature=manifests[0].content["temperature"],
             energies=columns["energy"],
             bias=columns["bias"],
@@ -137,11 +181,18 @@ class WalkerFrames(Frames):
             breaks=breaks_of(manifests),
         )
 
+    @property
+    def trajectory(self) -> mdtraj.Trajectory:  # pyright: ignore[reportIncompatibleVariableOverride] - read-only here
+        return self.source[:]
+
     def pieces(self) -> Iterator[mdtraj.Trajectory]:
-        yield self.trajectory
+        if isinstance(self.source, StoredFrames):
+            yield from self.source.pieces()
+        else:
+            yield self.source
 
     def take(self, frames: Sequence[int] | slice) -> mdtraj.Trajectory:
-        return self.trajectory[frames]
+        return self.source[frames]
 
     @property
     def biased(self) -> bool:

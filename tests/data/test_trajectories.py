@@ -64,6 +64,24 @@ def test_boxes_are_read(tmp_path):
     np.testing.assert_allclose(boxes, np.tile(BOX, (16, 1, 1)), atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "wanted", [[17, 3, 3, 8, -1], slice(1, None, 7), slice(None, None, -5), slice(3, 3), np.arange(24) % 8 == 2, [9]]
+)
+def test_frames_stay_on_the_disk_until_they_are_taken(tmp_path, monkeypatch, wanted):
+    for index in range(3):
+        write_segment(tmp_path, index)
+    real, loaded = mdtraj.load_netcdf, []
+    monkeypatch.setattr(mdtraj, "load_netcdf", lambda path, top: loaded.append(path) or real(path, top=top))
+    walker = read(tmp_path)
+    assert len(walker) == 24 and loaded == []
+    everything = walker.trajectory
+    assert [len(piece) for piece in walker.pieces()] == [8, 8, 8]
+    loaded.clear()
+    taken = walker.take(wanted)
+    assert np.array_equal(taken.xyz, everything[wanted].xyz) and np.array_equal(taken.time, everything[wanted].time)
+    assert len(loaded) == len({index // 8 for index in np.arange(24)[wanted]})  # and no other segment
+
+
 def test_weights_undo_the_bias(tmp_path):
     written = write_segment(tmp_path, 0, bias=10.0)
     walker = read(tmp_path)

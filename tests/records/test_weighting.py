@@ -27,7 +27,7 @@ def walkers(records):
     trajectory = mdtraj.join([walker.trajectory for walker in (plain, *biased)], check_topology=False)
     energies = np.concatenate([walker.energies for walker in (plain, *biased)])
     none = np.zeros(len(energies))
-    return [replace(plain, trajectory=trajectory, energies=energies, bias=none, offset=none), *biased]
+    return [replace(plain, source=trajectory, energies=energies, bias=none, offset=none), *biased]
 
 
 @pytest.fixture(scope="module")
