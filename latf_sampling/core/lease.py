@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from latf_sampling.core import storage
-from latf_sampling.core.outputs import explain
 from latf_sampling.errors import StoreError
 
 INTERVAL = 0.5
@@ -148,10 +147,7 @@ class Lease:
             last = now
             self.check()
             content = {"fraction": fraction, "words": words, "host": socket.gethostname(), "process": os.getpid()}
-            try:  # at once, and not safely: it is told again soon
-                self._progress(part).write_text(json.dumps({"token": self.token, **content}), encoding="utf-8")
-            except OSError as error:
-                raise StoreError(explain(error)) from error
+            storage.overwrite(self._progress(part), json.dumps({"token": self.token, **content}))
 
         return report
 

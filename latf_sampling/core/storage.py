@@ -65,6 +65,20 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
+def overwrite(path: str | Path, text: str) -> None:
+    """Write a small text file that is written again soon: at once, and not safely; readers may see half of it.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written.
+    """
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({reason(error)}).") from error
+
+
 def append(path: str | Path, text: str, place: int) -> int:
     """Append complete lines to a file of which a number of bytes are known; returns the new number.
 

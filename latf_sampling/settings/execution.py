@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,16 @@ def _address(value: Any, info: ValidationInfo) -> Any:
     return _beside(value, info) if is_file and not is_stored(info) else value
 
 
+@dataclass(frozen=True)
+class Shorthand:
+    """What may stand in a protocol instead of a mapping, as JSON schemas."""
+
+    schemas: tuple[dict[str, Any], ...]
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [*self.schemas, handler(schema)]}
+
+
 class ExecutorSettings(Settings):
     """Where walkers, training and the making of structures run: processes of this machine, or one of the others."""
 
@@ -48,7 +59,7 @@ class ExecutorSettings(Settings):
     parsl: Annotated[str, BeforeValidator(_existing)] | None = None
     """Python file that defines `config`, a parsl.Config. It is not copied into the campaign."""
     executorlib: dict[str, Any] | None = None
-    """`backend`: local, slurm_job, slurm_cluster, flux_job or flux_cluster, and the options of its class."""
+    """Key `backend`: local, slurm_job, slurm_cluster, flux_job or flux_cluster; and the options of its class."""
 
     @model_validator(mode="before")
     @classmethod
@@ -80,16 +91,12 @@ class ExecutorSettings(Settings):
         """What the key of the executor has."""
         return getattr(self, self.kind)
 
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"const": "local"}, handler(schema)]}
-
 
 class DeviceSettings(Settings):
     """Which GPUs walkers are simulated on, in turn."""
 
     use: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(default="auto")
-    """auto takes all that CUDA_VISIBLE_DEVICES and Slurm let this process see; or a list of indices among these."""
+    """Indices of GPUs among those that CUDA_VISIBLE_DEVICES and Slurm let this process see; auto takes all of these."""
     walkers: int = Field(default=1, ge=1, le=1000)
     """Walkers that run on one GPU at the same time. For more than one, begin NVIDIA's multi-process service before
     (nvidia-cuda-mps-control -d), or they take turns."""
@@ -105,7 +112,7 @@ class DeviceSettings(Settings):
             raise SettingsError(f"use: must be auto or different indices of GPUs, got {shown(list(self.use))}.")
         return self
 
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        indices = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-        return {"anyOf": [{"const": "auto"}, indices, handler(schema)]}
+
+Executor = Annotated[ExecutorSettings, Shorthand(({"const": "local"},))]
+_INDICES = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+Devices = Annotated[DeviceSettings, Shorthand(({"const": "auto"}, _INDICES))]

@@ -30,7 +30,7 @@ from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings import stored
 from latf_sampling.settings.bias import AnyBiasSettings
-from latf_sampling.settings.execution import DeviceSettings, ExecutorSettings
+from latf_sampling.settings.execution import Devices, DeviceSettings, Executor, ExecutorSettings
 from latf_sampling.settings.fields import (
     Dimension,
     File,
@@ -274,9 +274,9 @@ class Protocol(Settings):
     """Time on the clock without a new frame, like '30 min', after which the process of a walker is killed and started
     again. The start of a process and the first minimization have to fit into it too. None waits without limit, since
     how long a frame may take depends on the system and the machine."""
-    executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
+    executor: Executor = Field(default_factory=ExecutorSettings)
     """Where walkers, training and the making of structures run: local, or an executor on a cluster."""
-    devices: DeviceSettings = Field(default_factory=DeviceSettings)
+    devices: Devices = Field(default_factory=DeviceSettings)
     """GPUs that walkers are simulated on, in turn: auto, a list of indices, or a mapping with `walkers` of each GPU."""
     features: tuple[dict[str, Any], ...] = Field(min_length=1)
     """Descriptors that the model is trained on, one kind in each entry; docs/descriptors.md lists them."""
