@@ -84,7 +84,7 @@ def three_holes() -> System:
         return 2 * (terms[..., None] * apart).sum(1) - 0.8 * (x - [0, 1 / 3]) ** 3
 
     centers = np.array([[-1.05, 0.0], [1.05, 0.0], [0.0, 1.54]])
-    name = "three holes, kT = 0.4 kJ/mol"
+    name = "Three holes, kT = 0.4 kJ/mol"
     return System(name, lambda x: potential(x[..., None, :]), forces, 0.4, centers, 0.4, -3.0, 3.5)
 
 
@@ -106,7 +106,7 @@ def sixteen_wells() -> System:
         outside = np.maximum(0, -0.5 - x) - np.maximum(0, x - 3.5)
         return 400 * outside - 5.5 * np.pi * np.sin(2 * np.pi * x) - well[:, None] * apart / 0.01
 
-    name = "sixteen wells, barriers of 5.5 kT and more"
+    name = "Sixteen wells, barriers of 5.5 kT and more"
     return System(name, potential, forces, 1.0, centers, 0.25, -1.0, 4.0)
 
 
@@ -154,8 +154,10 @@ def choose(policy: str, system: System, frames: np.ndarray, states: np.ndarray, 
     return np.arange(len(frames) - WALKERS, len(frames))
 
 
-def run(system: System, policy: str, seeds: int, rounds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds after which all states were found, and after which the populations stay right; NaN where never."""
+def run(system: System, policy: str, seeds: int, rounds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rounds after which all states were found, and after which the populations stay right, NaN where never; and the
+    largest error of a population in the end. (seeds,) each.
+    """
     exact = system.populations()
     edge = np.arange(system.low, system.high + CELL, CELL)
     middle = np.stack(np.meshgrid(edge + CELL / 2, edge + CELL / 2, indexing="ij"), -1).reshape(-1, 2)
@@ -194,16 +196,16 @@ def run(system: System, policy: str, seeds: int, rounds: int) -> tuple[np.ndarra
         first = wrong[-1] + 1 if len(wrong) else 0
         if first < len(error):
             right[seed] = (first + 1) * EVERY
-    return found, right
+    return found, right, errors[:, -1]
 
 
-def row(name: str, found: np.ndarray, right: np.ndarray) -> str:
+def row(name: str, found: np.ndarray, right: np.ndarray, error: np.ndarray) -> str:
     def words(values: np.ndarray) -> str:
         steps = np.sort(np.where(np.isnan(values), np.inf, values)) * WALKERS * STEPS / 1000
         known = [f"{value:,.0f}" if np.isfinite(value) else "more" for value in (np.median(steps), steps[0], steps[-1])]
         return f"{known[0]} ({known[1]} to {known[2]}) | {np.isfinite(values).sum()} of {len(values)}"
 
-    return f"| {name} | {words(found)} | {words(right)} |"
+    return f"| {name} | {words(found)} | {words(right)} | {np.median(error):.3f} |"
 
 
 def main() -> None:
@@ -216,9 +218,9 @@ def main() -> None:
     for system in (three_holes(), sixteen_wells()):
         head = (
             "| restart | thousands of steps until all states are found: median (range) | seeds "
-            "| until populations stay right | seeds |"
+            "| until populations stay right | seeds | largest error of a population in the end, median |"
         )
-        lines = [f"## {system.name.capitalize()}", "", head, "|---|---|---|---|---|"]
+        lines = [f"## {system.name}", "", head, "|---|---|---|---|---|---|"]
         for policy in ("plain", "uniform", "counts", "frontier"):
             lines.append(row(policy, *run(system, policy, options.seeds, options.rounds)))
             print(lines[-1], flush=True)

@@ -86,11 +86,12 @@ def test_each_temperature_has_structures_of_its_own_to_start_from(directory):
 def test_mbar_takes_each_bias_in_stages(directory):
     records = Records.load(directory)
     walkers, rng = records.frames(), np.random.default_rng(0)
-    by_offset, _, by_mbar = weightings(records, walkers, COLD, rng)
+    cold, hot = records.protocol.rounds[1].walkers[:2]
+    by_offset, _, by_mbar = weightings(records, walkers, cold, rng)
     assert [walker.walker for walker in by_offset.walkers] == [0, 3]
     assert by_mbar.states is not None
     assert len(by_mbar.states.temperatures) == 2 + 2 * STAGES  # two plain walkers, and two biases
-    of_hot = [walker.walker for walker in weightings(records, walkers, HOT, rng)[0].walkers]
+    of_hot = [walker.walker for walker in weightings(records, walkers, hot, rng)[0].walkers]
     assert of_hot == [1, 2]
     # All frames, biased ones at twice the temperature too, give the exact mean energy at the lower one.
     weights = np.exp(np.concatenate(by_mbar.log_weights))

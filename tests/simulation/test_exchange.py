@@ -17,6 +17,7 @@ import numpy as np
 import openmm
 import pytest
 import yaml
+from helpers.explosive import write_explosive
 from helpers.molecules import TINY_WELLS, finished_wells
 from openmm import app, unit
 
@@ -367,6 +368,35 @@ def test_no_walker_joins_those_that_have_exchanged(ladder, tmp_path):
         other = jobs(tmp_path / "other", rounds=[{**rounds, "walkers": walkers}])[0].protocol
         with pytest.raises(StoreError, match=r"rounds\[0\]\.walkers: its 3 walkers have exchanged configurations"):
             preview(files, other)
+
+
+def test_a_walker_that_explodes_repeats_its_exchanges_and_is_retired_while_the_others_go_on(tmp_path):
+    """The hottest of three walkers explodes in its first segment, and then three times in all."""
+
+    def explosive(folder: Path) -> list[WalkerJob]:
+        rounds = [{"walkers": ["300 K", "600 K", "1000 K"], "length": "40 ps", "exchange": {"interval": "1 ps"}}]
+        protocol = Protocol.load(write_explosive(folder, cliff=1.7, seed=1, rounds=rounds))
+        return [WalkerJob(protocol, 0, k, RoundDirectory(folder / "rounds" / "00").walker(k).path) for k in range(3)]
+
+    made = explosive(tmp_path / "one")
+    run(made)
+    failures = [WalkerDirectory(job.directory).failures() for job in made]
+    assert [(entry.segment, entry.attempt) for entry in failures[2].failures] == [(0, 0), (1, 0), (1, 1)]
+    assert failures[2].retired is not None and not failures[0].failures and not failures[1].failures
+    assert [len(WalkerDirectory(job.directory).markers()) for job in made] == [4, 4, 1]
+    entries = [exchanges_of(WalkerDirectory(job.directory).finished_segments()) for job in made]
+    # What the others went on with remained true in the segment that was repeated.
+    again = {entry.frame: entry for entry in entries[1] if entry.partner == 2}
+    assert entries[2] and all(
+        (entry.accepted, entry.probability)
+        == (again[entry.frame].accepted, pytest.approx(again[entry.frame].probability))
+        for entry in entries[2]
+    )
+    # Nobody exchanges with the walker after it was retired, in its second segment, and the others do with each other.
+    assert max(again) < 100 < max(entry.frame for entry in entries[1])
+    killed = explosive(tmp_path / "other")
+    run(killed, {0: 0.6}, all_together=False)
+    assert content(killed) == content(made)
 
 
 def test_nobody_exchanges_with_a_walker_that_has_ended(tmp_path):
