@@ -73,7 +73,7 @@ class LocalExecutor(Executor):
         self.processes = processes or available_cores()
         self._calls: queue.SimpleQueue[tuple[Future, tuple] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[int, threading.Thread] = {}
         self._waiting = 0  # threads without a task, less tasks without a thread
         self._running: set[Future] = set()
         self._busy: dict[Future, ChildProcess] = {}
@@ -84,15 +84,17 @@ class LocalExecutor(Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError("no new task after the shutdown of its executor")
+            if self._waiting < 1 and len(self._threads) < self.processes:
+                number = next(number for number in range(self.processes) if number not in self._threads)
+                child = ChildProcess(_serve, number)  # here, since a process belongs to the thread that begins it
+                # Not to be waited for at the end of this process, if a child waits for a network disk.
+                thread = threading.Thread(target=self._serve_slot, args=(number, child), daemon=True)
+                self._threads[number] = thread
+                self._waiting += 1
+                thread.start()
             future: Future = Future()
             self._waiting -= 1
             self._calls.put((future, (fn, args, kwargs)))
-            if self._waiting < 0 and len(self._threads) < self.processes:
-                # Not to be waited for at the end of this process, if a child waits for a network disk.
-                thread = threading.Thread(target=self._serve_slot, args=(len(self._threads),), daemon=True)
-                self._threads.append(thread)
-                self._waiting += 1
-                thread.start()
             return future
 
     @contextmanager
@@ -124,39 +126,62 @@ class LocalExecutor(Executor):
                     while call := self._calls.get_nowait():
                         call[0].cancel()
                         call[0].set_running_or_notify_cancel()
-            for _ in self._threads:
+            threads = list(self._threads.values())
+            for _ in threads:
                 self._calls.put(None)
             running = list(self._running)
         if not wait:
             self.kill(running)
-        for thread in self._threads:
+        for thread in threads:
             thread.join(None if wait else GRACE)
 
-    def _serve_slot(self, slot: int) -> None:
-        """The loop of a thread, which has one process at most."""
-        child = None
+    def _serve_slot(self, slot: int, child: ChildProcess | None) -> None:
+        """The loop of a thread, which has one process and ends with it, unless there is more to do."""
         while True:
-            try:
+            call = None
+            with suppress(queue.Empty):
                 call = self._calls.get(timeout=None if child is None else IDLE)
-            except queue.Empty:
-                child = self._end(child)
-                continue
             if call is None:
-                self._end(child)
-                return
+                if self._leave(slot, self._closed):
+                    self._end(child)
+                    return
+                continue
             future, task = call
             with self._lock:
                 begins = future.set_running_or_notify_cancel()
                 if begins:
                     self._running.add(future)
-            if begins:
-                child = self._run(child, slot, future, task)
+            child, message = self._run(child, slot, future, task) if begins else (child, None)
             with self._lock:
                 self._running.discard(future)
                 self._waiting += 1
+            left = child is None and self._leave(slot)  # before anybody knows, and submits the task again
+            if message is not None:
+                is_error, content = message
+                if is_error:
+                    future.set_exception(content)
+                else:
+                    future.set_result(content)
+            if left:
+                return
 
-    def _run(self, child: ChildProcess | None, slot: int, future: Future, task: tuple) -> ChildProcess | None:
-        """Run a task in a process, by default in a new one; returns the process if it can take another task."""
+    def _leave(self, slot: int, certainly: bool = False) -> bool:
+        """End the thread of a process, unless a task counts on it."""
+        with self._lock:
+            if not (certainly or self._calls.empty()):
+                return False
+            self._waiting -= 1
+            self._threads.pop(slot, None)
+            return True
+
+    def _run(
+        self, child: ChildProcess | None, slot: int, future: Future, task: tuple
+    ) -> tuple[ChildProcess | None, tuple[bool, Any]]:
+        """Run a task in a process, by default in a new one.
+
+        Returns the process if it can take another task, whether the task failed, and its result or error.
+        """
+        message = None
         try:
             if child is not None and child.ended(0):
                 child = self._end(child)
@@ -168,7 +193,7 @@ class LocalExecutor(Executor):
             if not killed:
                 child.send(task)
                 child.wait()
-            message = None if killed else child.receive()
+                message = child.receive()
         except Exception as error:  # whatever it is, whoever waits for the future is told
             message = (True, error)
             child = self._end(child)
@@ -182,12 +207,7 @@ class LocalExecutor(Executor):
                 time.sleep(GROUP_DELAY)  # a signal to all processes of a job is no failure of this one
             message = (True, ProcessLost(end))
         assert message is not None
-        is_error, content = message
-        if is_error:
-            future.set_exception(content)
-        else:
-            future.set_result(content)
-        return child
+        return child, message
 
     @staticmethod
     def _end(child: ChildProcess | None) -> None:
@@ -241,6 +261,7 @@ class ChildProcess:
         if not self.ended(GRACE):
             self.signal(signal.SIGKILL)
             self.ended(GRACE)
+        code = None
         for _ in range(100):  # where another thread of `multiprocessing` was told first, and is about to note it
             if (code := self.process.exitcode) is not None:
                 break
