@@ -7,7 +7,7 @@ variable is the position in the plane with noise, and the states are known, so t
 alone and not about learning. Populations come from a Markov state model of all pairs of frames in the same trajectory,
 which needs no equilibrium. Dynamics are Langevin dynamics in numpy, all seeds at once.
 
-    python benchmarks/policies.py            # some minutes of one core; writes benchmarks/policies.md
+    python benchmarks/policies.py -o runs/policies.md      # a minute of one core; benchmarks/policies.md is one run
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def row(name: str, found: np.ndarray, right: np.ndarray, error: np.ndarray) -> s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Which restart policy finds all states and their populations soonest.")
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"))
+    parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=40)
     options = parser.parse_args()
@@ -228,13 +228,14 @@ def main() -> None:
     most = options.rounds * WALKERS * STEPS // 1000
     text = [
         "# Where walkers restart",
-        f"`python benchmarks/policies.py`: {options.seeds} seeds, rounds of {WALKERS} walkers with {STEPS:,} steps "
+        f"`python benchmarks/policies.py -o ...`: {options.seeds} seeds, rounds of {WALKERS} walkers with {STEPS:,} steps "
         f"each, {most:,} thousand steps at most, {(time.process_time() - began) / 60:.0f} minutes of one core (load of "
         f"the machine in the end: {os.getloadavg()[0]:.0f}). Walkers begin in the first state. A state is found when a "
         "frame is near its minimum; populations are right when none differs from the exact one by more than "
         f"{GOAL:g}, in this round and all later ones, by a Markov state model of all pairs of frames.",
         *parts,
     ]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text("\n\n".join(text) + "\n")
 
 
