@@ -228,7 +228,7 @@ def main() -> None:
     most = options.rounds * WALKERS * STEPS // 1000
     text = [
         "# Where walkers restart",
-        f"`python benchmarks/policies.py -o ...`: {options.seeds} seeds, rounds of {WALKERS} walkers with {STEPS:,} steps "
+        f"`benchmarks/policies.py`: {options.seeds} seeds, rounds of {WALKERS} walkers with {STEPS:,} steps "
         f"each, {most:,} thousand steps at most, {(time.process_time() - began) / 60:.0f} minutes of one core (load of "
         f"the machine in the end: {os.getloadavg()[0]:.0f}). Walkers begin in the first state. A state is found when a "
         "frame is near its minimum; populations are right when none differs from the exact one by more than "
