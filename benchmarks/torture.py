@@ -37,7 +37,11 @@ ONE = {**TINY["rounds"][2]}
 SYSTEMS = {
     "wells": {
         **TINY_WELLS,
-        "rounds": [{"walkers": ["1 kJ/mol", "2 kJ/mol"], "length": "1 ns"}, {**ONE, "walkers": ["1 kJ/mol"]}],
+        "segment": "20 ps",
+        "rounds": [
+            {"walkers": ["1 kJ/mol", "2 kJ/mol"], "length": "400 ps"},
+            {**ONE, "walkers": ["1 kJ/mol"], "length": "200 ps"},
+        ],
         "starts": {"temperature": "1.5 kJ/mol", "count": 8},
         "evaluate": None,
     },

@@ -139,7 +139,7 @@ def test_no_damage_changes_a_number(tmp_path, monkeypatch):
     protocol = write_protocol(tmp_path / "protocol")
     monkeypatch.setattr(loop, "train", again)
     monkeypatch.setattr(loop.structures, "generate", again)
-    monkeypatch.setattr(loop, "write_report", lambda records: None)
+    monkeypatch.setattr(loop, "write_report", lambda *_, **__: None)
     monkeypatch.setattr(loop, "learn", learn_here)
     monkeypatch.setattr(loop, "run_walkers", again)
     expected = numbers(directory)

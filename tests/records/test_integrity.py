@@ -59,7 +59,7 @@ CHANGES = {
     "variable of another round": (
         f"{MODEL}cv.pt",
         lambda path: shutil.copyfile(path.parents[2] / "01" / "learning" / "cv.pt", path),
-        r"cv\.pt: was changed after it was finished\. `latf run` trains this model again",
+        r"cv\.pt: was changed after it was finished(; it has .* bytes)?\. `latf run` trains this model again",
     ),
     "history": (
         f"{MODEL}history.json",
@@ -119,7 +119,7 @@ def costly(monkeypatch):
 
     monkeypatch.setattr(loop, "train", again)
     monkeypatch.setattr(loop.structures, "generate", again)
-    monkeypatch.setattr(loop, "write_report", lambda records: None)
+    monkeypatch.setattr(loop, "write_report", lambda *_, **__: None)
     monkeypatch.setattr(loop, "learn", learn_here)
     monkeypatch.setattr(loop, "run_walkers", again)
 
@@ -136,11 +136,11 @@ def test_a_run_refuses_what_a_model_was_trained_on(copy, tmp_path, costly, case)
         Campaign(write_protocol(tmp_path / "given"), copy).run()
 
 
-@pytest.mark.parametrize("case", ["start", "starts"])
-def test_a_run_refuses_structures_that_walkers_started_from(copy, tmp_path, costly, case):
-    name, change, _ = CHANGES[case]
+@pytest.mark.filterwarnings("ignore::latf_sampling.errors.RepairWarning")
+def test_a_run_refuses_structures_that_walkers_started_from(copy, tmp_path, costly):
+    name, change, _ = CHANGES["starts"]
     change(copy / name)
-    with pytest.raises(StoreError, match=r"(start-000\.npz: is missing|starts\.json: is missing).*alkers have started"):
+    with pytest.raises(StoreError, match=r"starts\.json: is missing.*alkers have started"):
         Campaign(write_protocol(tmp_path / "given"), copy).run()
 
 
@@ -152,8 +152,9 @@ def test_a_run_trains_a_model_again(copy, tmp_path, costly, case):
         warnings.simplefilter("always", RepairWarning)
         Campaign(write_protocol(tmp_path / "given"), copy).run()
     words = [str(warning.message) for warning in caught if warning.category is RepairWarning]
-    assert len(words) == (case != "model of an earlier round")  # which looks like one that is not trained yet
-    assert all(message.endswith("The model is trained again.") for message in words)
+    assert len(words) == 1
+    lost = case == "model of an earlier round"  # which only the ledger knows of
+    assert words[0].endswith("is made again." if lost else "The model is trained again.")
 
 
 def test_a_training_whose_checkpoint_is_damaged_begins_anew(copy, tmp_path, monkeypatch):
@@ -188,6 +189,7 @@ def test_a_lost_model_is_trained_with_the_settings_that_it_was_learned_with(copy
             raise MadeAgain
         return (*model, None) if self.lag == 2 else (*Records.load(copy).model(0), None)
 
+    monkeypatch.setattr(loop, "learn", learn_here)
     monkeypatch.setattr(Campaign, "train", train)
     for lag in ("0.3 ps", "0.5 ps"):
         with pytest.raises(MadeAgain):
@@ -224,12 +226,13 @@ def test_a_model_that_is_not_the_one_in_use_is_not_stored(copy, tmp_path, monkey
     shutil.rmtree(copy / "rounds" / "01" / "learning")
     campaign = Campaign(write_protocol(tmp_path / "given"), copy)
     stored = campaign.model(0)
-    monkeypatch.setattr(campaign, "train", lambda *arguments: (*stored, None))
+    monkeypatch.setattr(loop, "learn", learn_here)
+    monkeypatch.setattr(Campaign, "train", lambda *arguments: (*stored, None))
     with pytest.raises(
         StoreError, match="was trained again, and its variable is not the one that the walkers of round 2"
     ):
         campaign.run()
-    assert not (copy / "rounds" / "01" / "learning").exists()
+    assert [path.name for path in (copy / "rounds" / "01" / "learning").iterdir()] == ["attempts.txt"]
 
 
 @pytest.mark.parametrize("case", ["structure of a start", "structure", "molecule", "input", "protocol"])
@@ -248,7 +251,7 @@ def test_segments_that_no_model_depends_on_are_simulated_again(copy, tmp_path, m
     """Frames and hills are those of the campaign that was not damaged, to the last bit on the Reference platform."""
     monkeypatch.setattr(loop.Campaign, "_learn", lambda *arguments: None)
     monkeypatch.setattr(loop.Campaign, "_final_starts", lambda *arguments: None)
-    monkeypatch.setattr(loop, "write_report", lambda records: None)
+    monkeypatch.setattr(loop, "write_report", lambda *_, **__: None)
     shutil.rmtree(copy / "rounds" / "02" / "learning")
     path = copy / HILLS if damaged == "hills" else copy / "rounds" / "02" / "walker-00" / damaged
     if damaged == "hills":
