@@ -77,7 +77,7 @@ def test_starts(example, monkeypatch, tmp_path):
 
 def test_campaign(monkeypatch, capsys, tmp_path):
     """On a campaign that is finished already; the example's own takes minutes."""
-    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda campaign: None)
+    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda campaign, **_: None)
     shutil.copytree(finished_campaign(), tmp_path / "run")
     main = runpy.run_path(str(ROOT / "examples" / "campaign.py"))["main"]
     assert Protocol.load(main.__globals__["PROTOCOL"]).name == "alanine dipeptide"

@@ -400,7 +400,7 @@ def test_ctrl_c(broken, child):
 
 def test_a_continued_campaign_gives_what_an_uninterrupted_one_gives(broken, monkeypatch, capsys):
     """Frames, hills, model and structures are those of the campaign that was not interrupted; its walker is killed."""
-    monkeypatch.setattr(loop, "write_report", lambda records: storage.write_text(records.directory.report, ""))
+    monkeypatch.setattr(loop, "write_report", lambda records, **_: storage.write_text(records.directory.report, ""))
     before = marks(broken)
     killer = kill_a_child(1)
     code, words = run_here(broken, monkeypatch, capsys)

@@ -418,7 +418,7 @@ def moved(finished: Path, folder: Path) -> tuple[CampaignDirectory, Path, Path]:
 def test_trajectories_that_were_moved_are_known_by_their_checksums(finished, tmp_path, monkeypatch):
     directory, folder, path = moved(finished, tmp_path)
     monkeypatch.setattr("latf_sampling.campaign.campaign.examine", lambda *rest: pytest.fail("was read again"))
-    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda records: None)
+    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda records, **_: None)
     before = directory.round(1).learning.history.read_bytes()
     (words,) = preview(directory, Protocol.load(path))
     assert re.match(r"Changed in from_trajectories\[0\]\.files\[0\], .*weights.*\.$", words)
