@@ -53,7 +53,9 @@ def status(directory: Path) -> list[dict]:
 
 def times(directory: Path) -> dict[str, int]:
     """When each file of a campaign was last written."""
-    files = (file for file in directory.rglob("*") if file.is_file() and file.name not in ("lock", "log.txt", "log.jsonl"))
+    files = (
+        file for file in directory.rglob("*") if file.is_file() and file.name not in ("lock", "log.txt", "log.jsonl")
+    )
     return {str(file.relative_to(directory)): file.stat().st_mtime_ns for file in files}
 
 
