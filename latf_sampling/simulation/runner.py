@@ -6,6 +6,8 @@ campaign, and progress comes back through files, so that it does not matter wher
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -30,8 +32,8 @@ from latf_sampling.units import SECOND
 MAX_DEATHS = 3
 """A walker is retired when so many processes of this machine died during one and the same segment. Of workers
 elsewhere, which end for many reasons, it takes `core.tasks.MAX_LOST`."""
-
-
+ALL_BEGIN = 60.0
+"""s after which it is said that walkers with replica exchange wait for others that have not begun."""
 LEASES = "running"
 """Folder of the leases in that of a round, as long as something runs."""
 Task = tuple[WalkerJob, Lease | None]
@@ -70,10 +72,11 @@ def run_walkers(
     """
     give_another_chance(jobs)
     refuse_too_many(jobs)
-    with LocalExecutor(processes) if executor is None else nullcontext(executor) as used:
-        together = bool(jobs) and attempt_interval(jobs[0]) > 0  # walkers with replica exchange wait for each other
-        with used.widened(len(jobs)) if together and isinstance(used, LocalExecutor) else nullcontext():
-            _Round(jobs, progress).run(used)
+    with (
+        LocalExecutor(processes) if executor is None else nullcontext(executor) as used,
+        used.widened(len(jobs)) if _exchange(jobs) and isinstance(used, LocalExecutor) else nullcontext(),
+    ):
+        _Round(jobs, progress).run(used)
 
 
 class _Round:
@@ -85,6 +88,7 @@ class _Round:
         self.fractions = [float(number not in self.missing) for number in range(len(jobs))]
         self.leases: dict[int, Lease] = {}
         self.at_once: int | None = None
+        self.waits_until = time.monotonic() + ALL_BEGIN if _exchange(jobs) else math.inf
         self.lost: Counter[tuple[int, int]] = Counter()
         self.known = [len(_directory(job).failures().failures) for job in jobs]
 
@@ -123,6 +127,14 @@ class _Round:
         for number, lease in self.leases.items():
             if self.fractions[number] < 1 and (told := lease.progress()) is not None:
                 self.fractions[number] = min(told["fraction"], 0.999)
+        if time.monotonic() > self.waits_until:
+            self.waits_until = math.inf
+            begun = sum(self.leases[number].progress() is not None for number in self.missing if number in self.leases)
+            if begun < len(self.missing):
+                _warn(
+                    f"replica exchange: {begun} of {plural(len(self.missing), 'walker')} run, and wait for the others; "
+                    f"give the executor {len(self.missing)} workers at the same time."
+                )
         self.tell()
 
     def tell(self) -> None:
@@ -190,6 +202,11 @@ def _run_walker(task: Task) -> None:
     assert lease is not None
     with lease.held() as report, nullcontext() if job.bias is None else platforms.torch_threads(1):
         run_walker(job, report)
+
+
+def _exchange(jobs: list[WalkerJob]) -> bool:
+    """Whether walkers have replica exchange, and wait for each other."""
+    return bool(jobs) and attempt_interval(jobs[0]) > 0
 
 
 def _directory(job: WalkerJob) -> WalkerDirectory:

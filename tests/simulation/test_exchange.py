@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.context import ForkProcess as Process
 from pathlib import Path
 
@@ -31,10 +32,11 @@ from latf_sampling.data.exchanges import exchanges_of
 from latf_sampling.data.failures import Failure
 from latf_sampling.data.layout import CampaignDirectory, RoundDirectory, WalkerDirectory
 from latf_sampling.data.trajectories import WalkerFrames
-from latf_sampling.errors import RepairWarning, SimulationError, StoreError
+from latf_sampling.errors import FailureWarning, RepairWarning, SimulationError, StoreError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.records.records import Records
 from latf_sampling.settings import Protocol
+from latf_sampling.simulation import runner
 from latf_sampling.simulation.retirement import give_another_chance
 from latf_sampling.simulation.segment import load_molecule
 from latf_sampling.simulation.walker import WalkerJob, run_walker
@@ -415,3 +417,21 @@ def test_nobody_exchanges_with_a_walker_that_has_ended(tmp_path):
     run(longer)
     assert len(WalkerDirectory(made[1].directory).markers()) == 3
     assert max(attempted(made[1])) < 40
+
+
+def test_an_executor_with_too_few_workers_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "ALL_BEGIN", 0.0)
+    walkers, calls = jobs(tmp_path), []
+
+    def progress(fraction: float, words: str) -> None:
+        calls.append(words)
+        if len(calls) > 1:  # or they would wait for good
+            raise KeyboardInterrupt
+
+    words = r"\d of 3 walkers run.* give the executor 3 workers"
+    with (
+        ThreadPoolExecutor(2) as executor,
+        pytest.warns(FailureWarning, match=words),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        runner.run_walkers(walkers, progress, executor)
