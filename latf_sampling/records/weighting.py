@@ -231,7 +231,7 @@ class _RoundBias:
         files, learning = records.directory.round(index), records.directory.round(index - 1).learning
         model = LaTF.load(learning.model)
         timestep = records.protocol.integrator.timestep * settings.bias.stride
-        first = settings.walkers.index(temperature)
+        first = min(walker.walker for walker in walkers if walker.biased and _key(walker) == key)
         task = BiasTask(
             records.molecule.system,
             LatentCV.load(learning.cv, records.molecule.topology),

@@ -69,14 +69,15 @@ def copy(tmp_path) -> Path:
 
 
 def test_files_of_a_finished_campaign():
-    expected = {"protocol.json", "report.html", f"inputs/{STRUCTURE.name}"}
+    expected = {"protocol.json", "ledger.sqlite", "report.html", "report.json", f"inputs/{STRUCTURE.name}"}
     expected |= {f"system/{name}" for name in ("system.xml", "structure.cif", "molecule.json")}
     for index, (walkers, segments) in enumerate([(1, 15), (2, 2), (1, 20)]):
         here = f"rounds/{index:02d}"
         for walker in range(walkers):
             stems = [f"{here}/walker-{walker:02d}/segment-{segment:03d}" for segment in range(segments)]
             expected |= {f"{stem}.{kind}" for stem in stems for kind in SEGMENT}
-        expected |= {f"{here}/learning/{name}" for name in ("model.pt", "cv.pt", "history.json")}
+            expected.add(f"{here}/walker-{walker:02d}/attempts.txt")
+        expected |= {f"{here}/learning/{name}" for name in ("model.pt", "cv.pt", "history.json", "attempts.txt")}
         if index > 0:
             expected |= {f"{here}/hills/walker-{walker:02d}.{kind}" for walker in range(walkers) for kind in FILES}
             names = [f"start-{walker:03d}.{kind}" for walker in range(walkers) for kind in STRUCTURE_FILES]
@@ -204,7 +205,7 @@ def test_a_second_run_does_nothing_but_the_report(copy, monkeypatch):
     for name in ("run_walkers", "learn", "structures"):
         monkeypatch.setattr(loop, name, never)
     reported, stages = [], []
-    monkeypatch.setattr(loop, "write_report", reported.append)
+    monkeypatch.setattr(loop, "write_report", lambda records, **_: reported.append(records))
     before, began = times(copy), time.process_time()
     again = Campaign.load(copy)
     again.run(lambda stage, fraction, words: stages.append((stage, fraction, words)))
@@ -487,7 +488,7 @@ def test_plain_dynamics_gives_the_exact_free_energy_within_errors(wells):
 
 def test_biased_rounds_give_the_free_energy_of_a_coordinate(wells, tmp_path):
     """Frames drawn exactly at twice the temperature, which is a bias of minus half the potential."""
-    temperature, model = 1 / KB, systems.three_hole()
+    model = systems.three_hole()
     rounds = [
         *TINY_WELLS["rounds"],
         {
@@ -498,6 +499,7 @@ def test_biased_rounds_give_the_free_energy_of_a_coordinate(wells, tmp_path):
     ]
     (tmp_path / "protocol.yaml").write_text(yaml.safe_dump({**TINY_WELLS, "rounds": rounds, "evaluate": None}))
     campaign = Campaign(tmp_path / "protocol.yaml", tmp_path / "run")
+    temperature = campaign.protocol.rounds[1].walkers[0]
     with campaign.directory.acquire(campaign.protocol):
         shutil.copytree(wells.directory.path / "rounds" / "00", campaign.directory.path / "rounds" / "00")
     rng = np.random.default_rng(0)

@@ -367,9 +367,9 @@ def test_structures_for_walkers_that_are_added(copy, tmp_path, monkeypatch):
     """Those that have walkers stay; further walkers get structures of their own, by a stream of their own."""
     calls = []
 
-    def policy(records, index, seed, progress, first):
+    def policy(records, index, seed, progress, first, executor):
         calls.append((index, seed, first))
-        POLICIES["archive"](records, index, seed, progress, first)
+        POLICIES["archive"](records, index, seed, progress, first, executor)
 
     monkeypatch.setitem(POLICIES, "flow", policy)
     before = contents(copy)
@@ -377,7 +377,7 @@ def test_structures_for_walkers_that_are_added(copy, tmp_path, monkeypatch):
         path = write_protocol(tmp_path / "given", **changed(rounds__2__walkers=["300 K"] * walkers))
         campaign = Campaign(path, copy)
         with campaign.directory.acquire(campaign.protocol, extend(campaign.directory, campaign.protocol)):
-            campaign._restart(2, campaign.protocol.rounds[2], lambda *arguments: None)
+            campaign._restart(2, campaign.protocol.rounds[2], None, lambda *arguments: None)
     assert [(index, first) for index, _, first in calls] == [(2, 1), (2, 2)]
     assert len({seed for _, seed, _ in calls}) == 2
     files = campaign.directory.round(2)

@@ -148,7 +148,8 @@ def test_plain_dynamics_that_missed_a_state_is_left_out_of_mbar(records, walkers
     trapped = replace(
         plain,
         walker=7,
-        **{name: getattr(plain, name)[here] for name in ("trajectory", "energies", "bias", "offset")},
+        source=plain.trajectory[here],
+        **{name: getattr(plain, name)[here] for name in ("energies", "bias", "offset")},
     )
     found = weightings(records, [trapped, plain, *biased], 300.0, np.random.default_rng(0))[-1]
     assert [w.walker for w in found.walkers if not w.biased] == [0]
