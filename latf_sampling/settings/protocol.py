@@ -525,7 +525,7 @@ class Protocol(Settings):
             The content was written by a later version of the package, or is damaged.
         """
         where = str(directory.parent / "protocol.json")
-        stored.check_version(content, where)
+        content = stored.current(content, where)
         context = {"directory": directory, "stored": True}
         try:
             return cls.model_validate(stored.without_version(content), context=context)
@@ -578,8 +578,7 @@ class Protocol(Settings):
         StoreError
             As by `differences`.
         """
-        stored.check_version(content, "protocol.json")
-        return list(stored.differences(self._content(), content, [Protocol]))
+        return list(stored.differences(self._content(), stored.current(content, "protocol.json"), [Protocol]))
 
     def with_rounds(self, count: int) -> Protocol:
         """This protocol with so many more rounds, copies of the last one.

@@ -6,6 +6,7 @@ A stored protocol is the JSON content that `Protocol.canonical` made. Files in i
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -28,6 +29,8 @@ ADDED_ROUNDS = "rounds_added"
 """Key of the number of rounds, copies of the last one, that a campaign has beyond those of its protocol's file."""
 FIRST = "0.2.0"
 """Protocols without a version were stored by this version or an earlier one."""
+RENAMED: dict[Location, str] = {("model", "temperature"): "temperature_mode"}
+"""Keys of earlier versions, and their present names."""
 _OWN = {VERSION, ADDED_ROUNDS}
 IRRELEVANT = {("name",), ("system", "platform"), ("executor",), ("devices",), (VERSION,), (ADDED_ROUNDS,)}
 """Keys that change neither physics nor results."""
@@ -145,13 +148,18 @@ def same_molecule(new: str, old: str, model: type[BaseModel]) -> bool:
         return False
 
 
-def check_version(content: Any, where: str) -> None:
-    """Refuse a stored protocol of a later version of the package, and what is no protocol.
+def current(content: Any, where: str) -> dict[str, Any]:
+    """A stored protocol, of this version of the package or an earlier one, with the present names of its keys.
 
     Raises
     ------
     StoreError
         The protocol was stored by a later version, or is damaged.
+
+    Examples
+    --------
+    >>> current({"version": "0.1.0", "model": {"temperature": "steered"}}, "protocol.json")["model"]
+    {'temperature_mode': 'steered'}
     """
     if not (isinstance(content, dict) and (VERSION in content or "system" in content)):
         raise StoreError(f"{where}: is damaged; it holds no settings of a campaign.")
@@ -161,6 +169,14 @@ def check_version(content: Any, where: str) -> None:
             f"{where}: the campaign was made by latf_sampling {version}; this is {__version__}: update it with "
             "pip install --upgrade latf_sampling."
         )
+    content = copy.deepcopy(content)
+    for (*path, old), new in RENAMED.items():
+        place: Any = content
+        for key in path:
+            place = place.get(key) if isinstance(place, dict) else None
+        if isinstance(place, dict) and old in place:
+            place.setdefault(new, place.pop(old))
+    return content
 
 
 def _numbers(version: Any) -> tuple[int, ...]:

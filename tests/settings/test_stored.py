@@ -16,7 +16,7 @@ from latf_sampling import __version__
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.errors import LatfError, RepairWarning, SettingsError, StoreError
 from latf_sampling.settings import Protocol, SystemSettings
-from latf_sampling.settings.stored import same_molecule
+from latf_sampling.settings.stored import RENAMED, same_molecule
 
 FOLDER = Path(__file__).parents[2] / "protocols"
 
@@ -79,6 +79,15 @@ def test_the_version_is_stored_and_no_difference(folder):
 )
 def test_what_is_a_difference(folder, old, new, keys):
     assert differences(folder, stored(folder), **{old: new}) == keys
+
+
+def test_keys_that_an_earlier_version_called_otherwise(folder):
+    for (section, old), new in RENAMED.items():
+        content = stored(folder)
+        content[section][old] = content[section].pop(new)
+        earlier = {**content, "version": "0.1.0"}
+        assert differences(folder, earlier) == []
+        assert Protocol.restore(earlier, folder).differences(stored(folder)) == []
 
 
 def test_keys_that_an_earlier_version_lacked_are_their_defaults(folder):
