@@ -183,11 +183,12 @@ def test_processes_of_walkers_that_are_killed_are_started_again(tmp_path):
     for made in there:
         run_walker(made)
 
+    others = set(multiprocessing.active_children())  # of earlier tests
+
     def kill() -> None:
-        while not (children := multiprocessing.active_children()):
+        while not (children := set(multiprocessing.active_children()) - others):
             time.sleep(0.01)
-        assert children[0].pid is not None
-        os.kill(children[0].pid, signal.SIGKILL)
+        os.kill(children.pop().pid, signal.SIGKILL)
 
     killer, words = threading.Thread(target=kill), []
     killer.start()
