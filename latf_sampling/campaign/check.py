@@ -167,8 +167,7 @@ def summary(setup: Setup, directory: CampaignDirectory | None = None) -> list[tu
     ]
     simulated = frames = 0.0
     for index, entry in enumerate(protocol.runs):
-        is_reference = protocol.evaluate is not None and index == len(protocol.all_rounds)
-        rows.append(("references" if is_reference else f"round {index}", _round(setup, entry)))
+        rows.append((protocol.run_name(index), _round(setup, entry)))
         if isinstance(entry, RoundSettings):
             simulated += len(entry.walkers) * entry.length
             frames += len(entry.walkers) * entry.length / protocol.frame_interval

@@ -162,7 +162,7 @@ class Extension:
         if settings.exchange is not None and list(settings.walkers) != before:
             self._refuse((*here, "walkers"), f"its {len(before)} walkers have exchanged configurations with each other")
         for walker in _begun(files):
-            kelvin, simulated = _temperature(files.walker(walker)), len(files.walker(walker).markers())
+            kelvin, simulated = _temperature(files.walker(walker)), files.walker(walker).finished()
             if walker >= len(settings.walkers):
                 self._refuse((*here, "walkers"), f"walker {walker} was simulated, and the protocol lacks it")
             if kelvin != settings.walkers[walker]:
@@ -226,7 +226,7 @@ class Extension:
             if number >= len(temperatures) or _temperature(walker) != temperatures[number]:
                 self.superseded.append(walker.path)
                 continue
-            for index in reversed(range(segments, len(walker.markers()))):  # the last one first, to leave no gap
+            for index in reversed(range(segments, walker.finished())):  # the last one first, to leave no gap
                 segment = walker.segment(index)
                 self.superseded += [segment.marker, segment.trajectory, segment.frames, segment.state]
 

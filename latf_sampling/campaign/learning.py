@@ -12,8 +12,7 @@ from pathlib import Path
 from latf_sampling.campaign.progress import StepProgress
 from latf_sampling.core.lease import Lease, remove_leases
 from latf_sampling.core.platforms import torch_threads
-from latf_sampling.core.processes import LocalExecutor
-from latf_sampling.core.tasks import MAX_LOST, WorkerDied, run_tasks
+from latf_sampling.core.tasks import WorkerDied, allowed_losses, run_tasks
 from latf_sampling.core.words import plural
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.errors import FailureWarning, StoreError, TrainingError
@@ -125,7 +124,7 @@ class _Attempts:
 
     def __init__(self, folder: Path, name: str, executor: Executor, progress: StepProgress) -> None:
         self.stem, self.name, self.progress = lease_of(folder), name, progress
-        self.most = MAX_DEATHS if isinstance(executor, LocalExecutor) else MAX_LOST
+        self.most = allowed_losses(executor, MAX_DEATHS)
         self.lease: Lease | None = None
         self.lost, self.furthest, self.last = 0, 0.0, 0.0
 

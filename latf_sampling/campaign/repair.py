@@ -60,7 +60,7 @@ def repair_round(records: Records, index: int) -> None:
             words = f"Segments of a walker from {first} on are missing, which exchanged configurations with the others."
             warnings.warn(f"{files.path}: {words} All are made again from there.", RepairWarning, stacklevel=2)
         for number in range(len(settings.walkers)):
-            intact = min(first, len(files.walker(number).markers()))
+            intact = min(first, files.walker(number).finished())
             _remove_segments(files, files.hills_of(settings.walkers, number), Damage(number, intact, ""))
         remove_from(protocol, index, files, first)
 

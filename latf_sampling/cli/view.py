@@ -199,7 +199,7 @@ class Outlook:
         self._sizes: dict[str, tuple[str, float]] = {}
         frames = 0.0
         for index, settings in enumerate(protocol.runs):
-            name = f"round {index}" if index < len(protocol.all_rounds) else "references"
+            name = protocol.run_name(index)
             if isinstance(settings, RoundSettings):
                 size = settings.length * len(settings.walkers)
                 kind = "plain" if settings.bias is None else settings.bias.kind

@@ -150,7 +150,7 @@ def run_tasks(
     batch = _Batch(executor, make_worker, setup, submitted)
     width = at_once or (executor.processes if isinstance(executor, LocalExecutor) else math.inf)
     if begin_again is None:
-        most = MAX_DEATHS if isinstance(executor, LocalExecutor) else MAX_LOST
+        most = allowed_losses(executor, MAX_DEATHS)
         begin_again = lambda number, how, lost: lost < most  # noqa: E731
     new = (_Assignment(number, task) for number, task in tasks)
     again: deque[_Assignment] = deque()
@@ -186,6 +186,11 @@ def run_tasks(
                     yield assignment.number, content
     finally:
         batch.end(stop)
+
+
+def allowed_losses(executor: Executor, here: int) -> int:
+    """How many workers may be lost during a task: `here` where they are processes of this machine."""
+    return here if isinstance(executor, LocalExecutor) else MAX_LOST
 
 
 def check_executor(name: str, value: Any) -> Executor:

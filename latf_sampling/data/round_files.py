@@ -92,7 +92,7 @@ class WalkerDirectory:
         StoreError
             Names the missing one.
         """
-        count = len(self.markers())
+        count = self.finished()
         if count < len(names := self._names()) and any(_index(Path(name)) > count for name in names):
             raise StoreError(f"{self.segment(count).marker}: is missing, while later segments of this walker exist.")
 
@@ -112,7 +112,7 @@ class WalkerDirectory:
             A file of a finished segment is missing or was changed; names it.
         """
         self.check_gaps()
-        return [self.segment(index).manifest().verified() for index in range(len(self.markers()))]
+        return [self.segment(index).manifest().verified() for index in range(self.finished())]
 
     def is_finished(self, segments: int) -> bool:
         """Whether there is nothing left to simulate of so many segments; files are not checked."""

@@ -59,7 +59,7 @@ def missing_size(protocol: Protocol, directory: CampaignDirectory | None, atoms:
             segments = n_steps(settings.length, protocol.segment)
             done = [0] * len(settings.walkers)
             if files is not None:
-                done = [min(segments, len(files.walker(number).markers())) for number in range(len(done))]
+                done = [min(segments, files.walker(number).finished()) for number in range(len(done))]
             missing = sum(segments - number for number in done)
             total += missing * segment_size(protocol, index, atoms, periodic)
             if 0 < index < len(protocol.all_rounds) and not any(done):

@@ -68,7 +68,7 @@ def inputs(protocol: Protocol, directory: CampaignDirectory, index: int) -> dict
         manifests = [external.manifest() for external in externals if external.marker.exists()]
     else:
         walkers = [files.walker(number) for number in numbers]
-        manifests = [walker.segment(k).manifest() for walker in walkers for k in range(len(walker.markers()))]
+        manifests = [walker.segment(k).manifest() for walker in walkers for k in range(walker.finished())]
         failed = [walker.failures_file for walker in walkers if walker.failures().retired is not None]
         manifests += [Manifest.load(file) for file in failed]
     return {manifest.path.relative_to(directory.path).as_posix(): _product(manifest) for manifest in manifests}
@@ -170,7 +170,7 @@ def _walker_damage(
     walker, reason = files.walker(number), None
     manifests: list[Manifest] = []
     try:
-        for index in range(len(walker.markers())):
+        for index in range(walker.finished()):
             manifest = walker.segment(index).manifest().verified()
             manifests.append(manifest.renewed() if renew else manifest)
         walker.check_gaps()

@@ -161,7 +161,7 @@ class Records(Setup):
             summary = self.directory.round(0).external(frames.walker).manifest().content
             return [{"path": summary["path"], "sha256": summary["sha256"]}]
         walker = self.directory.run(self.protocol, frames.round_index).walker(frames.walker)
-        trajectories = [walker.segment(index).trajectory for index in range(len(walker.markers()))]
+        trajectories = [walker.segment(index).trajectory for index in range(walker.finished())]
         return [{"path": str(path), "sha256": storage.checksum(path)} for path in trajectories]
 
     def _is_external(self, index: int) -> bool:
@@ -356,7 +356,7 @@ class Records(Setup):
         if not files.markers():
             return None
         frames = WalkerFrames.load(files.path, self.topology, index, number)
-        manifests = [files.segment(k).manifest() for k in range(len(files.markers()))]
+        manifests = [files.segment(k).manifest() for k in range(files.finished())]
         summaries = [manifest.content for manifest in manifests]
         return Walker(
             frames,

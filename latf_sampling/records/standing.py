@@ -28,13 +28,17 @@ def walkers_of_present_round(protocol: Protocol, directory: CampaignDirectory) -
         if not isinstance(settings, RoundSettings):
             continue
         files = directory.run(protocol, index)
-        name = f"round {index}" if index < len(protocol.all_rounds) else "references"
         segments = n_steps(settings.length, protocol.segment)
         folders = [files.walker(number) for number in range(len(settings.walkers))]
         if present and not any(folder.path.exists() for folder in folders):
             break
         present = [
-            {"round": name, "walker": number, "temperature": temperature, **_walker(folder, segments, protocol.segment)}
+            {
+                "round": protocol.run_name(index),
+                "walker": number,
+                "temperature": temperature,
+                **_walker(folder, segments, protocol.segment),
+            }
             for number, (folder, temperature) in enumerate(zip(folders, settings.walkers))
         ]
         if any(entry["state"] in ("waiting", "begun") for entry in present):

@@ -25,7 +25,6 @@ from latf_sampling.learning.model import LaTF
 from latf_sampling.records.records import Records
 from latf_sampling.records.trapped import latent, trapped
 from latf_sampling.settings import RoundSettings, n_steps
-from latf_sampling.units import KB
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def weightings(
     takes frames sampled under all earlier ones as sampled under the last, and needs a bias that has stopped changing.
     MBAR takes a biased round as a few stages, each under the bias in the middle of it, for which frames are weighted
     where the bias was another when they were saved. It joins rounds, temperatures and plain dynamics, each of which it
-    takes as sampled in equilibrium. Plain dynamics that never visited a state that
-    biased walkers visited is therefore left out, since MBAR would conclude that the state is empty.
+    takes as sampled in equilibrium. Plain dynamics that never visited a state that biased walkers visited is therefore
+    left out, since MBAR would conclude that the state is empty.
 
     Parameters
     ----------
@@ -182,7 +181,8 @@ def _by_mbar(
 
 def _growth(walker: WalkerFrames, part: slice, staged: np.ndarray) -> np.ndarray:
     """Bias at the time of each frame less that in the middle of its stage, kT, on the scale of c(t); (frames,)."""
-    return (walker.bias[part] - walker.offset[part] - staged) / (KB * walker.temperature)
+    at_the_time = offset_weights(walker.bias[part], walker.offset[part], walker.temperature)
+    return at_the_time - last_bias_weights(staged, walker.temperature)
 
 
 def _within_states(log_weights: np.ndarray, states: np.ndarray) -> np.ndarray:

@@ -473,6 +473,10 @@ class Protocol(Settings):
             return self.all_rounds
         return (*self.all_rounds, RoundSettings(walkers=self.evaluate.temperatures, length=self.evaluate.length))
 
+    def run_name(self, index: int) -> str:
+        """Name of one of `runs` for people."""
+        return f"round {index}" if index < len(self.all_rounds) else "references"
+
     @property
     def files(self) -> list[Path]:
         """The files that the protocol refers to."""

@@ -141,7 +141,7 @@ class Meeting:
             content = make()
             if isinstance(content, dict) and "positions" in content:
                 with storage.atomic_write(path) as temporary:
-                    np.savez(temporary, allow_pickle=False, **content)
+                    np.savez(temporary, **content)
             else:
                 storage.write_json(path, content)
         return _read(path)
@@ -227,7 +227,7 @@ def first_lost(protocol: Protocol, index: int, files: RoundDirectory) -> int | N
         return None
     temperatures = protocol.runs[index].walkers
     walkers = [files.walker(number) for number in range(len(temperatures))]
-    finished = [len(walker.markers()) for walker in walkers]
+    finished = [walker.finished() for walker in walkers]
     going_on = [number for number, walker in enumerate(walkers) if not _is_past(walker, finished[number])]
     for number in going_on:
         for attempt in range(-(-max(1, finished[number] * frames) // interval), max(finished) * frames // interval + 1):

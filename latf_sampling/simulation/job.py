@@ -48,7 +48,7 @@ class WalkerJob:
     @property
     def round_name(self) -> str:
         """Name of its round for people."""
-        return "references" if self.is_reference else f"round {self.round_index}"
+        return self.protocol.run_name(self.round_index)
 
     @property
     def is_reference(self) -> bool:

@@ -27,7 +27,7 @@ def retire_lost(job: WalkerJob, reason: str) -> None:
         A file is damaged or cannot be written.
     """
     directory = WalkerDirectory(job.directory)
-    failures, done = directory.failures(), len(directory.markers())
+    failures, done = directory.failures(), directory.finished()
     step = directory.segment(done - 1).manifest().content["step"] if done else 0
     if job.hills is not None:
         take_back(job.hills / f"{job.bias_name}{SUFFIX}", step)

@@ -19,7 +19,7 @@ from pathlib import Path
 from latf_sampling.core import platforms
 from latf_sampling.core.lease import VISIBLE_AFTER, Lease, remove_leases, wait_for
 from latf_sampling.core.processes import LocalExecutor
-from latf_sampling.core.tasks import MAX_LOST, WorkerDied, run_tasks
+from latf_sampling.core.tasks import WorkerDied, allowed_losses, run_tasks
 from latf_sampling.core.words import plural
 from latf_sampling.data.layout import WalkerDirectory
 from latf_sampling.errors import FailureWarning, StoreError
@@ -93,7 +93,7 @@ class _Round:
         self.known = [len(_directory(job).failures().failures) for job in jobs]
 
     def run(self, executor: Executor) -> None:
-        self.most = MAX_DEATHS if isinstance(executor, LocalExecutor) else MAX_LOST
+        self.most = allowed_losses(executor, MAX_DEATHS)
         if isinstance(executor, LocalExecutor) and self.missing:
             self.at_once = min(executor.processes, len(self.missing))
         limit = self.jobs[0].protocol.stalled_after if self.jobs else None
@@ -147,7 +147,7 @@ class _Round:
         return None if told is None else told["fraction"]
 
     def begin_again(self, number: int, how: str, deaths: int) -> bool:
-        job, segment = self.jobs[number], len(_directory(self.jobs[number]).markers())
+        job, segment = self.jobs[number], _directory(self.jobs[number]).finished()
         self.lost[number, segment] += 1
         if self.lost[number, segment] >= self.most:
             return False

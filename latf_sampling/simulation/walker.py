@@ -56,7 +56,7 @@ def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fracti
         _to_last_segment(directory, bias)
         while not directory.is_finished(job.segments):
             try:
-                left = Segment(job, molecule, bias, len(directory.markers()), failures).run(progress)
+                left = Segment(job, molecule, bias, directory.finished(), failures).run(progress)
             except Explosion as explosion:
                 # In this order: a walker that is retired is never touched again.
                 _to_last_segment(directory, bias)
@@ -71,7 +71,7 @@ def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fracti
 def _to_last_segment(directory: WalkerDirectory, bias: Bias | None) -> None:
     """Take hills back that were added after the last finished segment."""
     if bias is not None:
-        done = len(directory.markers())
+        done = directory.finished()
         bias.rewind(directory.segment(done - 1).manifest().content["step"] if done else 0)
 
 
