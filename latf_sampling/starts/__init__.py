@@ -15,14 +15,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _MODULES = {
-    "Starts": "structure_set",
-    "amides": "geometry",
-    "generate_starts": "generate",
-    "handedness": "geometry",
-    "state_point": "generate",
-    "stereocenters": "geometry",
-    "structures_at": "generate",
-    "structures_between": "generate",
+    "Starts": "latf_sampling.starts.structure_set",
+    "amides": "latf_sampling.systems.geometry",
+    "generate_starts": "latf_sampling.starts.generate",
+    "handedness": "latf_sampling.systems.geometry",
+    "state_point": "latf_sampling.starts.generate",
+    "stereocenters": "latf_sampling.systems.geometry",
+    "structures_at": "latf_sampling.starts.generate",
+    "structures_between": "latf_sampling.starts.generate",
 }
 
 __all__ = [
@@ -38,14 +38,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from latf_sampling.starts.generate import generate_starts, state_point, structures_at, structures_between
-    from latf_sampling.starts.geometry import amides, handedness, stereocenters
     from latf_sampling.starts.structure_set import Starts
+    from latf_sampling.systems.geometry import amides, handedness, stereocenters
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'latf_sampling.starts' has no attribute {name!r}")
-    value = getattr(import_module(f"latf_sampling.starts.{_MODULES[name]}"), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

@@ -16,7 +16,7 @@ from latf_sampling.data.trajectories import Frames
 from latf_sampling.errors import DataError
 from latf_sampling.features import as_mdtraj
 from latf_sampling.features.periodic import reduced_box
-from latf_sampling.starts.geometry import SUPERPOSED_ATOMS, molecules_of
+from latf_sampling.systems.geometry import SUPERPOSED_ATOMS, molecules_of
 from latf_sampling.units import QuantityArrayLike, to_array
 
 Trajectories = mdtraj.Trajectory | Frames | Sequence[mdtraj.Trajectory | Frames]

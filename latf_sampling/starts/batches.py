@@ -20,7 +20,6 @@ from latf_sampling.errors import SimulationError
 from latf_sampling.starts.archive import Archive
 from latf_sampling.starts.checks import duplicates
 from latf_sampling.starts.effort import Effort
-from latf_sampling.starts.geometry import molecules_of
 from latf_sampling.starts.options import Progress
 from latf_sampling.starts.thermal import RUNS, Thermal
 from latf_sampling.starts.worker import (
@@ -34,6 +33,7 @@ from latf_sampling.starts.worker import (
     part_of,
 )
 from latf_sampling.starts.working_directory import WorkingDirectory
+from latf_sampling.systems.geometry import molecules_of
 
 
 @dataclass

@@ -9,8 +9,8 @@ import numpy as np
 import openmm
 
 from latf_sampling.features.topology import Labels
-from latf_sampling.starts.geometry import SUPERPOSED_ATOMS, Geometry
 from latf_sampling.starts.thermal import Thermal
+from latf_sampling.systems.geometry import SUPERPOSED_ATOMS, Geometry
 
 CLASH = 0.6
 """Heavy atoms, four or more bonds apart, clash if they are nearer than this share of the sum of their radii. In plain

@@ -16,8 +16,8 @@ from scipy.sparse.csgraph import shortest_path
 from latf_sampling.starts.archive import Archive
 from latf_sampling.starts.checks import BROKEN, CLASH, DUPLICATE, Checks, Structure, duplicates
 from latf_sampling.starts.coverage import cover, weights
-from latf_sampling.starts.geometry import Geometry, _pairs, amides, is_cis, molecules_of
 from latf_sampling.starts.thermal import Thermal
+from latf_sampling.systems.geometry import Geometry, _pairs, amides, is_cis, molecules_of
 from latf_sampling.units import KB
 
 TOPOLOGY = mdtraj.Topology.from_openmm(alanine_topology())

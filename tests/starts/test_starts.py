@@ -242,7 +242,7 @@ def test_a_changed_handedness_is_rejected_with_its_atom(learned, near, monkeypat
         calls.append(x)
         return handedness(x, centers) * (-1) ** len(calls)
 
-    monkeypatch.setattr("latf_sampling.starts.geometry.handedness", flipping)
+    monkeypatch.setattr("latf_sampling.systems.geometry.handedness", flipping)
     with pytest.warns(UserWarning, match="0 of 1"):
         result = generate(learned, 1, targets=near[:1], attempts=1, thermalise=0.5)
     (reason,) = result.rejected[0]["reasons"]

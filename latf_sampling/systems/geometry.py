@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from latf_sampling.features.periodic import IMAGES, minimum_image, reduced_box
-from latf_sampling.systems import bond_lengths
+from latf_sampling.systems.molecule import bond_lengths
 
 Box = np.ndarray | None
 """Box vectors (3, 3), nm, of a periodic system."""
