@@ -70,6 +70,11 @@ LaTF.load('model.pt').
             f"{owner}: the model has {plural(model.latent_dim, 'latent dimension')}, the variable {cv.dim}; give the "
             "model that the variable was exported from."
         )
+    if isinstance(cv, LatentCV) and cv.metadata.get("model", "") is None:
+        raise SettingsError(
+            f"{owner}: the variable was exported from no model but from {cv.metadata['provenance']['module']}; a bias "
+            "that needs a model takes the variable of that model."
+        )
     encoder = cv.metadata.get("encoder") if isinstance(cv, LatentCV) else None
     if encoder is not None and encoder != model.encoder_fingerprint():
         raise SettingsError(

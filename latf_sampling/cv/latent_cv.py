@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+from collections.abc import Callable
 from datetime import datetime, timezone
 from numbers import Real
 from pathlib import Path
@@ -19,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from latf_sampling.core import archives, arguments, installation, storage
+from latf_sampling.cv.external_module import SAME, ExternalModule
 from latf_sampling.cv.force import bias_variables
 from latf_sampling.cv.operators import check_archive, check_operators
-from latf_sampling.cv.variable import OfAllAtoms, Positions, Variable
+from latf_sampling.cv.variable import CHUNK, OfAllAtoms, Positions, Variable
 from latf_sampling.errors import CVError
 from latf_sampling.features import Features, fingerprint
 from latf_sampling.learning.model import HILLS_PER_RANGE, LaTF
@@ -69,7 +71,7 @@ class _Encoded(nn.Module):
 class LatentCV(Variable):
     """A learned collective variable of all atoms' positions.
 
-    Made by `from_model` or `load`.
+    Made by `from_model`, `from_torchscript` or `load`.
 
     Attributes
     ----------
@@ -138,17 +140,119 @@ class LatentCV(Variable):
         arguments.instance("LatentCV.from_model", "features", features, Features, "the Features of the training")
         if not model.trained:
             raise CVError("LatentCV: the model is not trained yet.")
-        if not (isinstance(force_limit, Real) and force_limit > 0):
-            raise CVError(f"LatentCV: force_limit must be a number above 0, in kJ/mol/nm; got {force_limit!r}.")
+        _check_force_limit(force_limit)
         if model.n_features != len(features.names):
             raise CVError(
                 f"LatentCV: the model was trained on {model.n_features} descriptors; these features give "
                 f"{len(features.names)}."
             )
-        encoded = _Encoded(_double(features.module), _folded_encoder(model))
+        about = {
+            "model": model.fingerprint(),
+            "encoder": model.encoder_fingerprint(),
+            "noise": float(torch.exp(0.5 * model.log_variance.detach())),
+            "provenance": {**model.provenance, "model": model.settings.model_dump(mode="json")},
+        }
+        cv = cls._frozen(features, _folded_encoder(model), model.latent_bounds.double().numpy(), about)
+        frames = None if positions is None else cv._training_frames(positions)
+
+        def eager(x: Tensor, box: Tensor | None) -> Tensor:
+            scaled = (features(x, box) - model.feature_mean.double()) * model.feature_scale.double()
+            return _double(model.encoder)(scaled)
+
+        cv._compare_with(eager, frames)
+        if frames is not None:
+            remedy = "Train with more evenness or a longer lag, or with descriptors that change less"
+            cv._measure_steepness(frames, boxes, force_limit, remedy)
+        return cv
+
+    @classmethod
+    def from_torchscript(
+        cls,
+        file: str | Path | nn.Module,
+        features: Features,
+        positions: Positions,
+        boxes: np.ndarray | None = None,
+        force_limit: float = FORCE_LIMIT,
+    ) -> LatentCV:
+        """Freeze a module that somebody else trained, such as an export of mlcolvar, together with its descriptors.
+
+        The module takes a table of descriptors [n, F] and gives the variable [n, d], each row by itself. Its scaling
+        and whatever it does to its outputs are part of it. It is evaluated in double precision, unless its code holds
+        numbers in single precision.
+
+        Parameters
+        ----------
+        file
+            A TorchScript file, or a `torch.nn.Module`, which is compiled or, where it cannot be, traced.
+        features
+            The descriptors that it takes, in the order of its columns, nm and radian.
+        positions
+            Frames (n, N, 3) in nm of the region that is to be biased, two at least. Bounds are the range over them, and
+            hill widths a sixteenth of it, or as wide as the limit of forces asks for.
+        boxes
+            Their box vectors (n, 3, 3), where the features are periodic.
+        force_limit
+            kJ/mol/nm, as of `from_model`.
+
+        Raises
+        ------
+        CVError
+            The file is no TorchScript, or uses an operator that `load` would refuse; the module takes other columns, or
+            columns on another scale; its values on the frames are not finite, constant, random, or depend on the
+            frames beside them; the export differs from the module; or its forces are beyond the limit.
+        SettingsError
+            An argument is something else.
+
+        Examples
+        --------
+        The sum of two distances:
+
+        >>> import mdtraj
+        >>> topology = mdtraj.Topology()
+        >>> residue = topology.add_residue("ARG", topology.add_chain())
+        >>> for name in ("A", "B", "C"):
+        ...     _ = topology.add_atom(name, mdtraj.element.argon, residue)
+        >>> features = Features(topology, [{"distances": {"pairs": [[0, 1], [1, 2]]}}])
+        >>> linear = nn.Linear(2, 1)
+        >>> _ = linear.weight.data.fill_(1.0), linear.bias.data.zero_()
+        >>> line = np.array([[0.0, 0, 0], [0.3, 0, 0], [0.7, 0, 0]])
+        >>> cv = LatentCV.from_torchscript(linear, features, np.stack([line, 2 * line]))
+        >>> cv(line).round(6), cv.bounds.round(6), cv.sigma
+        (array([0.7]), array([[0.7, 1.4]]), array([0.04375]))
+        """
+        arguments.instance("LatentCV.from_torchscript", "features", features, Features, "the Features of its columns")
+        _check_force_limit(force_limit)
+        external = ExternalModule(file, features)
+        frames = cls._frames_of(features.n_atoms, positions)
+        if features.periodic and boxes is None:
+            raise CVError("LatentCV: the features are of a periodic system; give the box vectors of the frames.")
+        x = features(frames, boxes if features.periodic else None)
+        u = external.values(x)
+        bounds = np.stack([u.min(0), u.max(0)], 1)
+        encoder = external.encoder(u.shape[1])
+        about = {
+            "model": None,
+            "encoder": None,
+            "noise": float(((bounds[:, 1] - bounds[:, 0]) / HILLS_PER_RANGE).min()),
+            "precision": "single" if encoder.single else "double",
+            "provenance": {"module": Path(external.name).name, "frames": len(frames)},
+        }
+        cv = cls._frozen(features, encoder, bounds, about)
+        difference = np.abs(cv._in_chunks(frames, boxes) - u).max() / (1 + np.abs(u).max())
+        if not difference <= SAME:
+            raise CVError(
+                f"{external.name}: the exported value differs from its own by {difference:.2g}; not exported."
+            )
+        cv._measure_steepness(
+            frames, boxes, force_limit, "Train it with more regularization, or on descriptors that change less"
+        )
+        return cv
+
+    @classmethod
+    def _frozen(cls, features: Features, encoder: nn.Module, bounds: np.ndarray, about: dict[str, Any]) -> LatentCV:
+        """Descriptors and encoder as one program, checked as one from a file would be."""
+        encoded = _Encoded(_double(features.module), encoder)
         module = OfAllAtoms(encoded, torch.from_numpy(np.asarray(features.atoms))).requires_grad_(False)
-        noise = float(torch.exp(0.5 * model.log_variance.detach()))
-        bounds = model.latent_bounds.double().numpy()
         sigma = (bounds[:, 1] - bounds[:, 0]) / HILLS_PER_RANGE
         metadata = {
             "format": FORMAT,
@@ -158,31 +262,20 @@ class LatentCV(Variable):
             "periodic": features.periodic,
             "features": features.spec,
             "topology": features.topology_fingerprint,
-            "model": model.fingerprint(),
-            "encoder": model.encoder_fingerprint(),
             "units": {"positions": "nm", "cv": "dimensionless"},
             "bounds": bounds.tolist(),
             "sigma": sigma.tolist(),
-            "noise": noise,
             "steepness": None,
             "versions": {name: version for name, version in installation.installed().items() if version},
-            "provenance": {
-                **model.provenance,
-                "model": model.settings.model_dump(mode="json"),
-                "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            },
+            **about,
         }
+        metadata["provenance"]["exported"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
         script = _round_trip(torch.jit.script(module))
         try:
             check_operators(script)
         except CVError as error:
             raise CVError(f"LatentCV: the variable cannot be exported: {error}.") from error
-        cv = cls(script, metadata)
-        frames = None if positions is None else cv._training_frames(positions)
-        cv._compare_with(model, features, frames)
-        if frames is not None:
-            cv._measure_steepness(frames, boxes, force_limit)
-        return cv
+        return cls(script, metadata)
 
     def bias_variables(self, backend: str = "auto") -> list[app.BiasVariable]:
         """One `openmm.app.BiasVariable` per component, for the stock `openmm.app.Metadynamics`.
@@ -254,15 +347,13 @@ class LatentCV(Variable):
             cv.check_topology(topology)
         return cv
 
-    def _compare_with(self, model: LaTF, features: Features, positions: np.ndarray | None) -> None:
+    def _compare_with(self, variable: Callable[[Tensor, Tensor | None], Tensor], positions: np.ndarray | None) -> None:
         """The exported variable and its gradient must be those of the eager descriptors and encoder."""
         if positions is None:
             positions = 0.3 * np.random.default_rng(0).normal(size=(4, self.n_atoms, 3))
         x = torch.as_tensor(np.asarray(positions, dtype=np.float64)[:16]).requires_grad_(True)
         box = 10.0 * torch.eye(3, dtype=torch.float64).expand(len(x), 3, 3) if self.periodic else None
-        eager = (features(x, box) - model.feature_mean.double()) * model.feature_scale.double()
-        eager = _double(model.encoder)(eager)
-        exported = self.module(x, box)
+        eager, exported = variable(x, box), self.module(x, box)
         gradients = [torch.autograd.grad(u.square().sum(), x)[0] for u in (eager, exported)]
         for what, a, b in (("value", eager, exported), ("gradient", *gradients)):
             difference = float((a - b).detach().abs().max() / (1 + a.detach().abs().max()))
@@ -273,12 +364,26 @@ class LatentCV(Variable):
 
     def _training_frames(self, positions: Positions) -> np.ndarray:
         """Training frames (n, N, 3), at least one."""
+        return self._frames_of(self.n_atoms, positions)
+
+    @staticmethod
+    def _frames_of(n_atoms: int, positions: Positions) -> np.ndarray:
         frames = to_array(positions, "length", "positions")
-        if frames.ndim != 3 or frames.shape[1:] != (self.n_atoms, 3) or not len(frames):
-            raise CVError(f"LatentCV: training frames must be (n, {self.n_atoms}, 3), n > 0; got {frames.shape}.")
+        if frames.ndim != 3 or frames.shape[1:] != (n_atoms, 3) or not len(frames):
+            raise CVError(f"LatentCV: training frames must be (n, {n_atoms}, 3), n > 0; got {frames.shape}.")
         return frames
 
-    def _measure_steepness(self, positions: np.ndarray, boxes: np.ndarray | None, force_limit: float) -> None:
+    def _in_chunks(self, positions: np.ndarray, boxes: Any) -> np.ndarray:
+        """Values (n, d) of many frames, some at a time."""
+        box = None if boxes is None else np.asarray(to_array(boxes, "length", "boxes"))
+        parts = [slice(start, start + CHUNK) for start in range(0, len(positions), CHUNK)]
+        return np.concatenate(
+            [self(positions[part], box if box is None or box.ndim == 2 else box[part]) for part in parts]
+        )
+
+    def _measure_steepness(
+        self, positions: np.ndarray, boxes: np.ndarray | None, force_limit: float, remedy: str
+    ) -> None:
         """Set the mean steepness, and refuse a variable whose forces no simulation could follow."""
         squares, steepest = [], []
         for slopes in self.gradients_in_chunks(positions, boxes):
@@ -295,11 +400,15 @@ class LatentCV(Variable):
                     f"LatentCV: component {k} is too steep to bias: on its training frames a hill of "
                     "1 kJ/mol as wide as a quarter of its range pushes an atom with up to "
                     f"{push * FEWEST_HILLS / HILLS_PER_RANGE:.3g} kJ/mol/nm, more than the limit of "
-                    f"{force_limit:g}. Train with more evenness or a longer lag, or with descriptors that change less "
-                    "from structure to structure; force_limit raises the limit."
+                    f"{force_limit:g}. {remedy} from structure to structure; force_limit raises the limit."
                 )
         self.sigma = self.sigma * np.maximum(1, pushes / force_limit)
         self.metadata["sigma"] = self.sigma.tolist()
+
+
+def _check_force_limit(force_limit: float) -> None:
+    if not (isinstance(force_limit, Real) and force_limit > 0):
+        raise CVError(f"LatentCV: force_limit must be a number above 0, in kJ/mol/nm; got {force_limit!r}.")
 
 
 def _double(module: nn.Module) -> nn.Module:
