@@ -415,6 +415,7 @@ class Campaign:
                     None if barostat is None else barostat.pressure,
                     target,
                     lambda frames, done=done, name=name: progress(step, done, f"{name}: {plural(frames, 'frame')}"),
+                    self.molecule.positions,
                 )
             earlier = before + target.manifest().content["frames"]
         frames = sum(map(len, self.records.external_frames()))

@@ -120,7 +120,7 @@ def _check_external(setup: Setup, is_read: Callable[[int], bool]) -> None:
 
     for number, external in enumerate(ExternalTrajectory.from_settings(setup.protocol.from_trajectories)):
         if not is_read(number):
-            stride_of(external, setup.topology, setup.periodic, setup.protocol.frame_interval)
+            stride_of(external, setup.topology, setup.periodic, setup.protocol.frame_interval, setup.frame_checks)
 
 
 def warn_of_space(setup: Setup, directory: CampaignDirectory) -> None:

@@ -18,6 +18,7 @@ from latf_sampling.core import storage
 from latf_sampling.core.arrays import read_npy, read_npz
 from latf_sampling.core.provenance import Attempt
 from latf_sampling.core.readers import quiet, why
+from latf_sampling.data.frame_checks import CheckedFrames, FrameChecks, check_energies, check_minimum
 from latf_sampling.data.layout import ExternalFiles
 from latf_sampling.data.trajectory_files import check_atoms, read_pieces
 from latf_sampling.errors import DataError
@@ -71,10 +72,17 @@ class ExternalTrajectory:
         return trajectories
 
 
-def stride_of(external: ExternalTrajectory, topology: mdtraj.Topology, periodic: bool, frame_interval: float) -> int:
+def stride_of(
+    external: ExternalTrajectory,
+    topology: mdtraj.Topology,
+    periodic: bool,
+    frame_interval: float,
+    checks: FrameChecks | None = None,
+) -> int:
     """The stride that thins a trajectory to the interval of the campaign, from its first two frames.
 
-    These frames are all that can be checked without reading the whole trajectory.
+    These frames are all that can be checked without reading the whole trajectory; with `checks` they have to be
+    physical.
 
     Raises
     ------
@@ -89,7 +97,8 @@ def stride_of(external: ExternalTrajectory, topology: mdtraj.Topology, periodic:
         except Exception as error:  # readers raise many types for a damaged file
             raise DataError(f"{external.topology}: cannot be read as a topology{why(error)}.") from error
         check_atoms(given, topology, str(external.topology))
-    first = next(read_pieces(external.path, topology, periodic, chunk=2))
+    pieces = read_pieces(external.path, topology, periodic, chunk=2)
+    first = next(pieces if checks is None else CheckedFrames(checks, external.path, external.temperature)(pieces))
     interval = _even_interval(external, np.asarray(first.time))
     if interval is None:
         if len(first) < 2:
@@ -121,6 +130,7 @@ def examine(
     pressure: float | None,
     target: ExternalFiles,
     progress: Callable[[int], None] = lambda frames: None,
+    reference: np.ndarray | None = None,
 ) -> dict:
     """Read a trajectory once from end to end, and write down what a campaign needs besides its positions.
 
@@ -140,6 +150,8 @@ def examine(
         Files to write: energies and weights of the frames that are used, then the marker.
     progress
         Called with the number of frames read.
+    reference
+        Positions (N, 3), nm, of the system's structure, whose handedness the frames must have; `None` is any.
 
     Returns
     -------
@@ -149,7 +161,8 @@ def examine(
     Raises
     ------
     DataError
-        The trajectory, or a file with weights or energies, cannot be used; names the file, and the frame.
+        The trajectory, or a file with weights or energies, cannot be used, or a frame is not physical; names the file,
+        and the frame.
     """
     path, periodic = Path(external.path), system.usesPeriodicBoundaryConditions()
     attempt = Attempt(target.stem.parent, target.stem.name)
@@ -160,10 +173,14 @@ def examine(
     energies: list[list[float]] = []
     work: list[np.ndarray] = []
     done = 0
-    for piece in read_pieces(path, topology, periodic):
+    checked = CheckedFrames(FrameChecks.from_system(topology, system, reference), str(path), external.temperature)
+    for piece in checked(read_pieces(path, topology, periodic)):
         times.append(np.asarray(piece.time))
         selected = range(-done % stride, len(piece), stride)
         if context is not None:
+            if not done:
+                energy = _energy(context, piece, 0, f"{path}: frame 0")
+                check_minimum(str(path), energy, context, external.temperature)
             energies.append([_energy(context, piece, frame, f"{path}: frame {done + frame}") for frame in selected])
         if pressure is not None:
             work.append(pressure * BAR * np.asarray(piece.unitcell_volumes)[selected.start :: stride])
@@ -174,6 +191,8 @@ def examine(
     weights = numbers.get("weights", np.ones(len(range(0, done, stride))))
     if not weights.any():
         raise DataError(f"{path}: none of the frames that are used, every {stride}th, has a weight.")
+    potential = numbers["energies"] if context is None else np.concatenate(energies)
+    check_energies(str(path), potential, stride, weights, external.temperature, system)
     summary = {
         "path": str(path),
         **before,
@@ -186,8 +205,7 @@ def examine(
     if stamp(path) != before:
         raise DataError(f"{path}: changed while it was read; is a simulation still writing it?")
     with storage.atomic_write(target.numbers) as temporary:
-        energy = numbers["energies"] if context is None else np.concatenate(energies)
-        np.savez(temporary, energy=energy + (np.concatenate(work) if work else 0.0), weight=weights)
+        np.savez(temporary, energy=potential + (np.concatenate(work) if work else 0.0), weight=weights)
     target.finish(summary, attempt.provenance())
     return summary
 

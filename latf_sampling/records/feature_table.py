@@ -21,6 +21,7 @@ from latf_sampling.core.outputs import output_file, reason
 from latf_sampling.core.words import plural
 from latf_sampling.data.columns import ColumnStatistics, column_statistics
 from latf_sampling.data.external import ExternalTrajectory, stride_of
+from latf_sampling.data.frame_checks import CheckedFrames
 from latf_sampling.data.trajectories import Frames
 from latf_sampling.data.trajectory_files import read_strided
 from latf_sampling.errors import SettingsError, StoreError
@@ -69,7 +70,9 @@ class Source:
         """The external trajectories that a protocol starts from, thinned to its interval."""
         sources = []
         for external in ExternalTrajectory.from_settings(setup.protocol.from_trajectories):
-            stride = stride_of(external, setup.topology, setup.periodic, setup.protocol.frame_interval)
+            stride = stride_of(
+                external, setup.topology, setup.periodic, setup.protocol.frame_interval, setup.frame_checks
+            )
             sources.append(cls._from_file(setup, external.path, stride, external.temperature))
         return sources
 
@@ -90,7 +93,8 @@ class Source:
             raise SettingsError(f"there is no file {path}.")
 
         def pieces() -> Iterator[mdtraj.Trajectory]:
-            return read_strided(path, setup.topology, setup.periodic, stride)
+            pieces = read_strided(path, setup.topology, setup.periodic, stride)
+            return CheckedFrames(setup.frame_checks, path, temperature, stride)(pieces)
 
         return cls(Path(path).name, [{"path": path, "sha256": storage.checksum(path)}], pieces, temperature)
 

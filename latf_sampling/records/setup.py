@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import mdtraj
 
     from latf_sampling.cv.latent_cv import LatentCV
+    from latf_sampling.data.frame_checks import FrameChecks
     from latf_sampling.features import Features
     from latf_sampling.records.observables import Observed
     from latf_sampling.systems import Molecule
@@ -64,6 +65,13 @@ class Setup:
     @cached_property
     def periodic(self) -> bool:
         return self.molecule.system.usesPeriodicBoundaryConditions()
+
+    @cached_property
+    def frame_checks(self) -> FrameChecks:
+        """What frames from files of other programs are checked against."""
+        from latf_sampling.data.frame_checks import FrameChecks
+
+        return FrameChecks.from_system(self.topology, self.molecule.system, self.molecule.positions)
 
     @cached_property
     def features(self) -> Features:

@@ -21,6 +21,9 @@ Box = np.ndarray | None
 SUPERPOSED_ATOMS = 4
 """Structures of fewer atoms are compared without superposition, and only identical ones are duplicates."""
 
+DISTINCT_BONDS = 12
+"""Neighbors of a stereocenter are compared up to so many bonds away."""
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -105,7 +108,7 @@ class Geometry:
 
         Returns it with the two atoms; if no two atoms are nearer than this sum, infinity with no atoms.
         """
-        pairs, distances = _pairs(np.asarray(positions)[self.heavy], box, 2 * self.radii.max(initial=0.0))
+        pairs, distances = periodic_pairs(np.asarray(positions)[self.heavy], box, 2 * self.radii.max(initial=0.0))
         shares = distances / (self.radii[pairs[:, 0]] + self.radii[pairs[:, 1]])
         for k in np.argsort(shares):
             atoms = np.sort(self.heavy[pairs[k]])
@@ -129,6 +132,25 @@ def stereocenters(topology: mdtraj.Topology) -> np.ndarray:
         if len(bonded) == 4 and sum(_is(atoms[index], "H") for index in bonded) <= 1
     ]
     return np.array(rows, dtype=int).reshape(-1, 5)
+
+
+def distinct_stereocenters(topology: mdtraj.Topology) -> np.ndarray:
+    """The stereocenters whose four neighbors differ in what is bonded to them, so that every program gives them one
+    handedness; which of the two methyl groups of a valine is named first is up to the program.
+
+    Returns
+    -------
+    numpy.ndarray (centers, 5)
+        As `stereocenters` gives them.
+    """
+    centers, atoms = stereocenters(topology), list(topology.atoms)
+    if not len(centers):
+        return centers
+    bonded = _neighbors(topology)
+    kinds = {int(k): hash(str(atoms[k].element)) for k in molecules_of(topology, centers[:, 0])}
+    for _ in range(DISTINCT_BONDS):
+        kinds = {k: hash((kind, *sorted(kinds[other] for other in bonded[k]))) for k, kind in kinds.items()}
+    return centers[[len({kinds[k] for k in row[1:]}) == 4 for row in centers.tolist()]]
 
 
 def amides(topology: mdtraj.Topology) -> np.ndarray:
@@ -184,7 +206,7 @@ def shortest(vectors: np.ndarray, box: Box) -> np.ndarray:
     ).numpy()
 
 
-def _pairs(x: np.ndarray, box: Box, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+def periodic_pairs(x: np.ndarray, box: Box, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of points (n, 3) nearer than a cutoff, images included, and their distances; a pair may appear twice."""
     x = np.asarray(x, np.float64)
     if not len(x):

@@ -141,16 +141,21 @@ def residue_label(residue: app.topology.Residue) -> str:
 
 def bond_lengths(system: openmm.System) -> dict[tuple[int, int], float]:
     """Equilibrium lengths of harmonic bonds and constraints, nm, by their atoms, the lower index first."""
-    lengths = {}
+    return {pair: length for pair, (length, _) in bond_terms(system).items()}
+
+
+def bond_terms(system: openmm.System) -> dict[tuple[int, int], tuple[float, float]]:
+    """Lengths of bonds as `bond_lengths`, and the force constants, kJ/mol/nm^2; infinity for constraints."""
+    terms = {}
     for force in system.getForces():
         if isinstance(force, openmm.HarmonicBondForce):
             for k in range(force.getNumBonds()):
-                a, b, length, _ = force.getBondParameters(k)
-                lengths[min(a, b), max(a, b)] = to_float(length, "length")
+                a, b, length, stiffness = force.getBondParameters(k)
+                terms[min(a, b), max(a, b)] = to_float(length, "length"), to_float(stiffness, "stiffness")
     for k in range(system.getNumConstraints()):
         a, b, length = system.getConstraintParameters(k)
-        lengths[min(a, b), max(a, b)] = to_float(length, "length")
-    return lengths
+        terms[min(a, b), max(a, b)] = to_float(length, "length"), float("inf")
+    return terms
 
 
 def positions_array(positions: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from latf_sampling.starts.archive import Archive
 from latf_sampling.starts.checks import BROKEN, CLASH, DUPLICATE, Checks, Structure, duplicates
 from latf_sampling.starts.coverage import cover, weights
 from latf_sampling.starts.thermal import Thermal
-from latf_sampling.systems.geometry import Geometry, _pairs, amides, is_cis, molecules_of
+from latf_sampling.systems.geometry import Geometry, amides, is_cis, molecules_of, periodic_pairs
 from latf_sampling.units import KB
 
 TOPOLOGY = mdtraj.Topology.from_openmm(alanine_topology())
@@ -110,7 +110,7 @@ def test_neighbors_up_to_three_bonds_are_no_contacts(geometry):
 def test_pairs_are_those_of_all_images(box):
     x = np.random.default_rng(2).normal(size=(150, 3))
     cells = np.random.default_rng(3).integers(-5, 5, (150, 3)) @ TRICLINIC
-    pairs, distances = _pairs(x if box is None else x + cells, box, 0.35)
+    pairs, distances = periodic_pairs(x if box is None else x + cells, box, 0.35)
     shifts = np.array(list(product(range(-5, 6), repeat=3))) @ TRICLINIC if box is not None else np.zeros((1, 3))
     expected = {}
     for a in range(150):
