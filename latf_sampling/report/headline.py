@@ -81,7 +81,7 @@ def _title(records: Records) -> str:
     temperatures = [t for entry in records.rounds for t in entry.settings.walkers]
     settings, atoms = protocol.system, plural(system.getNumParticles(), "atom")
     what = f"{settings.title}, {atoms}"
-    if not settings.is_potential and settings.openmm is None:
+    if not settings.is_model and settings.openmm is None:
         what += "".join(f", {name}" for name in settings.force_field_names) + f", {settings.nonbonded}"
     about = f"{what}; simulated at {words.kelvin(temperatures)}."
     return f'<p class="eyebrow">latf_sampling campaign</p>\n<h1>{page.escape(protocol.name)}</h1>\n' + page.paragraph(

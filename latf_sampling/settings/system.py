@@ -34,7 +34,11 @@ MOLECULES: dict[str, dict[str, Any]] = {
     },
 }
 """Molecules by name, with the values of keys that a protocol leaves out."""
-CONFORMATIONS = {"chignolin": ("hairpin", "extended")}
+MODELS: dict[str, frozenset[str]] = {
+    "chignolin-go": frozenset({"platform", "conformations"}),
+}
+"""Molecular models by name, which define their own forces, with the keys that a protocol may give."""
+CONFORMATIONS = {"chignolin": ("hairpin", "extended"), "chignolin-go": ("hairpin", "extended")}
 """Conformations of molecules by name that a protocol may choose from."""
 MAX_WATERS = 1_000_000
 """Water molecules that a box may hold at most; OpenMM needs a minute and a gigabyte of memory for so many."""
@@ -66,7 +70,7 @@ _ANY_MOLECULE = frozenset({"barostat", "restraints", "conformations", "platform"
 _FORCES = _ANY_MOLECULE | {"nonbonded", "cutoff", "constraints", "hydrogen_mass"}
 _FORCE_FIELD = _FORCES | {"force_field", "prepare"}
 _ENGINE_FILES = _FORCES | {"implicit_solvent"}
-_POTENTIAL = Source("a model system by name", frozenset({"platform"}))
+_POTENTIAL_KEYS = frozenset({"platform"})
 
 
 def _beside_or_openmm(entry: Any, info: ValidationInfo) -> Any:
@@ -240,8 +244,9 @@ class SystemSettings(Settings):
     """The molecule, its forces and where they are computed; or a model system by its name."""
 
     name: Annotated[str | None, Source("a molecule by name", _FORCE_FIELD)] = None
-    """A molecule or model system that the package knows: alanine-dipeptide, chignolin, or one of the potentials
-    three-hole, double-well, harmonic-well and lj7. A molecule by name takes the same keys as a structure."""
+    """A molecule or model system that the package knows: alanine-dipeptide, chignolin, the Go model chignolin-go, or
+    one of the potentials three-hole, double-well, harmonic-well and lj7. A molecule by name takes the same keys as a
+    structure."""
     structure: Annotated[File | None, Source("a structure", _FORCE_FIELD | {"model"})] = None
     """PDB or PDBx/mmCIF file; relative paths are relative to the protocol."""
     model: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -290,14 +295,19 @@ class SystemSettings(Settings):
 
     @property
     def is_potential(self) -> bool:
-        """Whether this is a model system, which takes no keys of a molecule."""
-        return self.name is not None and self.name not in MOLECULES
+        """Whether this is a potential by name, whose density in the plane is known."""
+        return self.name in POTENTIALS
+
+    @property
+    def is_model(self) -> bool:
+        """Whether this is a model system by name, which has no force field."""
+        return self.is_potential or self.name in MODELS
 
     @property
     def title(self) -> str:
         """The system in a few words: its name, or that of its topology's file."""
         if self.name is not None:
-            return f"model system {self.name}" if self.is_potential else self.name
+            return f"model system {self.name}" if self.is_model else self.name
         files = getattr(self, self.source)
         return files.name if isinstance(files, Path) else files.topology.name
 
@@ -350,10 +360,12 @@ class SystemSettings(Settings):
             raise SettingsError(f"structure: this key is missing, or one of {others}.")
         if len(sources) > 1:
             raise SettingsError(f"{sources[1]}: a system comes from one source; '{sources[0]}' is another.")
-        if self.name is not None and self.name not in (*POTENTIALS, *MOLECULES):
-            names = ", ".join((*POTENTIALS, *MOLECULES))
+        if self.name is not None and self.name not in (*POTENTIALS, *MODELS, *MOLECULES):
+            names = ", ".join((*POTENTIALS, *MODELS, *MOLECULES))
             raise SettingsError(f"name: there is no model system or molecule '{self.name}'; there are {names}.")
-        source = _POTENTIAL if self.is_potential else SOURCES[self.source]
+        source = SOURCES[self.source]
+        if self.is_model:
+            source = Source("a model system by name", MODELS.get(str(self.name), _POTENTIAL_KEYS))
         misplaced = [
             key
             for key, field in type(self).model_fields.items()

@@ -14,6 +14,7 @@ from latf_sampling.systems.charmm import from_charmm
 from latf_sampling.systems.checks import check_box, check_masses, check_start
 from latf_sampling.systems.engine_files import read_coordinates
 from latf_sampling.systems.gromacs import from_gromacs
+from latf_sampling.systems.models import MODELS
 from latf_sampling.systems.molecule import Conformation, Molecule
 from latf_sampling.systems.named import DEFAULT_CONFORMATION, named_structure
 from latf_sampling.systems.parametrized import from_name, from_structure
@@ -85,6 +86,8 @@ def _conformation(entry: str | Path, key: str, settings: SystemSettings, molecul
     if settings.name is not None:
         if entry == DEFAULT_CONFORMATION:
             return Conformation(molecule.positions)
+        if settings.is_model:
+            return Conformation(MODELS[settings.name].conformations[str(entry)]())
         structure = named_structure(settings.name, str(entry), streams.stream_seed(seed, "prepare", 0))
         return Conformation(structure.positions)
     positions, box = read_coordinates(Path(entry), key, molecule.system.usesPeriodicBoundaryConditions())

@@ -12,6 +12,7 @@ from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.systems import potentials
 from latf_sampling.systems.force_field import apply_force_field, load_force_field
+from latf_sampling.systems.models import MODELS
 from latf_sampling.systems.molecule import Molecule
 from latf_sampling.systems.named import named_structure
 from latf_sampling.systems.preparation import complete, solvate
@@ -34,6 +35,8 @@ def from_name(name: str, settings: SystemSettings, seed: int) -> Molecule:
     if settings.is_potential:
         model = potentials.by_name(name)
         return Molecule(model.system, model.topology, model.positions)
+    if settings.is_model:
+        return MODELS[name].molecule()
     field = load_force_field(settings.force_field)
     return _parametrized(named_structure(name, seed=streams.stream_seed(seed, "prepare", 0)), field, settings, seed)
 

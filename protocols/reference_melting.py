@@ -1,0 +1,272 @@
+"""Melting curves of the model systems by name, made with stock OpenMM and pymbar in two independent ways.
+
+    python protocols/reference_melting.py chignolin-go -o protocols/reference_chignolin-go.json
+
+The first way is replica exchange at ten temperatures, all frames weighted by MBAR; the second is plain dynamics at
+temperatures of its own, each counted by itself. The package only builds the system. Errors are standard errors over ten
+blocks in time, by which the whole analysis is repeated. With --frames DIRECTORY the frames of the plain runs are kept,
+one file for each temperature with positions (nm), potential energies (kJ/mol) and the fraction of native contacts.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openmm
+from pymbar import MBAR
+
+from latf_sampling.settings.system import SystemSettings
+from latf_sampling.systems import Molecule, build, chignolin_go
+
+KB = 8.31446261815324e-3
+BLOCKS = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """A system, what counts as folded in it, and how it is simulated."""
+
+    contacts: tuple[tuple[int, int], ...]
+    groups: tuple[int, ...]  # of each contact
+    needed: int  # groups with half of their contacts that make a folded frame; 0 is more than half of all contacts
+    exchange: tuple[float, ...]  # K
+    plain: tuple[float, ...]  # K
+    timestep: float  # ps
+    interval: int  # steps between frames and between exchanges
+
+
+def chignolin() -> Case:
+    ladder = tuple(np.round(np.geomspace(260.0, 440.0, 10), 1).tolist())
+    plain = (306.0, 320.0, 333.0, 340.0, 347.0, 360.0, 374.0, 400.0)
+    contacts = chignolin_go.CONTACTS
+    return Case(contacts, (0,) * len(contacts), 0, ladder, plain, 0.01, 200)
+
+
+CASES = {"chignolin-go": chignolin}
+CONTACT = 1.2
+"""A contact is formed within this many times its native distance."""
+
+
+def observed(case: Case, native: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fraction of native contacts (frames,) and whether the frame is folded (frames,), of positions (frames, N, 3)."""
+    first, second = np.array(case.contacts).T
+    length = np.linalg.norm(native[first] - native[second], axis=-1)
+    formed = np.linalg.norm(positions[:, first] - positions[:, second], axis=-1) < CONTACT * length
+    fraction = formed.mean(axis=1)
+    if case.needed == 0:
+        return fraction, fraction > 0.5
+    groups = np.array(case.groups)
+    pairs = [formed[:, groups == group].mean(axis=1) >= 0.5 for group in range(groups.max() + 1)]
+    return fraction, np.sum(pairs, axis=0) >= case.needed
+
+
+class Replica:
+    """A simulation at one temperature, K."""
+
+    def __init__(self, molecule: Molecule, temperature: float, timestep: float, walker: int, seed: int) -> None:
+        integrator = openmm.LangevinMiddleIntegrator(temperature, 1.0, timestep)
+        integrator.setRandomNumberSeed(seed)
+        self.temperature, self.integrator = temperature, integrator
+        self.context = openmm.Context(molecule.system, integrator, openmm.Platform.getPlatformByName("Reference"))
+        self.context.setPositions(molecule.start(walker).positions)
+        openmm.LocalEnergyMinimizer.minimize(self.context, 10.0)
+        self.context.setVelocitiesToTemperature(temperature, seed)
+
+    def frame(self, steps: int) -> tuple[np.ndarray, float]:
+        self.integrator.step(steps)
+        state = self.context.getState(positions=True, energy=True)
+        return np.array(state.getPositions(asNumpy=True)._value), state.getPotentialEnergy()._value
+
+
+def plain_run(molecule: Molecule, case: Case, temperature: float, frames: int, seed: int):
+    """Positions (frames, N, 3) and energies (frames,) of plain dynamics; the first tenth is left out."""
+    replica = Replica(molecule, temperature, case.timestep, seed, seed)
+    replica.integrator.step(frames // 10 * case.interval)
+    positions, energies = zip(*(replica.frame(case.interval) for _ in range(frames)), strict=True)
+    return np.array(positions, np.float32), np.array(energies)
+
+
+def replica_exchange(molecule: Molecule, case: Case, frames: int, seed: int):
+    """Positions (temperatures, frames, N, 3), energies (temperatures, frames), and the fraction that was accepted."""
+    replicas = [Replica(molecule, t, case.timestep, k, seed + k) for k, t in enumerate(case.exchange)]
+    rng, betas, accepted, tried = np.random.default_rng(seed), 1 / (KB * np.array(case.exchange)), 0, 0
+    positions, energies = [], []
+    for number in range(frames + frames // 10):
+        states = [replica.frame(case.interval) for replica in replicas]
+        if number >= frames // 10:
+            positions.append([state[0] for state in states])
+            energies.append([state[1] for state in states])
+        for low in range(number % 2, len(replicas) - 1, 2):
+            tried += 1
+            if np.log(rng.random()) < (betas[low] - betas[low + 1]) * (states[low][1] - states[low + 1][1]):
+                accepted += 1
+                velocities = [
+                    r.context.getState(velocities=True).getVelocities(asNumpy=True) for r in replicas[low : low + 2]
+                ]
+                scale = np.sqrt(case.exchange[low] / case.exchange[low + 1])
+                replicas[low].context.setPositions(states[low + 1][0])
+                replicas[low].context.setVelocities(velocities[1] * scale)
+                replicas[low + 1].context.setPositions(states[low][0])
+                replicas[low + 1].context.setVelocities(velocities[0] / scale)
+    return np.array(positions, np.float32).swapaxes(0, 1), np.array(energies).T, accepted / tried
+
+
+def transitions(fraction: np.ndarray, low: float = 0.2, high: float = 0.8) -> int:
+    """Changes between less than a low and more than a high fraction of native contacts."""
+    states = np.where(fraction < low, 0, np.where(fraction > high, 1, -1))
+    return int(np.abs(np.diff(states[states >= 0])).sum())
+
+
+def by_mbar(case: Case, energies: np.ndarray, folded: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fraction folded and heat capacity (kJ/mol/K) at temperatures (grid,), from (temperatures, frames) energies."""
+    betas = 1 / (KB * np.array(case.exchange))
+    flat = energies.ravel()
+    mbar = MBAR(betas[:, None] * flat, np.full(len(betas), energies.shape[1]), solver_protocol="robust")
+    logs = np.log(energies.shape[1]) + mbar.f_k[:, None] - betas[:, None] * flat
+    denominator = np.logaddexp.reduce(logs, axis=0)
+    fractions, capacities = [], []
+    for temperature in grid:
+        log_weight = -flat / (KB * temperature) - denominator
+        weight = np.exp(log_weight - log_weight.max())
+        weight /= weight.sum()
+        mean = weight @ flat
+        fractions.append(weight @ folded.ravel())
+        capacities.append(weight @ (flat - mean) ** 2 / (KB * temperature**2))
+    return np.array(fractions), np.array(capacities)
+
+
+def melting(temperatures: np.ndarray, fractions: np.ndarray) -> float:
+    """The temperature at which half is folded, K: the middle root of a parabola for ln(f / (1 - f)) in 1/T.
+
+    The parabola is fitted to the points between 10 and 90 %, with the weights of their binomial errors.
+    """
+    near = (fractions > 0.1) & (fractions < 0.9)
+    x, f = 1000 / temperatures[near], fractions[near]
+    if len(x) < 3:
+        return float("nan")
+    roots = np.polynomial.Polynomial.fit(x, np.log(f / (1 - f)), 2, w=np.sqrt(f * (1 - f))).roots()
+    real = np.real(roots[np.abs(np.imag(roots)) < 1e-9])
+    return float(1000 / real[np.argmin(np.abs(real - x.mean()))]) if len(real) else float("nan")
+
+
+def peak(grid: np.ndarray, capacities: np.ndarray) -> float:
+    """The temperature of the largest heat capacity, by a parabola through the points around it."""
+    k = int(np.clip(np.argmax(capacities), 2, len(grid) - 3))
+    a, b, _ = np.polyfit(grid[k - 2 : k + 3] - grid[k], capacities[k - 2 : k + 3], 2)
+    return float(grid[k] - b / (2 * a)) if a < 0 else float(grid[k])
+
+
+def error(values: np.ndarray) -> np.ndarray:
+    """Standard error of the mean of values (blocks, ...)."""
+    return np.nanstd(values, axis=0, ddof=1) / np.sqrt(len(values))
+
+
+def rounded(values: np.ndarray, digits: int = 4) -> list:
+    return np.round(values, digits).tolist()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("name", choices=CASES)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--frames", type=Path, help="directory for the frames of the plain runs")
+    parser.add_argument("--exchange-frames", type=int, default=10_000, help="frames for each temperature of the ladder")
+    parser.add_argument("--plain-frames", type=int, default=40_000, help="frames for each plain run")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    case = CASES[arguments.name]()
+    molecule = build(SystemSettings(name=arguments.name, conformations=("hairpin", "extended")))
+    grid = np.linspace(case.exchange[0], case.exchange[-1], 37)
+
+    positions, energies, accepted = replica_exchange(molecule, case, arguments.exchange_frames, arguments.seed)
+    folded = np.array([observed(case, molecule.positions, x)[1] for x in positions])
+    fractions, capacities = by_mbar(case, energies, folded, grid)
+    parts = zip(np.array_split(energies, BLOCKS, 1), np.array_split(folded, BLOCKS, 1), strict=True)
+    blocks = [by_mbar(case, e, f, grid) for e, f in parts]
+    midpoints = np.array([melting(grid, f) for f, _ in blocks])
+    peaks = np.array([peak(grid, c) for _, c in blocks])
+    direct = folded.mean(axis=1)
+    print(f"replica exchange: {accepted:.2f} accepted, T_m {melting(grid, fractions):.1f} +- {error(midpoints):.1f} K")
+
+    plain, split = [], []
+    for number, temperature in enumerate(case.plain):
+        begun = time.process_time()
+        x, e = plain_run(molecule, case, temperature, arguments.plain_frames, arguments.seed + 100 + number)
+        seconds = time.process_time() - begun
+        fraction, is_folded = observed(case, molecule.positions, x)
+        block = np.array([part.mean() for part in np.array_split(is_folded, BLOCKS)])
+        split.append(block)
+        steps = arguments.plain_frames * case.interval
+        changes = transitions(fraction)
+        plain.append(
+            {
+                "temperature_K": temperature,
+                "folded": round(float(is_folded.mean()), 5),
+                "error": round(float(error(block)), 5),
+                "energy_kJ_per_mol": round(float(e.mean()), 3),
+                "energy_deviation_kJ_per_mol": round(float(e.std()), 3),
+                "heat_capacity_kJ_per_mol_K": round(float(e.var() / (KB * temperature**2)), 5),
+                "transitions": changes,
+                "transitions_per_ns": round(changes / (steps * case.timestep * 1e-3), 3),
+                "microseconds_per_step": round(seconds / (1.1 * steps) * 1e6, 2),
+                "transitions_per_minute_of_CPU": round(changes / (seconds / 1.1) * 60, 1),
+            }
+        )
+        print(plain[-1], flush=True)
+        if arguments.frames is not None:
+            arguments.frames.mkdir(parents=True, exist_ok=True)
+            file = arguments.frames / f"{arguments.name}-{temperature:g}K.npz"
+            interval = case.interval * case.timestep
+            np.savez(file, positions=x, energies=e, contacts=fraction, temperature=temperature, interval_ps=interval)
+    temperatures = np.array(case.plain)
+    result = {
+        "what": f"{arguments.name}, Langevin dynamics, friction 1/ps, {1000 * case.timestep:g} fs, Reference platform",
+        "openmm": openmm.version.version,
+        "folded_means": f"at least {case.needed} groups with half of their contacts"
+        if case.needed
+        else "more than half of the native contacts",
+        "replica_exchange_MBAR": {
+            "temperatures_K": list(case.exchange),
+            "frames_each": arguments.exchange_frames,
+            "frame_interval_ps": case.interval * case.timestep,
+            "accepted": round(accepted, 3),
+            "folded_counted_at_ladder": rounded(direct),
+            "melting_temperature_K": round(melting(grid, fractions), 2),
+            "melting_temperature_error_K": round(float(error(midpoints)), 2),
+            "heat_capacity_peak_K": round(peak(grid, capacities), 2),
+            "heat_capacity_peak_error_K": round(float(error(peaks)), 2),
+            "grid_K": rounded(grid, 2),
+            "folded": rounded(fractions),
+            "folded_error": rounded(error(np.array([f for f, _ in blocks])), 5),
+            "heat_capacity_kJ_per_mol_K": rounded(capacities),
+            "heat_capacity_error_kJ_per_mol_K": rounded(error(np.array([c for _, c in blocks])), 5),
+        },
+        "plain_runs": {
+            "frames_each": arguments.plain_frames,
+            "frame_interval_ps": case.interval * case.timestep,
+            "melting_temperature_K": round(melting(temperatures, np.array([p["folded"] for p in plain])), 2),
+            "melting_temperature_error_K": round(
+                float(error(np.array([melting(temperatures, f) for f in np.array(split).T]))), 2
+            ),
+            "runs": plain,
+        },
+    }
+    expected = np.interp(temperatures, grid, fractions)
+    spread = np.hypot(
+        np.interp(temperatures, grid, error(np.array([f for f, _ in blocks]))), [p["error"] for p in plain]
+    )
+    result["largest_deviation_in_standard_errors"] = round(
+        float(np.max(np.abs(expected - [p["folded"] for p in plain]) / spread)), 2
+    )
+    temporary = arguments.output.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.replace(arguments.output)
+    print({key: result["plain_runs"][key] for key in ("melting_temperature_K", "melting_temperature_error_K")})
+    print("largest deviation, standard errors:", result["largest_deviation_in_standard_errors"])
+
+
+if __name__ == "__main__":
+    main()
