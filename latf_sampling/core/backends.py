@@ -8,14 +8,17 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import TYPE_CHECKING
 
-from latf_sampling.core import installation
+from latf_sampling.core import installation, plugins
 from latf_sampling.core.platforms import GPU_PLATFORMS, usable
 from latf_sampling.errors import InstallationError, SettingsError
+
+if TYPE_CHECKING:
+    import openmm
 
 BACKENDS = ("torchforce", "pythonforce")
 _SWITCH = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
@@ -114,8 +117,9 @@ def torchforce_trouble() -> str:
 def torchforce() -> type:
     """``openmmtorch.TorchForce``, loaded so that it works.
 
-    openmmtorch does not find torch's libraries by itself: torch has to be imported first. When OpenMM was imported
-    before torch, its plugins for TorchForce have already failed to load, and they are loaded again here.
+    openmmtorch does not find torch's libraries by itself: torch has to be imported first. OpenMM's plugins for it are
+    loaded here, where `latf_sampling.core.plugins` left them out, or where they failed to load because OpenMM was
+    imported before torch.
 
     Raises
     ------
@@ -133,6 +137,21 @@ def torchforce() -> type:
             raise InstallationError(f"openmmtorch does not load: {error}. 'latf doctor' says more.") from error
     _load_torch_plugins()
     return openmmtorch.TorchForce
+
+
+def read_system(text: str) -> openmm.System:
+    """The system in a text that this package wrote, whose potential energy may have a TorchForce.
+
+    Raises
+    ------
+    InstallationError
+        It has one, and as of `torchforce`.
+    """
+    import openmm
+
+    if 'type="TorchForce"' in text:
+        torchforce()
+    return openmm.XmlSerializer.deserialize(text)
 
 
 @contextmanager
@@ -155,11 +174,10 @@ def _load_torch_plugins() -> None:
 
     if _supports_torchforce("Reference"):
         return
-    failures = [re.match(r"Error loading library (.*?): ", text) for text in openmm.Platform.getPluginLoadFailures()]
     reasons = []
-    for path in [match[1] for match in failures if match and "OpenMMTorch" in match[1]]:
+    for file in plugins.torch_plugins():
         try:
-            openmm.Platform.loadPluginLibrary(path)
+            openmm.Platform.loadPluginLibrary(str(file))
         except openmm.OpenMMException as error:  # expected where the platform itself is absent
             reasons.append(str(error))
     if not _supports_torchforce("Reference"):

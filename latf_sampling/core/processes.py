@@ -22,6 +22,7 @@ from multiprocessing import process, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
+from latf_sampling.core.plugins import import_openmm
 from latf_sampling.errors import SettingsError
 
 GRACE = 5.0
@@ -407,6 +408,7 @@ def _serve(number: int, connection: Connection) -> None:
 
 def _run(target: Callable[..., None], *arguments: Any) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    import_openmm()
     target(*arguments)
 
 

@@ -71,10 +71,8 @@ class TargetBatches:
 
     @contextmanager
     def _ready(self, directory: WorkingDirectory) -> Iterator[None]:
-        """Have an executor, unless one process of this machine is enough, which is then this one."""
-        local = self.executor is None or isinstance(self.executor, LocalExecutor)
-        if local and self.processes == 1:
-            self.executor = None
+        """Have an executor, unless none was given and one process is enough, which is then this one."""
+        if self.executor is None and self.processes == 1:
             yield
             return
         self.settings = replace(self.settings, lease=Lease.grant(directory.lease))

@@ -13,7 +13,7 @@ import openmm
 from openmm import app
 
 from latf_sampling.bias import Umbrella
-from latf_sampling.core import devices, platforms, streams
+from latf_sampling.core import backends, devices, platforms, streams
 from latf_sampling.core.lease import Lease
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SimulationError
@@ -173,7 +173,7 @@ class Worker:
         self.settings, self.report = settings, no_report
         self._steps, self._made = expected_steps(settings), 0.0
         self.cv = LatentCV.load(settings.variable, settings.topology)
-        system = openmm.XmlSerializer.deserialize(settings.system)
+        system = backends.read_system(settings.system)
         self.stiffness = KB * settings.temperature / self.cv.noise**2
         self.umbrella = Umbrella(system, self.cv, np.zeros(self.cv.dim), self.stiffness)
         self.other_groups = ~(1 << self.umbrella.group) & 0xFFFFFFFF
