@@ -393,10 +393,13 @@ class Dataset:
         """
         if self.energies is None:
             raise DataError("Dataset: frames carry no energies; give Series(energies=...) to reweight in temperature.")
-        weights = self.weights.numpy() if weights is None else weights
-        parts = np.split(weights, self._offsets[1:-1])
-        effective = np.concatenate([part * kish(part) / part.sum() if part.any() else part for part in parts])
+        effective = self.effective_weights(self.weights.numpy() if weights is None else weights)
         return TemperatureReweighting(self.energies, self.temperatures.numpy(), effective, self.boltzmann, rng)
+
+    def effective_weights(self, weights: np.ndarray) -> np.ndarray:
+        """Weights (frames,) of which each series has as large a sum as the number of frames that it is worth."""
+        parts = np.split(weights, self._offsets[1:-1])
+        return np.concatenate([part * kish(part) / part.sum() if part.any() else part for part in parts])
 
     def split(self, fraction: float, rng: np.random.Generator, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Split the pairs into training and validation by complete blocks of consecutive frames.

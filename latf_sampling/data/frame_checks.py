@@ -15,7 +15,9 @@ from latf_sampling.errors import DataError
 from latf_sampling.features.periodic import reduced_box
 from latf_sampling.systems.geometry import distinct_stereocenters, handedness, periodic_pairs
 from latf_sampling.systems.molecule import bond_terms, box_vectors
-from latf_sampling.units import KB
+from latf_sampling.systems.scale import scale_words
+from latf_sampling.systems.structure import COVALENT_RADII
+from latf_sampling.units import KB, to_float
 
 BROKEN = 0.25
 """A bond is wrong if its length differs from the force field's by more than this share, and by more than `THERMAL`."""
@@ -34,16 +36,6 @@ BOX_FACTOR = 2.0
 """Widths of the box of a frame may differ from those of the system by this factor."""
 FEW_ATOMS = 3
 """Frames of so few atoms may be the same once they are rounded."""
-RADII = {"H": 0.031, "C": 0.076, "N": 0.071, "O": 0.066, "F": 0.057, "P": 0.107, "S": 0.105, "Cl": 0.102, "Se": 0.12,
-         "Br": 0.12, "I": 0.139}  # fmt: skip
-"""Covalent radii, nm (Cordero and others, doi:10.1039/b801115j)."""
-UNITS = (
-    (7.0, 14.0, "ten times too long: are these ångströms, read as nanometers?"),
-    (1.7, 2.1, "1.9 times too long: are these bohrs, read as ångströms?"),
-    (0.07, 0.14, "ten times too short: are these nanometers, read as ångströms?"),
-    (0.47, 0.59, "half as long as they should be: are these ångströms, read as bohrs?"),
-)
-"""Ranges of the factor by which all bonds are too long, and what such a factor tells."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +96,7 @@ class FrameChecks:
             share = BROKEN
             if pair not in terms:
                 symbols = ["" if atoms[index].element is None else atoms[index].element.symbol for index in pair]
-                usual, share = sum(RADII.get(symbol, np.nan) for symbol in symbols), COVALENT
+                usual, share = sum(COVALENT_RADII.get(symbol, np.nan) for symbol in symbols), COVALENT
             if usual > 0 and stiffness > 0:  # it is that of a Drude particle at 0, and may be unknown
                 rows.append((*pair, usual, np.sqrt(KB / stiffness), share))
             bonded[pair[0]].append(pair[1])
@@ -125,7 +117,9 @@ class FrameChecks:
         return cls(
             tuple(f"{atom.name} {atom.index} of {atom.residue.name} {atom.residue.resSeq}" for atom in atoms),
             table[:, :2].astype(int),
-            *table[:, 2:].T,
+            table[:, 2],
+            table[:, 3],
+            table[:, 4],
             np.array(heavy, int),
             np.array([atoms[index].element.radius for index in heavy]),
             np.sort(np.array(near, np.int64)),
@@ -188,10 +182,7 @@ class FrameChecks:
         """What wrong bonds look like."""
         middle = float(np.median(ratios))
         if not wrong.any() or (wrong.mean() > 0.8 and np.ptp(np.quantile(ratios, [0.1, 0.9])) < 0.4 * middle):
-            for low, high, words in UNITS:
-                if low < middle < high:
-                    return f"has bonds that are all {words}"
-            return f"has bonds that are all {middle:.3g} times as long as they should be: is its unit of length right?"
+            return f"has bonds that are all {scale_words(middle)}"
         worst = int(np.argmax(np.where(wrong, np.abs(np.log(np.maximum(ratios, 1e-6))), 0)))
         first, second = (self.names[atom] for atom in self.bonds[worst])
         length, usual = ratios[worst] * self.lengths[worst], self.lengths[worst]
@@ -298,7 +289,7 @@ class CheckedFrames:
         for piece in pieces:
             fault = self.checks.fault(piece, self.temperature)
             if piece.n_atoms > FEW_ATOMS:
-                self._refuse_copies(piece.xyz[: None if fault is None else fault[0]], done)
+                self._refuse_copies(np.asarray(piece.xyz)[: None if fault is None else fault[0]], done)
             if fault is not None:
                 raise DataError(f"{self.path}: frame {self.stride * (done + fault[0])} {fault[1]}")
             done += len(piece)
@@ -369,7 +360,7 @@ def check_minimum(path: str, energy: float, context: openmm.Context, temperature
         Says how high it is.
     """
     thermal, spread = _thermal(context.getSystem(), temperature)
-    openmm.LocalEnergyMinimizer.minimize(context, 10.0, 100)
+    openmm.LocalEnergyMinimizer.minimize(context, 10, 100)
     above = energy - context.getState(getEnergy=True).getPotentialEnergy()._value
     if above > 2 * thermal + 8 * spread + 50 * KB * temperature:
         raise DataError(
@@ -381,6 +372,6 @@ def check_minimum(path: str, energy: float, context: openmm.Context, temperature
 
 def _thermal(system: openmm.System, temperature: float) -> tuple[float, float]:
     """Mean and standard deviation of the potential energy of harmonic motion around a minimum, kJ/mol."""
-    particles = sum(system.getParticleMass(k)._value > 0 for k in range(system.getNumParticles()))
+    particles = sum(to_float(system.getParticleMass(k), "mass") > 0 for k in range(system.getNumParticles()))
     dof = max(3 * particles - system.getNumConstraints(), 1)
     return 0.5 * dof * KB * temperature, (0.5 * dof) ** 0.5 * KB * temperature

@@ -20,6 +20,7 @@ A campaign's directory::
     rounds/01/exchange/00000042/  what walkers tell each other at the 42nd replica exchange, while it may be needed
     rounds/01/starts/             structures that the walkers of the round started from
     rounds/01/starts-002/         those of walkers from number 2 on, at another temperature or added later
+    rounds/01/variable/           cv.pt and manifest of a variable that was trained elsewhere, if the round has one
     rounds/00/learning/           model.pt, cv.pt, history.json (manifest); training.pt while the model is trained
     references/walker-00/         the simulations of `evaluate`
     starts/                       structures at the new temperature, see `latf_sampling.starts.Starts`
@@ -45,6 +46,7 @@ from latf_sampling.data.round_files import (
     LearningDirectory,
     RoundDirectory,
     SegmentFiles,
+    VariableDirectory,
     WalkerDirectory,
 )
 from latf_sampling.errors import RepairWarning, SettingsError, StoreError
@@ -101,6 +103,12 @@ class CampaignDirectory:
         old = self.round(rounds)
         files = RoundDirectory(self.path / "references")
         return old if old.path.exists() and not files.path.exists() else files
+
+    def biased_along(self, protocol: Protocol, index: int) -> LearningDirectory | VariableDirectory:
+        """The folder of the variable that a biased round is biased along."""
+        bias = protocol.runs[index].bias
+        own = bias is not None and bias.variable is not None
+        return self.round(index).variable if own else self.round(index - 1).learning
 
     @property
     def earlier(self) -> Path:

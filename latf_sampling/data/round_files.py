@@ -195,6 +195,32 @@ class LearningDirectory:
 
 
 @dataclass(frozen=True)
+class VariableDirectory:
+    """The folder of the variable that a round is biased along, where it is not the one that was learned before."""
+
+    path: Path
+
+    @property
+    def cv(self) -> Path:
+        return self.path / "cv.pt"
+
+    @property
+    def marker(self) -> Path:
+        """Manifest, JSON; written last."""
+        return self.path / "variable.json"
+
+    def manifest(self) -> Manifest:
+        """The manifest, without a look at the other files.
+
+        Raises
+        ------
+        StoreError
+            It is missing or was changed.
+        """
+        return Manifest.load(self.marker, ("variable", "frames"))
+
+
+@dataclass(frozen=True)
 class ExternalFiles:
     """The files that describe an external trajectory, which itself stays where it is.
 
@@ -294,3 +320,7 @@ class RoundDirectory:
     @property
     def learning(self) -> LearningDirectory:
         return LearningDirectory(self.path / "learning")
+
+    @property
+    def variable(self) -> VariableDirectory:
+        return VariableDirectory(self.path / "variable")

@@ -11,7 +11,7 @@ from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.systems.amber import from_amber
 from latf_sampling.systems.charmm import from_charmm
-from latf_sampling.systems.checks import check_box, check_masses, check_start
+from latf_sampling.systems.checks import check_box, check_handedness, check_masses, check_start, warn_of_mirrored
 from latf_sampling.systems.engine_files import read_coordinates
 from latf_sampling.systems.gromacs import from_gromacs
 from latf_sampling.systems.models import MODELS
@@ -69,6 +69,7 @@ def build(settings: SystemSettings, seed: int = 0) -> Molecule:
     if settings.hydrogen_mass is not None:
         check_masses(molecule, settings.hydrogen_mass)
     check_start(molecule, Conformation(molecule.positions), key)
+    warn_of_mirrored(molecule, key)
     if settings.restraints:
         add_restraints(molecule.system, molecule.topology, molecule.positions, settings.restraints)
     if settings.conformations is None:
@@ -78,6 +79,7 @@ def build(settings: SystemSettings, seed: int = 0) -> Molecule:
         conformations.append(_conformation(entry, f"system.conformations[{number}]", settings, molecule, seed))
     for number, conformation in enumerate(conformations):
         check_start(molecule, conformation, f"system.conformations[{number}]")
+        check_handedness(molecule, conformation, f"system.conformations[{number}]")
     return Molecule(molecule.system, molecule.topology, molecule.positions, tuple(conformations))
 
 

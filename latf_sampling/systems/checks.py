@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import openmm
 from openmm import unit
@@ -9,12 +11,17 @@ from openmm import unit
 from latf_sampling.errors import SettingsError
 from latf_sampling.systems.molecule import Conformation, Molecule, bond_lengths, box_vectors, residue_label
 from latf_sampling.systems.neighbors import close_pairs
+from latf_sampling.systems.scale import scale_words
 from latf_sampling.units import to_float
 
 CLOSEST = 0.09
 """Atoms without a bond overlap where they are closer than this, nm. The shortest hydrogen bonds have 0.15 nm."""
 LONGEST = 2.0
 """A bond may be this many times longer than its equilibrium length."""
+AMINO_ACIDS = frozenset("""
+    ALA ARG ASH ASN ASP CYM CYS CYX GLH GLN GLU HID HIE HIP HIS ILE LEU LYN LYS MET PHE PRO SER THR TRP TYR VAL
+""".split())  # fmt: skip # noqa: SIM905
+"""Names of amino acids that have the form L, with the names of Amber for states of protonation."""
 LIGHTEST = 2.0
 """Mass that a heavy atom must keep, amu; that of a methyl group has 3 where its hydrogens have 4."""
 MARGIN = 0.95
@@ -77,6 +84,46 @@ def check_masses(molecule: Molecule, hydrogen_mass: float) -> None:
             )
 
 
+def warn_of_mirrored(molecule: Molecule, key: str) -> None:
+    """Warn of amino acids of the usual names that have the other handedness, which no force field notices."""
+    wrong, count = [], 0
+    for residue in molecule.topology.residues():
+        places = {atom.name: molecule.positions[atom.index] for atom in residue.atoms()}
+        if residue.name in AMINO_ACIDS and {"N", "CA", "C", "CB"} <= places.keys():
+            a, b, c = (places[name] - places["CA"] for name in ("N", "C", "CB"))
+            count += 1
+            if np.dot(np.cross(a, b), c) < 0:
+                wrong.append(residue_label(residue))
+    if wrong:
+        which = (
+            "all amino acids are"
+            if len(wrong) == count
+            else f"{', '.join(wrong[:3])} {'is' if len(wrong) == 1 else 'are'}"
+        )
+        warnings.warn(f"{key}: {which} of the form D; are the coordinates mirrored?", stacklevel=3)
+
+
+def check_handedness(molecule: Molecule, start: Conformation, key: str) -> None:
+    """Refuse a conformation whose stereocenters are not those of the molecule.
+
+    Raises
+    ------
+    SettingsError
+        Names the first one that differs.
+    """
+    from latf_sampling.features import as_mdtraj
+    from latf_sampling.systems.geometry import distinct_stereocenters, handedness  # with torch, which takes seconds
+
+    centers = distinct_stereocenters(as_mdtraj(molecule.topology))
+    differ = handedness(start.positions, centers) != handedness(molecule.positions, centers)
+    if differ.any():
+        atom = list(molecule.topology.atoms())[centers[int(differ.argmax()), 0]]
+        raise SettingsError(
+            f"{key}: {atom.name} of {residue_label(atom.residue)} has the other handedness than in the molecule; are "
+            "the coordinates mirrored?"
+        )
+
+
 def check_start(molecule: Molecule, start: Conformation, key: str) -> None:
     """Refuse positions that no simulation can start from.
 
@@ -95,7 +142,11 @@ def check_start(molecule: Molecule, start: Conformation, key: str) -> None:
     if bonds:
         pairs, rest = np.array(list(bonds)), np.array(list(bonds.values()))
         length = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
-        worst = int(np.argmax(length / rest))
+        factors = length / rest
+        middle = float(np.median(factors))
+        if len(factors) > 1 and abs(np.log(middle)) > np.log(1.5) and np.ptp(factors) < 0.5 * middle:
+            raise SettingsError(f"{key}: all bonds are {scale_words(middle)}")
+        worst = int(np.argmax(factors))
         if length[worst] > LONGEST * rest[worst]:
             first, second = pairs[worst]
             raise SettingsError(

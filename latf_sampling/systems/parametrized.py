@@ -23,6 +23,7 @@ from latf_sampling.systems.structure import (
     refuse_breaks,
     refuse_damage,
     refuse_missing,
+    refuse_other_units,
 )
 from latf_sampling.systems.structure_text import StructureText
 
@@ -46,6 +47,7 @@ def from_structure(file: Path, settings: SystemSettings, seed: int) -> Molecule:
     field, prepare, key = load_force_field(settings.force_field), settings.prepare, "system.structure"
     source = read_text(file, key, settings.model)
     structure = parse(source, settings.nonbonded == "PME")
+    refuse_other_units(structure, key)
     if prepare is None or prepare.missing_residues is None:
         refuse_missing(source, structure.topology)
         refuse_breaks(structure, key)

@@ -17,6 +17,7 @@ from latf_sampling.systems import mmcif, pdb
 from latf_sampling.systems.molecule import box_vectors, positions_array, residue_label
 from latf_sampling.systems.neighbors import close_pairs
 from latf_sampling.systems.reader_errors import reason
+from latf_sampling.systems.scale import scale_words
 from latf_sampling.systems.structure_text import StructureText
 from latf_sampling.systems.whole_molecules import make_whole
 
@@ -30,6 +31,9 @@ DUMMY_BOX = 0.15
 _LINKS = {"C": "N", "O3'": "P"}
 """Atoms that bond a residue to the next."""
 _ORGANIC = frozenset(["H", "C", "N", "O", "F", "P", "S", "Cl", "Br"])
+COVALENT_RADII = {"H": 0.031, "C": 0.076, "N": 0.071, "O": 0.066, "F": 0.057, "P": 0.107, "S": 0.105, "Cl": 0.102,
+                  "Se": 0.12, "Br": 0.12, "I": 0.139}  # fmt: skip
+"""Covalent radii, nm (Cordero and others, doi:10.1039/b801115j)."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,22 @@ def refuse_missing(source: StructureText, topology: app.Topology) -> None:
             f"lacks residues of its sequence: {_some(missing, '; ')}. Set prepare.missing_residues to have them built, "
             "or remove the sequence from the file to do without them."
         )
+
+
+def refuse_other_units(structure: Structure, key: str) -> None:
+    """Refuse a structure all of whose bonds are too long or too short by one factor."""
+    usual, pairs = [], []
+    for bond in structure.topology.bonds():
+        radii = [COVALENT_RADII.get(_symbol(atom) or "", 0.0) for atom in bond]
+        if all(radii):
+            usual.append(sum(radii))
+            pairs.append([atom.index for atom in bond])
+    if len(pairs) > 2:
+        x = structure.positions[np.array(pairs)]
+        factors = np.linalg.norm(x[:, 0] - x[:, 1], axis=1) / usual
+        middle = float(np.median(factors))
+        if abs(np.log(max(middle, 1e-3))) > np.log(1.5) and np.ptp(np.quantile(factors, [0.1, 0.9])) < 0.5 * middle:
+            raise SettingsError(f"{key}: all bonds are {scale_words(middle)}")
 
 
 def refuse_breaks(structure: Structure, key: str) -> None:

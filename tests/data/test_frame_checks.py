@@ -52,11 +52,12 @@ def placed(x: np.ndarray, atom: int, other: int, distance: float) -> np.ndarray:
     return x
 
 
+ORDER = "is the order of atoms that of the topology"
 BAD = {
-    "atoms 1-4 and 6-9": (lambda x: exchanged(x, range(1, 5), range(6, 10)), "is the order of atoms that of the topology"),
-    "atoms 0-5 and 6-11": (lambda x: exchanged(x, range(6), range(6, 12)), "is the order of atoms that of the topology"),
-    "reversed": (lambda x: x[:, ::-1], "is the order of atoms that of the topology"),
-    "angstroms": (lambda x: 10 * x, r"bonds that are all ten times too long: are these ångströms, read as nanometers\?"),
+    "atoms 1-4 and 6-9": (lambda x: exchanged(x, range(1, 5), range(6, 10)), ORDER),
+    "atoms 0-5 and 6-11": (lambda x: exchanged(x, range(6), range(6, 12)), ORDER),
+    "reversed": (lambda x: x[:, ::-1], ORDER),
+    "angstroms": (lambda x: 10 * x, r"all ten times too long: are these ångströms, read as nanometers\?"),
     "nanometers": (lambda x: x / 10, r"all ten times too short: are these nanometers, read as ångströms\?"),
     "bohrs": (lambda x: x / 0.529177, r"1\.9 times too long: are these bohrs"),
     "thrice": (lambda x: 3 * x, r"all [23](\.\d*)? times as long as they should be"),
@@ -158,13 +159,14 @@ def test_stereocenters_that_every_program_names_alike():
     """Not those of two equal methyl groups or oxygens, whose names are up to the program."""
     topology = mdtraj.Topology()
     residue, atoms = topology.add_residue("XXX", topology.add_chain()), {}
-    bonds = "CA-N CA-H CA-C CA-CB CB-H2 CB-G1 CB-G2 G1-H3 G2-H4 P-O1 P-O2 P-O3 P-C O3-CX".split()
+    bonds = [("CA", other) for other in ("N", "H", "C", "CB")] + [("CB", other) for other in ("H2", "G1", "G2")]
+    bonds += [("G1", "H3"), ("G2", "H4"), *(("P", other) for other in ("O1", "O2", "O3", "C")), ("O3", "CX")]
     for bond in bonds:
-        for name in bond.split("-"):
+        for name in bond:
             if name not in atoms:
                 symbol = {"G1": "C", "G2": "C"}.get(name, name[0])
                 atoms[name] = topology.add_atom(name, mdtraj.element.get_by_symbol(symbol), residue)
-        topology.add_bond(*(atoms[name] for name in bond.split("-")))
+        topology.add_bond(*(atoms[name] for name in bond))
     assert distinct_stereocenters(topology)[:, 0].tolist() == [atoms["CA"].index]
 
 
@@ -182,7 +184,7 @@ def test_energies_far_from_those_of_the_others():
 
 
 def twisted(x: np.ndarray) -> np.ndarray:
-    """The acetyl group bent onto the rest about an axis through its bond's atom C, which leaves all bonds as they are."""
+    """The acetyl group bent onto the rest about its atom C, which leaves all bonds as they are."""
     start, axis = x[:, 4:5], np.cross(x[:, 6] - x[:, 4], x[:, 5] - x[:, 4])[:, None]
     axis /= np.linalg.norm(axis, axis=-1, keepdims=True)
     moved, angle = x.copy(), np.radians(60)

@@ -236,6 +236,30 @@ def test_a_conformation_has_the_same_atoms_and_is_checked_too(tmp_path):
         build(Protocol.load(protocol(tmp_path, {**system, "conformations": ["turned.pdb"]})).system)
 
 
+@pytest.mark.parametrize(
+    "factor, words",
+    [
+        (10, "all bonds are ten times too long: are these ångströms"),
+        (0.1, "all bonds are ten times too short: are these"),
+    ],
+)
+def test_a_structure_in_another_unit(tmp_path, factor, words):
+    with open(tmp_path / "scaled.pdb", "w") as handle:
+        app.PDBFile.writeFile(alanine().topology, factor * positions() * unit.nanometer, handle)
+    with pytest.raises(SettingsError, match=rf"^system\.structure: {words}"):
+        build(SystemSettings(structure=tmp_path / "scaled.pdb", force_field=[FIELD]))
+
+
+def test_a_mirrored_structure_is_warned_of_and_a_mirrored_conformation_refused(tmp_path):
+    with open(tmp_path / "mirrored.pdb", "w") as handle:
+        app.PDBFile.writeFile(alanine().topology, -positions() * unit.nanometer, handle)
+    mirrored = {"structure": tmp_path / "mirrored.pdb", "force_field": [FIELD]}
+    with pytest.warns(UserWarning, match=r"^system\.structure: all amino acids are of the form D; are the coordinates"):
+        build(SystemSettings(**mirrored))
+    with pytest.raises(SettingsError, match=r"conformations\[0\]: CA of ALA 2 \(chain A\) has the other handedness"):
+        build(SystemSettings(**{**mirrored, "structure": STRUCTURE, "conformations": [tmp_path / "mirrored.pdb"]}))
+
+
 # -------------------------------------------------------------------------------------------------- once for a campaign
 
 PREPARED = {
