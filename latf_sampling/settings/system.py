@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.fields import (
@@ -36,6 +45,7 @@ MOLECULES: dict[str, dict[str, Any]] = {
 """Molecules by name, with the values of keys that a protocol leaves out."""
 MODELS: dict[str, frozenset[str]] = {
     "chignolin-go": frozenset({"platform", "conformations"}),
+    "wca-dimer": frozenset({"platform", "barostat"}),
 }
 """Molecular models by name, which define their own forces, with the keys that a protocol may give."""
 CONFORMATIONS = {"chignolin": ("hairpin", "extended"), "chignolin-go": ("hairpin", "extended")}
@@ -96,6 +106,21 @@ def _directory(value: Any, info: ValidationInfo) -> Any:
     if not directory.is_dir():
         raise SettingsError(f"there is no directory {directory}; paths are relative to the protocol.")
     return directory
+
+
+def _place(place: str) -> str:
+    if not re.fullmatch(r"\S+ -?\d+[A-Za-z]?", place):
+        raise SettingsError(f"{shown(place)} is no place of a residue; write its chain and number, like 'A 57'.")
+    return place
+
+
+Place = Annotated[str, AfterValidator(_place)]
+"""A residue by its chain, its number, and its insertion code if it has one: A 57, or A 52B."""
+StandardResidue = Literal[
+    "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE", "LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR",
+    "TRP", "TYR", "VAL", "A", "C", "G", "U", "DA", "DC", "DG", "DT",
+]  # fmt: skip
+"""Residues that PDBFixer completes."""
 
 
 class SolventSettings(Settings):
@@ -160,6 +185,16 @@ class PrepareSettings(Settings):
     missing_residues: Literal["inside", "all"] | None = None
     """Residues of the file's sequence without coordinates that are built: those inside chains, or those at their ends
     too. None refuses a structure that lacks any."""
+    chains: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Letters of the chains that are taken from the file, with their water and ions; None takes all."""
+    replace: dict[str, StandardResidue] = {}
+    """Residues that are replaced by standard ones, by their name or their place: {MSE: MET, "A 57": ALA}. Heavy atoms
+    that both have stay where they are, the others are built."""
+    protonation: dict[Place, Literal["ASP", "ASH", "GLU", "GLH", "HID", "HIE", "HIP", "LYS", "LYN", "CYS", "CYM"]] = {}
+    """States of protonation by the place of the residue, like {"A 57": HIE}; others follow from the pH."""
+    disulfides: Literal["auto", "none"] | tuple[tuple[Place, Place], ...] = "auto"
+    """Bonds between the sulfurs of cysteines: auto makes one where two are nearer than 0.3 nm, none makes none, and a
+    list names the pairs, like [[A 5, A 20]]."""
     solvent: SolventSettings | None = None
     """Box of water around the molecule; None adds no water."""
 
@@ -244,9 +279,9 @@ class SystemSettings(Settings):
     """The molecule, its forces and where they are computed; or a model system by its name."""
 
     name: Annotated[str | None, Source("a molecule by name", _FORCE_FIELD)] = None
-    """A molecule or model system that the package knows: alanine-dipeptide, chignolin, the Go model chignolin-go, or
-    one of the potentials three-hole, double-well, harmonic-well and lj7. A molecule by name takes the same keys as a
-    structure."""
+    """A molecule or model system that the package knows: alanine-dipeptide, chignolin, the Go model chignolin-go, the
+    dimer in a fluid wca-dimer, or one of the potentials three-hole, double-well, harmonic-well and lj7. A molecule by
+    name takes the same keys as a structure."""
     structure: Annotated[File | None, Source("a structure", _FORCE_FIELD | {"model"})] = None
     """PDB or PDBx/mmCIF file; relative paths are relative to the protocol."""
     model: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -380,7 +415,8 @@ class SystemSettings(Settings):
 
     def _contradictions(self) -> list[str]:
         """Faults of keys that are valid one by one, and not together."""
-        faults, periodic = [], self.nonbonded == "PME" or self.openmm is not None
+        periodic = self.nonbonded == "PME" or self.openmm is not None or self.name == "wca-dimer"
+        faults = []
         if self.barostat is not None and not periodic:
             faults.append("barostat: there is no volume to change without periodic boundaries; set nonbonded: PME.")
         if self.implicit_solvent is not None and periodic:

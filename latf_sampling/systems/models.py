@@ -12,6 +12,7 @@ from openmm import app
 from latf_sampling.systems.chignolin_go import chignolin_go
 from latf_sampling.systems.chignolin_go import extended as extended_chignolin
 from latf_sampling.systems.molecule import Molecule
+from latf_sampling.systems.wca_dimer import wca_dimer
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Model:
 
 MODELS: dict[str, Model] = {
     "chignolin-go": Model(chignolin_go, {"extended": extended_chignolin}),
+    "wca-dimer": Model(wca_dimer, {}),
 }
 """The models by their names in a protocol, `system: {name: ...}`; `latf_sampling.settings.system.MODELS` has the keys
 that a protocol may give with each."""

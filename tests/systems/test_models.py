@@ -3,12 +3,11 @@
 import numpy as np
 import openmm
 import pytest
-from helpers.molecules import context, energy, forces, gradient
+from helpers.molecules import PLATFORMS, context, energy, forces, gradient
 
-from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import MODELS as KEYS
 from latf_sampling.settings.system import SystemSettings
-from latf_sampling.systems import build, chignolin_go
+from latf_sampling.systems import build, chignolin_go, wca_dimer
 from latf_sampling.systems.models import MODELS
 from latf_sampling.systems.structure_based import angles, distances, torsions
 
@@ -42,7 +41,10 @@ def chignolin_energy_of(frames):
     return np.array([chignolin_energy(x) for x in frames])
 
 
-@pytest.mark.parametrize("name", MODELS)
+GO_MODELS = [name for name in MODELS if name.endswith("-go")]
+
+
+@pytest.mark.parametrize("name", GO_MODELS)
 def test_the_native_structure_is_next_to_the_minimum(name):
     molecule = build(SystemSettings(name=name))
     simulated = context(molecule.system, molecule.positions)
@@ -52,7 +54,7 @@ def test_the_native_structure_is_next_to_the_minimum(name):
     assert np.abs(distances(relaxed, pairs) - distances(molecule.positions, pairs)).max() < 0.02
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", GO_MODELS)
 def test_conformations_have_the_same_bonds(name):
     names = ("hairpin", *MODELS[name].conformations)
     molecule = build(SystemSettings(name=name, conformations=names))
@@ -71,5 +73,47 @@ def test_each_model_has_its_keys():
 def test_keys_of_a_force_field_are_refused(name):
     with pytest.raises(ValueError, match="hydrogen_mass: does not go with a model system by name"):
         SystemSettings(name=name, hydrogen_mass="2 amu")
-    with pytest.raises((SettingsError, ValueError), match="has no conformation 'coil'; there are hairpin, extended"):
+
+
+@pytest.mark.parametrize("name", GO_MODELS)
+def test_unknown_conformations_and_a_barostat_without_a_box_are_refused(name):
+    with pytest.raises(ValueError, match="has no conformation 'coil'; there are hairpin, extended"):
         SystemSettings(name=name, conformations=("coil",))
+    with pytest.raises(ValueError, match="barostat: does not go with a model system by name"):
+        SystemSettings(name=name, barostat={"pressure": "1 bar"})
+
+
+# ------------------------------------------------------------------------------------------------ dimer in a fluid
+
+
+def dimer_energy(x, edge):
+    """The energy of the dimer and its fluid in numpy, kJ/mol, for positions (125, 3) in a cube."""
+    first, second = np.triu_indices(len(x), 1)
+    vectors = x[first] - x[second]
+    r = np.linalg.norm(vectors - edge * np.round(vectors / edge), axis=-1)
+    s = (wca_dimer.SIGMA / r[1:]) ** 6  # the first pair is the dimer
+    length = (r[0] - 1.25 * wca_dimer.COMPACT) / (0.25 * wca_dimer.COMPACT)
+    return (
+        wca_dimer.EPSILON * np.sum(np.where(s > 0.5, 4 * s * (s - 1) + 1, 0))
+        + wca_dimer.BARRIER * (length**2 - 1) ** 2
+        + 0.5 * wca_dimer.TILT * (length + 1)
+    )
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_the_dimer_feels_its_bond_and_its_fluid(platform):
+    molecule = build(SystemSettings(name="wca-dimer"))
+    edge = molecule.system.getDefaultPeriodicBoxVectors()[0][0]._value
+    simulated, rng = context(molecule.system, molecule.positions, platform), np.random.default_rng(0)
+    for _ in range(3):
+        x = molecule.positions + rng.normal(scale=0.03, size=molecule.positions.shape)
+        x[1, 2] += 0.1
+        simulated.setPositions(x + edge * rng.integers(-1, 2, size=(len(x), 1)))
+        assert energy(simulated, 0) == pytest.approx(dimer_energy(x, edge), rel=1e-4)
+
+
+def test_the_dimer_may_have_constant_pressure_and_no_conformations():
+    settings = SystemSettings(name="wca-dimer", barostat={"pressure": "2000 bar"})
+    assert build(settings).system.usesPeriodicBoundaryConditions()
+    with pytest.raises(ValueError, match="there is only the default one"):
+        SystemSettings(name="wca-dimer", conformations=("hairpin",))
