@@ -12,17 +12,13 @@ from pathlib import Path
 from latf_sampling.campaign.progress import StepProgress
 from latf_sampling.core.lease import Lease, remove_leases
 from latf_sampling.core.platforms import torch_threads
-from latf_sampling.core.tasks import WorkerDied, allowed_losses, run_tasks
-from latf_sampling.core.words import plural
+from latf_sampling.core.tasks import MAX_LOST, WorkerDied, run_tasks
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.errors import FailureWarning, StoreError, TrainingError
 from latf_sampling.records.programs import programs
 from latf_sampling.records.records import Records
 from latf_sampling.simulation.runner import lease_of
 
-MAX_DEATHS = 3
-"""A training is given up when so many processes of this machine died without its getting further; of workers elsewhere
-it takes `core.tasks.MAX_LOST`."""
 FURTHER = 0.01
 """Fraction of a training by which it gets further."""
 
@@ -94,7 +90,7 @@ def learn(records: Records, campaign: type, index: int, executor: Executor, prog
     """
     allowed = frozenset(program.digest for program in programs(records.protocol))
     training = Training(records.directory.path, index, campaign, type(records), allowed)
-    attempts = _Attempts(records.directory.round(index).learning.path, f"round {index}: learn", executor, progress)
+    attempts = _Attempts(records.directory.round(index).learning.path, f"round {index}: learn", progress)
     results = run_tasks(
         _learner,
         training,
@@ -110,10 +106,9 @@ def learn(records: Records, campaign: type, index: int, executor: Executor, prog
         with closing(results):
             for _, result in results:
                 if isinstance(result, WorkerDied):
-                    times = plural(attempts.most, "time")
                     raise TrainingError(
-                        f"{attempts.name}: its process ended by {result.how} {times} without getting further; what is "
-                        "finished stays, and the same command goes on with it."
+                        f"{attempts.name}: its process ended by {result.how} {MAX_LOST} times without getting further; "
+                        "what is finished stays, and the same command goes on with it."
                     )
     finally:
         remove_leases(attempts.stem.parent)
@@ -122,9 +117,8 @@ def learn(records: Records, campaign: type, index: int, executor: Executor, prog
 class _Attempts:
     """The attempts at one training: the lease of the present one, and how often it was lost without getting further."""
 
-    def __init__(self, folder: Path, name: str, executor: Executor, progress: StepProgress) -> None:
+    def __init__(self, folder: Path, name: str, progress: StepProgress) -> None:
         self.stem, self.name, self.progress = lease_of(folder), name, progress
-        self.most = allowed_losses(executor, MAX_DEATHS)
         self.lease: Lease | None = None
         self.lost, self.furthest, self.last = 0, 0.0, 0.0
 
@@ -135,9 +129,9 @@ class _Attempts:
     def begin_again(self, number: int, how: str, deaths: int) -> bool:
         self.lost = 1 if self.furthest > self.last + FURTHER else self.lost + 1
         self.last = self.furthest
-        if self.lost >= self.most:
+        if self.lost >= MAX_LOST:
             return False
-        words = f"it is started again, attempt {self.lost + 1} of {self.most}."
+        words = f"it is started again, attempt {self.lost + 1} of {MAX_LOST}."
         warnings.warn(f"{self.name}: its process ended by {how}; {words}", FailureWarning, stacklevel=2)
         return True
 

@@ -30,11 +30,9 @@ from latf_sampling.core.outputs import explain
 from latf_sampling.core.processes import LocalExecutor, ProcessLost, passable
 from latf_sampling.errors import LatfError, SettingsError, SimulationError, StoreError
 
-MAX_DEATHS = 2
-"""By default a task is given up after so many processes of this machine died during it."""
 MAX_LOST = 10
-"""By default a task is given up after so many workers of another executor were lost during it: nodes fail, and queues
-end their jobs, without a fault of the task."""
+"""A task is given up after so many workers were lost during it: systems short of memory and people kill processes,
+nodes fail, and queues end their jobs, without a fault of the task."""
 WATCH_INTERVAL = 0.5
 """s between two calls of a function that watches tasks."""
 
@@ -105,7 +103,7 @@ def run_tasks(
         Called with the number and the task whenever it is submitted; returns the task to submit.
     begin_again
         Called with the number of a task whose worker was lost, how, and how many were lost during this task so far:
-        whether it is submitted again. By default it is given up after `MAX_DEATHS` here and `MAX_LOST` elsewhere.
+        whether it is submitted again. By default it is given up after `MAX_LOST`.
     watch
         Called with the number of submitted tasks every half second and when one of them ends, unless they run here.
     pulse, patience
@@ -150,8 +148,7 @@ def run_tasks(
     batch = _Batch(executor, make_worker, setup, submitted)
     width = at_once or (executor.processes if isinstance(executor, LocalExecutor) else math.inf)
     if begin_again is None:
-        most = allowed_losses(executor, MAX_DEATHS)
-        begin_again = lambda number, how, lost: lost < most  # noqa: E731
+        begin_again = lambda number, how, lost: lost < MAX_LOST  # noqa: E731
     new = (_Assignment(number, task) for number, task in tasks)
     again: deque[_Assignment] = deque()
     try:
@@ -186,11 +183,6 @@ def run_tasks(
                     yield assignment.number, content
     finally:
         batch.end(stop)
-
-
-def allowed_losses(executor: Executor, here: int) -> int:
-    """How many workers may be lost during a task: `here` where they are processes of this machine."""
-    return here if isinstance(executor, LocalExecutor) else MAX_LOST
 
 
 def check_executor(name: str, value: Any) -> Executor:

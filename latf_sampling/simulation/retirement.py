@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from latf_sampling.bias.history import SUFFIX, take_back
+from latf_sampling.core.storage import remove
 from latf_sampling.core.words import plural
 from latf_sampling.data.failures import Failure, WalkerFailures
 from latf_sampling.data.layout import WalkerDirectory
@@ -38,11 +39,18 @@ def retire_lost(job: WalkerJob, reason: str) -> None:
 
 
 def give_another_chance(jobs: Sequence[WalkerJob]) -> None:
-    """Let walkers go on that an earlier run retired since their processes were lost: what killed them may be gone."""
+    """Let walkers go on that an earlier run retired since their processes were lost: what killed them may be gone.
+
+    Nothing of that is left but in the log: a campaign ends as one whose processes were not killed.
+    """
     for job in jobs:
         failures = WalkerDirectory(job.directory).failures()
-        if failures.retired_by_process:
-            WalkerFailures(failures.path, failures.failures).write()
+        if not failures.retired_by_process:
+            continue
+        if failures.explosions:
+            WalkerFailures(failures.path, tuple(failures.explosions)).write()
+        else:
+            remove(failures.path)
 
 
 def too_many_retired(walkers: Sequence[WalkerDirectory]) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from latf_sampling.core import platforms
 from latf_sampling.core.lease import VISIBLE_AFTER, Lease, remove_leases, wait_for
 from latf_sampling.core.processes import LocalExecutor
-from latf_sampling.core.tasks import WorkerDied, allowed_losses, run_tasks
+from latf_sampling.core.tasks import MAX_LOST, WorkerDied, run_tasks
 from latf_sampling.core.words import plural
 from latf_sampling.data.layout import WalkerDirectory
 from latf_sampling.errors import FailureWarning, StoreError
@@ -29,9 +29,6 @@ from latf_sampling.simulation.retirement import give_another_chance, refuse_too_
 from latf_sampling.simulation.walker import run_walker
 from latf_sampling.units import SECOND
 
-MAX_DEATHS = 3
-"""A walker is retired when so many processes of this machine died during one and the same segment. Of workers
-elsewhere, which end for many reasons, it takes `core.tasks.MAX_LOST`."""
 ALL_BEGIN = 60.0
 """s after which it is said that walkers with replica exchange wait for others that have not begun."""
 LEASES = "running"
@@ -49,7 +46,7 @@ def run_walkers(
 
     A walker whose worker is lost, since the system killed it, it crashed, its node failed, or there was no new frame
     for the protocol's `stalled_after`, is submitted again and goes on after its last finished segment. It is retired if
-    that happens again and again in one segment. The others go on.
+    that happens `core.tasks.MAX_LOST` times in one segment. The others go on.
 
     Parameters
     ----------
@@ -93,7 +90,6 @@ class _Round:
         self.known = [len(_directory(job).failures().failures) for job in jobs]
 
     def run(self, executor: Executor) -> None:
-        self.most = allowed_losses(executor, MAX_DEATHS)
         if isinstance(executor, LocalExecutor) and self.missing:
             self.at_once = min(executor.processes, len(self.missing))
         limit = self.jobs[0].protocol.stalled_after if self.jobs else None
@@ -149,11 +145,11 @@ class _Round:
     def begin_again(self, number: int, how: str, deaths: int) -> bool:
         job, segment = self.jobs[number], _directory(self.jobs[number]).finished()
         self.lost[number, segment] += 1
-        if self.lost[number, segment] >= self.most:
+        if self.lost[number, segment] >= MAX_LOST:
             return False
         _warn(
             f"{job.name}: its process ended by {how} in segment {segment}; it is started again, attempt "
-            f"{self.lost[number, segment] + 1} of {self.most}."
+            f"{self.lost[number, segment] + 1} of {MAX_LOST}."
         )
         return True
 
@@ -161,7 +157,7 @@ class _Round:
         """What a walker that has ended leads to."""
         job = self.jobs[number]
         if isinstance(result, WorkerDied):
-            retire_lost(job, f"its process ended by {result.how} {plural(self.most, 'time')}")
+            retire_lost(job, f"its process ended by {result.how} {MAX_LOST} times")
         else:
             self.wait_for_files(job)
         self.fractions[number] = 1.0

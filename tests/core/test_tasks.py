@@ -81,7 +81,8 @@ def pool():
         yield executor
 
 
-def test_results_although_workers_die(tmp_path, pool):
+def test_results_although_workers_die(tmp_path, monkeypatch, pool):
+    monkeypatch.setattr(tasks, "MAX_LOST", 2)
     these = [(0, 5), (1, "die"), (2, "die once"), (3, 7)]
     assert dict(run_tasks(Squares, tmp_path, these, pool)) == {0: 25, 1: WorkerDied("SIGKILL"), 2: 4, 3: 49}
 
