@@ -11,12 +11,14 @@ Training, which draws frames at all temperatures, and umbrella windows (`latf_sa
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
-from scipy.special import logsumexp
+from scipy.optimize import brentq
+from scipy.special import expit, logsumexp
 
 from latf_sampling.analysis.weights import systematic
 from latf_sampling.errors import DataError, SettingsError
@@ -32,6 +34,10 @@ SOLVED_ENTRIES = 20_000_000
 """and on at most so many frames times states in all, which is the smaller limit from 32 states on."""
 MAX_ITERATIONS = 1000
 """Newton's method converges in tens; frames that do not overlap at all never let it, in however many."""
+NO_OVERLAP = 0.003
+"""Temperatures whose energies overlap less are not solved for together: it would take forever, to no result."""
+SHARE_OF_SIDE = 0.05
+"""Frames claim to be good at a temperature if so large a share of them is left in their effective number there."""
 CHUNK = 2_000_000
 """Frames times states that are held in memory at once."""
 
@@ -267,7 +273,7 @@ class Multistate:
 
     def effective_sample_size(self, temperature: TemperatureLike) -> float:
         """Number of equally weighted frames that would be as good as these at a temperature (`weights.kish`)."""
-        return float(np.exp(-np.asarray(logsumexp(2 * self.log_weights(temperature)))))
+        return _effective_size(self.log_weights(temperature))
 
     def response(
         self, blocks: np.ndarray, n_blocks: int, sets: np.ndarray, n_sets: int, weights: np.ndarray
@@ -339,8 +345,59 @@ class Multistate:
         return influence + response @ (np.bincount(sets, size, 2) * [1, -1])
 
 
+def _effective_size(log_weights: np.ndarray) -> float:
+    """`weights.kish` from ln of weights."""
+    return float(np.exp(2 * logsumexp(log_weights) - np.asarray(logsumexp(2 * log_weights))))
+
+
+def energy_overlap(
+    colder: np.ndarray, hotter: np.ndarray, weights: tuple[np.ndarray, np.ndarray], difference: float
+) -> float:
+    """Overlap of the energies at two temperatures: how likely a frame of either is one of the other.
+
+    It is the smaller of the off-diagonal elements of MBAR's overlap matrix for the two, O_ij = sum_n P_ni P_nj / N_i:
+    next to 0 where there is none, and 0.5 at most for two states with as many frames. Above 0.03 free energies are
+    reliable. Source: Klimovich, Shirts and Mobley, doi:10.1007/s10822-015-9840-9.
+
+    Parameters
+    ----------
+    colder, hotter
+        Energies at the two temperatures, (n,) and (m,).
+    weights
+        Weights of the frames, (n,) and (m,).
+    difference
+        1 / kT of the hotter less that of the colder.
+
+    Examples
+    --------
+    >>> rng, ones = np.random.default_rng(0), (np.ones(1000), np.ones(1000))
+    >>> near = energy_overlap(rng.normal(0, 1, 1000), rng.normal(1, 1, 1000), ones, -1.0)
+    >>> far = energy_overlap(rng.normal(0, 1, 1000), rng.normal(50, 1, 1000), ones, -1.0)
+    >>> near > 0.3, far < 1e-6
+    (True, True)
+    """
+    energies = difference * np.concatenate([colder, hotter])
+    weight = np.concatenate(weights)
+    counts = weights[0].sum(), weights[1].sum()
+    log_ratio = math.log(counts[1] / counts[0])
+
+    def hot(offset: float) -> np.ndarray:
+        return expit(log_ratio + offset - energies)
+
+    def excess(offset: float) -> float:
+        return float(weight @ hot(offset)) - counts[1]
+
+    low, high = energies.min() - 50 - abs(log_ratio), energies.max() + 50 + abs(log_ratio)
+    probability = hot(brentq(excess, low, high))  # pyright: ignore[reportArgumentType]
+    return float(weight @ (probability * (1 - probability))) / max(counts)
+
+
 class TemperatureReweighting(Multistate):
     """Weights of frames at any temperature, where every state is a temperature without bias.
+
+    Where the energies of neighboring temperatures do not overlap, nothing relates the two sides, and free energies are
+    solved for on each by itself. The difference between them then is the integral of the mean energy over 1 / kT by the
+    trapezoidal rule, which is a guess.
 
     Parameters
     ----------
@@ -351,6 +408,12 @@ class TemperatureReweighting(Multistate):
         Temperature at which each frame was simulated (frames,); the states are the distinct ones, in ascending order.
     weights, boltzmann, rng
         As in `Multistate`.
+
+    Attributes
+    ----------
+    overlaps : numpy.ndarray (K - 1,)
+        Of the energies at each temperature with those at the next one (`energy_overlap`); NaN beside a temperature
+        without frames.
 
     Raises
     ------
@@ -383,3 +446,58 @@ class TemperatureReweighting(Multistate):
             )
         distinct, states = np.unique(kelvin.astype(np.float64, copy=False), return_inverse=True)
         super().__init__(energy, None, distinct, states, rng, weights, boltzmann)
+
+    def _solve(self, rng: np.random.Generator, start: np.ndarray | None) -> np.ndarray:
+        used = np.flatnonzero(self.counts > 0)
+        self.overlaps = np.full(max(len(self.temperatures) - 1, 0), np.nan)
+        self._sides = np.zeros(len(self.temperatures), int)
+        frames = {state: np.flatnonzero((self.states == state) & (self._weights > 0)) for state in used}
+        means = {
+            state: np.average(self._energies[frames[state]], weights=self._weights[frames[state]]) for state in used
+        }
+        solved, side = np.zeros(len(self.temperatures)), 0
+        for colder, hotter in zip(used[:-1], used[1:]):
+            pair = frames[colder], frames[hotter]
+            self.overlaps[colder:hotter] = energy_overlap(
+                self._energies[pair[0]],
+                self._energies[pair[1]],
+                (self._weights[pair[0]], self._weights[pair[1]]),
+                float(self._beta[hotter] - self._beta[colder]),
+            )
+            if self.overlaps[colder] < NO_OVERLAP:
+                side += 1
+            self._sides[hotter:] = side
+        if side == 0:
+            return super()._solve(rng, start)
+        for number in range(side + 1):
+            of_side = np.flatnonzero(self._sides == number)
+            inside = np.flatnonzero(np.isin(self.states, of_side) & (self._weights > 0))
+            alone = Multistate(
+                self._energies[inside], None, self.temperatures[of_side], self.states[inside] - of_side[0], rng,
+                self._weights[inside], self.boltzmann,
+            )  # fmt: skip
+            solved[of_side] = alone.free_energies
+            if number:
+                first = used[np.isin(used, of_side)][0]
+                last = used[used < first][-1]
+                step = 0.5 * (self._beta[first] - self._beta[last]) * (means[first] + means[last])
+                solved[of_side] += solved[last] + step - solved[first]
+        return solved
+
+    def effective_sample_size(self, temperature: TemperatureLike) -> float:
+        """Number of equally weighted frames that would be as good as these at a temperature (`weights.kish`).
+
+        It is 0 where frames of simulations whose energies do not overlap would be good each by itself: they contradict
+        each other, and the truth is an energy between them, of which there is no frame.
+        """
+        kelvin = to_kelvin(temperature)
+        log = self.log_weights(kelvin)
+        if self._sides.any() and kelvin not in self.temperatures[self.counts > 0]:
+            sides = self._sides[self.states]
+            good = 0
+            for number in range(self._sides[-1] + 1):
+                here = sides == number
+                good += _effective_size(log[here]) >= SHARE_OF_SIDE * self._weights[here].sum()
+            if good > 1:
+                return 0.0
+        return _effective_size(log)

@@ -38,6 +38,8 @@ EARLIER_DIMENSION = 2
 """Default of the dimension in the third format, by which fingerprints do not depend on it."""
 EARLIER_BINS = 8
 """Default of the bins of splines up to the fourth format, likewise."""
+EARLIER_MODE = "reweighted"
+"""Default of the temperature mode before there was "auto", likewise."""
 HILLS_PER_RANGE = 16
 """Hills are this share of the variable's range wide: with a sixteenth, walkers along variables of alanine dipeptide
 crossed four times as often as with an eighth."""
@@ -73,6 +75,8 @@ class LaTF(nn.Module):
         Number of descriptors, and of the metastable states that training found.
     reweighted : bool
         Whether the flow depends on temperature itself, see `ModelSettings.temperature_mode`.
+    temperature_mode : str
+        How temperature enters: "reweighted", "thermodynamic" or "steered".
     validation_flow : LatentFlow
         The flow before it was refit on all frames, see `for_validation`.
     provenance : dict
@@ -127,6 +131,12 @@ class LaTF(nn.Module):
                 "LaTF: the model is not trained yet; latent_dim is one less than the states that training finds."
             )
         return self._latent_dim
+
+    @property
+    def temperature_mode(self) -> str:
+        """The mode of the settings, or what "auto" came to; models of earlier versions have two of them."""
+        self._require_training()
+        return self.provenance.get("temperature_mode", "reweighted" if self.reweighted else "steered")
 
     def build(self, n_features: int, n_states: int, reweighted: bool = False, latent_dim: int | None = None) -> None:
         """Make the networks for a number of descriptors and states, with random weights; they are not trained yet.
@@ -382,13 +392,18 @@ class LaTF(nn.Module):
         return float(np.interp(inverse, *table, left=0.0, right=0.0))
 
     def extrapolates(self, temperature: TemperatureLike | None = None) -> bool:
-        """Whether too few training frames are informative about a temperature for more than a guess."""
+        """Whether too few training frames are informative about a temperature for more than a guess.
+
+        With mean energies ("thermodynamic"), so is every temperature outside the simulated ones, where heat capacities
+        are taken to be what they are inside.
+        """
         self._require_training()
         value = self._temperature(temperature)
-        if self.reweighted:
-            return self.effective_sample_size(value) < self.provenance["minimum_effective_size"]
+        if self.reweighted and self.effective_sample_size(value) < self.provenance["minimum_effective_size"]:
+            return True
         simulated = self.provenance["temperatures"]
-        return not 0.999 * simulated[0] <= value <= 1.001 * simulated[-1]
+        inside = 0.999 * simulated[0] <= value <= 1.001 * simulated[-1]
+        return self.temperature_mode != "reweighted" and not inside
 
     def sample(self, n: int, temperature: TemperatureLike | None = None, seed: int | None = None) -> np.ndarray:
         """Draw n latent samples at a temperature (default: the reference).
@@ -422,11 +437,14 @@ class LaTF(nn.Module):
         version, with further settings, gives the same letters.
         """
         self._require_training()
-        settings = self.settings.model_dump(mode="json", exclude_defaults=True, exclude={"latent_dim", "flow_bins"})
+        exclude = {"latent_dim", "flow_bins", "temperature_mode"}
+        settings = self.settings.model_dump(mode="json", exclude_defaults=True, exclude=exclude)
         if self.latent_dim != EARLIER_DIMENSION:
             settings["latent_dim"] = self.latent_dim
         if self.settings.flow_bins != EARLIER_BINS:
             settings["flow_bins"] = self.settings.flow_bins
+        if self.settings.temperature_mode != EARLIER_MODE:
+            settings["temperature_mode"] = self.settings.temperature_mode
         straight = tuple(
             f"{name}." for name, part in self.named_modules() if isinstance(part, MarginalMap) and part.straight
         )
@@ -509,11 +527,12 @@ class LaTF(nn.Module):
         value = self._temperature(temperature)
         if self.extrapolates(value):
             simulated = ", ".join(f"{entry:g}" for entry in self.provenance["temperatures"])
-            reason = (
-                f"an effective sample of {self.effective_sample_size(value):.0f} frames"
-                if self.reweighted
-                else "temperature enters through the prior alone"
-            )
+            size = self.effective_sample_size(value)
+            reason = "temperature enters through the prior alone"
+            if self.temperature_mode == "thermodynamic" and size >= self.provenance["minimum_effective_size"]:
+                reason = "with the heat capacities between them"
+            elif self.reweighted:
+                reason = f"an effective sample of {size:.0f} frames"
             warnings.warn(
                 f"LaTF: {value:g} K is extrapolation from simulations at {simulated} K ({reason}).",
                 ExtrapolationWarning,

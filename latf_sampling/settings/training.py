@@ -22,10 +22,14 @@ class ModelSettings(Settings):
     training finds ask for: one less than there are, at most 3."""
     reference_temperature: Temperature = 300.0
     """T0: the prior at temperature T has the scale s = T / T0."""
-    temperature_mode: Literal["reweighted", "steered"] = "reweighted"
+    temperature_mode: Literal["auto", "reweighted", "thermodynamic", "steered"] = "auto"
     """How the flow depends on temperature. "reweighted": it is trained at all temperatures to which MBAR can reweight
-    the frames, which needs their potential energies. "steered": through the width of the prior alone, as in the
-    paper."""
+    the frames, which needs the potential energies of neighboring temperatures to overlap, as those of small molecules
+    without solvent do. "thermodynamic": at all temperatures between the simulated ones and somewhat beyond, by the mean
+    potential energy at each point of the latent space, which needs no overlap
+    (`latf_sampling.analysis.mean_energy`). "steered": through the width of the prior alone, as in the paper, which
+    needs no energies and misplaces populations. "auto": "reweighted" where energies overlap, else "thermodynamic", and
+    "steered", with a warning, where frames have no energies."""
     encoder_hidden: tuple[Width, ...] = Field(default=(32, 32), max_length=100)
     """Widths of the hidden layers of the encoder."""
     decoder_hidden: tuple[Width, ...] = Field(default=(32,), max_length=100)

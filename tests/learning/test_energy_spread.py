@@ -33,7 +33,13 @@ def series(spread: float, temperature: float = 300.0, frames: int = N, seed: int
 
 
 def training_frames(*of: Series) -> TrainingFrames:
-    return TrainingFrames(Dataset(list(of), lag=1), ModelSettings(), TrainingSettings(), 0, torch.device("cpu"))
+    return TrainingFrames(
+        Dataset(list(of), lag=1),
+        ModelSettings(temperature_mode="reweighted"),
+        TrainingSettings(),
+        0,
+        torch.device("cpu"),
+    )
 
 
 @pytest.mark.parametrize("spread", [1.0, 30.0, 950.0, 1100.0, 1e4, 1e5])

@@ -98,8 +98,13 @@ class Fit:
         rate = settings.learning_rate * {"flow": FLOW_RATE, "refit": RATE_DROP * FLOW_RATE}.get(stage, 1.0)
         self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
         self._weights = frames.weights
+        self._reweighting = frames.reweighting
         if stage == "ensemble":
             self._weights = frames.resampled(streams.stream(seed, "bootstrap", iteration))
+            if frames.mode == "thermodynamic":  # the energies are part of what the error comes from
+                rng = streams.stream(seed, "mean energies", iteration)
+                self._reweighting = frames.resampled_reweighting(self._weights, rng)
+                self._weights = frames.weights
         self._tilted = [] if self.density is None else self._tilted_ensembles(self.density)
         self._averaged = [p.detach().clone() for p in self.parameters]
         self._best: list[Tensor] | None = None
@@ -145,7 +150,8 @@ class Fit:
         """
         indices = frames.cpu().numpy()
         indices = indices[self.frames.biased[indices] & (self.frames.temperatures[indices] == temperature)]
-        return torch.from_numpy(indices).to(frames.device), self.frames.log_weights(temperature, weights)[indices]
+        log_weights = self.frames.log_weights(temperature, weights, self._reweighting)
+        return torch.from_numpy(indices).to(frames.device), log_weights[indices]
 
     def _draw(
         self, ensemble: TiltedEnsemble, frames: Tensor, n: int, rng: np.random.Generator, generator: torch.Generator
@@ -173,7 +179,7 @@ class Fit:
         names = (STREAMS.get(self.stage, self.stage), self.iteration, self.epoch)
         rng, generator = streams.stream(self.seed, *names), self._generator(*names, "noise")
         pairs = self.training[torch.from_numpy(rng.permutation(len(self.training))).to(self.training.device)]
-        drawn, scale = self.frames.draw(self.training, self._weights, rng, TEMPERATURES)
+        drawn, scale = self.frames.draw(self.training, self._weights, rng, TEMPERATURES, self._reweighting)
         sums: dict[str, Tensor] = {}
         pieces = (pairs.split(self.batch), drawn.split(self.batch), scale.split(self.batch))
         batches = self._tilted_batches(len(pieces[0]), rng, generator)

@@ -19,9 +19,9 @@ dynamics, shape the variable, and the next round crosses less often along it; in
 and barriers would hardly count. Frames that do not count in the density are predicted from like any other.
 
 The density counts frames by their Boltzmann weights: each epoch draws them anew, at their own temperature ("steered")
-or at temperatures within the range that MBAR reaches, more of them where the distribution changes faster
-("reweighted"). Where frames are biased, the flow alone is also trained on their own ensemble, which has barriers in it
-(`tilted.py`).
+or at temperatures within reach of MBAR ("reweighted") or of the mean energy along the finished variable
+("thermodynamic"; `latf_sampling.analysis.mean_energy`), more of them where the distribution changes faster. Where
+frames are biased, the flow alone is also trained on their own ensemble, which has barriers in it (`tilted.py`).
 
 Sources: Wang and Tiwary, doi:10.1063/5.0038198 (stage 1); Qiu, John, Herron, Tiwary, arXiv:2507.03174 (stage 2);
 Shirts and Chodera, doi:10.1063/1.2978177 (weights); Efron, doi:10.1214/aos/1176344552 (bootstrap).
@@ -260,6 +260,7 @@ class _Run:
             self._next("refit")
         self.training, self.held = self.frames.with_weight(self.dataset.first), self.held[:0]
         if self.model.provenance["density"]:
+            self._reweight_along_latent_space()
             if self.stage == "refit":
                 self._optimize(self.settings.ensemble_epochs)
                 self._next("ensemble")
@@ -342,7 +343,7 @@ class _Run:
 
     def _build(self, n_states: int, latent_dim: int | None = None) -> None:
         model, frames = self.model, self.frames
-        reweighted = frames.reweighting is not None
+        reweighted = frames.mode != "steered"
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn from torch's global generator
             anew = ("restart", len(self.candidates)) if self.candidates else ()
             torch.default_generator.manual_seed(streams.stream_seed(self.seed, "weights", *anew))
@@ -356,22 +357,40 @@ class _Run:
             "temperatures": sorted({series.temperature for series in self.dataset.series if series.in_density}),
             "biased_temperatures": np.unique(frames.temperatures[frames.biased]).tolist(),
             "not_in_density": [k for k, series in enumerate(self.dataset.series) if not series.in_density],
+            "temperature_mode": frames.mode,
+            "overlaps": frames.overlaps,
             "minimum_effective_size": frames.minimum_effective_size,
             "density": self.settings.joint_epochs + self.settings.flow_epochs > 0,
             "training": self.settings.model_dump(mode="json"),
         }
         mean, scale = self.scaling
-        inverse, sizes = frames.effective_sizes()
         model.feature_mean.copy_(mean)
         model.feature_scale.copy_(scale)
-        model.inverse_temperatures = torch.from_numpy(inverse)
-        model.effective_sizes = torch.from_numpy(sizes)
-        if reweighted:
-            reachable = torch.tensor([frames.reachable.min(), frames.reachable.max()])
-            model.flow.range.copy_(reachable / frames.reference)
+        self._set_temperatures()
         if self.start is not None and not self.candidates:  # a candidate after the first begins with other weights
             model.provenance["warm_start"] = take_weights(model, self.start)
         model.to(self.device)
+
+    def _set_temperatures(self) -> None:
+        """Tell the model which temperatures there are how many frames for."""
+        model, frames = self.model, self.frames
+        inverse, sizes = frames.effective_sizes()
+        model.inverse_temperatures = torch.from_numpy(inverse).to(self.device)
+        model.effective_sizes = torch.from_numpy(sizes).to(self.device)
+        model.provenance["minimum_effective_size"] = frames.minimum_effective_size
+        if frames.mode != "steered":
+            model.flow.range.copy_(torch.tensor([frames.reachable.min(), frames.reachable.max()]) / frames.reference)
+
+    def _reweight_along_latent_space(self) -> None:
+        """Weigh frames at other temperatures by their mean energy along the variable, which is finished now."""
+        frames, flow = self.frames, self.model.flow
+        if frames.mode != "thermodynamic" or frames.reweighting is not None:
+            return
+        with torch.no_grad():
+            whitened = flow.whiten(frames.evaluate(self.model.mean))
+            points = flow.marginals(whitened)[0][:, flow.used]
+        frames.reweight_along(points.double().cpu().numpy())
+        self._set_temperatures()
 
     def _choose_encoder(self) -> None:
         """Train encoders with different initial weights to the end of the first stage, and go on with the best one."""
@@ -500,6 +519,7 @@ class _Run:
             if self.earlier.variable is not None:
                 self.earlier.align(model, self.frames.evaluate(model.mean))
             self._whiten(torch.zeros(()))
+        self._reweight_along_latent_space()
         self.converged = self._optimize(self.settings.flow_epochs)
         model.flow.enclose(self.frames.evaluate(model.mean))
         model.validation_flow.load_state_dict(model.flow.state_dict())

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latf_sampling.analysis.mbar import TemperatureReweighting
+from latf_sampling.analysis.blocks import statistical_inefficiency
+from latf_sampling.analysis.mbar import Multistate, TemperatureReweighting
+from latf_sampling.analysis.mean_energy import MeanEnergyReweighting, reach
 from latf_sampling.analysis.weights import kish, systematic
 from latf_sampling.core import streams
 from latf_sampling.data.dataset import CHUNK, Dataset
@@ -29,6 +31,11 @@ added around each simulated temperature,"""
 NEAR = np.linspace(-3, 3, 25)
 """at these distances from it in thermodynamic length: the effective sample size is exp(-distance^2) of all frames if
 energies are Gaussian."""
+RELIABLE_OVERLAP, INDEPENDENT = 0.03, 10.0
+"""Energies of neighboring temperatures overlap if the element of the overlap matrix is that large, and so many frames
+that are independent of each other are left halfway between them."""
+NEXT_TEMPERATURE = 1.1
+"""Where one temperature was simulated, its energies have to reach this much higher."""
 
 
 class TrainingFrames:
@@ -40,8 +47,13 @@ class TrainingFrames:
         Weight of each frame in the density at its own temperature, which removes the bias of its simulation.
     biased : numpy.ndarray (frames,)
         Whether a frame comes from a biased simulation, and counts in the density.
-    reweighting : TemperatureReweighting, or None
-        None where temperature enters through the prior alone.
+    mode : str
+        How the flow depends on temperature: "reweighted", "thermodynamic" or "steered".
+    overlaps : list of float
+        Of the energies at each simulated temperature with those at the next one.
+    reweighting : Multistate, or None
+        Weights at other temperatures; None where temperature enters through the prior alone, and where it is the mean
+        energy along a latent space that is not known yet (`reweight_along`).
     reachable : numpy.ndarray (TABLE,)
         Temperatures with enough effective frames, in ascending order and evenly spaced in thermodynamic length, that
         is in how much the distribution changes (Crooks, doi:10.1103/PhysRevLett.99.100602); empty without reweighting.
@@ -59,11 +71,13 @@ class TrainingFrames:
             self.weights = self._balanced_weights()
         self.reference = model.reference_temperature
         self._scale = (dataset.temperatures / self.reference).float().to(device)
-        self.reweighting: TemperatureReweighting | None = None
+        self.reweighting: Multistate | None = None
         self.reachable = np.empty(0)
+        self.overlaps: list[float] = []
         self.minimum_effective_size = max(MINIMUM_SHARE * dataset.frames, MINIMUM_SIZE)
-        if model.temperature_mode == "reweighted":
-            self._set_up_reweighting()
+        self.mode = "steered"
+        if model.temperature_mode != "steered":
+            self._choose_mode(model.temperature_mode)
 
     def _fits(self) -> bool:
         """Whether all descriptors fit on the device; otherwise every batch is read from the data set."""
@@ -128,7 +142,14 @@ class TrainingFrames:
 
     # Temperatures
 
-    def draw(self, frames: Tensor, weights: np.ndarray, rng: np.random.Generator, spread: int) -> tuple[Tensor, Tensor]:
+    def draw(
+        self,
+        frames: Tensor,
+        weights: np.ndarray,
+        rng: np.random.Generator,
+        spread: int,
+        reweighting: Multistate | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Draw frames by their Boltzmann weights, as many as there are to draw from.
 
         Parameters
@@ -141,6 +162,8 @@ class TrainingFrames:
             Generator of the draws.
         spread
             Number of temperatures to draw at, among those within reach; without reweighting each frame keeps its own.
+        reweighting
+            Weights at other temperatures; None takes those of all frames.
 
         Returns
         -------
@@ -149,7 +172,8 @@ class TrainingFrames:
         """
         allowed = frames.cpu().numpy()
         order = rng.permutation(len(allowed))
-        if self.reweighting is None:
+        reweighting = self.reweighting if reweighting is None else reweighting
+        if reweighting is None:
             sample = allowed[systematic(weights[allowed], len(allowed), rng)][order]
             drawn = torch.from_numpy(sample).to(self.device)
             return drawn, self._scale[drawn]
@@ -161,41 +185,45 @@ class TrainingFrames:
         relative = weights[allowed] / np.where(self.weights[allowed] > 0, self.weights[allowed], 1.0)
         parts = []
         for temperature, count in zip(temperatures, counts):
-            log = self.reweighting.log_weights(temperature)[allowed]
+            log = reweighting.log_weights(temperature)[allowed]
             parts.append(systematic(relative * np.exp(log - log.max()), count, rng))
         drawn = torch.from_numpy(allowed[np.concatenate(parts)][order]).to(self.device)
         scale = np.repeat(temperatures, counts)[order] / self.reference
         return drawn, torch.from_numpy(scale).float().to(self.device)
 
-    def log_weights(self, temperature: float, weights: np.ndarray) -> np.ndarray:
+    def log_weights(self, temperature: float, weights: np.ndarray, reweighting: Multistate | None = None) -> np.ndarray:
         """ln of each frame's weight at a temperature, from its weight at its own; -inf where it has none; (frames,)."""
         with np.errstate(divide="ignore"):
             log = np.log(weights)
-        if self.reweighting is None:
+        reweighting = self.reweighting if reweighting is None else reweighting
+        if reweighting is None:
             return np.where(self.temperatures == temperature, log, -np.inf)
         counted = self.weights > 0
         relative = log[counted] - np.log(self.weights[counted])
-        log[counted] = relative + self.reweighting.log_weights(temperature)[counted]
+        log[counted] = relative + reweighting.log_weights(temperature)[counted]
         return log
 
     def effective_sizes(self) -> tuple[np.ndarray, np.ndarray]:
         """Inverse temperatures in ascending order, and the effective sample size at each."""
-        if self.reweighting is None:
+        if self.mode == "steered":
             # Frames count at their own temperature and nowhere else: the table has a narrow peak at each.
             simulated = np.unique(self.temperatures[self.weights > 0])[::-1]
             sizes = [kish(self.weights[self.temperatures == temperature]) for temperature in simulated]
             peaks = np.multiply.outer(1 / simulated, 1 + 1e-4 * np.array([-2, -1, 1, 2]))
             return peaks.ravel(), np.multiply.outer(sizes, [0.0, 1.0, 1.0, 0.0]).ravel()
-        simulated = self._simulated(self.reweighting)
+        simulated = np.unique(self.temperatures[self.weights > 0])
         low, high = 1 / (FARTHEST * simulated[-1]), FARTHEST / simulated[0]
         points = [np.geomspace(low, high, TABLE)]
         step = np.log(high / low) / (TABLE - 1)
-        for temperature in simulated:
-            speed = np.sqrt(self.reweighting.heat_capacity(temperature))  # thermodynamic length by ln T
-            if speed * step > COARSE:
-                near = (1 + NEAR / speed) / temperature
-                points.append(near[(low <= near) & (near <= high)])
+        if isinstance(self.reweighting, TemperatureReweighting):
+            for temperature in simulated:
+                speed = np.sqrt(self.reweighting.heat_capacity(temperature))  # thermodynamic length by ln T
+                if speed * step > COARSE:
+                    near = (1 + NEAR / speed) / temperature
+                    points.append(near[(low <= near) & (near <= high)])
         inverse = np.unique(np.concatenate(points))
+        if self.reweighting is None:
+            return inverse, np.zeros(len(inverse))
         return inverse, np.array([self.reweighting.effective_sample_size(1 / value) for value in inverse])
 
     def resampled(self, rng: np.random.Generator) -> np.ndarray:
@@ -204,30 +232,89 @@ class TrainingFrames:
         times = np.bincount(rng.integers(len(blocks), size=len(blocks)), minlength=len(blocks))
         return self.weights * times[which]
 
-    @staticmethod
-    def _simulated(reweighting: TemperatureReweighting) -> np.ndarray:
-        """The temperatures with frames that count in the density."""
-        return reweighting.temperatures[reweighting.counts > 0]
+    def reweight_along(self, points: np.ndarray) -> None:
+        """Set up the weights at other temperatures by the mean energy at points (frames, d) of the latent space."""
+        rng = streams.stream(self.seed, "reweighting")
+        self.reweighting = self._mean_energies(points, self.weights, rng)
+        self._points = points
+        self._set_reach(self.reweighting)
 
-    def _set_up_reweighting(self) -> None:
+    def resampled_reweighting(self, weights: np.ndarray, rng: np.random.Generator) -> MeanEnergyReweighting:
+        """The same from frames of other weights (frames,), as those of a bootstrap sample."""
+        first = self.reweighting
+        assert isinstance(first, MeanEnergyReweighting), "only mean energies are determined anew"
+        return self._mean_energies(self._points, weights, rng, first)
+
+    def _mean_energies(
+        self,
+        points: np.ndarray,
+        weights: np.ndarray,
+        rng: np.random.Generator,
+        first: MeanEnergyReweighting | None = None,
+    ) -> MeanEnergyReweighting:
+        assert self.dataset.energies is not None, "there is no such mode without energies"
+        return MeanEnergyReweighting(
+            points,
+            self.dataset.energies,
+            self.temperatures,
+            self.dataset.effective_weights(weights),
+            self.dataset.boltzmann,
+            rng,
+            self.dataset.blocks,
+            None if first is None else first.basis,
+            None if first is None else first.amplitude,
+        )
+
+    def _choose_mode(self, wanted: str) -> None:
         if self.dataset.energies is None:
             warnings.warn(
                 "train: frames carry no energies, so that temperature enters through the prior alone, as with "
-                "temperature_mode='steered'. Give Series(energies=...) to reweight frames in temperature.",
+                "temperature_mode='steered', which misplaces populations. Give Series(energies=...) to reweight frames "
+                "in temperature.",
                 stacklevel=5,
             )
             return
-        self.reweighting = self.dataset.reweighting(streams.stream(self.seed, "reweighting"), self.weights)
-        worst = min(self.reweighting.effective_sample_size(value) for value in self._simulated(self.reweighting))
+        if wanted != "thermodynamic":
+            reweighting = self.dataset.reweighting(streams.stream(self.seed, "reweighting"), self.weights)
+            used = reweighting.counts > 0
+            self.overlaps = [float(value) for value in reweighting.overlaps[np.flatnonzero(used)[:-1]]]
+            if wanted == "reweighted" or self._energies_overlap(reweighting):
+                self.mode, self.reweighting = "reweighted", reweighting
+                self._set_reach(reweighting)
+                return
+        self.mode = "thermodynamic"
+        self.reachable = np.array(reach(self.temperatures[self.weights > 0]))
+
+    def _energies_overlap(self, reweighting: TemperatureReweighting) -> bool:
+        """Whether the energies of neighboring temperatures have enough in common to weigh frames by them."""
+        simulated = reweighting.temperatures[reweighting.counts > 0]
+        if len(simulated) == 1:
+            share = reweighting.effective_sample_size(NEXT_TEMPERATURE * simulated[0]) / reweighting.counts.sum()
+            return share >= MINIMUM_SHARE
+        if min(self.overlaps) < RELIABLE_OVERLAP:
+            return False
+        energies, series = self.dataset.energies, self.dataset.series
+        assert energies is not None, "weights come from them"
+        parts = np.split(energies, np.cumsum([len(entry) for entry in series])[:-1])
+        between = np.sqrt(simulated[1:] * simulated[:-1])
+        fewest = min(reweighting.effective_sample_size(temperature) for temperature in between)
+        return fewest / statistical_inefficiency([part - part.mean() for part in parts]) >= INDEPENDENT
+
+    def _set_reach(self, reweighting: Multistate) -> None:
+        """Find the temperatures with enough effective frames."""
+        simulated = reweighting.temperatures[reweighting.counts > 0]
+        worst = min(reweighting.effective_sample_size(value) for value in simulated)
         self.minimum_effective_size = min(self.minimum_effective_size, 0.5 * worst)
         inverse, sizes = self.effective_sizes()
         enough = np.flatnonzero(sizes >= self.minimum_effective_size)[::-1]
         reachable = 1 / inverse[enough]
-        speed = np.sqrt([self.reweighting.heat_capacity(temperature) for temperature in reachable])
+        speed = np.sqrt([reweighting.heat_capacity(temperature) for temperature in reachable])
         steps = 0.5 * (speed[1:] + speed[:-1]) * np.diff(np.log(reachable))
         steps[np.diff(enough) < -1] = 0.0  # there are no draws in a gap between temperatures within reach
         length = np.concatenate([[0.0], np.cumsum(steps)])
-        self.reachable = np.interp(np.linspace(0, length[-1], TABLE), length, reachable)
+        if not length[-1] > 0:
+            reachable = length = simulated  # energies that overlap nowhere leave the simulated temperatures
+        self.reachable = np.interp(np.linspace(length[0], length[-1], TABLE), length, reachable)
 
     def _balanced_weights(self) -> np.ndarray:
         """Weights with the same sum at each temperature."""
