@@ -11,6 +11,7 @@ from pathlib import Path
 
 from latf_sampling.campaign.progress import Progress
 from latf_sampling.core import storage
+from latf_sampling.core.outputs import output_file
 from latf_sampling.core.words import plural
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.errors import RepairWarning, StoreError
@@ -43,8 +44,9 @@ def ledger(directory: CampaignDirectory, progress: Progress) -> Iterator[Progres
     Raises
     ------
     StoreError
-        The ledger cannot be written.
+        The ledger cannot be written, such as where something else has its name.
     """
+    output_file(directory.ledger)
     _warn_of_lost(directory, update(directory))
     due = time.monotonic() + INTERVAL
 

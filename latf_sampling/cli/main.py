@@ -115,7 +115,8 @@ def run(
 
     began = time.perf_counter()
     if smoke:
-        _smoke(protocol, {"-o": output, "--max-time": max_time, "--until": until, "--max-rounds": max_rounds})
+        others = {"-o": output, "--max-time": max_time, "--until": until, "--max-rounds": max_rounds}
+        _smoke(protocol, {**others, "--settled": settled or None})
         return
     if output is None:
         raise SettingsError("run: -o, the directory of the campaign, is missing.")

@@ -102,6 +102,7 @@ def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
         (["--smoke", "-o", "x"], "--smoke runs in a temporary folder, and -o has no meaning there"),
         (["--smoke", "--until", "1 kJ/mol"], "and --until has no meaning there"),
         (["--smoke", "--max-time", "1 h"], "and --max-time has no meaning there"),
+        (["--smoke", "--settled"], "and --settled has no meaning there"),
     ],
 )
 def test_options_that_contradict_each_other(tmp_path, monkeypatch, capsys, options, words):

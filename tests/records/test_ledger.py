@@ -15,6 +15,7 @@ import pytest
 
 from latf_sampling.campaign import ledger as writing
 from latf_sampling.campaign.ledger import ledger, update
+from latf_sampling.campaign.progress import nowhere
 from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.provenance import ATTEMPTS, Attempt, attempts
@@ -169,6 +170,14 @@ def test_a_lost_ledger_is_made_again(files):
     assert rows(files) == {} and Ledger(files).tasks() == whole
     update(files)
     assert rows(files) == whole
+
+
+def test_a_ledger_is_a_file_of_its_campaign(files, tmp_path):
+    files.ledger.unlink()
+    files.ledger.symlink_to(tmp_path / "another.sqlite")
+    with pytest.raises(StoreError, match=r"ledger.sqlite: is a symbolic link"), ledger(files, nowhere):
+        pass
+    assert not (tmp_path / "another.sqlite").exists()
 
 
 def test_what_was_finished_and_is_gone_is_known(files):
