@@ -107,7 +107,7 @@ class Torture:
         while process.poll() is None and time.monotonic() < end:
             if ready():
                 return True
-            time.sleep(0.005)
+            time.sleep(0.03)  # looking for files takes a while
         return False
 
     def written(self) -> int:
