@@ -178,14 +178,15 @@ def _package(name: str, extra: str) -> ModuleType:
 
 def _run_file(file: Path) -> ModuleType:
     """The module of a Python file."""
-    spec = importlib.util.spec_from_file_location("latf_executor_configuration", file)
-    if spec is None or spec.loader is None:
+    if file.suffix != ".py":
         raise SettingsError(f"executor.parsl: {file} is no Python file; its name must end with .py.")
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType("latf_executor_configuration")
+    module.__file__ = str(file)
     try:
-        spec.loader.exec_module(module)
+        # Not by a loader: it would rather run bytecode in __pycache__, which may be that of other code.
+        exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module.__dict__)
     except FileNotFoundError as error:
         raise StoreError(f"executor.parsl: there is no file {file}.") from error
-    except Exception as error:  # whatever a program of the user raises
+    except (Exception, SystemExit) as error:  # whatever a program of the user raises
         raise SettingsError(f"executor.parsl: {file} fails ({describe(error).rstrip('.')}).") from error
     return module

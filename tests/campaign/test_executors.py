@@ -112,6 +112,7 @@ def test_what_cannot_work(executor, words, monkeypatch):
         ("config = 1", "must define 'config', a parsl.Config"),
         ("1 / 0", r"fails \(ZeroDivisionError: division by zero\)"),
         ("config = (", r"fails \(SyntaxError"),
+        ("raise SystemExit('set ACCOUNT')", r"fails \(SystemExit: set ACCOUNT\)"),
     ],
 )
 def test_a_configuration_of_parsl_that_cannot_work(tmp_path, text, words):
