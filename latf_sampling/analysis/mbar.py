@@ -389,7 +389,7 @@ def energy_overlap(
 
     low, high = energies.min() - 50 - abs(log_ratio), energies.max() + 50 + abs(log_ratio)
     probability = hot(brentq(excess, low, high))  # pyright: ignore[reportArgumentType]
-    return float(weight @ (probability * (1 - probability))) / max(counts)
+    return float(weight @ (probability * (1 - probability)) / max(counts))
 
 
 class TemperatureReweighting(Multistate):

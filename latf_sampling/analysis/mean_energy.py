@@ -28,7 +28,7 @@ from scipy.special import log_softmax, logsumexp
 
 from latf_sampling.analysis.mbar import Multistate
 from latf_sampling.analysis.weights import kish, systematic
-from latf_sampling.errors import DataError
+from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.units import QuantityArrayLike, TemperatureLike, to_array, to_kelvin
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class MeanEnergyReweighting(Multistate):
         weight = np.ones(len(energy)) if weights is None else np.asarray(weights, np.float64)
         distinct, states = np.unique(kelvin, return_inverse=True)
         # What has no weight, as a temperature of which all frames are left out, is not learned from.
-        self._check_numbers(energy, weight)
+        self._check_numbers(energy, kelvin, weight)
         if blocks is None:
             blocks = np.arange(len(energy)) * 2 * FOLDS // len(energy)
         self.basis = KernelBasis(place[weight > 0], rng) if basis is None else basis
@@ -230,7 +230,7 @@ class MeanEnergyReweighting(Multistate):
         super().__init__(np.zeros(len(energy)), bias, distinct, states, rng, weight, boltzmann)
 
     @staticmethod
-    def _check_numbers(energies: np.ndarray, weights: np.ndarray) -> None:
+    def _check_numbers(energies: np.ndarray, temperatures: np.ndarray, weights: np.ndarray) -> None:
         name = MeanEnergyReweighting.__name__
         if weights.shape != energies.shape:
             raise DataError(f"{name}: {len(energies)} energies and {weights.size} weights do not belong together.")
@@ -238,6 +238,8 @@ class MeanEnergyReweighting(Multistate):
             raise DataError(f"{name}: weights must be finite and not negative, and one at least must be above 0.")
         if not np.isfinite(energies).all():
             raise DataError(f"{name}: the energy of frame {int(np.argmin(np.isfinite(energies)))} is not finite.")
+        if not ((temperatures > 0) & np.isfinite(temperatures)).all():
+            raise SettingsError(f"{name}: temperatures must be finite and above 0.")
 
     def mean_energy(self, points: ArrayLike, temperature: TemperatureLike) -> np.ndarray:
         """Mean energy at points (n, d) of the variable at a temperature, up to a constant for all points; (n,)."""

@@ -19,8 +19,10 @@ from typing import Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor, nn
 
+from latf_sampling.analysis.thermodynamics import GibbsHelmholtz, StateThermodynamics
 from latf_sampling.core import archives, arguments, storage
 from latf_sampling.errors import DataError, ExtrapolationWarning, LatfError, SettingsError, TrainingError
 from latf_sampling.learning.flow import LatentFlow, MixturePrior
@@ -43,6 +45,8 @@ EARLIER_MODE = "reweighted"
 HILLS_PER_RANGE = 16
 """Hills are this share of the variable's range wide: with a sixteenth, walkers along variables of alanine dipeptide
 crossed four times as often as with an eighth."""
+NORMAL_QUANTILE = 1.959964
+"""95 % of a normal distribution lie within so many standard deviations."""
 POPULATION_SAMPLES = 20_000
 """Latent samples that populations of states are counted on."""
 
@@ -300,7 +304,7 @@ class LaTF(nn.Module):
             )
 
         value = log_prob_of(self.flow)
-        return (value, _standard_deviation([log_prob_of(flow) for flow in self._members()])) if return_std else value
+        return (value, _standard_error([log_prob_of(flow) for flow in self._members()])) if return_std else value
 
     @property
     def used_components(self) -> list[int]:
@@ -371,7 +375,38 @@ class LaTF(nn.Module):
             return torch.bincount(states, minlength=self.n_states).cpu().numpy() / POPULATION_SAMPLES
 
         value = populations_of(self.flow)
-        return (value, _standard_deviation([populations_of(flow) for flow in self._members()])) if return_std else value
+        return (value, _standard_error([populations_of(flow) for flow in self._members()])) if return_std else value
+
+    def thermodynamics(self, temperature: TemperatureLike | None = None) -> StateThermodynamics:
+        """Free energies, energies, entropies and heat capacities of the states relative to the first, with errors.
+
+        They come from the Gibbs-Helmholtz equation with heat capacities, fitted to the states and the energies of the
+        training frames at all simulated temperatures (`latf_sampling.analysis.thermodynamics`), not from the flow.
+
+        Parameters
+        ----------
+        temperature
+            Default: the reference.
+
+        Raises
+        ------
+        TrainingError
+            The frames had no energies, or the model is of an earlier version.
+        """
+        return self.gibbs_helmholtz().at(self._temperature(temperature))
+
+    def gibbs_helmholtz(self) -> GibbsHelmholtz:
+        """What `thermodynamics` gives at one temperature, at all of them."""
+        self._require_training()
+        stored = self.provenance.get("thermodynamics")
+        if stored is None:
+            raise TrainingError(
+                "LaTF: the thermodynamics of states need the energies of the training frames, Series(energies=...), "
+                "and a model that this version has trained."
+            )
+        parameters = np.array(stored["parameters"])
+        reach = stored["reach"][0], stored["reach"][1]
+        return GibbsHelmholtz(self.settings.reference_temperature, self.boltzmann, parameters, reach)
 
     def for_validation(self) -> LaTF:
         """The model before its flow was refit on all frames, for comparison with held-out blocks; shares all else."""
@@ -613,8 +648,12 @@ def _content_of(path: str | Path) -> dict:
     return content
 
 
-def _standard_deviation(values: list[Array]) -> Array:
-    """Standard deviation over the members of an ensemble."""
+def _standard_error(values: list[Array]) -> Array:
+    """Standard deviation over the members of an ensemble, so much larger that 1.96 of them make a 95 % interval.
+
+    The deviation of few members is itself uncertain, for which Student's distribution corrects.
+    """
+    factor = float(stdtrit(len(values) - 1, 0.975)) / NORMAL_QUANTILE
     if isinstance(values[0], Tensor):
-        return torch.stack(cast(list[Tensor], values)).std(0)
-    return np.std(values, axis=0, ddof=1)
+        return factor * torch.stack(cast(list[Tensor], values)).std(0)
+    return factor * np.std(values, axis=0, ddof=1)

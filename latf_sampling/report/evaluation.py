@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from latf_sampling.analysis.kinetics import Kinetics
+from latf_sampling.analysis.thermodynamics import GibbsHelmholtz
 from latf_sampling.core import storage
 from latf_sampling.core.words import plural
 from latf_sampling.learning.evaluation import Evaluation
@@ -36,6 +37,7 @@ def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
         _latent(evaluation),
         _free_energies(evaluation),
         _melting(evaluation),
+        _thermodynamics(evaluation),
         _timescales(evaluation),
         _chapman_kolmogorov(evaluation),
     ]
@@ -239,11 +241,27 @@ def _melting(evaluation: Evaluation) -> str:
     )
     if curve.reweighted is not None:
         caption += (
-            " Dashed, with a band: the training frames reweighted by MBAR, where they have "
+            f" Dashed, with a band: the training frames alone, by {curve.method}, where they have "
             f"{evaluation.minimum_effective_size:.0f} effective frames or more."
         )
     svg = charts.chart(lambda axes: _draw_melting(axes, evaluation), height=4.0)
-    return _section("Melting curve", [page.figure(svg, caption)])
+    return page.section(
+        "Melting curve", page.paragraph(_how_temperature_enters(evaluation)), page.figures(page.figure(svg, caption))
+    )
+
+
+def _how_temperature_enters(evaluation: Evaluation) -> str:
+    overlaps = ", ".join(f"{value:.2g}" for value in evaluation.overlaps)
+    found = f" (overlaps: {overlaps}; 0.03 is reliable)" if overlaps else ""
+    return {
+        "reweighted": "Between temperatures frames are weighted by MBAR, since the energies of neighboring simulated "
+        f"temperatures overlap{found}.",
+        "thermodynamic": "Between temperatures frames are weighted by their mean energy at each point of the variable "
+        f"(temperature_mode: thermodynamic), which needs no overlap of energies{found}. Outside the simulated "
+        "temperatures this takes heat capacities to be what they are between them.",
+        "steered": "Temperature enters through the width of the prior alone (temperature_mode: steered), which "
+        "misplaces populations at temperatures that were not simulated.",
+    }[evaluation.temperature_mode]
 
 
 def _draw_melting(axes: Axes, evaluation: Evaluation) -> None:
@@ -270,6 +288,61 @@ def _draw_melting(axes: Axes, evaluation: Evaluation) -> None:
     axes.set_ylim(-3, 103)
     axes.set_xlabel("temperature, K" if evaluation.boltzmann == KB else "temperature")
     axes.set_ylabel("population, %")
+    charts.legend(axes, ncols=4)
+
+
+def _thermodynamics(evaluation: Evaluation) -> str:
+    solution = evaluation.thermodynamics
+    if solution is None or evaluation.n_states < 2:
+        return ""
+    found = solution.at(solution.reference)
+    per = "J/mol/K" if evaluation.boltzmann == KB else "reduced"
+    scale = 1000.0 if evaluation.boltzmann == KB else 1.0
+    rows = []
+    for state in range(1, evaluation.n_states):
+        melting, error = found.melting_temperatures[state], found.melting_errors[state]
+        rows.append(
+            (
+                f"state {state} less state 0",
+                f"{found.free_energies[state]:.2f} ± {found.free_energy_errors[state]:.2f}",
+                f"{found.energies[state]:.2f} ± {found.energy_errors[state]:.2f}",
+                f"{found.entropies[state]:.2f} ± {found.entropy_errors[state]:.2f}",
+                f"{scale * found.heat_capacities[state]:.1f} ± {scale * found.heat_capacity_errors[state]:.1f}",
+                "–" if not np.isfinite(melting) else f"{melting:.4g} ± {error:.2g}",
+            )
+        )
+    unit = evaluation.energy_unit
+    head = ("", f"dF, {unit}", f"dU, {unit}", f"T dS, {unit}", f"dCp, {per}", "equally populated at")
+    about = (
+        f"At {evaluation.at(found.temperature)}, from the states and energies of the training frames at all simulated "
+        "temperatures by the Gibbs-Helmholtz equation; with standard errors from blocks of time. At constant pressure "
+        "these are dG and dH."
+    )
+    svg = charts.chart(lambda axes: _draw_van_t_hoff(axes, evaluation, solution), height=3.6)
+    caption = (
+        "Van 't Hoff plot: logarithm of the population of each state relative to state 0 against the inverse "
+        "temperature, with bands of two standard errors; points are the frames at the simulated temperatures and "
+        "references. A straight line has a constant dU, and a curved one a difference in heat capacity."
+    )
+    title = "Thermodynamics of the states"
+    return page.section(title, page.paragraph(about), page.table(head, rows), page.figures(page.figure(svg, caption)))
+
+
+def _draw_van_t_hoff(axes: Axes, evaluation: Evaluation, solution: GibbsHelmholtz) -> None:
+    grid = evaluation.melting.temperatures
+    values = -np.array([solution.reduced(temperature) for temperature in grid])
+    factor = 1000.0 if evaluation.boltzmann == KB else 1.0
+    for state in range(1, evaluation.n_states):
+        style: dict[str, Any] = {"color": charts.color(state)}
+        line, errors = values[:, 0, state], values[:, 1:, state].std(1, ddof=1)
+        axes.plot(factor / grid, line, label=f"state {state}", **style)
+        _band(axes, factor / grid, line, errors, style)
+        for row in evaluation.rows:
+            if row.populations[0] > 0 and row.populations[state] > 0:
+                ratio = np.log(row.populations[state] / row.populations[0])
+                axes.plot(factor / row.temperature, ratio, "o" if row.kind == "held out" else "s", ms=4.5, **style)
+    axes.set_xlabel("1000 / T, 1/K" if evaluation.boltzmann == KB else "1 / T")
+    axes.set_ylabel("ln of population ratio")
     charts.legend(axes, ncols=4)
 
 

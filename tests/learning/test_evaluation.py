@@ -445,9 +445,10 @@ def test_page(trained, tmp_path):
     assert not [value for name, value in page.attributes if name in ("src", "href") and not value.startswith("#")]
     latent = {1: 1, 2: 2, 3: 6}[model.latent_dim] * len(evaluation.rows)
     energies = len(evaluation.rows) if model.latent_dim < 3 else 0
-    assert page.tags.count("figure") == latent + energies + 1 + 2 * len(evaluation.kinetics)
+    assert page.tags.count("figure") == latent + energies + 2 + 2 * len(evaluation.kinetics)
     assert page.tags.count("table") >= 3
     assert escape(evaluation.crossings.sentence) in text
+    assert "Thermodynamics of the states" in text and "overlap" in text
     assert text.index("Kinetics of the states") < text.index("<figure>")  # tables first
     identities = [value for name, value in page.attributes if name == "id"]
     assert len(identities) == len(set(identities))

@@ -717,6 +717,86 @@ def test_reweighted_populations_from_one_temperature():
         assert left(model, kT) == pytest.approx(left_population(kT), abs=0.04)
 
 
+def in_solvent(series, noise=12.0, seed=0):
+    """The same frames, whose energies have those of a solvent added, by which temperatures do not overlap."""
+    rng = np.random.default_rng(seed)
+    for entry in series:
+        bath = noise**2 * entry.temperature + noise * entry.temperature * rng.normal(size=len(entry))
+        yield Series(entry.x, entry.temperature, energies=entry.energies + bath, labels=entry.labels)
+
+
+@pytest.fixture(scope="module")
+def solvated():
+    """A model with an ensemble, learned at kT = 1 and 2 from frames in a solvent; and these."""
+    rng = np.random.default_rng(1)
+    series = list(in_solvent([of_the_well(8000, kT, rng) for kT in (1.0, 2.0)]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return train_on(series, mode="auto", ensemble=4, ensemble_epochs=3), series
+
+
+def test_a_solvent_leaves_populations_at_temperatures_without_simulation(solvated):
+    model, _ = solvated
+    assert model.temperature_mode == "thermodynamic" and model.reweighted
+    assert model.provenance["overlaps"][0] < 0.03
+    state = int(model.assign(np.array([[-1.0, 0.0]]))[0])
+    for kT in (1.0, 1.3, 1.6, 2.0):
+        assert not model.extrapolates(kT) and model.effective_sample_size(kT) > 2000
+        assert left(model, kT) == pytest.approx(left_population(kT), abs=0.04)
+        value, error = model.gibbs_helmholtz().populations(kT)
+        assert value[state] == pytest.approx(left_population(kT), abs=4.5 * error[state])
+        assert error[state] < 0.04
+    for kT in (0.8, 2.4):  # beyond the simulated temperatures, with a warning
+        assert model.extrapolates(kT)
+        with pytest.warns(ExtrapolationWarning, match="with the heat capacities between them"):
+            assert left(model, kT) == pytest.approx(left_population(kT), abs=0.06)
+    assert model.effective_sample_size(4.0) == 0.0
+
+
+def test_thermodynamics_of_states_in_a_solvent_and_saved(solvated, tmp_path):
+    model, _ = solvated
+    found = model.thermodynamics(1.3)
+    state = int(model.assign(np.array([[-1.0, 0.0]]))[0])
+    share = left_population(1.3)
+    exact = -1.3 * np.log(share / (1 - share) if state == 1 else (1 - share) / share)
+    assert found.free_energies[1] == pytest.approx(exact, abs=4.5 * found.free_energy_errors[1])
+    assert found.entropies == pytest.approx(found.energies - found.free_energies)
+    model.save(tmp_path / "model.pt")
+    again = LaTF.load(tmp_path / "model.pt")
+    assert again.temperature_mode == "thermodynamic"
+    assert np.array_equal(again.thermodynamics(1.3).free_energies, found.free_energies)
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "noise", "mode"),
+    [
+        ((1.0, 2.0), 0.0, "reweighted"),
+        ((1.0, 2.0), 12.0, "thermodynamic"),
+        ((1.0, 1.02), 12.0, "reweighted"),
+        ((1.0,), 0.0, "reweighted"),
+        ((1.0,), 40.0, "thermodynamic"),
+    ],
+)
+def test_auto_goes_by_the_overlap_of_energies(temperatures, noise, mode):
+    rng = np.random.default_rng(0)
+    series = list(in_solvent([of_the_well(2000, kT, rng) for kT in temperatures], noise))
+    dataset = Dataset(series, lag=1, boltzmann=1.0)
+    frames = TrainingFrames(dataset, ModelSettings(reference_temperature=1.0), TrainingSettings(), 0, torch.device("cpu"))
+    assert frames.mode == mode and len(frames.overlaps) == len(temperatures) - 1
+
+
+def test_a_training_in_a_solvent_continues_to_the_same_bits(tmp_path):
+    rng = np.random.default_rng(0)
+    series = list(in_solvent([of_the_well(600, kT, rng) for kT in (1.0, 2.0)]))
+    arguments = {"dataset": Dataset(series, lag=1, boltzmann=1.0), "model": {"temperature_mode": "thermodynamic"}}
+    whole = learn(**arguments)
+    file = tmp_path / "checkpoint.pt"
+    for stage in ("joint", "flow", "refit", "ensemble"):
+        with pytest.raises(KeyboardInterrupt):
+            learn(file, Interrupt(stage, 2), **arguments)
+    assert_the_same(learn(file, **arguments), whole)
+
+
 def test_frames_are_drawn_at_the_temperature_that_comes_with_them(heated):
     _, series = heated
     dataset, settings = Dataset(series, lag=1, boltzmann=1.0), TrainingSettings(**EPOCHS)

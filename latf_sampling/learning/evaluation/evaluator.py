@@ -21,6 +21,7 @@ from rich.text import Text
 
 from latf_sampling.analysis.crossing_rates import CrossingRate
 from latf_sampling.analysis.kinetics import Kinetics, estimate_kinetics
+from latf_sampling.analysis.thermodynamics import GibbsHelmholtz
 from latf_sampling.core import arguments, streams
 from latf_sampling.data.dataset import Dataset, Series, series_list
 from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError, TrainingError
@@ -44,6 +45,12 @@ class Evaluation:
     melting : MeltingCurve
     kinetics : tuple of Kinetics
         One for each simulated temperature with unbiased series.
+    thermodynamics : GibbsHelmholtz or None
+        Free energies of the states at all temperatures; None where frames carry no energies.
+    temperature_mode : str
+        How the model depends on temperature, see `LaTF.temperature_mode`.
+    overlaps : tuple of float
+        Overlap of the energies at each simulated temperature with those at the next one, where it was determined.
     crossings : CrossingRate or None
         Crossings that metadynamics along the variable is expected to show at the lowest temperature, with hills of a
         sixteenth of its range and one hill in each lag; None where all frames are in one state.
@@ -64,6 +71,9 @@ class Evaluation:
     rows: tuple[EvaluationRow, ...]
     melting: MeltingCurve
     kinetics: tuple[Kinetics, ...]
+    thermodynamics: GibbsHelmholtz | None = field(repr=False, metadata={"picture": True})
+    temperature_mode: str
+    overlaps: tuple[float, ...]
     crossings: CrossingRate | None
     samples: int
     bins: int
@@ -125,7 +135,10 @@ class Evaluation:
 
     def as_dict(self) -> dict:
         """All numbers, ready for JSON: null for what is not finite or not known; without the arrays of the pictures."""
-        return {entry.name: _plain(getattr(self, entry.name)) for entry in _numbers_of(self)}
+        numbers = {entry.name: _plain(getattr(self, entry.name)) for entry in _numbers_of(self)}
+        if self.thermodynamics is not None:
+            numbers["thermodynamics"] = _plain(self.thermodynamics.at(self.thermodynamics.reference))
+        return numbers
 
 
 def evaluate(
@@ -215,6 +228,9 @@ def evaluate(
         rows=tuple(rows),
         melting=melting,
         kinetics=_kinetics(model, dataset, training.states, rng),
+        thermodynamics=None if "thermodynamics" not in model.provenance else model.gibbs_helmholtz(),
+        temperature_mode=model.temperature_mode,
+        overlaps=tuple(model.provenance.get("overlaps", ())),
         crossings=model_crossings(model, dataset.series, dataset.lag, boltzmann=dataset.boltzmann, seed=seed),
         samples=samples,
         bins=bins,

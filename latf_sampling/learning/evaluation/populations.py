@@ -84,10 +84,13 @@ class MeltingCurve:
     extrapolated : numpy.ndarray (k,) of bool
         Whether too few training frames are informative for more than a guess.
     reweighted, reweighted_errors : numpy.ndarray (k, states), or None
-        Populations of the training frames by MBAR; None where frames carry no energies. The errors come from blocks
-        within each simulated temperature; those of the temperatures' free energies are not in them.
+        Populations of the training frames without the flow; None where frames carry no energies. By MBAR the errors
+        come from blocks within each simulated temperature, and those of the temperatures' free energies are not in
+        them; where energies of temperatures do not overlap, by the Gibbs-Helmholtz equation (`LaTF.thermodynamics`).
     effective_sizes : numpy.ndarray (k,), or None
-        Effective number of frames that MBAR's populations rest on.
+        Effective number of frames that these populations rest on.
+    method : str
+        "MBAR" or "the Gibbs-Helmholtz equation".
     """
 
     temperatures: np.ndarray
@@ -97,6 +100,7 @@ class MeltingCurve:
     reweighted: np.ndarray | None
     reweighted_errors: np.ndarray | None
     effective_sizes: np.ndarray | None
+    method: str = "MBAR"
 
 
 def melting_curve(
@@ -107,7 +111,7 @@ def melting_curve(
     rng: np.random.Generator,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> MeltingCurve:
-    """Populations against temperature, by the model and by MBAR, over the range of some temperatures and a margin.
+    """Populations against temperature, by the model and without it, over the range of some temperatures and a margin.
 
     Parameters
     ----------
@@ -142,6 +146,15 @@ def melting_curve(
     }
     if dataset.energies is None:
         return MeltingCurve(**curve, reweighted=None, reweighted_errors=None, effective_sizes=None)
+    if model.temperature_mode == "thermodynamic":
+        states_alone = [model.gibbs_helmholtz().populations(temperature) for temperature in grid]
+        return MeltingCurve(
+            **curve,
+            reweighted=np.array([value for value, _ in states_alone]),
+            reweighted_errors=np.array([error for _, error in states_alone]),
+            effective_sizes=np.array([model.effective_sample_size(temperature) for temperature in grid]),
+            method="the Gibbs-Helmholtz equation",
+        )
     reweighting, groups = dataset.reweighting(rng), dataset.temperatures.numpy()
     frames = [
         populations(states, np.exp(reweighting.log_weights(temperature)), dataset.blocks, model.n_states, rng, groups)

@@ -42,6 +42,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latf_sampling.analysis.mean_energy import reach
+from latf_sampling.analysis.thermodynamics import gibbs_helmholtz
 from latf_sampling.core import arguments, platforms, streams
 from latf_sampling.data.columns import column_statistics
 from latf_sampling.data.dataset import CHUNK, Dataset
@@ -574,6 +576,7 @@ class _Run:
                 f"variable within a state needs more than {FEWEST}; give longer series."
             )
         model.latent_spread.copy_(torch.stack(variances).mean(0).sqrt().clamp(min=1e-6))
+        self._describe_thermodynamics(labels.cpu().numpy())
         weights, labels = torch.from_numpy(self.frames.weights), labels.cpu()
         states = []
         for state in range(model.n_states):
@@ -585,3 +588,23 @@ class _Run:
                 )
             states.append(row)
         return states
+
+    def _describe_thermodynamics(self, states: np.ndarray) -> None:
+        """Determine what `LaTF.thermodynamics` answers from."""
+        dataset, frames = self.dataset, self.frames
+        if dataset.energies is None:
+            return
+        result = gibbs_helmholtz(
+            states,
+            dataset.energies,
+            frames.temperatures,
+            dataset.effective_weights(frames.weights),
+            dataset.blocks,
+            self.model.n_states,
+            frames.reference,
+            dataset.boltzmann,
+            reach(frames.temperatures[frames.weights > 0]),
+            streams.stream(self.seed, "thermodynamics"),
+        )
+        stored = {"parameters": result.parameters.tolist(), "reach": list(result.reach)}
+        self.model.provenance["thermodynamics"] = stored

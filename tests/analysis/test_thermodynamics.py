@@ -1,0 +1,89 @@
+"""The thermodynamics of states: exact values of states with known energies, entropies and heat capacities."""
+
+import numpy as np
+import pytest
+
+from latf_sampling.analysis.thermodynamics import gibbs_helmholtz
+
+ENERGY, CAPACITY = np.array([0.0, 4.0, 2.0]), np.array([0.0, 1.0, -0.5])
+ENTROPY = np.array([0.0, 3.0, 0.5])
+T0 = 1.0
+BLOCK = 500
+
+
+def reduced(kT: float) -> np.ndarray:
+    """DF / kT of three states with dU(T) = dU + dC (T - T0), S(T) = S + dC ln(T / T0)."""
+    return (ENERGY + CAPACITY * (kT - T0)) / kT - ENTROPY - CAPACITY * np.log(kT / T0)
+
+
+def populations(kT: float) -> np.ndarray:
+    weights = np.exp(-reduced(kT))
+    return weights / weights.sum()
+
+
+def frames(temperatures, n=20_000, noise=5.0, seed=0):
+    rng = np.random.default_rng(seed)
+    states, energies, kelvin = [], [], []
+    for kT in temperatures:
+        drawn = rng.choice(3, n, p=populations(kT))
+        # Fluctuations within a state belong to its heat capacity, beside that of a bath that all have.
+        spread = kT * np.sqrt(CAPACITY[drawn] + noise**2)
+        states.append(drawn)
+        energies.append((ENERGY + CAPACITY * (kT - T0))[drawn] + 1000.0 * kT + spread * rng.normal(size=n))
+        kelvin.append(np.full(n, kT))
+    return np.concatenate(states), np.concatenate(energies), np.concatenate(kelvin)
+
+
+def solve(temperatures, weights=None, **options):
+    states, energies, kelvin = frames(temperatures, **options)
+    weights = np.ones(len(states)) if weights is None else weights
+    blocks = np.arange(len(states)) // BLOCK
+    rng = np.random.default_rng(1)
+    return gibbs_helmholtz(states, energies, kelvin, weights, blocks, 3, T0, 1.0, (0.5, 3.0), rng)
+
+
+@pytest.mark.parametrize("temperatures", [(0.8, 1.5), (0.7, 1.0, 1.6)])
+def test_differences_are_exact_within_their_errors(temperatures):
+    solution = solve(temperatures)
+    for kT in (0.7, 1.0, 1.2, 2.0):
+        found, exact = solution.at(kT), reduced(kT) * kT
+        energies = ENERGY + CAPACITY * (kT - T0)
+        for values, errors, truth, largest in (
+            (found.free_energies, found.free_energy_errors, exact, 0.3),
+            (found.energies, found.energy_errors, energies, 0.8),
+            (found.entropies, found.entropy_errors, energies - exact, 0.9),
+            (found.heat_capacities, found.heat_capacity_errors, CAPACITY, 1.0),
+            (found.populations, found.population_errors, populations(kT), 0.05),
+        ):
+            assert (np.abs(values - truth)[1:] < 4.5 * errors[1:]).all()
+            assert (errors[1:] < largest).all() and (errors[1:] > 0).all()
+        assert found.free_energies[0] == found.energies[0] == found.heat_capacities[0] == 0
+    truth = next(kT for kT in np.linspace(0.5, 3, 100_000) if reduced(kT)[1] < 0)
+    assert found.melting_temperatures[1] == pytest.approx(truth, abs=4.5 * found.melting_errors[1])
+    assert found.melting_errors[1] < 0.1 and np.isnan(found.melting_temperatures[0])
+
+
+def test_one_temperature_takes_heat_capacities_from_fluctuations():
+    solution = solve((1.2,), n=200_000, noise=1.0)
+    found = solution.at(1.0)
+    assert found.heat_capacities[1:] == pytest.approx(CAPACITY[1:], abs=0.05)
+    assert solution.populations(1.4)[0] == pytest.approx(populations(1.4), abs=0.01)
+
+
+def test_errors_cover():
+    """Of 30 data sets, 95 % intervals of dF in between hold the truth; fewer than 23 do so once in a thousand runs."""
+    inside = 0
+    for seed in range(30):
+        found = solve((0.8, 1.5), n=4000, seed=seed).at(1.1)
+        inside += abs(found.free_energies[1] - 1.1 * reduced(1.1)[1]) < 1.96 * found.free_energy_errors[1]
+    assert inside >= 23
+
+
+def test_a_state_that_is_missing_at_one_temperature_and_frames_without_weight():
+    states, energies, kelvin = frames((0.8, 1.5), n=5000)
+    weights = np.where((kelvin == 0.8) & (states == 2), 0.0, 1.0)
+    weights[:100], energies[:100] = 0.0, 1e9
+    rng, blocks = np.random.default_rng(0), np.arange(len(states)) // BLOCK
+    solution = gibbs_helmholtz(states, energies, kelvin, weights, blocks, 3, T0, 1.0, (0.5, 3.0), rng)
+    assert np.isfinite(solution.parameters).all()
+    assert solution.populations(1.0)[0].sum() == pytest.approx(1.0)
