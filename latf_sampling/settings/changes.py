@@ -44,7 +44,10 @@ def _all(change: Change, *keys: str) -> dict[str, Change]:
     return dict.fromkeys(keys, change)
 
 
-_BIAS: dict[str, Change] = {"interval": "fixed", "stride": "fixed", "backend": "free", "trust": "fixed"}
+_BIAS: dict[str, Change] = {
+    **dict.fromkeys(("interval", "stride", "variable", "trust"), "fixed"),
+    "backend": "free",
+}
 
 CHANGES: dict[type[BaseModel], dict[str, Change]] = {
     Protocol: {
@@ -75,7 +78,9 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
             "conformations",
         ),
     },
-    system.PrepareSettings: _all("fixed", "pH", "missing_residues", "solvent"),
+    system.PrepareSettings: _all(
+        "fixed", "pH", "missing_residues", "chains", "replace", "protonation", "disulfides", "solvent"
+    ),
     system.SolventSettings: _all(
         "fixed",
         *("model", "padding", "box", "shape", "ionic_strength", "positive_ion", "negative_ion"),

@@ -45,10 +45,11 @@ MOLECULES: dict[str, dict[str, Any]] = {
 """Molecules by name, with the values of keys that a protocol leaves out."""
 MODELS: dict[str, frozenset[str]] = {
     "chignolin-go": frozenset({"platform", "conformations"}),
+    "gcaa-go": frozenset({"platform", "conformations"}),
     "wca-dimer": frozenset({"platform", "barostat"}),
 }
 """Molecular models by name, which define their own forces, with the keys that a protocol may give."""
-CONFORMATIONS = {"chignolin": ("hairpin", "extended"), "chignolin-go": ("hairpin", "extended")}
+CONFORMATIONS = {name: ("hairpin", "extended") for name in ("chignolin", "chignolin-go", "gcaa-go")}
 """Conformations of molecules by name that a protocol may choose from."""
 MAX_WATERS = 1_000_000
 """Water molecules that a box may hold at most; OpenMM needs a minute and a gigabyte of memory for so many."""
@@ -117,8 +118,8 @@ def _place(place: str) -> str:
 Place = Annotated[str, AfterValidator(_place)]
 """A residue by its chain, its number, and its insertion code if it has one: A 57, or A 52B."""
 StandardResidue = Literal[
-    "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE", "LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR",
-    "TRP", "TYR", "VAL", "A", "C", "G", "U", "DA", "DC", "DG", "DT",
+    "ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE", "LEU", "LYS", "MET", "PHE", "PRO", "SER",
+    "THR", "TRP", "TYR", "VAL", "A", "C", "G", "U", "DA", "DC", "DG", "DT",
 ]  # fmt: skip
 """Residues that PDBFixer completes."""
 
@@ -190,7 +191,7 @@ class PrepareSettings(Settings):
     replace: dict[str, StandardResidue] = {}
     """Residues that are replaced by standard ones, by their name or their place: {MSE: MET, "A 57": ALA}. Heavy atoms
     that both have stay where they are, the others are built."""
-    protonation: dict[Place, Literal["ASP", "ASH", "GLU", "GLH", "HID", "HIE", "HIP", "LYS", "LYN", "CYS", "CYM"]] = {}
+    protonation: dict[Place, Literal["ASP", "ASH", "GLU", "GLH", "HID", "HIE", "HIP", "LYS", "LYN"]] = {}
     """States of protonation by the place of the residue, like {"A 57": HIE}; others follow from the pH."""
     disulfides: Literal["auto", "none"] | tuple[tuple[Place, Place], ...] = "auto"
     """Bonds between the sulfurs of cysteines: auto makes one where two are nearer than 0.3 nm, none makes none, and a
@@ -279,9 +280,9 @@ class SystemSettings(Settings):
     """The molecule, its forces and where they are computed; or a model system by its name."""
 
     name: Annotated[str | None, Source("a molecule by name", _FORCE_FIELD)] = None
-    """A molecule or model system that the package knows: alanine-dipeptide, chignolin, the Go model chignolin-go, the
-    dimer in a fluid wca-dimer, or one of the potentials three-hole, double-well, harmonic-well and lj7. A molecule by
-    name takes the same keys as a structure."""
+    """A molecule or model system that the package knows: alanine-dipeptide, chignolin, the Go models chignolin-go
+    and gcaa-go, the dimer in a fluid wca-dimer, or one of the potentials three-hole, double-well, harmonic-well and
+    lj7. A molecule by name takes the same keys as a structure."""
     structure: Annotated[File | None, Source("a structure", _FORCE_FIELD | {"model"})] = None
     """PDB or PDBx/mmCIF file; relative paths are relative to the protocol."""
     model: int | None = Field(default=None, ge=1, le=1_000_000)

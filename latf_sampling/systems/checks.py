@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import openmm
-from openmm import unit
+from openmm import app, unit
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.systems.molecule import Conformation, Molecule, bond_lengths, box_vectors, residue_label
@@ -84,23 +84,29 @@ def check_masses(molecule: Molecule, hydrogen_mass: float) -> None:
             )
 
 
-def warn_of_mirrored(molecule: Molecule, key: str) -> None:
-    """Warn of amino acids of the usual names that have the other handedness, which no force field notices."""
+def d_amino_acids(topology: app.Topology, positions: np.ndarray) -> tuple[list[app.topology.Residue], int]:
+    """Amino acids that have the form D although their names are those of the form L, and the number of all that have
+    either."""
     wrong, count = [], 0
-    for residue in molecule.topology.residues():
-        places = {atom.name: molecule.positions[atom.index] for atom in residue.atoms()}
+    for residue in topology.residues():
+        places = {atom.name: positions[atom.index] for atom in residue.atoms()}
         if residue.name in AMINO_ACIDS and {"N", "CA", "C", "CB"} <= places.keys():
             a, b, c = (places[name] - places["CA"] for name in ("N", "C", "CB"))
             count += 1
             if np.dot(np.cross(a, b), c) < 0:
-                wrong.append(residue_label(residue))
-    if wrong:
-        which = (
-            "all amino acids are"
-            if len(wrong) == count
-            else f"{', '.join(wrong[:3])} {'is' if len(wrong) == 1 else 'are'}"
-        )
-        warnings.warn(f"{key}: {which} of the form D; are the coordinates mirrored?", stacklevel=3)
+                wrong.append(residue)
+    return wrong, count
+
+
+def warn_of_mirrored(molecule: Molecule, key: str) -> None:
+    """Warn of amino acids of the usual names that have the other handedness, which no force field notices."""
+    wrong, count = d_amino_acids(molecule.topology, molecule.positions)
+    if wrong and len(wrong) == count:
+        warnings.warn(f"{key}: all amino acids are of the form D; are the coordinates mirrored?", stacklevel=3)
+    elif wrong:
+        labels = ", ".join(map(residue_label, wrong[:3]))
+        verb = "is" if len(wrong) == 1 else "are"
+        warnings.warn(f"{key}: {labels} {verb} of the form D; is that intended?", stacklevel=3)
 
 
 def check_handedness(molecule: Molecule, start: Conformation, key: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import openmm
 from openmm import app
 
@@ -15,11 +16,14 @@ from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.systems.molecule import residue_label
 from latf_sampling.systems.reader_errors import reason
+from latf_sampling.systems.replacement import standard_residue
 from latf_sampling.units import to_quantity
 
 NONBONDED = {"no cutoff": app.NoCutoff, "cutoff": app.CutoffNonPeriodic, "PME": app.PME}
 CONSTRAINTS = {"none": None, "h-bonds": app.HBonds, "all-bonds": app.AllBonds, "h-angles": app.HAngles}
 
+LONGEST_LINK = 0.2
+"""nm; heavy atoms of neighbors in a chain that are nearer are bonded, if a template has a bond to another residue."""
 _SCRIPTS = ("Script", "InitializationScript")
 """Elements of a force field file that are Python."""
 _WORD = re.compile("True|False|[01]")
@@ -108,17 +112,84 @@ def apply_force_field(field: app.ForceField, topology: app.Topology, settings: S
         raise SettingsError(f"system.force_field: {', '.join(settings.force_field_names)}: {words}") from error
 
 
+def add_template_bonds(field: app.ForceField, topology: app.Topology, positions: np.ndarray) -> None:
+    """Bonds of residues that OpenMM does not know, and whose bonds the file does not name, as in their templates.
+
+    Parameters
+    ----------
+    field
+        A force field with templates of these residues.
+    topology
+        Gets the bonds within these residues, and those to their neighbors in the chain.
+    positions : numpy.ndarray (N, 3)
+        nm; neighbors are bonded where they are near.
+    """
+    residues = list(topology.residues())
+    for residue in residues:
+        atoms = {atom.name: atom for atom in residue.atoms()}
+        template = _template(field, residue) if len(atoms) > 1 and not any(residue.internal_bonds()) else None
+        if template is None:
+            continue
+        names = [atom.name for atom in template.atoms]
+        for first, second in template.bonds:
+            if names[first] in atoms and names[second] in atoms:
+                topology.addBond(atoms[names[first]], atoms[names[second]])
+        bonded = {atom for bond in residue.external_bonds() for atom in bond}
+        ends = [atoms[names[k]] for k in template.externalBonds if names[k] in atoms]
+        for index in (residue.index - 1, residue.index + 1):
+            if not 0 <= index < len(residues) or residues[index].chain is not residue.chain:
+                continue
+            for end in ends:
+                for other in residues[index].atoms():
+                    distance = np.linalg.norm(positions[end.index] - positions[other.index])
+                    if _heavy(other) and end not in bonded and distance < LONGEST_LINK:
+                        topology.addBond(end, other)
+                        bonded.add(end)
+
+
+def refuse_unknown_residues(field: app.ForceField, topology: app.Topology, settings: SystemSettings) -> None:
+    """Refuse residues that no template of a force field can fit, whatever hydrogens or atoms are added to them.
+
+    Without their bonds to them, their neighbors would look like ends of chains, and be named in their place.
+
+    Raises
+    ------
+    SettingsError
+        Names the first one, and what to do.
+    """
+    if all(_template(field, residue) is not None for residue in topology.residues()):
+        return
+    unknown = [residue for residue in field.getUnmatchedResidues(topology) if _template(field, residue) is None]
+    if unknown:
+        names = ", ".join(settings.force_field_names)
+        raise SettingsError(f"system.force_field: {names}: {_unknown(unknown[0], settings)}")
+
+
+def _unknown(residue: app.topology.Residue, settings: SystemSettings) -> str:
+    """What to do about a residue that is not in the force field."""
+    standard = standard_residue(residue.name)
+    if standard is not None and settings.structure is not None:
+        instead = f", or replace it with prepare: {{replace: {{{residue.name}: {standard}}}}}"
+    else:
+        instead = " (openmmforcefields writes them for ligands), or remove it from the structure"
+    return (
+        f"{residue_label(residue)} is not in the force field. Add a force field file that has a template of "
+        f"{residue.name}{instead}."
+    )
+
+
 def _misfit(field: app.ForceField, topology: app.Topology, index: int, words: str, settings: SystemSettings) -> str:
     """Why a residue matches none of the force field's templates."""
+    unmatched = field.getUnmatchedResidues(topology)
+    for residue in unmatched:
+        if _template(field, residue) is None:
+            return _unknown(residue, settings)
     residue = next(residue for residue in topology.residues() if residue.index == index)
-    others = len(field.getUnmatchedResidues(topology)) - 1
-    label, more = residue_label(residue), f" So do {others} other residues." if others > 0 else ""
+    label, more = residue_label(residue), f" So do {len(unmatched) - 1} other residues." if len(unmatched) > 1 else ""
     template = _template(field, residue)
-    if template is None:
-        return (
-            f"{label} is not in the force field. Add a force field file that has a template of {residue.name} "
-            "(openmmforcefields writes them for ligands), or remove it from the structure."
-        )
+    assert template is not None
+    if sum(1 for _ in residue.internal_bonds()) == 0 and len(list(residue.atoms())) > 1:
+        return f"{label} has no bonds in the file; add them, as CONECT records or a table struct_conn."
     mend = "add them to the structure" if settings.prepare else "set 'prepare: {}' to have them added"
     names = {atom.name for atom in residue.atoms()}
     if lacking := [atom.name for atom in template.atoms if _heavy(atom) and atom.name not in names]:

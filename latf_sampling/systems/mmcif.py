@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
 from itertools import groupby
 
@@ -21,12 +22,24 @@ def atoms(source: StructureText) -> Iterator[tuple[str, str, str, str]]:
     """Residue, chain, name and label of the alternate location of each atom."""
     names = ("auth_comp_id", "label_comp_id", "auth_seq_id", "label_seq_id", "pdbx_PDB_ins_code", "auth_asym_id",
              "label_asym_id", "label_atom_id", "label_alt_id")  # fmt: skip
-    for name, own_name, number, own_number, code, chain, own_chain, atom, alternate in _rows(
-        _block(source), "atom_site", *names
-    ):
-        number = own_number if number in ".?" else number
-        residue = f"{own_name if name in '.?' else name} {number}{'' if code in '.?' else code}"
-        yield residue, own_chain if chain in ".?" else chain, atom, alternate
+    for row in _rows(_block(source), "atom_site", *names):
+        yield _described(dict(zip(names, row)))
+
+
+def _described(row: dict[str, str]) -> tuple[str, str, str, str]:
+    """Residue, chain, name and alternate location of an atom, by the names of the authors where there are any."""
+
+    def first(*keys: str) -> str:
+        return next((value for key in keys if (value := row.get(key, ".")) not in (".", "?")), ".")
+
+    code = first("pdbx_PDB_ins_code")
+    number = f"{first('auth_seq_id', 'label_seq_id')}{'' if code == '.' else code}"
+    return (
+        f"{first('auth_comp_id', 'label_comp_id')} {number}",
+        first("auth_asym_id", "label_asym_id"),
+        row.get("label_atom_id", "."),
+        row.get("label_alt_id", "."),
+    )
 
 
 def one_model(source: StructureText, number: int | None) -> StructureText:
@@ -76,6 +89,61 @@ def check(source: StructureText) -> None:
     names = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
     for cell in _rows(block, "cell", *names):
         check_cell(source, list(cell[:3]), list(cell[3:]))
+
+
+def replace_residues(
+    source: StructureText,
+    new_name: Callable[[str, str], str | None],
+    edit: Callable[[str, str, str], tuple[str, str] | None],
+) -> StructureText:
+    """The text with some residues replaced; as `pdb.replace_residues`."""
+
+    def replaced(row: dict[str, str]) -> dict[str, str] | None:
+        residue, chain, atom, _ = _described(row)
+        old, place = residue.split(" ", 1)
+        name = new_name(old, f"{chain} {place}")
+        if name is None:
+            return row
+        if (changed := edit(name, atom, row.get("type_symbol", ""))) is None:
+            return None
+        values = {"label_comp_id": name, "auth_comp_id": name, "group_PDB": "ATOM", "type_symbol": changed[1],
+                  "label_atom_id": changed[0], "auth_atom_id": changed[0]}  # fmt: skip
+        return {key: values.get(key, value) for key, value in row.items()}
+
+    def in_sequence(row: dict[str, str]) -> dict[str, str]:
+        return {key: new_name(value, "") or value if key == "mon_id" else value for key, value in row.items()}
+
+    return _edited(_edited(source, "atom_site", replaced), "entity_poly_seq", in_sequence)
+
+
+def select_chains(source: StructureText, chains: Collection[str]) -> StructureText:
+    """The text without the atoms of other chains, by the letters of the authors."""
+    return _edited(source, "atom_site", lambda row: row if _described(row)[1] in chains else None)
+
+
+def _edited(
+    source: StructureText, category: str, edit: Callable[[dict[str, str]], dict[str, str] | None]
+) -> StructureText:
+    """The text with changed rows of a table, or without those for which `edit` gives `None`."""
+    table = _block(source).getObj(category)
+    if table is None:
+        return source
+    names = table.getAttributeList()
+    rows = [edit(dict(zip(names, row))) for row in table.getRowList()]
+    lines = source.text.splitlines(True)
+    first = next(index for index, line in enumerate(lines) if line.startswith(f"_{category}."))
+    start = next(index for index in range(first, len(lines)) if not lines[index].startswith(f"_{category}."))
+    end = next((k for k in range(start, len(lines)) if lines[k].startswith(("#", "_", "loop_", "data_"))), len(lines))
+    if start - first != len(names) or not (first and lines[first - 1].strip() == "loop_"):
+        raise source.fault(f"has a category {category} that is no loop; write it as one.")
+    text = "".join(" ".join(map(_quoted, row.values())) + "\n" for row in rows if row is not None)
+    return source.with_text("".join(lines[:start]) + text + "".join(lines[end:]))
+
+
+def _quoted(value: str) -> str:
+    if value and not re.search(r"\s|^['\"#$_;\[\]]", value):
+        return value
+    return f"'{value}'" if "' " not in value and not value.endswith("'") else f'"{value}"'
 
 
 def missing(source: StructureText, topology: app.Topology) -> Iterator[str]:

@@ -11,11 +11,17 @@ from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.systems import potentials
-from latf_sampling.systems.force_field import apply_force_field, load_force_field
+from latf_sampling.systems.force_field import (
+    add_template_bonds,
+    apply_force_field,
+    load_force_field,
+    refuse_unknown_residues,
+)
 from latf_sampling.systems.models import MODELS
 from latf_sampling.systems.molecule import Molecule
 from latf_sampling.systems.named import named_structure
 from latf_sampling.systems.preparation import complete, solvate
+from latf_sampling.systems.replacement import edited
 from latf_sampling.systems.structure import (
     Structure,
     parse,
@@ -46,15 +52,19 @@ def from_structure(file: Path, settings: SystemSettings, seed: int) -> Molecule:
     """A molecule from a PDB or PDBx/mmCIF file and a force field, completed where the settings say so."""
     field, prepare, key = load_force_field(settings.force_field), settings.prepare, "system.structure"
     source = read_text(file, key, settings.model)
+    if prepare is not None:
+        source = edited(source, prepare)
     structure = parse(source, settings.nonbonded == "PME")
     refuse_other_units(structure, key)
+    refuse_unknown_residues(field, structure.topology, settings)
+    add_template_bonds(field, structure.topology, structure.positions)
     if prepare is None or prepare.missing_residues is None:
         refuse_missing(source, structure.topology)
         refuse_breaks(structure, key)
     _refuse_vacuum(source, structure, settings)
     if prepare is not None:
         refuse_damage(structure, source)
-        structure = complete(source, prepare, streams.stream_seed(seed, "prepare", 0))
+        structure = complete(source, prepare, field, streams.stream_seed(seed, "prepare", 0))
         refuse_breaks(structure, "system.prepare")
     return _parametrized(structure, field, settings, seed)
 

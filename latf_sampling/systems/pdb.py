@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
@@ -105,6 +105,58 @@ def check(source: StructureText) -> None:
         )
     _check_names(source, entries, lines)
     _check_serials(source, entries, lines)
+
+
+def replace_residues(
+    source: StructureText,
+    new_name: Callable[[str, str], str | None],
+    edit: Callable[[str, str, str], tuple[str, str] | None],
+) -> StructureText:
+    """The text with some residues replaced, also in its sequence where all residues of a name are.
+
+    Parameters
+    ----------
+    source
+        The text.
+    new_name
+        From the name and the place of a residue, like "SEP" and "A 57", its new name; `None` leaves it as it is.
+    edit
+        From the new name, and the name and element of an atom, those that it gets; `None` drops the atom, and leaves an
+        empty line, so that the others keep their numbers.
+    """
+    lines = []
+    for _, line in source.lines():
+        if line.startswith(("ATOM  ", "HETATM", "ANISOU", "TER")):
+            name = new_name(line[17:20].strip(), f"{line[21:22].strip()} {line[22:27].strip()}")
+            if name is not None and line.startswith("TER"):
+                line = f"{line[:17]}{name:>3}{line[20:]}"
+            elif name is not None:
+                atom = edit(name, line[12:16].strip(), line[76:78].strip())
+                if atom is None:
+                    lines.append("")
+                    continue
+                record = "ATOM  " if line.startswith("HETATM") else line[:6]
+                padded = f" {atom[0]:<3}" if len(atom[0]) < 4 and len(atom[1]) < 2 else f"{atom[0]:<4}"
+                line = f"{record}{line[6:12]}{padded}{line[16]}{name:>3}{line[20:76]:<56}{atom[1]:>2}{line[78:]}"
+        lines.append(line)
+    for number, line in enumerate(lines):
+        if line.startswith("SEQRES"):
+            words = [new_name(word, "") or word for word in line[19:].split()]
+            lines[number] = line[:19] + " ".join(f"{word:>3}" for word in words)
+    return source.with_text("".join(f"{line}\n" for line in lines))
+
+
+def select_chains(source: StructureText, chains: Collection[str]) -> StructureText:
+    """The text without the atoms and sequences of other chains; dropped lines are empty, so that the others keep their
+    numbers."""
+    columns = {"ATOM": 21, "HETATM": 21, "ANISOU": 21, "TER": 21, "SEQRES": 11}
+    lines, dropped = [], False
+    for _, line in source.lines():
+        column = columns.get(line[:6].strip())
+        if column is not None and line.strip() != "TER":  # which ends the chain before it
+            dropped = (line[column : column + 1].strip() or "-") not in chains
+        lines.append("" if column is not None and dropped else line)
+    return source.with_text("".join(f"{line}\n" for line in lines))
 
 
 def missing(source: StructureText, topology: app.Topology) -> Iterator[str]:

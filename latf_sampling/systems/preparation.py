@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import io
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import openmm
 from openmm import app
 
-from latf_sampling.errors import InstallationError, SettingsError
+from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import PrepareSettings, SolventSettings, refuse_too_much_water
-from latf_sampling.systems.molecule import positions_array
+from latf_sampling.systems.checks import d_amino_acids
+from latf_sampling.systems.force_field import add_template_bonds
+from latf_sampling.systems.molecule import positions_array, residue_label
 from latf_sampling.systems.reader_errors import reason
+from latf_sampling.systems.replacement import import_pdbfixer, residue_at
 from latf_sampling.systems.structure import Structure
 from latf_sampling.systems.structure_text import StructureText
 from latf_sampling.units import to_quantity
 
+LONGEST_DISULFIDE = 0.3
+"""nm; OpenMM makes a bond of sulfurs that are nearer."""
+STATES = {"ASP": "ASP", "ASH": "ASP", "GLU": "GLU", "GLH": "GLU", "HID": "HIS", "HIE": "HIS", "HIP": "HIS",
+          "LYS": "LYS", "LYN": "LYS"}  # fmt: skip
+"""States of protonation, and the residue that each belongs to."""
+NEUTRAL = {"ASP": "ASH", "GLU": "GLH", "LYS": "LYN"}
+"""Residues that are charged at pH 7, and their neutral states, which force fields may lack at the ends of chains."""
 
-def complete(source: StructureText, settings: PrepareSettings, seed: int) -> Structure:
+
+def complete(source: StructureText, settings: PrepareSettings, field: app.ForceField, seed: int) -> Structure:
     """The structure of a file with the residues and heavy atoms that it lacks, and with hydrogens for a pH.
 
     Raises
@@ -28,25 +41,42 @@ def complete(source: StructureText, settings: PrepareSettings, seed: int) -> Str
     InstallationError
         PDBFixer is missing.
     SettingsError
-        The file cannot be completed.
+        The file cannot be completed, or has no residue that the settings name.
     """
-    try:
-        from pdbfixer import PDBFixer
-    except ImportError as error:
-        raise InstallationError(
-            "system.prepare: needs PDBFixer; install it with pip install 'latf_sampling[prepare]'."
-        ) from error
+    fixer_type = import_pdbfixer().PDBFixer
     try:
         text = io.StringIO(source.text)
-        fixer = PDBFixer(pdbxfile=text) if source.is_mmcif else PDBFixer(pdbfile=text)
+        fixer = fixer_type(pdbxfile=text) if source.is_mmcif else fixer_type(pdbfile=text)
+        d_before = {_label(residue) for residue in d_amino_acids(fixer.topology, positions_array(fixer.positions))[0]}
         fixer.findMissingResidues()
         fixer.missingResidues = _to_build(fixer, settings.missing_residues)
         fixer.findMissingAtoms()
         fixer.addMissingAtoms(seed=seed % 2**31)
     except Exception as error:  # of many types
         raise SettingsError(f"system.prepare: PDBFixer cannot complete {source.file} ({reason(error)}).") from error
-    modeller = app.Modeller(fixer.topology, fixer.positions)
-    return with_hydrogens(modeller, settings.pH, seed)
+    positions = positions_array(fixer.positions)
+    for residue in d_amino_acids(fixer.topology, positions)[0]:
+        if _label(residue) not in d_before and residue.name not in ("ILE", "THR"):  # whose side chains are chiral too
+            _reflect_side_chain(residue, positions)
+    add_template_bonds(field, fixer.topology, positions)
+    modeller = app.Modeller(fixer.topology, to_quantity(positions, "length"))
+    modeller = set_disulfides(modeller, settings.disulfides)
+    return protonated(modeller, field, settings, seed)
+
+
+def _reflect_side_chain(residue: app.topology.Residue, positions: np.ndarray) -> None:
+    """Turn a residue that PDBFixer has built as D, which happens, into the form L, by reflection at its backbone."""
+    places = {atom.name: atom.index for atom in residue.atoms()}
+    middle = positions[places["CA"]]
+    normal = np.cross(positions[places["N"]] - middle, positions[places["C"]] - middle)
+    normal /= np.linalg.norm(normal)
+    for name, index in places.items():
+        if name not in ("N", "CA", "C", "O", "OXT"):
+            positions[index] -= 2 * normal * (normal @ (positions[index] - middle))
+
+
+def _label(residue: app.topology.Residue) -> str:
+    return f"{residue.chain.id} {residue.id}{residue.insertionCode}"
 
 
 def _to_build(fixer, which: str | None) -> dict:
@@ -57,6 +87,100 @@ def _to_build(fixer, which: str | None) -> dict:
         return fixer.missingResidues
     lengths = [len(list(chain.residues())) for chain in fixer.topology.chains()]
     return {key: names for key, names in fixer.missingResidues.items() if 0 < key[1] < lengths[key[0]]}
+
+
+def set_disulfides(modeller: app.Modeller, wanted: str | tuple[tuple[str, str], ...]) -> app.Modeller:
+    """The same structure with the bonds between sulfurs of `PrepareSettings.disulfides`.
+
+    Raises
+    ------
+    SettingsError
+        A residue of a pair is missing, is no cysteine, or is too far from the other.
+    """
+    if wanted == "auto":
+        return modeller
+    key, sulfurs = "system.prepare.disulfides", []
+    for pair in () if wanted == "none" else wanted:
+        atoms = []
+        for place in pair:
+            residue = residue_at(modeller.topology, place, key)
+            atoms += [atom for atom in residue.atoms() if atom.name == "SG"]
+            if not atoms or atoms[-1].residue is not residue:
+                raise SettingsError(f"{key}: {residue_label(residue)} is no cysteine with a sulfur.")
+        first, second = positions_array([modeller.positions[atom.index] for atom in atoms])
+        if (distance := float(np.linalg.norm(first - second))) > LONGEST_DISULFIDE:
+            raise SettingsError(
+                f"{key}: the sulfurs of {residue_label(atoms[0].residue)} and {residue_label(atoms[1].residue)} are "
+                f"{distance:.2f} nm apart; a bond has 0.2 nm."
+            )
+        sulfurs.append(tuple(sorted(atom.index for atom in atoms)))
+    topology = app.Topology()
+    topology.setPeriodicBoxVectors(modeller.topology.getPeriodicBoxVectors())
+    atoms = []
+    for chain in modeller.topology.chains():
+        added = topology.addChain(chain.id)
+        for residue in chain.residues():
+            place = topology.addResidue(residue.name, added, residue.id, residue.insertionCode)
+            atoms += [topology.addAtom(atom.name, atom.element, place, atom.id) for atom in residue.atoms()]
+    for bond in modeller.topology.bonds():
+        if {bond.atom1.name, bond.atom2.name} != {"SG"} or bond.atom1.residue is bond.atom2.residue:
+            topology.addBond(atoms[bond.atom1.index], atoms[bond.atom2.index], bond.type, bond.order)
+    for first, second in sulfurs:
+        topology.addBond(atoms[first], atoms[second])
+    return app.Modeller(topology, modeller.positions)
+
+
+def protonated(modeller: app.Modeller, field: app.ForceField, settings: PrepareSettings, seed: int) -> Structure:
+    """A structure with hydrogens: for a pH, and in the states that the settings give.
+
+    The force fields of Amber have no neutral forms of residues at the ends of chains. What a pH would make neutral
+    there stays charged, and a warning says so.
+
+    Raises
+    ------
+    SettingsError
+        A residue has no such state, or the force field has none at the end of a chain.
+    """
+    key = "system.prepare.protonation"
+    variants: list[str | None] = [None] * modeller.topology.getNumResidues()
+    for place, variant in settings.protonation.items():
+        residue = residue_at(modeller.topology, place, key)
+        if STATES[variant] != residue.name:
+            raise SettingsError(
+                f"{key}: {residue_label(residue)} has no state {variant}, which is one of {STATES[variant]}."
+            )
+        variants[residue.index] = variant
+    topology, positions = modeller.topology, modeller.positions
+    while True:
+        modeller = app.Modeller(topology, positions)
+        with seeded(seed):
+            platform = openmm.Platform.getPlatform("Reference")
+            modeller.addHydrogens(pH=settings.pH, variants=variants, platform=platform)
+        retry = False
+        for residue in field.getUnmatchedResidues(modeller.topology):
+            chosen = variants[residue.index]
+            if chosen in NEUTRAL.values():
+                raise SettingsError(
+                    f"{key}: the force field has no {chosen} where {residue_label(residue)} is; use {STATES[chosen]}."
+                )
+            if chosen is None and _is_neutral(residue):
+                variants[residue.index], retry = residue.name, True
+                warnings.warn(
+                    f"system.prepare.pH: {residue_label(residue)} stays charged, since the force field has no "
+                    f"{NEUTRAL[residue.name]} at the end of a chain.",
+                    stacklevel=2,
+                )
+        if not retry:
+            return _structure(modeller)
+
+
+def _is_neutral(residue: app.topology.Residue) -> bool:
+    names = {atom.name for atom in residue.atoms()}
+    return (
+        (residue.name == "ASP" and bool({"HD1", "HD2"} & names))
+        or (residue.name == "GLU" and bool({"HE1", "HE2"} & names))
+        or (residue.name == "LYS" and not {"HZ1", "HZ2", "HZ3"} <= names)
+    )
 
 
 def with_hydrogens(modeller: app.Modeller, ph: float, seed: int) -> Structure:

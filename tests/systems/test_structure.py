@@ -21,6 +21,7 @@ from latf_sampling.settings import SystemSettings, system
 from latf_sampling.starts import handedness, stereocenters
 from latf_sampling.systems import Molecule, build
 from latf_sampling.systems.build import SOURCES
+from latf_sampling.systems.checks import d_amino_acids
 from latf_sampling.systems.named import BACKBONES, CHIGNOLIN, peptide
 from latf_sampling.systems.preparation import with_hydrogens
 
@@ -199,6 +200,9 @@ def test_missing_residues_are_built_on_demand(tmp_path):
     assert [residue.name for residue in inside.topology.residues()] == THREE.split()[1:]
     everything = build(settings(lacking, prepare={"missing_residues": "all"}))
     assert [residue.name for residue in everything.topology.residues()] == THREE.split()
+    for molecule in (inside, everything):  # PDBFixer builds a serine of the form D
+        assert d_amino_acids(molecule.topology, molecule.positions) == ([], len(THREE.split()) - 2)
+        assert lengths_are_right(molecule)
 
 
 def test_acidity_decides_protonation(tmp_path):
