@@ -246,22 +246,10 @@ def _melting(evaluation: Evaluation) -> str:
         )
     svg = charts.chart(lambda axes: _draw_melting(axes, evaluation), height=4.0)
     return page.section(
-        "Melting curve", page.paragraph(_how_temperature_enters(evaluation)), page.figures(page.figure(svg, caption))
+        "Melting curve",
+        page.paragraph(words.temperature(evaluation.temperature_mode, evaluation.overlaps)),
+        page.figures(page.figure(svg, caption)),
     )
-
-
-def _how_temperature_enters(evaluation: Evaluation) -> str:
-    overlaps = ", ".join(f"{value:.2g}" for value in evaluation.overlaps)
-    found = f" (overlaps: {overlaps}; 0.03 is reliable)" if overlaps else ""
-    return {
-        "reweighted": "Between temperatures frames are weighted by MBAR, since the energies of neighboring simulated "
-        f"temperatures overlap{found}.",
-        "thermodynamic": "Between temperatures frames are weighted by their mean energy at each point of the variable "
-        f"(temperature_mode: thermodynamic), which needs no overlap of energies{found}. Outside the simulated "
-        "temperatures this takes heat capacities to be what they are between them.",
-        "steered": "Temperature enters through the width of the prior alone (temperature_mode: steered), which "
-        "misplaces populations at temperatures that were not simulated.",
-    }[evaluation.temperature_mode]
 
 
 def _draw_melting(axes: Axes, evaluation: Evaluation) -> None:

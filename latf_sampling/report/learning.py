@@ -36,7 +36,9 @@ def section(records: Records, estimates: Estimates) -> str:
                 populations,
                 f"Populations of the states after round {index} against temperature: weighted training frames "
                 "(points) and samples of the flow (lines). At simulated temperatures the lines should pass through the "
-                "points; elsewhere they are the flow's prediction. Weights of biased frames are normalized over the "
+                "points; elsewhere they are the flow's prediction. "
+                f"{words.temperature(learned.model.temperature_mode, learned.model.provenance.get('overlaps', ()))} "
+                "Weights of biased frames are normalized over the "
                 "whole training set; a population that differs from the reweighted one indicates a bias that has not "
                 "converged.",
             )

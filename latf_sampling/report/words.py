@@ -46,3 +46,18 @@ def wall(seconds: float) -> str:
 def listed(words: Sequence[str]) -> str:
     """A list in a sentence: "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def temperature(mode: str, overlaps: Sequence[float]) -> str:
+    """How temperature enters a model, and why."""
+    listed_overlaps = ", ".join(f"{value:.2g}" for value in overlaps)
+    found = f" (overlaps: {listed_overlaps}; 0.03 is reliable)" if listed_overlaps else ""
+    return {
+        "reweighted": "Between temperatures frames are weighted by MBAR, since the energies of neighboring simulated "
+        f"temperatures overlap{found}.",
+        "thermodynamic": "Between temperatures frames are weighted by their mean energy at each point of the variable "
+        f"(temperature_mode: thermodynamic), which needs no overlap of energies{found}. Outside the simulated "
+        "temperatures this takes heat capacities to be what they are between them.",
+        "steered": "Temperature enters through the width of the prior alone (temperature_mode: steered), which "
+        "misplaces populations at temperatures that were not simulated.",
+    }[mode]
