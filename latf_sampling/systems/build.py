@@ -10,6 +10,7 @@ from latf_sampling.core import streams
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.systems.amber import from_amber
+from latf_sampling.systems.atom_names import check_names
 from latf_sampling.systems.charmm import from_charmm
 from latf_sampling.systems.checks import check_box, check_handedness, check_masses, check_start, warn_of_mirrored
 from latf_sampling.systems.engine_files import read_coordinates
@@ -92,10 +93,13 @@ def _conformation(entry: str | Path, key: str, settings: SystemSettings, molecul
             return Conformation(MODELS[settings.name].conformations[str(entry)]())
         structure = named_structure(settings.name, str(entry), streams.stream_seed(seed, "prepare", 0))
         return Conformation(structure.positions)
-    positions, box = read_coordinates(Path(entry), key, molecule.system.usesPeriodicBoundaryConditions())
+    positions, box, names = read_coordinates(Path(entry), key, molecule.system.usesPeriodicBoundaryConditions())
     if len(positions) != len(molecule.positions):
         raise SettingsError(
             f"{key}: {entry} has {len(positions)} atoms, the molecule {len(molecule.positions)}; a conformation has "
             "the same atoms in the same order."
         )
+    if names is not None:
+        own = [atom.name for atom in molecule.topology.atoms()]
+        check_names(key, "the molecule", molecule.topology, own, Path(entry), names, strict=False)
     return Conformation(make_whole(molecule.topology, positions, box), box)

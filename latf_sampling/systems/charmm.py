@@ -10,10 +10,12 @@ from openmm import app
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import CharmmSettings, SystemSettings
-from latf_sampling.systems.engine_files import assemble, implicit_solvent, read_crd, read_file
+from latf_sampling.systems import mmcif, pdb
+from latf_sampling.systems.atom_names import check_names
+from latf_sampling.systems.engine_files import assemble, check_count, implicit_solvent, read_crd, read_file
 from latf_sampling.systems.force_field import options
 from latf_sampling.systems.molecule import Molecule
-from latf_sampling.systems.structure import read_structure
+from latf_sampling.systems.structure import parse, read_text
 from latf_sampling.units import to_quantity
 
 
@@ -21,7 +23,10 @@ def from_charmm(files: CharmmSettings, settings: SystemSettings, seed: int) -> M
     """A molecule from a psf file, its coordinates and its parameters."""
     parameters = read_file("system.charmm.parameters", files.parameters, lambda names: app.CharmmParameterSet(*names))
     psf = read_file("system.charmm.topology", files.topology, app.CharmmPsfFile)
-    positions, box = _coordinates(files)
+    positions, names, box = _coordinates(files)
+    own = [atom.name for atom in psf.atom_list]
+    check_count("system.charmm", files.topology, len(own), files.coordinates, len(positions))
+    check_names("system.charmm.coordinates", files.topology, psf.topology, own, files.coordinates, names)
     if box is not None:
         psf.topology.setPeriodicBoxVectors(box)
         psf.box_vectors = box
@@ -36,15 +41,21 @@ def from_charmm(files: CharmmSettings, settings: SystemSettings, seed: int) -> M
     )
 
 
-def _coordinates(files: CharmmSettings) -> tuple[np.ndarray, Any]:
+def _coordinates(files: CharmmSettings) -> tuple[np.ndarray, list[str], Any]:
+    """Positions (N, 3), nm, names of atoms as the file has them, and the box."""
     key, file = "system.charmm.coordinates", files.coordinates
     if file.suffix.lower() in (".pdb", ".ent", ".cif", ".mmcif", ".pdbx"):
-        structure = read_structure(file, key)
+        source = read_text(file, key)
+        structure = parse(source)
+        names = [atom for *_, atom, _ in mmcif.atoms(source)] if source.is_mmcif else [
+            atom.name.strip() for atom in pdb.atoms(source)
+        ]  # fmt: skip
         positions, box = structure.positions, structure.topology.getPeriodicBoxVectors()
     else:
-        positions, box = read_crd(file, key), None
+        positions, names = read_crd(file, key)
+        box = None
     if files.box is not None:
         if box is not None:
             raise SettingsError(f"system.charmm.box: {file} has a unit cell; remove the key.")
         box = to_quantity([openmm.Vec3(*row) for row in np.diag(files.box)], "length")
-    return positions, box
+    return positions, names, box

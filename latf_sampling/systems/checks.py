@@ -9,7 +9,7 @@ import openmm
 from openmm import app, unit
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.systems.molecule import Conformation, Molecule, bond_lengths, box_vectors, residue_label
+from latf_sampling.systems.molecule import Conformation, Molecule, bond_terms, box_vectors, residue_label
 from latf_sampling.systems.neighbors import close_pairs
 from latf_sampling.systems.scale import scale_words
 from latf_sampling.units import to_float
@@ -18,6 +18,8 @@ CLOSEST = 0.09
 """Atoms without a bond overlap where they are closer than this, nm. The shortest hydrogen bonds have 0.15 nm."""
 LONGEST = 2.0
 """A bond may be this many times longer than its equilibrium length."""
+LONGEST_CONSTRAINT = 1.5
+"""As `LONGEST` where the length is fixed: with oxygen and hydrogen of water exchanged one has 1.58 of its length."""
 AMINO_ACIDS = frozenset("""
     ALA ARG ASH ASN ASP CYM CYS CYX GLH GLN GLU HID HIE HIP HIS ILE LEU LYN LYS MET PHE PRO SER THR TRP TYR VAL
 """.split())  # fmt: skip # noqa: SIM905
@@ -144,20 +146,21 @@ def check_start(molecule: Molecule, start: Conformation, key: str) -> None:
     def name(index: int) -> str:
         return f"{atoms[index].name} of {residue_label(atoms[index].residue)}"
 
-    bonds = {pair: length for pair, length in bond_lengths(system).items() if length > 0}
+    bonds = {pair: term for pair, term in bond_terms(system).items() if term[0] > 0}
     if bonds:
-        pairs, rest = np.array(list(bonds)), np.array(list(bonds.values()))
+        pairs, (rest, stiffness) = np.array(list(bonds)), np.array(list(bonds.values())).T
         length = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
         factors = length / rest
         middle = float(np.median(factors))
         if len(factors) > 1 and abs(np.log(middle)) > np.log(1.5) and np.ptp(factors) < 0.5 * middle:
             raise SettingsError(f"{key}: all bonds are {scale_words(middle)}")
-        worst = int(np.argmax(factors))
-        if length[worst] > LONGEST * rest[worst]:
+        excess = factors / np.where(np.isinf(stiffness), LONGEST_CONSTRAINT, LONGEST)
+        worst = int(np.argmax(excess))
+        if excess[worst] > 1:
             first, second = pairs[worst]
             raise SettingsError(
                 f"{key}: the bond of {name(first)} and {name(second)} is {length[worst]:.2f} nm long, in equilibrium "
-                f"{rest[worst]:.2f} nm; the coordinates are damaged, or those of another molecule."
+                f"{rest[worst]:.2f} nm; the coordinates are damaged, in another order, or those of another molecule."
             )
     if overlap := _overlap(molecule, start, set(bonds)):
         first, second, distance = overlap

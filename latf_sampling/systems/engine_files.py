@@ -94,17 +94,19 @@ def implicit_solvent(settings: SystemSettings) -> dict[str, Any]:
     return {"implicitSolvent": getattr(app, settings.implicit_solvent), "gbsaModel": "ACE"}
 
 
-def read_coordinates(file: Path, key: str, periodic: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Positions (N, 3) and box vectors (3, 3), nm, from a file of coordinates of any of these programs."""
-    suffix = file.suffix.lower()
+def read_coordinates(file: Path, key: str, periodic: bool) -> tuple[np.ndarray, np.ndarray | None, list[str] | None]:
+    """Positions (N, 3) and box vectors (3, 3), nm, from a file of coordinates of any of these programs, and the names
+    of its atoms where it has any."""
+    suffix, names = file.suffix.lower(), None
     if suffix == ".gro":
         content = read_file(key, file, app.GromacsGroFile)
         positions, box = (
             positions_array(content.getPositions(asNumpy=True)),
             box_vectors(content.getPeriodicBoxVectors()),
         )
+        names = content.atomNames
     elif suffix in (".crd", ".cor") and file.read_bytes()[:1] == b"*":  # CHARMM's files begin with a title
-        positions, box = read_crd(file, key), None
+        (positions, names), box = read_crd(file, key), None
     elif suffix in (".inpcrd", ".rst7", ".rst", ".ncrst", ".crd", ".cor"):
         content = read_file(key, file, app.AmberInpcrdFile)
         vectors: Any = content.boxVectors  # OpenMM does not annotate it
@@ -112,15 +114,17 @@ def read_coordinates(file: Path, key: str, periodic: bool) -> tuple[np.ndarray, 
     else:
         structure = read_structure(file, key, periodic)
         positions, box = structure.positions, box_vectors(structure.topology.getPeriodicBoxVectors())
-    return positions, box if periodic and box is not None and box.any() else None
+        names = [atom.name for atom in structure.topology.atoms()]
+    return positions, box if periodic and box is not None and box.any() else None, names
 
 
-def read_crd(file: Path, key: str) -> np.ndarray:
-    """Positions (N, 3), nm, from a file of CHARMM, whose title is all that some damaged ones have."""
+def read_crd(file: Path, key: str) -> tuple[np.ndarray, list[str]]:
+    """Positions (N, 3), nm, and names of atoms, from a file of CHARMM; some damaged ones have a title only."""
     with suppress(OSError):  # which the reader reports
         if all(line.startswith(b"*") or not line.strip() for line in file.read_bytes().splitlines()):
             raise SettingsError(f"{key}: {file} cannot be read (it holds no atoms).")  # OpenMM would read it for ever
-    return positions_array(read_file(key, file, app.CharmmCrdFile).positions)
+    content = read_file(key, file, app.CharmmCrdFile)
+    return positions_array(content.positions), content.attype
 
 
 def read_file(key: str, file: Path | tuple[Path, ...], reader: Callable[[Any], Content]) -> Content:

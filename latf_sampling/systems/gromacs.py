@@ -8,7 +8,8 @@ from openmm import app
 from openmm.app.internal import customgbforces
 
 from latf_sampling.settings.system import GromacsSettings, SystemSettings
-from latf_sampling.systems.engine_files import assemble, read_file
+from latf_sampling.systems.atom_names import check_names
+from latf_sampling.systems.engine_files import assemble, check_count, read_file
 from latf_sampling.systems.force_field import options
 from latf_sampling.systems.molecule import Molecule, box_vectors, positions_array
 
@@ -26,6 +27,13 @@ def from_gromacs(files: GromacsSettings, settings: SystemSettings, seed: int) ->
         lambda file: app.GromacsTopFile(file, periodicBoxVectors=box, **include),
     )
 
+    own = [
+        fields[4] for name, count in top._molecules for _ in range(count) for fields in top._moleculeTypes[name].atoms
+    ]  # those of the topology are OpenMM's
+    key = "system.gromacs"
+    check_count(key, files.topology, len(own), files.coordinates, len(coordinates.atomNames))
+    check_names(f"{key}.coordinates", files.topology, top.topology, own, files.coordinates, coordinates.atomNames)
+
     def create() -> openmm.System:
         system = top.createSystem(**options(settings))
         if settings.implicit_solvent is not None:
@@ -33,7 +41,7 @@ def from_gromacs(files: GromacsSettings, settings: SystemSettings, seed: int) ->
         return system
 
     positions = positions_array(coordinates.getPositions(asNumpy=True))
-    return assemble("system.gromacs", files, settings, top.topology, positions, box, create)
+    return assemble(key, files, settings, top.topology, positions, box, create)
 
 
 def generalized_born(settings: SystemSettings, topology: app.Topology, system: openmm.System) -> openmm.Force:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -270,6 +271,18 @@ def replace(name: str, old: str, new: str):
     return change
 
 
+def in_another_order(name: str, pattern: str, count: int = 3):
+    """The first lines that match exchanged with the next ones, names and positions together."""
+
+    def change(directory: Path) -> None:
+        lines = (directory / name).read_text().splitlines(True)
+        for index in [index for index, line in enumerate(lines) if re.search(pattern, line)][:count]:
+            lines[index], lines[index + 1] = lines[index + 1], lines[index]
+        (directory / name).write_text("".join(lines))
+
+    return change
+
+
 def written(name: str, make):
     return lambda directory: (directory / name).write_text(openmm.XmlSerializer.serialize(make()))
 
@@ -317,6 +330,36 @@ WRONG = {
         lambda directory: (directory / "alanine-dipeptide.pdb").write_text(swapped()),
         r"system\.openmm: the bond of \S+ of \w+ \d \(chain A\) and .* is .* nm long",
     ),
+    "waters of a gro in another order": (
+        {"gromacs": {"topology": "box.top", "coordinates": "box.gro"}, **PME},
+        in_another_order("box.gro", r"HOH      O"),
+        r"^system\.gromacs\.coordinates: atom 23 is 'H1' in .*box\.gro, and 'O' of HOH \d* in .*box\.top; both need",
+    ),
+    "a carbon of a gro for an oxygen": (
+        plain(GROMACS),
+        replace("a.gro", "    C    5", "    O    5"),
+        r"^system\.gromacs\.coordinates: atom 5 is 'O' in .*a\.gro, and 'C' of ACE",
+    ),
+    "a crd in another order": (
+        CHARMM,
+        in_another_order("a.crd", r"ALA       CA ", 1),
+        r"^system\.charmm\.coordinates: atom 9 is 'HA' in .*a\.crd, and 'CA' of ALA 2 in .*a\.psf; both need the same",
+    ),
+    "a PDB file for a psf in another order": (
+        {"charmm": {**PROGRAMS["charmm"], "coordinates": "alanine-dipeptide.pdb"}},
+        in_another_order("alanine-dipeptide.pdb", r" CA  ALA", 1),
+        r"^system\.charmm\.coordinates: atom 9 is 'HA' in .*dipeptide\.pdb, and 'CA' of ALA 2 in .*a\.psf",
+    ),
+    "a conformation in another order": (
+        {**AMBER, "conformations": ["a.gro"]},
+        in_another_order("a.gro", r"ALA     CA", 1),
+        r"^system\.conformations\[0\]: atom 9 is 'HA' in .*a\.gro, and 'CA' of ALA 2 in the molecule",
+    ),
+    "waters of an inpcrd in another order": (
+        {"amber": {"topology": "box.prmtop", "coordinates": "box.inpcrd"}, **PME, "constraints": "h-bonds"},
+        lambda directory: (directory / "box.inpcrd").write_text(water_in_another_order(directory / "box.inpcrd")),
+        r"^system\.amber: the bond of O of HOH \d+ .* and H2 of HOH .* is 0\.15 nm long, .* in another order",
+    ),
     "implicit solvent in a box": ({**BOX, **PME, "implicit_solvent": "GBn2"}, None, r"implicit_solvent: goes without"),
     "a force field": (
         {**AMBER, "force_field": [FIELD]},
@@ -332,6 +375,15 @@ WRONG = {
     ),
     "an unknown key": ({"amber": {**PROGRAMS["amber"], "box": 1}}, None, r"system\.amber\.box: no such key"),
 }  # fmt: skip
+
+
+def water_in_another_order(file: Path) -> str:
+    """Coordinates of Amber, oxygen and first hydrogen of the first water exchanged."""
+    lines = file.read_text().splitlines(True)
+    x = re.findall(r".{12}", "".join(line.rstrip("\n") for line in lines[2:14]))
+    x[66:69], x[69:72] = x[69:72], x[66:69]
+    body = ["".join(x[k : k + 6]) + "\n" for k in range(0, len(x), 6)]
+    return "".join(lines[:2] + body + lines[14:])
 
 
 def swapped() -> str:
@@ -364,6 +416,21 @@ def test_files_of_another_kind_are_refused_in_words_about_the_file(folder, tmp_p
     assert name in sentence or program == "charmm"  # without one of its parameters, the topology is at fault
     assert not re.search(r"index|NoneType|codec|could not convert|invalid literal|object|to unpack|Error", sentence)
     assert capfd.readouterr() == ("", "")
+
+
+def test_names_that_programs_spell_differently_are_warned_of(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "here")
+    replace("a.gro", "   H1    2", "  1HX    2")(tmp_path / "here")
+    replace("a.gro", "  CH3    1", "   C1    1")(tmp_path / "here")
+    with pytest.warns(
+        UserWarning, match=r"^system\.gromacs\.coordinates: atom 1 is 'C1' in .*a\.gro, 'CH3' in .*a\.top"
+    ):
+        built(tmp_path / "here", plain(GROMACS))
+    replace("a.gro", "   C1    1", "  3CH    1")(tmp_path / "here")
+    replace("a.gro", "  1HX    2", "   1H    2")(tmp_path / "here")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        built(tmp_path / "here", plain(GROMACS))
 
 
 @pytest.mark.parametrize("case", WRONG)
