@@ -54,6 +54,9 @@ IMPORTS = {
     "the driver": "latf_sampling.campaign.campaign",
 }
 """Modules of each kind of process."""
+PLUGINS = "latf_sampling/core/plugins.py"
+CHILD = "from latf_sampling.core.plugins import import_openmm; import_openmm(); "
+"""What a child process does first, in checkouts that have it."""
 INTERVAL = 0.02
 """s between two looks at the processes."""
 
@@ -112,11 +115,12 @@ def run(package: Path, directory: Path) -> dict[str, float]:
 
 def imports(package: Path) -> dict[str, tuple[float, int]]:
     """Processor time, s, and largest resident memory, MB, of importing what each kind of process needs."""
-    code = "import resource, {}; u = resource.getrusage(resource.RUSAGE_SELF); "
+    code = "{}import resource, {}; u = resource.getrusage(resource.RUSAGE_SELF); "
     code += "print(u.ru_utime + u.ru_stime, u.ru_maxrss // 1024)"
     found = {}
     for name, modules in IMPORTS.items():
-        command = [sys.executable, "-c", code.format(modules)]
+        child = CHILD if "walker" in name and (package / PLUGINS).exists() else ""
+        command = [sys.executable, "-c", code.format(child, modules)]
         subprocess.run(command, env=environment(package), cwd="/", check=True, capture_output=True)  # into the cache
         done = subprocess.run(command, env=environment(package), cwd="/", check=True, capture_output=True, text=True)
         seconds, size = done.stdout.split()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.molecules import TINY, finished_campaign, learn_here, write_protocol
+from helpers.molecules import TINY, finished_campaign, learn_here, run_in_process, write_protocol
 
 from latf_sampling.bias.history import History, hills_digest, keep_hills, verify_hills
 from latf_sampling.campaign import campaign as loop
@@ -261,7 +261,7 @@ def test_segments_that_no_model_depends_on_are_simulated_again(copy, tmp_path, m
     else:
         path.write_bytes(path.read_bytes()[:-7])
     with pytest.warns(RepairWarning, match="It is made again from there"):
-        Campaign(write_protocol(tmp_path / "given"), copy).run()
+        run_in_process(Campaign(write_protocol(tmp_path / "given"), copy))
     mine, other = Records.load(copy).frames()[-1], Records.load(finished_campaign()).frames()[-1]
     assert np.array_equal(mine.trajectory.xyz, other.trajectory.xyz)
     assert np.array_equal(mine.energies, other.energies)
