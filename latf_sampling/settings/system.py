@@ -37,7 +37,7 @@ POTENTIALS = ("three-hole", "double-well", "harmonic-well", "lj7")
 MOLECULES: dict[str, dict[str, Any]] = {
     "alanine-dipeptide": {"force_field": ("amber14/protein.ff14SB.xml",)},
     "chignolin": {
-        "force_field": ("amber14/protein.ff14SB.xml", "implicit/gbn2.xml"),
+        "force_field": ("amber14/protein.ff14SB.xml", "implicit/obc2.xml"),
         "constraints": "h-bonds",
         "hydrogen_mass": "3 amu",
     },
