@@ -15,6 +15,7 @@ from latf_sampling.systems.charmm import from_charmm
 from latf_sampling.systems.checks import check_box, check_handedness, check_masses, check_start, warn_of_mirrored
 from latf_sampling.systems.engine_files import read_coordinates
 from latf_sampling.systems.gromacs import from_gromacs
+from latf_sampling.systems.implicit_solvent import use_native_obc2
 from latf_sampling.systems.models import MODELS
 from latf_sampling.systems.molecule import Conformation, Molecule
 from latf_sampling.systems.named import DEFAULT_CONFORMATION, named_structure
@@ -63,6 +64,8 @@ def build(settings: SystemSettings, seed: int = 0) -> Molecule:
     molecule = SOURCES[source](getattr(settings, source), settings, seed)
     if settings.is_potential:
         return molecule
+    if source != "openmm":
+        use_native_obc2(molecule.system)
     key = f"system.{source}"
     if settings.barostat is not None and not molecule.system.usesPeriodicBoundaryConditions():
         raise SettingsError("system.barostat: the system has no periodic boundaries, and no volume to change.")
