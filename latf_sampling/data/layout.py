@@ -49,7 +49,7 @@ from latf_sampling.data.round_files import (
     VariableDirectory,
     WalkerDirectory,
 )
-from latf_sampling.errors import RepairWarning, SettingsError, StoreError
+from latf_sampling.errors import LatfError, RepairWarning, SettingsError, StoreError
 from latf_sampling.settings import Protocol
 from latf_sampling.settings.fields import Location, spell
 from latf_sampling.settings.stored import ADDED_ROUNDS, VERSION
@@ -259,7 +259,8 @@ class CampaignDirectory:
         Raises
         ------
         StoreError
-            Another process runs this campaign, or the directory belongs to another protocol.
+            Another process runs this campaign, the directory belongs to another protocol, or it is gone while the
+            campaign runs.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -277,6 +278,9 @@ class CampaignDirectory:
             remove_stale(self.path)
             try:
                 yield
+            except (LatfError, OSError):
+                self.check_present()  # or it would be about whichever file was looked for first
+                raise
             finally:
                 remove_stale(self.path)  # of walkers that were stopped while they wrote
 

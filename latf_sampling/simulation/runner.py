@@ -92,6 +92,7 @@ class _Round:
     def run(self, executor: Executor) -> None:
         if isinstance(executor, LocalExecutor) and self.missing:
             self.at_once = min(executor.processes, len(self.missing))
+            self.waits_until = math.inf  # it has a process for each of them
         limit = self.jobs[0].protocol.stalled_after if self.jobs else None
         results = run_tasks(
             _make_worker,

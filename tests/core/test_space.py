@@ -19,6 +19,7 @@ from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.data.sizes import LEARNING, PAGE, missing_size, segment_size, starts_size
 from latf_sampling.errors import SpaceWarning, StoreError
 from latf_sampling.records.verification import Verification
+from latf_sampling.settings import Protocol
 from latf_sampling.simulation.segment import Segment
 
 
@@ -136,6 +137,16 @@ def test_a_disk_that_is_disconnected_gets_nothing_written_in_its_place(monkeypat
     run_in_process(Campaign(path, run))
     assert len(CampaignDirectory(run).round(0).walker(0).markers()) == 4
     assert Verification.of(run).findings == []
+
+
+def test_what_fails_since_the_campaign_is_gone_says_so(tmp_path):
+    files, protocol = CampaignDirectory(tmp_path / "run"), Protocol.load(small(tmp_path))
+    for number, error in enumerate((FileNotFoundError(2, "No such file", "x.nc"), StoreError("x.nc: is missing."))):
+        with pytest.raises(StoreError, match="run: is gone while the campaign runs; "), files.acquire(protocol):
+            files.path.rename(tmp_path / f"moved-{number}")
+            raise error
+    with pytest.raises(StoreError, match="^x.nc: is missing.$"), files.acquire(protocol):
+        raise StoreError("x.nc: is missing.")
 
 
 def test_a_campaign_stops_before_the_disk_is_full_and_goes_on_later(monkeypatch, tmp_path):
