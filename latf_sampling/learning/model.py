@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from latf_sampling.analysis.thermodynamics import GibbsHelmholtz, StateThermodynamics
 from latf_sampling.core import archives, arguments, storage
+from latf_sampling.core.words import plural
 from latf_sampling.errors import DataError, ExtrapolationWarning, LatfError, SettingsError, TrainingError
 from latf_sampling.learning.flow import LatentFlow, MixturePrior
 from latf_sampling.learning.marginals import MarginalMap
@@ -120,6 +121,16 @@ class LaTF(nn.Module):
         self.boltzmann = KB
         self.reweighted = False
         self.provenance: dict = {}
+
+    def __repr__(self) -> str:
+        if not self.trained:
+            return "<LaTF: not trained>"
+        simulated = self.provenance.get("temperatures", [])
+        return (
+            f"<LaTF: {plural(self.n_states, 'state')}, {plural(self.latent_dim, 'dimension')} from "
+            f"{plural(self.n_features, 'descriptor')}, {self.temperature_mode}"
+            + (f", trained at {', '.join(f'{temperature:g}' for temperature in simulated)} K>" if simulated else ">")
+        )
 
     @property
     def latent_dim(self) -> int:
@@ -430,13 +441,15 @@ class LaTF(nn.Module):
         """Whether too few training frames are informative about a temperature for more than a guess.
 
         With mean energies ("thermodynamic"), so is every temperature outside the simulated ones, where heat capacities
-        are taken to be what they are inside.
+        are taken to be what they are inside. Without energies ("steered"), so is every other than a simulated one.
         """
         self._require_training()
         value = self._temperature(temperature)
         if self.reweighted and self.effective_sample_size(value) < self.provenance["minimum_effective_size"]:
             return True
         simulated = self.provenance["temperatures"]
+        if self.temperature_mode == "steered":
+            return all(abs(value / temperature - 1) > 0.001 for temperature in simulated)
         inside = 0.999 * simulated[0] <= value <= 1.001 * simulated[-1]
         return self.temperature_mode != "reweighted" and not inside
 
@@ -563,7 +576,7 @@ class LaTF(nn.Module):
         if self.extrapolates(value):
             simulated = ", ".join(f"{entry:g}" for entry in self.provenance["temperatures"])
             size = self.effective_sample_size(value)
-            reason = "temperature enters through the prior alone"
+            reason = "temperature enters through the prior alone, which misplaces populations"
             if self.temperature_mode == "thermodynamic" and size >= self.provenance["minimum_effective_size"]:
                 reason = "with the heat capacities between them"
             elif self.reweighted:

@@ -781,8 +781,20 @@ def test_auto_goes_by_the_overlap_of_energies(temperatures, noise, mode):
     rng = np.random.default_rng(0)
     series = list(in_solvent([of_the_well(2000, kT, rng) for kT in temperatures], noise))
     dataset = Dataset(series, lag=1, boltzmann=1.0)
-    frames = TrainingFrames(dataset, ModelSettings(reference_temperature=1.0), TrainingSettings(), 0, torch.device("cpu"))
+    frames = TrainingFrames(
+        dataset, ModelSettings(reference_temperature=1.0), TrainingSettings(), 0, torch.device("cpu")
+    )
     assert frames.mode == mode and len(frames.overlaps) == len(temperatures) - 1
+
+
+def test_reweighting_by_energies_that_do_not_overlap_is_warned_of():
+    rng = np.random.default_rng(0)
+    series = list(in_solvent([of_the_well(500, kT, rng) for kT in (1.0, 2.0)]))
+    options = {"refinements": 1, "refinement_epochs": 1, "joint_epochs": 0, "flow_epochs": 1, "ensemble": 0}
+    with pytest.warns(ExtrapolationWarning, match=r"energies of frames at 1 and 2 \(.*\) hardly overlap") as caught:
+        model = train_on(series, **options)
+    assert caught[0].filename == __file__  # it points to the line that called train
+    assert model.extrapolates(1.4) and not model.extrapolates(1.0)
 
 
 def test_a_training_in_a_solvent_continues_to_the_same_bits(tmp_path):
@@ -839,13 +851,13 @@ def test_effective_sample_size_and_extrapolation_of_a_steered_model():
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no warning of missing energies where they are not needed
         train(model, Dataset(series, lag=3), **QUICK)
-        for T in (300.0, 350.0, 400.0):
+        for T in (300.0, 400.0):
             assert not model.extrapolates(T)
             model.sample(2, T)
     assert model.effective_sample_size(300.0) == pytest.approx(kish(weights), rel=1e-3)
     assert model.effective_sample_size(400.0) == pytest.approx(600, rel=1e-3)
     assert model.effective_sample_size(350.0) == model.effective_sample_size(500.0) == 0
-    for T in (290.0, 410.0):
+    for T in (290.0, 350.0, 410.0):
         assert model.extrapolates(T)
         with pytest.warns(ExtrapolationWarning, match="prior alone"):
             model.sample(2, T)

@@ -15,7 +15,7 @@ from latf_sampling.analysis.mean_energy import MeanEnergyReweighting, reach
 from latf_sampling.analysis.weights import kish, systematic
 from latf_sampling.core import streams
 from latf_sampling.data.dataset import CHUNK, Dataset
-from latf_sampling.errors import TrainingError
+from latf_sampling.errors import ExtrapolationWarning, TrainingError
 from latf_sampling.settings import ModelSettings, TrainingSettings
 
 MINIMUM_SHARE, MINIMUM_SIZE = 0.03, 200.0
@@ -278,12 +278,30 @@ class TrainingFrames:
             reweighting = self.dataset.reweighting(streams.stream(self.seed, "reweighting"), self.weights)
             used = reweighting.counts > 0
             self.overlaps = [float(value) for value in reweighting.overlaps[np.flatnonzero(used)[:-1]]]
+            if wanted == "reweighted":
+                self._warn_of_gaps(reweighting.temperatures[used])
             if wanted == "reweighted" or self._energies_overlap(reweighting):
                 self.mode, self.reweighting = "reweighted", reweighting
                 self._set_reach(reweighting)
                 return
         self.mode = "thermodynamic"
         self.reachable = np.array(reach(self.temperatures[self.weights > 0]))
+
+    def _warn_of_gaps(self, simulated: np.ndarray) -> None:
+        """Warn of neighboring temperatures between which there are no frames by their energies."""
+        gaps = [
+            f"{low:g} and {high:g} ({overlap:.2g})"
+            for low, high, overlap in zip(simulated[:-1], simulated[1:], self.overlaps)
+            if overlap < RELIABLE_OVERLAP
+        ]
+        if gaps:
+            warnings.warn(
+                f"train: energies of frames at {', '.join(gaps)} hardly overlap, where {RELIABLE_OVERLAP:g} is "
+                "reliable, and populations between these temperatures will be guesses; "
+                "temperature_mode='thermodynamic' needs no overlap.",
+                ExtrapolationWarning,
+                stacklevel=6,
+            )
 
     def _energies_overlap(self, reweighting: TemperatureReweighting) -> bool:
         """Whether the energies of neighboring temperatures have enough in common to weigh frames by them."""
