@@ -18,6 +18,7 @@ from latf_sampling.campaign import repair, retraining, structures
 from latf_sampling.campaign.check import check, warn_of_space
 from latf_sampling.campaign.executors import open_executor
 from latf_sampling.campaign.extend import extend
+from latf_sampling.campaign.external_variable import export_variable
 from latf_sampling.campaign.findings import tell_free_energy
 from latf_sampling.campaign.learning import learn
 from latf_sampling.campaign.ledger import ledger
@@ -30,10 +31,11 @@ from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.provenance import Attempt
 from latf_sampling.core.space import require_space
 from latf_sampling.core.words import plural
-from latf_sampling.cv.latent_cv import LatentCV
+from latf_sampling.cv.latent_cv import FORCE_LIMIT, LatentCV
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.data.external import ExternalTrajectory, examine, relocate
 from latf_sampling.data.layout import CampaignDirectory
+from latf_sampling.data.round_files import VariableDirectory
 from latf_sampling.data.selection import select_columns
 from latf_sampling.data.sizes import LEARNING, segment_size, starts_size
 from latf_sampling.data.trajectories import Frames
@@ -97,6 +99,9 @@ class Campaign:
     >>> campaign.run()  # doctest: +SKIP
     """
 
+    force_limit = FORCE_LIMIT
+    """kJ/mol/nm, of a variable that was trained elsewhere; see `LatentCV.from_torchscript`."""
+
     def __init__(self, protocol: Protocol | str | Path, directory: str | Path, trust: bool = True) -> None:
         installation.check_installation()
         files = CampaignDirectory(directory)
@@ -105,6 +110,9 @@ class Campaign:
         self.records = Records(settings, files, trust)
         self.log: Log | None = None
         self._check()
+
+    def __repr__(self) -> str:
+        return f"<Campaign '{self.protocol.name}' in {self.directory.path}: {plural(self.n_rounds, 'round')}>"
 
     @classmethod
     def load(cls, directory: str | Path, trust: bool = False) -> Campaign:
@@ -243,16 +251,19 @@ class Campaign:
         checkpoint: Path | None = None,
         progress: StepProgress = silent,
     ) -> tuple[LaTF, LatentCV, TrainingResult]:
-        """Train a new model on the frames of the rounds up to one (default: all), and export its collective variable.
+        """Train a new model on the frames of the rounds up to one, and export its collective variable.
+
+        By default it is the last one whose simulation is finished.
 
         Its latent space and states are aligned to those of the model before, at the frames that both are trained on.
         Where the protocol selects columns, the entry "selection" of the variable's metadata lists them with reasons.
         """
         learning = self.protocol.learning
         model = LaTF(self.protocol.model)
+        last_round = self.records.last_simulated() if last_round is None else last_round
         walkers = self.frames(last_round)
         features, series, selection = self.features, self.records.training_series(walkers), None
-        align, align_states = self._earlier_model(last_round, walkers, series)
+        align, align_states = self._earlier_model(last_round - 1, walkers, series)
         if learning.select is not None:
             selection = select_columns(series, self.lag, **learning.select.model_dump(), names=features.names)
             columns = [int(column) for column in selection.kept]
@@ -270,7 +281,7 @@ class Campaign:
             progress=part_of(progress, READING, 1 - EXPORT),
             align=align,
             align_states=align_states,
-            start=self._start(last_round, features) if learning.warm_start else None,
+            start=self._start(last_round - 1, features) if learning.warm_start else None,
         )
         progress(1 - EXPORT, "exporting the variable")
         positions, boxes = structures.some_frames(walkers, EXPORT_FRAMES)
@@ -343,13 +354,12 @@ class Campaign:
             self.molecule.save(self.directory.system, made_from)
 
     def _earlier_model(
-        self, last_round: int | None, walkers: Sequence[Frames], series: Sequence[Series]
+        self, index: int, walkers: Sequence[Frames], series: Sequence[Series]
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Variable and states of the model of the round before, as `train` aligns to them; `None` if there is none.
+        """Variable and states of the model of a round, as `train` aligns to them; `None` if there is none.
 
         The series have all columns of the protocol. Frames that this model was not trained on are left out.
         """
-        index = (self.n_rounds - 1 if last_round is None else last_round) - 1
         if index < 0 or not self.directory.round(index).learning.finished:
             return None, None
         model, cv = self.model(index)
@@ -362,9 +372,8 @@ class Campaign:
             states.append(model.assign(x) if seen else np.full(len(x), -1))
         return np.concatenate(variable), np.concatenate(states)
 
-    def _start(self, last_round: int | None, features: Features) -> LaTF | None:
-        """The model of the round before, if it has these descriptors."""
-        index = (self.n_rounds - 1 if last_round is None else last_round) - 1
+    def _start(self, index: int, features: Features) -> LaTF | None:
+        """The model of a round, if it has these descriptors."""
         if index < 0 or not self.directory.round(index).learning.finished:
             return None
         model, cv = self.model(index)
@@ -398,6 +407,7 @@ class Campaign:
         step, trajectories = "round 0: read", ExternalTrajectory.from_settings(self.protocol.from_trajectories)
         system, barostat, earlier = self.molecule.system, self.protocol.system.barostat, 0
         platform = platforms.pick_platform(self.protocol.system.platform, system.getNumParticles())
+        contents: list[dict] = []
         for number, external in enumerate(trajectories):
             target = self.directory.round(0).external(number)
             before = earlier if external.position else 0
@@ -416,10 +426,15 @@ class Campaign:
                     target,
                     lambda frames, done=done, name=name: progress(step, done, f"{name}: {plural(frames, 'frame')}"),
                     self.molecule.positions,
+                    contents,
                 )
-            earlier = before + target.manifest().content["frames"]
+            contents.append(target.manifest().content)
+            earlier = before + contents[-1]["frames"]
         frames = sum(map(len, self.records.external_frames()))
-        progress(step, 1.0, f"{plural(frames, 'frame')} of {plural(len(trajectories), 'trajectory')}")
+        words = f"{plural(frames, 'frame')} of {plural(len(trajectories), 'trajectory')}"
+        if skipped := sum(content.get("skip", 0) for content in contents):
+            words += f", {plural(skipped, 'frame')} left out that the file before has too"
+        progress(step, 1.0, words)
 
     def _simulate(self, index: int, executor: Executor, progress: Progress) -> None:
         repair.repair_round(self.records, index)
@@ -439,7 +454,7 @@ class Campaign:
         if from_model:
             self._restart(index, settings, executor, progress)
         biased = settings.bias is not None
-        learned = self.directory.round(index - 1).learning.path if biased else None
+        learned = self._variable(index) if biased else None
         jobs = []
         for number, walker in enumerate(walkers):
             start = start_of(files, number) if from_model else None
@@ -452,6 +467,13 @@ class Campaign:
         require_space(self.directory.path, missing * segment, f"a segment of each walker of {jobs[0].round_name}")
         run_walkers(jobs, lambda fraction, words: progress(step, fraction, words), executor)
         refuse_too_many(jobs)
+
+    def _variable(self, index: int) -> Path:
+        """Folder of the variable of a biased round."""
+        files = self.directory.biased_along(self.protocol, index)
+        if isinstance(files, VariableDirectory):
+            export_variable(self.records, index, self.force_limit)
+        return files.path
 
     def _restart(self, index: int, settings: RoundSettings, executor: Executor, progress: Progress) -> None:
         """Structures for the walkers of a round, by its restart policy; later ones for walkers that were added."""

@@ -18,9 +18,9 @@ from latf_sampling.core import storage
 from latf_sampling.core.arrays import read_npy, read_npz
 from latf_sampling.core.provenance import Attempt
 from latf_sampling.core.readers import quiet, why
-from latf_sampling.data.frame_checks import CheckedFrames, FrameChecks, check_energies, check_minimum
+from latf_sampling.data.frame_checks import FEW_ATOMS, CheckedFrames, FrameChecks, check_energies, check_minimum, digest
 from latf_sampling.data.layout import ExternalFiles
-from latf_sampling.data.trajectory_files import check_atoms, read_pieces
+from latf_sampling.data.trajectory_files import check_atoms, read_pieces, without_first
 from latf_sampling.errors import DataError
 from latf_sampling.features.periodic import reduced_box
 from latf_sampling.settings import TrajectoriesSettings
@@ -48,6 +48,8 @@ class ExternalTrajectory:
         Files with one number per frame, by the kind of number: "weights", "energies".
     position, count : int
         Its position in its entry of the protocol, and the number of trajectories in this entry.
+    chain : bool
+        Whether the trajectories of this entry are parts of one run.
     """
 
     path: str
@@ -57,6 +59,7 @@ class ExternalTrajectory:
     values: dict[str, str] = field(default_factory=dict)
     position: int = 0
     count: int = 1
+    chain: bool = False
 
     @classmethod
     def from_settings(cls, entries: Sequence[TrajectoriesSettings]) -> list[ExternalTrajectory]:
@@ -67,7 +70,16 @@ class ExternalTrajectory:
                 named = {"weights": entry.weights, "energies": entry.energies}
                 values = {name: files[min(position, len(files) - 1)] for name, files in named.items() if files}
                 trajectories.append(
-                    cls(path, entry.temperature, entry.interval, entry.topology, values, position, len(entry.files))
+                    cls(
+                        path,
+                        entry.temperature,
+                        entry.interval,
+                        entry.topology,
+                        values,
+                        position,
+                        len(entry.files),
+                        entry.chain,
+                    )
                 )
         return trajectories
 
@@ -131,6 +143,7 @@ def examine(
     target: ExternalFiles,
     progress: Callable[[int], None] = lambda frames: None,
     reference: np.ndarray | None = None,
+    previous: Sequence[dict] = (),
 ) -> dict:
     """Read a trajectory once from end to end, and write down what a campaign needs besides its positions.
 
@@ -152,6 +165,8 @@ def examine(
         Called with the number of frames read.
     reference
         Positions (N, 3), nm, of the system's structure, whose handedness the frames must have; `None` is any.
+    previous
+        The contents of the markers of the trajectories before it, in order.
 
     Returns
     -------
@@ -174,20 +189,24 @@ def examine(
     work: list[np.ndarray] = []
     done = 0
     checked = CheckedFrames(FrameChecks.from_system(topology, system, reference), str(path), external.temperature)
-    for piece in checked(read_pieces(path, topology, periodic)):
+    skip = _overlap(external, topology, periodic, previous)
+    for piece in without_first(checked(read_pieces(path, topology, periodic)), skip):
         times.append(np.asarray(piece.time))
         selected = range(-done % stride, len(piece), stride)
         if context is not None:
             if not done:
                 energy = _energy(context, piece, 0, f"{path}: frame 0")
                 check_minimum(str(path), energy, context, external.temperature)
-            energies.append([_energy(context, piece, frame, f"{path}: frame {done + frame}") for frame in selected])
+            where = f"{path}: frame"
+            energies.append([_energy(context, piece, frame, f"{where} {skip + done + frame}") for frame in selected])
         if pressure is not None:
             work.append(pressure * BAR * np.asarray(piece.unitcell_volumes)[selected.start :: stride])
         done += len(piece)
         progress(done)
-    _even_interval(external, np.concatenate(times))
-    numbers = {name: _read_values(name, external, earlier, done)[::stride] for name in external.values}
+    if not done:
+        raise DataError(f"{path}: all of its frames are in {previous[-1]['path']} too; remove it from the chain.")
+    interval = _even_interval(external, np.concatenate(times))
+    numbers = {name: _read_values(name, external, earlier, skip + done)[skip::stride] for name in external.values}
     weights = numbers.get("weights", np.ones(len(range(0, done, stride))))
     if not weights.any():
         raise DataError(f"{path}: none of the frames that are used, every {stride}th, has a weight.")
@@ -197,7 +216,11 @@ def examine(
         "path": str(path),
         **before,
         "sha256": storage.checksum(path),
-        "frames": done,
+        "frames": skip + done,
+        "skip": skip,
+        "end": float(times[-1][-1]) if _has_times(external) else None,
+        "interval": interval,
+        "ends": checked.ends(),
         "stride": stride,
         "temperature": external.temperature,
         "values": {name: {"path": file, "sha256": storage.checksum(file)} for name, file in external.values.items()},
@@ -208,6 +231,43 @@ def examine(
         np.savez(temporary, energy=potential + (np.concatenate(work) if work else 0.0), weight=weights)
     target.finish(summary, attempt.provenance())
     return summary
+
+
+def _has_times(external: ExternalTrajectory) -> bool:
+    """Whether the times of a file count."""
+    return external.interval is None and external.path.lower().endswith(WITH_TIMES)
+
+
+def _overlap(external: ExternalTrajectory, topology: mdtraj.Topology, periodic: bool, previous: Sequence[dict]) -> int:
+    """The number of first frames that the trajectory before it in a chain has too.
+
+    Raises
+    ------
+    DataError
+        It is in no chain, and begins or ends with the last or first frame of another trajectory.
+    """
+    first, seen = None, 0
+    if external.chain and external.position:
+        before = previous[-1]
+        for piece in read_pieces(external.path, topology, periodic):
+            if _has_times(external) and before["end"] is not None:
+                later = np.asarray(piece.time) > before["end"] + 0.5 * (before["interval"] or 0.0)
+                if later.any():
+                    return seen + int(later.argmax())
+            else:
+                same = [digest(positions) == before["ends"][-1] for positions in np.asarray(piece.xyz)]
+                if any(same):
+                    return seen + same.index(True) + 1
+            seen += len(piece)
+        return seen if _has_times(external) else 0
+    first = digest(np.asarray(next(read_pieces(external.path, topology, periodic, chunk=1)).xyz)[0])
+    for summary in previous:
+        if topology.n_atoms > FEW_ATOMS and first in summary.get("ends", ()):
+            raise DataError(
+                f"{external.path}: frame 0 is also in {summary['path']}, and would count twice; name both files in one "
+                "entry with chain: true if they are parts of one run, or remove one."
+            )
+    return 0
 
 
 def stamp(path: Path) -> dict[str, int]:
@@ -273,31 +333,39 @@ def checksum_at(path: Path, modified: int) -> str:
 
 
 def _even_interval(external: ExternalTrajectory, times: np.ndarray) -> float | None:
-    """Time between frames, ps, which has to be the same everywhere; `None` where it is unknown."""
+    """Time between frames, ps, which has to be the same everywhere; `None` where it is unknown.
+
+    The interval of a protocol overrules the times of the file; a warning says so where both are even and differ.
+    """
     steps = np.diff(times.astype(np.float64))
     if not external.path.lower().endswith(WITH_TIMES) or not len(steps) or not steps.any():
         return external.interval
-    backwards = ~(steps > 0)  # also where a time is no number
+    interval = float(np.median(steps))
+    tolerance = 1e-3 * interval + 2 * float(np.spacing(np.float32(np.abs(times).max())))
+    off = ~(np.abs(steps - interval) <= tolerance)  # also where a time is no number
+    if external.interval is not None:
+        if not off.any() and abs(interval - external.interval) > tolerance:
+            warnings.warn(
+                f"{external.path}: has a frame every {interval:.4g} ps by its times; {external.interval:g} ps count, "
+                "as interval says.",
+                stacklevel=3,
+            )
+        return external.interval
+    remedy = "interval: in the protocol overrules the times, if it is one continuous trajectory."
+    backwards = ~(steps > 0)
     if backwards.any():
         frame = int(backwards.argmax())
         raise DataError(
             f"{external.path}: frame {frame + 1} is at {times[frame + 1]:.6g} ps, not later than frame {frame} at "
-            f"{times[frame]:.6g} ps; it has to be one continuous trajectory."
+            f"{times[frame]:.6g} ps; {remedy}"
         )
-    interval = float(np.median(steps)) if external.interval is None else external.interval
-    tolerance = 1e-3 * interval + 2 * float(np.spacing(np.float32(np.abs(times).max())))
-    off = np.abs(steps - interval) > tolerance
-    if not off.any():
-        return interval
-    frame = int(off.argmax())
-    if off.all() and external.interval is not None:
+    if off.any():
+        frame = int(off.argmax())
         raise DataError(
-            f"{external.path}: has a frame every {steps[frame]:.4g} ps, and not every {interval:g} ps as interval says."
+            f"{external.path}: frames {frame} and {frame + 1} are {steps[frame]:.4g} ps apart, others {interval:.4g} "
+            f"ps; {remedy}"
         )
-    raise DataError(
-        f"{external.path}: frames {frame} and {frame + 1} are {steps[frame]:.4g} ps apart, others {interval:.4g} "
-        "ps; it has to be one continuous trajectory."
-    )
+    return interval
 
 
 def _read_values(name: str, external: ExternalTrajectory, earlier: int, frames: int) -> np.ndarray:

@@ -30,6 +30,7 @@ class ExternalFrames(Frames):
     external_weights: np.ndarray
     round_index: int
     walker: int
+    skip: int = 0
 
     @classmethod
     def load(cls, files: ExternalFiles, topology: mdtraj.Topology, periodic: bool, number: int) -> ExternalFrames:
@@ -54,7 +55,16 @@ class ExternalFrames(Frames):
         table = read_npz(files.numbers)
         energies, weights = table["energy"], table["weight"]
         return cls(
-            str(path), summary["stride"], topology, periodic, summary["temperature"], energies, weights, 0, number
+            str(path),
+            summary["stride"],
+            topology,
+            periodic,
+            summary["temperature"],
+            energies,
+            weights,
+            0,
+            number,
+            summary.get("skip", 0),
         )
 
     @property
@@ -66,7 +76,7 @@ class ExternalFrames(Frames):
         return mdtraj.join(list(self.pieces()), check_topology=False)
 
     def pieces(self) -> Iterator[mdtraj.Trajectory]:
-        yield from read_strided(self.path, self.topology, self.periodic, self.stride)
+        yield from read_strided(self.path, self.topology, self.periodic, self.stride, self.skip)
 
     def take(self, frames: Sequence[int] | slice) -> mdtraj.Trajectory:
         wanted = np.arange(len(self))[frames]

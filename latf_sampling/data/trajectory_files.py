@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import mdtraj
@@ -82,15 +82,23 @@ def read_pieces(
 
 
 def read_strided(
-    path: str | Path, topology: mdtraj.Topology, periodic: bool, stride: int
+    path: str | Path, topology: mdtraj.Topology, periodic: bool, stride: int, skip: int = 0
 ) -> Iterator[mdtraj.Trajectory]:
-    """Every `stride`-th frame of a trajectory file, beginning with the first, as `read_pieces` reads them."""
+    """Every `stride`-th frame of a trajectory file, beginning with number `skip`, as `read_pieces` reads them."""
     done = 0
-    for piece in read_pieces(path, topology, periodic):
+    for piece in without_first(read_pieces(path, topology, periodic), skip):
         selected = piece[-done % stride :: stride]
         done += len(piece)
         if len(selected):
             yield selected
+
+
+def without_first(pieces: Iterable[mdtraj.Trajectory], skip: int) -> Iterator[mdtraj.Trajectory]:
+    """The same frames without the first `skip`."""
+    for piece in pieces:
+        if skip < len(piece):
+            yield piece[skip:] if skip else piece
+        skip = max(skip - len(piece), 0)
 
 
 def check_atoms(have: mdtraj.Topology | None, need: mdtraj.Topology, where: str) -> None:

@@ -117,7 +117,9 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
         *("flow_epochs", "patience", "ensemble", "ensemble_epochs", "balance_temperatures", "validation_fraction"),
     ),
     SelectSettings: _all("learn", "keep", "correlation"),
-    TrajectoriesSettings: _all("extends", "files", "topology", "temperature", "weights", "energies", "interval"),
+    TrajectoriesSettings: _all(
+        "extends", "files", "topology", "temperature", "weights", "energies", "interval", "chain"
+    ),
     RoundSettings: {
         **_all("extends", "walkers", "length"),
         **_all("fixed", "restart", "bias", "exchange"),

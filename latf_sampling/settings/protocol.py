@@ -143,7 +143,11 @@ class TrajectoriesSettings(Settings):
     """Files with the potential energy of each frame in kJ/mol, in the same way; None computes the energies with the
     force field of the system."""
     interval: Time | None = None
-    """Time between frames; needed for formats without times."""
+    """Time between frames; needed for formats without times. It overrules the times of a file, which may begin anew."""
+    chain: bool = False
+    """Whether the files are parts of one run in this order, each of which may begin with frames that the one before it
+    has too, by their times, or by their positions where `interval` is given or the format has no times. These frames
+    are left out. Pairs of frames a lag apart are made within each file."""
 
     @model_validator(mode="after")
     def _one_or_each(self) -> TrajectoriesSettings:
@@ -376,6 +380,12 @@ class Protocol(Settings):
                     f"dimensions; got {self.model.latent_dim}, with {key}.bias."
                 )
             from_flow = bias.kind == "flow" or (bias.kind == "metadynamics" and bias.start == "flow")
+            if bias.variable is not None and (from_flow or bias.trust is not None):
+                what = "kind: flow" if bias.kind == "flow" else "start: flow" if from_flow else "trust"
+                faults.append(
+                    f"{key}.bias.variable: {what} needs the density of the learned variable, and not of another one; "
+                    "remove one of the two."
+                )
             if not has_density and (from_flow or bias.trust is not None):
                 needs_density.append(f"{key}.bias{'' if from_flow else '.trust'}")
         faults += [
