@@ -338,9 +338,9 @@ class Segment:
             write_netcdf(trajectory, temporary)
         with storage.atomic_write(files.frames) as temporary:
             np.savez(temporary, allow_pickle=False, **table)
-        # Given a name, OpenMM would leave a file of its own on a full disk.
-        with storage.atomic_write(files.state) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            simulation.saveState(file)
+        # Without parameters, which nothing here changes but a bias: it counts the hills that this process has added.
+        state = simulation.context.getState(positions=True, velocities=True, integratorParameters=True)
+        storage.write_text(files.state, openmm.XmlSerializer.serialize(state))
         summary: dict[str, Any] = {
             "step": simulation.currentStep,
             "frames": count,

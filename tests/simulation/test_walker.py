@@ -66,8 +66,7 @@ def tables(made: WalkerJob) -> dict[str, np.ndarray]:
             for name in ("energy", "bias", "offset"):
                 columns.setdefault(name, []).append(table[name])
         columns.setdefault("xyz", []).append(mdtraj.load(files.trajectory, top=alanine_mdtraj()).xyz)
-        # How often the bias was changed, a parameter of the context, depends on how often it was read anew.
-        state = re.sub("<Parameters .*?/>", "", files.state.read_text())
+        state = files.state.read_text()
         columns.setdefault("state", []).append(np.array([state]))
     found = {name: np.concatenate(parts) for name, parts in columns.items()}
     if made.hills is not None:
