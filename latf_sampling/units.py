@@ -269,7 +269,10 @@ def parse(text: Any, dimension: str, name: str = "value") -> float:
     try:
         value = quantity.to(UNITS[dimension]).magnitude
     except pint.DimensionalityError as error:
-        raise SettingsError(f"{name}: '{text}' is not {with_article(dimension)}; write it like '{example}'.") from error
+        where = "in kelvin, " if dimension == "temperature" else ""  # of the units, C is the coulomb
+        raise SettingsError(
+            f"{name}: '{text}' is not {with_article(dimension)}; write it {where}like '{example}'."
+        ) from error
     # Powers of ten in a conversion leave a stray last digit (2 fs -> 0.0020000000000000005 ps).
     return float(f"{_finite(value, dimension, name):.12g}")
 

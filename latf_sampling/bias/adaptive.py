@@ -294,7 +294,17 @@ class AdaptiveBias(GridBias, Generic[State]):
         """Write kernels to the disk that wait for the next multiple of `save_frequency`.
 
         To be called before ``simulation.saveCheckpoint``, so that the history is as long as the checkpoint needs it.
+
+        Raises
+        ------
+        SettingsError
+            The bias was made without a directory.
         """
+        if self.history.path is None:
+            name = type(self).__name__
+            raise SettingsError(
+                f"{name}: there is nowhere to save it; make it with directory=, as in {name}(..., directory='hills')."
+            )
         if not self.read_only:
             self.history.write()
             self.history.sync()
@@ -305,7 +315,8 @@ class AdaptiveBias(GridBias, Generic[State]):
 
     def close(self) -> None:
         """`save`, and let another object or process continue as this walker."""
-        self.save()
+        if self.history.path is not None:
+            self.save()
         self.history.close()
         self._closed = True
 

@@ -54,6 +54,11 @@ class Bias(ABC):
     def __init__(self, cv: Variable, force: BiasForce | None) -> None:
         self.cv, self._force = cv, force
 
+    def __repr__(self) -> str:
+        where = "read-only" if self._force is None else f"by {self.backend}"
+        temperature = "" if self.temperature is None else f" at {self.temperature:g} K"
+        return f"<{type(self).__name__}{temperature}, {where}, along {self.cv!r}>"
+
     @property
     def force(self) -> BiasForce:
         """The force that acts in the system.
@@ -159,6 +164,12 @@ class Bias(ABC):
         """Write to the disk what a later run continues from.
 
         To be called before ``simulation.saveCheckpoint``, so that the history is as long as the checkpoint needs it.
+        A bias that does not depend on the history has nothing to write.
+
+        Raises
+        ------
+        SettingsError
+            There is something to write, and the bias was made without a directory.
         """
 
     def saved(self) -> dict[str, Any] | None:

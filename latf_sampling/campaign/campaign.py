@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from latf_sampling.campaign import repair, retraining, structures
 from latf_sampling.campaign.check import check, warn_of_space
+from latf_sampling.campaign.equilibration import equilibrated
 from latf_sampling.campaign.executors import open_executor
 from latf_sampling.campaign.extend import extend
 from latf_sampling.campaign.external_variable import export_variable
@@ -453,14 +454,19 @@ class Campaign:
         from_model = 0 < index < self.n_rounds
         if from_model:
             self._restart(index, settings, executor, progress)
+            begun = [start_of(files, number) for number in range(len(walkers))]
+        else:
+            name = step.replace("simulate", "equilibrate")
+            begun = equilibrated(self.records, index, executor, lambda f, words: progress(name, f, words))
         biased = settings.bias is not None
         learned = self._variable(index) if biased else None
         jobs = []
         for number, walker in enumerate(walkers):
-            start = start_of(files, number) if from_model else None
             hills = files.hills_of(settings.walkers, number) if biased else None
             jobs.append(
-                WalkerJob(self.protocol, index, number, walker.path, start, learned, hills, self.directory.system)
+                WalkerJob(
+                    self.protocol, index, number, walker.path, begun[number], learned, hills, self.directory.system
+                )
             )
         missing = sum(not walker.is_finished(segments) for walker in walkers)
         segment = segment_size(self.protocol, index, self.molecule.system.getNumParticles(), self.records.periodic)

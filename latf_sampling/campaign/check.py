@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,10 +15,12 @@ from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.data.sizes import missing_size
 from latf_sampling.errors import LatfError, SettingsError, SpaceWarning
 from latf_sampling.records.setup import Setup
-from latf_sampling.settings import ExternalRound, RoundSettings, n_steps
+from latf_sampling.settings import ExecutorSettings, ExternalRound, RoundSettings, n_steps
 from latf_sampling.simulation.explosion import usual_timestep
 
 OWN = "custom"
+LONGEST_LAG = 0.25
+"""Share of the shortest run that a lag should not exceed."""
 """Kind of the descriptors whose code is the user's."""
 
 
@@ -50,6 +53,7 @@ def check(setup: Setup, is_read: Callable[[int], bool] = lambda number: False) -
     _check_timestep(setup)
     if setup.protocol.from_trajectories:
         _check_external(setup, is_read)
+    _check_lag(setup)
 
 
 def platform(setup: Setup) -> str:
@@ -110,6 +114,20 @@ def _check_timestep(setup: Setup) -> None:
 
 def _brief(error: Exception) -> str:
     """The message of an error in one line; torch's fill pages."""
+def _check_lag(setup: Setup) -> None:
+    """Warn of a lag at which hardly any two pairs of frames of a run are independent of each other."""
+    simulated = [entry for entry in setup.protocol.rounds if isinstance(entry, RoundSettings)]
+    shortest = min((entry.length for entry in simulated), default=math.inf)
+    lag = setup.protocol.learning.lag
+    if lag > LONGEST_LAG * shortest:
+        warnings.warn(
+            f"learning.lag: {_span(lag)} is more than a quarter of the shortest run, {_span(shortest)}: hardly any two "
+            "pairs of its frames are independent of each other. Take a lag that is shorter than that, and longer than "
+            "motions within a state; `latf lags` compares several.",
+            stacklevel=3,
+        )
+
+
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]} ..."
 
@@ -167,18 +185,25 @@ def summary(setup: Setup, directory: CampaignDirectory | None = None) -> list[tu
     ]
     simulated = frames = 0.0
     for index, entry in enumerate(protocol.runs):
-        rows.append((protocol.run_name(index), _round(setup, entry)))
+        restart = ""
+        if isinstance(entry, RoundSettings) and 0 < index < len(protocol.all_rounds):
+            restart = f", restart: {entry.restart}"
+        rows.append((protocol.run_name(index), _round(setup, entry) + restart))
         if isinstance(entry, RoundSettings):
             simulated += len(entry.walkers) * entry.length
             frames += len(entry.walkers) * entry.length / protocol.frame_interval
     if protocol.starts is not None:
         count, temperature = protocol.starts.count, protocol.starts.temperature
+    learning = protocol.learning
+    selected = "" if learning.select is None else f", from {plural(learning.select.keep, 'column')} at most"
+    rows.append(("learning", f"lag {_span(learning.lag)}, retrain: {learning.retrain}{selected}"))
         rows.append(("starts", f"{plural(count, 'structure')} at {temperature:g} K"))
     if setup.observed is not None:
         reference = ", with a reference" if setup.reference is not None else ""
         rows.append(("observed", f"{setup.observed.state}{reference}"))
     rows.append(("in all", f"{_span(simulated)} of simulation, {plural(round(frames), 'frame')}"))
     wanted = missing_size(protocol, directory, molecule.system.getNumParticles(), setup.periodic)
+    rows.append(("executor", _executor(protocol.executor)))
     free = "" if directory is None else f"; {spelled(free_space(directory.path)[0])} are free"
     rows.append(("disk", f"about {spelled(wanted.size)} in {plural(wanted.files, 'file')} to write{free}"))
     return rows
@@ -186,6 +211,17 @@ def summary(setup: Setup, directory: CampaignDirectory | None = None) -> list[tu
 
 def _round(setup: Setup, entry: RoundSettings | ExternalRound) -> str:
     """Walkers, temperatures and bias of a round."""
+def _executor(settings: ExecutorSettings) -> str:
+    """Where tasks run."""
+    if settings.dask is not None:
+        return f"dask, {settings.dask}"
+    if settings.parsl is not None:
+        return f"parsl, {settings.parsl}"
+    if settings.executorlib is not None:
+        return f"executorlib, {settings.executorlib['backend']}"
+    return "local" if settings.local is None else f"local, {plural(settings.local, 'process')}"
+
+
     counts = Counter(entry.walkers)
     temperatures = ", ".join(f"{temperature:g} K" for temperature in sorted(counts))
     if isinstance(entry, ExternalRound):

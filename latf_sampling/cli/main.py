@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -31,6 +31,9 @@ from latf_sampling.core.backends import check_environment
 from latf_sampling.core.outputs import output_directory, output_file
 from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
+
+if TYPE_CHECKING:
+    from latf_sampling.records.records import Records
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,6 +75,10 @@ Trust = Annotated[
         "--trust", help="Run Python that came with the campaign and that you have not run before: own descriptors."
     ),
 ]
+LastRound = Annotated[
+    int | None,
+    typer.Option("--round", help="Use the rounds up to this one; default: all whose simulation is finished."),
+]
 
 
 @app.command()
@@ -106,6 +113,14 @@ def run(
         typer.Option(
             "--settled",
             help="With --until, also add rounds until the last one changes neither the free energy nor the states.",
+        ),
+    ] = False,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Not needed here: Python that the protocol names, such as own descriptors, runs, since you give the "
+            "protocol. Other commands, which take a directory, ask for it.",
         ),
     ] = False,
 ) -> None:
@@ -229,9 +244,7 @@ def verify(directory: Directory) -> None:
 def train(
     directory: Directory,
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory for model.pt and cv.pt.")],
-    last_round: Annotated[
-        int | None, typer.Option("--round", help="Use the rounds up to this one; default: all.")
-    ] = None,
+    last_round: LastRound = None,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     trust: Trust = False,
 ) -> None:
@@ -246,6 +259,7 @@ def train(
         model, cv, _ = campaign.train(last_round, seed, progress=lambda fraction, words: bars("train", fraction, words))
     model.save(targets[0])
     cv.save(targets[1])
+    _tell_unfinished(campaign.records, last_round)
     _say(f"{plural(model.n_states, 'state')}. Model and collective variable are in {output}.")
 
 
@@ -278,6 +292,7 @@ def lags(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Page to write; default: lags.html in the directory.")
     ] = None,
+    last_round: LastRound = None,
     trust: Trust = False,
 ) -> None:
     """Choose a lag time: states, time scales and VAMP-2 scores at several lag times, and a recommendation."""
@@ -289,10 +304,18 @@ def lags(
     page = _page(records.directory.lags, output)
     with Bars(_err) as bars:
         scan = scan_lags(
-            records.series(records.frames()), progress=lambda fraction, words: bars("lags", fraction, words)
+            records.series(records.frames(last_round)), progress=lambda fraction, words: bars("lags", fraction, words)
         )
     write_lags(scan, page)
+    _tell_unfinished(records, last_round)
     _say(f"{scan.table()}\n{scan.reason}\nFigures: {page if output is None else output}")
+
+
+def _tell_unfinished(records: Records, last_round: int | None) -> None:
+    """Say which rounds frames come from, where the protocol has more of them."""
+    last = records.last_simulated() if last_round is None else last_round
+    if last + 1 < records.n_rounds:
+        _say(f"From the frames of round {last}{' and those before it' if last else ''} of {records.n_rounds} rounds.")
 
 
 def _page(default: Path, output: Path | None) -> Path:
@@ -341,6 +364,8 @@ def features(
         statistics = write_features(
             setup.features, sources, output, lambda fraction, words: bars("features", fraction, words)
         )
+    if records is not None and not trajectories:
+        _tell_unfinished(records, None)
     _say("\n".join([statistics.table(), *statistics.remarks(most=1000)]))
     if learned is not None and records is not None:
         model, cv = records.model(learned)
@@ -487,7 +512,7 @@ def _run() -> int:
         if sys.stdout is not None:  # closed, as by >&-
             sys.stdout.flush()
         if ended.code == 130:  # typer's exit code for Ctrl-C, where no signal was raised
-            _complain("interrupted; what is finished is kept, and the same command continues.")
+            _complain(f"interrupted{_kept()}.")
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return 0
 
@@ -495,8 +520,14 @@ def _run() -> int:
 def _interrupted(interruption: signals.Interrupted) -> int:
     with suppress(OSError):  # the terminal may be closed
         _err.show_cursor()  # also where the signal came between hiding it and the bars
-        _complain(f"{interruption.words}; what is finished is kept, and the same command continues.")
+        _complain(f"{interruption.words}{_kept()}.")
     return interruption.exit_code
+
+
+def _kept() -> str:
+    """What the same command would do after an interruption, of those that go on where they were."""
+    goes_on = sys.argv[1:2] in (["run"], ["starts"]) and "--smoke" not in sys.argv
+    return "; what is finished is kept, and the same command continues" if goes_on else ""
 
 
 def _failed(error: Exception) -> int:

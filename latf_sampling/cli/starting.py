@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from latf_sampling.campaign.campaign import Campaign
-from latf_sampling.data.layout import locate_model
+from latf_sampling.data.layout import CampaignDirectory, locate_model
 from latf_sampling.errors import ExtrapolationWarning, SettingsError
-from latf_sampling.starts import Starts
 from latf_sampling.units import parse
+
+if TYPE_CHECKING:
+    from latf_sampling.starts import Starts
 
 
 class StartsCommand:
@@ -65,6 +66,10 @@ class StartsCommand:
     ) -> Starts:
         """Make the structures, from the last model of a campaign or from a model file in it."""
         directory, learned = locate_model(directory) or (directory, None)
+        _ = CampaignDirectory(directory).protocol()  # refuses what is no campaign before torch is loaded
+
+        from latf_sampling.campaign.campaign import Campaign
+
         campaign = Campaign.load(directory, trust)
         options = {**options, "learned": learned, "progress": progress}
         with warnings.catch_warnings():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.jit.frontend import FrontendError
 
 from latf_sampling.core import arguments
+from latf_sampling.core.words import plural
 from latf_sampling.errors import CVError, SettingsError
 from latf_sampling.features import reduced_box
 from latf_sampling.units import to_array
@@ -97,6 +98,10 @@ class Variable:
     >>> distance([[0.0, 0.0, 0.0], [0.3, 0.0, 0.4]])
     array([0.5])
     """
+
+    def __repr__(self) -> str:
+        components = plural(self.dim, "component")
+        return f"<{type(self).__name__}: {components} from {len(self.atoms)} of {plural(self.n_atoms, 'atom')}>"
 
     module: Any
     """The compiled function of all atoms, with the method ``compact`` for `atoms` alone; a `torch.jit.ScriptModule`."""

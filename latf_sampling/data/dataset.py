@@ -18,6 +18,7 @@ from latf_sampling.analysis.blocks import BLOCKS
 from latf_sampling.analysis.mbar import TemperatureReweighting
 from latf_sampling.analysis.weights import kish
 from latf_sampling.core import arguments
+from latf_sampling.core.words import plural
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.units import (
     BAR,
@@ -136,6 +137,13 @@ class Series:
     def is_weighted(self) -> bool:
         """Whether frames differ in weight, those without weight aside: the simulation was biased."""
         return bool(np.ptp(self.weights[self.weights > 0]) > 0)
+
+    def __repr__(self) -> str:
+        has = {"labels": self.labels is not None, "energies": self.energies is not None, "weights": self.is_weighted}
+        return (
+            f"<Series: {plural(len(self), 'frame')} of {plural(self.x.shape[1], 'descriptor')} at "
+            f"{self.temperature:g} K{''.join(f', {name}' for name, there in has.items() if there)}>"
+        )
 
     def __len__(self) -> int:
         return len(self.x)
@@ -292,6 +300,13 @@ class Dataset:
     >>> len(dataset)
     7
     """
+
+    def __repr__(self) -> str:
+        temperatures = ", ".join(f"{value:g}" for value in sorted({entry.temperature for entry in self.series}))
+        return (
+            f"<Dataset: {plural(self.frames, 'frame')} of {plural(self.n_features, 'descriptor')} in "
+            f"{len(self.series)} series at {temperatures} K, lag of {plural(self.lag, 'frame')}>"
+        )
 
     def __init__(
         self,

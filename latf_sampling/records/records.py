@@ -121,23 +121,45 @@ class Records(Setup):
     # Frames
 
     def frames(self, last_round: int | None = None) -> list[Frames]:
-        """All walkers of the rounds up to one (default: all rounds), external trajectories first.
+        """All walkers of the rounds up to one (default: `last_simulated`), external trajectories first.
+
+        Walkers without a finished segment are left out.
 
         Raises
         ------
         SettingsError
             The protocol has no such round.
         StoreError, DataError
-            A finished file is missing or damaged; names it.
+            There are no frames yet, or a finished file is missing or damaged; names it.
         """
-        last = self.n_rounds - 1 if last_round is None else last_round
+        last = self.last_simulated() if last_round is None else last_round
         if not 0 <= last < self.n_rounds:
             raise SettingsError(f"round: the campaign has rounds 0 to {self.n_rounds - 1}; got {last}.")
-        return [walker for index in range(last + 1) for walker in self._walkers(index)]
+        walkers = [walker for index in range(last + 1) for walker in self._walkers(index)]
+        if not walkers:
+            raise StoreError(f"{self.directory.path}: no segment is finished yet; run the campaign first.")
+        return walkers
 
     def references(self) -> list[Frames]:
-        """The plain simulations that models are evaluated by; empty where the protocol asks for none."""
-        return [] if self.protocol.evaluate is None else self._walkers(self.n_rounds)
+        """The plain simulations that models are evaluated by; empty where none are asked for, or not all are ready."""
+        wanted = self.protocol.evaluate is not None and self._is_simulated(self.n_rounds)
+        return self._walkers(self.n_rounds) if wanted else []
+
+    def last_simulated(self) -> int:
+        """Index of the last round of those whose simulation is finished; 0 while none is."""
+        index = 0
+        while index + 1 < self.n_rounds and self._is_simulated(index + 1):
+            index += 1
+        return index
+
+    def _is_simulated(self, index: int) -> bool:
+        """Whether nothing is left to simulate of a round, or of the references."""
+        settings = self.protocol.runs[index]
+        if isinstance(settings, ExternalRound):
+            files = self.directory.round(index)
+            return all(files.external(number).marker.exists() for number in range(len(settings.walkers)))
+        files, segments = self.directory.run(self.protocol, index), n_steps(settings.length, self.protocol.segment)
+        return all(files.walker(number).is_finished(segments) for number in range(len(settings.walkers)))
 
     def external_frames(self) -> list[ExternalFrames]:
         """The external trajectories that the campaign starts from.
@@ -179,7 +201,7 @@ class Records(Setup):
         return [
             WalkerFrames.load(walker.path, self.topology, index, number)
             for number, walker in enumerate(walkers)
-            if walker.markers() or walker.failures().retired is None  # one may be retired in its first segment
+            if walker.markers()  # one may be retired in its first segment, or not have finished it yet
         ]
 
     # Data sets and models
@@ -229,7 +251,7 @@ class Records(Setup):
         return [left_out.get(k, False) for k in range(len(walkers))]
 
     def dataset(self, last_round: int | None = None, features: Features | None = None) -> Dataset:
-        """The frames of the rounds up to one (default: all), as training takes them before it selects columns."""
+        """The frames of the rounds up to one, as by `frames`, and as training takes them before it selects columns."""
         from latf_sampling.data.dataset import Dataset
 
         features = self.features if features is None else features

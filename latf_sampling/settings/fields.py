@@ -393,7 +393,10 @@ def _message(fault: ErrorDetails, location: Location, owner: type[BaseModel] | N
         known = [] if owner is None else list(_fields(owner))
         nearest = difflib.get_close_matches(name, known, 1)
         listed = f" Known keys: {', '.join(known)}." if 0 < len(known) <= MAX_LISTED and not usage else ""
-        return f"no such key{f', did you mean {nearest[0]!r}' if nearest else ''}{hint}{listed}"
+        if not nearest:
+            return f"no such key{hint}{listed}"
+        advice = f" {usage[0].upper()}{usage[1:]}." if usage else ""
+        return f"no such key, did you mean {nearest[0]!r}?{advice}{listed}"
     if kind in ("too_short", "too_long"):
         least, length = kind == "too_short", limits["min_length" if kind == "too_short" else "max_length"]
         items = f"{length} item{'' if length == 1 else 's'}"

@@ -59,6 +59,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     >>> read_yaml(Path("protocols/alanine-dipeptide.yaml"))["seed"]  # doctest: +SKIP
     1
     """
+    if path.is_dir():
+        raise SettingsError(
+            f"{path}: cannot be read as a protocol, since it is a directory; give a YAML file, and the directory of a "
+            "campaign with -o."
+        )
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:

@@ -19,6 +19,7 @@ from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.openmm_xml import read_openmm_xml
 from latf_sampling.core.provenance import Attempt
+from latf_sampling.core.words import plural
 from latf_sampling.data.trajectory_writers import write_xtc
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import as_mdtraj
@@ -33,7 +34,7 @@ PDB_COORDINATES = (-99.9, 999.9)
 """nm; coordinates that fit into the columns of a PDB file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Starts:
     """Structures to start simulations from, and the rejected targets.
 
@@ -96,6 +97,10 @@ class Starts:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __repr__(self) -> str:
+        atoms = plural(self.topology.getNumAtoms(), "atom")
+        return f"<Starts: {len(self)} of {self.requested} structures of {atoms} at {self.temperature:g} K>"
 
     def summary(self) -> str:
         """One or more sentences: the number of structures, their coverage, and the reasons of rejections."""

@@ -75,7 +75,8 @@ def test_the_protocols_of_the_project(file):
     assert {"system", "platform", "descriptors", "round 0", "in all"} <= rows.keys()
     if file.stem == "alanine-dipeptide":
         assert rows["descriptors"] == "45 columns (distances)"
-        assert rows["round 1"] == "2 walkers x 1.5 ns at 300 K, metadynamics, 1,500 hills each"
+        assert rows["round 1"] == "2 walkers x 1.5 ns at 300 K, metadynamics, 1,500 hills each, restart: flow"
+        assert rows["learning"] == "lag 2 ps, retrain: always" and rows["executor"] == "local"
         assert rows["observed"] == "phi ALA 2 above 0°, with a reference"
         assert rows["in all"] == "27 ns of simulation, 67,500 frames"
 
@@ -141,7 +142,7 @@ IN_THE_PROTOCOL = [
     ({"seed": 1.0}, "seed: must be a valid integer, got 1.0."),
     ({"model.beta": "0.1"}, "model.beta: must be a number, got '0.1'."),
     ({"name": 7}, "name: must be text, got 7."),
-    ({"system.cutof": "1 nm"}, "system.cutof: no such key, did you mean 'cutoff'. Known keys: name, structure, "),
+    ({"system.cutof": "1 nm"}, "system.cutof: no such key, did you mean 'cutoff'? Known keys: name, structure, "),
     (
         {"system.nonbonded": "PME", "system.cutoff": "1 nm", "system.prepare": {"solvent": {"padding": "1000 nm"}}},
         "system.prepare.solvent.padding: a box of 8e+09 nm^3 would hold 2.67e+11 water molecules, more than 1,000,000",

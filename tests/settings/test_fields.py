@@ -63,7 +63,7 @@ def test_keys_of_mappings_and_aliases_are_keys():
 
 def test_an_unknown_key_is_answered_with_the_nearest_and_the_known_ones():
     assert faults({"parts": [], "widht": 1}) == [
-        "file: widht: no such key, did you mean 'width'. Known keys: parts, width, labels, from."
+        "file: widht: no such key, did you mean 'width'? Known keys: parts, width, labels, from."
     ]
     assert faults({"parts": [{"shape": "circle", "radius": 1, "x": 1}]}) == [
         "file: parts[0].x: no such key. Known keys: shape, radius."
@@ -81,7 +81,7 @@ def test_a_key_may_stand_before_the_location():
     usage = "write {parts: []}"
     assert faults({"widht": 1}, nested=True, usage=usage) == [
         "file.parts: this key is missing; write {parts: []}.",
-        "file.widht: no such key, did you mean 'width'; write {parts: []}.",
+        "file.widht: no such key, did you mean 'width'? Write {parts: []}.",
     ]
 
 

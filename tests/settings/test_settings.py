@@ -293,7 +293,7 @@ def test_not_a_protocol_at_all(tmp_path, content, why):
 def test_a_missing_protocol(tmp_path):
     with pytest.raises(SettingsError, match="nowhere.yaml: cannot be read"):
         Protocol.load(tmp_path / "nowhere.yaml")
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="cannot be read as a protocol, since it is a directory; give a YAML file"):
         Protocol.load(tmp_path)
 
 
