@@ -2,10 +2,11 @@
 
     python protocols/reference_melting.py chignolin-go -o protocols/reference_chignolin-go.json
 
-The first way is replica exchange at ten temperatures, all frames weighted by MBAR; the second is plain dynamics at
-temperatures of its own, each counted by itself. The package only builds the system. Errors are standard errors over ten
-blocks in time, by which the whole analysis is repeated. With --frames DIRECTORY the frames of the plain runs are kept,
-one file for each temperature with positions (nm), potential energies (kJ/mol) and the fraction of native contacts.
+The first way is replica exchange at eight or ten temperatures, all frames weighted by MBAR; the second is plain
+dynamics at temperatures of its own, each counted by itself. The package only builds the system. Errors are standard
+errors over ten blocks in time, by which the whole analysis is repeated. With --frames DIRECTORY the frames of the plain
+runs are kept, one file for each temperature with positions (nm), potential energies (kJ/mol) and the fraction of native
+contacts.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import openmm
 from pymbar import MBAR
 
 from latf_sampling.settings.system import SystemSettings
-from latf_sampling.systems import Molecule, build, chignolin_go
+from latf_sampling.systems import Molecule, build, chignolin_go, gcaa_go
 
 KB = 8.31446261815324e-3
 BLOCKS = 10
@@ -30,8 +31,8 @@ class Case:
     """A system, what counts as folded in it, and how it is simulated."""
 
     contacts: tuple[tuple[int, int], ...]
-    groups: tuple[int, ...]  # of each contact
-    needed: int  # groups with half of their contacts that make a folded frame; 0 is more than half of all contacts
+    groups: tuple[int, ...]  # the base pair of each contact, -1 is none
+    needed: int  # base pairs with half of their contacts that make a folded frame; 0 is more than half of all contacts
     exchange: tuple[float, ...]  # K
     plain: tuple[float, ...]  # K
     timestep: float  # ps
@@ -45,7 +46,17 @@ def chignolin() -> Case:
     return Case(contacts, (0,) * len(contacts), 0, ladder, plain, 0.01, 200)
 
 
-CASES = {"chignolin-go": chignolin}
+def gcaa() -> Case:
+    topology = build(SystemSettings(name="gcaa-go")).topology
+    residue = [atom.residue.index for atom in topology.atoms()]
+    contacts = tuple(gcaa_go.contacts()[1])
+    pairs = [(residue[a], residue[b]) for a, b in contacts]
+    groups = tuple(gcaa_go.PAIRS.index(pair) if pair in gcaa_go.PAIRS else -1 for pair in pairs)
+    ladder = tuple(np.round(np.geomspace(295.0, 365.0, 8), 1).tolist())
+    return Case(contacts, groups, 3, ladder, (305.0, 315.0, 325.0, 335.0, 350.0), 0.01, 200)
+
+
+CASES = {"chignolin-go": chignolin, "gcaa-go": gcaa}
 CONTACT = 1.2
 """A contact is formed within this many times its native distance."""
 
@@ -225,7 +236,7 @@ def main() -> None:
     result = {
         "what": f"{arguments.name}, Langevin dynamics, friction 1/ps, {1000 * case.timestep:g} fs, Reference platform",
         "openmm": openmm.version.version,
-        "folded_means": f"at least {case.needed} groups with half of their contacts"
+        "folded_means": f"{case.needed} base pairs or more with half of their contacts"
         if case.needed
         else "more than half of the native contacts",
         "replica_exchange_MBAR": {

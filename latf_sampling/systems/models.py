@@ -11,6 +11,8 @@ from openmm import app
 
 from latf_sampling.systems.chignolin_go import chignolin_go
 from latf_sampling.systems.chignolin_go import extended as extended_chignolin
+from latf_sampling.systems.gcaa_go import extended as extended_gcaa
+from latf_sampling.systems.gcaa_go import gcaa_go
 from latf_sampling.systems.molecule import Molecule
 from latf_sampling.systems.wca_dimer import wca_dimer
 
@@ -36,6 +38,7 @@ class Model:
 
 MODELS: dict[str, Model] = {
     "chignolin-go": Model(chignolin_go, {"extended": extended_chignolin}),
+    "gcaa-go": Model(gcaa_go, {"extended": extended_gcaa}),
     "wca-dimer": Model(wca_dimer, {}),
 }
 """The models by their names in a protocol, `system: {name: ...}`; `latf_sampling.settings.system.MODELS` has the keys

@@ -59,11 +59,16 @@ def add_angles(system: openmm.System, native: np.ndarray, triples: Pairs, stiffn
     system.addForce(force)
 
 
-def add_torsions(system: openmm.System, native: np.ndarray, quartets: Pairs, strength: float) -> None:
-    """Add strength [1 - cos(phi - phi0) + (1 - cos 3 (phi - phi0)) / 2] for each torsion, kJ/mol."""
+def add_torsions(
+    system: openmm.System, native: np.ndarray, quartets: Pairs, strength: float, threefold: bool = True
+) -> None:
+    """Add strength [1 - cos(phi - phi0) + (1 - cos 3 (phi - phi0)) / 2] for each torsion, kJ/mol.
+
+    Without `threefold`, the last term is left out.
+    """
     force = openmm.PeriodicTorsionForce()
     for quartet, torsion in zip(quartets, torsions(native, quartets), strict=True):
-        for periodicity, factor in ((1, 1.0), (3, 0.5)):
+        for periodicity, factor in ((1, 1.0), (3, 0.5))[: 1 + threefold]:
             # OpenMM adds k [1 + cos(n phi - phase)]
             force.addTorsion(*quartet, periodicity, periodicity * torsion + np.pi, factor * strength)
     system.addForce(force)
@@ -90,3 +95,26 @@ def other_pairs(count: int, excluded: Iterable[Sequence[int]], separation: int) 
     """Pairs of `count` particles that are at least `separation` apart in their order, without the excluded ones."""
     without = {(min(a, b), max(a, b)) for a, b in excluded}
     return [(a, b) for a, b in combinations(range(count), 2) if b - a >= separation and (a, b) not in without]
+
+
+def with_torsions(positions: np.ndarray, quartets: Pairs, torsion: float) -> np.ndarray:
+    """Positions (N, 3) with each torsion at a value, radians, by turning all atoms from the third of a quartet on.
+
+    The atoms of the chain are in order: those from the third one on lie beyond the bond between second and third.
+
+    Examples
+    --------
+    >>> bent = np.array([[0.0, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 0]])
+    >>> with_torsions(bent, [(0, 1, 2, 3)], np.pi).round(6)[3].tolist()
+    [1.0, -1.0, 0.0]
+    """
+    positions = positions.copy()
+    for quartet in quartets:
+        first, second = positions[quartet[1]], positions[quartet[2]]
+        axis = (second - first) / np.linalg.norm(second - first)
+        angle = torsion - torsions(positions, [quartet])[0]
+        rest = positions[quartet[2] :] - first
+        along = np.outer(rest @ axis, axis)
+        rest = along + (rest - along) * np.cos(angle) + np.cross(axis, rest) * np.sin(angle)
+        positions[quartet[2] :] = first + rest
+    return positions
