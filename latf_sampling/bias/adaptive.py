@@ -397,6 +397,12 @@ class AdaptiveBias(GridBias, Generic[State]):
             self._complete = True
             self.force.publish()
 
+    def take_new(self) -> None:
+        """Add kernels of others that are new on the disk now, rather than at the next multiple of `save_frequency`."""
+        changed = self._add_neighbors()
+        self._copy_coefficients(self.coefficients, changed)
+        self.force.publish()
+
     def _rebuild(self, from_scratch: bool = False) -> None:
         """Let the state hold this walker's kernels, and those of others that are on the disk."""
         self._complete = False

@@ -154,6 +154,18 @@ class Metadynamics(AdaptiveBias[np.ndarray]):
     def hills(self) -> np.ndarray:
         return self.own_kernels
 
+    @property
+    def starts_from_flow(self) -> bool:
+        """Whether the bias was not zero before the first hill."""
+        return bool(self._start.any())
+
+    @property
+    def highest(self) -> float:
+        """The height that no hill exceeds, kJ/mol: that of the first, or of the narrowest of adaptive ones."""
+        share = NARROWEST**self.cv.dim if self.adaptive_widths else 1.0
+        lowest = min(float(self._start.min()), 0.0)  # a flow's free energy counts from its minimum
+        return self.height / share * math.exp(-lowest / (KB * self.temperature * (self.bias_factor - 1)))
+
     def empty_state(self) -> np.ndarray:
         return self._start.copy()
 

@@ -192,6 +192,16 @@ class OPES(AdaptiveBias[Density]):
         return self.state.kernels
 
     @property
+    def epsilon(self) -> float:
+        """What is added to the normalized density, so that the bias does not exceed the barrier."""
+        return self._epsilon
+
+    @property
+    def excludes_region(self) -> bool:
+        """Whether there is an excluded region."""
+        return self._excluded is not None
+
+    @property
     def effective_sample_size(self) -> float:
         return self.state.effective_sample_size()
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from latf_sampling.campaign.external_variable import check_variables
 from latf_sampling.core import platforms
 from latf_sampling.core.space import RESERVE, free_space, spelled
 from latf_sampling.core.words import plural
@@ -51,6 +52,7 @@ def check(setup: Setup, is_read: Callable[[int], bool] = lambda number: False) -
     _ = setup.observed
     _check_own_descriptors(setup)
     _check_timestep(setup)
+    check_variables(setup)
     if setup.protocol.from_trajectories:
         _check_external(setup, is_read)
     _check_lag(setup)

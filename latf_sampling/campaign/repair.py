@@ -69,6 +69,9 @@ def variable_in_use(records: Records, index: int) -> str | None:
     """Fingerprint of the variable of a round's model, as the walkers of the next round state it; `None` without any."""
     if index + 1 >= records.n_rounds:
         return None
+    bias = records.protocol.runs[index + 1].bias
+    if bias is not None and bias.variable is not None:
+        return None
     files = records.directory.round(index + 1)
     for number in range(len(records.protocol.runs[index + 1].walkers)):
         walker = files.walker(number)
@@ -95,6 +98,8 @@ def repair_starts(records: Records, files: StartFiles, begun: bool) -> None:
             raise StoreError(f"{files.table}: is missing, while walkers have started from its structures; restore it.")
         _remove_of_other_platform(records, files)
         return
+    if files.unfinished.exists():  # a process was killed between the table and this
+        storage.remove_folder(files.unfinished)
     try:
         manifest = files.manifest()
         damaged = manifest.damaged()

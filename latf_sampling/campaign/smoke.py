@@ -155,6 +155,9 @@ def smoke_protocol(protocol: Protocol) -> Protocol:
         changes["system"] = protocol.system.model_copy(
             update={"barostat": barostat.model_copy(update={"interval": interval})}
         )
+    if protocol.equilibrate is not None:
+        brief = {"heating": segment, "release": segment, "length": segment}
+        changes["equilibrate"] = protocol.equilibrate.model_copy(update=brief)
     if protocol.evaluate is not None:
         temperatures = protocol.evaluate.temperatures[:TEMPERATURES]
         changes["evaluate"] = protocol.evaluate.model_copy(update={"temperatures": temperatures, "length": length})
@@ -190,6 +193,8 @@ def _round(settings: RoundSettings, frame: float, length: float) -> RoundSetting
 
 class _SmokeCampaign(Campaign):
     """A campaign that learns whatever it simulates, and starts somewhere."""
+
+    force_limit = math.inf  # the range over a few picoseconds is a fraction of that over the campaign's frames
 
     def __init__(self, protocol: Protocol, directory: Path, test: SmokeTest) -> None:
         super().__init__(protocol, directory)

@@ -40,7 +40,7 @@ class Rows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.columns)
         u = self.module(rows.to(torch.float32)).to(x.dtype) if self.single else self.module(rows)
-        return u.reshape(x.shape[:-1] + [self.dim])
+        return u.reshape(list(x.shape[:-1]) + [self.dim])
 
 
 class ExternalModule:
@@ -201,7 +201,7 @@ def _compiled(module: nn.Module, columns: int, name: str) -> Any:
     plain = copy.deepcopy(module).cpu().eval()
     try:
         return torch.jit.script(plain)
-    except (RuntimeError, TypeError, ValueError, AttributeError, FrontendError):
+    except (RuntimeError, TypeError, ValueError, AttributeError, OSError, FrontendError):  # OSError: no source code
         floating = [value.dtype for value in _numbers(plain) if value.is_floating_point()]
         example = torch.randn(2, columns, dtype=floating[0] if floating else torch.float32)
         try:

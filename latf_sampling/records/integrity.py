@@ -9,6 +9,7 @@ from latf_sampling.bias.history import SUFFIX, verify_hills
 from latf_sampling.core.manifest import Manifest, digest
 from latf_sampling.core.storage import checksum
 from latf_sampling.data.layout import CampaignDirectory, RoundDirectory
+from latf_sampling.data.round_files import VariableDirectory
 from latf_sampling.errors import StoreError
 from latf_sampling.settings import ExternalRound, Protocol, n_steps
 from latf_sampling.starts.files import StartFiles, start_of
@@ -208,7 +209,16 @@ def _verify_origin(protocol: Protocol, directory: CampaignDirectory, index: int)
     walkers = [files.walker(number) for number in range(len(settings.walkers))]
     firsts = {k: walker.segment(0).manifest() for k, walker in enumerate(walkers) if walker.markers()}
     biased = [first for first in firsts.values() if "variable" in first.content]
-    if biased:
+    along = directory.biased_along(protocol, index)
+    if biased and isinstance(along, VariableDirectory):
+        try:
+            learned = along.manifest().verified().content["variable"]
+        except StoreError as error:
+            raise StoreError(f"{error} The walkers of round {index} were biased along it; restore it.") from error
+        for first in biased:
+            if first.content["variable"] != learned:
+                raise StoreError(f"{first.path}: was biased along another variable than that of {along.cv}.")
+    elif biased:
         learning = directory.round(index - 1).learning
         if not learning.finished:
             raise StoreError(

@@ -125,4 +125,6 @@ class Round:
         """Name of the round with its kind and temperatures."""
         names = {"plain": "plain dynamics", "external": "external trajectories"}
         temperatures = ", ".join(f"{temperature:g} K" for temperature in self.settings.walkers)
-        return f"Round {self.index}: {names.get(self.kind, self.kind)}, {temperatures}"
+        bias = self.settings.bias
+        along = "" if bias is None or bias.variable is None else f" along {bias.variable.name}"
+        return f"Round {self.index}: {names.get(self.kind, self.kind)}{along}, {temperatures}"

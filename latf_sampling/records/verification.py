@@ -103,6 +103,10 @@ class Verification:
         if files.has_results() and not (files.system / "molecule.json").exists():
             self._add(files.system / "molecule.json", "is missing", molecule)
         self._task(files.system / "molecule.json", molecule)
+        for path in sorted(files.equilibration.rglob("*.json")):
+            self._task(
+                path, "Restore it, or delete its folder: `latf run` equilibrates again if nothing started from it."
+            )
         for index in range(len(protocol.runs)):
             self._round(protocol, files, index)
         self._starts(StartFiles(files.starts), "`latf run` makes the structures again.")
@@ -202,6 +206,7 @@ class Verification:
                 self._starts(
                     StartFiles(files.start_set(first)), lost if begun else "`latf run` makes the structures again."
                 )
+        self._task(files.variable.marker, "Walkers were biased along it; restore it.", files.variable.manifest)
         self._task(files.learning.history, "`latf run` trains the model again.", files.learning.manifest)
         if len(self.findings) == before:
             self._consistent(lambda: verify_round(protocol, directory, index), remedy)

@@ -234,7 +234,7 @@ class _RoundBias:
         first = min(walker.walker for walker in walkers if walker.biased and _key(walker) == key)
         task = BiasTask(
             records.molecule.system,
-            LatentCV.load(learning.cv, records.molecule.topology),
+            LatentCV.load(records.directory.biased_along(records.protocol, index).cv, records.molecule.topology),
             lambda: model,
             temperature,
             timestep,
@@ -253,13 +253,17 @@ class _RoundBias:
         which, middles = stages(np.concatenate([times[k] for k in under]), STAGES if bias.is_adaptive else 1)
         parts = dict(zip(under, np.split(which, np.cumsum([len(times[k]) for k in under])[:-1])))
         u = [latent(bias.cv, walker)[part] for walker, part in zip(walkers, selected)]
+        learned = u  # the states are those of the model, whatever the bias acts on
+        if settings.bias.variable is not None:
+            own = LatentCV.load(learning.cv, records.molecule.topology)
+            learned = [latent(own, walker)[part] for walker, part in zip(walkers, selected)]
         # All walkers together, so that the history of the bias is traversed once.
         joined, ends = np.concatenate(u), np.cumsum(list(map(len, u)))[:-1]
         return cls(
             [parts.get(k, np.empty(0, int)) for k in range(len(walkers))],
             np.split(bias.past_energy(joined, middles), ends, axis=1),
             np.split(bias.energy(joined), ends),
-            [model.state_probabilities(part) for part in u],
+            [model.state_probabilities(part) for part in learned],
         )
 
     def of_walkers(self, places: Sequence[int]) -> _RoundBias:

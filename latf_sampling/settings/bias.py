@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validat
 from pydantic_core import CoreSchema
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.settings.fields import Energy, Settings, Time
+from latf_sampling.settings.fields import Energy, File, Settings, Time
 
 
 class TrustSettings(Settings):
@@ -35,6 +35,10 @@ class BiasSettings(Settings):
     backend: Literal["auto", "torchforce", "pythonforce"] = "auto"
     """The OpenMM force that carries the bias. "auto" takes the one that is faster on the platform, or the one that is
     installed."""
+    variable: File | None = None
+    """TorchScript file of a module that was trained elsewhere, such as an export of mlcolvar: it takes all columns of
+    the protocol's `features` in their order, [n, F], and is biased in place of the learned variable. Its bounds and
+    hill widths come from the frames of the rounds before. None takes the learned variable."""
     trust: TrustSettings | None = None
     """Trust region that walkers are kept in; None trusts the model everywhere between the walls of the bias."""
 
