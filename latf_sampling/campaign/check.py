@@ -17,11 +17,12 @@ from latf_sampling.data.sizes import missing_size
 from latf_sampling.errors import LatfError, SettingsError, SpaceWarning
 from latf_sampling.records.setup import Setup
 from latf_sampling.settings import ExecutorSettings, ExternalRound, RoundSettings, n_steps
+from latf_sampling.settings.equilibration import EquilibrationSettings
 from latf_sampling.simulation.explosion import usual_timestep
 
-OWN = "custom"
 LONGEST_LAG = 0.25
 """Share of the shortest run that a lag should not exceed."""
+OWN = "custom"
 """Kind of the descriptors whose code is the user's."""
 
 
@@ -51,11 +52,12 @@ def check(setup: Setup, is_read: Callable[[int], bool] = lambda number: False) -
     _ = setup.features
     _ = setup.observed
     _check_own_descriptors(setup)
-    _check_timestep(setup)
     check_variables(setup)
+    _check_timestep(setup)
+    _check_lag(setup)
+    _check_equilibration(setup)
     if setup.protocol.from_trajectories:
         _check_external(setup, is_read)
-    _check_lag(setup)
 
 
 def platform(setup: Setup) -> str:
@@ -114,8 +116,6 @@ def _check_timestep(setup: Setup) -> None:
         )
 
 
-def _brief(error: Exception) -> str:
-    """The message of an error in one line; torch's fill pages."""
 def _check_lag(setup: Setup) -> None:
     """Warn of a lag at which hardly any two pairs of frames of a run are independent of each other."""
     simulated = [entry for entry in setup.protocol.rounds if isinstance(entry, RoundSettings)]
@@ -130,6 +130,28 @@ def _check_lag(setup: Setup) -> None:
         )
 
 
+def _check_equilibration(setup: Setup) -> None:
+    """Warn of a box that was just filled with water and is not relaxed before its frames count."""
+    protocol = setup.protocol
+    prepare = protocol.system.prepare
+    if prepare is None or prepare.solvent is None or protocol.from_trajectories:
+        return
+    if protocol.equilibrate is None:
+        warnings.warn(
+            "equilibrate: is missing, and the first picoseconds of a box that was just filled with water would count "
+            "as equilibrium; add 'equilibrate: true'.",
+            stacklevel=3,
+        )
+    elif protocol.system.barostat is None and protocol.equilibrate.pressure is None:
+        warnings.warn(
+            "equilibrate.pressure: is missing, and the box keeps the density that it was filled with; add "
+            "'pressure: 1 bar' there, or a barostat to the system.",
+            stacklevel=3,
+        )
+
+
+def _brief(error: Exception) -> str:
+    """The message of an error in one line; torch's fill pages."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]} ..."
 
@@ -185,6 +207,8 @@ def summary(setup: Setup, directory: CampaignDirectory | None = None) -> list[tu
         ("platform", platform(setup)),
         ("descriptors", f"{plural(len(setup.features.names), 'column')} ({kinds})"),
     ]
+    if protocol.equilibrate is not None:
+        rows.append(("equilibration", _equilibration(protocol.equilibrate)))
     simulated = frames = 0.0
     for index, entry in enumerate(protocol.runs):
         restart = ""
@@ -194,25 +218,23 @@ def summary(setup: Setup, directory: CampaignDirectory | None = None) -> list[tu
         if isinstance(entry, RoundSettings):
             simulated += len(entry.walkers) * entry.length
             frames += len(entry.walkers) * entry.length / protocol.frame_interval
-    if protocol.starts is not None:
-        count, temperature = protocol.starts.count, protocol.starts.temperature
     learning = protocol.learning
     selected = "" if learning.select is None else f", from {plural(learning.select.keep, 'column')} at most"
     rows.append(("learning", f"lag {_span(learning.lag)}, retrain: {learning.retrain}{selected}"))
+    if protocol.starts is not None:
+        count, temperature = protocol.starts.count, protocol.starts.temperature
         rows.append(("starts", f"{plural(count, 'structure')} at {temperature:g} K"))
     if setup.observed is not None:
         reference = ", with a reference" if setup.reference is not None else ""
         rows.append(("observed", f"{setup.observed.state}{reference}"))
+    rows.append(("executor", _executor(protocol.executor)))
     rows.append(("in all", f"{_span(simulated)} of simulation, {plural(round(frames), 'frame')}"))
     wanted = missing_size(protocol, directory, molecule.system.getNumParticles(), setup.periodic)
-    rows.append(("executor", _executor(protocol.executor)))
     free = "" if directory is None else f"; {spelled(free_space(directory.path)[0])} are free"
     rows.append(("disk", f"about {spelled(wanted.size)} in {plural(wanted.files, 'file')} to write{free}"))
     return rows
 
 
-def _round(setup: Setup, entry: RoundSettings | ExternalRound) -> str:
-    """Walkers, temperatures and bias of a round."""
 def _executor(settings: ExecutorSettings) -> str:
     """Where tasks run."""
     if settings.dask is not None:
@@ -224,6 +246,8 @@ def _executor(settings: ExecutorSettings) -> str:
     return "local" if settings.local is None else f"local, {plural(settings.local, 'process')}"
 
 
+def _round(setup: Setup, entry: RoundSettings | ExternalRound) -> str:
+    """Walkers, temperatures and bias of a round."""
     counts = Counter(entry.walkers)
     temperatures = ", ".join(f"{temperature:g} K" for temperature in sorted(counts))
     if isinstance(entry, ExternalRound):
@@ -244,3 +268,9 @@ def _span(picoseconds: float) -> str:
     """A simulated time."""
     unit, size = next(((unit, size) for unit, size in (("us", 1e6), ("ns", 1e3)) if picoseconds >= size), ("ps", 1.0))
     return f"{picoseconds / size:.4g} {unit}"
+
+
+def _equilibration(settings: EquilibrationSettings) -> str:
+    time = settings.heating + settings.release + (1 if settings.pressure is None else 2) * settings.length
+    found = "" if settings.pressure is None else f", at the mean volume at {settings.pressure:g} bar"
+    return f"{_span(time)} for each temperature and conformation{found}; none of its frames counts"

@@ -8,6 +8,7 @@ A campaign's directory::
     earlier/1/                    the first protocol, where it was changed later, and results that depended on it
     inputs/                       copies of the structure and of other files that the protocol names
     system/                       the simulated molecule, see `latf_sampling.systems.Molecule`
+    equilibration/300K-0/         stages, .npz and .json, and what walkers at 300 K start from (`equilibrate`)
     lock                          locked while a process runs the campaign
     ledger.sqlite                 a row for each task, made from the manifests, see `latf_sampling.records.ledger`
     log.txt                       each start with its versions, each step, repair, roll-back and retry, each end
@@ -141,6 +142,16 @@ class CampaignDirectory:
     def system(self) -> Path:
         """Folder of the simulated molecule."""
         return self.path / "system"
+
+    @property
+    def equilibration(self) -> Path:
+        """Folder of the equilibrations before the first round, one for each temperature and conformation."""
+        return self.path / "equilibration"
+
+    def equilibration_of(self, protocol: Protocol, index: int, number: int) -> Path:
+        """Folder of the equilibration that a walker of a run begins with."""
+        conformation = number % max(len(protocol.system.conformations or ()), 1)
+        return self.equilibration / f"{protocol.runs[index].walkers[number]:.10g}K-{conformation}"
 
     @property
     def starts(self) -> Path:
@@ -322,7 +333,7 @@ class CampaignDirectory:
             changes = [(str(error).partition(":")[0],)]
         superseded: list[Path] = []
         if changes and not self.has_results():
-            for folder in (self.system, self.path / "rounds"):
+            for folder in (self.system, self.equilibration, self.path / "rounds"):
                 if folder.exists():
                     remove_folder(folder)
             kept = protocol.inputs()

@@ -12,6 +12,7 @@ from latf_sampling.data.layout import CampaignDirectory, RoundDirectory
 from latf_sampling.data.round_files import VariableDirectory
 from latf_sampling.errors import StoreError
 from latf_sampling.settings import ExternalRound, Protocol, n_steps
+from latf_sampling.simulation.equilibration import FINISHED
 from latf_sampling.starts.files import StartFiles, start_of
 
 
@@ -233,7 +234,12 @@ def _verify_origin(protocol: Protocol, directory: CampaignDirectory, index: int)
                     f"round {index - 1}, or delete {files.path} and all later rounds."
                 )
     started = {number: first for number, first in firsts.items() if "start" in first.content}
-    if started:
+    if index in (0, len(protocol.all_rounds)):
+        for number, first in started.items():
+            start = directory.equilibration_of(protocol, index, number) / f"{FINISHED}.npz"
+            if not start.exists() or checksum(start) != first.content["start"]:
+                raise StoreError(f"{start}: is not what {first.path} started from; restore it.")
+    elif started:
         try:
             for folder in {start_of(files, number).parent for number in started}:
                 StartFiles(folder).read_table()  # verifies all files of the set

@@ -14,6 +14,7 @@ from latf_sampling.settings.bias import (
     OPESSettings,
     TrustSettings,
 )
+from latf_sampling.settings.equilibration import EquilibrationSettings
 from latf_sampling.settings.execution import DeviceSettings, ExecutorSettings
 from latf_sampling.settings.fields import Location
 from latf_sampling.settings.protocol import (
@@ -57,6 +58,7 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
         "integrator": "fixed",
         "frame_interval": "fixed",
         "segment": "fixed",
+        "equilibrate": "fixed",
         "stalled_after": "free",
         "executor": "free",
         "devices": "free",
@@ -92,6 +94,7 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
     system.BarostatSettings: _all("fixed", "pressure", "interval"),
     system.RestraintSettings: _all("fixed", "atoms", "stiffness"),
     IntegratorSettings: _all("fixed", "timestep", "friction"),
+    EquilibrationSettings: _all("fixed", "heating", "release", "length", "stiffness", "pressure"),
     ExecutorSettings: _all("free", "local", "dask", "parsl", "executorlib"),
     DeviceSettings: _all("free", "use", "walkers"),
     ModelSettings: _all(

@@ -30,6 +30,7 @@ from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings import stored
 from latf_sampling.settings.bias import AnyBiasSettings
+from latf_sampling.settings.equilibration import Equilibrate
 from latf_sampling.settings.execution import Devices, DeviceSettings, Executor, ExecutorSettings
 from latf_sampling.settings.fields import (
     Dimension,
@@ -288,6 +289,9 @@ class Protocol(Settings):
     """Shape and objective of the model."""
     learning: LearningSettings
     """Lag time and training of the model."""
+    equilibrate: Equilibrate = None
+    """Heating and relaxation of a system that was just built, before the first round; true takes the defaults, None
+    begins with the minimized structure."""
     from_trajectories: tuple[TrajectoriesSettings, ...] = ()
     """External trajectories that the first model is trained on: they are round 0, and `rounds` are numbered from 1."""
     rounds: tuple[RoundSettings, ...] = ()
@@ -318,6 +322,8 @@ class Protocol(Settings):
             "segment": (self.segment, self.frame_interval, "frame_interval"),
             "learning.lag": (self.learning.lag, self.frame_interval, "frame_interval"),
         }
+        if self.equilibrate is not None and self.equilibrate.pressure is not None and self.system.barostat is not None:
+            faults.append("equilibrate.pressure: the system has a barostat, whose pressure counts; remove the key.")
         faults += self._impossible_biases() + self._impossible_exchanges()
         for number, entry in enumerate(self.rounds):
             intervals[f"rounds[{number}].length"] = (entry.length, self.segment, "segment")

@@ -1,0 +1,156 @@
+"""The equilibration before the first round, each a task of the executor."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from latf_sampling.campaign.progress import StepProgress
+from latf_sampling.core.lease import Lease, remove_leases
+from latf_sampling.core.manifest import Manifest
+from latf_sampling.core.processes import LocalExecutor
+from latf_sampling.core.tasks import MAX_LOST, WorkerDied, run_tasks
+from latf_sampling.core.words import plural
+from latf_sampling.errors import FailureWarning, SimulationError
+from latf_sampling.records.records import Records
+from latf_sampling.settings import RoundSettings
+from latf_sampling.simulation.equilibration import EquilibrationJob, equilibrate
+from latf_sampling.simulation.runner import lease_of
+
+Task = tuple[EquilibrationJob, Lease | None]
+
+
+def equilibrated(records: Records, index: int, executor: Executor, progress: StepProgress) -> list[Path | None]:
+    """What each walker of a run starts from, after the equilibrations that are missing; `None` without equilibration.
+
+    Parameters
+    ----------
+    records
+        Of the campaign.
+    index
+        Number of the run: the first round, or the simulations of `evaluate`.
+    executor
+        Where tasks run.
+    progress
+        Called with the fraction that is done, and a few words.
+
+    Raises
+    ------
+    SimulationError
+        An equilibration failed, or its worker was lost again and again.
+    """
+    protocol = records.protocol
+    settings, run = protocol.equilibrate, protocol.runs[index]
+    assert isinstance(run, RoundSettings)
+    if settings is None:
+        return [None] * len(run.walkers)
+    jobs = {job.directory: job for job in (job_of(records, index, number) for number in range(len(run.walkers)))}
+    missing = [job for job in jobs.values() if not job.is_finished]
+    if settings.pressure is not None and missing:
+        first = _first(records)
+        _run([first], executor, lambda share, words: progress(0.5 * share, words))
+        volume = Manifest.load(first.marker).verified().content["volume"]
+        missing = [replace(job, pressure=None, volume=volume) for job in missing if job.directory != first.directory]
+        _run(missing, executor, lambda share, words: progress(0.5 + 0.5 * share, words))
+    else:
+        _run(missing, executor, progress)
+    return [job_of(records, index, number).start for number in range(len(run.walkers))]
+
+
+def job_of(records: Records, index: int, number: int) -> EquilibrationJob:
+    """The equilibration that a walker of a run begins with."""
+    protocol, directory = records.protocol, records.directory
+    run = protocol.runs[index]
+    assert isinstance(run, RoundSettings)
+    folder = directory.equilibration_of(protocol, index, number)
+    return EquilibrationJob(protocol, folder, directory.system, run.walkers[number], number)
+
+
+def _first(records: Records) -> EquilibrationJob:
+    """The equilibration that finds the volume of all."""
+    settings = records.protocol.equilibrate
+    assert settings is not None
+    return replace(job_of(records, 0, 0), pressure=settings.pressure)
+
+
+def _run(jobs: list[EquilibrationJob], executor: Executor, progress: StepProgress) -> None:
+    jobs = [job for job in jobs if not job.is_finished]
+    if jobs:
+        _Equilibrations(jobs, progress).run(executor)
+
+
+class _Equilibrations:
+    """Equilibrations that run at the same time, how far each is, and the lease of its present attempt."""
+
+    def __init__(self, jobs: list[EquilibrationJob], progress: StepProgress) -> None:
+        self.jobs, self.progress = jobs, progress
+        self.leases: dict[int, Lease] = {}
+        self.fractions = [0.0] * len(jobs)
+        self.at_once: int | None = None
+
+    def run(self, executor: Executor) -> None:
+        if isinstance(executor, LocalExecutor):
+            self.at_once = min(executor.processes, len(self.jobs))
+        results = run_tasks(
+            _make_worker,
+            None,
+            ((number, (job, None)) for number, job in enumerate(self.jobs)),
+            executor,
+            submitted=self.submitted,
+            watch=self.watch,
+            stop=self.stop,
+            name=lambda number: self.jobs[number].name,
+        )
+        try:
+            with closing(results):
+                for number, result in results:
+                    self.finished(number, result)
+        finally:
+            remove_leases(lease_of(self.jobs[0].directory).parent)
+
+    def submitted(self, number: int, task: Task) -> Task:
+        job, _ = task
+        self.leases[number] = lease = Lease.grant(lease_of(job.directory))
+        return replace(job, at_once=self.at_once), lease
+
+    def watch(self, running: int) -> None:
+        for number, lease in self.leases.items():
+            if self.fractions[number] < 1 and (told := lease.progress()) is not None:
+                self.fractions[number] = min(told["fraction"], 0.999)
+        self.tell()
+
+    def tell(self) -> None:
+        finished = sum(fraction == 1 for fraction in self.fractions)
+        share = sum(self.fractions) / len(self.jobs)
+        self.progress(share, f"{finished} of {plural(len(self.jobs), 'equilibration')} finished")
+
+    def finished(self, number: int, result: WorkerDied | None) -> None:
+        job = self.jobs[number]
+        if isinstance(result, WorkerDied):
+            raise SimulationError(
+                f"{job.name}: its process ended by {result.how} {MAX_LOST} times; what is finished stays, and the same "
+                "command goes on with it."
+            )
+        for remark in Manifest.load(job.marker).content["warnings"]:
+            warnings.warn(remark, FailureWarning, stacklevel=2)
+        self.fractions[number] = 1.0
+        self.tell()
+
+    def stop(self) -> None:
+        for lease in self.leases.values():
+            lease.revoke()
+
+
+def _make_worker(setup: None) -> Callable[[Task], None]:
+    return _equilibrate
+
+
+def _equilibrate(task: Task) -> None:
+    job, lease = task
+    assert lease is not None
+    with lease.held() as report:
+        equilibrate(job, report)
