@@ -221,6 +221,12 @@ def test_structures_that_were_begun_on_another_platform_are_begun_anew(copy, bef
     assert [str(warning.message).endswith(words) for warning in caught] == [True] * (not kept)
 
 
+def test_what_a_kill_left_beside_finished_structures_is_removed(copy):
+    storage.write_json(copy / "starts/targets/plan.json", {})
+    repair_starts(Records.load(copy), StartFiles(copy / "starts"), begun=False)
+    assert not (copy / "starts/targets").exists()
+
+
 def test_a_model_that_is_not_the_one_in_use_is_not_stored(copy, tmp_path, monkeypatch):
     """Walkers were biased along a variable that is lost; another one must not take its place in silence."""
     shutil.rmtree(copy / "rounds" / "01" / "learning")
