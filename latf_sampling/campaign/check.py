@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from latf_sampling.campaign.external_variable import check_variables
 from latf_sampling.core import platforms
 from latf_sampling.core.space import RESERVE, free_space, spelled
 from latf_sampling.core.words import plural
@@ -52,9 +51,12 @@ def check(setup: Setup, is_read: Callable[[int], bool] = lambda number: False) -
     _ = setup.features
     _ = setup.observed
     _check_own_descriptors(setup)
-    check_variables(setup)
+    if any(entry.bias is not None and entry.bias.variable is not None for entry in setup.protocol.rounds):
+        from latf_sampling.campaign.external_variable import check_variables  # which needs torch
+
+        check_variables(setup)
     _check_timestep(setup)
-    _check_lag(setup)
+    check_lag(setup)
     _check_equilibration(setup)
     if setup.protocol.from_trajectories:
         _check_external(setup, is_read)
@@ -116,7 +118,7 @@ def _check_timestep(setup: Setup) -> None:
         )
 
 
-def _check_lag(setup: Setup) -> None:
+def check_lag(setup: Setup) -> None:
     """Warn of a lag at which hardly any two pairs of frames of a run are independent of each other."""
     simulated = [entry for entry in setup.protocol.rounds if isinstance(entry, RoundSettings)]
     shortest = min((entry.length for entry in simulated), default=math.inf)

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 import mdtraj
 import numpy as np
 import openmm
-import torch
 from scipy.spatial import KDTree
 
 from latf_sampling.errors import DataError
-from latf_sampling.features.periodic import reduced_box
 from latf_sampling.systems.geometry import distinct_stereocenters, handedness, periodic_pairs
 from latf_sampling.systems.molecule import bond_terms, box_vectors
 from latf_sampling.systems.scale import scale_words
@@ -218,7 +216,7 @@ class FrameChecks:
         if boxes is None and len(self.heavy) * (len(self.heavy) - 1) // 2 <= FEW_PAIRS:
             return self._all_contacts(xyz)
         for frame in range(len(xyz)):
-            box = None if boxes is None else reduced_box(torch.from_numpy(np.tril(boxes[frame]))).numpy()
+            box = None if boxes is None else np.tril(boxes[frame])
             x = xyz[frame, self.heavy]
             cutoff = 2 * CLASH * float(self.radii.max())
             if box is None:

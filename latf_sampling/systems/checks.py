@@ -120,7 +120,7 @@ def check_handedness(molecule: Molecule, start: Conformation, key: str) -> None:
         Names the first one that differs.
     """
     from latf_sampling.features import as_mdtraj
-    from latf_sampling.systems.geometry import distinct_stereocenters, handedness  # with torch, which takes seconds
+    from latf_sampling.systems.geometry import distinct_stereocenters, handedness
 
     centers = distinct_stereocenters(as_mdtraj(molecule.topology))
     differ = handedness(start.positions, centers) != handedness(molecule.positions, centers)

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import mdtraj
 import numpy as np
 import openmm
-import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
-from latf_sampling.features.periodic import IMAGES, minimum_image, reduced_box
 from latf_sampling.systems.molecule import bond_lengths
 
 Box = np.ndarray | None
@@ -200,6 +198,10 @@ def shortest(vectors: np.ndarray, box: Box) -> np.ndarray:
     """The shortest periodic image of vectors (n, 3) in a box (3, 3); without a box the vectors themselves."""
     if box is None:
         return vectors
+    import torch  # which takes seconds, and a structure without a box needs none of it
+
+    from latf_sampling.features.periodic import IMAGES, minimum_image, reduced_box
+
     cell = reduced_box(torch.tensor(np.asarray(box, np.float64)))
     return minimum_image(
         torch.from_numpy(np.ascontiguousarray(vectors)), cell, torch.tensor(IMAGES, dtype=torch.float64)
@@ -213,6 +215,10 @@ def periodic_pairs(x: np.ndarray, box: Box, cutoff: float) -> tuple[np.ndarray, 
         return np.empty((0, 2), int), np.empty(0)
     owner = np.arange(len(x))
     if box is not None:
+        import torch
+
+        from latf_sampling.features.periodic import IMAGES, reduced_box
+
         cell = reduced_box(torch.tensor(np.asarray(box, np.float64))).numpy()
         inverse = np.linalg.inv(cell)
         inside = (x @ inverse) % 1.0
