@@ -4,10 +4,15 @@
 #   make demo    alanine dipeptide from structure to report, in runs/demo
 #   make test    all tests, every bias on both backends
 #   make lint    ruff (check and format) and the type checker
+#   make docs    the documentation, in build/docs
 #   make gpu     on a machine with a GPU: doctor, tests and benchmarks there (benchmarks/gpu.sh)
 #   make clean   remove environment, caches and runs/demo
 #
 # Another interpreter: make test PYTHON=python3.12. Arguments for pytest: make test PYTEST_ARGS="-k flow -x -n 0".
+
+# A build of PLUMED, for the tests that compare with it. Its package would bring ninety others along, of which PLUMED
+# needs none; it is 24 MB and needs Python 3.11.
+PLUMED := 'hillclimber==0.1.8; python_version >= "3.11"'
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -17,8 +22,9 @@ OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 
 INSTALLED := .venv/.installed
+DOCS_INSTALLED := .venv/.docs
 
-.PHONY: demo test lint gpu clean
+.PHONY: demo test lint docs gpu clean
 
 demo: $(INSTALLED)
 	.venv/bin/latf run protocols/alanine-dipeptide.yaml -o runs/demo
@@ -32,6 +38,11 @@ lint: $(INSTALLED)
 	.venv/bin/ruff format --check .
 	.venv/bin/basedpyright
 
+docs: $(DOCS_INSTALLED)
+	rm -rf build/docs
+	.venv/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "The first page is build/docs/index.html"
+
 gpu: $(INSTALLED)
 	PYTHON=.venv/bin/python bash benchmarks/gpu.sh run runs/gpu
 
@@ -42,6 +53,11 @@ $(INSTALLED): pyproject.toml
 	@echo "Installing into $(@D): a few minutes, once."
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[test]'
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --target $(@D)/plumed $(PLUMED)
+	@touch $@
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[docs]'
 	@touch $@
 
 clean:
