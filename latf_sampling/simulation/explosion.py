@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,14 +88,21 @@ def usual_timestep(system: openmm.System, topology: app.Topology) -> tuple[float
     """The longest time step that is usual for the lightest hydrogens, fs, and what these are; `None` without hydrogens.
 
     1 fs where their bonds vibrate, 2 fs where they are constrained, and twice that where hydrogens are made heavier.
+    Hydrogens of rigid water count only where there are no others: OpenMM leaves their mass as it is, and 4 fs are usual
+    with them.
     """
     hydrogens = [atom.index for atom in topology.atoms() if atom.element is app.element.hydrogen]
     masses: dict[int, Any] = {index: system.getParticleMass(index)._value for index in hydrogens}  # dalton
     moving = {index: mass for index, mass in masses.items() if mass > 0}
     if not moving:
         return None
-    constraints = map(system.getConstraintParameters, range(system.getNumConstraints()))
-    rigid = {particle for first, second, _ in constraints for particle in (first, second)}.issuperset(moving)
+    times: Counter[int] = Counter()
+    for index in range(system.getNumConstraints()):
+        times.update(system.getConstraintParameters(index)[:2])
+    if all(times[index] > 1 for index in moving):
+        return 4.0, "rigid water"
+    moving = {index: mass for index, mass in moving.items() if times[index] < 2}
+    rigid = all(index in times for index in moving)
     lightest = min(moving.values())
     longest = (2.0 if rigid else 1.0) * (2.0 if lightest >= HEAVY_HYDROGEN else 1.0)
     return longest, f"hydrogens of {lightest:.3g} amu {'in constrained bonds' if rigid else 'whose bonds vibrate'}"

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import openmm
 import pytest
+from openmm import app, unit
 
 from latf_sampling import Campaign, Protocol
 from latf_sampling.campaign.executors import open_executor
@@ -16,7 +17,9 @@ from latf_sampling.records.verification import Verification
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.simulation import equilibration
 from latf_sampling.simulation.equilibration import EquilibrationJob, equilibrate, stages
+from latf_sampling.simulation.explosion import usual_timestep
 from latf_sampling.systems import build
+from latf_sampling.systems.named import named_structure
 
 SHORT = {"heating": "0.2 ps", "release": "0.5 ps", "length": "1 ps"}
 
@@ -159,6 +162,22 @@ def test_walkers_of_a_campaign_start_from_it_and_its_frames_do_not_count(tmp_pat
     file = campaign.directory.equilibration / "300K-0" / "equilibrated.npz"
     file.write_bytes(file.read_bytes()[:100])
     assert any(finding.path == file for finding in Verification.of(tmp_path / "run").findings)
+
+
+def test_rigid_water_leaves_the_time_step_of_heavy_hydrogens():
+    field = app.ForceField("amber14/protein.ff14SB.xml", "amber14/tip3p.xml")
+    structure = named_structure("alanine-dipeptide", None, 0)
+    modeller = app.Modeller(structure.topology, structure.positions)
+    modeller.addSolvent(field, numAdded=5)
+    heavy = {"constraints": app.HBonds, "hydrogenMass": 3 * unit.amu}
+    assert usual_timestep(field.createSystem(modeller.topology, **heavy), modeller.topology)[0] == 4.0
+    flexible = field.createSystem(modeller.topology, rigidWater=False, **heavy)
+    assert usual_timestep(flexible, modeller.topology)[0] == 4.0  # OpenMM makes these hydrogens heavy too
+    light = field.createSystem(modeller.topology, constraints=app.HBonds)
+    assert usual_timestep(light, modeller.topology)[0] == 2.0
+    modeller.delete([next(modeller.topology.chains())])
+    water = field.createSystem(modeller.topology)
+    assert usual_timestep(water, modeller.topology) == (4.0, "rigid water")
 
 
 def test_particles_keep_their_molecules_when_the_box_is_scaled(tmp_path):
