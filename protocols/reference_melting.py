@@ -179,104 +179,121 @@ def rounded(values: np.ndarray, digits: int = 4) -> list:
     return np.round(values, digits).tolist()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("name", choices=CASES)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--frames", type=Path, help="directory for the frames of the plain runs")
-    parser.add_argument("--exchange-frames", type=int, default=10_000, help="frames for each temperature of the ladder")
-    parser.add_argument("--plain-frames", type=int, default=40_000, help="frames for each plain run")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    case = CASES[arguments.name]()
-    molecule = build(SystemSettings(name=arguments.name, conformations=("hairpin", "extended")))
+def exchange_summary(case: Case, molecule: Molecule, frames: int, seed: int) -> dict:
+    """Melting curve and heat capacity by replica exchange and MBAR."""
     grid = np.linspace(case.exchange[0], case.exchange[-1], 37)
-
-    positions, energies, accepted = replica_exchange(molecule, case, arguments.exchange_frames, arguments.seed)
+    positions, energies, accepted = replica_exchange(molecule, case, frames, seed)
     folded = np.array([observed(case, molecule.positions, x)[1] for x in positions])
     fractions, capacities = by_mbar(case, energies, folded, grid)
     parts = zip(np.array_split(energies, BLOCKS, 1), np.array_split(folded, BLOCKS, 1), strict=True)
     blocks = [by_mbar(case, e, f, grid) for e, f in parts]
     midpoints = np.array([melting(grid, f) for f, _ in blocks])
     peaks = np.array([peak(grid, c) for _, c in blocks])
-    direct = folded.mean(axis=1)
-    print(f"replica exchange: {accepted:.2f} accepted, T_m {melting(grid, fractions):.1f} +- {error(midpoints):.1f} K")
+    return {
+        "temperatures_K": list(case.exchange),
+        "frames_each": frames,
+        "frame_interval_ps": case.interval * case.timestep,
+        "accepted": round(accepted, 3),
+        "folded_counted_at_ladder": rounded(folded.mean(axis=1)),
+        "melting_temperature_K": round(melting(grid, fractions), 2),
+        "melting_temperature_error_K": round(float(error(midpoints)), 2),
+        "heat_capacity_peak_K": round(peak(grid, capacities), 2),
+        "heat_capacity_peak_error_K": round(float(error(peaks)), 2),
+        "grid_K": rounded(grid, 2),
+        "folded": rounded(fractions),
+        "folded_error": rounded(error(np.array([f for f, _ in blocks])), 5),
+        "heat_capacity_kJ_per_mol_K": rounded(capacities),
+        "heat_capacity_error_kJ_per_mol_K": rounded(error(np.array([c for _, c in blocks])), 5),
+    }
 
-    plain, split = [], []
-    for number, temperature in enumerate(case.plain):
-        begun = time.process_time()
-        x, e = plain_run(molecule, case, temperature, arguments.plain_frames, arguments.seed + 100 + number)
-        seconds = time.process_time() - begun
-        fraction, is_folded = observed(case, molecule.positions, x)
-        block = np.array([part.mean() for part in np.array_split(is_folded, BLOCKS)])
-        split.append(block)
-        steps = arguments.plain_frames * case.interval
-        changes = transitions(fraction)
-        plain.append(
-            {
-                "temperature_K": temperature,
-                "folded": round(float(is_folded.mean()), 5),
-                "error": round(float(error(block)), 5),
-                "energy_kJ_per_mol": round(float(e.mean()), 3),
-                "energy_deviation_kJ_per_mol": round(float(e.std()), 3),
-                "heat_capacity_kJ_per_mol_K": round(float(e.var() / (KB * temperature**2)), 5),
-                "transitions": changes,
-                "transitions_per_ns": round(changes / (steps * case.timestep * 1e-3), 3),
-                "microseconds_per_step": round(seconds / (1.1 * steps) * 1e6, 2),
-                "transitions_per_minute_of_CPU": round(changes / (seconds / 1.1) * 60, 1),
-            }
-        )
-        print(plain[-1], flush=True)
-        if arguments.frames is not None:
-            arguments.frames.mkdir(parents=True, exist_ok=True)
-            file = arguments.frames / f"{arguments.name}-{temperature:g}K.npz"
-            interval = case.interval * case.timestep
-            np.savez(file, positions=x, energies=e, contacts=fraction, temperature=temperature, interval_ps=interval)
-    temperatures = np.array(case.plain)
+
+def plain_summary(case: Case, native: np.ndarray, x: np.ndarray, e: np.ndarray, temperature: float, us: float) -> dict:
+    """What is stored of a plain run: its positions, its energies, and its microseconds of CPU time a step."""
+    fraction, is_folded = observed(case, native, x)
+    blocks = np.array([part.mean() for part in np.array_split(is_folded, BLOCKS)])
+    steps, changes = len(x) * case.interval, transitions(fraction)
+    return {
+        "temperature_K": temperature,
+        "frames": len(x),
+        "folded": round(float(is_folded.mean()), 5),
+        "error": round(float(error(blocks)), 5),
+        "blocks": rounded(blocks),
+        "energy_kJ_per_mol": round(float(e.mean()), 3),
+        "energy_deviation_kJ_per_mol": round(float(e.std()), 3),
+        "heat_capacity_kJ_per_mol_K": round(float(e.var() / (KB * temperature**2)), 5),
+        "transitions": changes,
+        "transitions_per_ns": round(changes / (steps * case.timestep * 1e-3), 3),
+        "microseconds_per_step": round(us, 2),
+        "transitions_per_minute_of_CPU": round(changes / (steps * us) * 6e7, 1),
+    }
+
+
+def compare(result: dict) -> None:
+    """Add the melting temperature of the plain runs, and how far both ways are from each other."""
+    runs, exchange = result["plain_runs"]["runs"], result["replica_exchange_MBAR"]
+    temperatures = np.array([run["temperature_K"] for run in runs])
+    folded, blocks = np.array([run["folded"] for run in runs]), np.array([run["blocks"] for run in runs]).T
+    midpoints = np.array([melting(temperatures, block) for block in blocks])
+    result["plain_runs"]["melting_temperature_K"] = round(melting(temperatures, folded), 2)
+    result["plain_runs"]["melting_temperature_error_K"] = round(float(error(midpoints)), 2)
+    expected, spread = (
+        np.interp(temperatures, exchange["grid_K"], exchange[key]) for key in ("folded", "folded_error")
+    )
+    spread = np.hypot(spread, [run["error"] for run in runs])
+    result["deviations_in_standard_errors"] = rounded((folded - expected) / spread, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("name", choices=CASES)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="what it holds already is kept")
+    parser.add_argument("--frames", type=Path, help="directory for the frames of the plain runs")
+    parser.add_argument("--exchange-frames", type=int, default=20_000, help="frames for each temperature of the ladder")
+    parser.add_argument("--plain-frames", type=int, default=60_000, help="frames for each plain run")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    case = CASES[arguments.name]()
+    molecule = build(SystemSettings(name=arguments.name, conformations=("hairpin", "extended")))
     result = {
         "what": f"{arguments.name}, Langevin dynamics, friction 1/ps, {1000 * case.timestep:g} fs, Reference platform",
         "openmm": openmm.version.version,
         "folded_means": f"{case.needed} base pairs or more with half of their contacts"
         if case.needed
         else "more than half of the native contacts",
-        "replica_exchange_MBAR": {
-            "temperatures_K": list(case.exchange),
-            "frames_each": arguments.exchange_frames,
-            "frame_interval_ps": case.interval * case.timestep,
-            "accepted": round(accepted, 3),
-            "folded_counted_at_ladder": rounded(direct),
-            "melting_temperature_K": round(melting(grid, fractions), 2),
-            "melting_temperature_error_K": round(float(error(midpoints)), 2),
-            "heat_capacity_peak_K": round(peak(grid, capacities), 2),
-            "heat_capacity_peak_error_K": round(float(error(peaks)), 2),
-            "grid_K": rounded(grid, 2),
-            "folded": rounded(fractions),
-            "folded_error": rounded(error(np.array([f for f, _ in blocks])), 5),
-            "heat_capacity_kJ_per_mol_K": rounded(capacities),
-            "heat_capacity_error_kJ_per_mol_K": rounded(error(np.array([c for _, c in blocks])), 5),
-        },
-        "plain_runs": {
-            "frames_each": arguments.plain_frames,
-            "frame_interval_ps": case.interval * case.timestep,
-            "melting_temperature_K": round(melting(temperatures, np.array([p["folded"] for p in plain])), 2),
-            "melting_temperature_error_K": round(
-                float(error(np.array([melting(temperatures, f) for f in np.array(split).T]))), 2
-            ),
-            "runs": plain,
-        },
+        "plain_runs": {"frame_interval_ps": case.interval * case.timestep, "runs": []},
     }
-    expected = np.interp(temperatures, grid, fractions)
-    spread = np.hypot(
-        np.interp(temperatures, grid, error(np.array([f for f, _ in blocks]))), [p["error"] for p in plain]
-    )
-    result["largest_deviation_in_standard_errors"] = round(
-        float(np.max(np.abs(expected - [p["folded"] for p in plain]) / spread)), 2
-    )
-    temporary = arguments.output.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.replace(arguments.output)
-    print({key: result["plain_runs"][key] for key in ("melting_temperature_K", "melting_temperature_error_K")})
-    print("largest deviation, standard errors:", result["largest_deviation_in_standard_errors"])
+    if arguments.output.exists():
+        result = json.loads(arguments.output.read_text())
+
+    def write() -> None:
+        temporary = arguments.output.with_suffix(".tmp")
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+        temporary.replace(arguments.output)
+
+    if "replica_exchange_MBAR" not in result:
+        exchange = exchange_summary(case, molecule, arguments.exchange_frames, arguments.seed)
+        result["replica_exchange_MBAR"] = exchange
+        write()
+        print({key: exchange[key] for key in exchange if key.endswith("_K") and key != "grid_K"}, flush=True)
+    runs = result["plain_runs"]["runs"]
+    for number, temperature in enumerate(case.plain):
+        if any(run["temperature_K"] == temperature for run in runs):
+            continue
+        begun = time.process_time()
+        x, e = plain_run(molecule, case, temperature, arguments.plain_frames, arguments.seed + 100 + number)
+        us = (time.process_time() - begun) / (1.1 * len(x) * case.interval) * 1e6
+        runs.append(plain_summary(case, molecule.positions, x, e, temperature, us))
+        print(runs[-1], flush=True)
+        if arguments.frames is not None:
+            arguments.frames.mkdir(parents=True, exist_ok=True)
+            fraction, interval = observed(case, molecule.positions, x)[0], case.interval * case.timestep
+            file = arguments.frames / f"{arguments.name}-{temperature:g}K.npz"
+            np.savez(file, positions=x, energies=e, contacts=fraction, temperature=temperature, interval_ps=interval)
+        if len(runs) >= 3:
+            compare(result)
+        write()
+    print(result["plain_runs"]["melting_temperature_K"], result["plain_runs"]["melting_temperature_error_K"])
+    print("deviations, standard errors:", result["deviations_in_standard_errors"])
 
 
 if __name__ == "__main__":

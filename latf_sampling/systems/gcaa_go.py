@@ -1,4 +1,4 @@
-"""The Go model of an RNA hairpin with a GCAA tetraloop: nine of the heavy atoms of each nucleotide of GGCGCAAGCC.
+"""The Go model of an RNA hairpin with a GCAA tetraloop: nine heavy atoms of each nucleotide of GGCGCAAGCC.
 
 A structure-based model like those of Whitford and others, doi:10.1002/prot.22253, with fewer atoms. It has the shape of
 the hairpin, whose G-vectors and eRMSD it keeps, and nothing of its chemistry: its energy scale was chosen for a melting
@@ -27,6 +27,8 @@ from latf_sampling.units import to_array
 NATIVE = Path(__file__).parent / "data" / "gcaa-hairpin.pdb"
 """The native structure with all heavy atoms: loop and closing pair of 1S72, continued as an A-form helix."""
 SUGAR = ("P", "C5'", "C4'", "C3'", "C1'")
+SITES = ("O4'", "C2'")
+"""Atoms without mass or forces, at their native places relative to the sugar's others, by which a sugar is known."""
 BASES = {"A": ("N9", "C4", "C6", "C2"), "G": ("N9", "C4", "C6", "C2"), "C": ("N1", "C2", "C4", "C6")}
 """In an order in which C1' and any three of them, one after the other, are far from a line, where torsions are
 undefined."""
@@ -51,7 +53,7 @@ MASS = 36.0
 
 
 def gcaa_go() -> tuple[openmm.System, app.Topology, np.ndarray]:
-    """System, topology and native positions (89, 3), nm, of the Go model of GGCGCAAGCC.
+    """System, topology and native positions (109, 3), nm, of the Go model of GGCGCAAGCC.
 
     Bonds, angles and torsions have their minima in the native structure. Sugar and base of a nucleotide are rigid but
     for vibrations; chirality and planarity are kept by stiff torsions. Native contacts have depth [5 (r0/r)^12 - 6
@@ -61,13 +63,16 @@ def gcaa_go() -> tuple[openmm.System, app.Topology, np.ndarray]:
     --------
     >>> system, topology, positions = gcaa_go()
     >>> system.getNumParticles(), topology.getNumResidues()
-    (89, 10)
+    (109, 10)
     """
     topology, native = _atoms()
     system = openmm.System()
-    for _ in native:
-        system.addParticle(MASS)
+    for atom in topology.atoms():
+        system.addParticle(0.0 if atom.name in SITES else MASS)
     index = [{atom.name: atom.index for atom in residue.atoms()} for residue in topology.residues()]
+    for names in index:
+        for name in SITES:
+            system.setVirtualSite(names[name], _site(native, [names[k] for k in ("C4'", "C3'", "C1'")], names[name]))
     bonds, angles, torsions, stiff = _bonded(topology, index)
     add_bonds(system, native, bonds, 20000.0)
     add_angles(system, native, angles, 300.0)
@@ -97,7 +102,7 @@ def contacts() -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     near, far = [], []
     for a, b in combinations(range(len(atoms)), 2):
         apart = atoms[b].residue.index - atoms[a].residue.index
-        if apart == 0 or np.linalg.norm(native[a] - native[b]) > REACH:
+        if apart == 0 or {atoms[a].name, atoms[b].name} & set(SITES) or np.linalg.norm(native[a] - native[b]) > REACH:
             continue
         if apart > 1:
             far.append((a, b))
@@ -107,7 +112,7 @@ def contacts() -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
 
 
 def extended() -> np.ndarray:
-    """Positions (89, 3) of the stretched chain with native bonds and angles, nm."""
+    """Positions (109, 3) of the stretched chain with native bonds and angles, nm."""
     topology, native = _atoms()
     index = [{atom.name: atom.index for atom in residue.atoms()} for residue in topology.residues()]
     turned = []
@@ -118,14 +123,14 @@ def extended() -> np.ndarray:
 
 
 def _atoms() -> tuple[app.Topology, np.ndarray]:
-    """Topology with virtual bonds, and positions (89, 3) of its atoms in the native structure, nm."""
+    """Topology with virtual bonds, and positions (109, 3) of its atoms in the native structure, nm."""
     structure = app.PDBFile(str(NATIVE))
     positions, topology, kept = to_array(structure.positions, "length"), app.Topology(), []
     chain = topology.addChain("A")
     for residue in structure.topology.residues():
         atoms = {atom.name: atom for atom in residue.atoms()}
         copy = topology.addResidue(residue.name, chain, residue.id)
-        for name in (*SUGAR, *BASES[residue.name]):
+        for name in (*SUGAR, *BASES[residue.name], *SITES):
             if name in atoms:  # the first nucleotide has no phosphate
                 topology.addAtom(name, atoms[name].element, copy)
                 kept.append(atoms[name].index)
@@ -133,12 +138,21 @@ def _atoms() -> tuple[app.Topology, np.ndarray]:
     for residue, names in zip(topology.residues(), index, strict=True):
         base = BASES[residue.name]
         links = [("P", "C5'"), ("C5'", "C4'"), ("C4'", "C3'"), ("C4'", "C1'"), ("C3'", "C1'"), ("C1'", base[0])]
+        links += [("C4'", "O4'"), ("O4'", "C1'"), ("C3'", "C2'"), ("C2'", "C1'")]
         for first, second in (*links, *combinations(base, 2)):
             if first in names:
                 topology.addBond(names[first], names[second])
     for this, after in zip(index, index[1:], strict=False):
         topology.addBond(this["C3'"], after["P"])
     return topology, np.array(positions)[kept]
+
+
+def _site(native: np.ndarray, frame: list[int], index: int) -> openmm.VirtualSite:
+    """The virtual site of a particle whose native place relative to three others is kept."""
+    first, second, third = native[frame]
+    a, b = second - first, third - first
+    weights = np.linalg.solve(np.stack([a, b, np.cross(a, b)], axis=1), native[index] - first)
+    return openmm.OutOfPlaneSite(*frame, *weights)
 
 
 def _bonded(topology: app.Topology, index: list[dict[str, int]]) -> tuple[list, list, list, list]:
