@@ -27,6 +27,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -115,6 +116,12 @@ class CrossingRate:
             return f"{self.crossings:g} ({self.note})"
         digits = int(np.clip(1 - math.floor(math.log10(self.error)), 0, 3)) if self.error > 0 else 1
         return f"{self.crossings:,.{digits}f} ± {self.error:,.{digits}f}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Number, error and filling, ready for JSON: null for what is not finite."""
+        numbers = {name: getattr(self, name) for name in ("crossings", "error", "filling", "temperature")}
+        finite = {name: float(value) if math.isfinite(value) else None for name, value in numbers.items()}
+        return {**finite, "unit": self.unit, "note": self.note}
 
     @property
     def sentence(self) -> str:

@@ -26,6 +26,10 @@ class Bias(ABC):
     `Metadynamics`, `OPES`, `FlowBias` and `Umbrella` have the same methods with the same meaning. Where a kind has
     nothing to do, such as a static bias on `save`, the method does nothing.
 
+    A bias is made before the Simulation, whose forces are those that the system has then, and steps it: `step` and
+    `prepare` refuse a simulation that was made before the bias, or that keeps another temperature. A simulation that is
+    stepped by itself, ``simulation.step``, is not looked at, and an adaptive bias does not grow in it.
+
     Parameters
     ----------
     cv

@@ -48,6 +48,7 @@ from latf_sampling.learning.training import TrainingResult, train
 from latf_sampling.records.integrity import inputs, verify_learning, verify_round
 from latf_sampling.records.programs import trust_programs
 from latf_sampling.records.records import Records
+from latf_sampling.records.status import learned_words
 from latf_sampling.report import write_evaluation, write_report
 from latf_sampling.settings import ExternalRound, Protocol, RoundSettings, n_steps
 from latf_sampling.simulation.retirement import refuse_too_many, too_many_retired
@@ -507,7 +508,7 @@ class Campaign:
             progress(step, 1.0, "finished before")
             return
         learn(self.records, type(self), index, executor, lambda f, words: progress(step, 0.99 * f, words))
-        progress(step, 1.0, plural(len(files.manifest().content["states"]), "state"))
+        progress(step, 1.0, learned_words(files.manifest().content))
 
     def learn_round(self, index: int, progress: StepProgress) -> None:
         """Train the model of a round, and write it and its variable: the task that `learn` hands to an executor."""
@@ -528,6 +529,8 @@ class Campaign:
         frames = self.frames(index) if trapped else []
         summary = {
             "history": result.history,
+            "summary": result.summary,
+            "crossings": None if result.crossings is None else result.crossings.as_dict(),
             "states": result.states,
             "seconds": result.seconds,
             "converged": result.converged,

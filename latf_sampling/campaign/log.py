@@ -4,7 +4,8 @@
 "time" (ISO 8601) and "event":
 
 - "started": "process", "host", "platform", "python", "packages" (versions by name)
-- "progress", once a minute: "step", "fraction", "words", and "seconds_left", null as long as it is not known
+- "progress", once a minute, and where a run ends within a step: "step", "fraction", "words", and "seconds_left", null
+  as long as it is not known
 - "step", when one is finished: "step", "words", "seconds" in this run
 - "free energy", after each round: "round", "temperature" (K), "state", "value" and "error" (kJ/mol, null if unknown)
 - "warning": "kind" (the name of its class), "words"
@@ -75,6 +76,14 @@ class Log:
             )
         self._progress(step, fraction, words)
 
+    def note_unfinished(self) -> None:
+        """Write how far the last step is, unless it is finished."""
+        if self._paces.current is not None:
+            pace, words = self._paces.steps[self._paces.current]
+            if pace.fraction < 1:
+                step, fraction = self._paces.current, round(pace.fraction, 4)
+                self.note("progress", step=step, fraction=fraction, words=words, seconds_left=None)
+
     def note(self, event: str, text: str | None = None, **details: Any) -> None:
         """Write an event, and a line for people if there is one.
 
@@ -135,6 +144,7 @@ def logged(path: Path, progress: Progress) -> Iterator[Log]:
         yield log
     except BaseException as error:
         with suppress(StoreError):  # as on the full disk that the error may be about
+            log.note_unfinished()
             log.note("ended", f"ended: {describe(error)}", words=describe(error))
         raise
     finally:

@@ -48,7 +48,8 @@ def standing(directory: Path) -> dict[str, Any]:
     named = {event["event"]: event for event in events}
     progress = named.get("progress")
     done = {event.get("step") for event in events[_place(events, progress) :] if event["event"] == "step"}
-    if running is False or progress is None or progress.get("step") in done:
+    done |= {entry["step"] for entry in steps if entry["done"] >= 1}
+    if finished or progress is None or progress.get("step") in done:
         progress = None
     return {
         "directory": str(files.path),
@@ -75,8 +76,11 @@ def table(standing: dict[str, Any], width: int | None) -> str:
     if (words := _free_energy(standing)) is not None:
         lines.append(words)
     if (progress := standing.get("progress")) is not None:
-        left = progress.get("seconds_left")
-        about = "" if not isinstance(left, (int, float)) else f", about {duration(left)} left"
+        left, about = progress.get("seconds_left"), ""
+        if standing.get("running") is False:
+            about = " when it stopped"
+        elif isinstance(left, (int, float)):
+            about = f", about {duration(left)} left"
         words = f"{progress.get('step')}: {100 * progress.get('fraction', 0):.0f} %{about}"
         lines.append(f"{words} (as of {progress.get('time')}). {progress.get('words')}")
     if standing.get("running") is False and not standing["finished"]:

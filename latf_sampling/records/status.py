@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.words import plural
 from latf_sampling.data.layout import CampaignDirectory
@@ -68,8 +71,13 @@ def _learning(directory: CampaignDirectory, index: int) -> dict:
     learning, words = directory.round(index).learning, ""
     if learning.finished:
         history = learning.manifest().content
-        words = f"{plural(len(history['states']), 'state')}, {history['seconds']:.0f} s"
+        words = f"{learned_words(history)}, {history['seconds']:.0f} s"
     return _entry(f"round {index}: learn", learning.finished, words)
+
+
+def learned_words(history: Mapping[str, Any]) -> str:
+    """What a training has led to; models of earlier versions know the number of their states alone."""
+    return history.get("summary") or plural(len(history["states"]), "state")
 
 
 def _starts(directory: CampaignDirectory) -> dict:

@@ -53,10 +53,10 @@ class Coverage:
     def summary(self) -> str:
         """The comparison as a sentence."""
         verdict = "cover" if self.covers else "do not cover"
-        distances = f"energy distance {self.reached:.2g}, weighted {self.weighted:.2g}"
-        usual = f"below {self.expected:.2g} in 99 % of such samples"
-        lost = f"{100 * self.rejected:.0f} % of the targets were rejected"
-        return f"They {verdict} the flow's density: {distances}, {usual}; {lost}."
+        distances = f"their distance from samples of the flow is {self.reached:.2g}, with weights {self.weighted:.2g}"
+        usual = f"of as many samples of the flow itself it is below {self.expected:.2g} in 99 of 100 cases"
+        lost = f"{100 * self.rejected:.0f} % of the targets gave no structure"
+        return f"They {verdict} the flow's density: {distances}; {usual}; {lost}."
 
     def as_dict(self) -> dict:
         """The values for a JSON file."""

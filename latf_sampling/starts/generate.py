@@ -18,7 +18,7 @@ from latf_sampling.bias.arguments import check_model, check_parts, numbers
 from latf_sampling.core import arguments, streams
 from latf_sampling.core.devices import Devices
 from latf_sampling.cv.latent_cv import LatentCV
-from latf_sampling.errors import SettingsError
+from latf_sampling.errors import ExtrapolationWarning, SettingsError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.starts.archive import Trajectories
 from latf_sampling.starts.coverage import SAMPLES, cover, weights
@@ -176,6 +176,7 @@ def generate_starts(
     )
     if isinstance(model, LaTF) or not hasattr(model, "sample"):  # whatever gives samples will do
         check_model("starts", model, cv)
+    _warn_of_unseen_crossings(model)
     n = arguments.whole("starts", "n", n, 1, "structures")
     extra_samples = arguments.whole("starts", "extra_samples", extra_samples)
     pipeline = StartPipeline.from_options(cv, archive, temperatures, system, topology, options)
@@ -374,6 +375,17 @@ def state_point(model: LaTF, state: int, temperature: TemperatureLike) -> np.nda
 def _end_point(model: LaTF, end: int | ArrayLike, temperature: float) -> ArrayLike:
     """The latent point (d,) of an end of a path."""
     return state_point(model, int(end), temperature) if isinstance(end, (int, np.integer)) else end
+
+
+def _warn_of_unseen_crossings(model: LaTF) -> None:
+    """Warn where the populations of the states are those that the simulations happened to begin with."""
+    if getattr(model, "provenance", {}).get("state_changes") == 0:
+        warnings.warn(
+            "starts: no simulation that the model was trained on crossed between states, so that the share of "
+            "structures in each state is that of the frames, and not an equilibrium.",
+            ExtrapolationWarning,
+            stacklevel=3,
+        )
 
 
 def _with_weights(starts: Starts, model: LaTF, cv: LatentCV, seed: int) -> Starts:

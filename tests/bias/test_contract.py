@@ -6,7 +6,6 @@ A kind that is registered in `latf_sampling.bias.from_settings` and has no case 
 from __future__ import annotations
 
 import fcntl
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -42,10 +41,8 @@ BACKENDS = [
 
 
 @pytest.fixture(autouse=True)
-def compiled(monkeypatch):
-    """A PythonForce as users have it, compiled; all tests share the kernels on the disk."""
-    monkeypatch.setenv("LATF_COMPILE", "1")
-    monkeypatch.setenv("LATF_CACHE", str(Path(os.environ["LATF_TESTS"]) / "cache"))
+def compiled(machine_code):
+    """A PythonForce as users have it; all tests share the kernels on the disk."""
 
 
 COMMON = {"interval": 0.01}
@@ -197,6 +194,21 @@ def test_continuation_is_exact(kind, backend, tmp_path):
     values = again.bias.values(continued.context)
     for found, other in zip((values, again.bias.energy(values), again.bias.free_energy()), expected):
         assert found.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["metadynamics", "opes", "flow"])
+def test_what_has_nowhere_to_be_saved_is_told(kind):
+    bias = case(kind).bias
+    if bias.is_adaptive:
+        with pytest.raises(SettingsError, match="there is nowhere to save it; make it with directory="):
+            bias.save()
+    else:
+        bias.save()  # there is nothing to save
+    bias.close()
+    assert repr(bias) == (
+        f"<{type(bias).__name__} at 300 K, by {bias.backend}, along <LatentCV: 2 components from "
+        f"{len(bias.cv.atoms)} of 22 atoms>>"
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

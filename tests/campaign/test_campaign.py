@@ -174,7 +174,8 @@ def test_status_of_a_finished_campaign():
     assert all(entry["done"] == 1.0 for entry in entries)
     assert entries[0]["words"] == "15 of 15 segments, plain, 600 K"
     assert entries[4]["words"] == "20 of 20 segments, metadynamics, 300 K"
-    assert re.fullmatch(r"\d states, \d+ s", entries[1]["words"])
+    words = r"\d states? \(.* % at 600 K\); .*crossings .*, \d+ s"
+    assert re.fullmatch(words, entries[1]["words"])
 
 
 def test_status_of_an_unfinished_campaign(copy):

@@ -16,7 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 from latf_sampling.campaign.campaign import Campaign
-from latf_sampling.campaign.check import check, summary
+from latf_sampling.campaign.check import check, check_lag, summary
 from latf_sampling.cli.main import app
 from latf_sampling.errors import LatfError
 from latf_sampling.records.setup import Setup
@@ -235,12 +235,24 @@ except SystemExit as ended:
 
 
 @pytest.mark.parametrize(
-    ("file", "loaded"),
-    [(FOLDER / "chignolin.yaml", "0 ['openmm', 'mdtraj']"), ("wrong.yaml", "2 []")],
-    ids=["valid", "wrong"],
+    ("command", "loaded"),
+    [
+        (["check", FOLDER / "chignolin.yaml"], "0 ['openmm', 'mdtraj']"),
+        (["check", "wrong.yaml"], "2 []"),
+        (["starts", "nowhere", "--temperature", "450 K", "-n", "2", "-o", "out"], "2 []"),
+    ],
+    ids=["valid", "wrong", "starts"],
 )
-def test_what_takes_seconds_is_loaded_only_where_it_is_needed(folder, file, loaded):
+def test_what_takes_seconds_is_loaded_only_where_it_is_needed(folder, command, loaded):
     (folder / "wrong.yaml").write_text("sed: 1")
-    command = [sys.executable, "-c", MODULES, "check", str(file)]
+    command = [sys.executable, "-c", MODULES, *map(str, command)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.stdout.splitlines()[-1] == loaded, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("lag", "warns"), [("600 ps", True), ("300 ps", False)])
+def test_a_lag_of_more_than_a_quarter_of_the_shortest_run_is_warned_of(folder, lag, warns, recwarn):
+    protocol = Protocol.load(changed(folder, {"learning.lag": lag}))
+    check_lag(Setup(protocol))
+    expected = "learning.lag: 600 ps is more than a quarter of the shortest run, 1.5 ns"
+    assert [str(each.message).startswith(expected) for each in recwarn.list] == [True] * warns

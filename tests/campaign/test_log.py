@@ -97,6 +97,13 @@ def test_a_run_that_fails_and_one_that_is_killed(tmp_path):
         pass
     words = [line.partition(":")[0] for line in lines(path)]
     assert words == ["started", "ended", "started", "a broken li", "started", "ended"]
+    with pytest.raises(KeyboardInterrupt), logged(path, lambda *_: None) as progress:
+        progress("round 0: simulate", 1.0, "done")
+        progress("round 0: learn", 0.4, "flow: 2 states")
+        raise KeyboardInterrupt
+    *_, last, ended = last_events(path)
+    assert ended["event"] == "ended"
+    assert [last[key] for key in ("event", "step", "fraction")] == ["progress", "round 0: learn", 0.4]
     assert "ended: KeyboardInterrupt: by hand" in lines(path)
     killed.__exit__(None, None, None)
 

@@ -65,6 +65,9 @@ def test_status_tells_of_the_step_that_runs(interrupted, monkeypatch):
     with events_file(interrupted / "log.txt").open("a") as file:
         event = {"event": "progress", "step": "round 2: simulate", "fraction": 0.75, "words": "w", "time": "T"}
         file.write(json.dumps({**event, "seconds_left": 90}) + "\n")
+    monkeypatch.setattr("latf_sampling.cli.view.is_running", lambda events: False)
+    assert "round 2: simulate: 75 % when it stopped (as of T). w" in table(standing(interrupted), 100).splitlines()
+    monkeypatch.setattr("latf_sampling.cli.view.is_running", lambda events: True)
     lines = table(standing(interrupted), 100).splitlines()
     assert "round 2: simulate: 75 %, about 1.5 min left (as of T). w" in lines
     assert any(line.startswith("0  ") and line.endswith("running") for line in lines)

@@ -359,3 +359,12 @@ def test_no_pair_spans_a_break_and_pieces_are_continuous():
 def test_breaks_are_frames_after_the_first(breaks):
     with pytest.raises(DataError, match="Series: breaks"):
         Series(np.zeros((20, 1)), breaks=breaks)
+
+
+def test_series_and_data_sets_are_one_line():
+    series = [Series(np.zeros((1200, 2)), energies=np.zeros(1200)), Series(np.zeros((50, 2)), 450 * unit.kelvin)]
+    assert repr(series[0]) == "<Series: 1,200 frames of 2 descriptors at 300 K, energies>"
+    series[0].energies = None
+    assert repr(Dataset(series, 3)) == (
+        "<Dataset: 1,250 frames of 2 descriptors in 2 series at 300, 450 K, lag of 3 frames>"
+    )

@@ -1,13 +1,19 @@
 """Ranking of models by the crossings that a bias along their variables is expected to show."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from latf_sampling.analysis.crossing_rates import CrossingRate, PairRate
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.learning.model import LaTF
-from latf_sampling.learning.training.restarts import model_crossings, rank_models
+from latf_sampling.learning.training import TrainingResult
+from latf_sampling.learning.training.outlook import Outlook
+from latf_sampling.learning.training.restarts import first_frames, model_crossings, rank_models
+from latf_sampling.settings import TrainingSettings
 
 FRAMES = 8000
 
@@ -103,3 +109,39 @@ def test_what_cannot_be_ranked_is_refused(given, error, words):
 
 def test_frames_between_states_are_no_state_of_their_own():
     assert rank_models([SLOW], SHORT, states=[np.repeat([0, -1], 10)]) == [(0, None)]
+
+
+def test_the_first_frames_are_the_same_share_of_each_series():
+    rng = np.random.default_rng(0)
+    weights = np.concatenate([np.zeros(60), np.ones(40)])
+    series = [
+        Series(rng.normal(size=(300, 2)), 400.0, interval=2.0, in_density=False, breaks=[10, 200]),
+        Series(rng.normal(size=(100, 2)), weights=weights),
+    ]
+    assert first_frames(series, 400) == series
+    (part,) = first_frames(series, 200)  # of the other one no frame has a weight
+    assert np.array_equal(part.x, series[0].x[:150]) and part.breaks.tolist() == [10]
+    assert (part.temperature, part.interval, part.in_density) == (400.0, 2.0, False)
+
+
+def test_a_training_is_summarized_in_one_line():
+    states = [
+        {"state": k, "population at 600": 0.5, "population at 300": share} for k, share in enumerate((0.93, 0.07))
+    ]
+    pair = PairRate((0, 1), 24.0, 6.0, 0.2, 30.0, 2.0, 1.0, 12)
+    rate = CrossingRate(24.0, 6.0, 0.2, pair, (pair,), 300.0)
+    result = TrainingResult([], states, 12.4, True, rate)
+    expected = "2 states (93, 7 % at 300 K); 24.0 ± 6.0 crossings per ns expected under metadynamics"
+    assert result.summary == expected and repr(result) == f"<TrainingResult: {expected}, in 12 s>"
+    steep = dataclasses.replace(rate, crossings=0.0, note="too steep")
+    words = "no bias along the variable is expected to work, since it is too steep; not converged: why"
+    assert dataclasses.replace(result, crossings=steep, remarks=("not converged: why",)).summary.endswith(words)
+    assert "cannot be expected" in dataclasses.replace(result, crossings=None).summary
+
+
+def test_what_comes_before_an_epoch_is_no_part_of_its_cost():
+    settings = TrainingSettings(refinements=1, refinement_epochs=4, joint_epochs=2, flow_epochs=0, ensemble=0)
+    moments = iter([0.0, 80.0, 81.0])
+    outlook = Outlook(settings, lambda: next(moments))
+    outlook.begin()  # after 80 s of reading and clustering
+    assert outlook.note("states", 0, 1) == 81 / (81 + 19)

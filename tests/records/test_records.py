@@ -131,3 +131,29 @@ def test_the_backend_of_biased_walkers_is_recorded():
     assert costs.backends(records) == {"1": [backend], "2": [backend]}
     page = costs.section(records, Estimates.from_records(records))
     assert f"<td>{backend}</td>" in page and f"Round 1 used {backend}: {reason[:20]}" in page
+
+
+@pytest.mark.parametrize("segments", [0, 5])
+def test_a_campaign_that_was_stopped_is_read_up_to_the_last_finished_round(tmp_path, segments):
+    """In its last round, before and after the first segment of the walker."""
+    directory = Path(shutil.copytree(finished_campaign(), tmp_path / "run"))
+    walker = directory / "rounds" / "02" / "walker-00"
+    for path in walker.glob("segment-*"):
+        if int(path.stem.removeprefix("segment-")) >= segments:
+            path.unlink()
+    shutil.rmtree(directory / "rounds" / "02" / "learning")
+    records = Records.load(directory)
+    assert (records.last_simulated(), records.last_learned()) == (1, 1)
+    assert [frames.round_index for frames in records.frames()] == [0, 1, 1]
+    assert len(records.frames(2)) == 3 + (segments > 0)
+    assert len(Source.from_records(records)) == 3
+    assert records.dataset(1).frames == 300 + 2 * 40
+
+
+def test_a_campaign_without_a_finished_segment_has_no_frames(tmp_path):
+    directory = CampaignDirectory(tmp_path / "run")
+    protocol = Protocol.load(write_protocol(tmp_path / "protocol"))
+    records = Records(protocol, directory)
+    for read in (records.frames, records.dataset):
+        with pytest.raises(StoreError, match="run: no segment is finished yet; run the campaign first"):
+            read()

@@ -150,6 +150,7 @@ FAULTS = [
     ({"integrator.timestep": "4 K"}, "integrator.timestep", "is not a time"),
     ({"rounds.1.bias.height": "1 kJ"}, "rounds[1].bias.height", "is not an energy"),
     ({"rounds.0.walkers": ["300 ps"]}, "rounds[0].walkers[0]", "is not a temperature"),
+    ({"rounds.0.walkers": ["27 C"]}, "rounds[0].walkers[0]", "is not a temperature; write it in kelvin, like"),
     ({"system.cutoff": "1 ps"}, "system.cutoff", "is not a length"),
     # out of range
     ({"rounds.0.walkers": ["-300 K"]}, "rounds[0].walkers[0]", "more than 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from itertools import zip_longest
 
@@ -102,6 +103,32 @@ def model_crossings(
     if _unevenness(model, series, states, seed) > STEEP:
         return dataclasses.replace(rate, crossings=0.0, error=0.0, note="too steep")
     return rate
+
+
+def first_frames(series: Sequence[Series], most: int) -> list[Series]:
+    """The same share of each series from its beginning, so that all have at most so many frames, without labels.
+
+    Series all of whose frames have no weight then are left out.
+    """
+    share = min(1.0, most / sum(len(entry) for entry in series))
+    if share == 1.0:
+        return list(series)
+    parts = []
+    for entry in series:
+        end = math.ceil(share * len(entry))
+        weights = entry.weights[:end]
+        if weights.any():
+            parts.append(
+                Series(
+                    entry.x[:end],
+                    entry.temperature,
+                    weights,
+                    interval=entry.interval,
+                    in_density=entry.in_density,
+                    breaks=entry.breaks[entry.breaks < end],
+                )
+            )
+    return parts
 
 
 def rank_models(

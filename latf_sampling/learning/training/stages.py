@@ -30,10 +30,11 @@ Shirts and Chodera, doi:10.1063/1.2978177 (weights); Efron, doi:10.1214/aos/1176
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latf_sampling.analysis.crossing_rates import CrossingRate
 from latf_sampling.analysis.mean_energy import reach
 from latf_sampling.analysis.thermodynamics import gibbs_helmholtz
 from latf_sampling.core import arguments, platforms, streams
+from latf_sampling.core.words import plural
 from latf_sampling.data.columns import column_statistics
 from latf_sampling.data.dataset import CHUNK, Dataset
 from latf_sampling.errors import ColumnWarning, SettingsError, StatesWarning, TrainingError
@@ -54,7 +57,7 @@ from latf_sampling.learning.training.checkpoint import Checkpoint
 from latf_sampling.learning.training.clusters import cluster
 from latf_sampling.learning.training.fit import Fit, is_finite
 from latf_sampling.learning.training.outlook import Outlook
-from latf_sampling.learning.training.restarts import model_crossings
+from latf_sampling.learning.training.restarts import first_frames, model_crossings
 from latf_sampling.learning.training.states import metastable_states
 from latf_sampling.learning.training.training_frames import TrainingFrames
 from latf_sampling.settings import TrainingSettings
@@ -67,11 +70,15 @@ SPARE = 2
 """The first stage starts anew so many times more than asked for if the network does not tell states apart."""
 COLLAPSED = 2
 """From this iteration on a network that assigns all frames to one state is given up: it stays as it is."""
+POPULATION = "population at "
+"""Key of a state's population, before the temperature."""
+CROSSING_FRAMES = 20_000
+"""At most so many frames, the first ones of each series, show which crossings are expected."""
 FEWEST = 10
 """The spread of the variable within a state is determined from those with more frames than this."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingResult:
     """Course and outcome of a training.
 
@@ -88,12 +95,38 @@ class TrainingResult:
     converged
         Whether the most likely states of the frames no longer changed, and the flow alone stopped because its score on
         held-out blocks no longer improved at any learning rate.
+    crossings
+        Crossings that metadynamics along the variable is expected to show at the lowest temperature, by the first
+        frames of each series, with hills of a sixteenth of its range, 0.4 kT high, one in each lag; None where all
+        frames are in one state. `latf_sampling.expected_crossings` takes other hills.
+    remarks
+        Sentences without their period: why it is not converged, and whether no series crosses between states.
     """
 
-    history: list[dict] = field(repr=False)
+    history: list[dict]
     states: list[dict]
     seconds: float
     converged: bool
+    crossings: CrossingRate | None = None
+    remarks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<TrainingResult: {self.summary}, in {self.seconds:.0f} s>"
+
+    @property
+    def summary(self) -> str:
+        """States with their populations, the crossings that are expected, and remarks, in one line."""
+        keys = [key for key in self.states[0] if key.startswith(POPULATION)]
+        lowest = min(keys, key=lambda key: float(key.removeprefix(POPULATION)))
+        shares = ", ".join(f"{100 * entry[lowest]:.2g}" for entry in self.states)
+        parts = [f"{plural(len(self.states), 'state')} ({shares} % at {lowest.removeprefix(POPULATION)} K)"]
+        if self.crossings is None:
+            parts.append("crossings cannot be expected of one state")
+        elif self.crossings.note:
+            parts.append(f"no bias along the variable is expected to work, since it is {self.crossings.note}")
+        else:
+            parts.append(f"{self.crossings.text} crossings per {self.crossings.unit} expected under metadynamics")
+        return "; ".join([*parts, *self.remarks])
 
 
 def train(
@@ -196,7 +229,10 @@ def train(
     run = _Run(model, dataset, seed, training, platforms.pick_device(device), saved, progress, earlier, start)
     result = run.run()
     model.trained = True
-    return result
+    crossings = model_crossings(
+        model, first_frames(dataset.series, CROSSING_FRAMES), dataset.lag, boltzmann=dataset.boltzmann, seed=seed
+    )
+    return dataclasses.replace(result, crossings=crossings)
 
 
 def _warn_of_columns(dataset: Dataset) -> None:
@@ -223,6 +259,7 @@ class _Run:
         earlier: EarlierModel,
         start: LaTF | None = None,
     ) -> None:
+        self.outlook = Outlook(settings)  # first, so that it knows what comes before the first epoch
         self.start = start
         self.model, self.dataset, self.seed, self.settings = model, dataset, seed, settings
         self.device, self.checkpoint, self.progress, self.earlier = device, checkpoint, progress, earlier
@@ -240,7 +277,6 @@ class _Run:
         self.history: list[dict] = []
         self.consistent = self.converged = False
         self.began = time.perf_counter()
-        self.outlook = Outlook(settings)
 
     def run(self) -> TrainingResult:
         saved = self.checkpoint.load()
@@ -271,7 +307,23 @@ class _Run:
         self.model.to("cpu")
         self.model.requires_grad_(False)
         seconds = time.perf_counter() - self.began
-        return TrainingResult(self.history, states, seconds, self.consistent and self.converged)
+        return TrainingResult(
+            self.history, states, seconds, self.consistent and self.converged, remarks=self._remarks()
+        )
+
+    def _remarks(self) -> tuple[str, ...]:
+        s, remarks = self.settings, []
+        if not self.consistent:
+            remarks.append(
+                f"not converged: the states of frames still changed in the last of {s.refinements} refinements"
+            )
+        if not self.converged and s.flow_epochs > 0:
+            remarks.append(f"not converged: the flow still improved in the last of {s.flow_epochs} flow_epochs")
+        elif not self.converged:
+            remarks.append("not converged: the flow was not trained alone (flow_epochs is 0)")
+        if not self.model.provenance["state_changes"]:
+            remarks.append("no series crosses from state to state, so that populations are those of the starts")
+        return tuple(remarks)
 
     def _next(self, stage: str) -> None:
         self.stage, self.iteration, self.fit_state = stage, 0, None
@@ -548,6 +600,7 @@ class _Run:
         if self.fit_state is not None:
             fit.load_state_dict(self.fit_state)
             self.fit_state = None
+        self.outlook.begin()
         while fit.epoch < epochs and not fit.finished:
             entry = fit.run_epoch()
             if not is_finite(entry):
@@ -577,13 +630,16 @@ class _Run:
             )
         model.latent_spread.copy_(torch.stack(variances).mean(0).sqrt().clamp(min=1e-6))
         self._describe_thermodynamics(labels.cpu().numpy())
+        parts = labels.cpu().split([len(entry) for entry in self.dataset.series])
+        pieces = [piece for entry, part in zip(self.dataset.series, parts) for piece in entry.continuous(part.numpy())]
+        model.provenance["state_changes"] = int(sum(np.count_nonzero(np.diff(piece)) for piece in pieces))
         weights, labels = torch.from_numpy(self.frames.weights), labels.cpu()
         states = []
         for state in range(model.n_states):
             row: dict = {"state": state}
             for temperature in model.provenance["temperatures"]:
                 at_temperature = weights * torch.from_numpy(self.frames.temperatures == temperature)
-                row[f"population at {temperature:g}"] = float(
+                row[f"{POPULATION}{temperature:g}"] = float(
                     at_temperature[labels == state].sum() / at_temperature.sum()
                 )
             states.append(row)
