@@ -16,11 +16,14 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from latf_sampling.features import Features
+from latf_sampling.features.bonded_tree import molecule_labels
 
 STEP = 1e-5
 """Step of finite differences in double precision, nm."""
 DIRECTIONS = 12
 """Number of random directions in which gradients are compared."""
+ACROSS, BISECTIONS = 40, 25
+"""Places of a molecule on its way across the box, and how often the interval of the largest change is halved."""
 MAX_COLUMNS = 200
 """Number of columns whose gradients are compared; of more columns, a random subset of this size is."""
 
@@ -42,7 +45,8 @@ def check_descriptors(
       the module and give the same values.
     - The gradient agrees with finite differences, and is finite where atoms coincide or lie on a line.
     - Translation and rotation of the molecule change nothing, nor, in rectangular, triclinic and changing boxes, does
-      the replacement of atoms by their periodic images.
+      the replacement of atoms by their periodic images. Where there are several molecules, nothing jumps while the last
+      one moves across the box.
 
     Parameters
     ----------
@@ -89,6 +93,9 @@ def check_descriptors(
     if floating:
         check.invariance(x)
     if periodic:
+        labels = molecule_labels(features._topology, features.atoms.tolist())
+        if labels.max() > 0:
+            check.molecules(x, next(_boxes(x))[1], labels)
         for kind, box in _boxes(x):
             check.images(x, box, kind)
             check.gradient(x, box, f" in a {kind} box")
@@ -192,6 +199,34 @@ class _Check:
         shifts = torch.from_numpy(self.rng.integers(-2, 3, size=(*x.shape[:-1], 3)).astype(float))
         moved = x + shifts @ box
         self._same(self.measure(moved, box), expected, f"periodic images of atoms in a {kind} box change it")
+
+    def molecules(self, x: torch.Tensor, box: torch.Tensor, labels: np.ndarray) -> None:
+        """Move the last molecule across the box, and look closer and closer where a column changes most."""
+        members = torch.from_numpy(labels == labels.max()).to(x.dtype)[:, None]
+        way = torch.tensor([0.6, 1.0, 0.4], dtype=x.dtype) @ box
+
+        def at(fraction: float) -> torch.Tensor:
+            return self.measure(x[0] + fraction * members * way, box)
+
+        fractions = np.linspace(0, 1, ACROSS + 1)
+        values = torch.stack([at(fraction) for fraction in fractions])
+        changes = (values[1:] - values[:-1]).abs()
+        column = int(changes.amax(0).div(values.abs().amax(0).clamp(min=1.0)).argmax())
+        place = int(changes[:, column].argmax())
+        low, high = fractions[place], fractions[place + 1]
+        first, last = at(low)[column], at(high)[column]
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            value = at(middle)[column]
+            if abs(value - first) > abs(last - value):
+                high, last = middle, value
+            else:
+                low, first = middle, value
+        jump = float(abs(last - first))
+        _require(
+            jump <= 1e-4 * max(1.0, float(values[:, column].abs().max())),
+            f"'{self.features.names[column]}' jumps by {jump:.2g} where a molecule crosses half a box.",
+        )
 
     def _gradients(self, x: torch.Tensor, box: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Indices of columns, a random subset of many, and gradients of the columns (columns, *x.shape)."""

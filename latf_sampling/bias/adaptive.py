@@ -172,12 +172,28 @@ class AdaptiveBias(GridBias, Generic[State]):
         fields = ["step", *(f"u{k}" for k in range(cv.dim)), *fields, "clock"]
         widths = " ".join(map(repr, self.grid.hill_width.tolist()))
         settings = {**settings, "variable": cv.fingerprint(), "width": widths}
-        self.neighbors = None if path is None else Neighbors(path, fields, settings)
+        limits = self._kernel_limits(fields)
+        self.neighbors = None if path is None else Neighbors(path, fields, settings, limits)
         if self.neighbors is not None:
             self.neighbors.check()  # before there is a file of this walker, which would stop the others in turn
-        self.history = History(path, fields, settings, self.read_only)
+        self.history = History(path, fields, settings, self.read_only, limits)
+        if self.neighbors is not None and (missing := self.neighbors.missing(self.history.known)):
+            warnings.warn(
+                f"{type(self).__name__}: {path}: went on with the hills of {', '.join(missing)}, which are not in the "
+                "folder any more, and the bias lacks them; restore them, or give the bias a directory of its own.",
+                HistoryWarning,
+                stacklevel=4,
+            )
         if path is not None and not self.read_only:
             storage.remove_stale(path.parent, path.stem)  # no other process writes files of this name
+
+    def _kernel_limits(self, fields: list[str]) -> dict[str, tuple[float, float]]:
+        """`limits`, with those of centers, which are on the grid, and of widths."""
+        ends = np.stack(self.grid.ends, 1)
+        slack = 1e-6 * (ends[:, 1] - ends[:, 0])
+        limits = {f"u{k}": (ends[k, 0] - slack[k], ends[k, 1] + slack[k]) for k in range(self.cv.dim)}
+        limits |= {name: (0.0, math.inf) for name in fields if name.startswith("sigma_")}
+        return {**limits, **self.limits()}
 
     # ------------------------------------------------------------------------------------- what a kind of bias defines
 
@@ -203,6 +219,10 @@ class AdaptiveBias(GridBias, Generic[State]):
     @abstractmethod
     def free_energy_of(self, state: State) -> np.ndarray:
         """Free energy at the nodes of `axes` in a state, kJ/mol, lowest value 0."""
+
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Lowest and highest number that a kernel of this bias can have, by the names of its fields."""
+        return {}
 
     def load_state(self) -> int:
         """Set `state` to a saved one, if there is one; returns how many of this walker's kernels that contains."""
@@ -419,6 +439,8 @@ class AdaptiveBias(GridBias, Generic[State]):
         if self.neighbors is None:
             return []
         new, void = self.neighbors.read_new()
+        if not self.read_only:
+            self.history.remember(set(self.neighbors.offsets()))
         if void:  # a walker removed kernels that are in the state
             self._rebuild(from_scratch=True)
             return [self.grid.everything]

@@ -9,10 +9,12 @@ state) replaces the file by one of the next generation, which tells readers to b
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +26,10 @@ from latf_sampling.errors import SimulationError, StoreError
 
 SUFFIX = ".hills"
 GENERATION = re.compile(rb"#! SET generation (\d+)")
+PATIENCE = 60.0
+"""s; so long the file of another walker may be shorter than it was, or missing: on network disks sizes lag behind."""
+Limits = Mapping[str, tuple[float, float]]
+"""Lowest and highest value that a hill can have in a column."""
 
 
 class History:
@@ -39,10 +45,14 @@ class History:
         What hills depend on: a file with other settings is refused.
     read_only
         Read the file as it is, without a lock, whoever writes to it. A file that does not exist has no hills.
+    limits
+        What numbers a hill can have.
 
     Attributes
     ----------
     rows : numpy.ndarray (n, fields)
+    known : set of str
+        Names of the files of other walkers whose hills were ever part of this walker's bias.
 
     Raises
     ------
@@ -52,8 +62,16 @@ class History:
         The file cannot be written.
     """
 
-    def __init__(self, path: Path | None, fields: list[str], settings: dict[str, str], read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        fields: list[str],
+        settings: dict[str, str],
+        read_only: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
         self.path, self.fields, self.settings, self.read_only = path, fields, settings, read_only
+        self.known: set[str] = set()
         self._buffer, self._count = np.empty((64, len(fields))), 0
         self._written = self._size = self._generation = 0
         self._lock: IO | None = None
@@ -61,14 +79,16 @@ class History:
             return
         if read_only:
             if path.exists():
-                self._extend(Reader(path, fields, settings).read_new())
+                self._extend(Reader(path, fields, settings, limits).read_new())
             return
         self._lock = storage.try_lock(path.with_suffix(".lock"))
         if self._lock is None:
             raise SimulationError(f"{path}: another process adds to this history; give each walker a name of its own.")
         try:
+            self._lock.seek(0)
+            self.known = set(self._lock.read().decode(errors="replace").split("\n")) - {""}
             if path.exists():
-                reader = Reader(path, fields, settings)
+                reader = Reader(path, fields, settings, limits)
                 self._extend(reader.read_new())
                 if path.stat().st_size > reader.offset:  # a broken last line
                     os.truncate(path, reader.offset)
@@ -102,6 +122,13 @@ class History:
             return
         self._size = storage.append(self.path, _lines(self.rows[self._written :]), self._size)
         self._written = self._count
+
+    def remember(self, names: set[str]) -> None:
+        """Note the names of files whose hills are part of the bias, in the lock, for when this walker continues."""
+        if self._lock is not None and (new := names - self.known):
+            self._lock.write("".join(f"{name}\n" for name in sorted(new)).encode())
+            self._lock.flush()
+            self.known |= new
 
     def sync(self) -> None:
         """Ensure that what was written survives a power cut too."""
@@ -161,9 +188,18 @@ class Reader:
         Bytes read so far, all of them complete lines.
     """
 
-    def __init__(self, path: Path, fields: list[str], settings: dict[str, str]) -> None:
-        self.path, self.fields, self.settings = path, fields, settings
+    def __init__(
+        self,
+        path: Path,
+        fields: list[str],
+        settings: dict[str, str],
+        limits: Limits | None = None,
+        patience: float = 0.0,
+    ) -> None:
+        self.path, self.fields, self.settings, self.patience = path, fields, settings, patience
+        self.limits = [(fields.index(name), name, *ends) for name, ends in (limits or {}).items()]
         self.generation, self.offset = -1, 0
+        self._lagging_since: float | None = None
         self._step = -math.inf  # of the last hill
 
     def check(self) -> None:
@@ -184,15 +220,23 @@ class Reader:
         """
         try:
             with open(self.path, "rb") as file:
+                if file.seek(0, os.SEEK_END) == 0 and self._may_lag():
+                    return np.empty((0, len(self.fields)))
+                file.seek(0)
                 generation = self._read_head(file)
                 if generation != self.generation:
                     self.generation, self.offset, self._step = generation, file.tell(), -math.inf
                 if file.seek(0, os.SEEK_END) < self.offset:
+                    if self._may_lag():
+                        return np.empty((0, len(self.fields)))
                     raise SimulationError(f"{self.path}: is shorter than it was; another program changed it.")
                 file.seek(self.offset)
                 content = file.read()
         except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE) and self._may_lag():
+                return np.empty((0, len(self.fields)))
             raise SimulationError(f"{self.path}: cannot be read as a history ({error.strerror}).") from error
+        self._lagging_since = None
         complete = content[: content.rfind(b"\n") + 1]
         rows = np.empty((complete.count(b"\n"), len(self.fields)))
         step = self._step
@@ -207,9 +251,31 @@ class Reader:
                     f"{self.path}: is damaged after {after}: expected a later step and {len(row) - 1} more numbers; "
                     f"got '{line[:80].decode(errors='replace')}'."
                 )
+            self._check_limits(numbers)
             row[:], step = numbers, numbers[0]
         self.offset, self._step = self.offset + len(complete), step
         return rows
+
+    def _may_lag(self) -> bool:
+        """Whether a file that is not as long as it was may be so because a network disk has not noticed yet."""
+        if self._lagging_since is None:
+            self._lagging_since = time.monotonic()
+        return time.monotonic() - self._lagging_since < self.patience
+
+    def _check_limits(self, numbers: Sequence[float]) -> None:
+        """Refuse a hill that no walker of this bias can have added, with the walker and the step."""
+        for place, name, low, high in self.limits:
+            if not low <= numbers[place] <= high:
+                raise SimulationError(
+                    f"{self.path}: the hill of walker '{self.path.stem}' at step {numbers[0]:.0f} has {name} "
+                    f"{numbers[place]:.6g}, and {low:.6g} to {high:.6g} is possible; restore the file, or remove the "
+                    "lines from there on."
+                )
+        if self.fields[-1] == "clock" and numbers[-1] < numbers[0]:
+            raise SimulationError(
+                f"{self.path}: the hill of walker '{self.path.stem}' at step {numbers[0]:.0f} has an earlier clock "
+                f"({numbers[-1]:.6g}); restore the file, or remove the lines from there on."
+            )
 
     def _read_head(self, file: IO[bytes]) -> int:
         """Read the first lines, and check that they are what is expected; returns the generation."""
@@ -234,8 +300,8 @@ class Reader:
 class Neighbors:
     """The histories of all other walkers in a folder."""
 
-    def __init__(self, own: Path, fields: list[str], settings: dict[str, str]) -> None:
-        self._own, self._format = own, (fields, settings)
+    def __init__(self, own: Path, fields: list[str], settings: dict[str, str], limits: Limits | None = None) -> None:
+        self._own, self._format = own, (fields, settings, limits)
         self._readers: dict[Path, Reader] = {}
 
     def check(self) -> None:
@@ -247,7 +313,7 @@ class Neighbors:
         """New hills of each other walker, and whether those read before are void, since a walker removed some."""
         for path in self._paths():
             if path not in self._readers:
-                self._readers[path] = Reader(path, *self._format)
+                self._readers[path] = Reader(path, *self._format, patience=PATIENCE)
         before = self.offsets()
         try:
             rows = [reader.read_new() for reader in self._readers.values()]
@@ -269,6 +335,10 @@ class Neighbors:
             return own
         return Reader(path, *self._format).read_new() if path.exists() else own[:0]
 
+    def missing(self, known: set[str]) -> list[str]:
+        """Those of some names of files that are not in the folder."""
+        return sorted(known - {path.name for path in self._paths()})
+
     def offsets(self) -> dict[str, tuple[int, int]]:
         """Generation of each file, and how far it is read."""
         return {path.name: (reader.generation, reader.offset) for path, reader in self._readers.items()}
@@ -278,7 +348,7 @@ class Neighbors:
         self._readers.clear()
         for name, (generation, offset) in offsets.items():
             path = self._own.parent / name
-            self._readers[path] = Reader(path, *self._format)
+            self._readers[path] = Reader(path, *self._format, patience=PATIENCE)
             self._readers[path].generation, self._readers[path].offset = generation, offset
 
     def _paths(self) -> list[Path]:

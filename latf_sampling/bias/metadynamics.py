@@ -166,6 +166,10 @@ class Metadynamics(AdaptiveBias[np.ndarray]):
         lowest = min(float(self._start.min()), 0.0)  # a flow's free energy counts from its minimum
         return self.height / share * math.exp(-lowest / (KB * self.temperature * (self.bias_factor - 1)))
 
+    def limits(self) -> dict[str, tuple[float, float]]:
+        # A spline may be some hundredths below zero beside a hill.
+        return {"height": (0.0, 1.05 * self.highest)}
+
     def empty_state(self) -> np.ndarray:
         return self._start.copy()
 

@@ -213,6 +213,11 @@ class OPES(AdaptiveBias[Density]):
             words.append(f"excluded {self._excluded.digest}")
         return " ".join(filter(None, words))
 
+    def limits(self) -> dict[str, tuple[float, float]]:
+        # The density is at most as many times its mean as there are kernels: 1e6 of them are more than fit in memory.
+        kT = KB * self.temperature
+        return {"logweight": (-self.barrier / kT - 1e-3, self._prefactor / kT * math.log(1e6))}
+
     def empty_state(self) -> Density:
         kT = KB * self.temperature
         cutoff = math.sqrt(2 * self.barrier / (kT if self.explore else self._prefactor))

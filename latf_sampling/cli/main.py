@@ -377,7 +377,14 @@ def features(
 @app.command()
 def export(
     directory: Directory,
-    output: Annotated[Path, typer.Option("-o", "--output", help="CV file to write.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="CV file to write.")] = None,
+    plumed: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the variable as input of PLUMED, without libtorch, with hills or OPES state of the "
+            "round after it."
+        ),
+    ] = None,
     round_index: Annotated[
         int | None, typer.Option("--round", help="Take the model learned after this round; default: the last.")
     ] = None,
@@ -386,9 +393,19 @@ def export(
     """Export the collective variable of a trained model as one TorchScript file."""
     from latf_sampling.records.records import Records
 
-    target = output_file(output)
+    if output is None and plumed is None:
+        raise SettingsError("export: give -o, a CV file to write, or --plumed, a folder.")
+    target = None if output is None else output_file(output)
+    folder = None if plumed is None else output_directory(plumed)
     records = Records.load(directory, trust)
-    _, cv = records.model(records.last_learned() if round_index is None else round_index)
+    index = records.last_learned() if round_index is None else round_index
+    _, cv = records.model(index)
+    if folder is not None:
+        from latf_sampling.records.plumed import write_plumed
+
+        _say(write_plumed(records, index, folder))
+    if target is None:
+        return
     cv.save(target)
     components, atoms = plural(cv.dim, "component"), plural(len(cv.atoms), "atom")
     _say(f"{output}: {components} from {plural(len(cv.metadata['names']), 'descriptor')} of {atoms}.")

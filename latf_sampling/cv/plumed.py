@@ -296,6 +296,7 @@ class _Descriptors:
             self.text.append(f"WHOLEMOLECULES {entities}")
 
     def _groups(self, module: GroupDistances) -> list[str]:
+        self._refuse_several(module)
         self._unwrapped(module.unwrap)
         atoms = [self.atoms[k] for k in module.unwrap.atoms.tolist()]
         centers = []
@@ -309,7 +310,15 @@ class _Descriptors:
         first, second = module.differences.first.tolist(), module.differences.second.tolist()
         return [self._distance((centers[i], centers[j])) for i, j in zip(first, second)]
 
+    def _refuse_several(self, module: Gyration | RMSD | GroupDistances) -> None:
+        if self.features.periodic and module.further:
+            raise CVError(
+                f"plumed: {self._first_column(module)} is of several molecules in a box, whose images PLUMED chooses "
+                "otherwise."
+            )
+
     def _gyration(self, module: Gyration) -> list[str]:
+        self._refuse_several(module)
         self._unwrapped(module.unwrap)
         atoms = ",".join(str(self.atoms[k]) for k in module.unwrap.atoms.tolist())
         weights = _numbers(join_double(module.weights).numpy()[0])
@@ -335,6 +344,7 @@ class _Descriptors:
         return values
 
     def _rmsd(self, module: RMSD) -> list[str]:
+        self._refuse_several(module)
         self._unwrapped(module.unwrap)
         serials = [self.atoms[k] for k in module.unwrap.atoms.tolist()]
         weights, center = join_double(module.weights).numpy(), join_double(module.center).numpy()[0]

@@ -12,6 +12,32 @@ _MAX_BONDS = 4  # atoms this many bonds apart are within 0.6 nm of each other, a
 _STRIDE = 3  # bonds between the atoms that are added where selected atoms are farther apart
 
 
+def molecule_labels(topology: mdtraj.Topology, atoms: Sequence[int]) -> np.ndarray:
+    """Number of the molecule of each of some atoms, counted in their order; (len(atoms),).
+
+    Examples
+    --------
+    >>> topology = mdtraj.Topology()
+    >>> residue = topology.add_residue("ARG", topology.add_chain())
+    >>> argon = [topology.add_atom(name, mdtraj.element.argon, residue) for name in "ABCD"]
+    >>> topology.add_bond(argon[0], argon[3])
+    >>> molecule_labels(topology, [2, 3, 0, 1]).tolist()
+    [0, 1, 1, 2]
+    """
+    owner = list(range(topology.n_atoms))
+
+    def first(atom: int) -> int:
+        while owner[atom] != atom:
+            owner[atom] = owner[owner[atom]]
+            atom = owner[atom]
+        return atom
+
+    for one, other in topology.bonds:
+        owner[first(one.index)] = first(other.index)
+    numbers: dict[int, int] = {}
+    return np.array([numbers.setdefault(first(int(atom)), len(numbers)) for atom in atoms])
+
+
 def bonded_tree(topology: mdtraj.Topology, atoms: Sequence[int]) -> tuple[list[int], np.ndarray]:
     """Connect atoms along their molecules by a tree whose edges are short in space.
 

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.bonded_tree import bonded_tree
+from latf_sampling.features.bonded_tree import bonded_tree, molecule_labels
 from latf_sampling.features.descriptor import (
     Column,
     Descriptor,
@@ -58,12 +58,13 @@ class GroupDescriptor(Descriptor):
             normalized_weights(labels.topology, atoms, kind, f"{where}.groups[{k}]") for k, atoms in enumerate(groups)
         ]
         trees = [bonded_tree(labels.topology, atoms) for atoms in groups]
+        molecules = [molecule_labels(labels.topology, atoms) for atoms in groups]
         atoms, indices = np.unique(np.concatenate([members for members, _ in trees]), return_inverse=True)
         ends = np.cumsum([len(members) for members, _ in trees])[:-1]
         members = [part.tolist() for part in np.split(indices.reshape(-1), ends)]
         noun = "centers" if settings.center == "mass" else "geometric centers"
         names = [f"distance of {noun} of {descriptions[i]} and {descriptions[j]}" for i, j in pairs]
-        geometry = ([(m, tree) for m, (_, tree) in zip(members, trees)], weights, np.array(pairs))
+        geometry = ([(m, tree) for m, (_, tree) in zip(members, trees)], weights, np.array(pairs), molecules)
         term = Term(tuple(atoms.tolist()), "; ".join(names), (names, geometry))
         return Entry(settings.model_dump(mode="json"), [term])
 
@@ -76,7 +77,7 @@ class GroupDescriptor(Descriptor):
 
         modules: list[torch.nn.Module] = []
         for term in terms:
-            groups, weights, pairs = term.settings[1]
+            groups, weights, pairs, molecules = term.settings[1]
             groups = [(np.array(term.atoms)[members].tolist(), tree) for members, tree in groups]
-            modules.append(GroupDistances(groups, weights, pairs, n_atoms))
+            modules.append(GroupDistances(groups, weights, pairs, n_atoms, molecules))
         return concatenate(modules)

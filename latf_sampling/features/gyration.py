@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from latf_sampling.features.bonded_tree import bonded_tree
+from latf_sampling.features.bonded_tree import bonded_tree, molecule_labels
 from latf_sampling.features.descriptor import Column, Descriptor, Entry, Term, atom_indices, describe_atoms, validate
 from latf_sampling.features.topology import Labels, normalized_weights
 from latf_sampling.settings.fields import Settings
@@ -27,9 +27,10 @@ class GyrationDescriptor(Descriptor):
         counted = atom_indices(labels.topology, settings.of, key)
         weights = normalized_weights(labels.topology, counted, settings.weights, key)
         atoms, tree = bonded_tree(labels.topology, counted)
+        molecules = molecule_labels(labels.topology, counted)
         label = f"radius of gyration of {describe_atoms(settings.of, counted, labels)}"
         label += " (equal weights)" * (settings.weights == "equal")
-        return Entry(settings.model_dump(mode="json"), [Term(tuple(atoms), label, (tree, weights))])
+        return Entry(settings.model_dump(mode="json"), [Term(tuple(atoms), label, (tree, weights, molecules))])
 
     def columns(self, terms: list[Term]) -> list[Column]:
         return [Column(term.label, "nm") for term in terms]
@@ -40,6 +41,6 @@ class GyrationDescriptor(Descriptor):
 
         modules: list[torch.nn.Module] = []
         for term in terms:
-            tree, weights = term.settings
-            modules.append(Gyration(term.atoms, tree, weights, n_atoms))
+            tree, weights, molecules = term.settings
+            modules.append(Gyration(term.atoms, tree, weights, n_atoms, molecules))
         return concatenate(modules)

@@ -145,6 +145,20 @@ def components_last(components: Tensor) -> Tensor:
     return components.movedim(0, -1).movedim(0, -2)
 
 
+def molecule_shares(molecules: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """How atoms around their weighted center move where one molecule is shifted by one, (molecules - 1, atoms).
+
+    Parameters
+    ----------
+    molecules
+        Number of the molecule of each atom, from 0; the first one is not shifted.
+    weights
+        Weights of the center, which sum to one.
+    """
+    members = (molecules == np.arange(1, molecules.max(initial=0) + 1)[:, None]).astype(float)
+    return members - (members @ weights)[:, None]
+
+
 def gather(positions: Tensor, atoms: Tensor) -> Tensor:
     """Positions (..., len(atoms), 3) of some atoms; of many frames, in memory as by `frames_contiguous`."""
     if positions.dim() == 2:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.bonded_tree import bonded_tree
+from latf_sampling.features.bonded_tree import bonded_tree, molecule_labels
 from latf_sampling.features.descriptor import Column, Descriptor, Entry, Term, atom_indices, describe_atoms, validate
 from latf_sampling.features.references import read_references
 from latf_sampling.features.topology import Labels, normalized_weights
@@ -52,12 +52,15 @@ class RMSDDescriptor(Descriptor):
         same = set(of) == set(superpose)
         superpose_weights = None if same else self._weights(labels, union, superpose, settings.weights, where)
         atoms, tree = bonded_tree(topology, union)
+        molecules = molecule_labels(topology, union)
         description = describe_atoms(settings.of, of, labels)
         if not same:
             description += f" over {describe_atoms(settings.superpose, superpose, labels)}"
         description += " by mass" * (settings.weights == "mass")
         columns = [f"rmsd of {description} from {name}" for name in names]
-        term = Term(tuple(atoms), "; ".join(columns), (columns, tree, references, weights, superpose_weights))
+        term = Term(
+            tuple(atoms), "; ".join(columns), (columns, tree, references, weights, superpose_weights, molecules)
+        )
         return Entry({**settings.model_dump(mode="json", exclude_none=True), "reference": normal_form}, [term])
 
     @staticmethod
@@ -77,6 +80,9 @@ class RMSDDescriptor(Descriptor):
 
         modules: list[torch.nn.Module] = []
         for term in terms:
-            _, tree, references, weights, superpose_weights = term.settings
-            modules.append(RMSD(term.atoms, tree, references, weights, superpose_weights, n_atoms))
+            _, tree, references, weights, superpose_weights, molecules = term.settings
+            # The images of several molecules are those nearest to one reference.
+            parts = [references] if molecules.max() == 0 else [reference[None] for reference in references]
+            for part in parts:
+                modules.append(RMSD(term.atoms, tree, part, weights, superpose_weights, n_atoms, molecules))
         return concatenate(modules)

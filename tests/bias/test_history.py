@@ -499,3 +499,84 @@ def test_walkers_that_are_killed_at_random_and_readers(tmp_path):
     for k in range(2):
         found = np.load(tmp_path / f"reader{k}.npy")
         assert sorted(map(tuple, found)) == sorted(map(tuple, expected))
+
+
+# --------------------------------------------------------------------------------------- what no walker can have added
+
+LIMITS = {"height": (0.0, 1.2)}
+COLUMNS = ["step", "u0", "height", "clock"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("20 0.5 1e9 20", "hill of walker 'a' at step 20 has height 1e[+]09, and 0 to 1.2 is possible"),
+        ("20 0.5 -50 20", "hill of walker 'a' at step 20 has height -50"),
+        ("20 0.5 1.0 19", r"hill of walker 'a' at step 20 has an earlier clock \(19\)"),
+    ],
+)
+def test_a_hill_that_no_walker_can_have_added(tmp_path, line, message):
+    """Refused by other walkers, by the walker itself when it goes on, and by readers; nothing before it is lost."""
+    path = tmp_path / "a.hills"
+    settings = {"bias": "test"}
+    made = History(path, COLUMNS, settings, limits=LIMITS)
+    made.add([10, 0.5, 1.2, 10])
+    made.write()
+    made.close()
+    others = Neighbors(tmp_path / "b.hills", COLUMNS, settings, LIMITS)
+    assert len(others.read_new()[0][0]) == 1
+    with open(path, "a") as file:
+        file.write(line + "\n")
+    before = others.offsets()
+    for read in (
+        others.read_new,
+        lambda: others.read_all(np.empty((0, 4))),
+        lambda: others.read("a", np.empty((0, 4))),
+        lambda: History(path, COLUMNS, settings, limits=LIMITS),
+        lambda: History(path, COLUMNS, settings, read_only=True, limits=LIMITS),
+    ):
+        with pytest.raises(SimulationError, match=message):
+            read()
+    assert others.offsets() == before
+
+
+@pytest.mark.parametrize("what", ["shorter", "empty", "missing"])
+def test_a_network_disk_whose_sizes_lag_behind(tmp_path, what):
+    """A reader that runs waits for the rest of the file, and gives up when it does not come."""
+    path, settings = tmp_path / "a.hills", {"bias": "test"}
+    made = History(path, COLUMNS, settings)
+    made.add([10, 0.5, 1.0, 10])
+    made.write()
+    others = Neighbors(tmp_path / "b.hills", COLUMNS, settings)
+    assert len(others.read_new()[0][0]) == 1
+    made.add([20, 0.6, 1.0, 20])
+    made.write()
+    whole = path.read_bytes()
+    if what == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(whole[: len(whole) - 30] if what == "shorter" else b"")
+    rows, void = others.read_new()
+    assert not len(rows[0]) and not void
+    path.write_bytes(whole)
+    rows, void = others.read_new()
+    assert rows[0].tolist() == [[20, 0.6, 1.0, 20]] and not void
+    path.unlink()
+    assert not len(others.read_new()[0][0])
+    for reader_ in others._readers.values():
+        reader_.patience = 0.0
+    with pytest.raises(SimulationError, match=r"a.hills: cannot be read as a history \(No such file"):
+        others.read_new()
+
+
+def test_walkers_that_are_known_and_gone(tmp_path):
+    """What a walker has read is noted beside its history, for when it continues without."""
+    settings = {"bias": "test"}
+    own = History(tmp_path / "b.hills", COLUMNS, settings)
+    own.remember({"a.hills"})
+    own.remember({"a.hills", "c.hills"})
+    own.close()
+    again = History(tmp_path / "b.hills", COLUMNS, settings)
+    assert again.known == {"a.hills", "c.hills"}
+    (tmp_path / "c.hills").touch()
+    assert Neighbors(tmp_path / "b.hills", COLUMNS, settings).missing(again.known) == ["a.hills"]

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from latf_sampling.features.periodic import (
+    IMAGES,
     components_first,
     join_double,
+    molecule_shares,
     safe_sqrt,
     split_double,
     squared_lengths,
@@ -67,8 +69,14 @@ class RMSD(torch.nn.Module):
         Weights in the superposition; None if they are the same.
     n_atoms
         Number of positions.
+    molecules
+        Number of the molecule of each of the ``count`` atoms; None if they are of one. In a box each further molecule,
+        one after the other, is in that of its images which makes the deviation from the one reference smallest, so that
+        the deviation is continuous wherever a molecule goes.
     """
 
+    shares: Tensor
+    images: Tensor
     center: Tensor
     weights: Tensor
     squares: Tensor
@@ -84,11 +92,14 @@ class RMSD(torch.nn.Module):
         weights: np.ndarray,
         superpose: np.ndarray | None,
         n_atoms: int,
+        molecules: np.ndarray | None = None,
     ):
         super().__init__()
         self.unwrap = Unwrap(atoms, tree, n_atoms, range(len(weights)))
         self.same: bool = superpose is None
         center = weights if superpose is None else superpose
+        shares = molecule_shares(np.zeros(len(weights), int) if molecules is None else molecules, center)
+        self.further = len(shares)
         centered = references - np.einsum("a,rai->ri", center, references)[:, None]
         squares = (centered**2).sum(-1) @ weights
         self.count, self.steps = len(references), _LAGUERRE_STEPS
@@ -96,6 +107,8 @@ class RMSD(torch.nn.Module):
         def weighted(by: np.ndarray) -> np.ndarray:
             return (by[:, None] * centered).transpose(0, 2, 1).reshape(-1, len(by))
 
+        self.register_buffer("shares", split_double(shares))
+        self.register_buffer("images", torch.tensor(IMAGES))
         self.register_buffer("center", split_double(center[None]))
         self.register_buffer("weights", split_double(weights))
         self.register_buffer("squares", split_double(squares))
@@ -107,6 +120,30 @@ class RMSD(torch.nn.Module):
         """The matrices K (..., references, 4, 4)."""
         sums = weighted_sums(join_double(references), x).unflatten(-2, [self.count, 3]).flatten(-2)
         return torch.matmul(sums, self.key.to(x.dtype)).unflatten(-1, [4, 4])
+
+    def nearest(self, x: Tensor, box: Tensor, share: Tensor) -> Tensor:
+        """Shifts (..., n, 3) of centered positions by the image of a molecule that is nearest to the reference.
+
+        A shift t of the molecule changes the sums over atoms linearly, so that the deviation of all 27 images follows
+        from a few vectors.
+        """
+        images, weights = self.images.to(x.dtype), join_double(self.weights)
+        shifts = torch.matmul(images, box.detach())
+        lever = torch.matmul(weights * share, x).unsqueeze(-2)
+        growth = 2.0 * (shifts * lever).sum(-1) + (weights * share * share).sum() * (shifts * shifts).sum(-1)
+        key = self.keys_of_images(x, join_double(self.superposed), share, shifts)
+        q = torch.linalg.eigh(key)[1][..., 3].unsqueeze(-1)
+        if not self.same:
+            key = self.keys_of_images(x, join_double(self.measured), share, shifts)
+        overlap = (key * q * q.transpose(-1, -2)).sum([-2, -1])
+        counts = images[torch.argmin(growth - 2.0 * overlap, -1)]
+        return share.unsqueeze(-1) * torch.matmul(counts.unsqueeze(-2), box)
+
+    def keys_of_images(self, x: Tensor, references: Tensor, share: Tensor, shifts: Tensor) -> Tensor:
+        """The matrices K (..., images, 4, 4) where a molecule is shifted by (..., images, 3)."""
+        sums = torch.matmul(references, x).unsqueeze(-3)
+        change = torch.matmul(references, share).unsqueeze(-1) * shifts.unsqueeze(-2)
+        return torch.matmul((sums + change).flatten(-2), self.key.to(x.dtype)).unflatten(-1, [4, 4])
 
     def largest_eigenvalues(self, x: Tensor, size: Tensor) -> Tensor:
         """The largest eigenvalues (..., references) of K for many frames, without eigenvectors.
@@ -145,6 +182,11 @@ class RMSD(torch.nn.Module):
         # near the reference the result is a small difference of large numbers
         x = self.unwrap(positions, box).to(torch.float64)
         x = x - weighted_sums(join_double(self.center), x)
+        if box is not None and self.further > 0:
+            vectors = box.to(torch.float64)
+            shares = join_double(self.shares)
+            for k in range(self.further):
+                x = x + self.nearest(x.detach(), vectors, shares[k])
         size = (squared_lengths(x) * join_double(self.weights)).sum(-1, keepdim=True)
         if self.same and x.dim() == 3 and not x.requires_grad:
             overlap = self.largest_eigenvalues(x, size)
