@@ -121,6 +121,9 @@ class Verification:
     def _ledger(self, files: CampaignDirectory) -> None:
         """Compare the ledger with the manifests. One that is behind, as while the campaign runs, is not damaged."""
         ledger, remedy = Ledger(files), "`latf run` makes it again from the manifests."
+        if ledger.path.is_symlink() or ledger.path.is_dir():
+            self._add(ledger.path, "is no regular file", f"Remove it: {remedy}")
+            return
         tasks = ledger.tasks({})
         if not ledger.path.exists():
             if any(task.attempts for task in tasks.values()):  # versions that had no ledger did not count either
@@ -207,7 +210,7 @@ class Verification:
                     StartFiles(files.start_set(first)), lost if begun else "`latf run` makes the structures again."
                 )
         self._task(files.variable.marker, "Walkers were biased along it; restore it.", files.variable.manifest)
-        self._task(files.learning.history, "`latf run` trains the model again.", files.learning.manifest)
+        self._task(files.learning.history, _trained_again(protocol, directory, index), files.learning.manifest)
         if len(self.findings) == before:
             self._consistent(lambda: verify_round(protocol, directory, index), remedy)
 
@@ -226,3 +229,12 @@ class Verification:
             self.files += 1
             self.size += hills.stat().st_size if hills.is_file() else 0
             self._consistent(lambda: verify_hills(hills, saved[-1], complete=False), remedy)
+
+
+def _trained_again(protocol: Protocol, directory: CampaignDirectory, index: int) -> str:
+    """What running again does about a lost model; another processor or number of threads may give other last digits."""
+    bias = protocol.runs[index + 1].bias if index + 1 < len(protocol.all_rounds) else None
+    biased = bias is not None and bias.variable is None
+    begun = biased and any(directory.round(index + 1).path.glob("walker-*/segment-000.json"))
+    condition = ", if the result is the variable that later walkers were biased along" if begun else ""
+    return f"`latf run` trains the model again{condition}."

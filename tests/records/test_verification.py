@@ -143,7 +143,8 @@ def test_exit_codes(copy, monkeypatch, capsys):
     code, words = latf()
     assert code == 2
     assert words.splitlines()[0].endswith(
-        "cv.pt: was changed after it was finished. `latf run` trains the model again."
+        "cv.pt: was changed after it was finished. `latf run` trains the model again, if the result is the variable "
+        "that later walkers were biased along."
     )
     assert words.splitlines()[1].startswith("1 damaged file among ")
     Records.load(copy).verify()  # which does not read files whose size and time are as they were
@@ -185,4 +186,9 @@ def test_a_report_and_a_finished_task_that_are_gone(copy):
     (copy / "ledger.sqlite").write_bytes(b"none")
     assert faults(copy) == {
         "ledger.sqlite": ("is damaged (file is not a database)", "`latf run` makes it again from the manifests.")
+    }
+    (copy / "ledger.sqlite").unlink()
+    (copy / "ledger.sqlite").symlink_to("elsewhere")
+    assert faults(copy) == {
+        "ledger.sqlite": ("is no regular file", "Remove it: `latf run` makes it again from the manifests.")
     }
