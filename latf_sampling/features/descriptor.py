@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
@@ -10,8 +11,8 @@ import mdtraj
 import numpy as np
 from pydantic import Field, ValidationError
 
-from latf_sampling.errors import SettingsError
-from latf_sampling.features.topology import Labels
+from latf_sampling.errors import ColumnWarning, SettingsError
+from latf_sampling.features.topology import Labels, select
 from latf_sampling.settings.fields import Settings, explain
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_COLUMNS = 100_000
 """Columns of a specification; 10,000 frames of so many have 4 GB."""
+MANY_COLUMNS = 10_000
+"""From this number of columns of an entry on a warning is given."""
 MAX_PAIRS = 10_000_000
 """Pairs in a sum, which are evaluated at every step of a simulation."""
 
@@ -130,19 +133,27 @@ def refuse_too_many(number: int, where: str, total: bool = False) -> None:
     if number > most:
         what = f"sums over {number:,} pairs" if total else f"makes {number:,} columns"
         raise SettingsError(f"{where}: {what}, more than {most:,}; select fewer atoms, such as name CA.")
+    if number > MANY_COLUMNS and not total:
+        warnings.warn(
+            f"{where}: makes {number:,} columns, which take long to learn from; select fewer atoms, such as name CA.",
+            ColumnWarning,
+            stacklevel=2,
+        )
 
 
 def select_atoms(topology: mdtraj.Topology, selection: str, where: str) -> list[int]:
     """Indices of the atoms in an MDTraj selection, which has to contain at least one."""
     try:
-        atoms = topology.select(selection)
+        atoms = select(topology, selection)
     except Exception as error:  # the parser and the code it generates raise many types
         reason = str(error).partition("\n")[0]
         if len(reason) > 120:
             reason = reason[:120] + " ..."
         raise SettingsError(f"{where}: '{selection}' is not an MDTraj selection ({reason}).") from error
     if not len(atoms):
-        raise SettingsError(f"{where}: '{selection}' selects no atom of this topology.")
+        found = len(select(topology, selection, everything=True)) > 0
+        but = " but water and virtual sites, which are not taken by element" if found else ""
+        raise SettingsError(f"{where}: '{selection}' selects no atom of this topology{but}.")
     return [int(atom) for atom in atoms]
 
 

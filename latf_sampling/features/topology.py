@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import mdtraj
 import numpy as np
 
 from latf_sampling.errors import SettingsError
+
+INSERTION_CODE = "insertion_code"
+"""Attribute of residues of MDTraj, which have none of their own."""
+_NUMBER = r"-?\d+[A-Za-z]?(?![\w.])"
+_NUMBERS = re.compile(rf"\b(resSeq|residue)\s+(?:(?:==|eq)\s*)?({_NUMBER}(?:\s+(?:to\s+)?{_NUMBER})*)")
+"""The numbers of residues in a selection."""
 
 
 def as_mdtraj(topology: Any) -> mdtraj.Topology:
@@ -39,7 +46,82 @@ def as_mdtraj(topology: Any) -> mdtraj.Topology:
         raise SettingsError(
             f"topology: need an mdtraj.Topology or an openmm.app.Topology, got {type(topology).__name__}."
         )
-    return mdtraj.Topology.from_openmm(topology)
+    converted = mdtraj.Topology.from_openmm(topology)
+    for residue, given in zip(converted.residues, topology.residues()):
+        if code := given.insertionCode.strip():
+            setattr(residue, INSERTION_CODE, code)
+    return converted
+
+
+def insertion_code(residue: Any) -> str:
+    """The insertion code of a residue of MDTraj, which only topologies from `as_mdtraj` have; else empty text."""
+    return getattr(residue, INSERTION_CODE, "")
+
+
+def select(topology: mdtraj.Topology, selection: str, everything: bool = False) -> np.ndarray:
+    """Indices of the atoms in an MDTraj selection, with insertion codes, and without water and sites by element.
+
+    ``resSeq 52B`` is the residue with this insertion code, and ``resSeq 52`` the one without; a range, like
+    ``resSeq 52 to 52B``, takes all between. Numbers may be negative. A selection by elements never takes virtual sites
+    unless it names them (VS), nor water unless it says so, by ``water``, or by names, numbers or indices of residues.
+
+    Parameters
+    ----------
+    topology
+        Where the atoms are.
+    selection
+        In MDTraj's language.
+    everything
+        Whether water and virtual sites are taken by element too.
+
+    Raises
+    ------
+    ValueError
+        MDTraj cannot read the selection; its parser raises other types too.
+
+    Examples
+    --------
+    >>> topology = mdtraj.Topology()
+    >>> residue = topology.add_residue("HOH", topology.add_chain(), resSeq=-1)
+    >>> for name, element in (("O", mdtraj.element.oxygen), ("M", mdtraj.element.virtual)):
+    ...     atom = topology.add_atom(name, element, residue)
+    >>> select(topology, "element != H"), select(topology, "resSeq -1 and element != H")
+    (array([], dtype=int64), array([0]))
+    """
+    atoms = np.asarray(topology.select(_NUMBERS.sub(lambda match: _by_index(topology, match), selection)), np.int64)
+    if everything or not re.search(r"\b(element|symbol|type)\b", selection):
+        return atoms
+    water = not re.search(r"\b(waters?|is_water|resname|resn|resSeq|residue|resid|resi|index)\b", selection)
+    sites = not re.search(r"\bVS\b", selection)
+    return np.array(
+        [
+            index
+            for index in atoms.tolist()
+            if not (water and topology.atom(index).residue.is_water)
+            and not (sites and topology.atom(index).element in (None, mdtraj.element.virtual))
+        ],
+        np.int64,
+    )
+
+
+def _by_index(topology: mdtraj.Topology, match: re.Match[str]) -> str:
+    """Numbers of residues, as far as MDTraj cannot read them, as their indices."""
+    words = match[2].split()
+    codes = {residue.resSeq for residue in topology.residues if insertion_code(residue)}
+    if not any(word.startswith("-") or word[-1].isalpha() or int(word) in codes for word in words if word != "to"):
+        return match[0]
+    places = [(residue.resSeq, insertion_code(residue).upper()) for residue in topology.residues]
+    wanted, position = set(), 0
+    while position < len(words):
+        last = position + 2 if words[position + 1 : position + 2] == ["to"] else position
+        low, high = _place(words[position]), _place(words[last])
+        wanted |= {index for index, place in enumerate(places) if low <= place <= high}
+        position = last + 1
+    return "(" + (" or ".join(f"resid {index}" for index in sorted(wanted)) or "not all") + ")"
+
+
+def _place(word: str) -> tuple[int, str]:
+    return (int(word[:-1]), word[-1].upper()) if word[-1].isalpha() else (int(word), "")
 
 
 def fingerprint(topology: Any) -> str:
@@ -97,23 +179,35 @@ def normalized_weights(topology: mdtraj.Topology, atoms: Sequence[int], kind: st
     return masses / masses.sum()
 
 
+def _have_letters(topology: mdtraj.Topology, chains: Collection[int]) -> bool:
+    """Whether letters tell chains apart."""
+    letters = {topology.chain(index).chain_id for index in chains}
+    return len(letters) == len(chains) and all(letter and letter.isalpha() for letter in letters)
+
+
 class Labels:
     """Readable and unambiguous labels of residues ("ALA 2") and atoms ("ALA2-CB").
 
-    If two residues share name and number, ":" and the index of the chain follow, or, if they share the chain as well,
-    "#" and the index of the residue; if two atoms of a residue share a name, the atom's index follows in brackets.
+    An insertion code follows its number: "ALA 52A". If two residues share all of these, ":" and the letter of the chain
+    follow, or its index where some of their chains have no letter or share one; if they share the chain as well, "#"
+    and the index of the residue. If two atoms of a residue share a name, the atom's index follows in brackets.
     """
 
     def __init__(self, topology: mdtraj.Topology):
         self.topology = topology
-        short = Counter((r.name, r.resSeq) for r in topology.residues)
-        full = Counter((r.name, r.resSeq, r.chain.index) for r in topology.residues)
+        numbers = [f"{residue.resSeq}{insertion_code(residue)}" for residue in topology.residues]
+        groups: dict[tuple[str, str], Counter] = defaultdict(Counter)
+        for residue, number in zip(topology.residues, numbers):
+            groups[residue.name, number][residue.chain.index] += 1
+        lettered = {key: _have_letters(topology, chains) for key, chains in groups.items() if len(chains) > 1}
         self._numbers = []
-        for r in topology.residues:
-            tag = "" if short[r.name, r.resSeq] == 1 else f":{r.chain.index}"
-            if full[r.name, r.resSeq, r.chain.index] > 1:
-                tag = f"#{r.index}"
-            self._numbers.append(f"{r.resSeq}{tag}")
+        for residue, number in zip(topology.residues, numbers):
+            chains, tag = groups[residue.name, number], ""
+            if chains[residue.chain.index] > 1:
+                tag = f"#{residue.index}"
+            elif len(chains) > 1:
+                tag = f":{residue.chain.chain_id if lettered[residue.name, number] else residue.chain.index}"
+            self._numbers.append(f"{number}{tag}")
         self._names = Counter((a.residue.index, a.name) for a in topology.atoms)
 
     def residue(self, atom: int) -> str:

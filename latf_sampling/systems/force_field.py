@@ -147,6 +147,18 @@ def add_template_bonds(field: app.ForceField, topology: app.Topology, positions:
                         bonded.add(end)
 
 
+def lacks_virtual_sites(field: app.ForceField, topology: app.Topology) -> bool:
+    """Whether a residue lacks virtual sites that its template has."""
+    for residue in topology.residues():
+        template = _template(field, residue)
+        if template is None:
+            continue
+        sites = sum(atom.element is None for atom in template.atoms)
+        if sites > sum(atom.element is None for atom in residue.atoms()):
+            return True
+    return False
+
+
 def refuse_unknown_residues(field: app.ForceField, topology: app.Topology, settings: SystemSettings) -> None:
     """Refuse residues that no template of a force field can fit, whatever hydrogens or atoms are added to them.
 

@@ -20,7 +20,7 @@ from latf_sampling.systems.force_field import (
 from latf_sampling.systems.models import MODELS
 from latf_sampling.systems.molecule import Molecule
 from latf_sampling.systems.named import named_structure
-from latf_sampling.systems.preparation import complete, solvate
+from latf_sampling.systems.preparation import complete, solvate, with_virtual_sites
 from latf_sampling.systems.replacement import edited
 from latf_sampling.systems.structure import (
     Structure,
@@ -84,7 +84,8 @@ def _refuse_vacuum(source: StructureText, structure: Structure, settings: System
 
 
 def _parametrized(structure: Structure, field: app.ForceField, settings: SystemSettings, seed: int) -> Molecule:
-    """Add solvent where the settings say so, and apply the force field."""
+    """Add virtual sites that the structure lacks, solvent where the settings say so, and apply the force field."""
+    structure = with_virtual_sites(structure, field)
     if settings.prepare is not None and settings.prepare.solvent is not None:
         structure = solvate(structure, field, settings.prepare.solvent, streams.stream_seed(seed, "prepare", 1))
     if settings.nonbonded == "PME" and structure.topology.getPeriodicBoxVectors() is None:

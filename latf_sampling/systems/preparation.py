@@ -16,7 +16,7 @@ from openmm import app
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import PrepareSettings, SolventSettings, refuse_too_much_water
 from latf_sampling.systems.checks import d_amino_acids
-from latf_sampling.systems.force_field import add_template_bonds
+from latf_sampling.systems.force_field import add_template_bonds, lacks_virtual_sites
 from latf_sampling.systems.molecule import positions_array, residue_label
 from latf_sampling.systems.reader_errors import reason
 from latf_sampling.systems.replacement import import_pdbfixer, residue_at
@@ -187,6 +187,19 @@ def with_hydrogens(modeller: app.Modeller, ph: float, seed: int) -> Structure:
     """A structure with hydrogens for a pH."""
     with seeded(seed):
         modeller.addHydrogens(pH=ph, platform=openmm.Platform.getPlatform("Reference"))
+    return _structure(modeller)
+
+
+def with_virtual_sites(structure: Structure, field: app.ForceField) -> Structure:
+    """A structure with the virtual sites of its residues in a force field, like those of water of four sites; their
+    places follow from the other atoms."""
+    if not lacks_virtual_sites(field, structure.topology):
+        return structure
+    modeller = app.Modeller(structure.topology, to_quantity(structure.positions, "length"))
+    try:
+        modeller.addExtraParticles(field)
+    except ValueError:  # a residue fits no template, which `apply_force_field` says in other words
+        return structure
     return _structure(modeller)
 
 

@@ -10,6 +10,7 @@ from openmm import app
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import as_mdtraj
+from latf_sampling.features.topology import select
 from latf_sampling.settings.system import RestraintSettings
 
 
@@ -36,7 +37,7 @@ def add_restraints(
     for number, entry in enumerate(restraints):
         key = f"system.restraints[{number}].atoms"
         try:
-            atoms = as_mdtraj(topology).select(entry.atoms)
+            atoms = select(as_mdtraj(topology), entry.atoms)
         except Exception as error:  # MDTraj raises many types for what it cannot read
             reason = " ".join(str(error).split())
             raise SettingsError(f"{key}: '{entry.atoms}' is not a selection ({reason}).") from error

@@ -267,3 +267,26 @@ def test_pairs_that_make_no_disulfide(tmp_path, pair, words):
 def test_keys_that_are_refused(prepare, words):
     with pytest.raises(SettingsError, match=words):
         SystemSettings(structure=Path("a.pdb"), force_field=(FIELD,), prepare=prepare)
+
+
+@pytest.mark.parametrize("prepare", [None, {}])
+def test_virtual_sites_of_crystal_water_are_added(tmp_path, prepare):
+    """Water of four sites from a file has its three atoms alone."""
+    topology, x = app.Topology(), []
+    chain = topology.addChain("A")
+    for number in range(2):
+        residue = topology.addResidue("HOH", chain, str(number + 1))
+        atoms = [topology.addAtom(name, app.Element.getBySymbol(name[0]), residue) for name in ("O", "H1", "H2")]
+        for atom in atoms[1:]:
+            topology.addBond(atoms[0], atom)
+        x += [[0.4 * number, 0, 0], [0.4 * number + 0.09572, 0, 0], [0.4 * number - 0.02400, 0.09266, 0]]
+    handle = io.StringIO()
+    app.PDBFile.writeFile(topology, np.array(x) * unit.nanometer, handle, keepIds=True)
+    water = settings(
+        tmp_path, handle.getvalue(), force_field=("amber14/tip4pew.xml",), prepare=prepare, nonbonded="no cutoff"
+    )
+    molecule = build(water)
+    assert [atom.name for atom in molecule.topology.atoms()] == ["O", "H1", "H2", "M"] * 2
+    assert [molecule.system.isVirtualSite(index) for index in range(8)] == [False, False, False, True] * 2
+    np.testing.assert_allclose(molecule.positions[[0, 4]], [x[0], x[3]], atol=1e-3)
+    assert np.linalg.norm(molecule.positions[3] - molecule.positions[0]) == pytest.approx(0.0125, abs=2e-3)
