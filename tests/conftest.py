@@ -3,10 +3,12 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
+
+import pytest
 
 # Compiling a bias takes seconds, and most tests make a new one: they let torch evaluate it, and processes that they
-# start do the same. Tests in `cv/test_compiler.py`, and the contract of
-# biases, compile.
+# start do the same. Tests in `cv/test_compiler.py`, the contract of biases, and long simulations compile.
 os.environ["LATF_COMPILE"] = "0"
 
 # One thread for each worker of pytest-xdist: threads of several would compete for the same cores.
@@ -22,3 +24,10 @@ os.environ["XDG_STATE_HOME"] = os.path.join(os.environ["LATF_TESTS"], "state")  
 def pytest_unconfigure() -> None:
     if MINE:
         shutil.rmtree(os.environ.pop("LATF_TESTS"), ignore_errors=True)
+
+
+@pytest.fixture
+def machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Biases are compiled, as for users: ten times as fast, after seconds that only long simulations are worth."""
+    monkeypatch.setenv("LATF_COMPILE", "1")
+    monkeypatch.setenv("LATF_CACHE", str(Path(os.environ["LATF_TESTS"]) / "cache"))
