@@ -105,13 +105,13 @@ def test_encoder_and_walls(tmp_path):
     found = plumed.values(tmp_path, lines, [*nodes, "lower.bias", "upper.bias"], x)
     with torch.jit.optimized_execution(False):  # compiling it takes seconds
         u, gradients = cv(x), cv.gradients(x)
-    assert np.abs(found[:, :2] - u).max() < 1e-8
+    assert np.abs(found[:, :2] - u).max() < 1e-7
     walls = walls_around(cv, cv.sigma).energies(u)
-    assert walls.max() > 1 and np.abs(found[:, 2:].sum(1) - walls).max() < 1e-8 * walls.max()
+    assert walls.max() > 1 and np.abs(found[:, 2:].sum(1) - walls).max() < 1e-6 * walls.max()
     lines = [text for text in lines if "WALLS" not in text]
     plumed.values(tmp_path, [*lines, line(nodes, slopes)], nodes, x, None, *FORCES)
     forces, gradient = plumed.forces(tmp_path / "forces", 22), np.einsum("ndai,d->nai", gradients, slopes)
-    assert np.abs(forces[:, cv.atoms] - gradient).max() < 1e-8 * np.abs(gradient).max()
+    assert np.abs(forces[:, cv.atoms] - gradient).max() < 1e-6 * np.abs(gradient).max()
     single = torch.jit.load(str(tmp_path / "encoder.pt"))
     assert np.abs(single(torch.from_numpy(features(x)).float()).numpy() - u).max() < 1e-4
 

@@ -121,6 +121,17 @@ def test_export(latf, tmp_path, index):
     assert np.array_equal(LatentCV.load(tmp_path / "cv.pt", alanine_topology())(frames(5)), expected(frames(5)))
 
 
+def test_export_to_plumed(latf, tmp_path):
+    """The hills of the round after the model go along; one of the two options is needed."""
+    found = latf("export", finished_campaign(), "--round", 0, "--plumed", "plumed")
+    assert (found.code, found.err) == (0, "")
+    assert found.out == "plumed: HILLS, plumed.dat, encoder.pt, with the bias of round 1.\n"
+    hills = np.loadtxt(tmp_path / "plumed" / "HILLS")
+    assert 0 < len(hills) <= 20 and (hills[:, -1] == 10).all() and 0 < hills[:, -2].min() <= hills[:, -2].max() < 1.12
+    found = latf("export", finished_campaign())
+    assert found.code == 2 and "give -o, a CV file to write, or --plumed" in found.err
+
+
 def test_starts(latf, tmp_path):
     found = latf("starts", finished_campaign(), "--temperature", "177 degC", "-n", 2, "-o", "made")
     table = json.loads((tmp_path / "made" / "starts.json").read_text())
