@@ -88,7 +88,7 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
         *("model", "padding", "box", "shape", "ionic_strength", "positive_ion", "negative_ion"),
     ),
     system.AmberSettings: _all("fixed", "topology", "coordinates"),
-    system.GromacsSettings: _all("fixed", "topology", "coordinates", "include"),
+    system.GromacsSettings: _all("fixed", "topology", "coordinates", "include", "defines"),
     system.CharmmSettings: _all("fixed", "topology", "coordinates", "parameters", "box"),
     system.OpenmmSettings: _all("fixed", "system", "topology"),
     system.BarostatSettings: _all("fixed", "pressure", "interval"),

@@ -219,6 +219,16 @@ class GromacsSettings(Settings):
     """Positions, a gro file, with the unit cell of a periodic system."""
     include: Annotated[Path, BeforeValidator(_directory)] | None = Field(default=None, exclude=True)
     """Directory of included files, like GROMACS's share/gromacs/top."""
+    defines: dict[str, str] = {}
+    """Macros of the topology, like {FLEXIBLE: ""}, which makes water flexible and goes with constraints: none. Position
+    restraints (POSRES) are not read from GROMACS's files; use restraints."""
+
+    @field_validator("defines")
+    @classmethod
+    def _no_position_restraints(cls, defines: dict[str, str]) -> dict[str, str]:
+        if names := [name for name in defines if name.upper().startswith("POSRES")]:
+            raise SettingsError(f"{names[0]} is not read from files of GROMACS; use system.restraints.")
+        return defines
 
     @field_validator("topology")
     @classmethod

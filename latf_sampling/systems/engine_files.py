@@ -14,6 +14,7 @@ from openmm import app
 from latf_sampling.core.readers import quiet
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import AmberSettings, CharmmSettings, GromacsSettings, SystemSettings
+from latf_sampling.systems.force_field import refuse_unnamed_nucleotides
 from latf_sampling.systems.molecule import Molecule, box_vectors, positions_array
 from latf_sampling.systems.reader_errors import reason
 from latf_sampling.systems.structure import read_structure
@@ -63,6 +64,8 @@ def assemble(
             f"system.nonbonded: PME needs a unit cell, and {files.coordinates} has none; give coordinates that have "
             "one."
         )
+    if settings.implicit_solvent == "GBn2":
+        refuse_unnamed_nucleotides(topology, "system.implicit_solvent", "GBn2")
     try:
         system = create()
     except Exception as error:  # missing parameters and other faults, of many types

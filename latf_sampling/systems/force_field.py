@@ -22,6 +22,8 @@ from latf_sampling.units import to_quantity
 NONBONDED = {"no cutoff": app.NoCutoff, "cutoff": app.CutoffNonPeriodic, "PME": app.PME}
 CONSTRAINTS = {"none": None, "h-bonds": app.HBonds, "all-bonds": app.AllBonds, "h-angles": app.HAngles}
 
+NUCLEOTIDES = ("A", "C", "G", "U", "DA", "DC", "DG", "DT")
+"""Names by which OpenMM's GBn2 knows nucleotides."""
 LONGEST_LINK = 0.2
 """nm; heavy atoms of neighbors in a chain that are nearer are bonded, if a template has a bond to another residue."""
 _SCRIPTS = ("Script", "InitializationScript")
@@ -92,6 +94,23 @@ def _fault(files: tuple[Path | str, ...], error: Exception) -> str:
     return f"{', '.join(map(str, files))}: {' '.join(str(error).split())}"  # the files contradict each other
 
 
+def refuse_unnamed_nucleotides(topology: app.Topology, key: str, model: str) -> None:
+    """Refuse nucleotides under names by which GBn2 does not know them, since it would take them for amino acids.
+
+    Raises
+    ------
+    SettingsError
+        Names the first one.
+    """
+    for residue in topology.residues():
+        sugar = {"C1'", "C3'", "O4'"} <= {atom.name.replace("*", "'") for atom in residue.atoms()}
+        if sugar and residue.name not in NUCLEOTIDES:
+            raise SettingsError(
+                f"{key}: {model} has parameters of nucleic acids for residues named {', '.join(NUCLEOTIDES)}, and "
+                f"{residue_label(residue)} would get those of proteins; rename it, or use another model."
+            )
+
+
 def apply_force_field(field: app.ForceField, topology: app.Topology, settings: SystemSettings) -> openmm.System:
     """OpenMM's system of a structure.
 
@@ -100,6 +119,8 @@ def apply_force_field(field: app.ForceField, topology: app.Topology, settings: S
     SettingsError
         The force field has no parameters for a residue, or for its atoms; names the residue and what it lacks.
     """
+    if any("gbn2" in str(file).lower() for file in settings.force_field):
+        refuse_unnamed_nucleotides(topology, "system.force_field", "GBn2")
     try:
         return field.createSystem(topology, **options(settings))
     except Exception as error:  # of many types

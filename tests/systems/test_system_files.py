@@ -20,6 +20,7 @@ from latf_sampling.data import layout
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings import Protocol
 from latf_sampling.systems import build
+from latf_sampling.systems.force_field import refuse_unnamed_nucleotides
 
 FIELD = "amber14/protein.ff14SB.xml"
 WATER = "amber14/tip3p.xml"
@@ -360,6 +361,21 @@ WRONG = {
         lambda directory: (directory / "box.inpcrd").write_text(water_in_another_order(directory / "box.inpcrd")),
         r"^system\.amber: the bond of O of HOH \d+ .* and H2 of HOH .* is 0\.15 nm long, .* in another order",
     ),
+    "position restraints of GROMACS": (
+        {"gromacs": {**PROGRAMS["gromacs"], "defines": {"POSRES": ""}}, "nonbonded": "no cutoff"},
+        None,
+        r"system\.gromacs\.defines: POSRES is not read from files of GROMACS; use system\.restraints",
+    ),
+    "position restraints that a top defines": (
+        plain(GROMACS),
+        replace("a.top", "[ moleculetype ]", "#define POSRES\n[ moleculetype ]"),
+        r"system\.gromacs\.topology: .*a\.top defines POSRES, .* use system\.restraints",
+    ),
+    "flexible water and constraints": (
+        {"gromacs": {**PROGRAMS["gromacs"], "defines": {"FLEXIBLE": ""}}, "nonbonded": "no cutoff"},
+        None,
+        r"system\.constraints: FLEXIBLE is defined for .*a\.top; set constraints: none",
+    ),
     "implicit solvent in a box": ({**BOX, **PME, "implicit_solvent": "GBn2"}, None, r"implicit_solvent: goes without"),
     "a force field": (
         {**AMBER, "force_field": [FIELD]},
@@ -431,6 +447,26 @@ def test_names_that_programs_spell_differently_are_warned_of(folder, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         built(tmp_path / "here", plain(GROMACS))
+
+
+def test_flexible_water_of_gromacs_has_no_constraints(folder):
+    box = {"topology": "box.top", "coordinates": "box.gro"}
+    rigid = built(folder, {"gromacs": box, **PME, "constraints": "none"}).system
+    flexible = built(folder, {"gromacs": {**box, "defines": {"FLEXIBLE": ""}}, **PME, "constraints": "none"}).system
+    assert rigid.getNumConstraints() > 0 == flexible.getNumConstraints()
+
+
+def test_nucleotides_that_gbn2_does_not_know_are_refused():
+    topology = app.Topology()
+    chain = topology.addChain("A")
+    for name in ("G", "RG5"):
+        residue = topology.addResidue(name, chain, "1")
+        for atom in ("C1'", "C3'", "O4'"):
+            topology.addAtom(atom, app.Element.getBySymbol(atom[0]), residue)
+    with pytest.raises(
+        SettingsError, match=r"^key: GBn2 has parameters .* RG5 1 \(chain A\) would get those of proteins"
+    ):
+        refuse_unnamed_nucleotides(topology, "key", "GBn2")
 
 
 @pytest.mark.parametrize("case", WRONG)
