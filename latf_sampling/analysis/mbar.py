@@ -35,9 +35,15 @@ SOLVED_ENTRIES = 20_000_000
 MAX_ITERATIONS = 1000
 """Newton's method converges in tens; frames that do not overlap at all never let it, in however many."""
 NO_OVERLAP = 0.003
-"""Temperatures whose energies overlap less are not solved for together: it would take forever, to no result."""
-SHARE_OF_SIDE = 0.05
+"""States that overlap less are not solved for together: it would take forever, to no result."""
+COMPARED_FRAMES = 500
+"""Whether two states overlap is determined on at most so many frames of each,"""
+GAP = 14.0
+"""and without looking closer where their reduced potentials are farther apart, for which the overlap is below 0.002."""
+SHARE_OF_GROUP = 0.05
 """Frames claim to be good at a temperature if so large a share of them is left in their effective number there."""
+NORMAL_QUARTILES = 1.349
+"""Distance of the quartiles of a normal distribution in standard deviations."""
 CHUNK = 2_000_000
 """Frames times states that are held in memory at once."""
 
@@ -78,6 +84,11 @@ def solve_mbar(reduced: np.ndarray, counts: ArrayLike, start: np.ndarray | None 
 class Multistate:
     """Weights of frames, from any mixture of temperatures and biases, in the unbiased ensemble of any temperature.
 
+    States that overlap neither directly nor through others are solved for in groups, each by itself. Nothing relates
+    the groups: what is taken for the difference of their free energies, the mean of those of perturbation to first
+    order in both directions, is a guess. For temperatures it is the integral of the mean energy over 1 / kT by the
+    trapezoidal rule.
+
     Energies, biases and temperatures may have units of OpenMM.
 
     Parameters
@@ -108,6 +119,8 @@ class Multistate:
         which the first is 0.
     states : numpy.ndarray (n,)
         State of each frame.
+    groups : numpy.ndarray (K,)
+        Number of the group that each state belongs to, from 0; all are 0 where states overlap.
 
     Raises
     ------
@@ -234,12 +247,12 @@ class Multistate:
         size = max(1, CHUNK // len(self.temperatures))
         return (slice(first, first + size) for first in range(0, len(self._energies), size))
 
-    def _reduced(self, frames: slice | np.ndarray) -> np.ndarray:
-        """Reduced potential of some frames in every state; (K, frames)."""
+    def _reduced(self, frames: slice | np.ndarray, states: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """Reduced potential of some frames in every state, or in some states; (K, frames)."""
         energies = self._energies[frames]
         if self._bias is not None:
-            energies = energies + self._bias[:, frames]
-        return self._beta[:, None] * energies
+            energies = energies + self._bias[states][:, frames]
+        return self._beta[states, None] * energies
 
     def _log_terms(self, frames: slice) -> np.ndarray:
         """ln of what each state adds to the density that the frames were drawn from; (K, frames)."""
@@ -247,18 +260,71 @@ class Multistate:
 
     def _solve(self, rng: np.random.Generator, start: np.ndarray | None) -> np.ndarray:
         """Reduced free energy of each state, 0 for the first; (K,)."""
-        n_states = len(self.temperatures)
-        if n_states == 1:
+        self.groups = self._connected()
+        solved = np.zeros(len(self.temperatures))
+        for number in range(self.groups.max() + 1):
+            states = np.flatnonzero(self.groups == number)
+            solved[states] = self._solve_group(states, rng, None if start is None else start[states])
+            if number:
+                solved[states] += self._guess(np.flatnonzero(self.groups < number), states, solved)
+        return solved - solved[0]
+
+    def _solve_group(self, states: np.ndarray, rng: np.random.Generator, start: np.ndarray | None) -> np.ndarray:
+        """Reduced free energies of states that overlap, by their indices; 0 for the first."""
+        if len(states) == 1:
             return np.zeros(1)
-        most = min(SOLVED_FRAMES, SOLVED_ENTRIES // n_states**2)
+        most = min(SOLVED_FRAMES, SOLVED_ENTRIES // len(states) ** 2)
         drawn = []
-        for state, count in enumerate(self.counts):
+        for state in states:
+            count = self.counts[state]
             frames = np.flatnonzero(self.states == state) if count else np.empty(0, int)
             # Frames without bias all weigh the same: then this is thinning, and no frame is taken twice.
             number = min(most, max(1, int(count))) if count else 0
             drawn.append(frames[systematic(self._weights[frames], number, rng)] if number else frames)
-        solution = solve_mbar(self._reduced(np.concatenate(drawn)), [len(part) for part in drawn], start)
+        reduced = self._reduced(np.concatenate(drawn), states)
+        solution = solve_mbar(reduced, [len(part) for part in drawn], start)
         return np.asarray(solution.f_k, np.float64)
+
+    def _connected(self) -> np.ndarray:
+        """Group of each state (K,), of those that overlap; states without frames are in the first one."""
+        groups = np.zeros(len(self.temperatures), int)
+        used = np.flatnonzero(self.counts > 0)
+        if len(used) < 2:
+            return groups
+        frames = [self._compared(state) for state in used]
+        weights = [self._weights[part] / self._weights[part].sum() for part in frames]
+        reduced = [self._reduced(part, used) for part in frames]  # of the frames of each state, in all
+        group = np.arange(len(used))
+        for distance in range(1, len(used)):  # neighbors first, after which as a rule nothing is left to find
+            for i, j in zip(range(len(used)), range(distance, len(used))):
+                if group[i] != group[j]:
+                    pair = reduced[i][j] - reduced[i][i], reduced[j][j] - reduced[j][i]
+                    if _overlap(*pair, weights[i], weights[j]) >= NO_OVERLAP:
+                        group[group == group[j]] = group[i]
+            if (group == group[0]).all():
+                return groups
+        firsts = np.unique(group, return_index=True)[1]
+        groups[used] = np.argsort(np.argsort(firsts))[np.unique(group, return_inverse=True)[1]]
+        return groups
+
+    def _compared(self, state: int) -> np.ndarray:
+        """Indices of frames of a state, evenly spaced."""
+        frames = np.flatnonzero((self.states == state) & (self._weights > 0))
+        return frames[:: -(-len(frames) // COMPARED_FRAMES)]
+
+    def _guess(self, known: np.ndarray, states: np.ndarray, solved: np.ndarray) -> float:
+        """What to add to the free energies of a group of states for those of states in other groups that are known."""
+        nearest, shift = np.inf, 0.0
+        for i in known[self.counts[known] > 0]:
+            for j in states[self.counts[states] > 0]:
+                both = np.array([i, j])
+                forward, back = (
+                    float(np.average(np.diff(self._reduced(frames, both), axis=0)[0], weights=self._weights[frames]))
+                    for frames in (self._compared(i), self._compared(j))
+                )
+                if forward - back < nearest:
+                    nearest, shift = forward - back, 0.5 * (forward + back) + solved[i] - solved[j]
+        return shift
 
     def log_weights(self, temperature: TemperatureLike) -> np.ndarray:
         """ln of each frame's weight in the unbiased ensemble at a temperature, weights of sum 1; (n,)."""
@@ -272,8 +338,35 @@ class Multistate:
         return float(weights @ (self._energies - mean) ** 2) / (self.boltzmann * to_kelvin(temperature)) ** 2
 
     def effective_sample_size(self, temperature: TemperatureLike) -> float:
-        """Number of equally weighted frames that would be as good as these at a temperature (`weights.kish`)."""
-        return _effective_size(self.log_weights(temperature))
+        """Number of equally weighted frames that would be as good as these at a temperature (`weights.kish`).
+
+        It is 0 where several groups of states that do not overlap would be good each by itself: nothing tells how much
+        each weighs, and between two temperatures they contradict each other, for the truth is an energy between them,
+        of which there is no frame.
+        """
+        kelvin = to_kelvin(temperature)
+        if self.groups.any() and self._claims(kelvin) > 1:
+            return 0.0
+        return _effective_size(self.log_weights(kelvin))
+
+    def _claims(self, kelvin: float) -> int:
+        """Number of groups of states whose frames are good at a temperature: those that were simulated at it, or,
+        where there is none, those that have enough effective frames there."""
+        used = np.flatnonzero(self.counts > 0)
+        simulated = np.unique(self.groups[used][self.temperatures[used] == kelvin])
+        if len(simulated):
+            return len(simulated)
+        beta = 1 / (self.boltzmann * kelvin)
+        claims = 0
+        for number in np.unique(self.groups[used]):
+            states = used[self.groups[used] == number]
+            state = states[np.abs(self._beta[states] - beta).argmin()]
+            frames = np.flatnonzero((self.states == state) & (self._weights > 0))
+            change = self._reduced(frames, np.array([state]))[0] - beta * self._energies[frames]
+            # By quartiles, since a single frame far from the others would hide that they make a claim.
+            low, high = np.quantile(change, [0.25, 0.75], weights=self._weights[frames], method="inverted_cdf")
+            claims += math.exp(-(((high - low) / NORMAL_QUARTILES) ** 2)) >= SHARE_OF_GROUP
+        return claims
 
     def response(
         self, blocks: np.ndarray, n_blocks: int, sets: np.ndarray, n_sets: int, weights: np.ndarray
@@ -350,14 +443,33 @@ def _effective_size(log_weights: np.ndarray) -> float:
     return float(np.exp(2 * logsumexp(log_weights) - np.asarray(logsumexp(2 * log_weights))))
 
 
+def _overlap(first: np.ndarray, second: np.ndarray, first_weights: np.ndarray, second_weights: np.ndarray) -> float:
+    """Overlap of two states from what the reduced potential is higher by in the second, in the frames of each.
+
+    It is the element O_12 of MBAR's overlap matrix for as many frames of either, whatever their numbers are, which say
+    how precisely it is known and not how large it is. Weights have a sum of 1.
+    """
+    low, high = second.min(), first.max()
+    if first.min() - second.max() > GAP:
+        return 0.0
+    values, weight = np.concatenate([first, second]), np.concatenate([first_weights, second_weights])
+
+    def excess(offset: float) -> float:
+        return float(weight @ expit(offset - values)) - 1
+
+    low, high = min(low, first.min()) - 50, max(high, second.max()) + 50
+    probability = expit(brentq(excess, low, high) - values)  # pyright: ignore[reportOperatorIssue]
+    return float(weight @ (probability * (1 - probability)))
+
+
 def energy_overlap(
     colder: np.ndarray, hotter: np.ndarray, weights: tuple[np.ndarray, np.ndarray], difference: float
 ) -> float:
     """Overlap of the energies at two temperatures: how likely a frame of either is one of the other.
 
-    It is the smaller of the off-diagonal elements of MBAR's overlap matrix for the two, O_ij = sum_n P_ni P_nj / N_i:
-    next to 0 where there is none, and 0.5 at most for two states with as many frames. Above 0.03 free energies are
-    reliable. Source: Klimovich, Shirts and Mobley, doi:10.1007/s10822-015-9840-9.
+    It is the off-diagonal element of MBAR's overlap matrix for the two, O_ij = sum_n P_ni P_nj / N_i, for as many
+    frames of either: next to 0 where there is none, and 0.5 at most. Above 0.03 free energies are reliable. Source:
+    Klimovich, Shirts and Mobley, doi:10.1007/s10822-015-9840-9.
 
     Parameters
     ----------
@@ -376,28 +488,12 @@ def energy_overlap(
     >>> near > 0.3, far < 1e-6
     (True, True)
     """
-    energies = difference * np.concatenate([colder, hotter])
-    weight = np.concatenate(weights)
-    counts = weights[0].sum(), weights[1].sum()
-    log_ratio = math.log(counts[1] / counts[0])
-
-    def hot(offset: float) -> np.ndarray:
-        return expit(log_ratio + offset - energies)
-
-    def excess(offset: float) -> float:
-        return float(weight @ hot(offset)) - counts[1]
-
-    low, high = energies.min() - 50 - abs(log_ratio), energies.max() + 50 + abs(log_ratio)
-    probability = hot(brentq(excess, low, high))  # pyright: ignore[reportArgumentType]
-    return float(weight @ (probability * (1 - probability)) / max(counts))
+    shares = [part / part.sum() for part in weights]
+    return _overlap(difference * colder, difference * hotter, *shares)
 
 
 class TemperatureReweighting(Multistate):
     """Weights of frames at any temperature, where every state is a temperature without bias.
-
-    Where the energies of neighboring temperatures do not overlap, nothing relates the two sides, and free energies are
-    solved for on each by itself. The difference between them then is the integral of the mean energy over 1 / kT by the
-    trapezoidal rule, which is a guess.
 
     Parameters
     ----------
@@ -447,15 +543,11 @@ class TemperatureReweighting(Multistate):
         distinct, states = np.unique(kelvin.astype(np.float64, copy=False), return_inverse=True)
         super().__init__(energy, None, distinct, states, rng, weights, boltzmann)
 
-    def _solve(self, rng: np.random.Generator, start: np.ndarray | None) -> np.ndarray:
+    def _connected(self) -> np.ndarray:
         used = np.flatnonzero(self.counts > 0)
         self.overlaps = np.full(max(len(self.temperatures) - 1, 0), np.nan)
-        self._sides = np.zeros(len(self.temperatures), int)
+        groups = np.zeros(len(self.temperatures), int)
         frames = {state: np.flatnonzero((self.states == state) & (self._weights > 0)) for state in used}
-        means = {
-            state: np.average(self._energies[frames[state]], weights=self._weights[frames[state]]) for state in used
-        }
-        solved, side = np.zeros(len(self.temperatures)), 0
         for colder, hotter in zip(used[:-1], used[1:]):
             pair = frames[colder], frames[hotter]
             self.overlaps[colder:hotter] = energy_overlap(
@@ -464,40 +556,5 @@ class TemperatureReweighting(Multistate):
                 (self._weights[pair[0]], self._weights[pair[1]]),
                 float(self._beta[hotter] - self._beta[colder]),
             )
-            if self.overlaps[colder] < NO_OVERLAP:
-                side += 1
-            self._sides[hotter:] = side
-        if side == 0:
-            return super()._solve(rng, start)
-        for number in range(side + 1):
-            of_side = np.flatnonzero(self._sides == number)
-            inside = np.flatnonzero(np.isin(self.states, of_side) & (self._weights > 0))
-            alone = Multistate(
-                self._energies[inside], None, self.temperatures[of_side], self.states[inside] - of_side[0], rng,
-                self._weights[inside], self.boltzmann,
-            )  # fmt: skip
-            solved[of_side] = alone.free_energies
-            if number:
-                first = used[np.isin(used, of_side)][0]
-                last = used[used < first][-1]
-                step = 0.5 * (self._beta[first] - self._beta[last]) * (means[first] + means[last])
-                solved[of_side] += solved[last] + step - solved[first]
-        return solved
-
-    def effective_sample_size(self, temperature: TemperatureLike) -> float:
-        """Number of equally weighted frames that would be as good as these at a temperature (`weights.kish`).
-
-        It is 0 where frames of simulations whose energies do not overlap would be good each by itself: they contradict
-        each other, and the truth is an energy between them, of which there is no frame.
-        """
-        kelvin = to_kelvin(temperature)
-        log = self.log_weights(kelvin)
-        if self._sides.any() and kelvin not in self.temperatures[self.counts > 0]:
-            sides = self._sides[self.states]
-            good = 0
-            for number in range(self._sides[-1] + 1):
-                here = sides == number
-                good += _effective_size(log[here]) >= SHARE_OF_SIDE * self._weights[here].sum()
-            if good > 1:
-                return 0.0
-        return _effective_size(log)
+            groups[hotter:] += self.overlaps[colder] < NO_OVERLAP
+        return groups

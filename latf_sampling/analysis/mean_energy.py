@@ -94,7 +94,7 @@ class KernelBasis:
 
     def __init__(self, points: np.ndarray, rng: np.random.Generator) -> None:
         candidates = points[rng.choice(len(points), min(len(points), 50 * CENTERS), replace=False)]
-        self.width = WIDTH * max(float(np.sqrt(points.var(0).mean())), np.finfo(float).tiny)
+        self.width = WIDTH * (float(np.sqrt(points.var(0).mean())) or 1.0)  # points may all be the same
         chosen, distance = [0], np.full(len(candidates), np.inf)
         while True:
             distance = np.minimum(distance, ((candidates - candidates[chosen[-1]]) ** 2).sum(1))
@@ -403,7 +403,7 @@ class _Regression:
         total = gram[0, 0]
         centered = gram[1:, 1:] - np.outer(gram[0, 1:], gram[0, 1:]) / total
         side = products[1:] - gram[0, 1:] * products[0] / total
-        noise = square / total - (products[0] / total) ** 2
+        noise = max(square / total - (products[0] / total) ** 2, 1e-6 * self.kT**4)  # energies may all be the same
         # x = 1 is a change of the temperature by spread * T0, over which U changes by Var(E) / kT^2 times that.
         factor = self.polynomials.spread / (self.polynomials.boltzmann * self.temperatures[state])
         prior = (amplitude * self.kT * SLOPE / factor) ** -2

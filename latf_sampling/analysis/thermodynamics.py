@@ -22,6 +22,9 @@ from scipy.special import log_softmax
 RESAMPLES = 200
 """Samples of the bootstrap over blocks of time."""
 STEPS = 100
+UNSEEN = 0.5
+"""Frames that a state without one at a temperature is taken to have there, by Jeffreys' prior. That none was seen
+bounds its population and does not make it zero, which nothing but an infinite free energy would explain."""
 LEVEL = (2.5, 97.5)
 """Percentiles of the samples between which a melting temperature lies with 95 % probability."""
 
@@ -189,7 +192,8 @@ def gibbs_helmholtz(
         [np.bincount(cell, weight * energy**power, int(np.prod(shape))).reshape(shape) for power in range(3)], 1
     )
     fit = _Fit(kelvin, reference, boltzmann)
-    parameters = [fit.solve(sums.sum(0))]
+    unseen = sums[:, 0].sum(0) == 0
+    parameters = [fit.solve(sums.sum(0), UNSEEN * unseen)]
     # The temperature that a block belongs to; the weight of each temperature is the same in every sample.
     group = np.unique(sums[:, 0].sum(2).argmax(1), return_inverse=True)[1]
     sizes = np.bincount(group)
@@ -197,7 +201,8 @@ def gibbs_helmholtz(
     for _ in range(RESAMPLES):
         drawn = rng.standard_exponential(n_blocks)
         drawn *= (sizes / np.bincount(group, drawn))[group]
-        parameters.append(fit.solve(np.tensordot(drawn, sums, 1), parameters[0]))
+        guessed = unseen * rng.gamma(UNSEEN, size=unseen.shape)
+        parameters.append(fit.solve(np.tensordot(drawn, sums, 1), guessed, parameters[0]))
     whole = np.array(parameters)
     whole[1:] = whole[0] + spread * (whole[1:] - whole[0])  # weights of few blocks spread less than independent ones
     return GibbsHelmholtz(reference, boltzmann, whole, reach)
@@ -221,8 +226,11 @@ class _Fit:
         self.integrals = _integrals(temperatures, reference, boltzmann)
         self.slopes = temperatures - reference
 
-    def solve(self, sums: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
-        """dF / kT0, dU and dCp of the states (3, states), from sums of w, w E and w E^2 (3, K, states)."""
+    def solve(self, sums: np.ndarray, unseen: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+        """dF / kT0, dU and dCp of the states (3, states), from sums of w, w E and w E^2 (3, K, states).
+
+        To those come weights (K, states) of frames of unknown energy.
+        """
         counts, first, second = sums
         n_states = counts.shape[1]
         order = 2 if len(self.temperatures) > 1 else 1
@@ -233,7 +241,8 @@ class _Fit:
         capacities = np.zeros(n_states)
         if order == 1:
             share = within[0] / np.where(counts[0] > 0, counts[0], 1.0)
-            capacities = (share - share[0]) / (self.boltzmann * self.temperatures[0] ** 2)
+            known = (counts[0] > 0) & (counts[0][0] > 0)
+            capacities = np.where(known, share - share[0], 0.0) / (self.boltzmann * self.temperatures[0] ** 2)
         fixed = self.integrals[:, 1:] * capacities[None]  # part of dF / kT that is known already
         polynomials = np.stack([np.ones(len(self.slopes)), self.slopes], 1)[:, :order]
         integrals = self.integrals[:, :order]
@@ -253,6 +262,9 @@ class _Fit:
         if start is not None:
             parameters = start[: 1 + order, 1:].ravel().copy()
 
+        frames = counts + unseen
+        totals = frames.sum(1)
+
         def logits(values: np.ndarray) -> np.ndarray:
             a = values.reshape(1 + order, free)
             return -np.column_stack([np.zeros(len(totals)), a[0] + integrals @ a[1:] + fixed[:, 1:]])
@@ -260,13 +272,13 @@ class _Fit:
         def value(values: np.ndarray) -> float:
             u = values[free:]
             energy = 0.5 * u @ matrix @ u - u @ side
-            return float(energy - (counts * log_softmax(logits(values), axis=1)).sum() + 0.5 * prior * values @ values)
+            return float(energy - (frames * log_softmax(logits(values), axis=1)).sum() + 0.5 * prior * values @ values)
 
         design = np.column_stack([np.ones(len(totals)), integrals])  # (K, 1 + order)
         now = value(parameters)
         for _ in range(STEPS):
             p = np.exp(log_softmax(logits(parameters), axis=1)) * totals[:, None]
-            gradient = (design.T @ (counts - p)[:, 1:]).ravel() + prior * parameters
+            gradient = (design.T @ (frames - p)[:, 1:]).ravel() + prior * parameters
             gradient[free:] += matrix @ parameters[free:] - side
             hessian = prior * np.eye(len(parameters))
             hessian[free:, free:] += matrix

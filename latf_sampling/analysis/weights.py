@@ -237,7 +237,8 @@ def kish(weights: np.ndarray) -> float:
     >>> kish(np.array([3.0, 1.0]))
     1.6
     """
-    return float(weights.sum() ** 2 / (weights**2).sum())
+    relative = weights / weights.max()  # squares of tiny weights would vanish
+    return float(relative.sum() ** 2 / (relative**2).sum())
 
 
 def systematic(weights: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

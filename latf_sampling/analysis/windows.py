@@ -24,7 +24,8 @@ class WindowEstimate:
     Attributes
     ----------
     free_energies, errors : numpy.ndarray (K,)
-        Free energy of the molecule under each umbrella less that under the first, kJ/mol, and its standard error.
+        Free energy of the molecule under each umbrella less that under the first, kJ/mol, and its standard error,
+        infinite where nothing relates the two.
     overlap : numpy.ndarray (K, K)
         Probability that a frame of window i belongs to window j; rows sum to 1.
     u : numpy.ndarray (n, d)
@@ -106,10 +107,12 @@ def combine_windows(
                 "them, or take a lower stiffness."
             )
     free_energies = np.asarray(solution.f_k, np.float64)
+    with np.errstate(invalid="ignore"):
+        errors = np.asarray(thinned.compute_free_energy_differences()["dDelta_f"])[0]
     log_weights = -np.asarray(logsumexp((np.log(counts) + free_energies)[:, None] - reduced, axis=0))
     return WindowEstimate(
         kt * (free_energies - free_energies[0]),
-        kt * np.asarray(thinned.compute_free_energy_differences()["dDelta_f"])[0],
+        kt * np.where(np.isnan(errors), np.inf, errors),  # windows that nothing relates
         shared,
         np.concatenate(series),
         np.repeat(np.arange(len(series)), counts),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from latf_sampling.analysis.mbar import TemperatureReweighting, energy_overlap
+from latf_sampling.analysis.mbar import Multistate, TemperatureReweighting, energy_overlap
 from latf_sampling.analysis.mean_energy import KernelBasis, MeanEnergyReweighting, reach
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.units import KB
@@ -181,3 +181,51 @@ def test_overlap_is_that_of_the_matrix_of_mbar():
     reduced = np.stack([2.0 * np.concatenate([cold, hot]), 1.2 * np.concatenate([cold, hot])])
     matrix = solve_mbar(reduced, [1000, 1000]).compute_overlap()["matrix"]
     assert energy_overlap(cold, hot, (ones, ones), -0.8) == pytest.approx(min(matrix[0, 1], matrix[1, 0]), rel=1e-3)
+
+
+@pytest.mark.parametrize("counts", [(4000, 8), (8, 4000), (500, 1)])
+def test_few_frames_at_one_temperature_overlap_with_many_at_another(counts):
+    """How much energies have in common does not depend on how many of each there are."""
+    energies = np.random.default_rng(0).normal(0, 5, sum(counts))
+    solution = TemperatureReweighting(energies, np.repeat([300.0, 310.0], counts), None, KB, 0)
+    assert solution.overlaps[0] > 0.45
+    assert solution.effective_sample_size(305.0) > 0.9 * sum(counts)
+
+
+def test_a_single_frame_of_the_other_side_hides_no_contradiction():
+    rng = np.random.default_rng(0)
+    energies = np.concatenate([rng.normal(-100, 5, 200), [5000.0], rng.normal(5000, 5, 200), [-100.0]])
+    solution = TemperatureReweighting(energies, np.repeat([300.0, 900.0], 201), None, KB, 0)
+    assert solution.effective_sample_size(450.0) == solution.effective_sample_size(600.0) == 0
+
+
+def test_states_of_any_kind_that_do_not_overlap_are_solved_in_groups():
+    """Temperatures with biases, and umbrellas: no effective frames where several groups would have some."""
+    rng = np.random.default_rng(0)
+    energies, states = np.concatenate([rng.normal(-100, 5, 200), rng.normal(5000, 5, 200)]), np.repeat([0, 1], 200)
+    mixture = Multistate(energies, np.zeros((2, 400)), np.array([300.0, 900.0]), states, 0)
+    assert mixture.groups.tolist() == [0, 1]
+    assert [mixture.effective_sample_size(kelvin) for kelvin in (450.0, 600.0)] == [0, 0]
+    assert mixture.effective_sample_size(300.0) == pytest.approx(200)
+    by_temperature = TemperatureReweighting(energies, np.repeat([300.0, 900.0], 200), None, KB, 0)
+    assert mixture.free_energies == pytest.approx(by_temperature.free_energies)
+
+    centers = np.array([0.0, 3.0, 0.1, 3.1])  # kT / stiffness = 0.01
+    x, states = np.concatenate([rng.normal(center, 0.1, 300) for center in centers]), np.repeat(np.arange(4), 300)
+    bias = 50.0 * (x - centers[:, None]) ** 2
+    windows = Multistate(np.zeros(1200), bias, 1.0, states, 0, boltzmann=1.0)
+    assert windows.groups.tolist() == [0, 1, 0, 1]
+    assert windows.effective_sample_size(1.0) == 0
+    first = np.isin(states, [0, 2])
+    alone = Multistate(np.zeros(600), bias[[0, 2]][:, first], 1.0, states[first] // 2, 0, boltzmann=1.0)
+    assert windows.free_energies[2] == pytest.approx(alone.free_energies[1])
+
+
+def test_one_frame_and_points_that_are_all_the_same():
+    kelvin = np.repeat([300.0, 400.0], 50)
+    energies = np.random.default_rng(0).normal(0, 3, 100) + kelvin
+    same = MeanEnergyReweighting(np.zeros((100, 1)), energies, kelvin, None, KB, 0)
+    assert np.exp(same.log_weights(350.0)) == pytest.approx(0.01)
+    for n in (1, 20):
+        constant = MeanEnergyReweighting(np.linspace(0, 1, n)[:, None], np.full(n, 5.0), np.full(n, 300.0), None, KB, 0)
+        assert constant.effective_sample_size(310.0) == pytest.approx(n)

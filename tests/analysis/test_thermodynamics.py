@@ -87,3 +87,20 @@ def test_a_state_that_is_missing_at_one_temperature_and_frames_without_weight():
     solution = gibbs_helmholtz(states, energies, kelvin, weights, blocks, 3, T0, 1.0, (0.5, 3.0), rng)
     assert np.isfinite(solution.parameters).all()
     assert solution.populations(1.0)[0].sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "absent", "state"),
+    [((0.8, 1.5), (1.5,), 0), ((0.8, 1.5), (0.8, 1.5), 2), ((0.8,), (0.8,), 0), ((0.8,), (0.8,), 2)],
+)
+def test_a_state_that_was_not_seen_is_not_known_to_be_empty(temperatures, absent, state):
+    """Its free energy there is at least about kT ln of twice the frames, and uncertain by kT or more."""
+    states, energies, kelvin = frames(temperatures, n=1000)
+    weights = np.where(np.isin(kelvin, absent) & (states == state), 0.0, 1.0)
+    rng, blocks = np.random.default_rng(0), np.arange(len(states)) // 50
+    solution = gibbs_helmholtz(states, energies, kelvin, weights, blocks, 3, T0, 1.0, (0.5, 3.0), rng)
+    found = solution.at(absent[0])
+    other = 1 if state == 0 else 0
+    difference = solution.reduced(absent[0])[:, state] - solution.reduced(absent[0])[:, other]
+    assert 3 < difference[0] < 12 and difference[1:].std() > 0.9
+    assert np.isfinite(solution.parameters).all() and (np.abs(found.free_energies) < 20).all()

@@ -92,6 +92,7 @@ def test_the_filling_of_a_biased_walker_is_left_out(bias, first):
 
 
 def test_kish_by_hand():
+    assert kish(np.array([3.0, 1.0]) * 1e-200) == pytest.approx(1.6)
     assert kish(np.ones(7)) == pytest.approx(7)
     assert kish(np.array([3.0, 1.0])) == pytest.approx(16 / 10)
     assert kish(np.array([0.0, 5.0, 0.0])) == pytest.approx(1)

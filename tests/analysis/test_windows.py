@@ -54,6 +54,12 @@ def test_windows_that_do_not_overlap_are_named():
     assert estimate.overlap.sum(1) == pytest.approx(np.ones(4))
 
 
+def test_windows_that_nothing_relates_have_no_error_bar():
+    centers, rng = np.array([0.0, 100.0, 200.0]), np.random.default_rng(0)
+    estimate = combine_windows(*gaussian_windows(centers, 0.0, 100, rng)[:2], 300.0, overlap=0)
+    assert estimate.errors[0] == 0 and (estimate.errors[1:] > 1000).all()
+
+
 def test_a_window_without_a_frame_is_named():
     with pytest.raises(DataError, match=r"windows \[1\] have no frame"):
         combine_windows([np.zeros((5, 1)), np.empty((0, 1))], np.ones((2, 5)), 300.0, OVERLAP)

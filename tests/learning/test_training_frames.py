@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from latf_sampling.data.dataset import Dataset, Series
-from latf_sampling.errors import DataError, SettingsError
+from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import train
 from latf_sampling.learning.training.training_frames import TrainingFrames
@@ -99,3 +99,18 @@ def test_one_simulation_has_to_count_and_the_flag_is_one():
     with pytest.raises(SettingsError, match="in_density must be True or False; got 0.5"):
         Series(crossing(50, rng), in_density=0.5)  # pyright: ignore[reportArgumentType]
     assert not Series(crossing(50, rng), in_density=False).subset([0]).in_density
+
+
+def test_simulated_temperatures_have_frames_though_nothing_between_them_has():
+    """Narrow energies far apart: the table of effective sizes has a peak at each simulated temperature."""
+    rng = np.random.default_rng(0)
+    series = [
+        Series(crossing(200, rng), kelvin, energies=rng.normal(mean, 2, 200))
+        for kelvin, mean in ((300.0, 0.0), (450.0, 5000.0))
+    ]
+    settings = ModelSettings(temperature_mode="reweighted")
+    with pytest.warns(ExtrapolationWarning, match="hardly overlap"):
+        frames = TrainingFrames(Dataset(series, lag=3), settings, TrainingSettings(), 0, torch.device("cpu"))
+    found = np.interp([1 / 450, 1 / 370, 1 / 300], *frames.effective_sizes())
+    assert found == pytest.approx([200, 0, 200])
+    assert frames.reachable[[0, -1]].tolist() == [300, 450]

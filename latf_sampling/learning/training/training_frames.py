@@ -221,10 +221,16 @@ class TrainingFrames:
                 if speed * step > COARSE:
                     near = (1 + NEAR / speed) / temperature
                     points.append(near[(low <= near) & (near <= high)])
+        apart = self.reweighting is not None and self.reweighting.groups.any()
+        if apart:  # there may be frames at the simulated temperatures and nowhere else
+            points.append(1 / simulated)
         inverse = np.unique(np.concatenate(points))
         if self.reweighting is None:
             return inverse, np.zeros(len(inverse))
-        return inverse, np.array([self.reweighting.effective_sample_size(1 / value) for value in inverse])
+        temperatures = 1 / inverse
+        if apart:
+            temperatures[np.searchsorted(inverse, 1 / simulated)] = simulated  # without the rounding of 1 / (1 / T)
+        return inverse, np.array([self.reweighting.effective_sample_size(value) for value in temperatures])
 
     def resampled(self, rng: np.random.Generator) -> np.ndarray:
         """Weights of the frames in a bootstrap sample of the data set's blocks; (frames,)."""
