@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import numpy as np
@@ -97,6 +98,8 @@ def test_descriptors(tmp_path, spec, tolerance, periodic):
 @needs_plumed
 def test_encoder_and_walls(tmp_path):
     cv, features = variable()
+    cv = copy.copy(cv)
+    cv.bounds, cv.sigma = 0.1 * cv.bounds, 0.1 * cv.sigma  # so that frames are beyond the walls
     written = export_plumed(tmp_path, cv, features)
     assert {path.name for path in written} == {"plumed.dat", "encoder.pt"} and all(path.exists() for path in written)
     x, slopes = frames(3, seed=4, noise=0.06), [0.7, -1.3]
