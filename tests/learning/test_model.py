@@ -2,12 +2,13 @@
 
 import copy
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from scipy.special import stdtrit
 from openmm import unit
+from scipy.special import stdtrit
 
 from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError, TrainingError
 from latf_sampling.learning.model import POPULATION_SAMPLES, LaTF
@@ -508,3 +509,17 @@ def test_every_trained_parameter_gets_a_finite_gradient(prior, reweighted):
     for name, gradient in gradients.items():
         assert torch.isfinite(gradient).all(), name
         assert gradient.abs().max() > 0, name
+
+
+def test_thermodynamics_far_outside_the_simulated_temperatures_warn():
+    model = make(dim=1)
+    stored = {"parameters": np.ones((3, 3, STATES)).tolist(), "reach": [250.0, 550.0]}
+    model.provenance |= {"temperatures": [300.0, 450.0], "thermodynamics": stored}
+    with pytest.warns(
+        ExtrapolationWarning, match="at 5000 K are extrapolation from simulations at 300, 450 K"
+    ) as caught:
+        model.thermodynamics(5000.0)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.thermodynamics(500 * unit.kelvin).temperature == 500

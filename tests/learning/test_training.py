@@ -797,6 +797,24 @@ def test_reweighting_by_energies_that_do_not_overlap_is_warned_of():
     assert model.extrapolates(1.4) and not model.extrapolates(1.0)
 
 
+def test_an_ensemble_of_biased_frames_in_a_solvent_is_finite():
+    """Frames that a bootstrap sample lacks have no weight in it, and still define the ensemble of the bias."""
+    rng = np.random.default_rng(0)
+    weighted = [of_the_well(400, kT, rng, weights=lambda x: np.exp(x[:, 0])) for kT in (1.0, 2.0)]
+    plain = list(in_solvent([of_the_well(400, kT, rng) for kT in (1.0, 2.0)]))
+    series = [
+        *plain,
+        *(
+            Series(entry.x, entry.temperature, entry.weights, energies=bath.energies, labels=entry.labels)
+            for entry, bath in zip(weighted, in_solvent(weighted))
+        ),
+    ]
+    model = train_on(series, mode="thermodynamic", refinements=2, joint_epochs=0, flow_epochs=2, ensemble=2)
+    assert model.provenance["biased_temperatures"] == [1.0, 2.0]
+    _, error = model.populations(1.4, return_std=True)
+    assert np.isfinite(error).all()
+
+
 def test_a_training_in_a_solvent_continues_to_the_same_bits(tmp_path):
     rng = np.random.default_rng(0)
     series = list(in_solvent([of_the_well(600, kT, rng) for kT in (1.0, 2.0)]))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from latf_sampling.analysis.mbar import Multistate
 from latf_sampling.core import streams
 from latf_sampling.data.dataset import CHUNK
 from latf_sampling.learning.flow import LatentFlow
@@ -137,12 +138,15 @@ class Fit:
         frames, ensembles = self.frames, []
         training = self.training.cpu().numpy()
         for number, temperature in enumerate(np.unique(frames.temperatures[training][frames.biased[training]])):
-            biased, log_weights = self._biased(self.training, temperature, frames.weights)
+            # The ensemble is that of all frames, also where some are drawn that do not have all of them.
+            biased, log_weights = self._biased(self.training, temperature, frames.weights, frames.reweighting)
             rng = streams.stream(self.seed, "tilted", number)
             ensembles.append(TiltedEnsemble(flow, self._mu[biased], log_weights, temperature, frames.reference, rng))
         return ensembles
 
-    def _biased(self, frames: Tensor, temperature: float, weights: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    def _biased(
+        self, frames: Tensor, temperature: float, weights: np.ndarray, reweighting: Multistate | None
+    ) -> tuple[Tensor, np.ndarray]:
         """Those of some frames that come from biased simulations at a temperature, and ln of their weights there.
 
         Others would add noise: where a bias has brought many frames of little weight, a frame of another simulation has
@@ -150,14 +154,14 @@ class Fit:
         """
         indices = frames.cpu().numpy()
         indices = indices[self.frames.biased[indices] & (self.frames.temperatures[indices] == temperature)]
-        log_weights = self.frames.log_weights(temperature, weights, self._reweighting)
+        log_weights = self.frames.log_weights(temperature, weights, reweighting)
         return torch.from_numpy(indices).to(frames.device), log_weights[indices]
 
     def _draw(
         self, ensemble: TiltedEnsemble, frames: Tensor, n: int, rng: np.random.Generator, generator: torch.Generator
     ) -> list[Tensor]:
         """Points (n, d) of an ensemble, drawn from frames of some indices; nothing where none has a weight."""
-        biased, log_weights = self._biased(frames, ensemble.temperature, self._weights)
+        biased, log_weights = self._biased(frames, ensemble.temperature, self._weights, self._reweighting)
         if n == 0 or not np.isfinite(log_weights).any():
             return []
         return [ensemble.draw(self._mu[biased], log_weights, n, rng, generator)]
