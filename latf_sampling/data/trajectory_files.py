@@ -53,7 +53,7 @@ def read_pieces(
     _check_format(path)
     chunk = chunk or max(1, PIECE_BYTES // (12 * topology.n_atoms))
     reader = mdtraj.iterload(str(path), top=topology, chunk=chunk)
-    bonds = np.array([[a.index, b.index] for a, b in topology.bonds]).reshape(-1, 2) if periodic else None
+    bonds = np.array([[a.index, b.index] for a, b in topology.bonds], int).reshape(-1, 2)
     done, unwrap = 0, None
     while True:
         try:
@@ -68,7 +68,7 @@ def read_pieces(
             check_atoms(piece.topology, topology, str(path))
             piece.topology = topology
         _check_positions(piece, path, done, periodic)
-        if bonds is not None and _is_cut(piece, bonds):
+        if _is_cut(piece, bonds):
             # bonds across the box would have absurd energies
             unwrap = unwrap_molecules(topology) if unwrap is None else unwrap
             boxes = reduced_box(torch.from_numpy(np.tril(np.asarray(piece.unitcell_vectors))))
@@ -177,7 +177,7 @@ def _check_positions(piece: mdtraj.Trajectory, path: str | Path, done: int, peri
 
 def _is_cut(piece: mdtraj.Trajectory, bonds: np.ndarray) -> bool:
     """Whether molecules of a frame are cut by the faces of the box."""
-    if not len(bonds):
+    if not len(bonds) or piece.unitcell_vectors is None or not (np.asarray(piece.unitcell_lengths) > 0).all():
         return False
     xyz, boxes = np.asarray(piece.xyz), np.asarray(piece.unitcell_vectors)
     longest = np.abs(xyz[:, bonds[:, 0]] - xyz[:, bonds[:, 1]]).max((1, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -336,6 +337,12 @@ class Features:
         boxes = box_vectors(traj) if self.periodic else None
         if self.periodic and boxes is None:
             raise DataError("trajectory: has no unit cell, but the features are periodic.")
+        if not self.periodic and _is_cut(traj):
+            warnings.warn(
+                "trajectory: molecules are broken over its unit cell, which is ignored, since the features are not "
+                "periodic; make them whole, or take periodic=True.",
+                stacklevel=2,
+            )
         frame_bytes = 4 * (6 * len(self.atoms) + _intermediate_numbers(self.module, self.periodic))
         chunk = max(1, min(CHUNK_BYTES // frame_bytes, max(_CHUNK_FRAMES, _CACHE_BYTES // frame_bytes)))
         atoms = torch.from_numpy(self.atoms)
@@ -364,6 +371,16 @@ class Features:
                 )
         if digest(lines, topology.n_chains) != self.topology_fingerprint:
             raise DataError(f"trajectory: its number of chains, {topology.n_chains}, is not that of the features.")
+
+
+def _is_cut(traj: mdtraj.Trajectory) -> bool:
+    """Whether a trajectory has a unit cell and bonds across its faces."""
+    if traj.unitcell_vectors is None or not traj.n_frames:
+        return False
+    bonds = np.array([[a.index, b.index] for a, b in traj.topology.bonds], int).reshape(-1, 2)
+    x, widths = np.asarray(traj.xyz), np.diagonal(np.asarray(traj.unitcell_vectors), axis1=1, axis2=2)
+    lengths = np.abs(x[:, bonds[:, 0]] - x[:, bonds[:, 1]]).max((1, 2), initial=0.0)
+    return bool(((lengths > 0.4 * widths.min(1)) & (widths.min(1) > 0)).any())
 
 
 def _intermediate_numbers(module: torch.nn.Module, periodic: bool) -> int:

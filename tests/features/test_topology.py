@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from openmm import app
 
+from latf_sampling.data.trajectory_files import read_pieces
 from latf_sampling.errors import ColumnWarning, SettingsError
 from latf_sampling.features import Features, as_mdtraj
 from latf_sampling.features.descriptor import select_atoms
@@ -137,3 +138,20 @@ def test_only_water_by_element_says_so():
 def test_many_columns_are_warned_of():
     with pytest.warns(ColumnWarning, match=r"features\[0\]\.distances: makes 11,\d* columns, which take long to learn"):
         Features(solvated(150), [{"distances": "name O"}])
+
+
+def test_molecules_that_a_cell_breaks_are_made_whole_or_said(tmp_path):
+    made = mdtraj.Topology()
+    residue = made.add_residue("GLY", made.add_chain("A"), resSeq=1)
+    atoms = [made.add_atom(name, mdtraj.element.carbon, residue) for name in ("CA", "CB", "CG")]
+    for first, second in zip(atoms, atoms[1:]):
+        made.add_bond(first, second)
+    broken = mdtraj.Trajectory(np.array([[[0.1, 0, 0], [1.96, 0, 0], [1.82, 0, 0]]], np.float32), made)
+    broken.unitcell_vectors = 2 * np.eye(3, dtype=np.float32)[None]
+    features = Features(made, [{"distances": "name CA CG"}])
+    with pytest.warns(UserWarning, match=r"^trajectory: molecules are broken over its unit cell, which is ignored"):
+        features.transform(broken)
+    broken.save(str(tmp_path / "broken.xtc"))
+    (whole,) = read_pieces(tmp_path / "broken.xtc", made, False)
+    assert whole.unitcell_vectors is None
+    np.testing.assert_allclose(features.transform(whole), [[0.28]], atol=2e-3)
