@@ -46,16 +46,16 @@ def torsions(positions: np.ndarray, quartets: Pairs) -> np.ndarray:
 def add_bonds(system: openmm.System, native: np.ndarray, pairs: Pairs, stiffness: float) -> None:
     """Add stiffness / 2 (r - r0)^2 for each bond; the stiffness is in kJ/mol/nm^2."""
     force = openmm.HarmonicBondForce()
-    for pair, length in zip(pairs, distances(native, pairs), strict=True):
-        force.addBond(*pair, length, stiffness)
+    for (a, b), length in zip(pairs, distances(native, pairs), strict=True):
+        force.addBond(a, b, length, stiffness)
     system.addForce(force)
 
 
 def add_angles(system: openmm.System, native: np.ndarray, triples: Pairs, stiffness: float) -> None:
     """Add stiffness / 2 (theta - theta0)^2 for each angle; the stiffness is in kJ/mol/rad^2."""
     force = openmm.HarmonicAngleForce()
-    for triple, angle in zip(triples, angles(native, triples), strict=True):
-        force.addAngle(*triple, angle, stiffness)
+    for (a, b, c), angle in zip(triples, angles(native, triples), strict=True):
+        force.addAngle(a, b, c, angle, stiffness)
     system.addForce(force)
 
 
@@ -67,10 +67,10 @@ def add_torsions(
     Without `threefold`, the last term is left out.
     """
     force = openmm.PeriodicTorsionForce()
-    for quartet, torsion in zip(quartets, torsions(native, quartets), strict=True):
+    for (a, b, c, d), torsion in zip(quartets, torsions(native, quartets), strict=True):
         for periodicity, factor in ((1, 1.0), (3, 0.5))[: 1 + threefold]:
             # OpenMM adds k [1 + cos(n phi - phase)]
-            force.addTorsion(*quartet, periodicity, periodicity * torsion + np.pi, factor * strength)
+            force.addTorsion(a, b, c, d, periodicity, periodicity * torsion + np.pi, factor * strength)
     system.addForce(force)
 
 
