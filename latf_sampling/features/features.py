@@ -375,7 +375,7 @@ class Features:
 
 def _is_cut(traj: mdtraj.Trajectory) -> bool:
     """Whether a trajectory has a unit cell and bonds across its faces."""
-    if traj.unitcell_vectors is None or not traj.n_frames:
+    if traj.topology is None or traj.unitcell_vectors is None or not traj.n_frames:
         return False
     bonds = np.array([[a.index, b.index] for a, b in traj.topology.bonds], int).reshape(-1, 2)
     x, widths = np.asarray(traj.xyz), np.diagonal(np.asarray(traj.unitcell_vectors), axis1=1, axis2=2)

@@ -182,7 +182,7 @@ def test_trajectories_that_cannot_be_used(tmp_path, kind, words, monkeypatch):
     monkeypatch.setattr("latf_sampling.data.trajectory_files.PIECE_BYTES", 12 * 22 * 7)
     path = broken(tmp_path, kind)
     with pytest.raises(DataError, match=words) as caught:
-        examined(tmp_path, path)
+        examined(tmp_path, path, interval=None if kind == "jump" else INTERVAL)
     assert str(caught.value).startswith(f"{path}: ")
     assert not (tmp_path / "mark.json").exists()
 
