@@ -40,7 +40,8 @@ _MATCHING = get_args(LargeFiles)[2]
 
 def protocol_keys() -> str:
     """Every section of a protocol with its keys, in Markdown."""
-    return "\n\n".join(_section(model, path) for model, path in _sections(Protocol, ""))
+    sections = dict.fromkeys(_sections(Protocol, ""))  # kinds of bias have some in common
+    return "\n\n".join(_section(model, path) for model, path in sections)
 
 
 def _sections(model: type[BaseModel], path: str) -> Iterator[tuple[type[BaseModel], str]]:
