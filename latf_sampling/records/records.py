@@ -153,7 +153,14 @@ class Records(Setup):
         return index
 
     def _is_simulated(self, index: int) -> bool:
-        """Whether nothing is left to simulate of a round, or of the references."""
+        """Whether nothing is left to simulate of a round, or of the references.
+
+        What something was made from was finished: a file that is missing since then is damage, which reading refuses.
+        """
+        if index == self.n_rounds and self.directory.evaluation_marker.exists():
+            return True
+        if index < self.n_rounds and self.directory.round(index).learning.finished:
+            return True
         settings = self.protocol.runs[index]
         if isinstance(settings, ExternalRound):
             files = self.directory.round(index)

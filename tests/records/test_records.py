@@ -148,6 +148,9 @@ def test_a_campaign_that_was_stopped_is_read_up_to_the_last_finished_round(tmp_p
     assert len(records.frames(2)) == 3 + (segments > 0)
     assert len(Source.from_records(records)) == 3
     assert records.dataset(1).frames == 300 + 2 * 40
+    (directory / "rounds" / "01" / "walker-00" / "segment-001.json").unlink()  # a model was learned from it
+    with pytest.raises(StoreError, match="segment-001"):
+        records.frames()
 
 
 def test_a_campaign_without_a_finished_segment_has_no_frames(tmp_path):
