@@ -291,7 +291,7 @@ class Multistate:
         used = np.flatnonzero(self.counts > 0)
         if len(used) < 2:
             return groups
-        frames = [self._compared(state) for state in used]
+        frames = [self._compared(int(state)) for state in used]
         weights = [self._weights[part] / self._weights[part].sum() for part in frames]
         reduced = [self._reduced(part, used) for part in frames]  # of the frames of each state, in all
         group = np.arange(len(used))
@@ -314,16 +314,16 @@ class Multistate:
 
     def _guess(self, known: np.ndarray, states: np.ndarray, solved: np.ndarray) -> float:
         """What to add to the free energies of a group of states for those of states in other groups that are known."""
-        nearest, shift = np.inf, 0.0
+        nearest, shift = math.inf, 0.0
         for i in known[self.counts[known] > 0]:
             for j in states[self.counts[states] > 0]:
                 both = np.array([i, j])
                 forward, back = (
                     float(np.average(np.diff(self._reduced(frames, both), axis=0)[0], weights=self._weights[frames]))
-                    for frames in (self._compared(i), self._compared(j))
+                    for frames in (self._compared(int(i)), self._compared(int(j)))
                 )
                 if forward - back < nearest:
-                    nearest, shift = forward - back, 0.5 * (forward + back) + solved[i] - solved[j]
+                    nearest, shift = forward - back, 0.5 * (forward + back) + float(solved[i] - solved[j])
         return shift
 
     def log_weights(self, temperature: TemperatureLike) -> np.ndarray:

@@ -403,8 +403,21 @@ class LaTF(nn.Module):
         ------
         TrainingError
             The frames had no energies, or the model is of an earlier version.
+
+        Warns
+        -----
+        ExtrapolationWarning
+            The temperature is farther outside the simulated ones than half their range (of the logarithm).
         """
-        return self.gibbs_helmholtz().at(self._temperature(temperature))
+        value, solution = self._temperature(temperature), self.gibbs_helmholtz()
+        if not solution.reach[0] <= value <= solution.reach[1]:
+            simulated = ", ".join(f"{entry:g}" for entry in self.provenance["temperatures"])
+            warnings.warn(
+                f"LaTF: thermodynamics at {value:g} K are extrapolation from simulations at {simulated} K.",
+                ExtrapolationWarning,
+                stacklevel=2,
+            )
+        return solution.at(value)
 
     def gibbs_helmholtz(self) -> GibbsHelmholtz:
         """What `thermodynamics` gives at one temperature, at all of them."""
