@@ -390,7 +390,7 @@ def export(
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Export the collective variable of a trained model as one TorchScript file."""
+    """Export the collective variable of a trained model as one TorchScript file, or as input of PLUMED."""
     from latf_sampling.records.records import Records
 
     if output is None and plumed is None:

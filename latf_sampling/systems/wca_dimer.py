@@ -30,8 +30,8 @@ TILT = 2.0
 def wca_dimer() -> tuple[openmm.System, app.Topology, np.ndarray]:
     """System, topology and positions (125, 3), nm, of a dimer in 123 particles in a cubic box.
 
-    The bond's energy is barrier (x^2 - 1)^2 + tilt (x + 1) / 2, with x = -1 where the dimer is compact and x = 1 where it
-    is extended; all other pairs repel each other.
+    The bond's energy is barrier (x^2 - 1)^2 + tilt (x + 1) / 2, with x = -1 where the dimer is compact and x = 1 where
+    it is extended; all other pairs repel each other.
 
     Examples
     --------
