@@ -123,6 +123,8 @@ class GibbsHelmholtz:
         integrals = _integrals(grid, self.reference, self.boltzmann)
         for state in range(1, len(dF)):
             values = dF[state] + integrals @ [dU[state], dC[state]]
+            if not np.isfinite(values).all():
+                continue
             crossing = np.flatnonzero(np.diff(np.sign(values)) != 0)
             if len(crossing):
                 inner = crossing[np.abs(grid[crossing] - self.reference).argmin()]  # of two, that nearer to T0
@@ -164,7 +166,7 @@ def gibbs_helmholtz(
     reach
         Lowest and highest temperature of a melting temperature.
     rng
-        Draws the weights of the blocks.
+        Draws the weights of the blocks. Errors are NaN where there is one block at each temperature.
 
     Examples
     --------
@@ -205,6 +207,8 @@ def gibbs_helmholtz(
         parameters.append(fit.solve(np.tensordot(drawn, sums, 1), guessed, parameters[0]))
     whole = np.array(parameters)
     whole[1:] = whole[0] + spread * (whole[1:] - whole[0])  # weights of few blocks spread less than independent ones
+    if n_blocks == len(sizes):
+        whole[1:] = np.nan  # one block at each temperature says nothing about its own error
     return GibbsHelmholtz(reference, boltzmann, whole, reach)
 
 

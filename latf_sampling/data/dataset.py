@@ -325,6 +325,7 @@ class Dataset:
             raise DataError("Dataset: either all series carry labels or none.")
         if not any(entry.in_density for entry in series):
             raise DataError("Dataset: no series counts in the density; give one of them in_density=True.")
+        _check_temperatures(series)
         _check_energies(series)
         _check_intervals(series)
         lag = lag_in_frames("Dataset", lag, series)
@@ -521,6 +522,17 @@ def lag_in_frames(owner: str, lag: TimeLike | str, series: Sequence[Series]) -> 
             f"{nearest:g} ps."
         )
     return round(frames)
+
+
+def _check_temperatures(series: list[Series]) -> None:
+    """Refuse temperatures that differ by rounding: frames of one temperature would count as those of two."""
+    distinct = np.unique([entry.temperature for entry in series])
+    same = np.flatnonzero(np.diff(distinct) < 1e-6 * distinct[1:])
+    if len(same):
+        one, other = distinct[same[0]], distinct[same[0] + 1]
+        raise DataError(
+            f"Dataset: temperatures {one!r} and {other!r} differ by rounding alone; give these series the same one."
+        )
 
 
 def _check_energies(series: list[Series]) -> None:

@@ -565,6 +565,7 @@ class LaTF(nn.Module):
             if content["format"] < 5:
                 state = {name: value for name, value in model.state_dict().items() if ".marginals." in name} | state
             model.load_state_dict(state)
+            _check_provenance(model)
             model.trained = True
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, LatfError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
@@ -672,6 +673,25 @@ def _content_of(path: str | Path) -> dict:
         readable = f"{READABLE[0]} to {READABLE[-1]}"
         raise DataError(f"{path}: is a LaTF model of format {version}, and this version reads {readable}; {remedy}.")
     return content
+
+
+def _check_provenance(model: LaTF) -> None:
+    """Raise a ValueError where what a model states about its training cannot be; earlier versions state less."""
+    known = model.provenance
+    temperatures = np.asarray(known["temperatures"], float)
+    possible = np.isfinite(temperatures) & (temperatures > 0)
+    if not (temperatures.ndim == 1 and len(temperatures) and possible.all()):
+        raise ValueError("its temperatures are none")
+    if not isinstance(known["density"], bool) or not float(known["minimum_effective_size"]) >= 0:
+        raise ValueError("what it states about its training is none")
+    if known.get("temperature_mode", "steered") not in ("reweighted", "thermodynamic", "steered"):
+        raise ValueError(f"there is no temperature_mode {known['temperature_mode']!r}")
+    if not 0 < float(model.boltzmann) < np.inf:
+        raise ValueError("its Boltzmann constant is none")
+    if "thermodynamics" in known:
+        shape = np.shape(known["thermodynamics"]["parameters"])
+        if len(shape) != 3 or shape[1:] != (3, model.n_states) or len(known["thermodynamics"]["reach"]) != 2:
+            raise ValueError("its thermodynamics are none")
 
 
 def _standard_error(values: list[Array]) -> Array:

@@ -104,3 +104,12 @@ def test_a_state_that_was_not_seen_is_not_known_to_be_empty(temperatures, absent
     difference = solution.reduced(absent[0])[:, state] - solution.reduced(absent[0])[:, other]
     assert 3 < difference[0] < 12 and difference[1:].std() > 0.9
     assert np.isfinite(solution.parameters).all() and (np.abs(found.free_energies) < 20).all()
+
+
+def test_one_block_at_each_temperature_has_no_error():
+    states, energies, kelvin = frames((0.8, 1.5), n=500)
+    rng = np.random.default_rng(0)
+    blocks = (kelvin > 1).astype(int)
+    found = gibbs_helmholtz(states, energies, kelvin, np.ones(1000), blocks, 3, T0, 1.0, (0.5, 3.0), rng).at(1.1)
+    assert np.isfinite(found.free_energies).all() and np.isfinite(found.melting_temperatures[1])
+    assert np.isnan(found.free_energy_errors).all() and np.isnan(found.melting_errors).all()

@@ -368,3 +368,9 @@ def test_series_and_data_sets_are_one_line():
     assert repr(Dataset(series, 3)) == (
         "<Dataset: 1,250 frames of 2 descriptors in 2 series at 300, 450 K, lag of 3 frames>"
     )
+
+
+def test_temperatures_that_differ_by_rounding_are_refused():
+    series = [Series(np.zeros((10, 1)), temperature) for temperature in (300.0, 300.0000001)]
+    with pytest.raises(DataError, match="differ by rounding alone"):
+        Dataset(series, lag=1)

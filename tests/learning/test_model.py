@@ -523,3 +523,26 @@ def test_thermodynamics_far_outside_the_simulated_temperatures_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert model.thermodynamics(500 * unit.kelvin).temperature == 500
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperatures": []},
+        {"temperatures": [0.0]},
+        {"temperatures": "warm"},
+        {"minimum_effective_size": None},
+        {"minimum_effective_size": -1.0},
+        {"density": "yes"},
+        {"temperature_mode": "hot"},
+        {"thermodynamics": {"parameters": [[0.0]], "reach": [1.0, 2.0]}},
+        {"thermodynamics": {}},
+    ],
+    ids=str,
+)
+def test_what_a_file_states_about_its_training_has_to_be_possible(tmp_path, change):
+    model = make()
+    model.provenance = {**model.provenance, **change}
+    model.save(tmp_path / "model.pt")
+    with pytest.raises(DataError, match=r"model.pt: is damaged as a LaTF model"):
+        LaTF.load(tmp_path / "model.pt")
