@@ -14,7 +14,7 @@ from latf_sampling.records.setup import Setup
 from latf_sampling.settings import RoundSettings
 from latf_sampling.systems.molecule import box_vectors
 
-MOST_FRAMES = 500
+MOST_FRAMES = 2000
 """Frames of each walker that bounds, hill widths and forces are taken from."""
 
 

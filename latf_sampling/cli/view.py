@@ -171,7 +171,7 @@ class RunView:
         for step, (pace, words) in list(self.paces.steps.items()):
             left = pace.seconds_left()
             spent = duration(pace.seconds) if pace.fraction >= 1 else "" if left is None else f"{duration(left)} left"
-            steps[step] = pace.fraction, spent, words
+            steps[step] = pace.fraction, spent, words.partition(";")[0]  # the rest is in the log
             if step not in names:
                 names.insert(len(names) if last is None else names.index(last) + 1, step)
             last = step

@@ -71,7 +71,7 @@ def _learning(directory: CampaignDirectory, index: int) -> dict:
     learning, words = directory.round(index).learning, ""
     if learning.finished:
         history = learning.manifest().content
-        words = f"{learned_words(history)}, {history['seconds']:.0f} s"
+        words = f"{learned_words(history).partition(';')[0]}, {history['seconds']:.0f} s"
     return _entry(f"round {index}: learn", learning.finished, words)
 
 

@@ -130,7 +130,7 @@ def labels() -> Labels:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("protocols")
-    for name in ("alanine-dipeptide.pdb", "reference_alanine.json"):
+    for name in ("alanine-dipeptide.pdb", "gcaa-hairpin.pdb", "reference_alanine.json"):
         shutil.copy(FOLDER / name, folder)
     return folder
 

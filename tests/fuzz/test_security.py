@@ -366,11 +366,11 @@ def test_a_received_protocol_leads_nowhere_else(campaign, name, key):
 
 
 def test_no_other_module_reads_xml_or_pickles():
-    """`core.tasks` and `starts.worker` read what the driver of the same run has serialized."""
+    """`core.tasks` and `core.backends` read what the driver of the same run has serialized."""
     calls = r"XmlSerializer\.deserialize|\.loadState\(|pickle\.loads?\(|yaml\.(unsafe_|full_)?load\(|allow_pickle=True|weights_only=False"  # noqa: E501
     found = {
         str(file.relative_to(PACKAGE))
         for file in PACKAGE.rglob("*.py")
         if re.search(calls, re.sub(r'"""[\s\S]*?"""', "", file.read_text()))
     }
-    assert found <= {"core/openmm_xml.py", "core/tasks.py", "starts/worker.py"}
+    assert found <= {"core/openmm_xml.py", "core/tasks.py", "core/backends.py"}

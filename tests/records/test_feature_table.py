@@ -35,7 +35,8 @@ def paths(tmp_path) -> list[str]:
     made = []
     for number, suffix in enumerate(("dcd", "xtc")):
         trajectory = mdtraj.Trajectory(
-            molecules.frames(30 + 10 * number, seed=number), mdtraj.Topology.from_openmm(molecules.alanine().topology)
+            molecules.frames(30 + 10 * number, seed=number, noise=0.003),
+            mdtraj.Topology.from_openmm(molecules.alanine().topology),
         )
         made.append(str(tmp_path / f"run.{suffix}"))
         trajectory.save(made[-1])

@@ -269,7 +269,7 @@ def test_coverage_of_the_flow():
     assert not coverage(fresh + [2.0, 0.0]).covers
     lost = coverage(fresh[:50])
     assert lost.rejected == pytest.approx(14 / 64) and not lost.covers
-    assert "do not cover" in lost.summary() and "22 % of the targets were rejected" in lost.summary()
+    assert "do not cover" in lost.summary() and "22 % of the targets gave no structure" in lost.summary()
     # weights correct an uneven set
     half = np.concatenate([fresh[fresh[:, 0] > 0], fresh])
     corrected = coverage(half, weights(half, samples, 0.2), half)

@@ -309,7 +309,7 @@ def test_chignolin_is_the_sequence_with_charged_ends():
     forces = {type(force): force for force in molecule.system.getForces()}
     charges = [forces[openmm.NonbondedForce].getParticleParameters(index)[0]._value for index in range(166)]
     assert sum(charges) == pytest.approx(-2.0, abs=1e-6)  # Asp and Glu; the ends are opposite
-    assert openmm.CustomGBForce in forces
+    assert openmm.GBSAOBCForce in forces and openmm.CustomGBForce not in forces
     masses = [molecule.system.getParticleMass(atom.index)._value for atom in molecule.topology.atoms()]
     hydrogens = [atom.index for atom in molecule.topology.atoms() if atom.element.symbol == "H"]
     assert {masses[index] for index in hydrogens} == {3.0}
