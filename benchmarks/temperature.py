@@ -94,7 +94,7 @@ def well_energy(x: np.ndarray) -> np.ndarray:
 def wells_trajectory(temperature: float, frames: int, seed: int, walkers: int = 4) -> np.ndarray:
     """Overdamped dynamics with D = 1, a frame every 20 steps of 0.01; (walkers, frames / walkers)."""
     rng, step = np.random.default_rng(seed), 0.01
-    x, kept = rng.choice([-1.0, 1.0], walkers), np.empty((frames // walkers, walkers))
+    x, kept = wells_samples(temperature, walkers, rng), np.empty((frames // walkers, walkers))
     for frame in range(-50, len(kept)):
         for _ in range(20):
             force = -4 * BARRIER * x * (x * x - 1) - TILT
@@ -119,9 +119,15 @@ def wells_data(temperature: float, frames: int, seed: int) -> list[Data]:
 
 
 def wells_exact(temperature: float, n: int, seed: int) -> Data:
-    rng, grid = np.random.default_rng(seed), np.linspace(-2.5, 2.5, 20_001)
+    rng = np.random.default_rng(seed)
+    return wells_descriptors(wells_samples(temperature, n, rng), rng), None
+
+
+def wells_samples(temperature: float, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Exact samples (n,)."""
+    grid = np.linspace(-2.5, 2.5, 20_001)
     density = np.exp(-well_energy(grid) / temperature)
-    return wells_descriptors(rng.choice(grid, n, p=density / density.sum()), rng), None
+    return rng.choice(grid, n, p=density / density.sum())
 
 
 def wells() -> Case:

@@ -13,11 +13,14 @@ doi:10.1214/aos/1176345338 (the bootstrap).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import log_softmax
+
+from latf_sampling.analysis.blocks import EXCESS_FRAMES, statistical_inefficiency
 
 RESAMPLES = 200
 """Samples of the bootstrap over blocks of time."""
@@ -25,8 +28,8 @@ STEPS = 100
 UNSEEN = 0.5
 """Frames that a state without one at a temperature is taken to have there, by Jeffreys' prior. That none was seen
 bounds its population and does not make it zero, which nothing but an infinite free energy would explain."""
-LEVEL = (2.5, 97.5)
-"""Percentiles of the samples between which a melting temperature lies with 95 % probability."""
+MOST_LOST = 0.8
+"""Blocks that lose a larger share of the variance are shorter than the correlation time, which is not known then."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ def gibbs_helmholtz(
     boltzmann: float,
     reach: tuple[float, float],
     rng: np.random.Generator,
+    lengths: Sequence[int] | None = None,
 ) -> GibbsHelmholtz:
     """Free energies of states at any temperature, from frames at one or more temperatures.
 
@@ -167,6 +171,9 @@ def gibbs_helmholtz(
         Lowest and highest temperature of a melting temperature.
     rng
         Draws the weights of the blocks. Errors are NaN where there is one block at each temperature.
+    lengths
+        Numbers of frames of the trajectories, one after the other, whose sum is n. By them errors are corrected for
+        what blocks that are not much longer than the correlation time lose; `None` takes blocks as independent.
 
     Examples
     --------
@@ -199,9 +206,10 @@ def gibbs_helmholtz(
     # The temperature that a block belongs to; the weight of each temperature is the same in every sample.
     group = np.unique(sums[:, 0].sum(2).argmax(1), return_inverse=True)[1]
     sizes = np.bincount(group)
+    shape = 1 / _inflation(states, temperatures, weights, kelvin, lengths, np.bincount(which) / sizes)[group]
     spread = np.sqrt((n_blocks + len(sizes)) / max(n_blocks - len(sizes), 1))
     for _ in range(RESAMPLES):
-        drawn = rng.standard_exponential(n_blocks)
+        drawn = rng.gamma(shape) / shape
         drawn *= (sizes / np.bincount(group, drawn))[group]
         guessed = unseen * rng.gamma(UNSEEN, size=unseen.shape)
         parameters.append(fit.solve(np.tensordot(drawn, sums, 1), guessed, parameters[0]))
@@ -210,6 +218,39 @@ def gibbs_helmholtz(
     if n_blocks == len(sizes):
         whole[1:] = np.nan  # one block at each temperature says nothing about its own error
     return GibbsHelmholtz(reference, boltzmann, whole, reach)
+
+
+def _inflation(
+    states: np.ndarray,
+    temperatures: np.ndarray,
+    weights: np.ndarray,
+    kelvin: np.ndarray,
+    lengths: Sequence[int] | None,
+    block_lengths: np.ndarray,
+) -> np.ndarray:
+    """Factor by which the variance between blocks is too small at each temperature, as correlation reaches over them.
+
+    Of an exponential decay with the correlation time tau, blocks of L frames lose the share tau / L (1 - exp(-L / tau))
+    of the variance.
+    """
+    factors = np.ones(len(kelvin))
+    if lengths is None:
+        return factors
+    ends = np.cumsum(lengths)[:-1]
+    parts = list(zip(*(np.split(values, ends) for values in (states, temperatures, weights))))
+    for k, temperature in enumerate(kelvin):
+        here = [state for state, at, weight in parts if len(at) and at[0] == temperature and (weight > 0).all()]
+        if here:
+            inefficiency = max(
+                statistical_inefficiency([(state == value).astype(float) for state in here])
+                for value in np.unique(np.concatenate(here))
+            )
+            frames = sum(map(len, here))
+            inefficiency = frames / max(frames / inefficiency - EXCESS_FRAMES * len(here), 1.0)
+            tau = max(0.5 * (inefficiency - 1), 1e-9)
+            lost = tau / block_lengths[k] * -np.expm1(-block_lengths[k] / tau)
+            factors[k] = 1 / (1 - min(lost, MOST_LOST))
+    return factors
 
 
 def _integrals(temperatures: np.ndarray, reference: float, boltzmann: float) -> np.ndarray:

@@ -661,6 +661,7 @@ class _Run:
             dataset.boltzmann,
             reach(frames.temperatures[frames.weights > 0]),
             streams.stream(self.seed, "thermodynamics"),
+            [len(series) for series in dataset.series],
         )
         stored = {"parameters": result.parameters.tolist(), "reach": list(result.reach)}
         self.model.provenance["thermodynamics"] = stored
