@@ -120,8 +120,11 @@ class KernelBasis:
 class _Temperatures:
     """Polynomials in the temperature, x^j with x = (T / T0 - 1) / spread, and their integrals over 1 / kT."""
 
-    def __init__(self, temperatures: np.ndarray, boltzmann: float, order: int) -> None:
-        self.boltzmann, self.order = boltzmann, order
+    order = 2
+    """1 and x: a mean energy and a heat capacity."""
+
+    def __init__(self, temperatures: np.ndarray, boltzmann: float) -> None:
+        self.boltzmann = boltzmann
         low, high = temperatures.min(), temperatures.max()
         self.middle = math.sqrt(low * high)
         self.spread = max(0.5 * (high - low) / self.middle, LEAST_SPREAD)
@@ -134,9 +137,8 @@ class _Temperatures:
     def integrals(self, temperature: np.ndarray | float) -> np.ndarray:
         """Integrals of x^j over beta from that of T0 to that of temperatures (...); (..., order)."""
         r = self.middle / np.asarray(temperature, float)  # beta / beta0
-        terms = [r - 1, np.log(r) - (r - 1), r - 1 / r - 2 * np.log(r)]
-        scaled = [term / self.spread**j for j, term in enumerate(terms[: self.order])]
-        return np.stack(scaled, -1) / (self.boltzmann * self.middle)
+        terms = [r - 1, (np.log(r) - (r - 1)) / self.spread]
+        return np.stack(terms, -1) / (self.boltzmann * self.middle)
 
 
 class MeanEnergyReweighting(Multistate):
@@ -219,7 +221,7 @@ class MeanEnergyReweighting(Multistate):
             blocks = np.arange(len(energy)) * 2 * FOLDS // len(energy)
         self.basis = KernelBasis(place[weight > 0], rng) if basis is None else basis
         counted = np.bincount(states, weight, len(distinct)) > 0
-        self._polynomials = _Temperatures(distinct[counted], float(boltzmann), 2)
+        self._polynomials = _Temperatures(distinct[counted], float(boltzmann))
         regression = _Regression(self.basis, place, energy, states, distinct, weight, blocks, self._polynomials)
         self.amplitude = regression.best_amplitude() if amplitude is None else amplitude
         coefficients = regression.fit(self.amplitude, rng)
@@ -359,8 +361,6 @@ class _Regression:
         A smaller one would do as well for the energies held out, but draws all U towards their mean, and error bars
         from resampled frames do not see that.
         """
-        if len(AMPLITUDES) == 1:
-            return AMPLITUDES[0]
         errors = np.zeros((len(AMPLITUDES), FOLDS))
         total = self.moments.sum(0)
         for fold, held in enumerate(self.moments):
