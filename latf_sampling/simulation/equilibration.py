@@ -122,7 +122,7 @@ class Stage:
 def stages(job: EquilibrationJob) -> list[Stage]:
     """The stages of an equilibration, in their order."""
     settings = job.settings
-    at_pressure = job.pressure is not None or job.protocol.system.barostat is not None
+    at_pressure = _at_pressure(job)
     listed = [Stage("heating", settings.heating, settings.stiffness, False, heats=True)]
     for number, share in enumerate(STAGES_OF_RELEASE, 1):
         time = settings.release / len(STAGES_OF_RELEASE)
@@ -314,16 +314,14 @@ def _remarks(job: EquilibrationJob, summary: dict[str, dict]) -> Iterator[str]:
             "give a longer equilibrate.length."
         )
     if "density" in free and not THIN <= free["density"] <= DENSE and _water(job) > LEAST_WATER:
-        remedy = "give equilibrate.pressure" if job.pressure is None and not _at_pressure(job) else "look at the box"
-        yield f"{job.name}: a box of water with {free['density']:.0f} kg/m^3 is too {_thin(free)}; {remedy}."
-
-
-def _thin(free: dict) -> str:
-    return "thin" if free["density"] < THIN else "dense"
+        remedy = "look at the box" if _at_pressure(job) else "give equilibrate.pressure"
+        amount = "thin" if free["density"] < THIN else "dense"
+        yield f"{job.name}: a box of water with {free['density']:.0f} kg/m^3 is too {amount}; {remedy}."
 
 
 def _at_pressure(job: EquilibrationJob) -> bool:
-    return job.protocol.system.barostat is not None
+    """Whether the stages after the heating are at constant pressure."""
+    return job.pressure is not None or job.protocol.system.barostat is not None
 
 
 def _water(job: EquilibrationJob) -> float:
