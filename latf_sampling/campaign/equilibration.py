@@ -51,7 +51,9 @@ def equilibrated(records: Records, index: int, executor: Executor, progress: Ste
     jobs = {job.directory: job for job in (job_of(records, index, number) for number in range(len(run.walkers)))}
     missing = [job for job in jobs.values() if not job.is_finished]
     if settings.pressure is not None and missing:
-        first = _first(records)
+        # That of the first round; where external trajectories are round 0, of the run itself.
+        begins = 0 if isinstance(protocol.runs[0], RoundSettings) else index
+        first = replace(job_of(records, begins, 0), pressure=settings.pressure)
         _run([first], executor, lambda share, words: progress(0.5 * share, words))
         volume = Manifest.load(first.marker).verified().content["volume"]
         missing = [replace(job, pressure=None, volume=volume) for job in missing if job.directory != first.directory]
@@ -68,13 +70,6 @@ def job_of(records: Records, index: int, number: int) -> EquilibrationJob:
     assert isinstance(run, RoundSettings)
     folder = directory.equilibration_of(protocol, index, number)
     return EquilibrationJob(protocol, folder, directory.system, run.walkers[number], number)
-
-
-def _first(records: Records) -> EquilibrationJob:
-    """The equilibration that finds the volume of all."""
-    settings = records.protocol.equilibrate
-    assert settings is not None
-    return replace(job_of(records, 0, 0), pressure=settings.pressure)
 
 
 def _run(jobs: list[EquilibrationJob], executor: Executor, progress: StepProgress) -> None:
