@@ -37,7 +37,7 @@ SPECS = {
 }
 PLATFORMS = os.environ.get("LATF_TEST_PLATFORMS", "Reference CPU").split()
 """OpenMM's platforms that forces are tested on; `benchmarks/gpu.sh` names CUDA."""
-PROVENANCE = {"temperatures": [200.0, 1000.0], "density": True}
+PROVENANCE = {"temperatures": [200.0, 1000.0], "density": True, "minimum_effective_size": 0.0}
 """Provenance that training would have written into a model; temperatures in between are no extrapolation."""
 TRICLINIC = np.array([[1.7, 0.0, 0.0], [0.5, 1.6, 0.0], [-0.4, 0.6, 1.5]])
 """Box vectors, nm, in OpenMM's reduced form; each height is larger than the molecule."""
