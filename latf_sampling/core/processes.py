@@ -29,6 +29,8 @@ GRACE = 5.0
 """s that processes have to end after they were asked to; then they are killed."""
 GROUP_DELAY = 0.5
 """s within which a signal that ended a child also reaches this process, if it was sent to both."""
+INTERRUPTIONS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
+"""Signals that end this process in an orderly way."""
 IDLE = 60.0
 """s after which a process without a task ends: it holds memory, and starting another one takes seconds."""
 
@@ -247,13 +249,8 @@ class ChildProcess:
         self.connection, child_end = context.Pipe()
         self.process = context.Process(target=_run, args=(target, *arguments, child_end), daemon=True)
         resource_tracker.ensure_running()  # which would unblock SIGINT, if it had to be started below
-        # The child inherits the mask.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
-        try:
-            with _script_hidden(), _as_settings_error():
-                self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        with _signals_held(), _script_hidden(), _as_settings_error():
+            self.process.start()
         child_end.close()
 
     @property
@@ -334,6 +331,43 @@ def end_processes(children: Iterable[ChildProcess]) -> None:
         end = time.monotonic() + GRACE
         for child in children:
             child.ended(max(0.0, end - time.monotonic()))
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let a process be started as a whole, with signals blocked that are not for it.
+
+    It inherits the mask. An interruption between its beginning and the message that tells it what to do would leave it
+    with half of that, and it would print a traceback. The mask alone does not prevent that: another thread may receive
+    the signal, for which Python calls the handler in the main thread.
+    """
+    waiting: set[int] = set()
+    holds = True
+    handlers = {number: signal.getsignal(number) for number in INTERRUPTIONS} if _is_main_thread() else {}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+
+    def handle(number: int, frame: types.FrameType | None) -> None:
+        if holds:
+            waiting.add(number)
+        else:  # one that comes while handlers are restored
+            handlers[number](number, frame)
+
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
+    try:
+        for number in handlers:
+            signal.signal(number, handle)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        holds = False
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in waiting:
+            signal.raise_signal(number)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 _script_lock = threading.RLock()

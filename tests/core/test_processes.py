@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
 import os
 import signal
 import sys
 import time
 from concurrent.futures import wait
+from contextlib import suppress
+from multiprocessing import resource_tracker, util
 from pathlib import Path
 
 import pytest
@@ -128,6 +131,27 @@ def test_a_process_that_cannot_be_killed_is_left_alone(monkeypatch):
     assert time.monotonic() - began < 5 and child.process not in multiprocessing.active_children()
     os.kill(pid, signal.SIGKILL)
     child.process.join()
+
+
+def test_an_interruption_waits_for_a_process_that_is_being_started(monkeypatch, capfd):
+    """Otherwise the process would print a traceback, since it was told half of what it needs."""
+    spawn, begun = util.spawnv_passfds, []
+
+    def interrupted(*arguments):
+        begun.append(spawn(*arguments))
+        _thread.interrupt_main()  # what another thread does that receives the signal
+        return begun[0]
+
+    before = signal.getsignal(signal.SIGINT)
+    resource_tracker.ensure_running()
+    monkeypatch.setattr(util, "spawnv_passfds", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        processes.ChildProcess(str)
+    (pid,) = begun
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+    assert "Traceback" not in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_available_cores():
