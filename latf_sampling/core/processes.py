@@ -343,8 +343,8 @@ def _signals_held() -> Iterator[None]:
     """
     waiting: set[int] = set()
     holds = True
-    handlers = {number: signal.getsignal(number) for number in INTERRUPTIONS} if _is_main_thread() else {}
-    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    taken = INTERRUPTIONS if _is_main_thread() else ()
+    handlers = {int(number): handler for number in taken if callable(handler := signal.getsignal(number))}
 
     def handle(number: int, frame: types.FrameType | None) -> None:
         if holds:
