@@ -320,11 +320,14 @@ def coverage(output: Path, count: int) -> str:
         done.append(covered(seed))
         with file.open("a") as stream:
             stream.write(json.dumps(done[-1]) + "\n")
+    from latf_sampling.analysis.bootstrap import population_interval
+
     rows = np.array(done)
     lines = ["| T | by the flow and its ensemble | by the Gibbs-Helmholtz equation |", "|---|---|---|"]
     for k, temperature in enumerate(rows[0, :, 0]):
         truth, flow, error, alone, other = rows[:, k, 1:].T
-        inside = [np.abs(flow - truth) < 1.96 * error, np.abs(alone - truth) < 1.96 * other]
+        intervals = population_interval(flow, error), population_interval(alone, other)
+        inside = [(low < truth) & (truth < high) for low, high in intervals]
         cells = [
             f"{part.sum()} of {len(rows)}, ± {1.96 * 100 * np.median(size):.1f} %"
             for part, size in zip(inside, (error, other))

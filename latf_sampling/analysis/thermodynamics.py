@@ -20,7 +20,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import log_softmax
 
-from latf_sampling.analysis.blocks import EXCESS_FRAMES, statistical_inefficiency
+from latf_sampling.analysis.bootstrap import Bootstrap, inflation
 
 RESAMPLES = 200
 """Samples of the bootstrap over blocks of time."""
@@ -28,8 +28,6 @@ STEPS = 100
 UNSEEN = 0.5
 """Frames that a state without one at a temperature is taken to have there, by Jeffreys' prior. That none was seen
 bounds its population and does not make it zero, which nothing but an infinite free energy would explain."""
-MOST_LOST = 0.8
-"""Blocks that lose a larger share of the variance are shorter than the correlation time, which is not known then."""
 
 
 @dataclass(frozen=True)
@@ -191,66 +189,26 @@ def gibbs_helmholtz(
     """
     used = weights > 0
     kelvin, which = np.unique(temperatures[used], return_inverse=True)
-    _, block = np.unique(blocks[used], return_inverse=True)
-    n_blocks, weight, state = int(block.max()) + 1, weights[used], states[used]
+    factors = 1.0 if lengths is None else inflation(states, temperatures, weights, blocks, lengths)
+    bootstrap = Bootstrap(blocks[used], which, factors)
+    weight, state = weights[used], states[used]
     means = np.bincount(which, weight * energies[used]) / np.bincount(which, weight)
     energy = energies[used] - means[which]  # squares lose no digits
-    shape = (n_blocks, len(kelvin), n_states)
-    cell = np.ravel_multi_index((block, which, state), shape)
+    shape = (int(bootstrap.index.max()) + 1, len(kelvin), n_states)
+    cell = np.ravel_multi_index((bootstrap.index, which, state), shape)
     sums = np.stack(
         [np.bincount(cell, weight * energy**power, int(np.prod(shape))).reshape(shape) for power in range(3)], 1
     )
     fit = _Fit(kelvin, reference, boltzmann)
     unseen = sums[:, 0].sum(0) == 0
     parameters = [fit.solve(sums.sum(0), UNSEEN * unseen)]
-    # The temperature that a block belongs to; the weight of each temperature is the same in every sample.
-    group = np.unique(sums[:, 0].sum(2).argmax(1), return_inverse=True)[1]
-    sizes = np.bincount(group)
-    shape = 1 / _inflation(states, temperatures, weights, kelvin, lengths, np.bincount(which) / sizes)[group]
-    spread = np.sqrt((n_blocks + len(sizes)) / max(n_blocks - len(sizes), 1))
-    for _ in range(RESAMPLES):
-        drawn = rng.gamma(shape) / shape
-        drawn *= (sizes / np.bincount(group, drawn))[group]
+    for drawn in bootstrap.draw(rng, RESAMPLES):
         guessed = unseen * rng.gamma(UNSEEN, size=unseen.shape)
         parameters.append(fit.solve(np.tensordot(drawn, sums, 1), guessed, parameters[0]))
     whole = np.array(parameters)
-    whole[1:] = whole[0] + spread * (whole[1:] - whole[0])  # weights of few blocks spread less than independent ones
-    if n_blocks == len(sizes):
-        whole[1:] = np.nan  # one block at each temperature says nothing about its own error
+    if not bootstrap.known:
+        whole[1:] = np.nan
     return GibbsHelmholtz(reference, boltzmann, whole, reach)
-
-
-def _inflation(
-    states: np.ndarray,
-    temperatures: np.ndarray,
-    weights: np.ndarray,
-    kelvin: np.ndarray,
-    lengths: Sequence[int] | None,
-    block_lengths: np.ndarray,
-) -> np.ndarray:
-    """Factor by which the variance between blocks is too small at each temperature, as correlation reaches over them.
-
-    Of an exponential decay with the correlation time tau, blocks of L frames lose the share tau / L (1 - exp(-L / tau))
-    of the variance.
-    """
-    factors = np.ones(len(kelvin))
-    if lengths is None:
-        return factors
-    ends = np.cumsum(lengths)[:-1]
-    parts = list(zip(*(np.split(values, ends) for values in (states, temperatures, weights))))
-    for k, temperature in enumerate(kelvin):
-        here = [state for state, at, weight in parts if len(at) and at[0] == temperature and (weight > 0).all()]
-        if here:
-            inefficiency = max(
-                statistical_inefficiency([(state == value).astype(float) for state in here])
-                for value in np.unique(np.concatenate(here))
-            )
-            frames = sum(map(len, here))
-            inefficiency = frames / max(frames / inefficiency - EXCESS_FRAMES * len(here), 1.0)
-            tau = max(0.5 * (inefficiency - 1), 1e-9)
-            lost = tau / block_lengths[k] * -np.expm1(-block_lengths[k] / tau)
-            factors[k] = 1 / (1 - min(lost, MOST_LOST))
-    return factors
 
 
 def _integrals(temperatures: np.ndarray, reference: float, boltzmann: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from latf_sampling.analysis.bootstrap import population_interval
 from latf_sampling.analysis.kinetics import Kinetics
 from latf_sampling.analysis.thermodynamics import GibbsHelmholtz
 from latf_sampling.core import storage
@@ -236,8 +237,8 @@ def _melting(evaluation: Evaluation) -> str:
     curve = evaluation.melting
     caption = (
         "Populations of the states against temperature: the model (lines, dotted where it extrapolates, with bands of "
-        "two standard errors of the ensemble, where there is one) and the data (points: held out; squares: references; "
-        "bars: two standard errors). The lines should pass through the data within their errors."
+        "95 % by the ensemble, where there is one) and the data (points: held out; squares: references; bars: 95 %). "
+        "The lines should pass through the data within their errors."
     )
     if curve.reweighted is not None:
         caption += (
@@ -261,18 +262,19 @@ def _draw_melting(axes: Axes, evaluation: Evaluation) -> None:
         known = np.where(curve.extrapolated, np.nan, values)
         axes.plot(curve.temperatures, known, label=f"state {state}", **style)
         if curve.errors is not None:
-            _band(axes, curve.temperatures, values, 100 * curve.errors[:, state], style)
+            _interval(axes, curve.temperatures, curve.model[:, state], curve.errors[:, state], style)
         if curve.reweighted is not None and curve.reweighted_errors is not None and curve.effective_sizes is not None:
             enough = curve.effective_sizes >= evaluation.minimum_effective_size
-            reweighted = np.where(enough, 100 * curve.reweighted[:, state], np.nan)
-            axes.plot(curve.temperatures, reweighted, "--", lw=1.1, **style)
-            _band(axes, curve.temperatures, reweighted, 100 * curve.reweighted_errors[:, state], style)
+            reweighted = np.where(enough, curve.reweighted[:, state], np.nan)
+            axes.plot(curve.temperatures, 100 * reweighted, "--", lw=1.1, **style)
+            _interval(axes, curve.temperatures, reweighted, curve.reweighted_errors[:, state], style)
         for row in evaluation.rows:
-            error = None if row.errors is None else 200 * row.errors[state]
+            value, error = row.populations[state], None
+            if row.errors is not None and 0 < value < 1:
+                low, high = population_interval(value, row.errors[state])
+                error = [[100 * (value - low)], [100 * (high - value)]]
             marker = "o" if row.kind == "held out" else "s"
-            axes.errorbar(
-                row.temperature, 100 * row.populations[state], error, fmt=marker, ms=4.5, capsize=2, lw=1, **style
-            )
+            axes.errorbar(row.temperature, 100 * value, error, fmt=marker, ms=4.5, capsize=2, lw=1, **style)
     axes.set_ylim(-3, 103)
     axes.set_xlabel("temperature, K" if evaluation.boltzmann == KB else "temperature")
     axes.set_ylabel("population, %")
@@ -332,6 +334,11 @@ def _draw_van_t_hoff(axes: Axes, evaluation: Evaluation, solution: GibbsHelmholt
     axes.set_xlabel("1000 / T, 1/K" if evaluation.boltzmann == KB else "1 / T")
     axes.set_ylabel("ln of population ratio")
     charts.legend(axes, ncols=4)
+
+
+def _interval(axes: Axes, x: np.ndarray, populations: np.ndarray, errors: np.ndarray, style: dict) -> None:
+    low, high = population_interval(populations, errors)
+    axes.fill_between(x, 100 * low, 100 * high, alpha=0.18, lw=0, **style)
 
 
 def _band(axes: Axes, x: np.ndarray, values: np.ndarray, errors: np.ndarray, style: dict) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from latf_sampling.analysis.bootstrap import Bootstrap
 from latf_sampling.data.dataset import Dataset
 from latf_sampling.learning.model import LaTF
 
@@ -25,9 +26,6 @@ def populations(
     groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Weighted populations, and their standard errors from the Bayesian bootstrap over blocks of time.
-
-    Blocks are given random weights instead of being drawn, so that none is ever missing: even a state that occurs in a
-    single block has a population in every resample. Source: Rubin, doi:10.1214/aos/1176345338.
 
     Parameters
     ----------
@@ -54,20 +52,14 @@ def populations(
     >>> bool(abs(values[1] - 0.3) < 4 * errors[1] < 0.04)
     True
     """
-    distinct, first, which = np.unique(blocks, return_index=True, return_inverse=True)
-    n = len(distinct)
-    sums = np.bincount(which * n_states + states, weights, n * n_states).reshape(n, n_states)
+    bootstrap = Bootstrap(blocks, groups)
+    count = int(bootstrap.index.max()) + 1
+    sums = np.bincount(bootstrap.index * n_states + states, weights, count * n_states).reshape(count, n_states)
     values = sums.sum(0) / sums.sum()
-    group = np.zeros(n, int) if groups is None else np.unique(groups[first], return_inverse=True)[1]
-    sizes = np.bincount(group)
-    if len(sizes) == n:
+    if not bootstrap.known:
         return values, None
-    drawn = rng.standard_exponential((RESAMPLES, n))
-    drawn *= (sizes / (drawn @ np.eye(len(sizes))[group]))[:, group]
-    resampled = drawn @ sums
-    spread = (resampled / resampled.sum(1, keepdims=True)).std(0)
-    # This factor corrects for the weights of m blocks, which spread less than m independent ones.
-    return values, spread * np.sqrt((n + len(sizes)) / (n - len(sizes)))
+    resampled = bootstrap.draw(rng, RESAMPLES) @ sums
+    return values, (resampled / resampled.sum(1, keepdims=True)).std(0)
 
 
 @dataclass(frozen=True)

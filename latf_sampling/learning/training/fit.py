@@ -101,7 +101,7 @@ class Fit:
         self._weights = frames.weights
         self._reweighting = frames.reweighting
         if stage == "ensemble":
-            self._weights = frames.resampled(streams.stream(seed, "bootstrap", iteration))
+            self._weights = frames.resampled(labels.cpu().numpy(), streams.stream(seed, "bootstrap", iteration))
             if frames.mode == "thermodynamic":  # the energies are part of what the error comes from
                 rng = streams.stream(seed, "mean energies", iteration)
                 self._reweighting = frames.resampled_reweighting(self._weights, rng)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from latf_sampling.analysis.blocks import statistical_inefficiency
+from latf_sampling.analysis.bootstrap import Bootstrap, inflation
 from latf_sampling.analysis.mbar import Multistate, TemperatureReweighting
 from latf_sampling.analysis.mean_energy import MeanEnergyReweighting, reach
 from latf_sampling.analysis.weights import kish, systematic
@@ -232,11 +233,22 @@ class TrainingFrames:
             temperatures[np.searchsorted(inverse, 1 / simulated)] = simulated  # without the rounding of 1 / (1 / T)
         return inverse, np.array([self.reweighting.effective_sample_size(value) for value in temperatures])
 
-    def resampled(self, rng: np.random.Generator) -> np.ndarray:
-        """Weights of the frames in a bootstrap sample of the data set's blocks; (frames,)."""
-        blocks, which = np.unique(self.dataset.blocks, return_inverse=True)
-        times = np.bincount(rng.integers(len(blocks), size=len(blocks)), minlength=len(blocks))
-        return self.weights * times[which]
+    def resampled(self, states: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Weights of the frames in a bootstrap sample of the data set's blocks; (frames,).
+
+        Parameters
+        ----------
+        states
+            State of each frame (frames,), by which it is known how far correlation reaches over the blocks.
+        rng
+            Draws the weights of the blocks.
+        """
+        blocks, used = self.dataset.blocks, self.weights > 0
+        factors = inflation(states, self.temperatures, self.weights, blocks, [len(s) for s in self.dataset.series])
+        bootstrap = Bootstrap(blocks[used], self.temperatures[used], factors)
+        weights = np.zeros(len(self.weights))
+        weights[used] = self.weights[used] * bootstrap.draw(rng, 1)[0][bootstrap.index]
+        return weights
 
     def reweight_along(self, points: np.ndarray) -> None:
         """Set up the weights at other temperatures by the mean energy at points (frames, d) of the latent space."""
