@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from latf_sampling.core import platforms
+from latf_sampling.core import devices, platforms
 from latf_sampling.core.space import RESERVE, free_space, spelled
 from latf_sampling.core.words import plural
 from latf_sampling.data.layout import CampaignDirectory
@@ -48,6 +48,7 @@ def check(setup: Setup, is_read: Callable[[int], bool] = lambda number: False) -
     """
     _ = setup.reference
     _ = platform(setup)
+    _check_devices(setup)
     _ = setup.features
     _ = setup.observed
     _check_own_descriptors(setup)
@@ -71,6 +72,17 @@ def platform(setup: Setup) -> str:
         return platforms.pick_platform(None, setup.molecule.system.getNumParticles()).getName()
     except SettingsError as error:
         raise SettingsError(f"system.{error}") from error
+
+
+def _check_devices(setup: Setup) -> None:
+    """Refuse GPUs that are named and do not work here; workers of other executors may have them."""
+    use, wanted = setup.protocol.devices.use, setup.protocol.system.platform
+    if use == "auto" or setup.protocol.executor.kind != "local":
+        return
+    for place in range(len(use)):
+        name, properties = devices.pick(wanted, setup.molecule.system.getNumParticles(), use, place)
+        if (why := platforms.usable(name.getName(), **properties)) is not None:
+            raise SettingsError(f"devices: GPU {use[place]} does not work on {name.getName()} ({why.rstrip('.')}).")
 
 
 def _own_descriptors(setup: Setup) -> Iterator[tuple[str, dict[str, Any]]]:

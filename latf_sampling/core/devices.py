@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
+from latf_sampling.core import platforms
 from latf_sampling.core.platforms import GPU_PLATFORMS
 from latf_sampling.core.processes import available_cores, slot
 from latf_sampling.errors import SettingsError
+
+if TYPE_CHECKING:
+    import openmm
 
 Devices = Literal["auto"] | Sequence[int]
 """Indices of GPUs among those that this process sees; "auto" takes all of them."""
@@ -90,6 +95,43 @@ def properties(platform: str, devices: Devices = "auto", number: int = 0, at_onc
         return {"Threads": str(max(1, available_cores() // at_once))}
     cores = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return {"Threads": cores} if cores.isdecimal() and "OPENMM_CPU_THREADS" not in os.environ else {}
+
+
+def pick(
+    name: str | None, particles: int, devices: Devices = "auto", number: int = 0, at_once: int | None = None
+) -> tuple[openmm.Platform, dict[str, str]]:
+    """The platform of one of several simulations, and its properties.
+
+    Parameters
+    ----------
+    name
+        Of the platform; `None` takes the fastest one that works with the properties.
+    particles
+        Size of the system.
+    devices, number, at_once
+        As for `properties`.
+
+    Raises
+    ------
+    SettingsError
+        GPUs are named, and none of OpenMM's platforms works with that of this simulation.
+    InstallationError
+        OpenMM has the platform, but not on this machine.
+
+    Examples
+    --------
+    >>> platform, properties = pick("Reference", 22, devices=[2, 5])
+    >>> platform.getName(), properties
+    ('Reference', {})
+    """
+    own = partial(properties, devices=devices, number=number, at_once=at_once)
+    platform = platforms.pick_platform(name, particles, own)
+    if name is None and devices != "auto" and platform.getName() not in GPU_PLATFORMS:
+        raise SettingsError(
+            f"devices: GPU {own(GPU_PLATFORMS[0])['DeviceIndex']} is named, and no GPU of that number works here; "
+            "'latf doctor' says why. Write devices: auto to take those that do, or CPU cores where there are none."
+        )
+    return platform, own(platform.getName())
 
 
 def _until_invalid(text: str) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from latf_sampling.core import devices, platforms, storage, streams
+from latf_sampling.core import devices, storage, streams
 from latf_sampling.core.arrays import read_npz
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.provenance import Attempt
@@ -211,12 +211,8 @@ def _run(
     dynamics = integrator(
         job.protocol.integrator, job.temperature, streams.stream_seed(job.protocol.seed, *_stream(job, number))
     )
-    chosen = job.protocol.system.platform
-    use = job.protocol.devices.use
-    platform = platforms.pick_platform(
-        chosen, system.getNumParticles(), lambda name: devices.properties(name, use, job.walker, job.at_once)
-    )
-    properties = devices.properties(platform.getName(), use, job.walker, job.at_once)
+    chosen, use = job.protocol.system.platform, job.protocol.devices.use
+    platform, properties = devices.pick(chosen, system.getNumParticles(), use, job.walker, job.at_once)
     try:
         simulation = app.Simulation(molecule.topology, system, dynamics, platform, properties)
         context = simulation.context

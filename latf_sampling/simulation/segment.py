@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import astuple
-from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from latf_sampling.core import devices, platforms, storage, streams
+from latf_sampling.core import devices, storage, streams
 from latf_sampling.core.arrays import read_npz
 from latf_sampling.core.openmm_xml import read_openmm_xml
 from latf_sampling.core.provenance import Attempt, device
@@ -115,8 +114,7 @@ class Segment:
         for force in molecule.system.getForces():
             if isinstance(force, openmm.MonteCarloBarostat):
                 force.setRandomNumberSeed(streams.stream_seed(job.protocol.seed, "barostat", *self.stream))
-        platform = walker_platform(job, molecule)
-        properties = walker_properties(job, platform.getName())
+        platform, properties = walker_platform(job, molecule)
         return app.Simulation(molecule.topology, molecule.system, dynamics, platform, properties)
 
     def _place(self, molecule: Molecule) -> None:
@@ -382,15 +380,10 @@ def load_molecule(job: WalkerJob) -> Molecule:
     return molecule
 
 
-def walker_platform(job: WalkerJob, molecule: Molecule) -> openmm.Platform:
-    """Where a walker is simulated."""
-    particles = molecule.system.getNumParticles()
-    return platforms.pick_platform(job.protocol.system.platform, particles, partial(walker_properties, job))
-
-
-def walker_properties(job: WalkerJob, platform: str) -> dict[str, str]:
-    """Properties of a platform for a walker: its GPU, or its share of the cores."""
-    return devices.properties(platform, job.protocol.devices.use, job.walker, job.at_once)
+def walker_platform(job: WalkerJob, molecule: Molecule) -> tuple[openmm.Platform, dict[str, str]]:
+    """Where a walker is simulated: the platform with its GPU, or with its share of the cores."""
+    protocol, particles = job.protocol, molecule.system.getNumParticles()
+    return devices.pick(protocol.system.platform, particles, protocol.devices.use, job.walker, job.at_once)
 
 
 def _snapshot(context: openmm.Context) -> Snapshot:

@@ -106,7 +106,7 @@ def make_bias(job: WalkerJob, molecule: Molecule) -> Bias | None:
         lambda: LaTF.load(learning.model),
         job.temperature,
         job.timestep,
-        platform=walker_platform(job, molecule).getName(),
+        platform=walker_platform(job, molecule)[0].getName(),
         directory=job.hills,
         walker=job.bias_name,
     )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import openmm
 from openmm import app
 
-from latf_sampling.core import arguments, devices, platforms, streams
+from latf_sampling.core import arguments, devices, streams
 from latf_sampling.core.provenance import Attempt
 from latf_sampling.cv.force import without_biases
 from latf_sampling.cv.latent_cv import LatentCV
@@ -183,8 +182,7 @@ def _platform(options: StartOptions, system: openmm.System) -> str | None:
     """Name of the platform to use; `None` lets workers choose, which may have a GPU where this machine has none."""
     if options.is_elsewhere and options.platform is None:
         return None
-    own = partial(devices.properties, devices=options.devices)
-    return platforms.pick_platform(options.platform, system.getNumParticles(), own).getName()
+    return devices.pick(options.platform, system.getNumParticles(), options.devices)[0].getName()
 
 
 def _rejected(number: int, target: np.ndarray, result: TargetResult) -> dict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ import openmm
 from openmm import app
 
 from latf_sampling.bias import Umbrella
-from latf_sampling.core import backends, devices, platforms, streams
+from latf_sampling.core import backends, devices, streams
 from latf_sampling.core.lease import Lease
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SimulationError
@@ -178,9 +177,9 @@ class Worker:
         self.umbrella = Umbrella(system, self.cv, np.zeros(self.cv.dim), self.stiffness)
         self.other_groups = ~(1 << self.umbrella.group) & 0xFFFFFFFF
         self.integrator = openmm.LangevinMiddleIntegrator(settings.temperature, settings.friction, settings.timestep)
-        own = partial(devices.properties, devices=settings.devices, at_once=settings.at_once)
-        platform = platforms.pick_platform(settings.platform, system.getNumParticles(), own)
-        properties = own(platform.getName())
+        platform, properties = devices.pick(
+            settings.platform, system.getNumParticles(), settings.devices, at_once=settings.at_once
+        )
         self.simulation = app.Simulation(settings.topology, system, self.integrator, platform, properties)
         self.context = self.simulation.context
 

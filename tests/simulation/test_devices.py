@@ -11,6 +11,7 @@ from helpers.explosive import write_explosive
 from helpers.molecules import InThisProcess
 
 from latf_sampling.campaign import executors
+from latf_sampling.campaign.check import check
 from latf_sampling.core import devices, platforms, processes
 from latf_sampling.core.devices import devices_of, properties, visible_devices
 from latf_sampling.errors import SettingsError
@@ -150,6 +151,27 @@ EXAMPLE = Protocol(
     learning={"lag": "1 ps"},
     rounds=[{"walkers": ["1 kJ/mol"], "length": "10 ps"}],
 )
+
+
+def test_a_named_gpu_that_is_missing_is_refused(monkeypatch):
+    """Where a walker would run on cores instead; another executor may have the GPU."""
+
+    def setup(**changes) -> Setup:
+        given = {**EXAMPLE.model_dump(mode="json"), "devices": [0, 7], **changes}
+        return Setup(Protocol.model_validate(given))
+
+    with pytest.raises(SettingsError, match=r"devices: GPU 7 is named, and no GPU of that number works here"):
+        devices.pick(None, 22, [0, 7], number=1)
+    assert devices.pick(None, 22)[0].getName() == "Reference"
+    with pytest.raises(SettingsError, match=r"devices: GPU 0 is named"):
+        check(setup())
+    check(setup(executor={"dask": "tcp://a:1"}))
+    monkeypatch.setattr(platforms, "pick_platform", lambda *_: SimpleNamespace(getName=lambda: "CUDA"))
+    monkeypatch.setattr(
+        platforms, "usable", lambda name, DeviceIndex: "no such device." if DeviceIndex == "7" else None
+    )
+    with pytest.raises(SettingsError, match=r"devices: GPU 7 does not work on CUDA \(no such device\)\."):
+        check(setup())
 
 
 @pytest.mark.parametrize(
