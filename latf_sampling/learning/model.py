@@ -453,8 +453,9 @@ class LaTF(nn.Module):
     def extrapolates(self, temperature: TemperatureLike | None = None) -> bool:
         """Whether too few training frames are informative about a temperature for more than a guess.
 
-        With mean energies ("thermodynamic"), so is every temperature outside the simulated ones, where heat capacities
-        are taken to be what they are inside. Without energies ("steered"), so is every other than a simulated one.
+        With mean energies ("thermodynamic"), so is every temperature outside those that were simulated for ten or more
+        independent frames, where heat capacities are taken to be what they are inside. Without energies ("steered"), so
+        is every other than a simulated one.
         """
         self._require_training()
         value = self._temperature(temperature)
@@ -463,7 +464,8 @@ class LaTF(nn.Module):
         simulated = self.provenance["temperatures"]
         if self.temperature_mode == "steered":
             return all(abs(value / temperature - 1) > 0.001 for temperature in simulated)
-        inside = 0.999 * simulated[0] <= value <= 1.001 * simulated[-1]
+        known = self.provenance.get("well_sampled", simulated)
+        inside = len(known) > 0 and 0.999 * known[0] <= value <= 1.001 * known[-1]
         return self.temperature_mode != "reweighted" and not inside
 
     def sample(self, n: int, temperature: TemperatureLike | None = None, seed: int | None = None) -> np.ndarray:
@@ -688,6 +690,9 @@ def _check_provenance(model: LaTF) -> None:
         raise ValueError(f"there is no temperature_mode {known['temperature_mode']!r}")
     if not 0 < float(model.boltzmann) < np.inf:
         raise ValueError("its Boltzmann constant is none")
+    sampled = np.asarray(known.get("well_sampled", temperatures), float)
+    if sampled.ndim != 1 or not np.isin(sampled, temperatures).all():
+        raise ValueError("its well_sampled temperatures are none of those that it was trained at")
     if "thermodynamics" in known:
         shape = np.shape(known["thermodynamics"]["parameters"])
         if len(shape) != 3 or shape[1:] != (3, model.n_states) or len(known["thermodynamics"]["reach"]) != 2:

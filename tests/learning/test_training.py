@@ -787,6 +787,28 @@ def test_auto_goes_by_the_overlap_of_energies(temperatures, noise, mode):
     assert frames.mode == mode and len(frames.overlaps) == len(temperatures) - 1
 
 
+@pytest.mark.parametrize("few", [1, 2, 8, 40])
+def test_a_temperature_with_a_few_frames_is_not_one_that_was_sampled(few):
+    """The mean energy there is known no better than from nothing; between it and the others the model extrapolates."""
+    rng = np.random.default_rng(few)
+    hot = of_the_well(500, 2.0, rng)
+    hot = Series(hot.x[:few], 2.0, energies=hot.energies[:few], labels=hot.labels[:few])
+    series = list(in_solvent([of_the_well(500, 1.0, rng), hot]))
+    options = {"refinements": 1, "refinement_epochs": 1, "joint_epochs": 0, "flow_epochs": 1, "ensemble": 0}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = train_on(series, mode="auto", **options)
+    said = [entry for entry in caught if "10 independent frames" in str(entry.message)]
+    assert model.temperature_mode == "thermodynamic"
+    if few == 40:
+        assert not said and model.provenance["well_sampled"] == [1.0, 2.0]
+        assert not any(model.extrapolates(kT) for kT in (1.0, 1.4, 2.0))
+    else:
+        assert len(said) == 1 and f"2 has {few}" in str(said[0].message) and said[0].filename == __file__
+        assert model.provenance["well_sampled"] == [1.0] and model.provenance["temperatures"] == [1.0, 2.0]
+        assert not model.extrapolates(1.0) and all(model.extrapolates(kT) for kT in (1.1, 1.4, 2.0))
+
+
 def test_reweighting_by_energies_that_do_not_overlap_is_warned_of():
     rng = np.random.default_rng(0)
     series = list(in_solvent([of_the_well(500, kT, rng) for kT in (1.0, 2.0)]))

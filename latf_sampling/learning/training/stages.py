@@ -413,6 +413,7 @@ class _Run:
             "not_in_density": [k for k, series in enumerate(self.dataset.series) if not series.in_density],
             "temperature_mode": frames.mode,
             "overlaps": frames.overlaps,
+            "well_sampled": frames.well_sampled,
             "minimum_effective_size": frames.minimum_effective_size,
             "density": self.settings.joint_epochs + self.settings.flow_epochs > 0,
             "training": self.settings.model_dump(mode="json"),

@@ -34,7 +34,8 @@ NEAR = np.linspace(-3, 3, 25)
 energies are Gaussian."""
 RELIABLE_OVERLAP, INDEPENDENT = 0.03, 10.0
 """Energies of neighboring temperatures overlap if the element of the overlap matrix is that large, and so many frames
-that are independent of each other are left halfway between them."""
+that are independent of each other are left halfway between them. Without overlap, a temperature with fewer independent
+frames than these counts as not simulated: it says next to nothing about mean energies or populations."""
 NEXT_TEMPERATURE = 1.1
 """Where one temperature was simulated, its energies have to reach this much higher."""
 
@@ -52,6 +53,8 @@ class TrainingFrames:
         How the flow depends on temperature: "reweighted", "thermodynamic" or "steered".
     overlaps : list of float
         Of the energies at each simulated temperature with those at the next one.
+    well_sampled : list of float
+        The simulated temperatures, from the lowest, in "thermodynamic" mode those with `INDEPENDENT` frames or more.
     reweighting : Multistate, or None
         Weights at other temperatures; None where temperature enters through the prior alone, and where it is the mean
         energy along a latent space that is not known yet (`reweight_along`).
@@ -75,6 +78,7 @@ class TrainingFrames:
         self.reweighting: Multistate | None = None
         self.reachable = np.empty(0)
         self.overlaps: list[float] = []
+        self.well_sampled: list[float] = np.unique(self.temperatures[self.weights > 0]).tolist()
         self.minimum_effective_size = max(MINIMUM_SHARE * dataset.frames, MINIMUM_SIZE)
         self.mode = "steered"
         if model.temperature_mode != "steered":
@@ -304,6 +308,27 @@ class TrainingFrames:
                 return
         self.mode = "thermodynamic"
         self.reachable = np.array(reach(self.temperatures[self.weights > 0]))
+        self._require_independent_frames()
+
+    def _require_independent_frames(self) -> None:
+        """Keep the temperatures with enough independent frames as `well_sampled`, and warn of others."""
+        series = [entry for entry in self.dataset.series if entry.in_density and entry.energies is not None]
+        few = []
+        for temperature in self.well_sampled:
+            parts = [entry.energies for entry in series if entry.temperature == temperature]
+            size = kish(self.weights[self.temperatures == temperature])
+            size /= statistical_inefficiency([part - part.mean() for part in parts if part is not None])
+            if size < INDEPENDENT:
+                few.append((temperature, size))
+        self.well_sampled = [value for value in self.well_sampled if value not in dict(few)]
+        if few:
+            named = " and ".join(f"{value:g} has {size:.0f}" for value, size in few)
+            warnings.warn(
+                f"train: a temperature needs {INDEPENDENT:g} independent frames or more to say what happens between it "
+                f"and the others; {named}, so that the model extrapolates beyond the others. Simulate longer there.",
+                ExtrapolationWarning,
+                stacklevel=6,
+            )
 
     def _warn_of_gaps(self, simulated: np.ndarray) -> None:
         """Warn of neighboring temperatures between which there are no frames by their energies."""
