@@ -10,6 +10,7 @@ from latf_sampling import __version__  # noqa: E402
 
 project = "latf_sampling"
 author = "the latf_sampling authors"
+copyright = f"2026, {author}"
 release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "reference"]
 exclude_patterns = ["_ext"]
