@@ -82,6 +82,29 @@ LastRound = Annotated[
 
 
 @app.command()
+def init(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The molecule: a structure (.pdb, .cif), or a topology of Amber, GROMACS or CHARMM with its "
+            "coordinates and, for CHARMM, its parameters.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Protocol to write.")] = Path("protocol.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Propose a protocol for a molecule: a commented YAML file that runs, and how long it will take here."""
+    from latf_sampling.campaign.proposal import propose
+    from latf_sampling.cli.init import describe
+    from latf_sampling.core.installation import check_installation
+
+    check_installation()
+    with Bars(_err) as bars:
+        proposal = propose(files, output, force, progress=lambda fraction, words: bars("init", fraction, words))
+    _say(describe(proposal, _out.width if _out.is_terminal else None))
+
+
+@app.command()
 def run(
     protocol: Annotated[Path, typer.Argument(help="Protocol, a YAML file.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Directory of the campaign.")] = None,

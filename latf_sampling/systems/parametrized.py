@@ -11,6 +11,7 @@ from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.systems import potentials
+from latf_sampling.systems.contents import WATERS
 from latf_sampling.systems.force_field import (
     add_template_bonds,
     apply_force_field,
@@ -32,9 +33,6 @@ from latf_sampling.systems.structure import (
     refuse_other_units,
 )
 from latf_sampling.systems.structure_text import StructureText
-
-WATERS = frozenset(["HOH", "WAT", "H2O", "TIP", "TIP3", "TP3", "TIP4", "TP4", "SOL", "SPC", "DOD"])
-"""Names of water in structure files."""
 
 
 def from_name(name: str, settings: SystemSettings, seed: int) -> Molecule:

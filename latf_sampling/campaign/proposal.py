@@ -1,0 +1,402 @@
+"""A protocol for a molecule that nobody has simulated here before: each value by a rule, which stands beside it.
+
+The rules are those of docs/howto/choices.md. They are a beginning: a protocol that runs, and whose first round tells
+more about the molecule than its files do.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latf_sampling import __version__
+from latf_sampling.campaign.check import check
+from latf_sampling.campaign.proposed_system import ProposedSystem, propose_system
+from latf_sampling.campaign.proposed_yaml import Key, comment
+from latf_sampling.campaign.speed import SECONDS, Speed, measure_speed
+from latf_sampling.core import storage
+from latf_sampling.errors import SettingsError, StoreError
+from latf_sampling.features import Features
+from latf_sampling.records.setup import Setup
+from latf_sampling.settings import Protocol
+from latf_sampling.simulation.explosion import usual_timestep
+from latf_sampling.systems.contents import Residue, heavy_atoms
+
+PAIRS = 24
+"""Atoms whose distances are taken, at most: 276 distances."""
+FEW_ATOMS = 25
+"""Molecules of no more heavy atoms are described by all distances between them."""
+SKIP = 3
+"""Distances are between residues that are so far from each other in the chain."""
+POCKET = 8
+"""CA atoms, at most, whose distances from a ligand are taken."""
+BASES = 8
+"""Strands of no more nucleotides are described by the positions of all bases relative to each other."""
+COLUMNS, KEPT = 500, 100
+"""From so many columns on, those that are used are selected, and so many are kept."""
+TEMPERATURE = 300
+"""K."""
+EXPANDED = 1.2
+"""A radius of gyration so many times that of the file counts as expanded."""
+LONG = 7 * 86400.0
+"""s; a campaign that takes longer is said to be long."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Times for a molecule of up to a number of amino acids or nucleotides.
+
+    Attributes
+    ----------
+    units : float
+    motion : str
+        Which motions within a state the lag has to outlast.
+    frame_interval, lag, segment, length, hills : str
+        Values of the protocol.
+    """
+
+    units: float
+    motion: str
+    frame_interval: str
+    lag: str
+    segment: str
+    length: str
+    hills: str
+
+
+SCALES = (
+    Scale(3, "torsions of a small molecule relax within a few ps", "0.5 ps", "5 ps", "500 ps", "5 ns", "1 ps"),
+    Scale(20, "loops of a short chain relax within some 100 ps", "10 ps", "100 ps", "1 ns", "50 ns", "2 ps"),
+    Scale(np.inf, "loops of a long chain relax within some 100 ps", "20 ps", "500 ps", "2 ns", "100 ns", "5 ps"),
+)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A protocol that was written for a molecule.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    setup : Setup
+        The protocol, which has passed `check`.
+    contents : str
+        What the molecule consists of.
+    speed : Speed or None
+        `None` where it was not measured.
+    """
+
+    path: Path
+    setup: Setup
+    contents: str
+    speed: Speed | None
+
+    @property
+    def advice(self) -> str | None:
+        """What to do about a campaign that takes long."""
+        if self.speed is None or self.speed.seconds(self.setup.protocol) < LONG:
+            return None
+        return (
+            "That is long: run it on a GPU, or make each 'length' shorter, and 'learning.lag' with it, which has to "
+            "stay below a quarter of the shortest length."
+        )
+
+
+def propose(
+    files: Sequence[str | Path],
+    output: str | Path,
+    force: bool = False,
+    seconds: float = SECONDS,
+    progress: Callable[[float, str], None] = lambda fraction, words: None,
+) -> Proposal:
+    """Write a commented protocol for a molecule, which passes `check`.
+
+    Parameters
+    ----------
+    files
+        The molecule, as `propose_system` takes it.
+    output
+        The protocol to write.
+    force
+        Whether a file that exists is replaced.
+    seconds
+        s of dynamics by which the time on this machine is estimated; 0 estimates none.
+    progress
+        Called with the fraction done and a few words.
+
+    Raises
+    ------
+    StoreError
+        The protocol exists, or cannot be written.
+    SettingsError
+        The molecule cannot be simulated; the sentence is that of `latf check`.
+
+    Examples
+    --------
+    >>> proposal = propose(["protein.pdb"], "protocol.yaml")  # doctest: +SKIP
+    >>> proposal.setup.protocol.learning.lag  # doctest: +SKIP
+    100.0
+    """
+    path, files = Path(output), [Path(file) for file in files]
+    if path.exists() and not force:
+        raise StoreError(f"{path}: exists already; give --force to replace it, or another name with -o.")
+    if path.resolve() in [file.resolve() for file in files]:
+        raise StoreError(f"{path}: is a file of the molecule; give another name with -o.")
+    progress(0.0, "reads and builds the molecule")
+    system = propose_system(files, path.absolute().parent)
+    keys = _protocol(system, path)
+    with storage.atomic_write(path) as temporary:
+        temporary.write_text(_text(keys, _header(system, path)), encoding="utf-8")
+        setup = Setup(Protocol.load(temporary))
+        vars(setup)["molecule"] = system.molecule  # which takes minutes to build where it is large
+        progress(0.3, "checks the protocol")
+        check(setup)
+        speed = None
+        if seconds > 0:
+            progress(0.5, f"simulates for {seconds:g} s, to see how long the campaign will take")
+            speed = measure_speed(setup, seconds)
+        temporary.write_text(_text(keys, _header(system, path, setup, speed)), encoding="utf-8")
+    progress(1.0, str(system.contents))
+    return Proposal(path, setup, str(system.contents), speed)
+
+
+def _text(keys: Sequence[Key], header: Sequence[str]) -> str:
+    lines = [line for paragraph in header for line in comment(paragraph)]
+    for key in keys:
+        lines += [*([""] if key.inner else []), *key.lines()]
+    return "\n".join(lines) + "\n"
+
+
+def _header(system: ProposedSystem, path: Path, setup: Setup | None = None, speed: Speed | None = None) -> list[str]:
+    name = shlex.quote(path.name)
+    paragraphs = [
+        f"A proposal by latf init {__version__} for {' '.join(system.title.split())}: {system.contents}. Every value "
+        "is a rule's, and every rule stands beside its value: read them, and change what you know better.",
+        f"latf check {name}; then latf run {name} --smoke; then latf run {name} -o runs/{shlex.quote(path.stem)}",
+    ]
+    if setup is not None and speed is not None:
+        paragraphs.append(f"Time: {speed.words(setup.protocol)}.")
+    return paragraphs
+
+
+# ------------------------------------------------------------------------------------------------------------ rules
+
+
+def _protocol(system: ProposedSystem, path: Path) -> list[Key]:
+    contents = system.contents
+    scale = next(scale for scale in SCALES if contents.units <= scale.units)
+    features, columns = _features(system)
+    hot, why_hot = _hot(system, scale)
+    keys = [
+        Key("name", Path(system.title).stem or path.stem),
+        Key("seed", 1, "the same seed gives the same run"),
+        Key("system", inner=system.keys),
+        Key(
+            "integrator", inner=[_timestep(system), Key("friction", "1 / ps", "keeps the temperature, hinders little")]
+        ),
+    ]
+    if system.periodic:
+        why = "heats and relaxes the new box" if system.added_water else "relaxes the box at each temperature"
+        keys.append(Key("equilibrate", True, f"{why} before the first round; none of it counts"))
+    keys += [
+        Key("frame_interval", scale.frame_interval, "a tenth of the lag or less, so that the lag can be changed later"),
+        Key("segment", scale.segment, "what an interruption costs at most"),
+        Key(
+            "features",
+            why="what the collective variable may depend on; docs/descriptors.md has all kinds",
+            inner=features,
+        ),
+        _learning(scale, columns),
+        Key(
+            "rounds",
+            inner=[
+                Key("- walkers", [f"{TEMPERATURE} K"] * 2 + [f"{hot} K"] * 2, f"plain dynamics; {why_hot}"),
+                Key("  length", scale.length, "long enough that the hot walkers cross some times"),
+                Key("- walkers", [f"{TEMPERATURE} K"] * 2, "biased along what was learned; both fill one bias"),
+                Key("  length", scale.length, "make it longer until walkers went to and fro ten times"),
+                Key(
+                    "  bias",
+                    {"kind": "metadynamics", "bias_factor": 10, "height": "1 kJ/mol", "interval": scale.hills},
+                    "a factor of 10 is for barriers up to 40 kJ/mol; the height is less than half a kT",
+                ),
+            ],
+        ),
+        Key(
+            "starts",
+            {"temperature": f"{(TEMPERATURE + hot) // 2} K", "count": 16},
+            "structures at a temperature that nothing was simulated at",
+        ),
+    ]
+    observed = _observed(system)
+    return keys if observed is None else [*keys, observed]
+
+
+def _timestep(system: ProposedSystem) -> Key:
+    usual = usual_timestep(system.molecule.system, system.molecule.topology)
+    if usual is None:
+        return Key("timestep", "2 fs", "there are no hydrogens; try more")
+    return Key("timestep", f"{usual[0]:g} fs", f"the longest that is usual with {usual[1]}")
+
+
+def _learning(scale: Scale, columns: int) -> Key:
+    inner = [Key("lag", scale.lag, f"{scale.motion}; latf lags compares several after the first round")]
+    if columns > COLUMNS:
+        why = f"of {columns:,} columns those that are slow and not alike"
+        inner.append(Key("select", {"keep": KEPT, "correlation": 0.95}, why))
+    return Key("learning", inner=inner)
+
+
+def _hot(system: ProposedSystem, scale: Scale) -> tuple[int, str]:
+    """The temperature at which walkers shall cross, K, and why it is this one."""
+    if system.periodic:
+        return 370, "the hot walkers cross, the cold ones count; water at 1 bar boils not far above 370 K"
+    if scale is SCALES[0]:
+        return 600, "the hot walkers cross, the cold ones count; a small molecule stands 600 K"
+    return 450, "the hot walkers cross, the cold ones count; at 450 K a chain in implicit solvent unfolds and folds"
+
+
+def _features(system: ProposedSystem) -> tuple[list[Key], int]:
+    """Entries of `features`, and the number of columns that they make."""
+    contents = system.contents
+    keys: list[Key] = []
+    heavy = sorted(heavy_atoms([*contents.amino_acids, *contents.nucleotides, *contents.caps, *contents.others]))
+    if contents.amino_acids:
+        keys += _working(system, [Key("- torsions", "phi psi", "the backbone of the protein")])
+    if contents.nucleotides:
+        names = "alpha beta gamma delta epsilon zeta chi"
+        keys += _working(system, [Key("- torsions", names, "backbone and bases of the nucleic acid"),
+                                  Key("- pucker", "all", "the sugars")])  # fmt: skip
+    if len(heavy) <= FEW_ATOMS and len(heavy) > 1:
+        keys.append(
+            Key("- distances", _atoms(system, heavy), f"all of {len(heavy)} heavy atoms: the molecule is small")
+        )
+    else:
+        keys += _polymer_distances(system)
+        keys += _ligand_distances(system)
+    if not keys:
+        raise SettingsError(
+            f"{system.title}: {contents} has no torsion and no two atoms whose distance could be a descriptor; write "
+            "the protocol by hand, with descriptors of docs/descriptors.md."
+        )
+    return keys, len(Features(system.molecule.topology, _specification(keys), periodic=system.periodic).names)
+
+
+def _specification(keys: Sequence[Key]) -> list[dict[str, Any]]:
+    return [{key.name.removeprefix("- "): key.value} for key in keys]
+
+
+def _working(system: ProposedSystem, keys: Sequence[Key]) -> list[Key]:
+    """Those entries that the molecule has something for: a single residue has no torsion along the chain."""
+    working = []
+    for key in keys:
+        try:
+            Features(system.molecule.topology, _specification([key]), periodic=system.periodic)
+        except SettingsError:
+            continue
+        working.append(key)
+    return working
+
+
+def _polymer_distances(system: ProposedSystem) -> list[Key]:
+    keys = []
+    contents = system.contents
+    for residues, name, word in ((contents.amino_acids, "CA", "CA atoms"), (contents.nucleotides, "C1'", "C1' atoms")):
+        chosen, words = _thinned(residues, PAIRS)
+        if name == "C1'" and 1 < len(residues) <= BASES:
+            keys.append(Key("- nucleobases", "all", "how all bases lie relative to each other"))
+        elif len(residues) > SKIP:
+            value = {"between": _named(system, name, chosen, residues), "skip": SKIP}
+            keys.append(Key("- distances", value, f"{word}{words}, of residues that are no neighbors"))
+    return keys
+
+
+def _ligand_distances(system: ProposedSystem) -> list[Key]:
+    """Where each other molecule is relative to the chains, and its own shape."""
+    contents, keys = system.contents, []
+    chains = [*contents.amino_acids, *contents.nucleotides]
+    for molecule in contents.others:
+        heavy = heavy_atoms([molecule])
+        if not heavy:
+            continue
+        if contents.amino_acids:
+            pocket, _ = _thinned(_nearest(system, molecule), POCKET)
+            atoms = heavy[:: max(1, -(-len(heavy) // 3))]
+            value = {"between": _named(system, "CA", pocket, chains), "and": _index(atoms)}
+            keys.append(Key("- distances", value, f"where {molecule.name} is, from CA atoms around it"))
+        if len(heavy) > 2:
+            atoms = heavy[:: -(-len(heavy) // PAIRS)]
+            keys.append(Key("- distances", _index(atoms), f"the shape of {molecule.name}"))
+    return keys
+
+
+def _nearest(system: ProposedSystem, molecule: Residue) -> list[Residue]:
+    """Amino acids, the nearest to a molecule first, as far as they are worth a distance."""
+    positions = system.molecule.positions
+    center = positions[heavy_atoms([molecule])].mean(axis=0)
+
+    def distance(residue: Residue) -> float:
+        return float(np.linalg.norm(positions[heavy_atoms([residue])].mean(axis=0) - center))
+
+    return sorted(system.contents.amino_acids, key=distance)[:POCKET]
+
+
+def _thinned(residues: Sequence[Residue], most: int) -> tuple[Sequence[Residue], str]:
+    """Residues at equal distances in the sequence, no more than a number."""
+    step = max(1, -(-len(residues) // most))
+    return residues[::step], "" if step == 1 else f" of every {_ordinal(step)} residue"
+
+
+def _ordinal(number: int) -> str:
+    return {2: "second", 3: "third"}.get(number, f"{number}th")
+
+
+def _named(system: ProposedSystem, name: str, chosen: Sequence[Residue], residues: Sequence[Residue]) -> str:
+    """A selection of one atom in some residues; calcium has the name of a CA atom too."""
+    of_name = [atom for atom in system.molecule.topology.atoms() if atom.name == name]
+    quoted = name if name.isalnum() else f'"{name}"'
+    if len(chosen) == len(residues) == len(of_name):
+        return f"name {quoted}"
+    return f"name {quoted} and resid {' '.join(str(residue.index) for residue in sorted(chosen, key=_place))}"
+
+
+def _place(residue: Residue) -> int:
+    return residue.index
+
+
+def _atoms(system: ProposedSystem, heavy: Sequence[int]) -> str:
+    everything = heavy_atoms(list(system.molecule.topology.residues()))
+    return "element != H" if len(everything) == len(heavy) else _index(heavy)
+
+
+def _index(atoms: Sequence[int]) -> str:
+    if len(atoms) > 2 and list(atoms) == list(range(atoms[0], atoms[-1] + 1)):
+        return f"index {atoms[0]} to {atoms[-1]}"
+    return f"index {' '.join(map(str, atoms))}"
+
+
+def _observed(system: ProposedSystem) -> Key | None:
+    """The free-energy difference of the report."""
+    contents = system.contents
+    why = "the free-energy difference of the report: name the event that you care about"
+    if 0 < contents.units <= SCALES[0].units:
+        for key in _working(system, [Key("- torsions", "phi")]):
+            names = Features(system.molecule.topology, _specification([key]), periodic=system.periodic).names
+            return Key("observe", {"torsion": names[0].removeprefix("sin "), "above": "0 degree"}, why)
+    if contents.units <= SCALES[0].units:
+        return None
+    name, residues = ("CA", contents.amino_acids) if contents.amino_acids else ("C1'", contents.nucleotides)
+    selection = _named(system, name, residues, residues)
+    gyration = Features(system.molecule.topology, [{"gyration": selection}], periodic=system.periodic)
+    radius = float(np.asarray(gyration(system.molecule.positions, _box(system)))[0])
+    value = {"descriptor": {"gyration": selection}, "above": f"{EXPANDED * radius:.2g} nm"}
+    return Key("observe", value, f"{why}; here, expansion to {EXPANDED} times the radius in the file")
+
+
+def _box(system: ProposedSystem) -> np.ndarray | None:
+    vectors = system.molecule.system.getDefaultPeriodicBoxVectors()
+    return np.array([vector._value for vector in vectors]) if system.periodic else None
