@@ -1,4 +1,4 @@
-"""Nucleic acids for tests: the DNA of PDB 1LCD, two strands of eleven nucleotides, and a GAAA tetraloop of RNA."""
+"""Nucleic acids for tests: DNA of PDB 1LCD, two strands of eleven nucleotides, a GAAA tetraloop, an RNA hairpin."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 DNA = Path(__file__).parents[1] / "data" / "dna-1lcd.pdb"
 RNA = Path(__file__).parents[1] / "data" / "rna-gnra.pdb"
+HAIRPIN = Path(__file__).parents[2] / "protocols" / "gcaa-hairpin.pdb"
 BOXES = ["none", "orthorhombic", "triclinic", "changing"]
 
 
