@@ -12,9 +12,9 @@ import numpy as np
 from latf_sampling.analysis.blocks import BLOCKS
 from latf_sampling.errors import DataError
 
-PER_WIDTH, PER_STATE, MOST = 4, 15, 400
+PER_WIDTH, PER_STATE, FEWEST_CELLS, MOST = 4, 15, 40, 400
 """Cells along the line: so many for each hill width, of equal length; as many more in each state, of equal numbers of
-frames, since a state may be narrower than a hill; and at most so many of the former."""
+frames, since a state may be narrower than a hill; and at least and at most so many of the former."""
 CORE_SHARE = 0.25
 """The core of a state begins so far on the way from the border to the median of its frames, as in the report."""
 RELIABLE = 10.0
@@ -34,11 +34,11 @@ class Hills:
     width : numpy.ndarray (d,)
         Standard deviation along each component, in the unit of the variable.
     height : float
-        Height of the first ones, kJ/mol.
+        Height of the first ones, kJ/mol, or a quantity.
     bias_factor : float
         gamma, above 1.
     interval : float
-        Time between hills, ps.
+        Time between hills, ps, or a quantity.
 
     Examples
     --------
@@ -62,7 +62,7 @@ class LatentSeries:
     states : numpy.ndarray (frames,)
         Index of the state of each frame; -1 where it is between states, which are only their cores then.
     temperature : float
-        K.
+        K, or a quantity.
     weights : numpy.ndarray (frames,), or None
         Weights in the free energy, on one scale with those of other series at this temperature; None for 1.
     biased : bool
@@ -163,6 +163,9 @@ class Line:
             block.append(number * BLOCKS + time * BLOCKS // max(1, len(within)))
             weights.append(np.ones(len(time)) if entry.weights is None else entry.weights[within])
         self.block, self.frame_weights = np.concatenate(block), np.concatenate(weights)
+        highest = self.frame_weights.max()
+        # Squares shall be what a float can be. Without any weight, only trapped dynamics was in these states.
+        self.frame_weights = self.frame_weights / highest if highest > 0 else np.ones_like(self.frame_weights)
         time = np.flatnonzero(np.concatenate(inside))  # of all series, one after the other
         of_series = np.repeat(np.arange(len(series)), [len(within) for within in inside])[time]
         self.pairs = np.flatnonzero((np.diff(time) == 1) & (np.diff(of_series) == 0))
@@ -182,9 +185,9 @@ class Line:
 
     def energy(self, draws: np.ndarray, temperature: float, boltzmann: float) -> np.ndarray:
         """Free energy, kJ/mol, at the temperature of the bias, by weights of blocks (draws, blocks); (draws, cells)."""
-        energy = None
-        weighted = (self.weights.any(1) & self.moves.any(1)).any()
-        weights = self.weights if weighted else self.moves  # only trapped dynamics was in these states
+        energy, weights = None, self.weights
+        if not (weights.any(1) & self.moves.any(1)).any():
+            weights = self.moves  # the frames with weights do not follow each other
         trusted = np.zeros(len(self.x))
         for index, own in enumerate(self.temperatures):
             blocks = self.of_temperature == index
@@ -259,11 +262,12 @@ def _border(s: np.ndarray, second: np.ndarray) -> float:
 def _edges(s: np.ndarray, *states: np.ndarray) -> np.ndarray:
     """Edges of the cells."""
     low, high = s.min(), s.max()
-    number = int(np.clip(math.ceil(PER_WIDTH * (high - low)), 2, MOST))
+    number = int(np.clip(math.ceil(PER_WIDTH * (high - low)), FEWEST_CELLS, MOST))
     levels = np.linspace(0, 1, PER_STATE + 1)[1:-1]
     inner = [np.quantile(s[state], levels) for state in states]
     edges = np.unique(np.concatenate([np.linspace(low, high, number + 1), *inner]))
-    least = 0.02 * max(1.0, (high - low) / 16)  # cells that are narrower would hold next to no frame
+    # Cells that are narrower would hold next to no frame; the line may be much shorter than a hill is wide.
+    least = 0.02 * max(min(1.0, 0.1 * (high - low)), (high - low) / 16)
     apart = [edges[0]]
     for edge in edges[1:-1]:
         if edge - apart[-1] > least and high - edge > least:

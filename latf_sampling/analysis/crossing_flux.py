@@ -108,11 +108,15 @@ class Flux:
         for index, own in enumerate(line.temperatures):
             weights = (draw * (line.of_temperature == index))[line.block]
             every += np.bincount(flat, weights, size * LABELS).reshape(size, LABELS)
-            counts = np.bincount(flat, weights * line.frame_weights, size * LABELS).reshape(size, LABELS)
+            counts, squares = (
+                np.bincount(flat, weights * line.frame_weights**power, size * LABELS).reshape(size, LABELS)
+                for power in (1, 2)
+            )
             local = _normalized(_normalized(counts) ** (own / self.temperature))
-            share = np.where(counts.sum(1, keepdims=True) == 0, 1.0, trusted / (trusted + RELIABLE))
+            frames = (counts.sum(1) ** 2 / np.maximum(squares.sum(1), 1e-300))[:, None]
+            share = np.where(frames == 0, 1.0, trusted / (trusted + RELIABLE))
             conditional = local if not conditional.size else share * conditional + (1 - share) * local
-            trusted = trusted + counts.sum(1, keepdims=True)
+            trusted = trusted + frames
         return conditional, _normalized(every)
 
     def _hindrance(self, jumps: np.ndarray, hotness: float) -> np.ndarray:
@@ -150,7 +154,7 @@ class Flux:
             inner = laplacian[np.ix_(free, free)]
             inner[np.diag_indices_from(inner)] *= 1 + 1e-12  # nodes that are connected with neither core
             committor[free] = np.linalg.solve(inner, -laplacian[free] @ committor)
-        return float(2 * committor @ laplacian @ committor)
+        return max(0.0, float(2 * committor @ laplacian @ committor))  # rounding may leave -1e-17 of no flux
 
 
 def _normalized(counts: np.ndarray) -> np.ndarray:

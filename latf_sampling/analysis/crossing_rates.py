@@ -22,11 +22,11 @@ the states that training finds, of which one is these two wells, expected rates 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -58,8 +58,8 @@ class PairRate:
     filling : float
         Time until crossings reach half that rate, ns.
     barrier, residual : float
-        Highest minus lowest free energy between the medians of both states, and of what is left of it between their
-        cores under the bias, kJ/mol.
+        Highest minus lowest free energy between the medians of both states, and what is left of it under the bias,
+        kJ/mol.
     transmission : float
         Transitions from core to core in plain dynamics relative to those expected of the Markov state model without a
         bias; 1 at most, and where nothing is known. Crossings are multiplied by it.
@@ -166,7 +166,7 @@ def expected_crossings(
     rng
         Draws the weights of blocks of time for the error (Bayesian bootstrap: Rubin, doi:10.1214/aos/1176345338).
     time
-        Length of the biased simulation, ns; the rate is that at its end.
+        Length of the biased simulation, ns, or a quantity; the rate is that at its end.
     boltzmann
         `KB`, or 1 in reduced units.
 
@@ -194,7 +194,7 @@ def expected_crossings(
         to_kelvin(temperature, f"{NAME}: temperature"),
         to_float(interval, "time", f"{NAME}: interval"),
     )
-    series = _checked(series, hills, interval, time, boltzmann)
+    series, hills, time = _checked(series, hills, interval, time, boltzmann)
     rng = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(arguments.whole(NAME, "rng", rng))
     present = [state for state in np.unique(np.concatenate([entry.states for entry in series])).tolist() if state >= 0]
     if len(present) < 2:
@@ -216,8 +216,8 @@ def expected_crossings(
 
 def _checked(
     series: Sequence[LatentSeries], hills: Hills, interval: float, time: float, boltzmann: float
-) -> list[LatentSeries]:
-    """The series with their values as arrays, of which all are what they must be."""
+) -> tuple[list[LatentSeries], Hills, float]:
+    """Series, hills and time with their values as arrays and floats, of which all are what they must be."""
     arguments.instance(NAME, "series", series, Sequence, "a list of LatentSeries")
     arguments.instance(NAME, "hills", hills, Hills, "Hills")
     if not len(series):
@@ -225,23 +225,39 @@ def _checked(
     width = arguments.real_numbers(NAME, "width of hills", hills.width)
     if width.ndim != 1 or not len(width):
         raise DataError(f"{NAME}: width of hills must have one number for each component, (d,); got {hills.width}.")
-    numbers = {
-        "interval": interval,
-        "time": time,
-        "boltzmann": boltzmann,
-        "height of hills": hills.height,
-        "interval of hills": hills.interval,
-        "width of hills": width[np.argmin(width)],  # NaN if there is one
-        "bias_factor minus 1": min(hills.bias_factor - 1, sys.float_info.max),
-    }
-    for name, number in numbers.items():
-        if not (math.isfinite(number) and number > 0):
-            raise SettingsError(f"{NAME}: {name} must be above 0, and finite; got {number}.")
-    return [_checked_series(number, entry, len(width)) for number, entry in enumerate(series)]
+    _above("interval", interval, 0)
+    _above("boltzmann", boltzmann, 0)
+    _above("width of hills", width[np.argmin(width)], 0)  # NaN if there is one
+    if not np.isfinite(width).all():
+        raise SettingsError(f"{NAME}: width of hills must be finite; got {hills.width}.")
+    length = 1e-3 * to_float(time, "time", f"{NAME}: time") if hasattr(time, "value_in_unit") else time
+    hills = Hills(
+        width,
+        _above("height of hills", hills.height, 0, "energy"),
+        _above("bias_factor", hills.bias_factor, 1, most=math.inf),
+        _above("interval of hills", hills.interval, 0, "time"),
+    )
+    checked = [_checked_series(number, entry, len(width)) for number, entry in enumerate(series)]
+    return checked, hills, _above("time", length, 0)
+
+
+def _above(
+    name: str, value: Any, limit: float, dimension: str | None = None, most: float = sys.float_info.max
+) -> float:
+    """A number above a limit, or a quantity where it has a dimension."""
+    if dimension is not None and hasattr(value, "value_in_unit"):
+        value = to_float(value, dimension, f"{NAME}: {name}")
+    number = float(value) if isinstance(value, (Real, np.number)) and not isinstance(value, bool) else math.nan
+    if not limit < number <= most:
+        finite = ", and finite" if math.isfinite(most) else ""
+        raise SettingsError(f"{NAME}: {name} must be above {limit}{finite}; got {arguments.describe(value)}.")
+    return number
 
 
 def _checked_series(number: int, entry: LatentSeries, dim: int) -> LatentSeries:
     arguments.instance(NAME, f"series[{number}]", entry, LatentSeries, "a LatentSeries")
+    arguments.instance(NAME, f"biased of series {number}", entry.biased, (bool, np.bool_), "True or False")
+    temperature = to_kelvin(entry.temperature, f"{NAME}: temperature of series {number}")
     values = {"u": entry.u, "states": entry.states, "weights": entry.weights}
     if entry.weights is None:
         values["weights"] = np.ones(len(entry.u))
@@ -258,7 +274,7 @@ def _checked_series(number: int, entry: LatentSeries, dim: int) -> LatentSeries:
         raise DataError(f"{NAME}: states of series {number} must be state indices, or -1 for a frame between states.")
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise DataError(f"{NAME}: weights of series {number} must be finite and not negative.")
-    return dataclasses.replace(entry, u=u, states=states.astype(np.int64), weights=weights)
+    return LatentSeries(u, states.astype(np.int64), temperature, weights, bool(entry.biased))
 
 
 def _bottleneck(pairs: list[PairRate]) -> PairRate:
@@ -304,14 +320,14 @@ class _PairCrossings:
             middle = (first + last) // 2
             filled = self._crossings(draws[0], energy[0], history[middle][1][0]) >= enough
             first, last = (first, middle) if filled else (middle + 1, last)
-        between, cores = (line.between(*ends) for ends in (line.medians, line.cores))
+        between = line.between(*line.medians)
         return PairRate(
             states=line.pair,
             crossings=rates[0],
             error=float(np.std(rates[1:], ddof=1)),
             filling=float(history[first][0] / 1000),
             barrier=float(np.ptp(energy[0][between])),
-            residual=float(np.ptp((energy + history[-1][1])[0][cores])),
+            residual=float(np.ptp((energy + history[-1][1])[0][between])),
             transmission=transmission[0],
             transitions=int(counted.sum()),
         )

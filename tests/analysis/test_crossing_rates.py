@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from openmm import unit
 
 from latf_sampling.analysis import crossing_rates
 from latf_sampling.analysis.crossing_cells import CORE_SHARE, Hills, LatentSeries
@@ -193,6 +194,33 @@ def test_three_states_in_a_row():
     assert next(pair for pair in rate.pairs if pair.states == (0, 2)).transitions == 0
 
 
+def test_quantities_and_any_scale_of_weights(series):
+    mixed = [entry for entry in series if entry.temperature == 3.0][:3]
+    mixed += [replace(entry, temperature=1.0) for entry in mixed[:2]]  # two temperatures that both cross
+    plain = rate_of(mixed, HILLS)
+    assert plain.crossings > 0
+    hills = replace(HILLS, height=HILLS.height * unit.kilojoule_per_mole, interval=50 * unit.femtosecond)
+    for weight in (1e-3, 1e300):
+        weighted = [replace(entry, weights=np.full(len(entry.u), weight)) for entry in mixed]
+        rate = rate_of(weighted, hills, time=50 * unit.picosecond)
+        assert rate.crossings == pytest.approx(plain.crossings) and rate.error == pytest.approx(plain.error)
+    trapped = [replace(entry, weights=np.zeros(len(entry.u))) for entry in mixed]
+    assert rate_of(trapped, HILLS).crossings == pytest.approx(plain.crossings)
+
+
+def test_hills_without_effect_leave_plain_dynamics(series):
+    """As low ones do, and ones that are much wider than all that was visited."""
+    one = [replace(entry, temperature=1.0) for entry in series if entry.temperature == 3.0][:4]
+    low = rate_of(one, replace(HILLS, height=1e-9))
+    counted = low.slowest.transitions / (1e-3 * INTERVAL * sum(len(entry.u) for entry in one))
+    assert 0.5 < low.crossings / counted < 2
+    for width in (30.0, 1e6):
+        assert rate_of(one, replace(HILLS, width=np.array([width]))).crossings == pytest.approx(low.crossings, rel=0.1)
+    apart = [LatentSeries(entry.u[:50], np.full(50, number % 2), 1.0) for number, entry in enumerate(one)]
+    rate = rate_of(apart, HILLS)
+    assert not np.signbit(rate.crossings) and rate.crossings < 1e-9  # rounding left -1e-17 of nothing
+
+
 def test_texts():
     one = crossing_rates.PairRate((0, 2), 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1)
     rate = crossing_rates.CrossingRate(52.3, 23.1, 0.21, one, (one,), 300.0)
@@ -224,6 +252,15 @@ def test_texts():
         ({"series": [LatentSeries(np.zeros((5, 1)), np.zeros(5, int), 300.0)]}, DataError, "one state"),
         ({"series": [LatentSeries(np.ones((1, 1)), np.array([k]), 300.0) for k in (0, 1)]}, DataError, "no two frames"),
         ({"series": [LatentSeries(np.zeros((9, 1)), np.arange(9) // 5, 300.0)]}, DataError, "does not change"),
+        ({"series": [LatentSeries(np.eye(2)[:, 1:], np.arange(2), np.nan)]}, SettingsError, "temperature of series 0"),
+        ({"series": [LatentSeries(np.eye(2)[:, 1:], np.arange(2), "300 K")]}, SettingsError, "is text"),
+        ({"series": [LatentSeries(np.eye(2)[:, 1:], np.arange(2), 300.0, biased=None)]}, SettingsError, "biased of"),
+        ({"hills": Hills(np.array([0.1]), height="1 kJ/mol")}, SettingsError, "height of hills must be above 0"),
+        ({"hills": Hills(np.array([0.1]), bias_factor=None)}, SettingsError, "bias_factor must be above 1; got None"),
+        ({"hills": Hills(np.array([0.1]), interval=1 * unit.kelvin)}, SettingsError, "interval of hills"),
+        ({"hills": Hills(np.array([0.1, np.inf]))}, SettingsError, "width of hills must be finite"),
+        ({"time": None}, SettingsError, "time must be above 0"),
+        ({"boltzmann": "R"}, SettingsError, "boltzmann must be above 0"),
     ],
 )
 def test_wrong_arguments(changes, error, words):
