@@ -24,7 +24,7 @@ from latf_sampling.campaign.findings import tell_free_energy
 from latf_sampling.campaign.learning import learn
 from latf_sampling.campaign.ledger import ledger
 from latf_sampling.campaign.log import Log, logged
-from latf_sampling.campaign.policies import POLICIES
+from latf_sampling.campaign.policies import POLICIES, next_walkers
 from latf_sampling.campaign.progress import Progress, StepProgress, nowhere, part_of, silent
 from latf_sampling.campaign.until import Until
 from latf_sampling.core import installation, platforms, storage, streams
@@ -490,9 +490,9 @@ class Campaign:
             files = StartFiles(directory.start_set(first))
             if not files.complete:
                 seed = streams.stream_seed(self.protocol.seed, step, *([first] if first else []))
-                POLICIES[settings.restart](
-                    self.records, index, seed, lambda f, words: progress(step, f, words), first, executor
-                )
+                end = first + next_walkers(self.records, index, first)[1]
+                told = part_of(lambda f, words: progress(step, f, words), first / wanted, end / wanted)
+                POLICIES[settings.restart](self.records, index, seed, told, first, executor)
             table = files.read_table()
             if table["valid"] < table["requested"]:
                 reasons = "; ".join(sorted({reason for entry in table["rejected"] for reason in entry["reasons"]})[:3])

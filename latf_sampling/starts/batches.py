@@ -53,12 +53,18 @@ class TargetBatches:
     processes: int
     executor: Executor | None = None
 
+    @property
+    def plain_runs(self) -> int:
+        """Number of plain runs for the thermal range."""
+        return min(RUNS, self.n + 1)
+
     def run(self, cv: LatentCV, directory: WorkingDirectory, progress: Progress) -> tuple[list[TargetResult], Thermal]:
         """Make what a directory lacks; returns the results of the points that were tried, in their order."""
         cv.save(directory.variable)
         at_once = self.processes if self.executor is None or isinstance(self.executor, LocalExecutor) else None
         self.settings = replace(self.settings, variable=directory.variable, at_once=at_once)
-        effort = Effort(expected_steps(self.settings), {PlainRun.kind: RUNS, TargetTask.kind: self.n}, progress)
+        counts = {PlainRun.kind: self.plain_runs, TargetTask.kind: self.n}
+        effort = Effort(expected_steps(self.settings), counts, progress)
         with self._ready(directory):
             thermal = self._measure_thermal(directory, effort)
             results: dict[int, TargetResult] = {}
@@ -160,22 +166,25 @@ class TargetBatches:
         """The thermal range of energies and the fluctuation of the latent, from plain runs, unless they are known."""
         known = directory.read_thermal()
         if known is not None:
-            effort.known(PlainRun.kind, RUNS)
+            effort.known(PlainRun.kind, self.plain_runs)
             return known
         targets = self.points[:RUNS]
         frames_each = -(-RUNS // len(targets))
         frames = [index for target in targets for index in self._nearest_frames(target, frames_each)][:RUNS]
-        tasks = ((number, PlainRun(number, self._frame(index))) for number, index in enumerate(frames))
         runs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         failures: dict[int, str] = {}
-        with self._run_tasks(tasks, PlainRun.kind, effort) as finishing:
-            for number, result in finishing:
-                if isinstance(result, tuple):
-                    runs[number] = result
-                else:
-                    failures[number] = _death(result)
-                words = f"{len(runs) + len(failures)} of {plural(len(frames), 'plain run')}"
-                effort.finished(PlainRun.kind, words)
+        while len(runs) < self.plain_runs and (begun := len(runs) + len(failures)) < len(frames):
+            numbers = range(begun, min(len(frames), self.plain_runs + len(failures)))
+            effort.expect(PlainRun.kind, numbers.stop)
+            tasks = ((number, PlainRun(number, self._frame(frames[number]))) for number in numbers)
+            with self._run_tasks(tasks, PlainRun.kind, effort) as finishing:
+                for number, result in finishing:
+                    if isinstance(result, tuple):
+                        runs[number] = result
+                    else:
+                        failures[number] = _death(result)
+                    words = f"{len(runs) + len(failures)} of {plural(numbers.stop, 'plain run')}"
+                    effort.finished(PlainRun.kind, words)
         if not runs:
             raise SimulationError(
                 f"starts: from none of {len(frames)} archived frames a plain simulation at "

@@ -10,7 +10,8 @@ import numpy as np
 from latf_sampling.units import KB
 
 RUNS = 8
-"""Number of plain runs; they start from the archived frames that are closest to targets."""
+"""Number of plain runs at most; they start from the archived frames that are closest to targets. One more than the
+structures that are asked for is enough, since a run takes as long as a structure; others replace those that fail."""
 ENERGY_RANGE = 8.0
 """Energies within so many standard deviations of the mean are thermal. The check must detect strained and cold
 structures, but not reject improbable ones, such as those on a barrier."""

@@ -15,6 +15,7 @@ from latf_sampling.campaign import campaign as loop
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.campaign.extend import preview
 from latf_sampling.core import storage
+from latf_sampling.core.processes import LocalExecutor
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.errors import StoreError
 from latf_sampling.records.records import Records
@@ -130,3 +131,18 @@ def test_a_walker_keeps_the_temperature_of_the_structure_that_it_starts_from(dir
     protocol = Protocol.load(write(tmp_path, rounds=[*TINY_WELLS["rounds"], longer]))
     assert preview(CampaignDirectory(copy), protocol)
     assert storage.read_json(copy / "protocol.json")["rounds"][1]["length"] == 100.0
+
+
+def test_structures_of_all_temperatures_are_one_step(directory, tmp_path):
+    """Each set is its part of the step, which is done when the last one is."""
+    copy = Path(shutil.copytree(directory, tmp_path / "copy"))
+    for folder in copy.glob("rounds/01/*"):
+        shutil.rmtree(folder)
+    told = []
+    campaign = Campaign.load(copy)
+    with LocalExecutor(1) as executor:
+        campaign._restart(1, campaign.protocol.rounds[1], executor, lambda *args: told.append(args))
+    assert {step for step, _, _ in told} == {"round 1: starts"}
+    fractions = [fraction for _, fraction, _ in told]
+    assert fractions == sorted(fractions) and fractions.count(1.0) == 1
+    assert {0.25, 0.75, 1.0} <= set(fractions)  # after the sets of one, two and one walkers

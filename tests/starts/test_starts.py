@@ -165,9 +165,9 @@ def test_quantities_and_progress(learned, structures, near):
     assert np.array_equal(again.positions, structures.positions[:1])
     assert seen[-1] == (1.0, "1 valid, 0 rejected")
     fractions = [fraction for fraction, _ in seen]
-    # Plain runs are most of the work on one structure, and each step of the way is told.
-    assert fractions == sorted(fractions) and np.diff([0.0, *fractions]).max() < 0.1
-    assert 0.5 < max(fraction for fraction, words in seen if "plain run" in words) < 0.95
+    # Two plain runs are half of the work on one structure, and each step of the way is told.
+    assert fractions == sorted(fractions) and np.diff([0.0, *fractions]).max() < 0.25
+    assert 0.3 < max(fraction for fraction, words in seen if "plain run" in words) < 0.95
 
 
 def test_umbrella_is_the_posterior_of_the_encoder():
