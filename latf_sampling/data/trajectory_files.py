@@ -17,10 +17,12 @@ from latf_sampling.core.readers import quiet, why
 from latf_sampling.errors import DataError
 from latf_sampling.features import reduced_box, unwrap_molecules
 from latf_sampling.features.topology import atom_lines
+from latf_sampling.systems.structure import DUMMY_BOX
 
 PIECE_BYTES = 32 * 2**20
 """Bytes of positions that are read at a time, about."""
 NETCDF = (".nc", ".netcdf", ".ncdf")
+MMCIF = (".cif", ".mmcif", ".pdbx")
 WITH_TABLES = (".h5", ".hdf5", ".lh5")
 """Formats that MDTraj reads with a further package."""
 FARTHEST = 1e5
@@ -52,7 +54,7 @@ def read_pieces(
     _check_whole(path)
     _check_format(path)
     chunk = chunk or max(1, PIECE_BYTES // (12 * topology.n_atoms))
-    reader = mdtraj.iterload(str(path), top=topology, chunk=chunk)
+    reader = _chunks(path, topology, chunk)
     bonds = np.array([[a.index, b.index] for a, b in topology.bonds], int).reshape(-1, 2)
     done, unwrap = 0, None
     while True:
@@ -67,6 +69,7 @@ def read_pieces(
         if piece.topology is not topology:
             check_atoms(piece.topology, topology, str(path))
             piece.topology = topology
+        _drop_dummy_cells(piece)
         _check_positions(piece, path, done, periodic)
         if _is_cut(piece, bonds):
             # bonds across the box would have absurd energies
@@ -173,6 +176,23 @@ def _check_positions(piece: mdtraj.Trajectory, path: str | Path, done: int, peri
         boxed = np.zeros(len(piece), bool) if lengths is None else (lengths > 0).all(1)
         if not boxed.all():
             raise DataError(f"{path}: frame {done + int(boxed.argmin())} has no periodic box, which the system needs.")
+
+
+def _chunks(path: str | Path, topology: mdtraj.Topology, chunk: int) -> Iterator[mdtraj.Trajectory]:
+    """Frames as MDTraj reads them; it has no reader of PDBx/mmCIF that reads some at a time."""
+    if Path(path).name.lower().removesuffix(".gz").endswith(MMCIF):
+        frames = mdtraj.load(str(path))
+        yield from (frames[first : first + chunk] for first in range(0, len(frames), chunk))
+    else:
+        yield from mdtraj.iterload(str(path), top=topology, chunk=chunk)
+
+
+def _drop_dummy_cells(piece: mdtraj.Trajectory) -> None:
+    """Cells that are too small to be any stand for none, and become zero."""
+    if piece.unitcell_lengths is not None:
+        lengths = np.asarray(piece.unitcell_lengths)
+        if (dummy := (lengths < DUMMY_BOX).any(1)).any():
+            piece.unitcell_lengths = np.where(dummy[:, None], 0, lengths)
 
 
 def _is_cut(piece: mdtraj.Trajectory, bonds: np.ndarray) -> bool:

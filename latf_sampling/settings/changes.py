@@ -76,8 +76,8 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
         **_all(
             "fixed",
             *("name", "structure", "model", "amber", "gromacs", "charmm", "openmm", "force_field", "implicit_solvent"),
-            *("nonbonded", "cutoff", "constraints", "hydrogen_mass", "prepare", "barostat", "restraints"),
-            "conformations",
+            *("implicit_salt", "nonbonded", "cutoff", "switching_distance", "constraints", "hydrogen_mass", "prepare"),
+            *("barostat", "restraints", "conformations"),
         ),
     },
     system.PrepareSettings: _all(

@@ -57,6 +57,8 @@ WATERS = 33.4
 """Water molecules in a cubic nanometer at room temperature."""
 VOLUMES = {"cube": 1.0, "dodecahedron": 0.5**0.5, "octahedron": 4 * 3**0.5 / 9}
 """Volume of a box, relative to that of the cube whose images have the same distance."""
+PERIODIC = ("PME", "LJPME")
+"""Nonbonded methods with periodic boundaries."""
 HydrogenMass = Annotated[float, Dimension("mass", 1.0, 5.0)]
 """The carbon of a methyl group has 15 amu with its hydrogens, and would be left with nothing at 5 amu."""
 
@@ -78,9 +80,9 @@ class Source:
 
 
 _ANY_MOLECULE = frozenset({"barostat", "restraints", "conformations", "platform"})
-_FORCES = _ANY_MOLECULE | {"nonbonded", "cutoff", "constraints", "hydrogen_mass"}
-_FORCE_FIELD = _FORCES | {"force_field", "prepare"}
-_ENGINE_FILES = _FORCES | {"implicit_solvent"}
+_FORCES = _ANY_MOLECULE | {"nonbonded", "cutoff", "switching_distance", "constraints", "hydrogen_mass"}
+_FORCE_FIELD = _FORCES | {"force_field", "prepare", "implicit_salt"}
+_ENGINE_FILES = _FORCES | {"implicit_solvent", "implicit_salt"}
 _POTENTIAL_KEYS = frozenset({"platform"})
 
 
@@ -314,10 +316,18 @@ class SystemSettings(Settings):
     implicit_solvent: Literal["HCT", "OBC1", "OBC2", "GBn", "GBn2"] | None = None
     """Generalized-Born model for files of Amber, GROMACS and CHARMM; for a structure it is a force field file instead,
     like implicit/gbn2.xml."""
-    nonbonded: Literal["no cutoff", "cutoff", "PME"] = "no cutoff"
-    """Nonbonded method: all pairs, pairs within a cutoff without periodic boundaries, or particle-mesh Ewald."""
+    implicit_salt: Concentration = 0.0
+    """Concentration of a monovalent salt in the implicit solvent, which screens charges by the Debye length at 298 K; a
+    force field needs a file of OpenMM's implicit/. OpenMM has no native force for it: steps take several times as long
+    as OBC2 without salt."""
+    nonbonded: Literal["no cutoff", "cutoff", "PME", "LJPME"] = "no cutoff"
+    """Nonbonded method: all pairs, pairs within a cutoff without periodic boundaries, or particle-mesh Ewald, of
+    charges with PME, and of dispersion too with LJPME."""
     cutoff: Length | None = Field(default=None, validate_default=True)
-    """Nonbonded cutoff; needed with `cutoff` and `PME`, refused with `no cutoff`."""
+    """Nonbonded cutoff; needed with `cutoff`, `PME` and `LJPME`, refused with `no cutoff`."""
+    switching_distance: Length | None = None
+    """Distance from which on Lennard-Jones interactions are switched off smoothly up to the cutoff; None cuts them off,
+    and corrects the energy for what is beyond."""
     constraints: Literal["none", "h-bonds", "all-bonds", "h-angles"] = "h-bonds"
     """Bonds whose lengths are fixed: those to hydrogens, all, or all and the angles H-X-H and H-O-X."""
     hydrogen_mass: HydrogenMass | None = None
@@ -380,7 +390,7 @@ class SystemSettings(Settings):
         nonbonded = info.data.get("nonbonded", "")  # empty where that key is at fault itself
         if cutoff is not None and nonbonded == "no cutoff":
             raise SettingsError("nonbonded 'no cutoff' takes none; remove the key.")
-        if cutoff is None and nonbonded in ("cutoff", "PME"):
+        if cutoff is None and nonbonded in ("cutoff", *PERIODIC):
             raise SettingsError(f"nonbonded '{nonbonded}' needs one, like '1 nm'.")
         return cutoff
 
@@ -426,12 +436,18 @@ class SystemSettings(Settings):
 
     def _contradictions(self) -> list[str]:
         """Faults of keys that are valid one by one, and not together."""
-        periodic = self.nonbonded == "PME" or self.openmm is not None or self.name == "wca-dimer"
+        periodic = self.nonbonded in PERIODIC or self.openmm is not None or self.name == "wca-dimer"
         faults = []
         if self.barostat is not None and not periodic:
             faults.append("barostat: there is no volume to change without periodic boundaries; set nonbonded: PME.")
         if self.implicit_solvent is not None and periodic:
             faults.append("implicit_solvent: goes without periodic boundaries; remove it, or set nonbonded: no cutoff.")
+        if self.switching_distance is not None and self.cutoff is None:
+            faults.append("switching_distance: there is no cutoff to switch interactions off at; remove the key.")
+        elif self.switching_distance is not None and self.switching_distance >= (self.cutoff or 0.0):
+            faults.append(f"switching_distance: has to be below the cutoff, {self.cutoff:g} nm.")
+        if self.implicit_salt and not self.force_field and self.implicit_solvent is None:
+            faults.append("implicit_salt: there is no implicit solvent; remove the key, or set implicit_solvent.")
         if self.prepare is not None and self.prepare.solvent is not None:
             if not periodic:
                 faults.append("prepare.solvent: a box of water needs nonbonded: PME.")

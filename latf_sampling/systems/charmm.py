@@ -16,6 +16,7 @@ from latf_sampling.systems.engine_files import assemble, check_count, implicit_s
 from latf_sampling.systems.force_field import options
 from latf_sampling.systems.molecule import Molecule
 from latf_sampling.systems.structure import parse, read_text
+from latf_sampling.systems.structure_text import format_of
 from latf_sampling.units import to_quantity
 
 
@@ -44,7 +45,7 @@ def from_charmm(files: CharmmSettings, settings: SystemSettings, seed: int) -> M
 def _coordinates(files: CharmmSettings) -> tuple[np.ndarray, list[str], Any]:
     """Positions (N, 3), nm, names of atoms as the file has them, and the box."""
     key, file = "system.charmm.coordinates", files.coordinates
-    if file.suffix.lower() in (".pdb", ".ent", ".cif", ".mmcif", ".pdbx"):
+    if format_of(file) in (".pdb", ".ent", ".cif", ".mmcif", ".pdbx"):
         source = read_text(file, key)
         structure = parse(source)
         names = [atom for *_, atom, _ in mmcif.atoms(source)] if source.is_mmcif else [

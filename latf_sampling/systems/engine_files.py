@@ -13,11 +13,12 @@ from openmm import app
 
 from latf_sampling.core.readers import quiet
 from latf_sampling.errors import SettingsError
-from latf_sampling.settings.system import AmberSettings, CharmmSettings, GromacsSettings, SystemSettings
-from latf_sampling.systems.force_field import refuse_unnamed_nucleotides
+from latf_sampling.settings.system import PERIODIC, AmberSettings, CharmmSettings, GromacsSettings, SystemSettings
+from latf_sampling.systems.force_field import refuse_unnamed_nucleotides, salt
 from latf_sampling.systems.molecule import Molecule, box_vectors, positions_array
 from latf_sampling.systems.reader_errors import reason
 from latf_sampling.systems.structure import read_structure
+from latf_sampling.systems.structure_text import packed_by
 from latf_sampling.systems.whole_molecules import make_whole
 
 Content = TypeVar("Content")
@@ -59,10 +60,10 @@ def assemble(
             f"{key}: the files have a unit cell; say nonbonded: PME with a cutoff, or nonbonded: no cutoff to ignore "
             "the cell."
         )
-    if box is None and settings.nonbonded == "PME":
+    if box is None and settings.nonbonded in PERIODIC:
         raise SettingsError(
-            f"system.nonbonded: PME needs a unit cell, and {files.coordinates} has none; give coordinates that have "
-            "one."
+            f"system.nonbonded: {settings.nonbonded} needs a unit cell, and {files.coordinates} has none; give "
+            "coordinates that have one."
         )
     if settings.implicit_solvent == "GBn2":
         refuse_unnamed_nucleotides(topology, "system.implicit_solvent", "GBn2")
@@ -94,7 +95,7 @@ def implicit_solvent(settings: SystemSettings) -> dict[str, Any]:
     """Options of `createSystem` for implicit solvent, with the same surface term for all programs."""
     if settings.implicit_solvent is None:
         return {}
-    return {"implicitSolvent": getattr(app, settings.implicit_solvent), "gbsaModel": "ACE"}
+    return {"implicitSolvent": getattr(app, settings.implicit_solvent), "gbsaModel": "ACE", **salt(settings)}
 
 
 def read_coordinates(file: Path, key: str, periodic: bool) -> tuple[np.ndarray, np.ndarray | None, list[str] | None]:
@@ -139,6 +140,10 @@ def read_file(key: str, file: Path | tuple[Path, ...], reader: Callable[[Any], C
         The reader fails; names the key and the file.
     """
     paths = [str(path) for path in (file if isinstance(file, tuple) else (file,))]
+    for path in paths:
+        with suppress(OSError), open(path, "rb") as handle:  # the reader reports it
+            if program := packed_by(handle.read(8)):
+                raise SettingsError(f"{key}: {path} cannot be read (it is compressed by {program}; unpack it first).")
     try:
         with quiet():  # some print what they cannot read
             return reader(paths if isinstance(file, tuple) else paths[0])

@@ -19,13 +19,15 @@ from latf_sampling.systems.reader_errors import reason
 from latf_sampling.systems.replacement import standard_residue
 from latf_sampling.units import to_quantity
 
-NONBONDED = {"no cutoff": app.NoCutoff, "cutoff": app.CutoffNonPeriodic, "PME": app.PME}
+NONBONDED = {"no cutoff": app.NoCutoff, "cutoff": app.CutoffNonPeriodic, "PME": app.PME, "LJPME": app.LJPME}
 CONSTRAINTS = {"none": None, "h-bonds": app.HBonds, "all-bonds": app.AllBonds, "h-angles": app.HAngles}
 
 NUCLEOTIDES = ("A", "C", "G", "U", "DA", "DC", "DG", "DT")
 """Names by which OpenMM's GBn2 knows nucleotides."""
 LONGEST_LINK = 0.2
 """nm; heavy atoms of neighbors in a chain that are nearer are bonded, if a template has a bond to another residue."""
+DEBYE = 503.3355
+"""sqrt(2 N_A e^2 / (epsilon_0 k)) for concentrations in mol/l, 1/nm."""
 _SCRIPTS = ("Script", "InitializationScript")
 """Elements of a force field file that are Python."""
 _WORD = re.compile("True|False|[01]")
@@ -40,9 +42,27 @@ def options(settings: SystemSettings) -> dict[str, Any]:
     }
     if settings.cutoff is not None:
         arguments["nonbondedCutoff"] = to_quantity(settings.cutoff, "length")
+    if settings.switching_distance is not None:
+        arguments["switchDistance"] = to_quantity(settings.switching_distance, "length")
     if settings.hydrogen_mass is not None:
         arguments["hydrogenMass"] = to_quantity(settings.hydrogen_mass, "mass")
     return arguments
+
+
+def salt(settings: SystemSettings) -> dict[str, float]:
+    """Options of `createSystem`, and of forces of implicit solvent, for salt: the inverse of the Debye length, 1/nm.
+
+    As Amber has it: for water at 298.15 K, and with 0.73 of the ions, since they are excluded from the solute.
+
+    Examples
+    --------
+    >>> settings = SystemSettings(name="chignolin", implicit_salt="0.15 M")
+    >>> round(salt(settings)["implicitSolventKappa"], 3)
+    0.93
+    """
+    if not settings.implicit_salt:
+        return {}
+    return {"implicitSolventKappa": 0.73 * DEBYE * (settings.implicit_salt / (78.5 * 298.15)) ** 0.5}
 
 
 def load_force_field(files: tuple[Path | str, ...]) -> app.ForceField:
@@ -122,9 +142,14 @@ def apply_force_field(field: app.ForceField, topology: app.Topology, settings: S
     if any("gbn2" in str(file).lower() for file in settings.force_field):
         refuse_unnamed_nucleotides(topology, "system.force_field", "GBn2")
     try:
-        return field.createSystem(topology, **options(settings))
+        return field.createSystem(topology, **options(settings), **salt(settings))
     except Exception as error:  # of many types
         text = " ".join(str(error).split())
+        if "implicitSolventKappa" in text:
+            raise SettingsError(
+                f"system.implicit_salt: {', '.join(settings.force_field_names)} have no implicit solvent that knows "
+                "salt; add one, like implicit/obc2.xml, or remove the key."
+            ) from error
         unmatched = re.match(r"No template found for residue (\d+) \(.*?\)\. ?(.*)", text)
         if unmatched is None:
             words = f"{reason(error)}."

@@ -14,7 +14,7 @@ from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import GromacsSettings, SystemSettings
 from latf_sampling.systems.atom_names import check_names
 from latf_sampling.systems.engine_files import assemble, check_count, read_file
-from latf_sampling.systems.force_field import options
+from latf_sampling.systems.force_field import options, salt
 from latf_sampling.systems.molecule import Molecule, box_vectors, positions_array
 
 
@@ -70,7 +70,7 @@ def generalized_born(settings: SystemSettings, topology: app.Topology, system: o
     nonbonded = next(force for force in system.getForces() if isinstance(force, openmm.NonbondedForce))
     nonbonded.setReactionFieldDielectric(1)
     kind = getattr(customgbforces, f"GBSA{settings.implicit_solvent}Force")
-    force = kind(SA="ACE", cutoff=settings.cutoff)
+    force = kind(SA="ACE", cutoff=settings.cutoff, kappa=salt(settings).get("implicitSolventKappa", 0.0))
     for index, parameters in enumerate(kind.getStandardParameters(topology)):
         force.addParticle([nonbonded.getParticleParameters(index)[0], *map(float, parameters)])
     force.finalize()

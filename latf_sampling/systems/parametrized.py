@@ -9,7 +9,7 @@ from openmm import app
 from latf_sampling.core import streams
 from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
-from latf_sampling.settings.system import SystemSettings
+from latf_sampling.settings.system import PERIODIC, SystemSettings
 from latf_sampling.systems import potentials
 from latf_sampling.systems.contents import WATERS
 from latf_sampling.systems.force_field import (
@@ -52,7 +52,7 @@ def from_structure(file: Path, settings: SystemSettings, seed: int) -> Molecule:
     source = read_text(file, key, settings.model)
     if prepare is not None:
         source = edited(source, prepare)
-    structure = parse(source, settings.nonbonded == "PME")
+    structure = parse(source, settings.nonbonded in PERIODIC)
     refuse_other_units(structure, key)
     refuse_unknown_residues(field, structure.topology, settings)
     add_template_bonds(field, structure.topology, structure.positions)
@@ -69,7 +69,7 @@ def from_structure(file: Path, settings: SystemSettings, seed: int) -> Molecule:
 
 def _refuse_vacuum(source: StructureText, structure: Structure, settings: SystemSettings) -> None:
     """Refuse a unit cell, or water, that would be simulated without periodic boundaries by default."""
-    if "nonbonded" in settings.model_fields_set or settings.nonbonded == "PME":
+    if "nonbonded" in settings.model_fields_set or settings.nonbonded in PERIODIC:
         return
     waters = sum(residue.name in WATERS for residue in structure.topology.residues())
     has_cell = structure.topology.getPeriodicBoxVectors() is not None
@@ -86,9 +86,9 @@ def _parametrized(structure: Structure, field: app.ForceField, settings: SystemS
     structure = with_virtual_sites(structure, field)
     if settings.prepare is not None and settings.prepare.solvent is not None:
         structure = solvate(structure, field, settings.prepare.solvent, streams.stream_seed(seed, "prepare", 1))
-    if settings.nonbonded == "PME" and structure.topology.getPeriodicBoxVectors() is None:
+    if settings.nonbonded in PERIODIC and structure.topology.getPeriodicBoxVectors() is None:
         raise SettingsError(
-            "system.nonbonded: PME needs a unit cell, and the structure has none; add one to the file (CRYST1 in PDB), "
-            "or a box of water with prepare.solvent."
+            f"system.nonbonded: {settings.nonbonded} needs a unit cell, and the structure has none; add one to the "
+            "file (CRYST1 in PDB), or a box of water with prepare.solvent."
         )
     return Molecule(apply_force_field(field, structure.topology, settings), structure.topology, structure.positions)

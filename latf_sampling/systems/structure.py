@@ -27,7 +27,9 @@ peptide bond has 0.133 nm. No bond of the elements of `_ORGANIC` is longer."""
 CLOSEST = 0.05
 """Atoms of a file overlap where they are closer than this, nm."""
 DUMMY_BOX = 0.15
-"""A unit cell of less than this, nm, stands for none: files of NMR and of models have one of 0.1 nm."""
+"""A unit cell of less than this, nm, stands for none: files of NMR, electron microscopy and models have 0.1 nm."""
+DENSEST = 1000.0
+"""Atoms per cubic nanometer that a unit cell may hold; water has 100."""
 _LINKS = {"C": "N", "O3'": "P"}
 """Atoms that bond a residue to the next."""
 _ORGANIC = frozenset(["H", "C", "N", "O", "F", "P", "S", "Cl", "Br"])
@@ -96,7 +98,13 @@ def parse(source: StructureText, periodic: bool = False) -> Structure:
     if len(positions) != count:
         raise source.fault(f"has {count} atoms, of which OpenMM reads {len(positions)}; atoms share names and numbers.")
     box = box_vectors(content.topology.getPeriodicBoxVectors())
-    if box is not None and box.diagonal().min() < DUMMY_BOX:
+    if box is not None and (box.diagonal().min() < DUMMY_BOX or count > DENSEST * box.diagonal().prod()):
+        edges = " x ".join(f"{edge:.3g}" for edge in box.diagonal())
+        warnings.warn(
+            f"{source.key}: the unit cell of {source.file}, {edges} nm, is too small for its atoms, and is ignored as "
+            "one that stands for none.",
+            stacklevel=2,
+        )
         content.topology.setPeriodicBoxVectors(None)
     return Structure(content.topology, make_whole(content.topology, positions) if periodic else positions)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +15,23 @@ from latf_sampling.errors import SettingsError
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 """How compressed files begin, and what unpacks them."""
+
+
+def packed_by(content: bytes) -> str | None:
+    """The program that a file was compressed by; `None` if it is not."""
+    return next((program for magic, program in _COMPRESSED.items() if content.startswith(magic)), None)
+
+
+def format_of(file: Path) -> str:
+    """The suffix that says the format of a file, also where it is compressed by gzip or numbered as a copy.
+
+    Examples
+    --------
+    >>> format_of(Path("1abc.CIF.gz")), format_of(Path("1abc.pdb-1.gz")), format_of(Path("conf.gro"))
+    ('.cif', '.pdb', '.gro')
+    """
+    name = file.with_suffix("") if file.suffix.lower() == ".gz" else file
+    return re.sub(r"-\d+$", "", name.suffix.lower())
 
 
 @dataclass(frozen=True)
@@ -35,7 +54,7 @@ class StructureText:
 
     @classmethod
     def load(cls, file: Path, key: str) -> StructureText:
-        """Read a file; what is not a text of its format is refused.
+        """Read a file, also one with a name like 1abc.pdb.gz; what is not a text of its format is refused.
 
         Raises
         ------
@@ -46,9 +65,14 @@ class StructureText:
             content = file.read_bytes()
         except OSError as error:
             raise SettingsError(f"{key}: {file} cannot be read ({error.strerror}).") from error
-        for magic, program in _COMPRESSED.items():
-            if content.startswith(magic):
-                raise SettingsError(f"{key}: {file} cannot be read (it is compressed by {program}; unpack it first).")
+        program = packed_by(content)
+        if program == "gzip" and file.suffix.lower() == ".gz":
+            try:
+                content = gzip.decompress(content)
+            except (OSError, EOFError, zlib.error) as error:
+                raise SettingsError(f"{key}: {file} cannot be unpacked ({error}); is it cut off?") from error
+        elif program is not None:
+            raise SettingsError(f"{key}: {file} cannot be read (it is compressed by {program}; unpack it first).")
         if b"\0" in content:
             raise SettingsError(f"{key}: {file} cannot be read (it is no text file).")
         # Remarks may hold letters in any encoding; what matters is ASCII, and is checked where it is read.
@@ -70,7 +94,7 @@ class StructureText:
     @property
     def is_mmcif(self) -> bool:
         """Whether the suffix of the file is one of PDBx/mmCIF."""
-        return self.file.suffix.lower() in (".cif", ".mmcif", ".pdbx")
+        return format_of(self.file) in (".cif", ".mmcif", ".pdbx")
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """Its lines, with their numbers from 1."""

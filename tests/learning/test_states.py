@@ -66,6 +66,14 @@ def test_nothing_slow_is_a_single_state(clusters):
         metastable_states(clusters, np.arange(995), 5)
 
 
+@pytest.mark.parametrize("frames", [12, 40, 100])
+def test_few_frames_are_called_few(frames):
+    with pytest.raises(
+        SingleStateError, match=rf"^train: {frames - 5} pairs of frames at a lag of 5 frames are too few"
+    ):
+        metastable_states(np.zeros(frames, int), np.arange(frames - 5), 5)
+
+
 def test_a_process_that_is_faster_than_the_lag_gives_no_states():
     rng = np.random.default_rng(2)
     states = jumps([0.5, 0.5], [0.95, 0.95], 20_000, rng)

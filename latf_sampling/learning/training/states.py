@@ -17,6 +17,8 @@ from latf_sampling.errors import SingleStateError
 SLOWEST, SLOW = 1.0, 2.0
 """Lags that the time scale of a process has to exceed for it to distinguish states: the slowest one, and any other. Of
 a faster one the decoder hardly sees the rarer state a lag later."""
+FEW = 100
+"""Pairs of frames below which nothing is said about transitions."""
 GAP = 1.6
 """The time scales of the processes that distinguish states end with a step down by this factor, where there is one."""
 BIASED = 0.1
@@ -86,6 +88,11 @@ def metastable_states(
         slow = _number_of_slow_processes(times)
         merged = _merge(vectors[:, :slow] * values[:slow], populations, frames[visited], minimum_population)
     if merged.max() == 0:
+        if len(first) < FEW:
+            raise SingleStateError(
+                f"train: {len(first)} pairs of frames at a lag of {lag} frames are too few to tell states by slow "
+                "transitions; give longer series, or a shorter lag."
+            )
         raise SingleStateError(
             f"train: the data hold no slow transition at a lag of {lag} frames, only a single state. Use a shorter "
             "lag, or data that cross between states."
