@@ -388,7 +388,7 @@ class _Run:
                     f"of frames; give at most {MOST_LABELS}, or none."
                 )
         else:
-            clusters = cluster(dataset, s.initial_states)
+            clusters = cluster(dataset, s.initial_states, self.scaling[1].double().cpu().numpy())
         pairs = dataset.first.numpy(), dataset.lag
         states = metastable_states(clusters.numpy(), *pairs, s.minimum_population, dataset.biased)
         if dataset.labels is not None and states.max() == clusters.max():
