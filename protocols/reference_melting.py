@@ -1,17 +1,21 @@
-"""Melting curves of the model systems by name, made with stock OpenMM and pymbar in two independent ways.
+"""Melting curves of small systems, made with stock OpenMM and pymbar in two independent ways.
 
     python protocols/reference_melting.py chignolin-go -o protocols/reference_chignolin-go.json
 
-The first way is replica exchange at eight or ten temperatures, all frames weighted by MBAR; the second is plain
-dynamics at temperatures of its own, each counted by itself. The package only builds the system. Errors are standard
-errors over ten blocks in time, by which the whole analysis is repeated. With --frames DIRECTORY the frames of the plain
-runs are kept, one file for each temperature with positions (nm), potential energies (kJ/mol) and the fraction of native
-contacts.
+The first way is replica exchange at six to ten temperatures, all frames weighted by MBAR; the second is plain dynamics
+at temperatures of its own, each counted by itself. The package only builds the system. Errors are standard errors over
+ten blocks in time, by which the whole analysis is repeated.
+
+Replica exchange is simulated in pieces, which stay in the directory of --frames: the same command continues after the
+last of them, a greater --pieces makes the reference longer, and --plain-frames 0 leaves plain runs out. Frames of plain
+runs lie in the same directory, one file for each temperature with positions (nm), potential energies (kJ/mol) and the
+order parameter.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +23,7 @@ import numpy as np
 import openmm
 from pymbar import MBAR
 
+from latf_sampling.settings.protocol import Protocol
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.systems import Molecule, build, chignolin_go, gcaa_go
 
@@ -30,48 +35,95 @@ BLOCKS = 10
 class Case:
     """A system, what counts as folded in it, and how it is simulated."""
 
-    contacts: tuple[tuple[int, int], ...]
-    groups: tuple[int, ...]  # the base pair of each contact, -1 is none
-    needed: int  # base pairs with half of their contacts that make a folded frame; 0 is more than half of all contacts
+    system: SystemSettings
+    folded_means: str
+    observed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    """From positions (frames, N, 3) to an order parameter between 0 and 1 (frames,), and whether a frame is folded."""
     exchange: tuple[float, ...]  # K
     plain: tuple[float, ...]  # K
     timestep: float  # ps
     interval: int  # steps between frames and between exchanges
 
 
+def ladder(lowest: float, highest: float, count: int) -> tuple[float, ...]:
+    return tuple(np.round(np.geomspace(lowest, highest, count), 1).tolist())
+
+
 def chignolin() -> Case:
-    ladder = tuple(np.round(np.geomspace(260.0, 440.0, 10), 1).tolist())
+    settings = SystemSettings(name="chignolin-go", conformations=("hairpin", "extended"))
+    formed = contacts_formed(build(settings).positions, chignolin_go.CONTACTS)
+
+    def observed(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        fraction = formed(positions).mean(axis=1)
+        return fraction, fraction > 0.5
+
     plain = (306.0, 320.0, 333.0, 340.0, 347.0, 360.0, 374.0, 400.0)
-    contacts = chignolin_go.CONTACTS
-    return Case(contacts, (0,) * len(contacts), 0, ladder, plain, 0.01, 200)
+    return Case(settings, "more than half of the native contacts", observed, ladder(260.0, 440.0, 10), plain, 0.01, 200)
 
 
 def gcaa() -> Case:
-    topology = build(SystemSettings(name="gcaa-go")).topology
-    residue = [atom.residue.index for atom in topology.atoms()]
-    contacts = tuple(gcaa_go.contacts()[1])
+    settings = SystemSettings(name="gcaa-go", conformations=("hairpin", "extended"))
+    molecule = build(settings)
+    residue = [atom.residue.index for atom in molecule.topology.atoms()]
+    contacts = gcaa_go.contacts()[1]
     pairs = [(residue[a], residue[b]) for a, b in contacts]
-    groups = tuple(gcaa_go.PAIRS.index(pair) if pair in gcaa_go.PAIRS else -1 for pair in pairs)
-    ladder = tuple(np.round(np.geomspace(295.0, 365.0, 8), 1).tolist())
-    return Case(contacts, groups, 3, ladder, (305.0, 315.0, 325.0, 335.0, 350.0), 0.01, 200)
+    groups = np.array([gcaa_go.PAIRS.index(pair) if pair in gcaa_go.PAIRS else -1 for pair in pairs])
+    formed = contacts_formed(molecule.positions, contacts)
+
+    def observed(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        here = formed(positions)
+        paired = [here[:, groups == k].mean(axis=1) >= 0.5 for k in range(len(gcaa_go.PAIRS))]
+        return here.mean(axis=1), np.all(paired, axis=0)
+
+    means = "three base pairs with half of their contacts"
+    return Case(settings, means, observed, ladder(295.0, 365.0, 8), (305.0, 315.0, 325.0, 335.0, 350.0), 0.01, 200)
 
 
-CASES = {"chignolin-go": chignolin, "gcaa-go": gcaa}
+def rapa() -> Case:
+    settings = Protocol.load(Path(__file__).parent / "rapa.yaml").system
+    atoms = [{atom.name: atom.index for atom in residue.atoms()} for residue in build(settings).topology.residues()]
+    bases = np.array([[names[name] for name in ("C2", "C6", "C4")] for names in atoms])
+
+    def observed(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        folded = stacked(positions, *bases)
+        return folded.astype(float), folded
+
+    means = "bases stacked, by the criteria of barnaba (Bottaro et al., doi:10.1261/rna.067678.118)"
+    return Case(settings, means, observed, ladder(280.0, 450.0, 6), (300.0, 330.0, 360.0, 400.0), 0.004, 250)
+
+
+CASES = {"chignolin-go": chignolin, "gcaa-go": gcaa, "rapa": rapa}
 CONTACT = 1.2
 """A contact is formed within this many times its native distance."""
 
 
-def observed(case: Case, native: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fraction of native contacts (frames,) and whether the frame is folded (frames,), of positions (frames, N, 3)."""
-    first, second = np.array(case.contacts).T
+def contacts_formed(native: np.ndarray, contacts: Sequence[tuple[int, int]]) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from positions (frames, N, 3) to which contacts are formed (frames, contacts)."""
+    first, second = np.array(contacts).T
     length = np.linalg.norm(native[first] - native[second], axis=-1)
-    formed = np.linalg.norm(positions[:, first] - positions[:, second], axis=-1) < CONTACT * length
-    fraction = formed.mean(axis=1)
-    if case.needed == 0:
-        return fraction, fraction > 0.5
-    groups = np.array(case.groups)
-    pairs = [formed[:, groups == group].mean(axis=1) >= 0.5 for group in range(groups.max() + 1)]
-    return fraction, np.sum(pairs, axis=0) >= case.needed
+    return lambda x: np.linalg.norm(x[:, first] - x[:, second], axis=-1) < CONTACT * length
+
+
+def stacked(positions: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Whether two bases are stacked (frames,), each given by the three atoms that define its axes, as barnaba has it.
+
+    The center of each is more than 0.2 nm above or below the plane of the other, one of them is within 0.25 nm of the
+    other's normal, the normals are within 40 degrees of each other, and each center lies in the other's ellipsoid with
+    radii of 0.85, 0.85 and 0.51 nm.
+    """
+    centers, normals = [], []
+    for atoms in (first, second):
+        corners = positions[:, atoms].astype(float)
+        center = corners.mean(axis=1)
+        normal = np.cross(corners[:, 0] - center, corners[:, 1] - center)
+        centers.append(center)
+        normals.append(normal / np.linalg.norm(normal, axis=1, keepdims=True))
+    between = centers[1] - centers[0]
+    heights = np.abs([(between * normal).sum(axis=1) for normal in normals])
+    beside = np.sqrt(np.maximum((between**2).sum(axis=1) - heights**2, 0.0))
+    parallel = np.abs((normals[0] * normals[1]).sum(axis=1)) > np.cos(np.radians(40.0))
+    near = ((beside / 0.5) ** 2 + (heights / 0.3) ** 2 < 1.7**2).all(axis=0)
+    return (heights > 0.2).all(axis=0) & (beside < 0.25).any(axis=0) & parallel & near
 
 
 class Replica:
@@ -91,6 +143,12 @@ class Replica:
         state = self.context.getState(positions=True, energy=True)
         return np.array(state.getPositions(asNumpy=True)._value), state.getPotentialEnergy()._value
 
+    def positions(self) -> np.ndarray:
+        return np.array(self.context.getState(positions=True).getPositions(asNumpy=True)._value)
+
+    def velocities(self) -> np.ndarray:
+        return np.array(self.context.getState(velocities=True).getVelocities(asNumpy=True)._value)
+
 
 def plain_run(molecule: Molecule, case: Case, temperature: float, frames: int, seed: int):
     """Positions (frames, N, 3) and energies (frames,) of plain dynamics; the first tenth is left out."""
@@ -100,29 +158,69 @@ def plain_run(molecule: Molecule, case: Case, temperature: float, frames: int, s
     return np.array(positions, np.float32), np.array(energies)
 
 
-def replica_exchange(molecule: Molecule, case: Case, frames: int, seed: int):
-    """Positions (temperatures, frames, N, 3), energies (temperatures, frames), and the fraction that was accepted."""
-    replicas = [Replica(molecule, t, case.timestep, k, seed + k) for k, t in enumerate(case.exchange)]
-    rng, betas, accepted, tried = np.random.default_rng(seed), 1 / (KB * np.array(case.exchange)), 0, 0
+def exchange_piece(molecule: Molecule, case: Case, frames: int, seed: int, piece: int, before: dict | None) -> dict:
+    """Replica exchange from where the piece before ended: positions (temperatures, frames, N, 3) and so on."""
+    seeds = [seed + 1000 * piece + k for k in range(len(case.exchange))]
+    replicas = [Replica(molecule, t, case.timestep, k, seeds[k]) for k, t in enumerate(case.exchange)]
+    if before is not None:
+        for replica, x, v in zip(replicas, before["last"], before["velocities"], strict=True):
+            replica.context.setPositions(x)
+            replica.context.setVelocities(v)
+    rng, betas, accepted, tried = np.random.default_rng([seed, piece]), 1 / (KB * np.array(case.exchange)), 0, 0
     positions, energies = [], []
-    for number in range(frames + frames // 10):
+    for number in range(frames):
         states = [replica.frame(case.interval) for replica in replicas]
-        if number >= frames // 10:
-            positions.append([state[0] for state in states])
-            energies.append([state[1] for state in states])
+        positions.append(np.array([state[0] for state in states], np.float32))
+        energies.append([state[1] for state in states])
         for low in range(number % 2, len(replicas) - 1, 2):
             tried += 1
             if np.log(rng.random()) < (betas[low] - betas[low + 1]) * (states[low][1] - states[low + 1][1]):
                 accepted += 1
-                velocities = [
-                    r.context.getState(velocities=True).getVelocities(asNumpy=True) for r in replicas[low : low + 2]
-                ]
+                velocities = [replica.velocities() for replica in replicas[low : low + 2]]
                 scale = np.sqrt(case.exchange[low] / case.exchange[low + 1])
                 replicas[low].context.setPositions(states[low + 1][0])
                 replicas[low].context.setVelocities(velocities[1] * scale)
                 replicas[low + 1].context.setPositions(states[low][0])
                 replicas[low + 1].context.setVelocities(velocities[0] / scale)
-    return np.array(positions, np.float32).swapaxes(0, 1), np.array(energies).T, accepted / tried
+    return {
+        "positions": np.array(positions).swapaxes(0, 1),
+        "energies": np.array(energies).T,
+        "last": np.array([replica.positions() for replica in replicas]),
+        "velocities": np.array([replica.velocities() for replica in replicas]),
+        "accepted": np.array([accepted, tried]),
+    }
+
+
+def replica_exchange(name: str, case: Case, molecule: Molecule, directory: Path, pieces: int, frames: int, seed: int):
+    """Energies, order parameter and folded (temperatures, frames), and the fraction of exchanges that was accepted.
+
+    Pieces that the directory holds are read, those that are missing are simulated. The first tenth is left out.
+    """
+    energies, orders, folded, accepted, before = [], [], [], np.zeros(2), None
+    for piece in range(pieces):
+        file = directory / f"{name}-exchange-{piece:03d}.npz"
+        if file.exists():
+            with np.load(file) as content:
+                here = dict(content)
+        else:
+            here = exchange_piece(molecule, case, frames, seed, piece, before)
+            save(file, here)
+            print(f"piece {piece + 1} of {pieces} of the replica exchange", flush=True)
+        order, whether = zip(*(case.observed(x) for x in here["positions"]), strict=True)
+        energies.append(here["energies"])
+        orders.append(order)
+        folded.append(whether)
+        accepted += here["accepted"]
+        before = here
+    arrays = [np.concatenate(parts, axis=1) for parts in (energies, orders, folded)]
+    return *(array[:, array.shape[1] // 10 :] for array in arrays), accepted[0] / accepted[1]
+
+
+def save(file: Path, arrays: dict) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp.npz")
+    np.savez(temporary, **arrays)
+    temporary.replace(file)
 
 
 def transitions(fraction: np.ndarray, low: float = 0.2, high: float = 0.8) -> int:
@@ -179,11 +277,9 @@ def rounded(values: np.ndarray, digits: int = 4) -> list:
     return np.round(values, digits).tolist()
 
 
-def exchange_summary(case: Case, molecule: Molecule, frames: int, seed: int) -> dict:
+def exchange_summary(case: Case, energies: np.ndarray, order: np.ndarray, folded: np.ndarray, accepted: float) -> dict:
     """Melting curve and heat capacity by replica exchange and MBAR."""
     grid = np.linspace(case.exchange[0], case.exchange[-1], 37)
-    positions, energies, accepted = replica_exchange(molecule, case, frames, seed)
-    folded = np.array([observed(case, molecule.positions, x)[1] for x in positions])
     fractions, capacities = by_mbar(case, energies, folded, grid)
     parts = zip(np.array_split(energies, BLOCKS, 1), np.array_split(folded, BLOCKS, 1), strict=True)
     blocks = [by_mbar(case, e, f, grid) for e, f in parts]
@@ -191,9 +287,10 @@ def exchange_summary(case: Case, molecule: Molecule, frames: int, seed: int) -> 
     peaks = np.array([peak(grid, c) for _, c in blocks])
     return {
         "temperatures_K": list(case.exchange),
-        "frames_each": frames,
+        "frames_each": energies.shape[1],
         "frame_interval_ps": case.interval * case.timestep,
         "accepted": round(accepted, 3),
+        "transitions_at_ladder": [transitions(values) for values in order],
         "folded_counted_at_ladder": rounded(folded.mean(axis=1)),
         "melting_temperature_K": round(melting(grid, fractions), 2),
         "melting_temperature_error_K": round(float(error(midpoints)), 2),
@@ -207,9 +304,9 @@ def exchange_summary(case: Case, molecule: Molecule, frames: int, seed: int) -> 
     }
 
 
-def plain_summary(case: Case, native: np.ndarray, x: np.ndarray, e: np.ndarray, temperature: float, us: float) -> dict:
+def plain_summary(case: Case, x: np.ndarray, e: np.ndarray, temperature: float, us: float) -> dict:
     """What is stored of a plain run: its positions, its energies, and its microseconds of CPU time a step."""
-    fraction, is_folded = observed(case, native, x)
+    fraction, is_folded = case.observed(x)
     blocks = np.array([part.mean() for part in np.array_split(is_folded, BLOCKS)])
     steps, changes = len(x) * case.interval, transitions(fraction)
     return {
@@ -247,20 +344,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=CASES)
     parser.add_argument("-o", "--output", type=Path, required=True, help="what it holds already is kept")
-    parser.add_argument("--frames", type=Path, help="directory for the frames of the plain runs")
-    parser.add_argument("--exchange-frames", type=int, default=20_000, help="frames for each temperature of the ladder")
+    parser.add_argument("--frames", type=Path, default=Path("runs/reference"), help="directory for frames of all runs")
+    parser.add_argument("--pieces", type=int, default=20, help="pieces of the replica exchange in all")
+    parser.add_argument("--piece-frames", type=int, default=1000, help="frames for each temperature in a piece")
     parser.add_argument("--plain-frames", type=int, default=60_000, help="frames for each plain run")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    case = CASES[arguments.name]()
-    molecule = build(SystemSettings(name=arguments.name, conformations=("hairpin", "extended")))
+    name, case = arguments.name, CASES[arguments.name]()
+    molecule, interval = build(case.system), case.interval * case.timestep
     result = {
-        "what": f"{arguments.name}, Langevin dynamics, friction 1/ps, {1000 * case.timestep:g} fs, Reference platform",
+        "what": f"{name}, Langevin dynamics, friction 1/ps, {1000 * case.timestep:g} fs, Reference platform",
         "openmm": openmm.version.version,
-        "folded_means": f"{case.needed} base pairs or more with half of their contacts"
-        if case.needed
-        else "more than half of the native contacts",
-        "plain_runs": {"frame_interval_ps": case.interval * case.timestep, "runs": []},
+        "folded_means": case.folded_means,
+        "plain_runs": {"frame_interval_ps": interval, "runs": []},
     }
     if arguments.output.exists():
         result = json.loads(arguments.output.read_text())
@@ -270,30 +366,31 @@ def main() -> None:
         temporary.write_text(json.dumps(result, indent=1) + "\n")
         temporary.replace(arguments.output)
 
-    if "replica_exchange_MBAR" not in result:
-        exchange = exchange_summary(case, molecule, arguments.exchange_frames, arguments.seed)
-        result["replica_exchange_MBAR"] = exchange
-        write()
-        print({key: exchange[key] for key in exchange if key.endswith("_K") and key != "grid_K"}, flush=True)
+    simulated = replica_exchange(
+        name, case, molecule, arguments.frames, arguments.pieces, arguments.piece_frames, arguments.seed
+    )
+    exchange = exchange_summary(case, *simulated)
+    result["replica_exchange_MBAR"] = exchange
+    write()
+    print({key: exchange[key] for key in exchange if key.endswith("_K") and key != "grid_K"}, flush=True)
     runs = result["plain_runs"]["runs"]
-    for number, temperature in enumerate(case.plain):
+    for number, temperature in enumerate(case.plain if arguments.plain_frames else ()):
         if any(run["temperature_K"] == temperature for run in runs):
             continue
         begun = time.process_time()
         x, e = plain_run(molecule, case, temperature, arguments.plain_frames, arguments.seed + 100 + number)
         us = (time.process_time() - begun) / (1.1 * len(x) * case.interval) * 1e6
-        runs.append(plain_summary(case, molecule.positions, x, e, temperature, us))
+        runs.append(plain_summary(case, x, e, temperature, us))
         print(runs[-1], flush=True)
-        if arguments.frames is not None:
-            arguments.frames.mkdir(parents=True, exist_ok=True)
-            fraction, interval = observed(case, molecule.positions, x)[0], case.interval * case.timestep
-            file = arguments.frames / f"{arguments.name}-{temperature:g}K.npz"
-            np.savez(file, positions=x, energies=e, contacts=fraction, temperature=temperature, interval_ps=interval)
-        if len(runs) >= 3:
-            compare(result)
+        content = {"positions": x, "energies": e, "contacts": case.observed(x)[0]}
+        file = arguments.frames / f"{name}-{temperature:g}K.npz"
+        save(file, {**content, "temperature": temperature, "interval_ps": interval})
         write()
-    print(result["plain_runs"]["melting_temperature_K"], result["plain_runs"]["melting_temperature_error_K"])
-    print("deviations, standard errors:", result["deviations_in_standard_errors"])
+    if len(runs) >= 3:
+        compare(result)
+        write()
+        print(result["plain_runs"]["melting_temperature_K"], result["plain_runs"]["melting_temperature_error_K"])
+        print("deviations, standard errors:", result["deviations_in_standard_errors"])
 
 
 if __name__ == "__main__":
