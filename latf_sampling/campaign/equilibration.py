@@ -5,21 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from latf_sampling.campaign.progress import StepProgress
-from latf_sampling.core.lease import Lease, remove_leases
+from latf_sampling.core.lease import Lease
 from latf_sampling.core.manifest import Manifest
-from latf_sampling.core.processes import LocalExecutor
-from latf_sampling.core.tasks import MAX_LOST, WorkerDied, run_tasks
-from latf_sampling.core.words import plural
+from latf_sampling.core.tasks import MAX_LOST, WorkerDied
 from latf_sampling.errors import FailureWarning, SimulationError
 from latf_sampling.records.records import Records
 from latf_sampling.settings import RoundSettings
 from latf_sampling.simulation.equilibration import EquilibrationJob, equilibrate
-from latf_sampling.simulation.runner import lease_of
+from latf_sampling.simulation.leased_jobs import LeasedJobs
 
 Task = tuple[EquilibrationJob, Lease | None]
 
@@ -75,53 +72,16 @@ def job_of(records: Records, index: int, number: int) -> EquilibrationJob:
 def _run(jobs: list[EquilibrationJob], executor: Executor, progress: StepProgress) -> None:
     jobs = [job for job in jobs if not job.is_finished]
     if jobs:
-        _Equilibrations(jobs, progress).run(executor)
+        _Equilibrations(jobs, progress, range(len(jobs))).run(executor, _make_worker)
 
 
-class _Equilibrations:
-    """Equilibrations that run at the same time, how far each is, and the lease of its present attempt."""
+class _Equilibrations(LeasedJobs[EquilibrationJob]):
+    """Equilibrations that run at the same time."""
 
-    def __init__(self, jobs: list[EquilibrationJob], progress: StepProgress) -> None:
-        self.jobs, self.progress = jobs, progress
-        self.leases: dict[int, Lease] = {}
-        self.fractions = [0.0] * len(jobs)
-        self.at_once: int | None = None
+    kind = "equilibration"
 
-    def run(self, executor: Executor) -> None:
-        if isinstance(executor, LocalExecutor):
-            self.at_once = min(executor.processes, len(self.jobs))
-        results = run_tasks(
-            _make_worker,
-            None,
-            ((number, (job, None)) for number, job in enumerate(self.jobs)),
-            executor,
-            submitted=self.submitted,
-            watch=self.watch,
-            stop=self.stop,
-            name=lambda number: self.jobs[number].name,
-        )
-        try:
-            with closing(results):
-                for number, result in results:
-                    self.finished(number, result)
-        finally:
-            remove_leases(lease_of(self.jobs[0].directory).parent)
-
-    def submitted(self, number: int, task: Task) -> Task:
-        job, _ = task
-        self.leases[number] = lease = Lease.grant(lease_of(job.directory))
-        return replace(job, at_once=self.at_once), lease
-
-    def watch(self, running: int) -> None:
-        for number, lease in self.leases.items():
-            if self.fractions[number] < 1 and (told := lease.progress()) is not None:
-                self.fractions[number] = min(told["fraction"], 0.999)
-        self.tell()
-
-    def tell(self) -> None:
-        finished = sum(fraction == 1 for fraction in self.fractions)
-        share = sum(self.fractions) / len(self.jobs)
-        self.progress(share, f"{finished} of {plural(len(self.jobs), 'equilibration')} finished")
+    def is_finished(self, job: EquilibrationJob) -> bool:
+        return job.is_finished
 
     def finished(self, number: int, result: WorkerDied | None) -> None:
         job = self.jobs[number]
@@ -132,12 +92,6 @@ class _Equilibrations:
             )
         for remark in Manifest.load(job.marker).content["warnings"]:
             warnings.warn(remark, FailureWarning, stacklevel=2)
-        self.fractions[number] = 1.0
-        self.tell()
-
-    def stop(self) -> None:
-        for lease in self.leases.values():
-            lease.revoke()
 
 
 def _make_worker(setup: None) -> Callable[[Task], None]:

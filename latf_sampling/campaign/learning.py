@@ -17,7 +17,7 @@ from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.errors import FailureWarning, StoreError, TrainingError
 from latf_sampling.records.programs import programs
 from latf_sampling.records.records import Records
-from latf_sampling.simulation.runner import lease_of
+from latf_sampling.simulation.leased_jobs import lease_of
 
 FURTHER = 0.01
 """Fraction of a training by which it gets further."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import math
 from collections.abc import Callable
 from datetime import datetime, timezone
 from numbers import Real
@@ -294,6 +295,12 @@ class LatentCV(Variable):
                 "LatentCV: the variable was made for another topology (other atoms, names or residues); "
                 "train and export it for this one."
             )
+
+    def undefined(self, positions: np.ndarray, box: np.ndarray | None = None) -> list[str]:
+        """Names of the descriptors that have no finite value at positions (N, 3) in nm, in a box (3, 3)."""
+        of_atoms = torch.as_tensor(positions, dtype=torch.float64)[self.atoms]
+        x = self.module.function.features(of_atoms, self._box(box, ()))
+        return [name for name, value in zip(self.metadata["names"], x.tolist()) if not math.isfinite(value)]
 
     def save(self, path: str | Path) -> None:
         """Write the TorchScript file, at once or not at all.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,8 @@ class Diagnosis:
         The atoms with the largest forces, as [name, kJ/mol/nm].
     bias : float, str or None
         Bias there, kJ/mol; `None` without one.
+    undefined : list of str
+        Descriptors of its variable that have no finite value there.
     """
 
     step: int
@@ -40,6 +42,7 @@ class Diagnosis:
     energy_before: float | str
     atoms: list[list[Any]]
     bias: float | str | None = None
+    undefined: list[str] = field(default_factory=list)
 
     @property
     def sentence(self) -> str:
@@ -54,6 +57,9 @@ ALA 2 CA (atom 8): 4e+10 kJ/mol/nm, and the bias is 3.25 kJ/mol'
         atoms = ", ".join(f"{name}: {_shown(size)}" for name, size in self.atoms)
         sizes = "the largest forces are on" if len(self.atoms) > 1 else "the largest force is on"
         bias = "there is no bias" if self.bias is None else f"the bias is {_shown(self.bias)} kJ/mol"
+        if self.undefined:
+            names = ", ".join(f"'{name}'" for name in self.undefined)
+            bias += f", since {names} {'have' if len(self.undefined) > 1 else 'has'} no finite value there"
         return (
             f"at step {self.step} {self.force} has {_shown(self.energy)} kJ/mol ({_shown(self.energy_before)} where "
             f"the segment began), {sizes} {atoms} kJ/mol/nm, and {bias}"

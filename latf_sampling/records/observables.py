@@ -12,7 +12,7 @@ import numpy as np
 from latf_sampling import units
 from latf_sampling.analysis import signed_distance
 from latf_sampling.analysis.torsions import torsion_features
-from latf_sampling.errors import LatfError, SettingsError
+from latf_sampling.errors import DataError, LatfError, SettingsError
 from latf_sampling.features import Features
 from latf_sampling.settings import ObserveSettings
 
@@ -71,8 +71,18 @@ class Variable:
         return f"{self.name}, {unit}" if unit else self.name
 
     def values(self, trajectory: mdtraj.Trajectory) -> np.ndarray:
-        """Its value in every frame, (frames,); a torsion in (-pi, pi]."""
+        """Its value in every frame, (frames,); a torsion in (-pi, pi].
+
+        Raises
+        ------
+        DataError
+            It has no finite value in a frame.
+        """
         columns = self.features.transform(trajectory)
+        finite = np.isfinite(columns).all(1)
+        if not finite.all():
+            time = float(np.asarray(trajectory.time)[finite.argmin()])
+            raise DataError(f"observe: {self.name} has no finite value in the frame at {time:g} ps of a trajectory.")
         return np.arctan2(*columns.T) if self.circular else columns[:, 0]
 
     @overload

@@ -220,7 +220,7 @@ class Records(Setup):
         features = self.features if features is None else features
         return [
             Series(
-                np.concatenate([features.transform(piece) for piece in walker.pieces()]),
+                _descriptors(walker, features),
                 temperature=walker.temperature,
                 weights=walker.weights,
                 energies=walker.energies,
@@ -404,6 +404,24 @@ class Records(Setup):
             return None
         frames = ExternalFrames.load(files, self.topology, self.periodic, number)
         return Walker(frames, None, self.protocol.frame_interval, _values(frames, variables))
+
+
+def _descriptors(walker: Frames, features: Features) -> np.ndarray:
+    """Descriptors (frames, F) of a walker.
+
+    Raises
+    ------
+    DataError
+        One has no finite value in a frame; names the walker, the descriptor and the frame.
+    """
+    x = np.concatenate([features.transform(piece) for piece in walker.pieces()])
+    if not np.isfinite(x).all():
+        frame, column = np.argwhere(~np.isfinite(x))[0]
+        raise DataError(
+            f"{walker.label}: descriptor '{features.names[column]}' is {x[frame, column]} in frame {frame}; leave it "
+            "out of 'features', or take one that has a value at any positions."
+        )
+    return x
 
 
 def partner(name: str) -> str | None:

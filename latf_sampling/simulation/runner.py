@@ -12,27 +12,23 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import closing, nullcontext
-from dataclasses import replace
-from pathlib import Path
+from contextlib import nullcontext
 
 from latf_sampling.core import platforms
-from latf_sampling.core.lease import VISIBLE_AFTER, Lease, remove_leases, wait_for
+from latf_sampling.core.lease import Lease
 from latf_sampling.core.processes import LocalExecutor
-from latf_sampling.core.tasks import MAX_LOST, WorkerDied, run_tasks
+from latf_sampling.core.tasks import MAX_LOST, WorkerDied
 from latf_sampling.core.words import plural
 from latf_sampling.data.layout import WalkerDirectory
-from latf_sampling.errors import FailureWarning, StoreError
+from latf_sampling.errors import FailureWarning
 from latf_sampling.simulation.exchange import attempt_interval
 from latf_sampling.simulation.job import WalkerJob
+from latf_sampling.simulation.leased_jobs import LeasedJobs
 from latf_sampling.simulation.retirement import give_another_chance, refuse_too_many, retire_lost
 from latf_sampling.simulation.walker import run_walker
-from latf_sampling.units import SECOND
 
 ALL_BEGIN = 60.0
 """s after which it is said that walkers with replica exchange wait for others that have not begun."""
-LEASES = "running"
-"""Folder of the leases in that of a round, as long as something runs."""
 Task = tuple[WalkerJob, Lease | None]
 
 
@@ -73,58 +69,23 @@ def run_walkers(
         LocalExecutor(processes) if executor is None else nullcontext(executor) as used,
         used.widened(len(jobs)) if _exchange(jobs) and isinstance(used, LocalExecutor) else nullcontext(),
     ):
-        _Round(jobs, progress).run(used)
+        _Round(jobs, progress).run(used, _make_worker)
 
 
-class _Round:
-    """The walkers of a round, how far each is, and the lease of its present attempt."""
+class _Round(LeasedJobs[WalkerJob]):
+    """The walkers of a round."""
+
+    kind = "walker"
 
     def __init__(self, jobs: list[WalkerJob], progress: Callable[[float, str], None]) -> None:
-        self.jobs, self.progress = jobs, progress
-        self.missing = [number for number, job in enumerate(jobs) if not _directory(job).is_finished(job.segments)]
-        self.fractions = [float(number not in self.missing) for number in range(len(jobs))]
-        self.leases: dict[int, Lease] = {}
-        self.at_once: int | None = None
+        missing = [number for number, job in enumerate(jobs) if not self.is_finished(job)]
+        super().__init__(jobs, progress, missing)
         self.waits_until = time.monotonic() + ALL_BEGIN if _exchange(jobs) else math.inf
         self.lost: Counter[tuple[int, int]] = Counter()
         self.known = [len(_directory(job).failures().failures) for job in jobs]
 
-    def run(self, executor: Executor) -> None:
-        if isinstance(executor, LocalExecutor) and self.missing:
-            self.at_once = min(executor.processes, len(self.missing))
-            self.waits_until = math.inf  # it has a process for each of them
-        limit = self.jobs[0].protocol.stalled_after if self.jobs else None
-        results = run_tasks(
-            _make_worker,
-            None,
-            ((number, (self.jobs[number], None)) for number in self.missing),  # a lease comes with each attempt
-            executor,
-            submitted=self.submitted,
-            begin_again=self.begin_again,
-            watch=self.watch,
-            pulse=self.pulse,
-            patience=None if limit is None else limit / SECOND,
-            stop=self.stop,
-            name=lambda number: self.jobs[number].name,
-        )
-        try:
-            with closing(results):
-                for number, result in results:
-                    self.finished(number, result)
-        finally:
-            for folder in {lease.stem.parent for lease in self.leases.values()}:
-                remove_leases(folder)
-
-    def submitted(self, number: int, task: Task) -> Task:
-        job, _ = task
-        self.leases[number] = lease = Lease.grant(lease_of(job.directory))
-        return replace(job, at_once=self.at_once), lease
-
     def watch(self, running: int) -> None:
-        for number, lease in self.leases.items():
-            if self.fractions[number] < 1 and (told := lease.progress()) is not None:
-                self.fractions[number] = min(told["fraction"], 0.999)
-        if time.monotonic() > self.waits_until:
+        if time.monotonic() > self.waits_until and self.at_once is None:  # processes of this machine are enough
             self.waits_until = math.inf
             begun = sum(self.leases[number].progress() is not None for number in self.missing if number in self.leases)
             if begun < len(self.missing):
@@ -132,18 +93,9 @@ class _Round:
                     f"replica exchange: {begun} of {plural(len(self.missing), 'walker')} run, and wait for the others; "
                     f"give the executor {len(self.missing)} workers at the same time."
                 )
-        self.tell()
+        super().watch(running)
 
-    def tell(self) -> None:
-        finished = sum(fraction == 1 for fraction in self.fractions)
-        share = sum(self.fractions) / len(self.jobs)
-        self.progress(share, f"{finished} of {plural(len(self.jobs), 'walker')} finished")
-
-    def pulse(self, number: int) -> float | None:
-        told = self.leases[number].progress()
-        return None if told is None else told["fraction"]
-
-    def begin_again(self, number: int, how: str, deaths: int) -> bool:
+    def begin_again(self, number: int, how: str, lost: int) -> bool:
         job, segment = self.jobs[number], _directory(self.jobs[number]).finished()
         self.lost[number, segment] += 1
         if self.lost[number, segment] >= MAX_LOST:
@@ -154,39 +106,19 @@ class _Round:
         )
         return True
 
+    def is_finished(self, job: WalkerJob) -> bool:
+        return _directory(job).is_finished(job.segments)
+
     def finished(self, number: int, result: WorkerDied | None) -> None:
-        """What a walker that has ended leads to."""
         job = self.jobs[number]
         if isinstance(result, WorkerDied):
             retire_lost(job, f"its process ended by {result.how} {MAX_LOST} times")
-        else:
-            self.wait_for_files(job)
-        self.fractions[number] = 1.0
-        self.tell()
         failures = _directory(job).failures()
         for failure in failures.failures[self.known[number] : -1 if failures.retired is not None else None]:
             _warn(f"{job.name}: segment {failure.segment} was rolled back: {failure.sentence}.")
         if failures.retired is not None:
             refuse_too_many(self.jobs)
             _warn(f"{job.name} is retired: {failures.retired}. The round goes on without it.")
-
-    @staticmethod
-    def wait_for_files(job: WalkerJob) -> None:
-        """Files that a worker wrote on another node may come into sight later."""
-        if not wait_for(lambda: _directory(job).is_finished(job.segments)):
-            raise StoreError(
-                f"{job.directory}: {job.name} has ended, and its last segment is not there after {VISIBLE_AFTER:g} s; "
-                "workers must write to a disk that this machine shares."
-            )
-
-    def stop(self) -> None:
-        for lease in self.leases.values():
-            lease.revoke()
-
-
-def lease_of(folder: Path) -> Path:
-    """Name of the lease for the files in a folder of a round."""
-    return folder.parent / LEASES / folder.name
 
 
 def _make_worker(setup: None) -> Callable[[Task], None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -278,6 +278,8 @@ class Segment:
             bias, forces = (None, None) if self.bias is None else self._bias_at(self.bias, last)
             molecule, platform = load_molecule(self.job), self.simulation.context.getPlatform()  # without the bias
             diagnosis = diagnose(molecule.system, molecule.topology, platform, step, last, first, bias, forces)
+            if bias is not None and not math.isfinite(bias):
+                diagnosis = replace(diagnosis, undefined=self._undefined(last))
         return Explosion(self._failure(end, why, diagnosis))
 
     def _last_finite(self, start: int, checkpoint: bytes) -> tuple[int, Snapshot]:
@@ -304,6 +306,13 @@ class Segment:
         moved = last[0] + velocities * self.job.timestep
         context.setPositions(moved)
         return step, last if np.isfinite(_energy(context)) else (moved, last[1])
+
+    def _undefined(self, snapshot: Snapshot) -> list[str]:
+        """Descriptors that have no finite value, so that their bias has none."""
+        from latf_sampling.cv.latent_cv import LatentCV
+
+        cv = None if self.bias is None else self.bias.cv
+        return cv.undefined(*snapshot) if isinstance(cv, LatentCV) else []
 
     def _bias_at(self, bias: Bias, snapshot: Snapshot) -> tuple[float, np.ndarray | None]:
         """The bias, kJ/mol, and its forces (N, 3), kJ/mol/nm; NaN and `None` where it has none."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from helpers.molecules import STRUCTURE, finished_campaign, finished_wells, writ
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.core import storage
 from latf_sampling.data.layout import LOCK, CampaignDirectory
-from latf_sampling.errors import StoreError
+from latf_sampling.errors import DataError, StoreError
 from latf_sampling.records.feature_table import Source, write_features
 from latf_sampling.records.records import Records
 from latf_sampling.records.setup import Setup
@@ -160,3 +162,16 @@ def test_a_campaign_without_a_finished_segment_has_no_frames(tmp_path):
     for read in (records.frames, records.dataset):
         with pytest.raises(StoreError, match="run: no segment is finished yet; run the campaign first"):
             read()
+
+
+def test_a_value_that_is_no_number_is_named():
+    """Of a descriptor by walker and frame, of the observed variable by the time of the frame."""
+    records = Records.load(finished_wells())
+    frames = records.frames()[0]
+    features = SimpleNamespace(names=["fine", "root"], transform=lambda piece: np.array([[1.0, 2.0], [1.0, np.nan]]))
+    with pytest.raises(DataError, match=r"round 0, walker 0: descriptor 'root' is nan in frame 1; leave it out of"):
+        records.series([frames], features)
+    assert records.observed is not None
+    observed = replace(records.observed, features=features)
+    with pytest.raises(DataError, match=r"observe: .* has no finite value in the frame at 0\.2 ps of a trajectory"):
+        observed.values(frames.take([0, 1]))

@@ -17,14 +17,18 @@ import numpy as np
 import openmm
 import pytest
 from helpers.explosive import UNSTABLE, write_explosive
+from helpers.molecules import random_model
+from openmm.app import PDBFile
 
 from latf_sampling.bias.history import History, Reader
 from latf_sampling.core import streams
 from latf_sampling.core.storage import checksum
 from latf_sampling.core.tasks import MAX_LOST, WorkerDied
+from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.failures import Failure, WalkerFailures
-from latf_sampling.data.layout import WalkerDirectory
+from latf_sampling.data.layout import LearningDirectory, WalkerDirectory
 from latf_sampling.errors import FailureWarning, SimulationError, StoreError
+from latf_sampling.features import Features
 from latf_sampling.settings import IntegratorSettings, Protocol
 from latf_sampling.simulation.dynamics import divided_integrator, integrator
 from latf_sampling.simulation.explosion import KineticLimit
@@ -118,6 +122,33 @@ def test_a_force_that_is_no_number_is_named(tmp_path):
         refuse_too_many([made])
     assert "Cliff has nan kJ/mol" in str(raised.value) and "AR 1 AR (atom 0): nan kJ/mol/nm" in str(raised.value)
     assert not directory(made).markers()
+
+
+ROOT = """
+import torch
+class Root(torch.nn.Module):
+    def __init__(self, topology):
+        super().__init__()
+        self.atoms, self.names, self.units = [0], ["root"], [""]
+    def forward(self, positions, box: torch.Tensor | None = None):
+        return torch.sqrt(1.5 - positions[..., 0, :1])
+"""
+
+
+def test_a_descriptor_that_has_no_value_is_named(tmp_path):
+    """Positions and forces are finite where a variable is not: not the time step is at fault."""
+    (tmp_path / "root.py").write_text(ROOT)
+    bias = {"kind": "metadynamics", "bias_factor": 5, "height": "1 kJ/mol", "interval": "0.2 ps"}
+    rounds = [{"walkers": ["300 K"], "length": "10 ps"}, {"walkers": ["3000 K"], "length": "40 ps", "bias": bias}]
+    made = dataclasses.replace(job(tmp_path, rounds=rounds), round_index=1, learning=tmp_path, hills=tmp_path / "hills")
+    topology = PDBFile(str(tmp_path / "given" / "particle.pdb")).topology
+    features = Features(topology, [{"custom": {"file": str(tmp_path / "root.py"), "class": "Root"}}])
+    cv = LatentCV.from_model(random_model(features, np.linspace(0, 1.6, 50, dtype=np.float32)[:, None], 1), features)
+    assert cv.undefined(np.zeros((1, 3))) == [] and cv.undefined(np.full((1, 3), 2.0)) == ["root"]
+    cv.save(LearningDirectory(tmp_path).cv)
+    run_walker(made)
+    with pytest.raises(SimulationError, match="the bias is nan kJ/mol, since 'root' has no finite value there"):
+        refuse_too_many([made])
 
 
 @pytest.mark.parametrize("name", ["recovered", "retired"])
@@ -243,7 +274,7 @@ def test_a_walker_whose_process_is_lost_again_and_again_is_retired(tmp_path, mon
             again.extend(begin_again(number, "SIGKILL", death) for death in range(1, MAX_LOST + 1))
             yield number, WorkerDied("SIGKILL")
 
-    monkeypatch.setattr("latf_sampling.simulation.runner.run_tasks", tasks_of_which_one_dies)
+    monkeypatch.setattr("latf_sampling.simulation.leased_jobs.run_tasks", tasks_of_which_one_dies)
     with pytest.warns(
         FailureWarning, match="walker 1 is retired: its process ended by SIGKILL 10 times in segment 0. The"
     ):
