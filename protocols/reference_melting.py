@@ -76,7 +76,7 @@ def gcaa() -> Case:
         return here.mean(axis=1), np.all(paired, axis=0)
 
     means = "three base pairs with half of their contacts"
-    return Case(settings, means, observed, ladder(295.0, 365.0, 8), (305.0, 315.0, 325.0, 335.0, 350.0), 0.01, 200)
+    return Case(settings, means, observed, ladder(295.0, 365.0, 8), (305.0, 315.0, 325.0, 335.0, 350.0), 0.02, 100)
 
 
 def rapa() -> Case:

@@ -34,7 +34,7 @@ BASES = {"A": ("N9", "C4", "C6", "C2"), "G": ("N9", "C4", "C6", "C2"), "C": ("N1
 undefined."""
 PAIRS = ((0, 9), (1, 8), (2, 7))
 """Nucleotides, from 0, of the base pairs."""
-EPSILON = 2.3
+EPSILON = 2.4
 """Depth of a contact, kJ/mol; the other terms are multiples of it."""
 PAIRING = 1.5
 """Depth of contacts of a base pair, in epsilon; the atoms of its hydrogen bonds are left out."""
@@ -44,10 +44,16 @@ BACKBONE = 0.5
 """Strength of torsions about the backbone and the glycosidic bond, in epsilon."""
 REACH = 0.6
 """Atoms of different nucleotides that are nearer than this in the native structure are a contact, nm."""
-DIAMETER = 0.36
+DIAMETER = 0.45
 """Diameter of the repulsion between pairs that are no native contact, nm."""
-REPELLING = ("P", "C4'", "C1'", "C2", "C6")
-"""Atoms that repel each other; the others are covered by these."""
+REPELLING = ("P", "C4'", "C2")
+"""Atoms that repel each other, one each of phosphate, sugar and base, which stand for the others."""
+BOND = 4000.0
+"""Stiffness of bonds, kJ/mol/nm^2. With the next two it lets the fastest vibration be slow enough for 20 fs a step."""
+ANGLE = 100.0
+"""Stiffness of angles, kJ/mol/rad^2."""
+RIGID = 8.0
+"""Strength of torsions that keep handedness and planes, in epsilon."""
 MASS = 36.0
 """A ninth of the mean mass of a nucleotide, amu."""
 
@@ -74,10 +80,10 @@ def gcaa_go() -> tuple[openmm.System, app.Topology, np.ndarray]:
         for name in SITES:
             system.setVirtualSite(names[name], _site(native, [names[k] for k in ("C4'", "C3'", "C1'")], names[name]))
     bonds, angles, torsions, stiff = _bonded(topology, index)
-    add_bonds(system, native, bonds, 20000.0)
-    add_angles(system, native, angles, 300.0)
+    add_bonds(system, native, bonds, BOND)
+    add_angles(system, native, angles, ANGLE)
     add_torsions(system, native, torsions, BACKBONE * EPSILON)
-    add_torsions(system, native, stiff, 20 * EPSILON, threefold=False)
+    add_torsions(system, native, stiff, RIGID * EPSILON, threefold=False)
     near, far = contacts()
     add_contacts(system, native, near, STACKING * EPSILON)
     atoms = list(topology.atoms())
