@@ -29,6 +29,7 @@ from latf_sampling.report import (
     provenance,
     series,
     starts,
+    structures,
     weights,
 )
 from latf_sampling.report.estimates import Estimates
@@ -43,6 +44,7 @@ SECTIONS: list[Callable[[Records, Estimates], str]] = [
     exchange.section,
     weights.section,
     landscapes.section,
+    structures.section,
     series.section,
     equilibration.section,
     failures.section,
@@ -57,7 +59,15 @@ SECTIONS: list[Callable[[Records, Estimates], str]] = [
 is missing, and is empty where it does not apply."""
 
 
-SHARES = {"headline": 0.3, "weights": 0.3, "landscapes": 0.8, "series": 0.3, "learning": 1.5, "starts": 0.4}
+SHARES = {
+    "headline": 0.3,
+    "weights": 0.3,
+    "landscapes": 0.8,
+    "structures": 0.6,
+    "series": 0.3,
+    "learning": 1.5,
+    "starts": 0.4,
+}
 """Seconds of sections that draw, in a report of a small campaign on one core; others take a hundredth of one."""
 READING = 0.5
 """Seconds of reading the campaign and of its estimates."""
@@ -119,7 +129,8 @@ def write_report(
         "seconds": costs.numbers(records),
         "backends": costs.backends(records),
     }
-    storage.write_text(target, page.document(f"{records.protocol.name}: campaign report", sections, numbers))
+    title = f"{records.protocol.name}: campaign report"
+    storage.write_text(target, page.document(title, sections, numbers, structures.scripts(sections)))
     if target.absolute() == own:
         Manifest.write(records.directory.report_marker, {}, [own], attempt.provenance())
     return target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -62,13 +62,34 @@ def component(index: int) -> str:
 
 def chart(draw: Callable[..., None], rows: int = 1, height: float = 3.0, width: float = WIDTH) -> str:
     """A figure of rows that share their x axis, as SVG; `draw` is called with the axes, one argument each."""
+    return _drawn(draw, rows, height, width)[0]
+
+
+def placed_chart(
+    draw: Callable[[Axes], None], height: float = 3.0, width: float = WIDTH
+) -> tuple[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+    """A chart, and a function from data (n,), (n,) to places (n, 2) in the SVG's own units; places outside the axes
+    are moved to their edge."""
+    svg, (axes,) = _drawn(draw, 1, height, width)
+
+    def to_view(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        (left, right), (low, high) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
+        inside = np.stack([np.clip(x, left, right), np.clip(y, low, high)], axis=1)
+        fractions = axes.figure.transFigure.inverted().transform(axes.transData.transform(inside))
+        return 72 * np.array([width, height]) * np.stack([fractions[:, 0], 1 - fractions[:, 1]], axis=1)
+
+    return svg, to_view
+
+
+def _drawn(draw: Callable[..., None], rows: int, height: float, width: float) -> tuple[str, Sequence[Axes]]:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        draw(*np.atleast_1d(figure.subplots(rows, 1, sharex=True)))
+        axes = np.atleast_1d(figure.subplots(rows, 1, sharex=True)).tolist()
+        draw(*axes)
         buffer = io.StringIO()
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, dpi=160, metadata=no_metadata)
-    return _inline(buffer.getvalue())
+    return _inline(buffer.getvalue()), axes
 
 
 def _inline(svg: str) -> str:

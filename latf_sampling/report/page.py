@@ -11,9 +11,12 @@ from importlib import resources
 
 from latf_sampling.report.charts import FIGURE
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+"""What a browser may load for a page: nothing from elsewhere."""
 
-def document(title: str, sections: Sequence[str], numbers: dict) -> str:
-    """A complete page."""
+
+def document(title: str, sections: Sequence[str], numbers: dict, scripts: Sequence[str] = ()) -> str:
+    """A complete page; its programs run after all of it is read."""
     style = resources.files("latf_sampling.report").joinpath("style.css").read_text(encoding="utf-8")
     block = json.dumps(numbers, indent=1, sort_keys=True, allow_nan=False).replace("<", "\\u003c")
     return "\n".join(
@@ -21,6 +24,7 @@ def document(title: str, sections: Sequence[str], numbers: dict) -> str:
             "<!DOCTYPE html>",
             '<html lang="en">',
             '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="color-scheme" content="light dark">',
             f"<title>{escape(title)}</title>",
             f"<style>\n{style}</style></head>",
@@ -28,6 +32,7 @@ def document(title: str, sections: Sequence[str], numbers: dict) -> str:
             _numbered("\n".join(sections)),
             "</main>",
             f'<script type="application/json" id="numbers">\n{block}\n</script>',
+            *(f"<script>\n{script}\n</script>" for script in scripts),
             "</body></html>",
             "",
         ]
@@ -42,7 +47,7 @@ def _numbered(text: str) -> str:
         index = next(counter)
         return match[0].replace(_MARK, f"Figure {index}. ").replace(FIGURE, f"figure-{index}-")
 
-    return re.sub(r"<figure>.*?</figure>", number, text, flags=re.DOTALL)
+    return re.sub(r"<figure\b[^>]*>.*?</figure>", number, text, flags=re.DOTALL)
 
 
 _MARK = "\x00"
@@ -71,8 +76,9 @@ def missing(text: str) -> str:
     return paragraph(text, "missing")
 
 
-def figure(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{_MARK}{escape(caption)}</figcaption></figure>"
+def figure(svg: str, caption: str, kind: str = "") -> str:
+    tag = f'<figure class="{kind}">' if kind else "<figure>"
+    return f"{tag}{svg}<figcaption>{_MARK}{escape(caption)}</figcaption></figure>"
 
 
 def figures(*figures: str) -> str:
