@@ -327,7 +327,7 @@ class Dataset:
             raise DataError("Dataset: no series counts in the density; give one of them in_density=True.")
         _check_temperatures(series)
         _check_energies(series)
-        _check_intervals(series)
+        check_intervals("Dataset", series)
         lag = lag_in_frames("Dataset", lag, series)
         longest = max(len(entry) for entry in series)
         if longest <= lag:
@@ -546,8 +546,14 @@ def _check_energies(series: list[Series]) -> None:
         )
 
 
-def _check_intervals(series: list[Series]) -> None:
-    """Refuse series with different times between frames: a lag in frames would mean different times."""
+def check_intervals(owner: str, series: Sequence[Series]) -> None:
+    """Refuse series with different times between frames: a lag in frames would mean different times.
+
+    Raises
+    ------
+    DataError
+        Names two series that differ.
+    """
     known = {number: entry.interval for number, entry in enumerate(series) if entry.interval is not None}
     if not known:
         return
@@ -562,6 +568,6 @@ def _check_intervals(series: list[Series]) -> None:
             else "bring them to a common interval"
         )
         raise DataError(
-            f"Dataset: series {number} has a frame every {interval:g} ps, series {longest} every {known[longest]:g} "
+            f"{owner}: series {number} has a frame every {interval:g} ps, series {longest} every {known[longest]:g} "
             f"ps; a lag in frames would mean different times. Please {remedy}."
         )

@@ -8,7 +8,7 @@ import torch
 
 from latf_sampling.analysis.crossing_rates import CrossingRate, PairRate
 from latf_sampling.data.dataset import Dataset, Series
-from latf_sampling.errors import DataError, SettingsError
+from latf_sampling.errors import DataError, LatfError, SettingsError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import TrainingResult
 from latf_sampling.learning.training.outlook import Outlook
@@ -105,6 +105,20 @@ SHORT = Dataset([Series(np.linspace(-1, 1, 20)[:, None] * [1, 1])], lag=1)
 def test_what_cannot_be_ranked_is_refused(given, error, words):
     with pytest.raises(error, match=words):
         rank_models(**{"models": [SLOW], "dataset": SHORT, **given})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"model": "model.pt"}, SettingsError, r"model must be a LaTF; .*LaTF\.load\('model\.pt'\)"),
+        ({"lag": 0}, DataError, "model_crossings: lag must be a whole number of frames, at least 1; got 0"),
+        ({"lag": "5"}, LatfError, "model_crossings: lag"),
+        ({"series": [Series(np.eye(2), interval=dt) for dt in (1.0, 5.0)]}, DataError, "model_crossings: series 0 has"),
+    ],
+)
+def test_what_no_crossings_are_expected_of_is_refused(changes, error, words):
+    with pytest.raises(error, match=words):
+        model_crossings(**{"model": SLOW, "series": [Series(np.eye(2))], "lag": 1, **changes})
 
 
 def test_frames_between_states_are_no_state_of_their_own():

@@ -14,7 +14,7 @@ from latf_sampling.analysis.arguments import by_trajectory
 from latf_sampling.analysis.crossing_cells import Hills, LatentSeries
 from latf_sampling.analysis.crossing_rates import CrossingRate, expected_crossings
 from latf_sampling.core import arguments
-from latf_sampling.data.dataset import CHUNK, Dataset, Series, series_list
+from latf_sampling.data.dataset import CHUNK, Dataset, Series, check_intervals, lag_in_frames, series_list
 from latf_sampling.errors import DataError
 from latf_sampling.learning.model import HILLS_PER_RANGE, LaTF
 from latf_sampling.learning.training.alignment import LARGEST_STATE
@@ -71,11 +71,14 @@ def model_crossings(
     Raises
     ------
     DataError
-        States are not whole numbers, or not one for each frame.
+        States are not whole numbers, or not one for each frame, or series differ in the time between their frames.
     SettingsError
         Another argument is not what it must be.
     """
+    arguments.instance("model_crossings", "model", model, LaTF, "a LaTF", "LaTF.load")
     series = series_list("model_crossings", series)
+    check_intervals("model_crossings", series)
+    lag = lag_in_frames("model_crossings", lag, series)
     boltzmann = model.boltzmann if boltzmann is None else boltzmann
     temperature = min(entry.temperature for entry in series) if temperature is None else temperature
     temperature = to_kelvin(temperature, "model_crossings: temperature")
