@@ -4,43 +4,47 @@
 
 runs each protocol once without interruption, then once while processes are killed (SIGKILL) one after the other at
 random moments, and prints what was lost: frames that are missing, frames that are there twice, and whether ledger,
-trajectories, hills and structures are those of the first run, byte by byte. `--executor` is the value of that key of
-the protocol, as JSON: `'"local"'`, `'{"parsl": "config.py"}'`, `'{"dask": "tcp://127.0.0.1:8786"}'`; with `--roots` the
-processes below which the workers are that the driver did not start, such as those of a Dask scheduler. `--disk` mounts
-a small disk, which needs root: it is too small for the campaign, and made larger after each stop.
+trajectories, hills and structures are those of the first run, byte by byte. The first run is on processes of this
+machine. With `--executor` dask or parsl, those that are killed are the two workers of a Dask scheduler, or those of
+Parsl's HighThroughputExecutor and their manager. `--disk` mounts a small disk, which needs root: it is too small for
+the campaign, and made larger after each stop.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import random
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
+from helpers.clusters import dask_cluster, parsl_configuration
 from helpers.molecules import TINY, TINY_WELLS, write_protocol
 from helpers.torture import Torture, differences
 
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.records.ledger import Ledger
 from latf_sampling.records.verification import Verification
-from latf_sampling.settings import Protocol, RoundSettings, n_steps
+from latf_sampling.settings import RoundSettings, n_steps
 
 ONE = {**TINY["rounds"][2]}
 SYSTEMS = {
     "wells": {
         **TINY_WELLS,
-        "segment": "20 ps",
+        "segment": "10 ps",
+        "learning": {**TINY_WELLS["learning"], **dict.fromkeys(("refinements", "joint_epochs", "flow_epochs"), 1)},
         "rounds": [
-            {"walkers": ["1 kJ/mol", "2 kJ/mol"], "length": "400 ps"},
-            {**ONE, "walkers": ["1 kJ/mol"], "length": "200 ps"},
+            {"walkers": ["1 kJ/mol", "2 kJ/mol"], "length": "150 ps"},
+            {**ONE, "walkers": ["1 kJ/mol"], "length": "100 ps"},
         ],
         "starts": {"temperature": "1.5 kJ/mol", "count": 8},
         "evaluate": None,
@@ -77,6 +81,16 @@ def write(folder: Path, content: dict) -> Path:
     path = write_protocol(folder)
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+@contextmanager
+def workers(kind: str, folder: Path) -> Iterator[tuple[str | dict, tuple[int, ...]]]:
+    """The entry `executor` of the protocol, and the processes below which workers are that the driver did not begin."""
+    if kind == "dask":
+        with dask_cluster(folder, nannies=True) as file:
+            yield {"dask": str(file)}, (os.getpid(),)
+    else:
+        yield {"parsl": str(parsl_configuration(folder))} if kind == "parsl" else kind, ()
 
 
 def victims(count: int, rng: random.Random) -> list[str]:
@@ -131,8 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=[*SYSTEMS])
-    parser.add_argument("--executor", type=json.loads, default='"local"')
-    parser.add_argument("--roots", type=int, nargs="*", default=[])
+    parser.add_argument("--executor", choices=["local", "dask", "parsl"], default="local")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--disk", action="store_true")
@@ -142,19 +155,20 @@ def main() -> None:
     right = True
     for name in arguments.systems:
         folder = arguments.output / name
-        protocol = write(folder / "protocol", {**SYSTEMS[name], "executor": arguments.executor})
-        Protocol.load(protocol)
+        protocol = write(folder / "protocol", SYSTEMS[name])
         began, whole = time.monotonic(), Torture(protocol, folder / "whole")
         whole.run([])
         right &= report(f"{name}, whole", whole, folder / "whole", began)
         rng, killed, turn = random.Random(arguments.seed), 0, 0
-        while killed < arguments.kills:  # a campaign is over before it was killed fifty times
-            began, turn = time.monotonic(), turn + 1
-            shutil.rmtree(folder / "killed", ignore_errors=True)
-            torture = Torture(protocol, folder / "killed", seed=rng.randrange(1 << 30), roots=tuple(arguments.roots))
-            torture.run(victims(arguments.kills - killed, rng))
-            killed += sum(torture.kills.values())
-            right &= report(f"{name}, {turn}", torture, folder / "whole", began)
+        with workers(arguments.executor, folder) as (executor, roots):
+            protocol = write(folder / arguments.executor, {**SYSTEMS[name], "executor": executor})
+            while killed < arguments.kills:  # a campaign is over before it was killed fifty times
+                began, turn = time.monotonic(), turn + 1
+                shutil.rmtree(folder / "killed", ignore_errors=True)
+                torture = Torture(protocol, folder / "killed", seed=rng.randrange(1 << 30), roots=roots)
+                torture.run(victims(arguments.kills - killed, rng))
+                killed += sum(torture.kills.values())
+                right &= report(f"{name}, {turn}", torture, folder / "whole", began)
         if arguments.disk:
             mount = folder / "disk"
             stops = fill_disk(protocol, mount, [1100, 1300, 2600, 2800, 3200, 4000, 8000, 40000])

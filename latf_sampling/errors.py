@@ -89,7 +89,7 @@ class RepairWarning(UserWarning):
 
 
 class FailureWarning(UserWarning):
-    """The process of a walker is started again, or a walker is retired; the round goes on."""
+    """The process of a walker is started again, or would not be, or a walker is retired; the round goes on."""
 
 
 class ProtocolWarning(UserWarning):

@@ -1,11 +1,13 @@
 """Parsl on Slurm: blocks of nodes with four GPUs, as many as there is work for, and a walker on each GPU.
 
 A walker that has not finished when a block ends goes on in another one from its last finished segment: `latf` submits
-it again itself, so that `retries` stays 0.
+it again itself, so that `retries` stays 0. A block that fails, as with its node, is replaced by the strategy "simple";
+"none" would replace none, and the default handler of such errors would end everything with the first block.
 """
 
 from parsl import Config
 from parsl.executors import HighThroughputExecutor
+from parsl.jobs.error_handlers import windowed_error_handler
 from parsl.launchers import SrunLauncher
 from parsl.providers import SlurmProvider
 
@@ -23,6 +25,9 @@ config = Config(
             drain_period=int(0.75 * HOURS * 3600),
             heartbeat_period=15,
             heartbeat_threshold=120,  # s without a word, after which a node counts as lost
+            block_error_handler=windowed_error_handler,  # three blocks in a row that fail end the run, not the first
+            # Parsl's interchange would outlive a driver that is killed, and keep its blocks; setpriv is of util-linux.
+            interchange_launch_cmd=["setpriv", "--pdeathsig", "KILL", "interchange.py"],
             provider=SlurmProvider(
                 partition="gpu",
                 nodes_per_block=1,

@@ -24,7 +24,7 @@ from latf_sampling.core.platforms import GPU_PLATFORMS
 from latf_sampling.core.processes import LocalExecutor
 from latf_sampling.core.tasks import check_executor, describe
 from latf_sampling.core.trust import trust
-from latf_sampling.errors import InstallationError, SettingsError, StoreError
+from latf_sampling.errors import FailureWarning, InstallationError, SettingsError, StoreError
 from latf_sampling.records.programs import executor_program, refuse_untrusted
 from latf_sampling.records.setup import Setup
 
@@ -106,9 +106,17 @@ def parsl(file: str) -> Iterator[Executor]:
     package = _package("parsl", "parsl")
     from parsl.concurrent import ParslPoolExecutor
 
-    config = getattr(_run_file(Path(file)), "config", None)
+    config: Any = getattr(_run_file(Path(file)), "config", None)
     if not isinstance(config, package.Config):
         raise SettingsError(f"executor.parsl: {file} must define 'config', a parsl.Config.")
+    has_blocks = any(getattr(each, "provider", None) is not None for each in config.executors)
+    if has_blocks and config.strategy in (None, "none"):
+        warnings.warn(
+            f"executor.parsl: {file} has strategy='none', which begins no workers in place of lost ones; walkers would "
+            "wait for them without end. Write strategy='simple'.",
+            FailureWarning,
+            stacklevel=2,
+        )
     with _own_programs():
         try:
             executor = ParslPoolExecutor(config=config)

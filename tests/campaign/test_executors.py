@@ -124,6 +124,19 @@ def test_a_configuration_of_parsl_that_cannot_work(tmp_path, text, words):
         pass
 
 
+def test_parsl_without_a_strategy_is_warned_of(tmp_path, monkeypatch):
+    """Walkers would wait for workers that nobody begins."""
+    monkeypatch.setattr("parsl.concurrent.ParslPoolExecutor", lambda config: 1 / 0)
+    file = parsl_configuration(tmp_path)
+    for text, warned in ((file.read_text(), False), (file.read_text().replace('"simple"', '"none"'), True)):
+        file.write_text(text)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            with pytest.raises(SettingsError, match="cannot be used"), open_executor(setup(parsl=file)):
+                pass
+        assert [each.category for each in told] == [FailureWarning] * warned
+
+
 def test_a_configuration_of_somebody_else_does_not_run(tmp_path):
     file = tmp_path / "config.py"
     file.write_text("raise SystemExit")

@@ -20,18 +20,28 @@ from parsl.providers import LocalProvider
 
 workers = HighThroughputExecutor(
     address="127.0.0.1", max_workers_per_node=2, heartbeat_period=1, heartbeat_threshold=5, encrypted=False,
-    provider=LocalProvider(init_blocks=1, max_blocks=1),
+    provider=LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1), block_error_handler=False,
+    interchange_launch_cmd=["setpriv", "--pdeathsig", "KILL", "interchange.py"],
 )
-config = Config(executors=[workers], run_dir={run_dir!r}, strategy="none", initialize_logging=False)
+config = Config(
+    executors=[workers], run_dir={run_dir!r}, strategy="simple", strategy_period=1, initialize_logging=False
+)
 """
+"""A manager that is killed is a block that failed: the strategy begins another one, and no handler of such errors ends
+everything. Parsl's interchange outlives a driver that is killed, and with it all workers: setpriv, of util-linux, ends
+it."""
 
 
 @contextmanager
-def dask_cluster(folder: Path, workers: int = 2) -> Iterator[Path]:
-    """A Dask scheduler, by its file, and workers, of which some may have been killed at the end."""
+def dask_cluster(folder: Path, workers: int = 2, nannies: bool = False) -> Iterator[Path]:
+    """A Dask scheduler, by its file, and workers, of which some may have been killed at the end.
+
+    With nannies, which are children of this process, a worker that is killed is begun again.
+    """
     file = folder / "scheduler.json"
     scheduler = ["distributed.cli.dask_scheduler", "--port", "0", "--host", "127.0.0.1"]
-    worker = ["distributed.cli.dask_worker", "--nthreads", "1", "--no-nanny", "--local-directory", str(folder)]
+    nanny = "--nanny" if nannies else "--no-nanny"
+    worker = ["distributed.cli.dask_worker", "--nthreads", "1", nanny, "--local-directory", str(folder)]
     commands = [scheduler, *[worker] * workers]
     with open(folder / "log.txt", "w") as log:
         where = ["--scheduler-file", str(file), "--no-dashboard"]
