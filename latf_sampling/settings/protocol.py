@@ -51,7 +51,7 @@ from latf_sampling.settings.fields import (
 from latf_sampling.settings.system import SystemSettings
 from latf_sampling.settings.training import LearningSettings, ModelSettings
 from latf_sampling.settings.yaml_file import read_yaml
-from latf_sampling.units import SECOND
+from latf_sampling.units import KB, SECOND
 
 MAX_GRID_DIMENSION = 3
 """Every bias is a spline on a grid in latent space, which fits into memory in up to so many dimensions."""
@@ -379,6 +379,12 @@ class Protocol(Settings):
                 faults.append(
                     f"{key}.bias.interval: {bias.interval:g} ps is longer than the round ({entry.length:g} ps); "
                     "give a shorter one, or no hill is ever added."
+                )
+            hottest = KB * max(entry.walkers)
+            if bias.kind == "opes" and bias.bias_factor is None and bias.barrier <= hottest:
+                faults.append(
+                    f"{key}.bias.barrier: {bias.barrier:g} kJ/mol is not more than kT = {hottest:.3g} kJ/mol of the "
+                    "hottest walker; give a higher one, or a bias_factor."
                 )
             if (self.model.latent_dim or 1) > MAX_GRID_DIMENSION:
                 faults.append(

@@ -191,6 +191,11 @@ FAULTS = [
     ),
     ({"rounds.1.exchange": {"interval": "1 ps"}}, "rounds[1].exchange", "all walkers are at"),
     (
+        {"rounds.1.bias": {"kind": "opes", "barrier": "2 kJ/mol", "interval": "1 ps"}},
+        "rounds[1].bias.barrier",
+        "not more than kT = 2.49 kJ/mol of the hottest walker",
+    ),
+    (
         {"rounds.1.walkers": ["300 K", "310 K"], "rounds.1.exchange": {"interval": "250 fs"}},
         "rounds[1].exchange.interval",
         "not a multiple of frame_interval",
