@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import struct
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -150,7 +151,21 @@ def _check_whole(path: str | Path) -> None:
         except Exception as error:  # the type depends on where the file ends
             raise DataError(f"{path}: is truncated or damaged.") from error
         if actual < promised:
-            raise DataError(f"{path}: is truncated; its header promises {promised} frames, and it has {actual}.")
+            words = f"its header promises {promised} frames, and it has {actual}"
+            if _ends_within_a_frame(Path(path), order):
+                raise DataError(f"{path}: is truncated; {words}.")
+            warnings.warn(f"{path}: {words}; it is taken to be of a run that stopped early.", stacklevel=3)
+
+
+def _ends_within_a_frame(path: Path, order: str) -> bool:
+    """Whether a DCD file ends within a frame: a run that stopped early leaves complete ones, fewer than planned."""
+    with open(path, "rb") as file:
+        control = struct.unpack(f"{order}4s20i", file.read(92)[4:88])[1:]
+        file.seek(struct.unpack(f"{order}i", file.read(4))[0] + 4, 1)  # the titles
+        atoms = struct.unpack(f"{order}3i", file.read(12))[1]
+        has_cell, has_fourth = control[19] and control[10], control[19] and control[11]
+        frame = (56 if has_cell else 0) + (4 if has_fourth else 3) * (8 + 4 * atoms)
+        return control[8] > 0 or (path.stat().st_size - file.tell()) % frame != 0  # with fixed atoms frames differ
 
 
 def _check_format(path: str | Path) -> None:
@@ -191,7 +206,8 @@ def _drop_dummy_cells(piece: mdtraj.Trajectory) -> None:
     """Cells that are too small to be any stand for none, and become zero."""
     if piece.unitcell_lengths is not None:
         lengths = np.asarray(piece.unitcell_lengths)
-        if (dummy := (lengths < DUMMY_BOX).any(1)).any():
+        dummy = np.any(lengths < DUMMY_BOX, axis=1)
+        if dummy.any():
             piece.unitcell_lengths = np.where(dummy[:, None], 0, lengths)
 
 

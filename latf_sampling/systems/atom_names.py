@@ -12,7 +12,7 @@ from latf_sampling.errors import SettingsError
 
 _SITES = ("M", "E", "L", "V", "D")
 """How names of virtual sites, lone pairs and Drude particles begin."""
-_IONS = {"SOD": "NA", "POT": "K", "CLA": "CL", "CES": "CS", "CAL": "CA", "LIT": "LI", "RUB": "RB"}
+ION_ELEMENTS = {"SOD": "NA", "POT": "K", "CLA": "CL", "CES": "CS", "CAL": "CA", "LIT": "LI", "RUB": "RB"}
 """CHARMM's names of ions, and their elements."""
 
 
@@ -78,7 +78,7 @@ def _plain(name: str) -> str:
 def _may_be(name: str, element: app.Element | None) -> bool:
     """Whether a name begins with an element; `None` is that of a virtual site."""
     word = re.sub(r"^\d+", "", name).upper()
-    word = _IONS.get(word, word)
+    word = ION_ELEMENTS.get(word, word)
     if element is None:
         return word.startswith(_SITES)
     return word.startswith(("H", "D") if element.symbol == "H" else element.symbol.upper())

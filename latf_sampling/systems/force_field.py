@@ -28,6 +28,19 @@ LONGEST_LINK = 0.2
 """nm; heavy atoms of neighbors in a chain that are nearer are bonded, if a template has a bond to another residue."""
 DEBYE = 503.3355
 """sqrt(2 N_A e^2 / (epsilon_0 k)) for concentrations in mol/l, 1/nm."""
+_OTHER_NAMES = {
+    "HIS": ("HID", "HIE", "HIP", "HSD", "HSE", "HSP"),
+    "CYS": ("CYS", "CYX"),
+    "A": ("A", "ADE"),
+    "C": ("C", "CYT"),
+    "G": ("G", "GUA"),
+    "U": ("U", "URA"),
+    "DA": ("DA", "ADE"),
+    "DC": ("DC", "CYT"),
+    "DG": ("DG", "GUA"),
+    "DT": ("DT", "THY"),
+}
+"""Names of templates of residues whose names OpenMM's reader makes the standard ones: Amber's, then CHARMM's."""
 _SCRIPTS = ("Script", "InitializationScript")
 """Elements of a force field file that are Python."""
 _WORD = re.compile("True|False|[01]")
@@ -49,7 +62,7 @@ def options(settings: SystemSettings) -> dict[str, Any]:
     return arguments
 
 
-def salt(settings: SystemSettings) -> dict[str, float]:
+def salt(settings: SystemSettings) -> dict[str, Any]:
     """Options of `createSystem`, and of forces of implicit solvent, for salt: the inverse of the Debye length, 1/nm.
 
     As Amber has it: for water at 298.15 K, and with 0.73 of the ions, since they are excluded from the solute.
@@ -260,7 +273,7 @@ def _misfit(field: app.ForceField, topology: app.Topology, index: int, words: st
 
 def _template(field: app.ForceField, residue: app.topology.Residue):
     """The template that fits the name of a residue and its bonds to others best; None if none has this name."""
-    variants = {"HIS": ("HID", "HIE", "HIP"), "CYS": ("CYS", "CYX")}.get(residue.name, (residue.name,))
+    variants = _OTHER_NAMES.get(residue.name, (residue.name,))
     # Ends of chains have templates of their own: NALA and CALA of amino acids, A5, A3 and AN of nucleotides. No other
     # names are put together: CAS + N would be an asparagine, N + A a sodium ion.
     forms = ("{}5", "{}3", "{}N") if len(residue.name) <= 2 else ("N{}", "C{}")

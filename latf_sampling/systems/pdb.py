@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from openmm import app
 
+from latf_sampling.systems.atom_names import ION_ELEMENTS
 from latf_sampling.systems.molecule import residue_label
 from latf_sampling.systems.structure_text import StructureText, check_cell, is_coordinate
 
@@ -105,6 +106,18 @@ def check(source: StructureText) -> None:
         )
     _check_names(source, entries, lines)
     _check_serials(source, entries, lines)
+
+
+def with_ions(source: StructureText) -> StructureText:
+    """The text with the elements of ions under CHARMM's names, where the file has none; OpenMM takes POT for P."""
+    lines = []
+    for _, line in source.lines():
+        if line.startswith(("ATOM  ", "HETATM")) and not line[76:78].strip():
+            name = line[12:16].strip()
+            if name in ION_ELEMENTS and name == line[17:21].strip():
+                line = f"{line[:76]:<76}{ION_ELEMENTS[name]:>2}{line[78:]}"
+        lines.append(line)
+    return source.with_text("".join(f"{line}\n" for line in lines))
 
 
 def replace_residues(

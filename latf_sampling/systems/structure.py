@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from openmm import app
@@ -24,6 +25,8 @@ from latf_sampling.systems.whole_molecules import make_whole
 LONGEST_LINK = 0.25
 """Longest bond between two residues of a chain, nm: where it would be longer, residues are missing between the two. A
 peptide bond has 0.133 nm. No bond of the elements of `_ORGANIC` is longer."""
+LONGEST_HYDROGEN = 0.15
+"""nm; a bond of a hydrogen has at most 0.135 nm, with sulfur, and its atom's neighbors are at 0.19 nm."""
 CLOSEST = 0.05
 """Atoms of a file overlap where they are closer than this, nm."""
 DUMMY_BOX = 0.15
@@ -90,14 +93,17 @@ def parse(source: StructureText, periodic: bool = False) -> Structure:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of residues with one number, which `pdb.check` looks at
-            content = (app.PDBxFile if source.is_mmcif else app.PDBFile)(io.StringIO(source.text))
+            text = source.text if source.is_mmcif else pdb.with_ions(source).text
+            content = (app.PDBxFile if source.is_mmcif else app.PDBFile)(io.StringIO(text))
         positions = positions_array(content.positions)
     except Exception as error:  # OpenMM's readers raise many types for a damaged file
         raise source.fault(f"cannot be read ({reason(error)}).") from error
+    bond_hydrogens(content.topology, positions)
     count = len(list(mmcif.atoms(source) if source.is_mmcif else pdb.atoms(source)))
     if len(positions) != count:
         raise source.fault(f"has {count} atoms, of which OpenMM reads {len(positions)}; atoms share names and numbers.")
-    box = box_vectors(content.topology.getPeriodicBoxVectors())
+    vectors: Any = content.topology.getPeriodicBoxVectors()  # OpenMM does not annotate it
+    box = box_vectors(vectors)
     if box is not None and (box.diagonal().min() < DUMMY_BOX or count > DENSEST * box.diagonal().prod()):
         edges = " x ".join(f"{edge:.3g}" for edge in box.diagonal())
         warnings.warn(
@@ -107,6 +113,47 @@ def parse(source: StructureText, periodic: bool = False) -> Structure:
         )
         content.topology.setPeriodicBoxVectors(None)
     return Structure(content.topology, make_whole(content.topology, positions) if periodic else positions)
+
+
+def bond_hydrogens(topology: app.Topology, positions: np.ndarray) -> None:
+    """Bond hydrogens to the heavy atom that they are at, where OpenMM does not know their names, or as those of others.
+
+    Programs name hydrogens differently: H2' is at the oxygen O2' in files of CHARMM, and at the carbon C2' elsewhere.
+
+    Parameters
+    ----------
+    topology
+        A hydrogen without a bond, in a residue with bonds, or whose bond within its residue is longer than
+        `LONGEST_HYDROGEN`, is bonded to the one heavy atom that is as near as that; if there are others, it stays as it
+        is.
+    positions : numpy.ndarray (N, 3)
+        nm.
+    """
+    bonds = topology._bonds  # the topology has no method that removes one
+    bonded = {atom for bond in bonds for atom in bond}
+    known = {atom.residue for atom in bonded}
+    for atom in topology.atoms():
+        if _symbol(atom) == "H" and atom not in bonded and atom.residue in known:
+            if (heavy := _heavy_neighbor(atom, positions)) is not None:
+                topology.addBond(atom, heavy)
+    for place, bond in enumerate(bonds):
+        hydrogen, heavy = (bond[0], bond[1]) if _symbol(bond[0]) == "H" else (bond[1], bond[0])
+        length = np.linalg.norm(positions[heavy.index] - positions[hydrogen.index])
+        if _symbol(hydrogen) != "H" or hydrogen.residue is not heavy.residue or length <= LONGEST_HYDROGEN:
+            continue
+        if (other := _heavy_neighbor(hydrogen, positions)) is not None:
+            bonds[place] = type(bond)(hydrogen, other)
+
+
+def _heavy_neighbor(hydrogen: app.topology.Atom, positions: np.ndarray) -> app.topology.Atom | None:
+    """The only heavy atom of its residue that a hydrogen is near to; `None` if there is none, or another."""
+    near = [
+        atom
+        for atom in hydrogen.residue.atoms()
+        if _symbol(atom) not in (None, "H")
+        and np.linalg.norm(positions[atom.index] - positions[hydrogen.index]) <= LONGEST_HYDROGEN
+    ]
+    return near[0] if len(near) == 1 else None
 
 
 def read_structure(file: Path, key: str, periodic: bool = False) -> Structure:
