@@ -28,6 +28,7 @@ from latf_sampling.settings import Protocol
 from latf_sampling.settings.equilibration import STAGES_OF_RELEASE, EquilibrationSettings
 from latf_sampling.simulation.dynamics import integrator
 from latf_sampling.simulation.explosion import KineticLimit, usual_timestep
+from latf_sampling.simulation.minimization import EXPECTED, minimize
 from latf_sampling.systems import Molecule
 from latf_sampling.units import to_float
 
@@ -151,7 +152,8 @@ def equilibrate(job: EquilibrationJob, progress: Callable[[float, str], None] = 
     if job.is_finished:
         return
     listed, attempt = stages(job), Attempt(job.directory, "equilibration")
-    total, done = sum(stage.time for stage in listed), 0.0
+    done = minimization = EXPECTED * job.protocol.integrator.timestep  # which takes as long as so much dynamics
+    total = minimization + sum(stage.time for stage in listed)
     arrays, summary = None, {}
     for number, stage in enumerate(listed):
         files = job.directory / f"stage-{number}.npz", job.directory / f"stage-{number}.json"
@@ -164,6 +166,7 @@ def equilibrate(job: EquilibrationJob, progress: Callable[[float, str], None] = 
             arrays, content = _run(
                 job, number, stage, arrays,
                 lambda share, d=done, s=stage: progress((d + share * s.time) / total, s.name),
+                lambda share: progress(share * minimization / total, "minimization"),
             )  # fmt: skip
             _write(files[0], arrays)
             manifest = Manifest.write(files[1], content, [files[0]])
@@ -193,8 +196,12 @@ def _run(
     stage: Stage,
     arrays: dict[str, np.ndarray] | None,
     progress: Callable[[float], None],
+    minimized: Callable[[float], None],
 ) -> tuple[dict[str, np.ndarray], dict]:
-    """Simulate a stage; returns positions, velocities and box at its end, and what it was like."""
+    """Simulate a stage, the first one after a minimization.
+
+    Returns positions, velocities and box at its end, and what it was like.
+    """
     molecule = Molecule.load(job.system)
     assert molecule is not None, "a campaign stores its molecule first"
     system, conformation = molecule.system, molecule.start(job.walker)
@@ -217,7 +224,7 @@ def _run(
         simulation = app.Simulation(molecule.topology, system, dynamics, platform, properties)
         context = simulation.context
         if arrays is None:
-            _place(job, molecule, simulation)
+            _place(job, molecule, simulation, minimized)
         else:
             if "box" in arrays:
                 context.setPeriodicBoxVectors(*arrays["box"])
@@ -237,7 +244,9 @@ def _run(
     return found, content
 
 
-def _place(job: EquilibrationJob, molecule: Molecule, simulation: app.Simulation) -> None:
+def _place(
+    job: EquilibrationJob, molecule: Molecule, simulation: app.Simulation, progress: Callable[[float], None]
+) -> None:
     """The structure, with the volume that it is to have, minimized and cold."""
     conformation, context = molecule.start(job.walker), simulation.context
     arrays = {"positions": conformation.positions}
@@ -250,7 +259,7 @@ def _place(job: EquilibrationJob, molecule: Molecule, simulation: app.Simulation
             arrays = _with_volume(job, arrays, job.volume)
         context.setPeriodicBoxVectors(*arrays["box"])
     context.setPositions(arrays["positions"])
-    simulation.minimizeEnergy()
+    minimize(simulation, progress)
     seed = streams.stream_seed(job.protocol.seed, *_stream(job, "velocities"))
     context.setVelocitiesToTemperature(job.temperature / HEATING_STEPS, seed)
 

@@ -33,6 +33,7 @@ from latf_sampling.simulation.dynamics import divided_integrator, integrator
 from latf_sampling.simulation.exchange import Meeting, attempt_interval, remove_past
 from latf_sampling.simulation.explosion import Explosion, KineticLimit, has_exploded, likely_cause
 from latf_sampling.simulation.job import WalkerJob
+from latf_sampling.simulation.minimization import minimize
 from latf_sampling.systems import Molecule, build
 from latf_sampling.units import BAR
 
@@ -56,6 +57,8 @@ class Segment:
     failures
         What went wrong with the walker before: each attempt at a segment has a random stream of its own, and the one
         after the second explosion has half the time step.
+    progress
+        Called with the fraction of the walker that is done.
 
     Raises
     ------
@@ -66,7 +69,13 @@ class Segment:
     """
 
     def __init__(
-        self, job: WalkerJob, molecule: Molecule, bias: Bias | None, index: int, failures: WalkerFailures
+        self,
+        job: WalkerJob,
+        molecule: Molecule,
+        bias: Bias | None,
+        index: int,
+        failures: WalkerFailures,
+        progress: Callable[[float], None],
     ) -> None:
         self.began = time.perf_counter()
         _check_present(job)
@@ -75,7 +84,7 @@ class Segment:
         require_space(job.directory, size, f"segment {index} of {job.name}")
         self.tried = Attempt(job.directory, WalkerDirectory(job.directory).segment(index).stem.name)
         self.job, self.bias, self.index, self.failures = job, bias, index, failures
-        self.attempt = failures.attempt(index)
+        self.attempt, self.progress = failures.attempt(index), progress
         self.stream = job.stream(index, self.attempt)
         self.exchanges: list[Exchange] = []
         self.attempt_interval = attempt_interval(job)
@@ -136,10 +145,11 @@ class Segment:
             if conformation.box is not None:
                 context.setPeriodicBoxVectors(*conformation.box)
             context.setPositions(conformation.positions)
-            simulation.minimizeEnergy()
+            # As little progress as can be told: what is minimized must not be taken for a walker that is stuck.
+            minimize(simulation, lambda share: self.progress(1e-9 * share))
             context.setVelocitiesToTemperature(job.temperature, streams.stream_seed(job.protocol.seed, *self.stream))
 
-    def run(self, progress: Callable[[float], None]) -> LeftTrustRegion | None:
+    def run(self) -> LeftTrustRegion | None:
         """Simulate the segment and write its files; returns the reason if the walker left its trust region.
 
         Raises
@@ -160,7 +170,7 @@ class Segment:
         for frame in range(count):
             # A walker that waits must not be taken for one that makes no progress.
             share, beats = self._fraction(frame), cycle((0.0, 1e-9))
-            self._exchange(self.index * count + frame, groups, lambda s=share, b=beats: progress(s + next(b)))
+            self._exchange(self.index * count + frame, groups, lambda s=share, b=beats: self.progress(s + next(b)))
             start = simulation.currentStep
             if self.failures.explosions:  # a further explosion is looked at from here
                 checkpoint = context.createCheckpoint()
@@ -191,7 +201,7 @@ class Segment:
             if left is not None:
                 count = frame + 1
                 break
-            progress(self._fraction(frame + 1))
+            self.progress(self._fraction(frame + 1))
         if bias is not None:
             bias.save()
         table = {"energy": energy[:count], "bias": applied[:count], "offset": offset[:count]}

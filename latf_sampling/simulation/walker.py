@@ -56,7 +56,7 @@ def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fracti
         _to_last_segment(directory, bias)
         while not directory.is_finished(job.segments):
             try:
-                left = Segment(job, molecule, bias, directory.finished(), failures).run(progress)
+                left = Segment(job, molecule, bias, directory.finished(), failures, progress).run()
             except Explosion as explosion:
                 # In this order: a walker that is retired is never touched again.
                 _to_last_segment(directory, bias)

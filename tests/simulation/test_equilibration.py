@@ -81,6 +81,7 @@ def test_an_interrupted_equilibration_goes_on_to_the_same_bits(tmp_path):
     for name, values in read_npz(whole.start).items():
         np.testing.assert_array_equal(values, read_npz(part.start)[name])
     assert [share for share, _ in told] == sorted(share for share, _ in told)
+    assert told[0][1] in ("minimization", "heating") and 0 < told[0][0] < 0.9  # what is minimized has its share
 
 
 def test_pressure_finds_a_volume_that_the_last_stage_keeps(tmp_path):

@@ -240,7 +240,7 @@ def test_progress_rises_to_one(tmp_path):
     assert fractions[0] == 0.0
     assert fractions[-1] == pytest.approx(1.0)
     assert (np.diff(fractions) > 0).all()
-    assert len(fractions) == 21
+    assert len([fraction for fraction in fractions if fraction > 1e-6]) == 20  # and less while it is minimized
 
 
 def test_walkers_differ_and_have_their_temperatures(tmp_path):
