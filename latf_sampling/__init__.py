@@ -10,18 +10,27 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 _MODULES = {
-    "KB": "units",
+    "CVError": "errors",
     "Campaign": "campaign.campaign",
+    "DataError": "errors",
     "Dataset": "data.dataset",
     "Features": "features",
     "FlowBias": "bias",
+    "InstallationError": "errors",
+    "KB": "units",
     "LaTF": "learning.model",
     "LatentCV": "cv.latent_cv",
+    "LatfError": "errors",
     "Metadynamics": "bias",
     "ModelSettings": "settings",
     "OPES": "bias",
     "Protocol": "settings",
     "Series": "data.dataset",
+    "SettingsError": "errors",
+    "SimulationError": "errors",
+    "SingleStateError": "errors",
+    "StoreError": "errors",
+    "TrainingError": "errors",
     "TrainingSettings": "settings",
     "TrustRegion": "bias",
     "Umbrella": "bias",
@@ -45,16 +54,25 @@ _MODULES = {
 __all__ = [
     "KB",
     "OPES",
+    "CVError",
     "Campaign",
+    "DataError",
     "Dataset",
     "Features",
     "FlowBias",
+    "InstallationError",
     "LaTF",
     "LatentCV",
+    "LatfError",
     "Metadynamics",
     "ModelSettings",
     "Protocol",
     "Series",
+    "SettingsError",
+    "SimulationError",
+    "SingleStateError",
+    "StoreError",
+    "TrainingError",
     "TrainingSettings",
     "TrustRegion",
     "Umbrella",
@@ -93,6 +111,17 @@ if TYPE_CHECKING:
     from latf_sampling.cv.latent_cv import LatentCV
     from latf_sampling.data.dataset import Dataset, Series
     from latf_sampling.data.selection import select_columns
+    from latf_sampling.errors import (
+        CVError,
+        DataError,
+        InstallationError,
+        LatfError,
+        SettingsError,
+        SimulationError,
+        SingleStateError,
+        StoreError,
+        TrainingError,
+    )
     from latf_sampling.features import Features
     from latf_sampling.learning.evaluation import evaluate
     from latf_sampling.learning.lag_scan import scan_lags

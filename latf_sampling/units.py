@@ -34,17 +34,18 @@ BAR = 1e5 * 1e-27 * AVOGADRO / 1000
 SECOND = 1e12
 """ps; for times on the clock."""
 
-QuantityLike: TypeAlias = "float | Quantity"
-"""A number in the internal unit, or an ``openmm.unit.Quantity``; the aliases below name its dimension."""
-TemperatureLike: TypeAlias = "float | Quantity"
-TimeLike: TypeAlias = "float | Quantity"
-LengthLike: TypeAlias = "float | Quantity"
-EnergyLike: TypeAlias = "float | Quantity"
-FrictionLike: TypeAlias = "float | Quantity"
-PressureLike: TypeAlias = "float | Quantity"
-StiffnessLike: TypeAlias = "float | Quantity"
+QuantityLike: TypeAlias = "float | str | Quantity"
+"""A number in the internal unit, text with a unit, or an ``openmm.unit.Quantity``; the aliases below name its
+dimension."""
+TemperatureLike: TypeAlias = "float | str | Quantity"
+TimeLike: TypeAlias = "float | str | Quantity"
+LengthLike: TypeAlias = "float | str | Quantity"
+EnergyLike: TypeAlias = "float | str | Quantity"
+FrictionLike: TypeAlias = "float | str | Quantity"
+PressureLike: TypeAlias = "float | str | Quantity"
+StiffnessLike: TypeAlias = "float | str | Quantity"
 QuantityArrayLike: TypeAlias = "ArrayLike | Quantity"
-"""Numbers in the internal unit, or an ``openmm.unit.Quantity`` of an array."""
+"""Numbers in the internal unit, texts with a unit, or an ``openmm.unit.Quantity`` of an array."""
 
 UNITS = {
     "length": "nanometer",
@@ -90,7 +91,7 @@ def to_float(value: Any, dimension: str, name: str = "value") -> float:
     Parameters
     ----------
     value
-        An ``openmm.unit.Quantity``, or a number already in the internal unit.
+        An ``openmm.unit.Quantity``, text with a unit as in a protocol, or a number already in the internal unit.
     dimension
         A key of `UNITS`, like "length".
     name
@@ -99,44 +100,46 @@ def to_float(value: Any, dimension: str, name: str = "value") -> float:
     Raises
     ------
     SettingsError
-        The quantity has another dimension, or is no finite number.
+        The quantity has another dimension, the text no unit, or it is no finite number.
 
     Examples
     --------
     >>> import openmm.unit as unit
-    >>> to_float(2 * unit.femtosecond, "time")
-    0.002
+    >>> to_float(2 * unit.femtosecond, "time"), to_float("2 fs", "time")
+    (0.002, 0.002)
     >>> to_float(300, "temperature")
     300.0
     """
     if hasattr(value, "value_in_unit"):
         value = _converted(value, dimension, name)
     if isinstance(value, str):
-        raise SettingsError(
-            f"{name}: '{value}' is text; give a number, in {UNITS[dimension]}, or a quantity of openmm.unit."
-        )
+        return parse(value, dimension, name)
     return _finite(value, dimension, name)
 
 
 def to_array(value: Any, dimension: str, name: str = "values") -> np.ndarray:
-    """Convert a Quantity of an array, or plain numbers in the internal unit, to an array of floats.
+    """Convert a Quantity of an array, texts with units, or plain numbers in the internal unit, to an array of floats.
 
     Floats keep their precision, and need not be finite.
 
     Raises
     ------
     SettingsError
-        The quantity has another dimension, or the values are not numbers.
+        The quantity has another dimension, a text no unit, or the values are not numbers.
 
     Examples
     --------
     >>> import openmm.unit as unit
     >>> to_array([0.0, 10.0] * unit.kilocalorie_per_mole, "energy").tolist()
     [0.0, 41.84]
+    >>> to_array(["300 K", 450], "temperature").tolist()
+    [300.0, 450.0]
     """
     if hasattr(value, "value_in_unit"):
         plain = _converted(value, dimension, name)
-    elif isinstance(value, (list, tuple)) and any(hasattr(part, "value_in_unit") for part in value):
+    elif isinstance(value, str):
+        plain = parse(value, dimension, name)
+    elif isinstance(value, (list, tuple)) and any(map(has_unit, value)):
         plain = [to_array(part, dimension, name) for part in value]
     else:
         detach = getattr(value, "detach", None)  # of a tensor
@@ -159,7 +162,7 @@ def to_kelvin(temperature: Any, name: str = "temperature") -> float:
     Parameters
     ----------
     temperature
-        An ``openmm.unit.Quantity``, or a number in kelvin.
+        An ``openmm.unit.Quantity``, text with a unit, or a number in kelvin.
     name
         What to call the value in an error.
 
@@ -170,8 +173,8 @@ def to_kelvin(temperature: Any, name: str = "temperature") -> float:
 
     Examples
     --------
-    >>> to_kelvin(300)
-    300.0
+    >>> to_kelvin(300), to_kelvin("300 K")
+    (300.0, 300.0)
     >>> to_kelvin(-1.0)
     Traceback (most recent call last):
         ...
@@ -181,6 +184,15 @@ def to_kelvin(temperature: Any, name: str = "temperature") -> float:
     if not kelvin > 0:
         raise SettingsError(f"{name}: must be more than 0 K; got {kelvin:g} K.")
     return kelvin
+
+
+def has_unit(value: Any) -> bool:
+    """Whether a value is a quantity of OpenMM, or text, which has to have a unit.
+
+    >>> has_unit("1 ps"), has_unit(1.0)
+    (True, False)
+    """
+    return isinstance(value, str) or hasattr(value, "value_in_unit")
 
 
 def to_quantity(value: Any, dimension: str) -> Quantity:

@@ -74,6 +74,23 @@ def test_openmm_quantities_and_numbers(quantity, dimension, value):
     assert number == pytest.approx(value, rel=1e-12)
 
 
+def test_text_may_stand_where_python_takes_a_quantity():
+    """Every argument with a unit goes through these functions."""
+    for text, dimension, value in (
+        ("450 K", "temperature", 450.0),
+        ("2 fs", "time", 0.002),
+        ("1 kcal/mol", "energy", 4.184),
+    ):
+        assert units.to_float(text, dimension) == units.parse(text, dimension) == value
+        assert (
+            units.to_array([text, text], dimension).tolist() == [value] * 2 and units.to_array(text, dimension) == value
+        )
+    assert units.to_kelvin("27 degC") == pytest.approx(300.15)
+    assert units.to_array(["300 K", 300 * unit.kelvin, 4], "temperature").tolist() == [300.0, 300.0, 4.0]
+    with pytest.raises(SettingsError, match="T: must be more than 0 K; got -1 K"):
+        units.to_kelvin("-1 K", "T")
+
+
 def test_a_quantity_from_python_may_stand_where_text_is_read():
     assert units.parse(2 * unit.femtosecond, "time") == pytest.approx(0.002, rel=1e-12)
 
@@ -118,7 +135,9 @@ def test_examples_are_themselves_quantities(dimension):
         (units.to_float, 300 * unit.kelvin, "energy", "is not an energy"),
         (units.to_float, 1 * unit.kilojoule, "energy", "is not an energy"),
         (units.to_float, 1 * unit.nanometer, "angle", "is not an angle"),
-        (units.to_float, "300 K", "temperature", "is text; give a number, in"),
+        (units.to_float, "300", "temperature", "has no unit"),
+        (units.to_float, "300 K", "energy", "is not an energy"),
+        (units.to_array, ["300 K", "1 ps"], "temperature", "is not a temperature"),
         (units.to_float, None, "time", "is not a number"),
         (units.to_float, [1.0, 2.0] * unit.nanometer, "length", "is not a number"),
     ],

@@ -225,6 +225,10 @@ NAMES = {
         *("analysis.thermodynamics.GibbsHelmholtz", "analysis.thermodynamics.StateThermodynamics"),
     ],
     "Checks": ["testing.check_descriptors"],
+    "Errors": [
+        *("LatfError", "InstallationError", "SettingsError", "DataError", "TrainingError", "SingleStateError"),
+        *("CVError", "SimulationError", "StoreError"),
+    ],
 }
 """Names under `latf_sampling`, by what they are for."""
 

@@ -35,7 +35,7 @@ from latf_sampling.analysis.crossing_cells import Hills, LatentSeries, Line
 from latf_sampling.analysis.crossing_flux import Flux
 from latf_sampling.core import arguments
 from latf_sampling.errors import DataError, SettingsError
-from latf_sampling.units import KB, TemperatureLike, TimeLike, to_float, to_kelvin
+from latf_sampling.units import KB, TemperatureLike, TimeLike, has_unit, to_float, to_kelvin
 
 NAME = "expected_crossings"
 MOST_STATES = 2**31
@@ -230,7 +230,7 @@ def _checked(
     _above("width of hills", width[np.argmin(width)], 0)  # NaN if there is one
     if not np.isfinite(width).all():
         raise SettingsError(f"{NAME}: width of hills must be finite; got {hills.width}.")
-    length = 1e-3 * to_float(time, "time", f"{NAME}: time") if hasattr(time, "value_in_unit") else time
+    length = 1e-3 * to_float(time, "time", f"{NAME}: time") if has_unit(time) else time
     hills = Hills(
         width,
         _above("height of hills", hills.height, 0, "energy"),
@@ -245,7 +245,7 @@ def _above(
     name: str, value: Any, limit: float, dimension: str | None = None, most: float = sys.float_info.max
 ) -> float:
     """A number above a limit, or a quantity where it has a dimension."""
-    if dimension is not None and hasattr(value, "value_in_unit"):
+    if dimension is not None and has_unit(value):
         value = to_float(value, dimension, f"{NAME}: {name}")
     number = float(value) if isinstance(value, (Real, np.number)) and not isinstance(value, bool) else math.nan
     if not limit < number <= most:

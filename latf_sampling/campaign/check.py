@@ -66,10 +66,10 @@ def check(setup: Setup, is_read: Callable[[int], bool] = lambda number: False) -
 def platform(setup: Setup) -> str:
     """Name of OpenMM's platform that walkers will run on."""
     wanted = setup.protocol.system.platform
-    try:
-        if wanted is not None:  # before the system is built, which may take minutes
-            return platforms.pick_platform(wanted).getName()
+    if wanted is None:
         return platforms.pick_platform(None, setup.molecule.system.getNumParticles()).getName()
+    try:
+        return platforms.pick_platform(wanted).getName()
     except SettingsError as error:
         raise SettingsError(f"system.{error}") from error
 

@@ -10,33 +10,22 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from latf_sampling import __version__
 from latf_sampling.campaign.check import check
+from latf_sampling.campaign.proposed_features import named_atoms, proposed_features, specification, those_that_exist
 from latf_sampling.campaign.proposed_system import ProposedSystem, propose_system
 from latf_sampling.campaign.proposed_yaml import Key, comment
 from latf_sampling.campaign.speed import SECONDS, Speed, measure_speed
 from latf_sampling.core import storage
-from latf_sampling.errors import SettingsError, StoreError
+from latf_sampling.errors import StoreError
 from latf_sampling.features import Features
 from latf_sampling.records.setup import Setup
 from latf_sampling.settings import Protocol
 from latf_sampling.simulation.explosion import usual_timestep
-from latf_sampling.systems.contents import Residue, heavy_atoms
 
-PAIRS = 24
-"""Atoms whose distances are taken, at most: 276 distances."""
-FEW_ATOMS = 25
-"""Molecules of no more heavy atoms are described by all distances between them."""
-SKIP = 3
-"""Distances are between residues that are so far from each other in the chain."""
-POCKET = 8
-"""CA atoms, at most, whose distances from a ligand are taken."""
-BASES = 8
-"""Strands of no more nucleotides are described by the positions of all bases relative to each other."""
 COLUMNS, KEPT = 500, 100
 """From so many columns on, those that are used are selected, and so many are kept."""
 TEMPERATURE = 300
@@ -190,7 +179,7 @@ def _header(system: ProposedSystem, path: Path, setup: Setup | None = None, spee
 def _protocol(system: ProposedSystem, path: Path) -> list[Key]:
     contents = system.contents
     scale = next(scale for scale in SCALES if contents.units <= scale.units)
-    features, columns = _features(system)
+    features, columns = proposed_features(system)
     hot, why_hot = _hot(system, scale)
     keys = [
         Key("name", Path(system.title).stem or path.stem),
@@ -260,137 +249,18 @@ def _hot(system: ProposedSystem, scale: Scale) -> tuple[int, str]:
     return 450, "the hot walkers cross, the cold ones count; at 450 K a chain in implicit solvent unfolds and folds"
 
 
-def _features(system: ProposedSystem) -> tuple[list[Key], int]:
-    """Entries of `features`, and the number of columns that they make."""
-    contents = system.contents
-    keys: list[Key] = []
-    heavy = sorted(heavy_atoms([*contents.amino_acids, *contents.nucleotides, *contents.caps, *contents.others]))
-    if contents.amino_acids:
-        keys += _working(system, [Key("- torsions", "phi psi", "the backbone of the protein")])
-    if contents.nucleotides:
-        names = "alpha beta gamma delta epsilon zeta chi"
-        keys += _working(system, [Key("- torsions", names, "backbone and bases of the nucleic acid"),
-                                  Key("- pucker", "all", "the sugars")])  # fmt: skip
-    if len(heavy) <= FEW_ATOMS and len(heavy) > 1:
-        keys.append(
-            Key("- distances", _atoms(system, heavy), f"all of {len(heavy)} heavy atoms: the molecule is small")
-        )
-    else:
-        keys += _polymer_distances(system)
-        keys += _ligand_distances(system)
-    if not keys:
-        raise SettingsError(
-            f"{system.title}: {contents} has no torsion and no two atoms whose distance could be a descriptor; write "
-            "the protocol by hand, with descriptors of docs/descriptors.md."
-        )
-    return keys, len(Features(system.molecule.topology, _specification(keys), periodic=system.periodic).names)
-
-
-def _specification(keys: Sequence[Key]) -> list[dict[str, Any]]:
-    return [{key.name.removeprefix("- "): key.value} for key in keys]
-
-
-def _working(system: ProposedSystem, keys: Sequence[Key]) -> list[Key]:
-    """Those entries that the molecule has something for: a single residue has no torsion along the chain."""
-    working = []
-    for key in keys:
-        try:
-            Features(system.molecule.topology, _specification([key]), periodic=system.periodic)
-        except SettingsError:
-            continue
-        working.append(key)
-    return working
-
-
-def _polymer_distances(system: ProposedSystem) -> list[Key]:
-    keys = []
-    contents = system.contents
-    for residues, name, word in ((contents.amino_acids, "CA", "CA atoms"), (contents.nucleotides, "C1'", "C1' atoms")):
-        chosen, words = _thinned(residues, PAIRS)
-        if name == "C1'" and 1 < len(residues) <= BASES:
-            keys.append(Key("- nucleobases", "all", "how all bases lie relative to each other"))
-        elif len(residues) > SKIP:
-            value = {"between": _named(system, name, chosen, residues), "skip": SKIP}
-            keys.append(Key("- distances", value, f"{word}{words}, of residues that are no neighbors"))
-    return keys
-
-
-def _ligand_distances(system: ProposedSystem) -> list[Key]:
-    """Where each other molecule is relative to the chains, and its own shape."""
-    contents, keys = system.contents, []
-    chains = [*contents.amino_acids, *contents.nucleotides]
-    for molecule in contents.others:
-        heavy = heavy_atoms([molecule])
-        if not heavy:
-            continue
-        if contents.amino_acids:
-            pocket, _ = _thinned(_nearest(system, molecule), POCKET)
-            atoms = heavy[:: max(1, -(-len(heavy) // 3))]
-            value = {"between": _named(system, "CA", pocket, chains), "and": _index(atoms)}
-            keys.append(Key("- distances", value, f"where {molecule.name} is, from CA atoms around it"))
-        if len(heavy) > 2:
-            atoms = heavy[:: -(-len(heavy) // PAIRS)]
-            keys.append(Key("- distances", _index(atoms), f"the shape of {molecule.name}"))
-    return keys
-
-
-def _nearest(system: ProposedSystem, molecule: Residue) -> list[Residue]:
-    """Amino acids, the nearest to a molecule first, as far as they are worth a distance."""
-    positions = system.molecule.positions
-    center = positions[heavy_atoms([molecule])].mean(axis=0)
-
-    def distance(residue: Residue) -> float:
-        return float(np.linalg.norm(positions[heavy_atoms([residue])].mean(axis=0) - center))
-
-    return sorted(system.contents.amino_acids, key=distance)[:POCKET]
-
-
-def _thinned(residues: Sequence[Residue], most: int) -> tuple[Sequence[Residue], str]:
-    """Residues at equal distances in the sequence, no more than a number."""
-    step = max(1, -(-len(residues) // most))
-    return residues[::step], "" if step == 1 else f" of every {_ordinal(step)} residue"
-
-
-def _ordinal(number: int) -> str:
-    return {2: "second", 3: "third"}.get(number, f"{number}th")
-
-
-def _named(system: ProposedSystem, name: str, chosen: Sequence[Residue], residues: Sequence[Residue]) -> str:
-    """A selection of one atom in some residues; calcium has the name of a CA atom too."""
-    of_name = [atom for atom in system.molecule.topology.atoms() if atom.name == name]
-    quoted = name if name.isalnum() else f'"{name}"'
-    if len(chosen) == len(residues) == len(of_name):
-        return f"name {quoted}"
-    return f"name {quoted} and resid {' '.join(str(residue.index) for residue in sorted(chosen, key=_place))}"
-
-
-def _place(residue: Residue) -> int:
-    return residue.index
-
-
-def _atoms(system: ProposedSystem, heavy: Sequence[int]) -> str:
-    everything = heavy_atoms(list(system.molecule.topology.residues()))
-    return "element != H" if len(everything) == len(heavy) else _index(heavy)
-
-
-def _index(atoms: Sequence[int]) -> str:
-    if len(atoms) > 2 and list(atoms) == list(range(atoms[0], atoms[-1] + 1)):
-        return f"index {atoms[0]} to {atoms[-1]}"
-    return f"index {' '.join(map(str, atoms))}"
-
-
 def _observed(system: ProposedSystem) -> Key | None:
     """The free-energy difference of the report."""
     contents = system.contents
     why = "the free-energy difference of the report: name the event that you care about"
     if 0 < contents.units <= SCALES[0].units:
-        for key in _working(system, [Key("- torsions", "phi")]):
-            names = Features(system.molecule.topology, _specification([key]), periodic=system.periodic).names
+        for key in those_that_exist(system, [Key("- torsions", "phi")]):
+            names = Features(system.molecule.topology, specification([key]), periodic=system.periodic).names
             return Key("observe", {"torsion": names[0].removeprefix("sin "), "above": "0 degree"}, why)
     if contents.units <= SCALES[0].units:
         return None
     name, residues = ("CA", contents.amino_acids) if contents.amino_acids else ("C1'", contents.nucleotides)
-    selection = _named(system, name, residues, residues)
+    selection = named_atoms(system, name, residues, residues)
     gyration = Features(system.molecule.topology, [{"gyration": selection}], periodic=system.periodic)
     radius = float(np.asarray(gyration(system.molecule.positions, _box(system)))[0])
     value = {"descriptor": {"gyration": selection}, "above": f"{EXPANDED * radius:.2g} nm"}

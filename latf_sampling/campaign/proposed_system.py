@@ -22,7 +22,6 @@ from latf_sampling.settings.system import WATERS, SystemSettings
 from latf_sampling.systems import Molecule, build, mmcif, pdb
 from latf_sampling.systems.build import SOURCES
 from latf_sampling.systems.contents import Contents
-from latf_sampling.systems.engine_files import read_coordinates
 from latf_sampling.systems.force_field import add_template_bonds, load_force_field
 from latf_sampling.systems.molecule import box_vectors
 from latf_sampling.systems.structure import LONGEST_LINK, Structure, links, parse, read_text
@@ -126,15 +125,13 @@ def propose_system(files: Sequence[Path], folder: Path) -> ProposedSystem:
 
 def _engine(file: Path) -> str | None:
     """The program that a file is a topology of."""
+    with open(file, "rb") as handle:
+        begin = handle.read(80)
     suffix = file.suffix.lower()
-    if suffix in (".prmtop", ".parm7", ".prm7"):
+    if begin.startswith(b"%VERSION") or suffix in (".prmtop", ".parm7", ".prm7"):
         return "amber"
-    if suffix == ".top":
-        with open(file, "rb") as handle:
-            begin = handle.read(4096)
-        if begin.startswith(b"%VERSION"):
-            return "amber"
-        return None if begin.startswith(b"*") else "gromacs"  # CHARMM's begin with a title
+    if suffix == ".top" and not begin.startswith(b"*"):  # a title, of CHARMM
+        return "gromacs"
     return {".psf": "charmm", ".xml": "openmm"}.get(suffix)
 
 
@@ -279,9 +276,9 @@ def _from_engine(kind: str, topology: Path, others: list[Path], folder: Path) ->
             molecule = build(_settings(keys, folder), SEED)
         return ProposedSystem(keys, topology.name, contents, molecule, False)
     plain = _settings([*keys, Key("nonbonded", "no cutoff")], folder)
-    contents = Contents.from_topology(SOURCES[kind](getattr(plain, kind), plain, SEED).topology)
+    content = SOURCES[kind](getattr(plain, kind), plain, SEED).topology
+    contents, box = Contents.from_topology(content), box_vectors(content.getPeriodicBoxVectors() or None)
     _refuse_empty(contents, topology)
-    box = read_coordinates(rest[0], f"system.{kind}.coordinates", True)[1]
     if box is None and len(contents.waters) + len(contents.solvents) > 0:
         raise SettingsError(
             f"{rest[0]}: has no unit cell, and {contents} need one; give coordinates that have it"

@@ -398,6 +398,43 @@ def features(
 
 
 @app.command()
+def weights(
+    directory: Directory,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, .csv, .npz or .npy.")],
+    temperature: Annotated[
+        str | None,
+        typer.Option(help="Temperature of the ensemble, like '350 K'; default: that of the report's estimate."),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="Weighting: mbar, which joins all rounds and temperatures; c(t) or last-bias, of biased walkers at "
+            "this temperature."
+        ),
+    ] = "mbar",
+    trust: Trust = False,
+) -> None:
+    """Write the weight of every frame at a temperature, with its round, walker, time, variable and state."""
+    from latf_sampling.records.records import Records
+    from latf_sampling.records.weight_table import WeightTable, weight_file
+    from latf_sampling.units import parse
+
+    kelvin = None if temperature is None else parse(temperature, "temperature", "--temperature")
+    weight_file(output)
+    records = Records.load(directory, trust)
+    if kelvin is None:
+        from latf_sampling.report.estimates import target_temperature
+
+        kelvin = target_temperature(records)
+    with Bars(_err) as bars:
+        table = WeightTable.from_records(records, kelvin, by, lambda fraction, words: bars("weights", fraction, words))
+        table.write(output)
+        bars("weights", 1.0, plural(len(table), "frame"))
+    _tell_unfinished(records, None)
+    _say(f"{table.summary}\nWritten to {output}.")
+
+
+@app.command()
 def export(
     directory: Directory,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="CV file to write.")] = None,
@@ -489,18 +526,41 @@ def starts(
 
 @app.command()
 def report(
-    directory: Directory,
+    directories: Annotated[list[Path], typer.Argument(help="Directory of a campaign; of two or more with --compare.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Page to write; default: report.html in the directory.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Page to write; default: report.html in the directory, or comparison.html here with --compare.",
+        ),
     ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Put campaigns side by side: answers, weights, crossings, states and cost."),
+    ] = False,
     trust: Trust = False,
 ) -> None:
-    """Write a campaign's report from its current files."""
-    from latf_sampling.records.records import Records
-    from latf_sampling.report import write_report
+    """Write a campaign's report from its current files, or compare campaigns."""
+    from latf_sampling.cli.plotting import report_command
 
-    page = write_report(Records.load(directory, trust), None if output is None else output_file(output))
-    _say(f"Report: {page if output is None else output}")
+    _say(report_command(directories, output, compare, trust))
+
+
+@app.command()
+def plot(
+    what: Annotated[str, typer.Argument(help="Picture, like landscape or melting; any other word lists them.")],
+    directory: Directory,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Figure to write: .pdf, .svg or .png.")],
+    table: Annotated[
+        bool, typer.Option("--csv", help="Also write the numbers of the figure beside it, as .csv.")
+    ] = False,
+    trust: Trust = False,
+) -> None:
+    """Draw one of the report's pictures, for a paper or a talk."""
+    from latf_sampling.cli.plotting import plot_command
+
+    _say(plot_command(what, directory, output, table, trust))
 
 
 @app.command()

@@ -27,6 +27,7 @@ from latf_sampling.starts import state_point
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
 NO_CAMPAIGN = "there is no campaign in this directory"
 COMMANDS = (
+    "init",
     "run",
     "status",
     "verify",
@@ -35,6 +36,7 @@ COMMANDS = (
     "lags",
     "features",
     "export",
+    "weights",
     "starts",
     "report",
     "schema",

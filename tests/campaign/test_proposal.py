@@ -1,0 +1,180 @@
+"""`latf init`: a protocol that passes `latf check`, from the files of a molecule alone, or what the check would say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import openmm
+import pytest
+import yaml
+from openmm import app
+
+from latf_sampling.campaign.check import check
+from latf_sampling.campaign.proposal import propose
+from latf_sampling.campaign.proposed_features import proposed_features
+from latf_sampling.campaign.proposed_system import ProposedSystem
+from latf_sampling.campaign.proposed_yaml import Key, flow
+from latf_sampling.campaign.speed import measure_speed
+from latf_sampling.errors import LatfError, SettingsError, StoreError
+from latf_sampling.records.setup import Setup
+from latf_sampling.settings import Protocol
+from latf_sampling.settings.yaml_file import read_yaml
+from latf_sampling.systems import Molecule
+from latf_sampling.systems.contents import Contents
+
+PROTOCOLS = Path(__file__).parents[2] / "protocols"
+ALANINE = PROTOCOLS / "alanine-dipeptide.pdb"
+HAIRPIN = PROTOCOLS / "gcaa-hairpin.pdb"
+
+
+@pytest.fixture
+def alanine(tmp_path) -> Path:
+    path = tmp_path / "my molecule.pdb"
+    path.write_bytes(ALANINE.read_bytes())
+    return path
+
+
+def residue(name: str, atoms: str) -> app.Topology:
+    topology = app.Topology()
+    added = topology.addResidue(name, topology.addChain("A"), "1")
+    for atom in atoms.split():
+        topology.addAtom(atom, app.Element.getBySymbol("Ca" if name == "CAL" else atom[0]), added)
+    return topology
+
+
+def without_hydrogens(file: Path) -> str:
+    atoms = [line for line in file.read_text().splitlines() if line.startswith(("ATOM", "HETATM"))]
+    return "\n".join(line for line in atoms if line[76:78].strip() != "H")
+
+
+def test_a_protocol_that_passes_the_check_and_gives_a_reason_for_each_value(alanine, tmp_path):
+    proposal = propose([alanine], tmp_path / "new.yaml", seconds=0.0)
+    text = proposal.path.read_text()
+    protocol = Protocol.load(proposal.path)
+    setup = Setup(protocol)
+    check(setup)
+    assert protocol == proposal.setup.protocol and protocol.system.structure == alanine
+    assert setup.molecule.positions.shape == (22, 3) and len(setup.features.names) == 4 + 45
+    assert protocol.observe is not None and protocol.observe.torsion == "phi ALA 2"
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 120
+    assert not [path.name for path in tmp_path.iterdir() if path.name not in ("new.yaml", alanine.name)]
+    for number, line in enumerate(lines):
+        words = line.split(":")[0].strip(" -")
+        if re.match(r" *-? ?\w", line) and not line.endswith(":") and words not in ("name", "structure"):
+            assert "  # " in line or lines[number - 1].lstrip().startswith("#"), line
+
+
+def test_nothing_is_replaced_without_being_asked(alanine, tmp_path):
+    path = tmp_path / "protocol.yaml"
+    path.write_text("mine")
+    with pytest.raises(StoreError, match="exists already; give --force"):
+        propose([alanine], path, seconds=0.0)
+    assert path.read_text() == "mine"
+    propose([alanine], path, force=True, seconds=0.0)
+    assert path.read_text() != "mine"
+    before = alanine.read_bytes()
+    with pytest.raises(StoreError, match="is a file of the molecule"):
+        propose([alanine], alanine, force=True, seconds=0.0)
+    assert alanine.read_bytes() == before
+
+
+def test_missing_hydrogens_are_added_and_the_first_model_is_taken(tmp_path):
+    path = tmp_path / "bare.pdb"
+    models = [f"MODEL {number:8d}\n{without_hydrogens(ALANINE)}\nENDMDL\n" for number in (1, 2)]
+    path.write_text("".join(models) + "END\n")
+    system = propose([path], tmp_path / "p.yaml", seconds=0.0).setup.protocol.system
+    assert system.model == 1 and system.prepare is not None and system.prepare.missing_residues == "inside"
+
+
+def test_descriptors_of_a_nucleic_acid_are_those_that_it_has():
+    """Without hydrogens and forces, which nothing here depends on, since both take seconds."""
+    file = app.PDBFile(str(HAIRPIN))
+    system = openmm.System()
+    for _ in file.topology.atoms():
+        system.addParticle(1.0)
+    molecule = Molecule(system, file.topology, file.getPositions(asNumpy=True)._value)
+    proposed = ProposedSystem([], "x.pdb", Contents.from_topology(file.topology), molecule, False)
+    keys, columns = proposed_features(proposed)
+    assert [key.name for key in keys] == ["- torsions", "- pucker", "- distances"] and columns > 100
+    assert keys[-1].value == {"between": 'name "C1\'"', "skip": 3}
+    assert str(proposed.contents) == "10 nucleotides"
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (lambda text: text.replace("ALA", "XYZ"), "XYZ 2 .* is not in the force field"),
+        (lambda text: "", "holds no atoms|no PDB file"),
+        (lambda text: text.replace("END", ""), "may be cut off"),
+    ],
+)
+def test_what_the_check_refuses_is_refused_with_its_sentence(alanine, tmp_path, change, sentence):
+    alanine.write_text(change(alanine.read_text()))
+    with pytest.raises(SettingsError, match=sentence) as refused:
+        propose([alanine], tmp_path / "p.yaml", seconds=0.0)
+    assert not (tmp_path / "p.yaml").exists() and len(list(tmp_path.iterdir())) == 1
+    protocol = tmp_path / "by_hand.yaml"
+    protocol.write_text(
+        f"name: x\nsystem: {{structure: {flow(alanine.name)}, nonbonded: no cutoff, force_field: "
+        "[amber14/protein.ff14SB.xml, implicit/obc2.xml]}\nframe_interval: 1 ps\nsegment: 1 ps\n"
+        "features: [{torsions: phi}]\nlearning: {lag: 1 ps}\nrounds: [{walkers: [300 K], length: 10 ps}]\n"
+    )
+    with pytest.raises(SettingsError) as by_check:
+        check(Setup(Protocol.load(protocol)))
+    assert str(refused.value) == str(by_check.value)
+
+
+@pytest.mark.parametrize(
+    "names, sentence",
+    [
+        (["absent.pdb"], "there is no file absent.pdb"),
+        (["notes.txt"], r"notes.txt: give one structure \(.pdb, .cif\), or the topology"),
+        (["a.prmtop"], "a.prmtop: is a topology; give one file of coordinates with it"),
+        (["a.psf", "a.crd"], "CHARMM's parameters are missing"),
+        (["a.prmtop", "b.top"], "b.top: is a second topology beside a.prmtop"),
+        (["b.top", "c.gro", "d.gro"], "d.gro: is a second file of coordinates beside c.gro"),
+    ],
+)
+def test_files_that_are_no_molecule_are_named(tmp_path, monkeypatch, names, sentence):
+    monkeypatch.chdir(tmp_path)
+    for name in ("notes.txt", "a.prmtop", "a.psf", "a.crd", "b.top", "c.gro", "d.gro"):
+        Path(name).write_text("x\n")
+    if names == ["a.prmtop"]:
+        Path("a.crd").unlink()
+    with pytest.raises(LatfError, match=sentence):
+        propose(names, "p.yaml", seconds=0.0)
+
+
+def test_residues_by_what_they_are():
+    kinds = {
+        "SOL": "waters", "NA": "ions", "CAL": "ions", "HID": "amino_acids", "DA": "nucleotides", "ACE": "caps",
+        "BNZ": "others",
+    }  # fmt: skip
+    atoms = {"HID": "N CA C O", "DA": "C1* C3* O4*", "ACE": "CH3 C O", "BNZ": "C1 C2 C3", "CAL": "CA"}
+    for name, kind in kinds.items():
+        contents = Contents.from_topology(residue(name, atoms.get(name, "O")))
+        assert [entry.name for entry in getattr(contents, kind)] == [name]
+
+
+def test_the_speed_follows_from_steps_and_seconds(alanine, tmp_path):
+    setup = propose([alanine], tmp_path / "p.yaml", seconds=0.0).setup
+    speed = measure_speed(setup, 0.2)
+    assert speed.platform == "Reference" and 1 <= speed.at_once <= 4
+    rounds = -(-4 // speed.at_once) + -(-2 // speed.at_once)
+    assert speed.seconds(setup.protocol) == pytest.approx(rounds * 5000.0 / speed.per_walker)
+    assert 0 < speed.per_walker < 1e6
+
+
+@pytest.mark.parametrize(
+    "value", ["a: b #c.pdb", "no", "1e5", "{x}", 'it\'s "x"', "- y", "é", " a ", "300 K", "./a b", "~"]
+)
+def test_any_text_is_read_back_as_it_is(tmp_path, value):
+    path = tmp_path / "x.yaml"
+    lines = Key(
+        "system", inner=[Key("structure", value, "why: # {not} a key"), Key("all", [value, {"of": value}])]
+    ).lines()
+    path.write_text("\n".join(lines))
+    assert read_yaml(path) == {"system": {"structure": value, "all": [value, {"of": value}]}}
+    assert yaml.safe_load(flow([value])) == [value]
