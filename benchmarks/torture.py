@@ -84,13 +84,15 @@ def write(folder: Path, content: dict) -> Path:
 
 
 @contextmanager
-def workers(kind: str, folder: Path) -> Iterator[tuple[str | dict, tuple[int, ...]]]:
-    """The entry `executor` of the protocol, and the processes below which workers are that the driver did not begin."""
+def workers(kind: str, folder: Path) -> Iterator[tuple[str | dict, dict]]:
+    """The entry `executor` of the protocol, and how `Torture` finds workers that are no children of the driver."""
     if kind == "dask":
         with dask_cluster(folder, nannies=True) as file:
-            yield {"dask": str(file)}, (os.getpid(),)
+            yield {"dask": str(file)}, {"roots": (os.getpid(),)}
+    elif kind == "parsl":
+        yield {"parsl": str(parsl_configuration(folder))}, {"mark": str(folder)}
     else:
-        yield {"parsl": str(parsl_configuration(folder))} if kind == "parsl" else kind, ()
+        yield kind, {}
 
 
 def victims(count: int, rng: random.Random) -> list[str]:
@@ -160,12 +162,12 @@ def main() -> None:
         whole.run([])
         right &= report(f"{name}, whole", whole, folder / "whole", began)
         rng, killed, turn = random.Random(arguments.seed), 0, 0
-        with workers(arguments.executor, folder) as (executor, roots):
+        with workers(arguments.executor, folder) as (executor, where):
             protocol = write(folder / arguments.executor, {**SYSTEMS[name], "executor": executor})
             while killed < arguments.kills:  # a campaign is over before it was killed fifty times
                 began, turn = time.monotonic(), turn + 1
                 shutil.rmtree(folder / "killed", ignore_errors=True)
-                torture = Torture(protocol, folder / "killed", seed=rng.randrange(1 << 30), roots=roots)
+                torture = Torture(protocol, folder / "killed", seed=rng.randrange(1 << 30), **where)
                 torture.run(victims(arguments.kills - killed, rng))
                 killed += sum(torture.kills.values())
                 right &= report(f"{name}, {turn}", torture, folder / "whole", began)

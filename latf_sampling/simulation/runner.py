@@ -80,9 +80,14 @@ class _Round(LeasedJobs[WalkerJob]):
     def __init__(self, jobs: list[WalkerJob], progress: Callable[[float, str], None]) -> None:
         missing = [number for number, job in enumerate(jobs) if not self.is_finished(job)]
         super().__init__(jobs, progress, missing)
-        self.waits_until = time.monotonic() + ALL_BEGIN if _exchange(jobs) else math.inf
+        self.waits_until = math.inf
         self.lost: Counter[tuple[int, int]] = Counter()
         self.known = [len(_directory(job).failures().failures) for job in jobs]
+
+    def submitted(self, number: int, task: Task) -> Task:
+        if _exchange(self.jobs):  # also a walker whose worker was lost, while the others keep all that are left
+            self.waits_until = time.monotonic() + ALL_BEGIN
+        return super().submitted(number, task)
 
     def watch(self, running: int) -> None:
         if time.monotonic() > self.waits_until and self.at_once is None:  # processes of this machine are enough

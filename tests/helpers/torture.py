@@ -35,6 +35,8 @@ class Torture:
         Of the moments of the kills.
     roots
         Processes whose children do the work, such as those of a scheduler; the driver is always one of them.
+    mark
+        What the command lines of further ones have in them, such as those of Parsl, which detaches its blocks.
     patience
         Seconds at most after which a moment is taken, from when there is somebody to kill.
     limit
@@ -50,6 +52,7 @@ class Torture:
     directory: Path
     seed: int = 0
     roots: tuple[int, ...] = ()
+    mark: str | None = None
     patience: float = 0.3
     limit: float = 300.0
     kills: dict[str, int] = field(default_factory=dict)
@@ -134,7 +137,8 @@ class Torture:
                 continue
             if fields[0] != "Z":
                 parents[int(entry.name)] = int(fields[1]), words
-        found, news = set(), {driver, *self.roots}
+        marked = {pid for pid, (_, words) in parents.items() if self.mark is not None and self.mark in words}
+        found, news = set(), {driver, *self.roots, *marked}
         while news:
             news = {pid for pid, (parent, _) in parents.items() if parent in news and pid not in found}
             found |= news

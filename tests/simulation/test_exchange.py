@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import multiprocessing
 import os
 import re
@@ -435,3 +436,13 @@ def test_an_executor_with_too_few_workers_is_told(tmp_path, monkeypatch):
         pytest.raises(KeyboardInterrupt),
     ):
         runner.run_walkers(walkers, progress, executor)
+
+
+def test_too_few_workers_are_told_of_again_once_a_walker_is_lost(tmp_path):
+    """It waits for a worker while the others wait for it."""
+    made = jobs(tmp_path)
+    walkers = runner._Round(made, lambda fraction, words: None)
+    for _ in range(2):
+        walkers.submitted(0, (made[0], None))
+        assert math.isfinite(walkers.waits_until)
+        walkers.waits_until = math.inf
