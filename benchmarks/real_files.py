@@ -120,7 +120,7 @@ def alanine(cache: Path, folder: Path) -> dict[str, Any]:
 
 def ci2(cache: Path, folder: Path) -> dict[str, Any]:
     script = Path(__file__).parent.parent / "protocols" / "ci2_opensmog.py"
-    environment = {**os.environ, "PYTHONPATH": str(cache / "opensmog")}
+    environment = {**os.environ, "PYTHONPATH": f"{cache / 'opensmog'}:{cache / 'needed'}"}
     done = subprocess.run([sys.executable, script, "-o", folder], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"OpenSMOG: {done.stderr.strip().splitlines()[-1]}")

@@ -25,7 +25,7 @@ from latf_sampling.settings.yaml_file import read_yaml
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {str(page.relative_to(ROOT / "docs")): page.read_text() for page in sorted((ROOT / "docs").rglob("*.md"))}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
-FILE = re.compile(r"[\w./-]+\.(?:pdb|xtc|dcd|nc|prmtop|inpcrd|json|py|pt)\b")
+FILE = re.compile(r"[\w./-]+\.(?:pdb|xtc|dcd|nc|prmtop|inpcrd|top|gro|psf|crd|rtf|prm|json|py|pt)\b|system\.xml")
 
 
 def blocks(language: str, marker: str = "") -> list[tuple[str, str]]:

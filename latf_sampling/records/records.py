@@ -223,7 +223,7 @@ class Records(Setup):
                 _descriptors(walker, features),
                 temperature=walker.temperature,
                 weights=walker.weights,
-                energies=walker.energies,
+                energies=None if self.protocol.system.temperature_dependent else walker.energies,
                 interval=self.protocol.frame_interval,
                 breaks=walker.breaks,
             )

@@ -61,8 +61,9 @@ def weightings(
     takes frames sampled under all earlier ones as sampled under the last, and needs a bias that has stopped changing.
     MBAR takes a biased round as a few stages, each under the bias in the middle of it, for which frames are weighted
     where the bias was another when they were saved. It joins rounds, temperatures and plain dynamics, each of which it
-    takes as sampled in equilibrium. Plain dynamics that never visited a state that biased walkers visited is therefore
-    left out, since MBAR would conclude that the state is empty.
+    takes as sampled in equilibrium; where the potential energy depends on temperature, it joins what is at the same one
+    alone. Plain dynamics that never visited a state that biased walkers visited is therefore left out, since MBAR would
+    conclude that the state is empty.
 
     Parameters
     ----------
@@ -84,6 +85,8 @@ def weightings(
         The hills of a biased round cannot be read.
     """
     walkers = [walker for walker in walkers if len(walker) and not walker.externally_weighted]
+    if records.protocol.system.temperature_dependent:
+        walkers = [walker for walker in walkers if walker.temperature == temperature]
     if not walkers:
         raise DataError("weights: there are no frames whose weights can be computed.")
     selected = [after_filling(len(walker), walker.biased) for walker in walkers]

@@ -61,3 +61,10 @@ def temperature(mode: str, overlaps: Sequence[float]) -> str:
         "steered": "Temperature enters through the width of the prior alone (temperature_mode: steered), which "
         "misplaces populations at temperatures that were not simulated.",
     }[mode]
+
+
+TEMPERATURE_DEPENDENT = (
+    "The potential energy depends on temperature (system.temperature_dependent): energies of frames at one temperature "
+    "say nothing about another, so that MBAR joins rounds at the same temperature alone, and nothing is reweighted "
+    "between temperatures."
+)

@@ -77,7 +77,7 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
             "fixed",
             *("name", "structure", "model", "amber", "gromacs", "charmm", "openmm", "force_field", "implicit_solvent"),
             *("implicit_salt", "nonbonded", "cutoff", "switching_distance", "constraints", "hydrogen_mass", "prepare"),
-            *("barostat", "restraints", "conformations"),
+            *("barostat", "restraints", "conformations", "temperature_dependent"),
         ),
     },
     system.PrepareSettings: _all(

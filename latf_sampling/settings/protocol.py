@@ -12,6 +12,7 @@ import glob
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -308,6 +309,16 @@ class Protocol(Settings):
     def _files_of_features(cls, features: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict, ...]:
         return _existing_files([((index,), entry) for index, entry in enumerate(features)], info)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _steered_where_energies_depend_on_temperature(cls, data: Any) -> Any:
+        system = data.get("system") if isinstance(data, dict) else None
+        get = system.get if isinstance(system, dict) else partial(getattr, system)
+        model = data.get("model", {}) if isinstance(data, dict) else None
+        if get("temperature_dependent", False) is True and isinstance(model, dict):
+            return {**data, "model": {"temperature_mode": "steered", **model}}
+        return data
+
     @model_validator(mode="after")
     def _fits_together(self) -> Protocol:
         step, faults = self.integrator.timestep, []
@@ -324,6 +335,8 @@ class Protocol(Settings):
         }
         if self.equilibrate is not None and self.equilibrate.pressure is not None and self.system.barostat is not None:
             faults.append("equilibrate.pressure: the system has a barostat, whose pressure counts; remove the key.")
+        if self.system.temperature_dependent:
+            faults += self._impossible_at_a_temperature_of_its_own()
         faults += self._impossible_biases() + self._impossible_exchanges()
         for number, entry in enumerate(self.rounds):
             intervals[f"rounds[{number}].length"] = (entry.length, self.segment, "segment")
@@ -406,6 +419,17 @@ class Protocol(Settings):
             for key in needs_density
         ]
         return list(dict.fromkeys(faults))
+
+    def _impossible_at_a_temperature_of_its_own(self) -> list[str]:
+        """Faults of what takes energies at one temperature for those at another."""
+        why = "the potential energy depends on temperature (system.temperature_dependent)"
+        faults = []
+        if self.model.temperature_mode != "steered":
+            faults.append(f"model.temperature_mode: {why}; the only possible one is steered.")
+        for number, entry in enumerate(self.rounds):
+            if entry.exchange is not None:
+                faults.append(f"rounds[{number}].exchange: {why}; remove the key.")
+        return faults
 
     def _impossible_exchanges(self) -> list[str]:
         """Faults of rounds whose walkers exchange configurations."""

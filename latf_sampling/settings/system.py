@@ -79,7 +79,7 @@ class Source:
     keys: frozenset[str]
 
 
-_ANY_MOLECULE = frozenset({"barostat", "restraints", "conformations", "platform"})
+_ANY_MOLECULE = frozenset({"barostat", "restraints", "conformations", "temperature_dependent", "platform"})
 _FORCES = _ANY_MOLECULE | {"nonbonded", "cutoff", "switching_distance", "constraints", "hydrogen_mass"}
 _FORCE_FIELD = _FORCES | {"force_field", "prepare", "implicit_salt"}
 _ENGINE_FILES = _FORCES | {"implicit_solvent", "implicit_salt"}
@@ -341,6 +341,11 @@ class SystemSettings(Settings):
     conformations: tuple[str | Path, ...] | None = Field(default=None, min_length=1)
     """Structures that walkers of the first round start from in turn: files with the same atoms, or names for a
     molecule by name. None is the structure itself."""
+    temperature_dependent: bool = False
+    """Whether the potential energy itself depends on temperature, as in the coarse-grained models TIS and 3SPN2 and in
+    implicit solvents fitted for each temperature. Energies of frames at one temperature then say nothing about another:
+    each temperature is weighted by itself, without MBAR between them, models are of `temperature_mode: steered`, and
+    configurations are not exchanged."""
     platform: str | None = None
     """OpenMM platform; None picks the fastest for the size of the system."""
 

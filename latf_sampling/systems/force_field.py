@@ -242,10 +242,10 @@ def _unknown(residue: app.topology.Residue, settings: SystemSettings) -> str:
     if standard is not None and settings.structure is not None:
         instead = f", or replace it with prepare: {{replace: {{{residue.name}: {standard}}}}}"
     else:
-        instead = " (openmmforcefields writes them for ligands), or remove it from the structure"
+        instead = ", or remove it from the structure"
     return (
         f"{residue_label(residue)} is not in the force field. Add a force field file that has a template of "
-        f"{residue.name}{instead}."
+        f"{residue.name}, like force_field: [..., {residue.name.lower()}.xml]{instead}."
     )
 
 

@@ -165,6 +165,19 @@ def test_plain_dynamics_that_missed_a_state_is_left_out_of_mbar(records, walkers
     assert alone.walkers == [trapped]
 
 
+def test_where_energies_depend_on_temperature_each_temperature_stands_alone(records, walkers):
+    hot = replace(walkers[0], temperature=450.0)
+    system = records.protocol.system.model_copy(update={"temperature_dependent": True})
+    protocol = records.protocol.model_copy(update={"system": system})
+    alone = Records(protocol, records.directory.path)
+    ways = [weightings(r, [hot, *walkers[1:]], 300.0, np.random.default_rng(0)) for r in (records, alone)]
+    assert [any(w.temperature == 450.0 for w in way[-1].walkers) for way in ways] == [True, False]
+    fewer = weightings(records, walkers[1:], 300.0, np.random.default_rng(0))
+    for one, other in zip(ways[1], fewer, strict=True):
+        np.testing.assert_array_equal(np.concatenate(one.log_weights), np.concatenate(other.log_weights))
+    assert all(series.energies is None for series in alone.series(walkers[1:2]))
+
+
 def test_without_a_bias_there_is_mbar_alone(records):
     plain = [walker for walker in records.frames() if not walker.biased]
     (only,) = weightings(records, plain, 450.0, np.random.default_rng(0))

@@ -198,3 +198,10 @@ def test_salt_screens_charges_in_implicit_solvent(molecule):
     force = next(f for f in salted.system.getForces() if f.getName() == "CustomGBForce")
     kappa = 0.73 * 10 * 50.33355 * (0.15 / 78.5 / 298.15) ** 0.5  # OpenMM's readers of Amber's and CHARMM's files
     assert f"kappa={kappa:.6f}"[:12] in "".join(force.getEnergyTermParameters(k)[0] for k in range(3)).replace(" ", "")
+
+
+def test_a_prmtop_from_before_amber_7_is_told(tmp_path):
+    (tmp_path / "old.prmtop").write_text(" " * 80 + "\n 11034    15 10917\nN   H1  H2  H3  CA  HA\n")
+    (tmp_path / "a.inpcrd").write_text("title\n    1\n   0.0000000   0.0000000   0.0000000\n")
+    with pytest.raises(SettingsError, match=r"old\.prmtop has no %FLAG; it is no prmtop, or one from before Amber 7"):
+        build(SystemSettings(amber={"topology": tmp_path / "old.prmtop", "coordinates": tmp_path / "a.inpcrd"}))
