@@ -169,4 +169,4 @@ def test_no_damage_changes_a_number(tmp_path, monkeypatch):
             restore(directory, intact)
     print(f"{cases} cases, {silent} of them without a consequence")
     assert cases > 90
-    assert silent < 0.06 * cases  # spaces of JSON, and what is lost at the end of a campaign and made again
+    assert silent < 0.08 * cases  # spaces of JSON, and what is lost at the end of a campaign and made again
