@@ -1,4 +1,4 @@
-"""Pages that need no other file: of a campaign, finished or not, of a model's evaluation, and of a scan of lags.
+"""Pages that need no other file: of a campaign, finished or not, of several, of an evaluation, and of a scan of lags.
 
 To add a section to the report of a campaign, write a file with a function ``section(records, estimates) -> str`` and
 enter it in `SECTIONS`.
@@ -32,11 +32,12 @@ from latf_sampling.report import (
     structures,
     weights,
 )
+from latf_sampling.report.comparison import write_comparison
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.report.evaluation import write_evaluation
 from latf_sampling.report.lags import write_lags
 
-__all__ = ["SECTIONS", "write_evaluation", "write_lags", "write_report"]
+__all__ = ["SECTIONS", "write_comparison", "write_evaluation", "write_lags", "write_report"]
 
 SECTIONS: list[Callable[[Records, Estimates], str]] = [
     headline.section,

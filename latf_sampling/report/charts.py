@@ -51,6 +51,11 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+def style() -> dict[Any, Any]:
+    """Settings of matplotlib for figures in files, as on the page."""
+    return {**_STYLE, "pdf.fonttype": 42}
+
+
 def color(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
 

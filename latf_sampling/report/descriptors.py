@@ -31,7 +31,7 @@ def section(records: Records, estimates: Estimates) -> str:
         "sum over all descriptors. Look for the few descriptors that dominate; correlated descriptors share their "
         "sensitivity."
     )
-    chart = charts.chart(lambda axes: _draw(axes, ranked, shown), height=0.8 + 0.22 * shown)
+    chart = charts.chart(lambda axes: draw(axes, ranked, shown), height=0.8 + 0.22 * shown)
     parts = [page.figures(page.figure(chart, caption))]
     selection = learned.cv.metadata.get("selection")
     if selection is not None:
@@ -39,7 +39,7 @@ def section(records: Records, estimates: Estimates) -> str:
     return page.section(title, *parts)
 
 
-def _draw(axes: Axes, ranked: Sensitivity, shown: int) -> None:
+def draw(axes: Axes, ranked: Sensitivity, shown: int) -> None:
     order = ranked.order[:shown]
     heights = range(len(order))
     axes.barh(heights, 100 * ranked.total[order], color=charts.color(0), alpha=0.85, label="all together")

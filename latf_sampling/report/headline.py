@@ -29,6 +29,8 @@ def section(records: Records, estimates: Estimates) -> str:
         parts += [_estimates_table(estimates), _error_bar(estimates)]
     if estimates.pooled is not None:
         parts.append(_figures(estimates))
+    if records.protocol.system.temperature_dependent:
+        parts.append(page.paragraph(words.TEMPERATURE_DEPENDENT, "soft"))
     return "<header>\n" + "\n".join(parts) + "\n</header>"
 
 
@@ -230,20 +232,20 @@ def _error_bar(estimates: Estimates) -> str:
 def _figures(estimates: Estimates) -> str:
     return page.figures(
         page.figure(
-            charts.chart(lambda axes: _draw_estimates(axes, estimates), height=2.6),
+            charts.chart(lambda axes: draw_estimates(axes, estimates), height=2.6),
             "Free-energy difference from each round and from all rounds together, with error bars of one standard "
             "deviation; the band is the reference with its error. About two of three bars should reach the band, and "
             "the rounds should agree with each other.",
         ),
         page.figure(
-            charts.chart(lambda axes: _draw_history(axes, estimates), height=2.6),
+            charts.chart(lambda axes: draw_history(axes, estimates), height=2.6),
             "Convergence of the free-energy difference: the estimate of each round from its frames up to a time, with "
             "its 95 % interval. The lines should level off, within their intervals, well before their end.",
         ),
     )
 
 
-def _draw_reference(axes: Axes, estimates: Estimates, vertical: bool) -> None:
+def draw_reference(axes: Axes, estimates: Estimates, vertical: bool) -> None:
     if estimates.reference is None:
         return
     span, line = (axes.axvspan, axes.axvline) if vertical else (axes.axhspan, axes.axhline)
@@ -252,7 +254,7 @@ def _draw_reference(axes: Axes, estimates: Estimates, vertical: bool) -> None:
     line(value, color=charts.color(2), lw=1.2, label="reference")
 
 
-def _draw_estimates(axes: Axes, estimates: Estimates) -> None:
+def draw_estimates(axes: Axes, estimates: Estimates) -> None:
     entries = [(f"round {index}", entry) for index, entry in estimates.rounds.items()]
     entries = [(name, entry) for name, entry in [*entries, ("pooled", estimates.pooled)] if entry is not None]
     for height, (name, entry) in enumerate(entries):
@@ -261,14 +263,14 @@ def _draw_estimates(axes: Axes, estimates: Estimates) -> None:
         axes.errorbar(entry.value, height, xerr=error, fmt="o", color=shade, capsize=4, ms=6)
         if error is None:
             axes.annotate("error not bounded", (entry.value, height), (8, 0), textcoords="offset points", va="center")
-    _draw_reference(axes, estimates, vertical=True)
+    draw_reference(axes, estimates, vertical=True)
     axes.set_yticks(range(len(entries)), [name for name, _ in entries])
     axes.set_ylim(len(entries) - 0.5, -0.5)
     axes.set_xlabel("free-energy difference, kJ/mol")
     charts.legend(axes)
 
 
-def _draw_history(axes: Axes, estimates: Estimates) -> None:
+def draw_history(axes: Axes, estimates: Estimates) -> None:
     levels, half_width = [], 1.0
     for number, (index, convergence) in enumerate(estimates.histories.items()):
         if convergence is None:
@@ -280,7 +282,7 @@ def _draw_history(axes: Axes, estimates: Estimates) -> None:
         axes.fill_between(time, value - half, value + half, color=shade, alpha=0.2, lw=0)
         axes.plot(time, value, "o-", color=shade, ms=3, label=f"round {index}")
         levels, half_width = [*levels, *value[np.isfinite(value)]], max(half_width, half[-1])
-    _draw_reference(axes, estimates, vertical=False)
+    draw_reference(axes, estimates, vertical=False)
     if levels:  # the intervals of the first few blocks may be much wider than the others
         axes.set_ylim(min(levels) - 2 * half_width, max(levels) + 2 * half_width)
     axes.set_xlabel("simulated time of each walker, ns")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ def _latent(records: Records) -> list[str]:
     figures = [
         page.figure(
             charts.chart(
-                lambda axes, index=index, learned=learned: _draw_learned(axes, records, index, learned), height=3.5
+                lambda axes, index=index, learned=learned: draw_learned(axes, records, index, learned), height=3.5
             ),
             f"Latent free energy by the flow learned after round {index}, at "
             f"{learned.model.settings.reference_temperature:g} K, with training frames of all temperatures colored by "
@@ -54,7 +53,8 @@ def _latent(records: Records) -> list[str]:
     return [page.heading("Latent space"), page.figures(*figures)]
 
 
-def _draw_learned(axes: Axes, records: Records, index: int, learned: LearnedModel) -> None:
+def draw_learned(axes: Axes, records: Records, index: int, learned: LearnedModel) -> None:
+    """The flow's free energy at its reference temperature, with training frames by their states."""
     draw_density(axes, learned, learned.model.settings.reference_temperature)
     latent, states = training_points(records, index, learned)
     shown = components(learned)
@@ -133,6 +133,14 @@ def _observed(records: Records, estimates: Estimates) -> list[str]:
     if not estimates.sampled:
         what = "biased frames" if estimates.biased else f"frames of plain dynamics at {estimates.temperature:g} K"
         return [title, page.missing(f"There are no {what} yet.")]
+    surface, profile = surface_and_profile(records, estimates)
+    figures = [] if surface is None else _maps(records, estimates, surface)
+    return [title, page.figures(*figures, _profile(estimates, profile))]
+
+
+def surface_and_profile(records: Records, estimates: Estimates) -> tuple[analysis.Surface | None, analysis.Profile]:
+    """Free energy of the observed torsion and its partner, where there is one, and along the observed variable."""
+    observed = estimates.variable
     walkers = [walker for group in estimates.sampled.values() for walker in group]
     selected = selected_frames(walkers)
     weights, rng = log_weights(estimates.sampled), streams.stream(records.protocol.seed, "report", "landscapes")
@@ -140,12 +148,22 @@ def _observed(records: Records, estimates: Estimates) -> list[str]:
     def shown(name: str) -> list[np.ndarray]:
         return [observed.shown(walker.values[name][part]) for walker, part in zip(walkers, selected)]
 
-    figures = []
-    if records.partner is not None:
-        first, second = sorted([observed.name, records.partner])
-        figures += _maps(estimates, (first, second), shown(first), shown(second), weights, rng)
-    figures.append(_profile(estimates, shown(observed.name), weights, rng))
-    return [title, page.figures(*figures)]
+    surface, bins = None, _bins(estimates)
+    if (names := torsions(records)) is not None:
+        x, y = map(shown, names)
+        extent = ((-180, 180), (-180, 180))
+        surface = analysis.free_energy_surface(x, y, weights, estimates.temperature, rng, bins, extent)
+    extent = (-180, 180) if observed.circular else None
+    values = shown(observed.name)
+    return surface, analysis.free_energy_profile(values, weights, estimates.temperature, rng, bins, extent)
+
+
+def torsions(records: Records) -> tuple[str, str] | None:
+    """Names of the observed torsion and its partner, in the order of the axes of their map."""
+    if records.observed is None or records.partner is None:
+        return None
+    first, second = sorted([records.observed.name, records.partner])
+    return first, second
 
 
 def _bins(estimates: Estimates) -> int:
@@ -154,44 +172,52 @@ def _bins(estimates: Estimates) -> int:
     return BINS if reference is None or reference.surface is None else len(reference.surface[0]) - 1
 
 
-def _profile(estimates: Estimates, values, weights, rng: np.random.Generator) -> str:
-    observed, temperature = estimates.variable, estimates.temperature
-    extent = (-180, 180) if observed.circular else None
-    profile = analysis.free_energy_profile(values, weights, temperature, rng, _bins(estimates), extent)
-    reference = estimates.reference and estimates.reference.profile(observed, profile.edges, temperature)
+def reference_profile(estimates: Estimates, profile: analysis.Profile) -> tuple[np.ndarray, np.ndarray] | None:
+    """Edges and free energies of the reference along the observed variable; `None` where they are not known."""
+    reference = estimates.reference
+    return reference and reference.profile(estimates.variable, profile.edges, estimates.temperature)
 
-    def draw(axes: Axes) -> None:
-        known = np.where(np.isfinite(profile.values), profile.values, np.nan)
-        top = 1.1 * np.nanmax(known) + 1
-        low, high = np.clip(np.where(np.isfinite(known), profile.interval, np.nan), 0, top)
-        axes.stairs(high, profile.edges, baseline=low, fill=True, color=charts.color(0), alpha=0.2, lw=0)
-        axes.stairs(known, profile.edges, baseline=None, color=charts.color(0), lw=1.6, label="campaign")
-        if reference is not None:
-            edges, energies = reference
-            energies = np.where(np.isfinite(energies), energies, np.nan)
-            axes.stairs(energies, edges, baseline=None, label="reference", color=charts.color(2), lw=1.2)
-        axes.axvline(observed.shown(observed.above), color=charts.LINE, lw=1, zorder=0)
-        if observed.circular:
-            charts.degrees(axes, "x")
-        axes.set_ylim(0, top)
-        axes.set_xlabel(observed.label)
-        axes.set_ylabel("free energy, kJ/mol")
-        charts.legend(axes)
 
-    expected = " The two curves should coincide, except at the highest free energies." if reference is not None else ""
+def draw_profile(axes: Axes, estimates: Estimates, profile: analysis.Profile) -> None:
+    """Free energy along the observed variable with its interval, and the reference."""
+    observed, reference = estimates.variable, reference_profile(estimates, profile)
+    known = np.where(np.isfinite(profile.values), profile.values, np.nan)
+    top = 1.1 * np.nanmax(known) + 1
+    low, high = np.clip(np.where(np.isfinite(known), profile.interval, np.nan), 0, top)
+    axes.stairs(high, profile.edges, baseline=low, fill=True, color=charts.color(0), alpha=0.2, lw=0)
+    axes.stairs(known, profile.edges, baseline=None, color=charts.color(0), lw=1.6, label="campaign")
+    if reference is not None:
+        edges, energies = reference
+        energies = np.where(np.isfinite(energies), energies, np.nan)
+        axes.stairs(energies, edges, baseline=None, label="reference", color=charts.color(2), lw=1.2)
+    axes.axvline(observed.shown(observed.above), color=charts.LINE, lw=1, zorder=0)
+    if observed.circular:
+        charts.degrees(axes, "x")
+    axes.set_ylim(0, top)
+    axes.set_xlabel(observed.label)
+    axes.set_ylabel("free energy, kJ/mol")
+    charts.legend(axes)
+
+
+def _profile(estimates: Estimates, profile: analysis.Profile) -> str:
+    known = reference_profile(estimates, profile) is not None
+    expected = " The two curves should coincide, except at the highest free energies." if known else ""
     how = "by reweighting the biased rounds" if estimates.biased else "in plain dynamics"
-    caption = f"Free energy along {observed.name} {how}, with its 95 % interval (shaded).{expected}"
-    return page.figure(charts.chart(draw, height=3.2), caption)
+    caption = f"Free energy along {estimates.variable.name} {how}, with its 95 % interval (shaded).{expected}"
+    return page.figure(charts.chart(lambda axes: draw_profile(axes, estimates, profile), height=3.2), caption)
 
 
-def _maps(estimates: Estimates, names: tuple[str, str], x, y, weights, rng) -> list[str]:
-    extent = ((-180, 180), (-180, 180))
-    ceiling = 18 * KB * estimates.temperature
-    surface = analysis.free_energy_surface(x, y, weights, estimates.temperature, rng, _bins(estimates), extent)
+def _maps(records: Records, estimates: Estimates, surface: analysis.Surface) -> list[str]:
+    names = torsions(records)
+    assert names is not None  # there is a surface of these two
+    ceiling = torsion_ceiling(estimates)
     how = "by reweighting the biased rounds" if estimates.biased else "in plain dynamics"
     figures = [
         page.figure(
-            charts.chart(_map(names, surface.x_edges, surface.y_edges, surface.values, ceiling), height=3.6),
+            charts.chart(
+                lambda axes: draw_map(axes, names, surface.x_edges, surface.y_edges, surface.values, ceiling),
+                height=3.6,
+            ),
             f"Free energy of {names[0]} and {names[1]} {how}; bins without frames are empty.",
         )
     ]
@@ -200,15 +226,19 @@ def _maps(estimates: Estimates, names: tuple[str, str], x, y, weights, rng) -> l
         caption = (
             "The reference surface on the same scale. Positions and depths of the wells should agree with those above."
         )
-        figures.append(page.figure(charts.chart(_map(names, edges, edges, values, ceiling), height=3.6), caption))
+        svg = charts.chart(lambda axes: draw_map(axes, names, edges, edges, values, ceiling), height=3.6)
+        figures.append(page.figure(svg, caption))
     return figures
 
 
-def _map(names: tuple[str, str], x_edges, y_edges, surface, ceiling: float) -> Callable[..., None]:
-    def draw(axes: Axes) -> None:
-        charts.surface(axes, x_edges, y_edges, surface, ceiling)
-        charts.degrees(axes, "xy")
-        axes.set_xlabel(f"{names[0]}, degrees")
-        axes.set_ylabel(f"{names[1]}, degrees")
+def torsion_ceiling(estimates: Estimates) -> float:
+    """Free energies of two torsions are drawn up to this value, kJ/mol."""
+    return 18 * KB * estimates.temperature
 
-    return draw
+
+def draw_map(axes: Axes, names: tuple[str, str], x_edges, y_edges, surface, ceiling: float) -> None:
+    """Free energy of two torsions."""
+    charts.surface(axes, x_edges, y_edges, surface, ceiling)
+    charts.degrees(axes, "xy")
+    axes.set_xlabel(f"{names[0]}, degrees")
+    axes.set_ylabel(f"{names[1]}, degrees")

@@ -28,9 +28,9 @@ def section(records: Records, estimates: Estimates) -> str:
         return page.section("Learning", page.missing("No model is learned yet."))
     figures = []
     for index, learned in records.learned:
-        curves = charts.chart(lambda *axes, learned=learned: _draw_curves(axes, learned.history["history"]), 4, 5.0)
+        curves = charts.chart(lambda *axes, learned=learned: draw_curves(axes, learned.history["history"]), 4, 5.0)
         figures.append(page.figure(curves, _caption(index, learned)))
-        populations = charts.chart(lambda axes, learned=learned: _draw_populations(axes, records, learned), height=4.0)
+        populations = charts.chart(lambda axes, learned=learned: draw_populations(axes, records, learned), height=4.0)
         figures.append(
             page.figure(
                 populations,
@@ -115,7 +115,7 @@ def _caption(index: int, learned: LearnedModel) -> str:
     )
 
 
-def _draw_curves(axes: Sequence[Axes], history: list[dict]) -> None:
+def draw_curves(axes: Sequence[Axes], history: list[dict]) -> None:
     history = [entry for entry in history if entry["stage"] != "ensemble"]
     epochs = np.arange(1, len(history) + 1)
     alone = np.array([entry["stage"] == "flow" for entry in history])
@@ -140,7 +140,7 @@ def _draw_curves(axes: Sequence[Axes], history: list[dict]) -> None:
     charts.legend(axes[2] if alone.any() else axes[0])
 
 
-def _draw_populations(axes: Axes, records: Records, learned: LearnedModel) -> None:
+def draw_populations(axes: Axes, records: Records, learned: LearnedModel) -> None:
     model, states = learned.model, learned.history["states"]
     measured = sorted(float(key.removeprefix("population at ")) for key in states[0] if key.startswith("population"))
     wanted = [*measured, *([records.protocol.starts.temperature] if records.protocol.starts is not None else [])]

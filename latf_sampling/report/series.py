@@ -31,7 +31,7 @@ def section(records: Records, estimates: Estimates) -> str:
     for entry in begun:
         rows = (records.observed is not None) + (learned.cv.dim if learned is not None else 0)
         svg = charts.chart(
-            lambda *axes, entry=entry: _draw(axes, records, entry, learned), rows=rows, height=0.5 + 1.25 * rows
+            lambda *axes, entry=entry: draw(axes, records, entry, learned), rows=rows, height=0.5 + 1.25 * rows
         )
         figures.append(page.figure(svg, _caption(entry, records, index)))
     return page.section(title, *parts, page.figures(*figures))
@@ -52,7 +52,7 @@ def _caption(entry: Round, records: Records, index: int | None) -> str:
     return f"{entry.title}. {' and '.join(shown)} against time. {expected}{unfinished}"
 
 
-def _draw(axes: Sequence[Axes], records: Records, entry: Round, learned: LearnedModel | None) -> None:
+def draw(axes: Sequence[Axes], records: Records, entry: Round, learned: LearnedModel | None) -> None:
     observed = records.observed
     for number, walker in enumerate(entry.begun):
         selected = charts.thin(len(walker.frames), POINTS)

@@ -68,7 +68,7 @@ def _set(
     parts = [page.paragraph(text)]
     figures = [
         page.figure(
-            charts.chart(lambda axes: _draw_latent(axes, learned, table), height=3.5),
+            charts.chart(lambda axes: draw_latent(axes, learned, table), height=3.5),
             f"{_drawn(archived)}, over the flow's free energy at {temperature:g} K, by the model "
             f"learned after round {index}. {_expected(learned, table, policy)}",
         ),
@@ -197,7 +197,7 @@ def _origin(records: Records, index: int, source: int) -> str:
     return "unknown"
 
 
-def _draw_latent(axes: Axes, learned: LearnedModel, table: dict) -> None:
+def draw_latent(axes: Axes, learned: LearnedModel, table: dict) -> None:
     draw_density(axes, learned, table["temperature"])
     shown = components(learned)
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from latf_sampling import analysis
+from latf_sampling.analysis import Difference
 from latf_sampling.core import streams
 from latf_sampling.errors import SimulationError
 from latf_sampling.records.records import Records
@@ -21,19 +22,19 @@ WITHOUT_BIAS = "All temperatures together"
 
 def section(records: Records, estimates: Estimates) -> str:
     """Empty where no variable is observed, or there is neither a bias nor several temperatures."""
-    biased = any(walker.frames.biased for walker in records.walkers)
-    temperatures = {walker.frames.temperature for walker in records.walkers if not walker.frames.externally_weighted}
-    if estimates.observed is None or estimates.one_sided or not (biased or len(temperatures) > 1):
+    if not applies(records, estimates):
         return ""
+    biased = any(walker.frames.biased for walker in records.walkers)
     title = TITLE if biased else WITHOUT_BIAS
-    rng = streams.stream(records.protocol.seed, "report", "weights")
-    frames = [walker.frames for walker in records.walkers]
     try:
-        all_weightings = weightings(records, frames, estimates.temperature, rng)
+        differences = differences_by_weights(records, estimates)
     except SimulationError as error:
         return page.section(title, page.missing(f"The biases could not be read: {error}"))
+    frames = [walker.frames for walker in records.walkers]
+    if records.protocol.system.temperature_dependent:
+        frames = [walker for walker in frames if walker.temperature == estimates.temperature]
     head = ["weights", "difference", "95 % interval", "frames", "independent frames"]
-    counted = {(walker.round_index, walker.walker) for walker in all_weightings[-1].walkers}
+    counted = {(walker.round_index, walker.walker) for walker in differences[-1][0].walkers}
     trapped = [w for w in frames if not (w.externally_weighted or (w.round_index, w.walker) in counted)]
     return page.section(
         title,
@@ -50,7 +51,7 @@ def section(records: Records, estimates: Estimates) -> str:
             f"{estimates.temperature:g} K. The result should agree with plain dynamics at this temperature; its error "
             "is smaller where walkers at higher temperatures cross more often."
         ),
-        page.table(head, [_row(records, estimates, weighting, rng) for weighting in all_weightings]),
+        page.table(head, [_row(weighting, difference) for weighting, difference in differences]),
         page.paragraph(
             f"Not in MBAR: {words.listed([walker.label for walker in trapped])}. Plain dynamics that never reached a "
             "state that biased walkers visited has no information about the probability of this state, but MBAR would "
@@ -62,25 +63,44 @@ def section(records: Records, estimates: Estimates) -> str:
     )
 
 
-def _row(records: Records, estimates: Estimates, weighting: Weighting, rng: np.random.Generator) -> list[str]:
+def applies(records: Records, estimates: Estimates) -> bool:
+    """Whether there is a difference to estimate, and more than one way to weight frames or temperature."""
+    biased = any(walker.frames.biased for walker in records.walkers)
+    temperatures = {walker.frames.temperature for walker in records.walkers if not walker.frames.externally_weighted}
+    return estimates.observed is not None and not estimates.one_sided and (biased or len(temperatures) > 1)
+
+
+def differences_by_weights(records: Records, estimates: Estimates) -> list[tuple[Weighting, Difference | None]]:
+    """The free-energy difference by each way to weight frames, MBAR last; `None` where nothing crossed.
+
+    Raises
+    ------
+    SimulationError
+        The hills of a biased round cannot be read.
+    """
+    rng = streams.stream(records.protocol.seed, "report", "weights")
+    all_weightings = weightings(records, [walker.frames for walker in records.walkers], estimates.temperature, rng)
+    return [(weighting, _difference(records, estimates, weighting, rng)) for weighting in all_weightings]
+
+
+def _difference(
+    records: Records, estimates: Estimates, weighting: Weighting, rng: np.random.Generator
+) -> Difference | None:
     observed = estimates.variable
     if not sum(estimates.selected_crossings[walker.round_index, walker.walker] for walker in weighting.walkers):
-        # Populations of states that no walker went between are not related, whatever the weights.
-        return [
-            weighting.name,
-            "no estimate, since nothing crossed",
-            "",
-            f"{sum(map(len, weighting.log_weights)):,}",
-            "",
-        ]
+        return None  # populations of states that no walker went between are not related, whatever the weights
     values = {walker.key: walker.values[observed.name] for walker in records.walkers}
     inside = [
         values[walker.round_index, walker.walker][part] > observed.above
         for walker, part in zip(weighting.walkers, weighting.selected)
     ]
-    difference = analysis.free_energy_difference(
-        inside, weighting.log_weights, estimates.temperature, rng, weighting.states
-    )
+    return analysis.free_energy_difference(inside, weighting.log_weights, estimates.temperature, rng, weighting.states)
+
+
+def _row(weighting: Weighting, difference: Difference | None) -> list[str]:
+    if difference is None:
+        frames = sum(map(len, weighting.log_weights))
+        return [weighting.name, "no estimate, since nothing crossed", "", f"{frames:,}", ""]
     bounded = math.isfinite(difference.error)
     return [
         weighting.name,
