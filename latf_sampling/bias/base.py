@@ -14,13 +14,14 @@ from openmm import app
 from latf_sampling.analysis.weights import boltzmann_weights
 from latf_sampling.bias.thermostat import check_simulation, check_temperature
 from latf_sampling.core import arguments
+from latf_sampling.core.notebook import ShownInNotebooks
 from latf_sampling.cv.force import BiasForce
 from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import SettingsError, SimulationError
 from latf_sampling.units import TemperatureLike, to_kelvin
 
 
-class Bias(ABC):
+class Bias(ShownInNotebooks, ABC):
     """A bias potential V(u) on a collective variable u, which acts in an OpenMM system.
 
     `Metadynamics`, `OPES`, `FlowBias` and `Umbrella` have the same methods with the same meaning. Where a kind has
@@ -62,6 +63,12 @@ class Bias(ABC):
         where = "read-only" if self._force is None else f"by {self.backend}"
         temperature = "" if self.temperature is None else f" at {self.temperature:g} K"
         return f"<{type(self).__name__}{temperature}, {where}, along {self.cv!r}>"
+
+    def _overview(self) -> list[tuple[str, Any]]:
+        rows: list[tuple[str, Any]] = [("adaptive", "yes" if self.is_adaptive else "no")]
+        names = ("bias_factor", "height", "barrier", "frequency")
+        rows += [(name, f"{value:g}") for name in names if isinstance(value := getattr(self, name, None), int | float)]
+        return [*rows, *self.cv._overview()]
 
     @property
     def force(self) -> BiasForce:
@@ -164,7 +171,7 @@ class Bias(ABC):
         """`free_energy` after each of so many equal shares of the history, as (step, surface); none without one."""
         return iter(())
 
-    def save(self) -> None:  # noqa: B027 - nothing to do, by default
+    def save(self) -> None:
         """Write to the disk what a later run continues from.
 
         To be called before ``simulation.saveCheckpoint``, so that the history is as long as the checkpoint needs it.
@@ -180,10 +187,10 @@ class Bias(ABC):
         """What `save` wrote to the disk, as `latf_sampling.bias.history.verify_hills` checks it; `None` for nothing."""
         return None
 
-    def rewind(self, step: int) -> None:  # noqa: B027 - nothing to do, by default
+    def rewind(self, step: int) -> None:
         """Remove from the bias what was added after a step, for a simulation that continues from an earlier state."""
 
-    def close(self) -> None:  # noqa: B027 - nothing to do, by default
+    def close(self) -> None:
         """`save`, and let another object or process continue from the files of this bias."""
 
     def prepare(self, simulation: app.Simulation) -> None:
@@ -198,7 +205,7 @@ class Bias(ABC):
             check_temperature(type(self).__name__, self.temperature, simulation)
         self.force.refresh(simulation.context)
 
-    def update(self, simulation: app.Simulation) -> None:  # noqa: B027 - nothing to do, by default
+    def update(self, simulation: app.Simulation) -> None:
         """What `step` does at whole multiples of `frequency`: add to the bias, or check the position of the walker."""
 
 

@@ -8,7 +8,9 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import mdtraj
 import numpy as np
@@ -25,10 +27,11 @@ from latf_sampling.campaign.learning import learn
 from latf_sampling.campaign.ledger import ledger
 from latf_sampling.campaign.log import Log, logged
 from latf_sampling.campaign.policies import POLICIES, next_walkers
-from latf_sampling.campaign.progress import Progress, StepProgress, nowhere, part_of, silent
+from latf_sampling.campaign.progress import Progress, StepProgress, part_of, silent
 from latf_sampling.campaign.until import Until
 from latf_sampling.core import installation, platforms, storage, streams
 from latf_sampling.core.manifest import Manifest
+from latf_sampling.core.notebook import ShownInNotebooks, shown_progress
 from latf_sampling.core.provenance import Attempt
 from latf_sampling.core.space import require_space
 from latf_sampling.core.words import plural
@@ -67,7 +70,7 @@ READING, EXPORT = 0.03, 0.03
 """Shares of the time of a training that the descriptors of all frames take before it, and the export after it."""
 
 
-class Campaign:
+class Campaign(ShownInNotebooks):
     """A campaign in a directory.
 
     Parameters
@@ -116,6 +119,9 @@ class Campaign:
     def __repr__(self) -> str:
         return f"<Campaign '{self.protocol.name}' in {self.directory.path}: {plural(self.n_rounds, 'round')}>"
 
+    def _overview(self) -> list[tuple[str, Any]]:
+        return [(step["step"], f"{100 * step['done']:.0f} %, {step['words']}") for step in self.records.status()]
+
     @classmethod
     def load(cls, directory: str | Path, trust: bool = False) -> Campaign:
         """The campaign in a directory, by the settings that are stored in it.
@@ -137,7 +143,7 @@ class Campaign:
 
     def run(
         self,
-        progress: Progress = nowhere,
+        progress: Progress | None = None,
         executor: Executor | None = None,
         until: Until | None = None,
     ) -> None:
@@ -146,7 +152,8 @@ class Campaign:
         Parameters
         ----------
         progress
-            Called with the name of the step, the fraction of it that is done, and a few words.
+            Called with the name of the step, the fraction of it that is done, and a few words; None shows bars in a
+            notebook or on a terminal.
         executor
             Where walkers, training and the making of structures run: any executor of `concurrent.futures`, which is
             not shut down, and whose workers share the disk of the directory; `None` takes that of the protocol.
@@ -161,6 +168,7 @@ class Campaign:
         if until is not None:
             until.check(self.protocol)
         with (
+            shown_progress() if progress is None else nullcontext(progress) as progress,
             open_executor(self.records, executor) as executor,
             self.directory.acquire(self.protocol, extend(self.directory, self.protocol, progress), self.added),
             logged(self.directory.log, progress) as log,

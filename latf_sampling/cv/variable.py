@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.jit.frontend import FrontendError
 
 from latf_sampling.core import arguments
+from latf_sampling.core.notebook import ShownInNotebooks, some
 from latf_sampling.core.words import plural
 from latf_sampling.errors import CVError, SettingsError
 from latf_sampling.features import reduced_box
@@ -59,7 +60,7 @@ class OfAllAtoms(nn.Module):
         return self.compact(positions.index_select(-2, self.atoms).to(torch.float64), box)
 
 
-class Variable:
+class Variable(ShownInNotebooks):
     """A collective variable that torch can differentiate.
 
     Parameters
@@ -102,6 +103,13 @@ class Variable:
     def __repr__(self) -> str:
         components = plural(self.dim, "component")
         return f"<{type(self).__name__}: {components} from {len(self.atoms)} of {plural(self.n_atoms, 'atom')}>"
+
+    def _overview(self) -> list[tuple[str, Any]]:
+        ranges = [
+            f"{low:.3g} to {high:.3g}, width of a hill {sigma:.2g}"
+            for (low, high), sigma in zip(self.bounds, self.sigma)
+        ]
+        return [("components", ranges), ("atoms", ", ".join(some(list(self.atoms), 20))), ("periodic", self.periodic)]
 
     module: Any
     """The compiled function of all atoms, with the method ``compact`` for `atoms` alone; a `torch.jit.ScriptModule`."""

@@ -18,6 +18,7 @@ from latf_sampling.analysis.blocks import BLOCKS
 from latf_sampling.analysis.mbar import TemperatureReweighting
 from latf_sampling.analysis.weights import kish
 from latf_sampling.core import arguments
+from latf_sampling.core.notebook import ShownInNotebooks, some
 from latf_sampling.core.words import plural
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.units import (
@@ -253,7 +254,7 @@ def enthalpy(energies: ArrayLike, volumes: ArrayLike, pressure: PressureLike) ->
     return energy + to_float(pressure, "pressure", "pressure") * BAR * volume
 
 
-class Dataset:
+class Dataset(ShownInNotebooks):
     """All series of a training, with the pairs (t, t + lag) inside each of them that span no break.
 
     Parameters
@@ -307,6 +308,14 @@ class Dataset:
             f"<Dataset: {plural(self.frames, 'frame')} of {plural(self.n_features, 'descriptor')} in "
             f"{len(self.series)} series at {temperatures} K, lag of {plural(self.lag, 'frame')}>"
         )
+
+    def _overview(self) -> list[tuple[str, Any]]:
+        carried = {"energies": self.energies is not None, "labels": self.labels is not None}
+        return [
+            ("series", some(self.series)),
+            ("pairs", f"{len(self):,}"),
+            ("with", ", ".join(name for name, there in carried.items() if there) or "descriptors alone"),
+        ]
 
     def __init__(
         self,

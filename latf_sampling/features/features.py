@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mdtraj
 import numpy as np
 
+from latf_sampling.core.notebook import ShownInNotebooks, some
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.features.descriptor import Column
 from latf_sampling.features.registry import DESCRIPTORS
@@ -28,7 +29,7 @@ _CACHE_BYTES = 8 * 2**20  # used instead if it holds enough frames at a time: ab
 _CHUNK_FRAMES = 64
 
 
-class Features:
+class Features(ShownInNotebooks):
     """Descriptors of a molecule: from positions to the columns that a collective variable is learned from.
 
     Parameters
@@ -201,6 +202,11 @@ class Features:
 
     def __repr__(self) -> str:
         return f"<Features: {len(self.names)} columns from {len(self.atoms)} of {self.n_atoms} atoms>"
+
+    def _overview(self) -> list[tuple[str, Any]]:
+        kinds = [f"{kind}: {len(members):,}" for kind, members in self._terms.items()]
+        columns = [f"{name} / {unit}" if unit else name for name, unit in zip(self.names, self.units)]
+        return [("descriptors", kinds), ("columns", some(columns))]
 
     def __call__(self, positions: Any, box: Any = None) -> Any:
         """Measure the descriptors.

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from latf_sampling.analysis.thermodynamics import GibbsHelmholtz, StateThermodynamics
 from latf_sampling.core import archives, arguments, storage
+from latf_sampling.core.notebook import ShownInNotebooks
 from latf_sampling.core.words import plural
 from latf_sampling.errors import DataError, ExtrapolationWarning, LatfError, SettingsError, TrainingError
 from latf_sampling.learning.flow import LatentFlow, MixturePrior
@@ -62,7 +63,7 @@ def mlp(widths: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
-class LaTF(nn.Module):
+class LaTF(ShownInNotebooks, nn.Module):
     """A model to be trained with `latf_sampling.train`, saved, loaded, evaluated and exported.
 
     Methods for users take and return arrays: numpy arrays for numpy arrays, tensors with gradients for tensors.
@@ -131,6 +132,16 @@ class LaTF(nn.Module):
             f"{plural(self.n_features, 'descriptor')}, {self.temperature_mode}"
             + (f", trained at {', '.join(f'{temperature:g}' for temperature in simulated)} K>" if simulated else ">")
         )
+
+    def _overview(self) -> list[tuple[str, Any]]:
+        changed = self.settings.model_fields_set
+        settings = [("settings", [f"{name}: {getattr(self.settings, name)}" for name in sorted(changed)])]
+        if not self.trained:
+            return settings
+        ranges = [f"{low:.3g} to {high:.3g}" for low, high in self.latent_bounds.tolist()]
+        names = ("seed", "frames")
+        data = [f"{name}: {self.provenance[name]}" for name in names if name in self.provenance]
+        return [("latent coordinates", ranges), ("training", data), *settings]
 
     @property
     def latent_dim(self) -> int:

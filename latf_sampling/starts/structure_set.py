@@ -17,6 +17,7 @@ from openmm import app, unit
 
 from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
+from latf_sampling.core.notebook import ShownInNotebooks, some
 from latf_sampling.core.openmm_xml import read_openmm_xml
 from latf_sampling.core.provenance import Attempt
 from latf_sampling.core.words import plural
@@ -35,7 +36,7 @@ PDB_COORDINATES = (-99.9, 999.9)
 
 
 @dataclass(frozen=True, repr=False)
-class Starts:
+class Starts(ShownInNotebooks):
     """Structures to start simulations from, and the rejected targets.
 
     Attributes
@@ -101,6 +102,10 @@ class Starts:
     def __repr__(self) -> str:
         atoms = plural(self.topology.getNumAtoms(), "atom")
         return f"<Starts: {len(self)} of {self.requested} structures of {atoms} at {self.temperature:g} K>"
+
+    def _overview(self) -> list[tuple[str, Any]]:
+        reached = [f"({', '.join(f'{value:.3g}' for value in point)})" for point in self.reached]
+        return [("reached", some(reached)), ("summary", some(self.summary().splitlines()))]
 
     def summary(self) -> str:
         """One or more sentences: the number of structures, their coverage, and the reasons of rejections."""

@@ -34,7 +34,9 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,8 @@ from latf_sampling.analysis.crossing_rates import CrossingRate
 from latf_sampling.analysis.mean_energy import reach
 from latf_sampling.analysis.thermodynamics import gibbs_helmholtz
 from latf_sampling.core import arguments, platforms, streams
-from latf_sampling.core.words import plural
+from latf_sampling.core.notebook import ShownInNotebooks, shown_progress
+from latf_sampling.core.words import duration, plural
 from latf_sampling.data.columns import column_statistics
 from latf_sampling.data.dataset import CHUNK, Dataset
 from latf_sampling.errors import ColumnWarning, SettingsError, StatesWarning, TrainingError
@@ -79,7 +82,7 @@ FEWEST = 10
 
 
 @dataclass(frozen=True, repr=False)
-class TrainingResult:
+class TrainingResult(ShownInNotebooks):
     """Course and outcome of a training.
 
     Attributes
@@ -112,6 +115,16 @@ class TrainingResult:
 
     def __repr__(self) -> str:
         return f"<TrainingResult: {self.summary}, in {self.seconds:.0f} s>"
+
+    def _overview(self) -> list[tuple[str, Any]]:
+        keys = [key for key in self.states[0] if key.startswith(POPULATION)]
+        shares = [
+            f"{number}: " + ", ".join(f"{100 * entry[key]:.2g} % at {key.removeprefix(POPULATION)} K" for key in keys)
+            for number, entry in enumerate(self.states)
+        ]
+        rows = [("states", shares), ("converged", "yes" if self.converged else "no")]
+        rows.append(("epochs", f"{len(self.history):,} in {duration(self.seconds)}"))
+        return [*rows, ("remarks", list(self.remarks))] if self.remarks else rows
 
     @property
     def summary(self) -> str:
@@ -161,7 +174,7 @@ def train(
         File that the state of the training is written to after every epoch. Where it exists the training continues from
         it, to the same result as without the interruption; delete it when done.
     progress
-        Called with the fraction done and a short message.
+        Called with the fraction done and a short message; None shows a bar in a notebook or on a terminal.
     align
         An earlier variable at the frames of the data set (frames, k), NaN where it is not known. If the new one has as
         many components, it is rotated, reflected, scaled and shifted so that it comes closest to the earlier one.
@@ -222,12 +235,13 @@ def train(
             )
     training = settings if settings is not None else TrainingSettings(**kwargs)
     _warn_of_columns(dataset)
-    progress = progress or (lambda fraction, message: None)
     earlier = EarlierModel.from_arguments(align, align_states, dataset.frames)
     depends = [*earlier.arrays, *([] if start is None else [np.frombuffer(start.fingerprint().encode(), np.uint8)])]
     saved = Checkpoint(checkpoint, dataset, seed, model.settings, training, depends)
-    run = _Run(model, dataset, seed, training, platforms.pick_device(device), saved, progress, earlier, start)
-    result = run.run()
+    with shown_progress() if progress is None else nullcontext(lambda step, *told: progress(*told)) as bars:
+        told = partial(bars, "train")
+        run = _Run(model, dataset, seed, training, platforms.pick_device(device), saved, told, earlier, start)
+        result = run.run()
     model.trained = True
     crossings = model_crossings(
         model, first_frames(dataset.series, CROSSING_FRAMES), dataset.lag, boltzmann=dataset.boltzmann, seed=seed
