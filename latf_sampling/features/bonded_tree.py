@@ -12,6 +12,22 @@ _MAX_BONDS = 4  # atoms this many bonds apart are within 0.6 nm of each other, a
 _STRIDE = 3  # bonds between the atoms that are added where selected atoms are farther apart
 
 
+def without_joint_images(molecules: np.ndarray) -> str:
+    """Why atoms of these molecules, numbered as by `molecule_labels`, are not measured together in a box; empty if they
+    are.
+
+    Each further molecule is in its image that fits best to those before it. Of three or more, the image of one changes
+    which image of another fits best, and the measure jumps where a molecule crosses half the box.
+
+    Examples
+    --------
+    >>> without_joint_images(np.array([0, 1, 1])), without_joint_images(np.array([0, 1, 2]))
+    ('', 'images of 3 molecules do not fit to each other without jumps; select one or two')
+    """
+    count = int(molecules.max()) + 1
+    return f"images of {count} molecules do not fit to each other without jumps; select one or two" if count > 2 else ""
+
+
 def molecule_labels(topology: mdtraj.Topology, atoms: Sequence[int]) -> np.ndarray:
     """Number of the molecule of each of some atoms, counted in their order; (len(atoms),).
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.bonded_tree import bonded_tree, molecule_labels
+from latf_sampling.features.bonded_tree import bonded_tree, molecule_labels, without_joint_images
 from latf_sampling.features.descriptor import Column, Descriptor, Entry, Term, atom_indices, describe_atoms, validate
 from latf_sampling.features.references import read_references
 from latf_sampling.features.topology import Labels, normalized_weights
@@ -61,7 +61,11 @@ class RMSDDescriptor(Descriptor):
         term = Term(
             tuple(atoms), "; ".join(columns), (columns, tree, references, weights, superpose_weights, molecules)
         )
-        return Entry({**settings.model_dump(mode="json", exclude_none=True), "reference": normal_form}, [term])
+        return Entry(
+            {**settings.model_dump(mode="json", exclude_none=True), "reference": normal_form},
+            [term],
+            without_joint_images(molecules),
+        )
 
     @staticmethod
     def _weights(labels: Labels, atoms: list[int], weighted: list[int], kind: str, where: str) -> np.ndarray:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.molecules import alanine_topology, positions
 
+from latf_sampling.errors import SettingsError
 from latf_sampling.features import Features
 from latf_sampling.testing import _Check
 
@@ -100,3 +101,38 @@ def test_the_contract_moves_molecules_across_the_box():
     check({"gyration": "all"})
     with pytest.raises(AssertionError, match=r"jumps by .* where a molecule crosses half a box"):
         check({"groups": {"groups": [ATOMS, {"atoms": [0, 1, 2]}], "center": "geometry"}})
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["rmsd", "gyration"])
+def test_three_molecules_have_no_joint_images(count, kind):
+    """With three, the measure jumped by 0.25 nm and more where one crossed half the box; without a box nothing does."""
+    topology, x = mdtraj.Topology.from_openmm(alanine_topology()), positions()
+    for _ in range(count - 1):
+        topology = topology.join(mdtraj.Topology.from_openmm(alanine_topology()))
+    x = np.concatenate([x + [0, k, 0] for k in range(count)])
+    entry = {
+        "rmsd": {"rmsd": {"of": "all", "reference": {"positions": [x.tolist()]}}},
+        "gyration": {"gyration": "all"},
+    }[kind]
+    assert np.isfinite(Features(topology, [entry])(x)).all()
+    if count == 2:
+        assert np.isfinite(Features(topology, [entry], periodic=True)(x, BOX)).all()
+        return
+    with pytest.raises(
+        SettingsError, match=rf"{kind}: cannot be measured in a periodic box; images of {count} molecules"
+    ):
+        Features(topology, [entry], periodic=True)
+
+
+def test_one_of_two_molecules_goes_anywhere_without_a_jump():
+    """Also where the reference has the two half a box apart, along a diagonal, or in another cell."""
+    topology, x = pair()
+    for offset in ([0, 2.0, 2.0], [2.0, 2.0, 2.0], [0, -3.1, 0.3]):
+        reference = x.copy()
+        reference[22:] += np.array(offset) - [0, 1.99, 0.6]
+        features = Features(topology, [rmsd(reference)], periodic=True)
+        for axis in range(3):
+            way = np.linspace(0, 1, 201)[:, None] * 4.0 * np.eye(3)[axis]
+            values = features(np.stack([moved(reference, step) for step in way]), BOX)[:, 0]
+            assert np.abs(np.diff(values)).max() < 0.0201
