@@ -143,6 +143,20 @@ def tools(folder: str, name: str, coordinates: str = "crd", **keys: Any) -> Row:
     return Row("openmmtools", amber_files(f"{folder}/{name}.prmtop", f"{folder}/{name}.{coordinates}", **keys))
 
 
+def ligand_by_template(cache: Path, folder: Path) -> dict[str, Any]:
+    """A complex as PDB, with the ligand's prmtop made a force field file by ParmEd."""
+    import parmed
+
+    root = cache / "openmmtools/openmmtools/data/T4-lysozyme-L99A-implicit"
+    ligand = parmed.load_file(str(root / "ligand.prmtop"))
+    parameters = parmed.openmm.OpenMMParameterSet.from_structure(ligand)
+    residue = parmed.modeller.ResidueTemplate.from_residue(ligand.residues[0])
+    parameters.residues[residue.name] = residue
+    parameters.write(str(folder / "ligand.xml"), write_unused=True)
+    field = ["amber14/protein.ff14SB.xml", "implicit/obc2.xml", folder / "ligand.xml"]
+    return {"structure": root / "complex.pdb", "force_field": field, "prepare": {}}
+
+
 ROWS: dict[str, Row] = {
     "AdK, closed to open": Row("mdanalysistests", adk, (f"{MDA}/adk_dims.dcd",)),
     "AdK in TIP4P": Row("mdanalysistests", solvated_adk, (f"{MDA}/adk_oplsaa.xtc",)),
@@ -168,6 +182,7 @@ ROWS: dict[str, Row] = {
     "alanine dipeptide in water": tools("alanine-dipeptide-explicit", "alanine-dipeptide", **PME),
     "alanine dipeptide, OBC": tools("alanine-dipeptide-gbsa", "alanine-dipeptide", implicit_solvent="OBC2"),
     "T4 lysozyme and ligand, OBC": tools("T4-lysozyme-L99A-implicit", "complex", implicit_solvent="OBC2"),
+    "the same as PDB with a template": Row("openmmtools", ligand_by_template),
     "DHFR (JAC) in water": tools("dhfr", "JAC", "inpcrd", **PME),
     "trpzip2 in water": tools("trpzip2-explicit", "trpzip2", **PME),
 }

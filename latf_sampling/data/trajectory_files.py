@@ -108,6 +108,9 @@ def without_first(pieces: Iterable[mdtraj.Trajectory], skip: int) -> Iterator[md
 def check_atoms(have: mdtraj.Topology | None, need: mdtraj.Topology, where: str) -> None:
     """Refuse a topology whose atoms or their order are not those of the system; chains may differ.
 
+    Elements may differ, since MDTraj guesses them by the first letter where a file has none: in GRO files it takes
+    sodium for nitrogen, and lithium, magnesium and zinc for virtual sites.
+
     Raises
     ------
     DataError
@@ -120,11 +123,16 @@ def check_atoms(have: mdtraj.Topology | None, need: mdtraj.Topology, where: str)
             f"{where}: has {have.n_atoms} atoms, the system {need.n_atoms}; a trajectory of the whole system is needed."
         )
     for index, (one, other) in enumerate(zip(atom_lines(have), atom_lines(need), strict=True)):
-        unknown = have.atom(index).element in (None, mdtraj.element.virtual)  # MDTraj does not know lithium, for one
-        if one != other and not (unknown and one.split(" ")[::2] == other.split(" ")[::2] and one[-8:] == other[-8:]):
+        if one != other and _without_element(one) != _without_element(other):
             raise DataError(
                 f"{where}: atom {index} is '{one}' (name, element, residue, residue index), the system has '{other}'."
             )
+
+
+def _without_element(line: str) -> list[str]:
+    """Name of an atom, and name and index of its residue, from a line of `atom_lines`."""
+    name, _, residue, index = line.rsplit(" ", 3)
+    return [name, residue, index]
 
 
 def _check_whole(path: str | Path) -> None:

@@ -102,3 +102,20 @@ def test_ions_of_charmm_without_elements(tmp_path):
         warnings.simplefilter("error")
         read = read_structure(tmp_path / "a.pdb", "system.structure")
     assert [atom.element.symbol for atom in read.topology.atoms()] == list(names.values())
+
+
+@pytest.mark.parametrize("suffix", ["pdb", "gro", "cif"])
+def test_ions_whose_elements_a_reader_guesses(tmp_path, suffix):
+    """MDTraj takes the lithium of a GRO file for a virtual site, and its sodium for nitrogen."""
+    topology = mdtraj.Topology()
+    chain = topology.add_chain()
+    for symbol in ("Li", "Na", "K", "Cl", "Rb", "Cs", "Mg", "Zn", "Ca", "Br"):
+        topology.add_atom(symbol.upper(), mdtraj.element.get_by_symbol(symbol), topology.add_residue(symbol, chain))
+    frames = mdtraj.Trajectory(0.5 * np.arange(30).reshape(1, 10, 3), topology)
+    frames.save(str(tmp_path / f"a.{suffix}"))
+    read = next(read_pieces(tmp_path / f"a.{suffix}", topology, False))
+    assert read.topology is topology
+    moved = topology.copy()
+    moved.atom(0).name, moved.atom(1).name = "NA", "LI"
+    with pytest.raises(DataError, match="atom 0 is 'LI"):
+        next(read_pieces(tmp_path / f"a.{suffix}", moved, False))
