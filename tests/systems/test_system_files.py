@@ -156,20 +156,22 @@ def assert_same(computed: dict[str, float], expected: dict[str, float]) -> None:
 # --------------------------------------------------------------------------------------------------------- energies
 
 
-@pytest.mark.parametrize("implicit", [None, "GBn2"])
+@pytest.mark.parametrize(("implicit", "salt"), [(None, None), ("GBn2", None), ("OBC2", "0.2 mol/l")])
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_every_source_gives_the_same_energies(folder, program, implicit):
+def test_every_source_gives_the_same_energies(folder, program, implicit, salt):
     if program == "openmm" and implicit:
         pytest.skip("a serialized system has its solvent in it")
     system = plain({program: PROGRAMS[program]})
     if program != "openmm":
         system |= {"constraints": "none"}
     if implicit:
-        system["implicit_solvent"] = implicit
+        system |= {"implicit_solvent": implicit, **({"implicit_salt": salt} if salt else {})}
     molecule = built(folder, system)
     expected = terms(reference(program == "charmm"), positions())
     if implicit:
-        own = {"structure": STRUCTURE.name, "force_field": [FIELD, "implicit/gbn2.xml"], "constraints": "none"}
+        field = [FIELD, f"implicit/{implicit.lower()}.xml"]
+        own = {"structure": STRUCTURE.name, "force_field": field, "constraints": "none"}
+        own |= {"implicit_salt": salt} if salt else {}
         expected["CustomGBForce"] = terms(built(folder, own).system, positions())["CustomGBForce"]
     assert_same(terms(molecule.system, positions()), expected)
     assert np.abs(molecule.positions - positions()).max() < 6e-4  # a gro file has three digits
