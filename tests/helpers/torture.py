@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,8 +21,8 @@ from latf_sampling.records.ledger import summary
 COMPARED = {".nc", ".npz", ".xml", ".hills", ".pdb", ".cif", ".xtc", ".csv"}
 """Endings of files that are the same in each run of a protocol on the Reference platform, byte by byte; those of models
 hold the time of their export, and have fingerprints in the ledger."""
-WORKERS = ("spawn_main", "process_worker_pool", "executorlib")
-"""What the command line of a process that does tasks has in it: of `multiprocessing`, Parsl and executorlib."""
+WORKERS = ("spawn_main", "process_worker_pool", "executorlib", "dask worker [")
+"""What the command line of a process that does tasks has in it: of `multiprocessing`, Parsl, executorlib and Dask."""
 
 
 @dataclass
@@ -142,7 +144,18 @@ class Torture:
         while news:
             news = {pid for pid, (parent, _) in parents.items() if parent in news and pid not in found}
             found |= news
-        return sorted(pid for pid in found if any(word in parents[pid][1] for word in WORKERS))
+        found = {pid for pid in found if any(word in parents[pid][1] for word in WORKERS)}
+        if self.mark is not None:  # of Parsl: who has a task, and the manager itself, but not the helper of a manager
+            found &= self.told() | {pid for pid in found if parents[pid][0] not in found}
+        return sorted(found)
+
+    def told(self) -> set[int]:
+        """Processes that have reported the progress of a task."""
+        found = set()
+        for path in self.directory.rglob("*.progress"):
+            with suppress(OSError, ValueError):  # it is just being written or removed
+                found.add(json.loads(path.read_text())["process"])
+        return found
 
 
 def differences(mine: Path, other: Path) -> list[str]:

@@ -1,0 +1,167 @@
+"""Fractions folded or stacked of small RNA at temperatures that nobody simulated, against replica exchange.
+
+    python protocols/reference_melting.py gcaa-go -o protocols/reference_gcaa-go.json --plain-frames 0
+    python benchmarks/rna.py gcaa-go --reference runs/reference -o runs/rna
+
+A model is trained on plain dynamics at two temperatures, half of it from each starting structure, and judged by frames
+of replica exchange at temperatures between and beyond, which the first command leaves in runs/reference. Rows have the
+Kullback-Leibler divergence of reference from generated samples (50 x 50 bins of the latent space, or 50 where it is a
+line), that of one half of the reference from the other, and the fraction that is folded (bases stacked, for r(ApA)) by
+the model and by the reference. The model's is the mean over its samples of the fraction folded among the nearest
+training frames; its error is that of the populations of its states. With --folded-only it is given only frames in which
+the hairpin is folded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+from scipy.spatial import cKDTree
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "protocols"))
+MODES = ("reweighted", "thermodynamic", "steered")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two temperatures of training, those of judging (K), the lag in frames, and frames a walker."""
+
+    trained: tuple[float, float]
+    judged: tuple[float, ...]
+    lag: int
+    frames: int
+
+
+CASES = {
+    "gcaa-go": Case((305.0, 335.0), (313.5, 323.2, 343.5, 354.1), 10, 5000),
+    "rapa": Case((300.0, 400.0), (280.0, 338.5, 372.2, 450.0), 20, 1000),
+}
+
+
+def features_of(name: str, molecule):
+    from latf_sampling import Features
+    from latf_sampling.settings.protocol import Protocol
+
+    protocol = Protocol.load(Path(__file__).parents[1] / "protocols" / f"{name}.yaml")
+    return Features(molecule.topology, list(protocol.features))
+
+
+def walker(name: str, melting, molecule, temperature: float, number: int, output: Path):
+    """Positions, energies and folded of one plain run, which is simulated once."""
+    case, file = melting.CASES[name](), output / f"train-{name}-{temperature:g}K-{number}.npz"
+    if not file.exists():
+        x, energies = melting.plain_run(molecule, case, temperature, CASES[name].frames, number)
+        melting.save(file, {"positions": x, "energies": energies})
+    with np.load(file) as content:
+        return content["positions"], content["energies"], case.observed(content["positions"])[1]
+
+
+def reference(name: str, melting, directory: Path, temperature: float):
+    """Positions and folded of replica exchange at a temperature of its ladder, without the first tenth."""
+    case = melting.CASES[name]()
+    index = case.exchange.index(temperature)
+    x = np.concatenate([np.load(file)["positions"][index] for file in sorted(directory.glob(f"{name}-exchange-*.npz"))])
+    x = x[len(x) // 10 :]
+    return x, case.observed(x)[1]
+
+
+def block_error(values: np.ndarray, blocks: int = 10) -> float:
+    return float(np.std([part.mean() for part in np.array_split(values, blocks)], ddof=1) / np.sqrt(blocks))
+
+
+def fraction(model, dataset, folded: np.ndarray, temperature: float, neighbors: int = 30) -> tuple[float, float]:
+    """Fraction folded at a temperature by the model, and its standard error."""
+    x = np.concatenate([np.asarray(series.x) for series in dataset.series])
+    samples = np.asarray(model.sample(5000, temperature=temperature))
+    _, nearest = cKDTree(np.asarray(model.encode(x))).query(samples, neighbors)
+    states = np.asarray(model.assign(x))
+    errors = np.asarray(model.populations(temperature, return_std=True)[1])
+    of_states = np.array([folded[states == k].mean() if (states == k).any() else 0.0 for k in range(len(errors))])
+    return float(folded[nearest].mean()), float(np.abs(of_states - of_states.mean()) @ errors)
+
+
+def run(name: str, mode: str, folded_only: bool, directory: Path, output: Path, seed: int) -> dict:
+    import reference_melting as melting
+    import torch
+
+    from latf_sampling import Dataset, LaTF, Series, train
+    from latf_sampling.learning.evaluation import evaluate
+    from latf_sampling.systems import build
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    case = CASES[name]
+    molecule = build(melting.CASES[name]().system)
+    features, topology = features_of(name, molecule), mdtraj.Topology.from_openmm(molecule.topology)
+
+    def columns(x: np.ndarray) -> np.ndarray:
+        return features.transform(mdtraj.Trajectory(x, topology))
+
+    series, folded = [], []
+    for temperature in case.trained:
+        for number in (0,) if folded_only else (0, 1):
+            x, energies, here = walker(name, melting, molecule, temperature, number, output)
+            keep = here if folded_only else np.ones(len(x), bool)
+            series.append(Series(columns(x[keep]), temperature, energies=energies[keep]))
+            folded.append(here[keep])
+    together = np.concatenate(folded)
+    dataset = Dataset(series, lag=case.lag)
+    model = LaTF(reference_temperature=case.trained[0], temperature_mode=mode)
+    file = output / f"{name}{'-folded-only' if folded_only else ''}-{mode}-{seed}.pt"
+    begun = time.process_time()
+    if file.exists():
+        model = LaTF.load(file)
+    else:
+        train(model, dataset, seed, device="cpu")
+        model.save(file)
+    cpu = time.process_time() - begun
+    references = {t: reference(name, melting, directory, t) for t in case.judged}
+    judged = [Series(columns(x), t) for t, (x, _) in references.items()]
+    rows = [
+        row
+        for row in evaluate(model, dataset, judged, samples=max(len(s) for s in judged)).as_dict()["rows"]
+        if row["kind"] == "reference"
+    ]
+    return {"mode": mode, "states": model.n_states, "cpu": cpu, "rows": [
+        {
+            "temperature": row["temperature"],
+            "kl": row["divergence"]["full"],
+            "floor": row["divergence"]["floor"],
+            "model_populations": row["model_populations"],
+            "model_errors": row["model_errors"],
+            "populations": row["populations"],
+            "model_folded": fraction(model, dataset, together, row["temperature"]),
+            "folded": float(references[row["temperature"]][1].mean()),
+            "folded_error": block_error(references[row["temperature"]][1]),
+        }
+        for row in rows
+    ]}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("name", choices=CASES)
+    parser.add_argument("--reference", type=Path, default=Path("runs/reference"), help="frames of the replica exchange")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--folded-only", action="store_true")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for mode in arguments.modes:
+        result = run(arguments.name, mode, arguments.folded_only, arguments.reference, arguments.output, arguments.seed)
+        stem = f"{arguments.name}{'-folded-only' if arguments.folded_only else ''}-{mode}-{arguments.seed}"
+        (arguments.output / f"{stem}.json").write_text(json.dumps(result, indent=1))
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
