@@ -192,11 +192,11 @@ def exchange_piece(molecule: Molecule, case: Case, frames: int, seed: int, piece
 
 
 def replica_exchange(name: str, case: Case, molecule: Molecule, directory: Path, pieces: int, frames: int, seed: int):
-    """Energies, order parameter and folded (temperatures, frames), and the fraction of exchanges that was accepted.
+    """Energies and folded (temperatures, frames), and the fraction of exchanges that was accepted.
 
     Pieces that the directory holds are read, those that are missing are simulated. The first tenth is left out.
     """
-    energies, orders, folded, accepted, before = [], [], [], np.zeros(2), None
+    energies, folded, accepted, before = [], [], np.zeros(2), None
     for piece in range(pieces):
         file = directory / f"{name}-exchange-{piece:03d}.npz"
         if file.exists():
@@ -206,13 +206,11 @@ def replica_exchange(name: str, case: Case, molecule: Molecule, directory: Path,
             here = exchange_piece(molecule, case, frames, seed, piece, before)
             save(file, here)
             print(f"piece {piece + 1} of {pieces} of the replica exchange", flush=True)
-        order, whether = zip(*(case.observed(x) for x in here["positions"]), strict=True)
         energies.append(here["energies"])
-        orders.append(order)
-        folded.append(whether)
+        folded.append([case.observed(x)[1] for x in here["positions"]])
         accepted += here["accepted"]
         before = here
-    arrays = [np.concatenate(parts, axis=1) for parts in (energies, orders, folded)]
+    arrays = [np.concatenate(parts, axis=1) for parts in (energies, folded)]
     return *(array[:, array.shape[1] // 10 :] for array in arrays), accepted[0] / accepted[1]
 
 
@@ -273,11 +271,16 @@ def error(values: np.ndarray) -> np.ndarray:
     return np.nanstd(values, axis=0, ddof=1) / np.sqrt(len(values))
 
 
+def known(value: float) -> float | None:
+    """A number for JSON; None where the curve does not cross one half."""
+    return round(value, 2) if np.isfinite(value) else None
+
+
 def rounded(values: np.ndarray, digits: int = 4) -> list:
     return np.round(values, digits).tolist()
 
 
-def exchange_summary(case: Case, energies: np.ndarray, order: np.ndarray, folded: np.ndarray, accepted: float) -> dict:
+def exchange_summary(case: Case, energies: np.ndarray, folded: np.ndarray, accepted: float) -> dict:
     """Melting curve and heat capacity by replica exchange and MBAR."""
     grid = np.linspace(case.exchange[0], case.exchange[-1], 37)
     fractions, capacities = by_mbar(case, energies, folded, grid)
@@ -290,10 +293,9 @@ def exchange_summary(case: Case, energies: np.ndarray, order: np.ndarray, folded
         "frames_each": energies.shape[1],
         "frame_interval_ps": case.interval * case.timestep,
         "accepted": round(accepted, 3),
-        "transitions_at_ladder": [transitions(values) for values in order],
         "folded_counted_at_ladder": rounded(folded.mean(axis=1)),
-        "melting_temperature_K": round(melting(grid, fractions), 2),
-        "melting_temperature_error_K": round(float(error(midpoints)), 2),
+        "melting_temperature_K": known(melting(grid, fractions)),
+        "melting_temperature_error_K": known(float(error(midpoints))),
         "heat_capacity_peak_K": round(peak(grid, capacities), 2),
         "heat_capacity_peak_error_K": round(float(error(peaks)), 2),
         "grid_K": rounded(grid, 2),
