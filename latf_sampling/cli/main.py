@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import sys
 import time
 import warnings
@@ -28,6 +29,7 @@ from latf_sampling.cli import signals, tables
 from latf_sampling.cli.failures import explain_failure
 from latf_sampling.cli.progress import Bars
 from latf_sampling.core.backends import check_environment
+from latf_sampling.core.installation import installed
 from latf_sampling.core.outputs import output_directory, output_file
 from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Learn collective variables with Latent Thermodynamic Flows and drive OpenMM with them.",
 )
@@ -55,14 +56,20 @@ def _complain(text: str, style: str = "red") -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"latf_sampling {__version__}")
+        print(f"latf_sampling {__version__}\npython {platform.python_version()}")
+        for name, version in installed().items():
+            if version is not None:
+                print(f"{name} {version}")
         raise typer.Exit
 
 
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the versions of this and other packages."
+        ),
     ] = False,
 ) -> None:
     """Options of `latf` itself."""
@@ -116,6 +123,14 @@ def run(
             "folder that is removed: whether it works, without -o.",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only print what would run: rounds, simulated time, frames, disk, and the time on this machine by ten "
+            "seconds of dynamics.",
+        ),
+    ] = False,
     max_time: Annotated[
         str | None,
         typer.Option(
@@ -152,6 +167,15 @@ def run(
     from latf_sampling.units import parse
 
     began = time.perf_counter()
+    if dry_run:
+        from latf_sampling.cli.plan import plan
+
+        if smoke:
+            raise SettingsError(
+                "run: --dry-run simulates nothing, and --smoke a little of everything; give one of them."
+            )
+        _say(plan(protocol, output, _out.width if _out.is_terminal else None, timed=True))
+        return
     if smoke:
         others = {"-o": output, "--max-time": max_time, "--until": until, "--max-rounds": max_rounds}
         _smoke(protocol, {**others, "--settled": settled or None})
@@ -211,28 +235,9 @@ def check(
     ] = None,
 ) -> None:
     """Check a protocol and its files in seconds, without writing anything, and print what would run."""
-    from latf_sampling.data.layout import CampaignDirectory
-    from latf_sampling.settings import Protocol
+    from latf_sampling.cli.plan import plan
 
-    settings = Protocol.load(protocol) if output is None else CampaignDirectory(output).load_protocol(protocol)
-
-    from latf_sampling.campaign.check import check, summary, warn_of_space
-    from latf_sampling.campaign.extend import preview
-    from latf_sampling.core.installation import check_installation
-    from latf_sampling.records.setup import Setup
-
-    check_installation()
-    changes = [] if output is None else preview(CampaignDirectory(output), settings)
-    setup = Setup(settings)
-    check(setup)
-    directory = None if output is None else CampaignDirectory(output)
-    if directory is not None:
-        warn_of_space(setup, directory)
-    first, *rows = summary(setup, directory)
-    _say(f"{protocol}: valid. It would run:")
-    _say(tables.aligned(first, rows, _out.width if _out.is_terminal else None))
-    for sentence in changes:
-        _say(sentence)
+    _say(plan(protocol, output, _out.width if _out.is_terminal else None))
 
 
 @app.command()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -221,7 +223,39 @@ def test_schema_and_version(latf):
     content = json.loads(latf("schema").out)
     assert "rounds" in content["properties"]
     found = latf("--version")
-    assert (found.code, found.out) == (0, f"latf_sampling {__version__}\n")
+    versions = dict(line.split() for line in found.out.splitlines())
+    assert found.code == 0 and found.out.startswith(f"latf_sampling {__version__}\n")
+    assert versions["numpy"] == np.__version__ and versions["torch"] == torch.__version__.split("+")[0]
+    assert {"python", "openmm", "pydantic"} < versions.keys()
+
+
+def test_a_dry_run_is_the_plan_of_the_check_with_its_time(latf, tmp_path, monkeypatch):
+    from latf_sampling.campaign import speed
+
+    monkeypatch.setattr(speed, "measure_speed", partial(speed.measure_speed, seconds=0.1))
+    protocol = write_protocol(tmp_path)
+    checked, dry = latf("check", protocol), latf("run", protocol, "--dry-run")
+    assert (checked.code, dry.code) == (0, 0)
+    *same, time = dry.out.splitlines()
+    assert same == checked.out.splitlines()
+    assert re.fullmatch(r"time +about .* of simulation here \(.* ns/day.*, on Reference\); learning and .*", time)
+    assert {path.name for path in tmp_path.iterdir()} == {"protocol.yaml", "alanine-dipeptide.pdb"}
+    found = latf("run", protocol, "--dry-run", "--smoke")
+    assert found.code == 2 and "give one of them" in found.err
+
+
+def test_a_proposal_is_printed_and_never_replaces_a_file(latf, tmp_path, monkeypatch):
+    from latf_sampling.campaign import proposal
+
+    measure = proposal.measure_speed
+    monkeypatch.setattr(proposal, "measure_speed", lambda setup, seconds: measure(setup, 0.1))
+    write_protocol(tmp_path)
+    found = latf("init", "alanine-dipeptide.pdb", "-o", "new.yaml")
+    assert found.code == 0 and found.out.startswith("new.yaml: written. It would run:\nfound ")
+    assert "latf run new.yaml --smoke" in found.out and "ns/day" in (tmp_path / "new.yaml").read_text()
+    assert latf("check", "new.yaml").code == 0
+    found = latf("init", "alanine-dipeptide.pdb", "-o", "new.yaml")
+    assert found.code == 2 and "exists already; give --force" in found.err
 
 
 def test_status_of_a_file_that_is_not_a_directory(latf, tmp_path):
