@@ -145,8 +145,13 @@ def _difference(first: _Column, second: _Column) -> str:
     if error == 0:
         return f"{text}."
     deviation = abs(difference) / error
-    verdict = "they agree" if deviation <= 2 else "they do not agree; one of them, or both, has not converged"
-    return f"{text}, {deviation:.1f} combined errors: {verdict}."
+    if deviation > 2:
+        return f"{text}, {deviation:.1f} combined errors: they do not agree. One of them, or both, is not converged."
+    text = f"{text}, {deviation:.1f} combined errors: they agree within their errors"
+    unfinished = [c.letter for c in (first, second) if _converged(c.estimates) == "no"]
+    if unfinished:
+        text += f", but {words.listed(unfinished)} {'has' if len(unfinished) == 1 else 'have'} not converged"
+    return f"{text}."
 
 
 def _table(columns: Sequence[_Column]) -> str:

@@ -44,7 +44,10 @@
       viewer.removeAllModels();
       if (overlay) set.frames.filter((frame) => frame !== now.frame).forEach((frame) => add(frame, true));
       add(now.frame, false);
-      if (first) viewer.zoomTo();
+      if (first) {
+        viewer.zoomTo();
+        viewer.zoom(1.2);
+      }
       viewer.render();
     }
     box.dataset.frame = now.frame;

@@ -15,6 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
+from latf_sampling.analysis import Convergence
 from latf_sampling.cli.main import app
 from latf_sampling.cli.plotting import plot_command, report_command
 from latf_sampling.errors import DataError, SettingsError
@@ -154,7 +155,9 @@ def test_campaigns_side_by_side(source, tmp_path, monkeypatch):
     text = comparison.write_comparison([first, second], tmp_path / "c.html").read_text()
     assert "<script>alert" not in text and "&lt;script&gt;" in text
     shown = text.replace("\xa0", " ")
-    assert re.search(r"B minus A: 0\.0+ ± [\d.]+ kJ/mol, 0\.0 combined errors: they agree\.", shown)
+    assert re.search(
+        r"B minus A: 0\.0+ ± [\d.]+ kJ/mol, 0\.0 combined errors: they agree within their errors[.,]", shown
+    )
     content = json.loads(re.search(r'id="numbers">(.*?)</script>', text, re.S)[1])
     assert content["A"]["difference"] == content["B"]["difference"]
     pooled = source.estimates.pooled
@@ -170,10 +173,17 @@ def test_campaigns_side_by_side(source, tmp_path, monkeypatch):
 
 def test_answers_to_different_questions_are_not_compared(source):
     one = comparison._Column("A", source.records)
+    rng = np.random.default_rng(0)
+    settled, far = (
+        Convergence.from_frames([np.repeat(rng.random(1000) < share, 5)] * 2, [np.zeros(5000)] * 2, 300.0, 800, rng=0)
+        for share in (0.3, 0.7)
+    )
+    one.estimates = replace(one.estimates, convergence=settled)
     for change, words in (
         ({"temperature": 310.0}, "A and B are at different temperatures, 300 K and 310 K."),
         ({"observed": replace(one.estimates.observed, above=0.1)}, "A and B answer different questions: "),
         ({"observed": None}, "the protocol of B names no variable to observe."),
+        ({"convergence": far}, "combined errors: they do not agree. One of them, or both, is not converged."),
         ({"convergence": None}, "A and B cannot be compared: there is no estimate of B"),
     ):
         other = comparison._Column("B", source.records)

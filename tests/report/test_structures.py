@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -161,50 +162,56 @@ def test_the_license_of_the_library_is_in_the_page(records):
     assert structures.scripts(["<section></section>"]) == []
 
 
-@pytest.mark.skipif(browser.PROGRAM is None, reason=browser.MISSING)
-def test_in_a_browser(records, data, tmp_path):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Iterator[browser.Browser]:
+    if browser.PROGRAM is None:
+        pytest.skip(browser.MISSING)
+    with browser.browser(tmp_path_factory.mktemp("browser")) as page:
+        yield page
+
+
+def test_in_a_browser(records, data, page):
     """Loads without a complaint or a request; draws; map and structures are linked; a phone, the dark and paper."""
-    with browser.browser(tmp_path / "profile") as page:
-        page.open(records.directory.report, width=800, height=600)
-        shown = "document.getElementById('structures')"
-        first = int(page.evaluate(f"{shown}.dataset.frame"))
-        assert first == data["sets"][0]["frames"][0]
-        assert drawn(page) > 100
-        x, y = page.evaluate("""(() => {
-            const svg = document.querySelector("figure.map svg");
-            svg.scrollIntoView({block: "center", behavior: "instant"});
-            const box = svg.getBoundingClientRect();
-            return [box.x + 0.45 * box.width, box.y + 0.3 * box.height];
-        })()""")
-        page.click(x, y)
-        after = int(page.evaluate(f"{shown}.dataset.frame"))
-        matrix = page.evaluate(f"""(() => {{
-            const m = document.querySelector("figure.map svg").getScreenCTM().inverse();
-            return [m.a * {x} + m.e, m.d * {y} + m.f];
-        }})()""")
-        distances = np.linalg.norm(np.array(data["places"]) - matrix, axis=1)
-        distances[~np.array(data["archived"])] = np.inf
-        assert distances[after] == distances.min()
-        assert after != first
-        assert data["labels"][after] in page.evaluate("document.querySelector('.viewer .caption').textContent")
-        # A state, by its button: its place is marked.
-        page.evaluate("document.querySelector('.chips button').click()")
-        assert int(page.evaluate(f"{shown}.dataset.frame")) == first
-        ring = page.evaluate("['cx', 'cy'].map(key => Number(document.querySelector('.ring').getAttribute(key)))")
-        assert ring == data["places"][first]
-        assert drawn(page) > 100
-        assert page.evaluate("document.querySelectorAll('canvas').length") == 1
-        page.resize(390, 700)
-        page.media(scheme="dark")
-        page.settle()
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        dark, ink = page.evaluate("['backgroundColor', 'color'].map(key => getComputedStyle(document.body)[key])")
-        assert luminance(dark) < 40 and luminance(ink) > 200
-        page.media("print")
-        assert page.evaluate("getComputedStyle(document.querySelector('.steps')).display") == "none"
-        assert len(page.send("Page.printToPDF", pageRanges="1")["data"]) > 10_000
-        assert page.complaints == []
-        assert page.requests == [Path(records.directory.report).as_uri()]
+    page.open(records.directory.report, width=800, height=600)
+    shown = "document.getElementById('structures')"
+    first = int(page.evaluate(f"{shown}.dataset.frame"))
+    assert first == data["sets"][0]["frames"][0]
+    assert drawn(page) > 100
+    x, y = page.evaluate("""(() => {
+        const svg = document.querySelector("figure.map svg");
+        svg.scrollIntoView({block: "center", behavior: "instant"});
+        const box = svg.getBoundingClientRect();
+        return [box.x + 0.45 * box.width, box.y + 0.3 * box.height];
+    })()""")
+    page.click(x, y)
+    after = int(page.evaluate(f"{shown}.dataset.frame"))
+    matrix = page.evaluate(f"""(() => {{
+        const m = document.querySelector("figure.map svg").getScreenCTM().inverse();
+        return [m.a * {x} + m.e, m.d * {y} + m.f];
+    }})()""")
+    distances = np.linalg.norm(np.array(data["places"]) - matrix, axis=1)
+    distances[~np.array(data["archived"])] = np.inf
+    assert distances[after] == distances.min()
+    assert after != first
+    assert data["labels"][after] in page.evaluate("document.querySelector('.viewer .caption').textContent")
+    # A state, by its button: its place is marked.
+    page.evaluate("document.querySelector('.chips button').click()")
+    assert int(page.evaluate(f"{shown}.dataset.frame")) == first
+    ring = page.evaluate("['cx', 'cy'].map(key => Number(document.querySelector('.ring').getAttribute(key)))")
+    assert ring == data["places"][first]
+    assert drawn(page) > 100
+    assert page.evaluate("document.querySelectorAll('canvas').length") == 1
+    page.resize(390, 700)
+    page.media(scheme="dark")
+    page.settle()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    dark, ink = page.evaluate("['backgroundColor', 'color'].map(key => getComputedStyle(document.body)[key])")
+    assert luminance(dark) < 40 and luminance(ink) > 200
+    page.media("print")
+    assert page.evaluate("getComputedStyle(document.querySelector('.steps')).display") == "none"
+    assert len(page.send("Page.printToPDF", pageRanges="1")["data"]) > 10_000
+    assert page.complaints == []
+    assert page.requests == [Path(records.directory.report).as_uri()]
 
 
 def drawn(page: browser.Browser) -> int:
@@ -223,12 +230,11 @@ def luminance(color: str) -> float:
     return float(np.mean([int(number) for number in re.findall(r"\d+", color)][:3]))
 
 
-@pytest.mark.skipif(browser.PROGRAM is None, reason=browser.MISSING)
-def test_without_webgl_a_sentence_says_so(records, tmp_path):
+def test_without_webgl_a_sentence_says_so(records, page, tmp_path):
     source = records.directory.report.read_text()
-    page_file = tmp_path / "report.html"
-    page_file.write_text(source.replace('"use strict";', "HTMLCanvasElement.prototype.getContext = () => null;", 1))
-    with browser.browser(tmp_path / "profile") as page:
-        page.open(page_file, width=800, height=600)
-        assert "no WebGL" in page.evaluate("document.querySelector('.canvas').textContent")
-        assert page.complaints == []
+    file = tmp_path / "report.html"
+    file.write_text(source.replace('"use strict";', "HTMLCanvasElement.prototype.getContext = () => null;", 1))
+    page.media()
+    page.open(file, width=800, height=600)
+    assert "no WebGL" in page.evaluate("document.querySelector('.canvas').textContent")
+    assert page.complaints == []
