@@ -146,9 +146,9 @@ class Flux:
     def _through(self, flux: np.ndarray) -> float:
         """Crossings from core to core, in both directions, by the committor (Metzner, Schütte, Vanden-Eijnden,
         doi:10.1137/070699500)."""
-        reached = flux.sum(1) > 0
-        free = reached & (self.core < 0)
+        flux = flux - np.diag(flux.diagonal())
         laplacian = np.diag(flux.sum(1)) - flux
+        free = (laplacian.diagonal() > 0) & (self.core < 0)
         committor = (self.core == 1).astype(float)
         if free.any():
             inner = laplacian[np.ix_(free, free)]
