@@ -12,6 +12,9 @@ from openmm import app, unit
 
 import latf_sampling as ls
 
+if len(sys.argv) < 2:
+    sys.exit("Give a CV file, as a campaign writes it: python examples/metadynamics.py cv.pt")
+
 pdb = app.PDBFile("protocols/alanine-dipeptide.pdb")
 force_field = app.ForceField("amber14/protein.ff14SB.xml")
 system = force_field.createSystem(pdb.topology, constraints=app.HBonds, hydrogenMass=3 * unit.dalton)

@@ -46,6 +46,8 @@ class ShapeAnisotropy(torch.nn.Module):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("Give a structure: python examples/own_descriptor.py structure.pdb")
     frames = mdtraj.load(sys.argv[1])
     spec = [{"custom": {"file": __file__, "class": "ShapeAnisotropy", "settings": {"atoms": "element != H"}}}]
     check_descriptors(frames, spec)

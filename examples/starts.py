@@ -9,6 +9,9 @@ import sys
 
 import latf_sampling as ls
 
+if len(sys.argv) < 3:
+    sys.exit("Give the directory of a campaign and a temperature in kelvin: python examples/starts.py runs/demo 450")
+
 campaign = ls.Campaign.load(sys.argv[1])
 temperature = float(sys.argv[2])
 learned = campaign.last_learned()

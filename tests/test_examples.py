@@ -58,6 +58,12 @@ def test_examples_use_public_names_and_say_how_to_run_them(file):
     assert f"    python examples/{file.name} " in ast.get_docstring(ast.parse(code), clean=False)
 
 
+@pytest.mark.parametrize("name", ["metadynamics.py", "own_descriptor.py", "starts.py"])
+def test_an_example_without_its_arguments_ends_in_a_sentence(example, name):
+    with pytest.raises(SystemExit, match=rf"^Give .*: python examples/{name} "):
+        example(name)
+
+
 def test_metadynamics(example, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = example("metadynamics.py", finished_campaign() / "rounds" / "00" / "learning" / "cv.pt", 10)
