@@ -123,7 +123,7 @@ def bond_hydrogens(topology: app.Topology, positions: np.ndarray) -> None:
     Parameters
     ----------
     topology
-        A hydrogen without a bond, in a residue with bonds, or whose bond within its residue is longer than
+        A hydrogen without a bond, in a residue with bonds of its own, or whose bond within its residue is longer than
         `LONGEST_HYDROGEN`, is bonded to the one heavy atom that is as near as that; if there are others, it stays as it
         is.
     positions : numpy.ndarray (N, 3)
@@ -131,7 +131,7 @@ def bond_hydrogens(topology: app.Topology, positions: np.ndarray) -> None:
     """
     bonds = topology._bonds  # the topology has no method that removes one
     bonded = {atom for bond in bonds for atom in bond}
-    known = {atom.residue for atom in bonded}
+    known = {bond[0].residue for bond in bonds if bond[0].residue is bond[1].residue}
     for atom in topology.atoms():
         if _symbol(atom) == "H" and atom not in bonded and atom.residue in known:
             if (heavy := _heavy_neighbor(atom, positions)) is not None:
