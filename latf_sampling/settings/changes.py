@@ -81,7 +81,10 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
         ),
     },
     system.PrepareSettings: _all(
-        "fixed", "pH", "missing_residues", "chains", "replace", "protonation", "disulfides", "solvent"
+        "fixed", "pH", "missing_residues", "chains", "replace", "protonation", "disulfides", "solvent", "membrane"
+    ),
+    system.MembraneSettings: _all(
+        "fixed", "lipid", "center", "padding", "ionic_strength", "positive_ion", "negative_ion"
     ),
     system.SolventSettings: _all(
         "fixed",

@@ -180,6 +180,27 @@ def refuse_too_much_water(volume: float, key: str) -> None:
         )
 
 
+class MembraneSettings(Settings):
+    """A lipid bilayer in the plane of x and y, in water with ions, as `openmm.app.Modeller.addMembrane` makes it.
+
+    The molecule has to stand in it already: oriented along z, with the middle of the membrane at `center`, like files
+    of the database Orientations of Proteins in Membranes. The water is TIP3P.
+    """
+
+    lipid: Literal["POPC", "POPE", "DLPC", "DLPE", "DMPC", "DOPC", "DPPC"] = "POPC"
+    """Kind of the lipids; the force field has to define it, like amber14/lipid17.xml."""
+    center: Annotated[float, Dimension("length")] = 0.0
+    """Height z of the middle of the membrane in the structure."""
+    padding: Length = 1.0
+    """Least distance between the molecule and the faces of the box, which holds whole copies of a patch of lipids."""
+    ionic_strength: Concentration = 0.0
+    """Concentration of the ions beyond those that neutralize the molecule."""
+    positive_ion: Literal["Cs+", "K+", "Li+", "Na+", "Rb+"] = "Na+"
+    """Kind of the positive ions."""
+    negative_ion: Literal["Cl-", "Br-", "F-", "I-"] = "Cl-"
+    """Kind of the negative ions."""
+
+
 class PrepareSettings(Settings):
     """Atoms that are added to a structure once, when the campaign begins: by PDBFixer, and solvent by OpenMM."""
 
@@ -200,6 +221,14 @@ class PrepareSettings(Settings):
     list names the pairs, like [[A 5, A 20]]."""
     solvent: SolventSettings | None = None
     """Box of water around the molecule; None adds no water."""
+    membrane: MembraneSettings | None = None
+    """Lipid bilayer around the molecule, with its water, in place of `solvent`; None adds none."""
+
+    @model_validator(mode="after")
+    def _one_surrounding(self) -> PrepareSettings:
+        if self.solvent is not None and self.membrane is not None:
+            raise SettingsError("membrane: brings its water; remove solvent.")
+        return self
 
 
 class AmberSettings(Settings):
@@ -456,6 +485,8 @@ class SystemSettings(Settings):
         if self.prepare is not None and self.prepare.solvent is not None:
             if not periodic:
                 faults.append("prepare.solvent: a box of water needs nonbonded: PME.")
+        if self.prepare is not None and self.prepare.membrane is not None and not periodic:
+            faults.append("prepare.membrane: a membrane needs nonbonded: PME.")
         if self.conformations is not None:
             if self.prepare is not None:
                 faults.append("conformations: must have the atoms of the finished molecule; go without prepare.")

@@ -21,7 +21,7 @@ from latf_sampling.systems.force_field import (
 from latf_sampling.systems.models import MODELS
 from latf_sampling.systems.molecule import Molecule
 from latf_sampling.systems.named import named_structure
-from latf_sampling.systems.preparation import complete, solvate, with_virtual_sites
+from latf_sampling.systems.preparation import complete, embed, solvate, with_virtual_sites
 from latf_sampling.systems.replacement import edited
 from latf_sampling.systems.structure import (
     Structure,
@@ -86,6 +86,8 @@ def _parametrized(structure: Structure, field: app.ForceField, settings: SystemS
     structure = with_virtual_sites(structure, field)
     if settings.prepare is not None and settings.prepare.solvent is not None:
         structure = solvate(structure, field, settings.prepare.solvent, streams.stream_seed(seed, "prepare", 1))
+    if settings.prepare is not None and settings.prepare.membrane is not None:
+        structure = embed(structure, field, settings.prepare.membrane, streams.stream_seed(seed, "prepare", 1))
     if settings.nonbonded in PERIODIC and structure.topology.getPeriodicBoxVectors() is None:
         raise SettingsError(
             f"system.nonbonded: {settings.nonbonded} needs a unit cell, and the structure has none; add one to the "

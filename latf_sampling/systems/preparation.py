@@ -14,7 +14,7 @@ import openmm
 from openmm import app
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.settings.system import PrepareSettings, SolventSettings, refuse_too_much_water
+from latf_sampling.settings.system import MembraneSettings, PrepareSettings, SolventSettings, refuse_too_much_water
 from latf_sampling.systems.checks import d_amino_acids
 from latf_sampling.systems.force_field import add_template_bonds, lacks_virtual_sites
 from latf_sampling.systems.molecule import positions_array, residue_label
@@ -234,6 +234,36 @@ def solvate(structure: Structure, field: app.ForceField, settings: SolventSettin
     except Exception as error:  # OpenMM raises several types where the force field lacks water or ions
         raise SettingsError(
             f"system.prepare.solvent: {reason(error)}. Does the force field have this water and ions?"
+        ) from error
+    return _structure(modeller)
+
+
+def embed(structure: Structure, field: app.ForceField, settings: MembraneSettings, seed: int) -> Structure:
+    """A structure in a lipid bilayer with water and ions.
+
+    Raises
+    ------
+    SettingsError
+        The force field lacks the lipid, water or ions, or the molecule does not fit into the membrane.
+    """
+    modeller = app.Modeller(structure.topology, to_quantity(structure.positions, "length"))
+    try:
+        with seeded(seed):
+            modeller.addExtraParticles(field)
+            modeller.addMembrane(
+                field,
+                lipidType=settings.lipid,
+                membraneCenterZ=to_quantity(settings.center, "length"),
+                minimumPadding=to_quantity(settings.padding, "length"),
+                positiveIon=settings.positive_ion,
+                negativeIon=settings.negative_ion,
+                ionicStrength=to_quantity(settings.ionic_strength, "concentration"),
+                platform=openmm.Platform.getPlatform("CPU"),
+            )
+    except Exception as error:  # OpenMM raises several types where the force field lacks lipids, water or ions
+        raise SettingsError(
+            f"system.prepare.membrane: {reason(error)}. Does the force field have {settings.lipid}, TIP3P water and "
+            "these ions?"
         ) from error
     return _structure(modeller)
 
