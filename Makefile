@@ -5,6 +5,7 @@
 #   make test    all tests, every bias on both backends
 #   make lint    ruff (check and format) and the type checker
 #   make docs    the documentation, in build/docs
+#   make wheel   source distribution and wheel, and the wheel in an environment of its own, in build/wheel
 #   make gpu     on a machine with a GPU: doctor, tests and benchmarks there (benchmarks/gpu.sh)
 #   make clean   remove environment, caches and runs/demo
 #
@@ -24,7 +25,7 @@ export OMP_NUM_THREADS
 INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.docs
 
-.PHONY: demo test lint docs gpu clean
+.PHONY: demo test lint docs wheel gpu clean
 
 demo: $(INSTALLED)
 	.venv/bin/latf run protocols/alanine-dipeptide.yaml -o runs/demo
@@ -42,6 +43,9 @@ docs: $(DOCS_INSTALLED)
 	rm -rf build/docs
 	.venv/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo "The first page is build/docs/index.html"
+
+wheel: $(INSTALLED)
+	.ci/wheel
 
 gpu: $(INSTALLED)
 	PYTHON=.venv/bin/python bash benchmarks/gpu.sh run runs/gpu
