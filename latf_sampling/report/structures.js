@@ -192,7 +192,8 @@
 
   // The one context of WebGL; the context that only asks whether there is WebGL is given back.
   function hasWebGL() {
-    const context = document.createElement("canvas").getContext("webgl2");
+    const trial = document.createElement("canvas");
+    const context = trial.getContext("webgl2") ?? trial.getContext("webgl");
     if (context === null) return false;
     context.getExtension("WEBGL_lose_context")?.loseContext();
     return true;
