@@ -286,7 +286,7 @@ def exchange_summary(case: Case, energies: np.ndarray, folded: np.ndarray, accep
     fractions, capacities = by_mbar(case, energies, folded, grid)
     parts = zip(np.array_split(energies, BLOCKS, 1), np.array_split(folded, BLOCKS, 1), strict=True)
     blocks = [by_mbar(case, e, f, grid) for e, f in parts]
-    midpoints = np.array([melting(grid, f) for f, _ in blocks])
+    midpoint, midpoints = melting(grid, fractions), np.array([melting(grid, f) for f, _ in blocks])
     peaks = np.array([peak(grid, c) for _, c in blocks])
     return {
         "temperatures_K": list(case.exchange),
@@ -294,8 +294,8 @@ def exchange_summary(case: Case, energies: np.ndarray, folded: np.ndarray, accep
         "frame_interval_ps": case.interval * case.timestep,
         "accepted": round(accepted, 3),
         "folded_counted_at_ladder": rounded(folded.mean(axis=1)),
-        "melting_temperature_K": known(melting(grid, fractions)),
-        "melting_temperature_error_K": known(float(error(midpoints))),
+        "melting_temperature_K": known(midpoint),
+        "melting_temperature_error_K": known(float(error(midpoints)) if np.isfinite(midpoint) else midpoint),
         "heat_capacity_peak_K": round(peak(grid, capacities), 2),
         "heat_capacity_peak_error_K": round(float(error(peaks)), 2),
         "grid_K": rounded(grid, 2),
