@@ -39,6 +39,7 @@ def dask_cluster(folder: Path, workers: int = 2, nannies: bool = False) -> Itera
     With nannies, which are children of this process, a worker that is killed is begun again.
     """
     file = folder / "scheduler.json"
+    file.unlink(missing_ok=True)  # of a scheduler that was killed
     scheduler = ["distributed.cli.dask_scheduler", "--port", "0", "--host", "127.0.0.1"]
     nanny = "--nanny" if nannies else "--no-nanny"
     worker = ["distributed.cli.dask_worker", "--nthreads", "1", nanny, "--local-directory", str(folder)]
