@@ -169,7 +169,7 @@ def test_where_energies_depend_on_temperature_each_temperature_stands_alone(reco
     hot = replace(walkers[0], temperature=450.0)
     system = records.protocol.system.model_copy(update={"temperature_dependent": True})
     protocol = records.protocol.model_copy(update={"system": system})
-    alone = Records(protocol, records.directory.path)
+    alone = Records(protocol, records.directory)
     ways = [weightings(r, [hot, *walkers[1:]], 300.0, np.random.default_rng(0)) for r in (records, alone)]
     assert [any(w.temperature == 450.0 for w in way[-1].walkers) for way in ways] == [True, False]
     fewer = weightings(records, walkers[1:], 300.0, np.random.default_rng(0))
