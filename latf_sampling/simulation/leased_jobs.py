@@ -23,8 +23,6 @@ LEASES = "running"
 """Folder of the leases in that of a round, as long as something runs."""
 
 Job = TypeVar("Job", WalkerJob, EquilibrationJob)
-MakeWorker = Callable[[None], Callable[[tuple[Job, "Lease | None"]], None]]
-"""Returns the function that runs a job under its lease."""
 
 
 class LeasedJobs(ABC, Generic[Job]):
