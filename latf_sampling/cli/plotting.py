@@ -43,4 +43,4 @@ def report_command(directories: list[Path], output: Path | None, compare: bool, 
     from latf_sampling.report import write_report
 
     page = write_report(Records.load(directories[0], trust), target)
-    return f"Report: {page}"
+    return f"Report: {page if output is None else output}"

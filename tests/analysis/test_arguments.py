@@ -14,7 +14,7 @@ from latf_sampling.errors import DataError, SettingsError
 KCAL = unit.kilocalorie_per_mole
 
 
-@pytest.mark.parametrize("temperature", [0.0, -300.0, np.nan, None, "300 K", 300.0 * unit.nanometer])
+@pytest.mark.parametrize("temperature", [0.0, -300.0, np.nan, None, "300", 300.0 * unit.nanometer])
 def test_invalid_temperatures_are_refused_everywhere(temperature):
     inside, zero, x = [np.arange(20) % 3 == 0], [np.zeros(20)], [np.arange(20.0)]
     states = Multistate(np.arange(20.0), None, 300.0, np.zeros(20, int), 0)

@@ -130,8 +130,8 @@ def labels() -> Labels:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("protocols")
-    for name in ("alanine-dipeptide.pdb", "gcaa-hairpin.pdb", "reference_alanine.json"):
-        shutil.copy(FOLDER / name, folder)
+    for file in (*FOLDER.glob("*.pdb"), FOLDER / "reference_alanine.json"):
+        shutil.copy(file, folder)
     return folder
 
 

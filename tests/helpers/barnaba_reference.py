@@ -11,12 +11,13 @@ import json
 import sys
 from importlib.metadata import version
 
-import barnaba  # pyright: ignore[reportMissingImports]: not installed with the tests
 import mdtraj
 from helpers.nucleic import DNA, HAIRPIN, RNA, perturbed
 
 
 def main() -> None:
+    import barnaba  # pyright: ignore[reportMissingImports]: not installed with the tests
+
     content: dict = {"barnaba": version("barnaba"), "structures": {}}
     for file in (HAIRPIN, RNA, DNA):
         structure = mdtraj.load(str(file))[0]

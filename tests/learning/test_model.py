@@ -97,7 +97,7 @@ def test_wrong_shapes_are_refused_with_both_shapes(method, shape, kind):
     assert f"(n, {FEATURES if method in ('encode', 'assign') else 2})" in str(refused.value)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -300.0, float("nan"), 1.0 * unit.nanometer, "300 K"])
+@pytest.mark.parametrize("temperature", [0.0, -300.0, float("nan"), 1.0 * unit.nanometer, "300 nm"])
 def test_impossible_temperatures_are_refused(temperature):
     for use in (lambda: make().sample(2, temperature), lambda: make().log_prob(np.zeros((1, 2)), temperature)):
         with pytest.raises(SettingsError, match="temperature"):

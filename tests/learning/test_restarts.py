@@ -92,7 +92,7 @@ SHORT = Dataset([Series(np.linspace(-1, 1, 20)[:, None] * [1, 1])], lag=1)
         ({"models": SLOW}, SettingsError, "models must be a list of LaTF"),
         ({"models": ["model.pt"]}, SettingsError, r"models\[0\] must be a LaTF"),
         ({"dataset": SHORT.series}, SettingsError, "dataset must be a Dataset"),
-        ({"temperature": "300 K"}, SettingsError, "temperature"),
+        ({"temperature": "300"}, SettingsError, "temperature"),
         ({"temperature": float("inf")}, SettingsError, "temperature"),
         ({"seed": -1}, SettingsError, "seed"),
         ({"states": []}, DataError, "those of series 0 do not fit"),
