@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from concurrent.futures import wait
-from contextlib import suppress
 from multiprocessing import resource_tracker, util
 from pathlib import Path
 
@@ -149,8 +148,9 @@ def test_an_interruption_waits_for_a_process_that_is_being_started(monkeypatch, 
     with pytest.raises(KeyboardInterrupt):
         processes.ChildProcess(str)
     (pid,) = begun
-    with suppress(ChildProcessError):
-        os.waitpid(pid, 0)
+    for child in multiprocessing.active_children():
+        if child.pid == pid:
+            child.join()
     assert "Traceback" not in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
 
