@@ -363,6 +363,7 @@ def kill_a_child(count: int) -> threading.Thread:
 
     def kill() -> None:
         wait_for(lambda: len(multiprocessing.active_children()) == count)
+        time.sleep(0.2)  # it has its task by now, and still imports OpenMM; without a task nothing would be lost
         os.kill(max(process.pid for process in multiprocessing.active_children()), signal.SIGKILL)
 
     thread = threading.Thread(target=kill)

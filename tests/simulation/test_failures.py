@@ -219,7 +219,7 @@ def test_processes_of_walkers_that_are_killed_are_started_again(tmp_path):
     def kill() -> None:
         while not (children := set(multiprocessing.active_children()) - others):
             time.sleep(0.01)
-        time.sleep(0.1)  # it has its task by now, and still imports OpenMM; without a task nothing would be lost
+        time.sleep(0.2)  # it has its task by now, and still imports OpenMM; without a task nothing would be lost
         os.kill(children.pop().pid, signal.SIGKILL)
 
     killer, words = threading.Thread(target=kill), []
