@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 from latf_sampling.analysis.weights import kish
 from latf_sampling.core import installation, storage, streams
@@ -201,8 +202,7 @@ def _log_weights(walkers: Sequence[Frames], chosen: Weighting) -> np.ndarray:
     for walker, part, log_weights in zip(chosen.walkers, chosen.selected, chosen.log_weights):
         parts[walker.round_index, walker.walker][part] = log_weights
     joined = np.concatenate(list(parts.values()))
-    largest = joined.max()
-    return joined - largest - np.log(np.exp(joined - largest).sum())
+    return joined - logsumexp(joined)
 
 
 def _variables(

@@ -293,14 +293,7 @@ def _draw_profiles(axes: Axes, columns: Sequence[_Column]) -> None:
         low, high = np.where(np.isfinite(known) & np.isfinite(profile.interval), profile.interval, np.nan)
         axes.stairs(high, profile.edges, baseline=low, fill=True, color=shade, alpha=0.15, lw=0)
         axes.stairs(known, profile.edges, baseline=None, color=shade, lw=1.5, label=column.letter)
-    observed = columns[0].estimates.variable
-    axes.axvline(observed.shown(observed.above), color=charts.LINE, lw=1, zorder=0)
-    if observed.circular:
-        charts.degrees(axes, "x")
-    axes.set_ylim(0, None)
-    axes.set_xlabel(observed.label)
-    axes.set_ylabel("free energy, kJ/mol")
-    charts.legend(axes)
+    landscapes.label_profiles(axes, columns[0].estimates.variable, None)
 
 
 def _weightings(columns: Sequence[_Column]) -> str:

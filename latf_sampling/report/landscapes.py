@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from latf_sampling import analysis
 from latf_sampling.core import streams
 from latf_sampling.core.words import plural
+from latf_sampling.records.observables import Observed
 from latf_sampling.records.records import Records
 from latf_sampling.records.rounds import LearnedModel
 from latf_sampling.report import charts, page
@@ -190,6 +191,11 @@ def draw_profile(axes: Axes, estimates: Estimates, profile: analysis.Profile) ->
         edges, energies = reference
         energies = np.where(np.isfinite(energies), energies, np.nan)
         axes.stairs(energies, edges, baseline=None, label="reference", color=charts.color(2), lw=1.2)
+    label_profiles(axes, observed, top)
+
+
+def label_profiles(axes: Axes, observed: Observed, top: float | None) -> None:
+    """Axes of free energies along the observed variable, up to `top`, and the value that divides it in two."""
     axes.axvline(observed.shown(observed.above), color=charts.LINE, lw=1, zorder=0)
     if observed.circular:
         charts.degrees(axes, "x")
