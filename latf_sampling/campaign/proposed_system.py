@@ -42,6 +42,9 @@ INCLUDES = ("/usr/share/gromacs/top", "/usr/local/gromacs/share/gromacs/top")
 """Where the force fields of GROMACS are usually installed, besides $GMXDATA."""
 FULL = 0.3
 """Share of a unit cell that water fills, from which on it counts as a box of water and not as a crystal."""
+THIN = 20.0
+"""Atoms per nm^3; water and proteins have a hundred. A thinner unit cell holds a molecule in a vacuum: GROMACS's files
+always have a cell, and a barostat would let an empty one collapse."""
 MOST_AMINO_ACIDS, MOST_NUCLEOTIDES = 40, 20
 """Larger molecules are put into water."""
 CUTOFF = 1.0
@@ -284,11 +287,13 @@ def _from_engine(kind: str, topology: Path, others: list[Path], folder: Path) ->
             f"{rest[0]}: has no unit cell, and {contents} need one; give coordinates that have it"
             f"{', like a PDB file with CRYST1' if kind == 'charmm' else ''}."
         )
-    if box is not None:
+    thin = box is not None and content.getNumAtoms() < THIN * abs(float(np.linalg.det(box)))
+    if box is not None and not thin:
         usual = CHARMM_CUTOFF if kind == "charmm" else CUTOFF
         keys += _periodic_keys(_cutoff(box, usual), "the coordinates have a unit cell", contents)
     else:
-        keys.append(Key("nonbonded", "no cutoff", "all pairs: the coordinates have no unit cell"))
+        cell = "the unit cell of the coordinates is next to empty" if thin else "the coordinates have no unit cell"
+        keys.append(Key("nonbonded", "no cutoff", f"all pairs: {cell}"))
         keys.append(Key("implicit_solvent", "OBC2", "the files have no water; remove this line for a vacuum"))
         keys += _hydrogen_keys(contents)
     return ProposedSystem(keys, topology.name, contents, build(_settings(keys, folder), SEED), False)

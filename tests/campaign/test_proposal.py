@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import openmm
+import parmed
 import pytest
 import yaml
 from openmm import app
@@ -13,8 +14,8 @@ from openmm import app
 from latf_sampling.campaign.check import check
 from latf_sampling.campaign.proposal import propose
 from latf_sampling.campaign.proposed_features import proposed_features
-from latf_sampling.campaign.proposed_system import ProposedSystem
-from latf_sampling.campaign.proposed_yaml import Key, flow
+from latf_sampling.campaign.proposed_system import ProposedSystem, propose_system
+from latf_sampling.campaign.proposed_yaml import Key, as_dict, flow
 from latf_sampling.campaign.speed import measure_speed
 from latf_sampling.errors import LatfError, SettingsError, StoreError
 from latf_sampling.records.setup import Setup
@@ -178,3 +179,19 @@ def test_any_text_is_read_back_as_it_is(tmp_path, value):
     path.write_text("\n".join(lines))
     assert read_yaml(path) == {"system": {"structure": value, "all": [value, {"of": value}]}}
     assert yaml.safe_load(flow([value])) == [value]
+
+
+@pytest.mark.filterwarnings("ignore::parmed.exceptions.ParmedWarning")
+def test_a_molecule_in_an_empty_cell_gets_no_barostat(tmp_path):
+    """Files of GROMACS always have a unit cell, also in a vacuum, where a barostat would let it collapse."""
+    pdb = app.PDBFile(str(ALANINE))
+    system = app.ForceField("amber14/protein.ff14SB.xml").createSystem(pdb.topology, rigidWater=False)
+    structure = parmed.openmm.load_topology(pdb.topology, system, pdb.positions)
+    keys = {}
+    for width in (40.0, 5.0):  # Angstrom; 22 atoms
+        structure.box = [width, width, width, 90, 90, 90]
+        for name in ("a.top", "a.gro"):
+            structure.save(str(tmp_path / name), overwrite=True)
+        keys[width] = as_dict(propose_system([tmp_path / "a.top", tmp_path / "a.gro"], tmp_path).keys)
+    assert keys[40.0]["nonbonded"] == "no cutoff" and keys[40.0]["implicit_solvent"] == "OBC2"
+    assert keys[5.0]["nonbonded"] == "PME" and "barostat" in keys[5.0]
