@@ -12,8 +12,8 @@ project = "latf_sampling"
 author = "the latf_sampling authors"
 copyright = f"2026, {author}"
 release = version = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "reference"]
-exclude_patterns = ["_ext"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "figures", "reference"]
+exclude_patterns = ["_ext", "figures"]
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 napoleon_google_docstring = False

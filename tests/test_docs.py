@@ -115,3 +115,18 @@ def test_pages_from_settings_and_commands(monkeypatch):
     assert all(f"## `latf {name}`" in text for name in COMMANDS)
     assert "`-o, --output PATH`" in text
     assert "autoclass:: latf_sampling.LaTF" in reference.public_names()
+
+
+def test_pictures_are_drawn_from_their_tables(monkeypatch, tmp_path):
+    """Each picture that a page shows is drawn and not blank, and each table says how it was made."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    import figures  # pyright: ignore[reportMissingImports]
+
+    monkeypatch.delitem(sys.modules, "figures")
+    figures.make(tmp_path)
+    shown = {name for text in PAGES.values() for name in re.findall(r"\]\(\.\./_figures/([\w-]+)\.svg\)", text)}
+    drawn = {path.stem: path.read_text() for path in tmp_path.iterdir()}
+    assert drawn.keys() == shown
+    assert all(len(re.findall("<path", svg)) > 20 for svg in drawn.values())
+    for table in (ROOT / "docs" / "figures").iterdir():
+        assert re.match(r"# (latf|python (benchmarks|examples|protocols)/\w+\.py) ", table.read_text()), table

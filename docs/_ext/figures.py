@@ -1,0 +1,123 @@
+"""Pictures that are drawn when the documentation is built, from the small tables in docs/figures.
+
+A table is a CSV file whose first lines begin with "#" and say which command made it. To add a picture, put its table
+there, write a function from a `Table` to a figure, and enter it in `FIGURES`; a page shows it by
+``![words](../_figures/NAME.svg)``.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from latf_sampling.report import charts
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+DOCS = Path(__file__).resolve().parents[1]
+TABLES, PICTURES = DOCS / "figures", DOCS / "_figures"
+PROTOCOLS = DOCS.parent / "protocols"
+WIDTH, HEIGHT = 6.0, 2.9
+"""Inches."""
+REFERENCE = "#333333"
+
+
+class Table:
+    """A stored table: the command that made it, and its columns.
+
+    Attributes
+    ----------
+    command : str
+        The lines before the head.
+    """
+
+    def __init__(self, name: str) -> None:
+        lines = (TABLES / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+        self.command = " ".join(line[1:].strip() for line in lines if line.startswith("#"))
+        self._rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+
+    def where(self, **values: str) -> Table:
+        """The rows in which columns have these values."""
+        part = object.__new__(Table)
+        part.command = self.command
+        part._rows = [row for row in self._rows if all(row[name] == value for name, value in values.items())]
+        return part
+
+    def values(self, name: str) -> list[str]:
+        """The different values of a column, in their order."""
+        return list(dict.fromkeys(row[name] for row in self._rows))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """A column of numbers; NaN where a cell is empty."""
+        return np.array([float(row[name] or "nan") for row in self._rows])
+
+    def starting_with(self, begin: str) -> np.ndarray:
+        """The one column whose head begins so."""
+        (name,) = [name for name in self._rows[0] if name.startswith(begin)]
+        return self[name]
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {}
+"""Functions that draw, by the name of the file."""
+
+
+def _figure(draw: Callable[..., None]) -> Callable[..., None]:
+    """Enter a picture, which is drawn from its table on as many axes as `draw` takes."""
+    name, panels = draw.__name__.replace("_", "-"), draw.__code__.co_argcount - 1
+
+    def make() -> Figure:
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        draw(Table(name), *np.atleast_1d(figure.subplots(1, panels)))
+        return figure
+
+    FIGURES[name] = make
+    return draw
+
+
+def _style() -> dict[Any, Any]:
+    """That of the report, in black on white: the SVG is an image, which does not know the colors of the page."""
+    inks = (charts.INK, charts.LINE)
+    plain = {key: "black" if value in inks else value for key, value in charts.style().items()}
+    return {**plain, "svg.fonttype": "path"}
+
+
+def make(folder: Path) -> None:
+    """Draw all pictures into a folder."""
+    folder.mkdir(exist_ok=True)
+    with matplotlib.rc_context(_style()):
+        for name, draw in FIGURES.items():
+            draw().savefig(folder / f"{name}.svg", metadata={"Date": None})
+
+
+def _make(app: Sphinx) -> None:
+    make(PICTURES)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("builder-inited", _make)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+# ------------------------------------------------------------------------------------------------------- pictures
+
+
+@_figure
+def temperatures(table: Table, axes: Axes) -> None:
+    """How far generated densities are from references at temperatures that were not trained at."""
+    places = np.arange(len(table.values("temperature")))
+    for shift, mode in zip((-0.27, 0.0, 0.27), ("reweighted", "thermodynamic", "steered"), strict=True):
+        axes.bar(places + shift, table[mode], 0.25, label=mode, color=charts.color(round(shift / 0.27) + 1))
+    for place, floor in zip(places, table["floor"], strict=True):
+        axes.plot([place - 0.4, place + 0.4], [floor, floor], color=REFERENCE, label="noise floor" if not place else "")
+    axes.set_yscale("log")
+    axes.set_xticks(places, [f"T = {value}" for value in table.values("temperature")])
+    axes.set_ylabel("divergence, nats")
+    axes.legend(ncols=2)
