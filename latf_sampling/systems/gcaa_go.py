@@ -29,7 +29,7 @@ NATIVE = Path(__file__).parent / "data" / "gcaa-hairpin.pdb"
 SUGAR = ("P", "C5'", "C4'", "C3'", "C1'")
 SITES = ("O4'", "C2'")
 """Atoms without mass or forces, at their native places relative to the sugar's others, by which a sugar is known."""
-BASES = {"A": ("N9", "C4", "C6", "C2"), "G": ("N9", "C4", "C6", "C2"), "C": ("N1", "C2", "C4", "C6")}
+BASES = {"A": ("N9", "C2", "C6", "C4"), "G": ("N9", "C2", "C6", "C4"), "C": ("N1", "C2", "C4", "C6")}
 """In an order in which C1' and any three of them, one after the other, are far from a line, where torsions are
 undefined."""
 PAIRS = ((0, 9), (1, 8), (2, 7))
@@ -52,7 +52,7 @@ BOND = 4000.0
 """Stiffness of bonds, kJ/mol/nm^2. With the next two it lets the fastest vibration be slow enough for 20 fs a step."""
 ANGLE = 100.0
 """Stiffness of angles, kJ/mol/rad^2."""
-RIGID = 8.0
+RIGID = 20.0
 """Strength of torsions that keep handedness and planes, in epsilon."""
 MASS = 36.0
 """A ninth of the mean mass of a nucleotide, amu."""

@@ -11,7 +11,8 @@ import pytest
 
 from latf_sampling.features import Features
 from latf_sampling.settings.protocol import Protocol
-from latf_sampling.systems.gcaa_go import extended, gcaa_go
+from latf_sampling.systems.gcaa_go import EPSILON, RIGID, extended, gcaa_go
+from latf_sampling.systems.structure_based import angles
 
 PROTOCOL = Path(__file__).parents[2] / "protocols" / "gcaa-go.yaml"
 
@@ -25,7 +26,7 @@ def model():
 
 def relaxed(context: openmm.Context, positions: np.ndarray) -> tuple[np.ndarray, float]:
     context.setPositions(positions)
-    openmm.LocalEnergyMinimizer.minimize(context, 1.0, 200)
+    openmm.LocalEnergyMinimizer.minimize(context, 1, 200)
     state = context.getState(positions=True, energy=True)
     return np.array(state.getPositions(asNumpy=True)._value), state.getPotentialEnergy()._value
 
@@ -38,6 +39,22 @@ def test_native_structure_is_the_minimum(model):
     assert features(folded)[0] < 0.2
     assert features(stretched)[0] > 1.5
     assert unfolded_energy - energy > 200.0
+
+
+def test_stiff_torsions_are_defined_in_every_thermal_structure(model):
+    """The force of a torsion has no limit where three of its atoms are in line, and angles spread by 9 degrees."""
+    context, _, native = model
+    stiff = [
+        force.getTorsionParameters(k)[:4]
+        for force in context.getSystem().getForces()
+        if isinstance(force, openmm.PeriodicTorsionForce)
+        for k in range(force.getNumTorsions())
+        if force.getTorsionParameters(k)[6]._value == pytest.approx(RIGID * EPSILON)
+    ]
+    assert len(stiff) == 4 * 10
+    for triples in ([quartet[:3] for quartet in stiff], [quartet[1:] for quartet in stiff]):
+        degrees = np.degrees(angles(native, triples))
+        assert np.minimum(degrees, 180 - degrees).min() > 5 * 9
 
 
 def test_vibrations_are_slow_enough_for_the_step_of_the_protocol(model):
