@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -18,6 +19,7 @@ from latf_sampling.errors import FailureWarning, StoreError, TrainingError
 from latf_sampling.records.programs import programs
 from latf_sampling.records.records import Records
 from latf_sampling.simulation.leased_jobs import lease_of
+from latf_sampling.units import SECOND
 
 FURTHER = 0.01
 """Fraction of a training by which it gets further."""
@@ -56,6 +58,7 @@ class Training:
         assert lease is not None
         files = CampaignDirectory(self.directory)
         with lease.held() as report, torch_threads(None):
+            report(0.0, "reading frames")  # a training that is silent has not been begun
             protocol = files.protocol()
             for program in programs(protocol):
                 if program.digest not in self.programs:
@@ -91,6 +94,7 @@ def learn(records: Records, campaign: type, index: int, executor: Executor, prog
     allowed = frozenset(program.digest for program in programs(records.protocol))
     training = Training(records.directory.path, index, campaign, type(records), allowed)
     attempts = _Attempts(records.directory.round(index).learning.path, f"round {index}: learn", progress)
+    limit = records.protocol.stalled_after
     results = run_tasks(
         _learner,
         training,
@@ -99,6 +103,8 @@ def learn(records: Records, campaign: type, index: int, executor: Executor, prog
         submitted=attempts.submitted,
         begin_again=attempts.begin_again,
         watch=attempts.watch,
+        pulse=attempts.pulse,
+        patience=None if limit is None else limit / SECOND,
         stop=attempts.stop,
         name=lambda number: attempts.name,
     )
@@ -121,9 +127,10 @@ class _Attempts:
         self.stem, self.name, self.progress = lease_of(folder), name, progress
         self.lease: Lease | None = None
         self.lost, self.furthest, self.last = 0, 0.0, 0.0
+        self.begun = False
 
     def submitted(self, number: int, task: Lease | None) -> Lease | None:
-        self.lease = Lease.grant(self.stem)
+        self.lease, self.begun = Lease.grant(self.stem), False
         return self.lease
 
     def begin_again(self, number: int, how: str, deaths: int) -> bool:
@@ -138,8 +145,13 @@ class _Attempts:
     def watch(self, running: int) -> None:
         told = None if self.lease is None else self.lease.progress()
         if told is not None:
+            self.begun = True
             self.furthest = max(self.furthest, told["fraction"])
             self.progress(told["fraction"], told["words"])
+
+    def pulse(self, number: int) -> float | None:
+        """No limit for one that was begun: how long a stage takes depends on the data."""
+        return time.monotonic() if self.begun else None
 
     def stop(self) -> None:
         if self.lease is not None:

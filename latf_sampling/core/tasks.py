@@ -28,13 +28,16 @@ from latf_sampling.core import arguments, processes
 from latf_sampling.core.lease import Superseded
 from latf_sampling.core.outputs import explain
 from latf_sampling.core.processes import LocalExecutor, ProcessLost, passable
-from latf_sampling.errors import LatfError, SettingsError, SimulationError, StoreError
+from latf_sampling.errors import FailureWarning, LatfError, SettingsError, SimulationError, StoreError
 
 MAX_LOST = 10
 """A task is given up after so many workers were lost during it: systems short of memory and people kill processes,
 nodes fail, and queues end their jobs, without a fault of the task."""
 WATCH_INTERVAL = 0.5
 """s between two calls of a function that watches tasks."""
+SILENCE = 60.0
+"""s without progress after which it is looked for what a task should make: its worker may have finished it, and its
+executor not have passed that on."""
 
 LOST = {
     ("distributed", "KilledWorker"),
@@ -79,6 +82,7 @@ def run_tasks(
     watch: Callable[[int], None] | None = None,
     pulse: Callable[[int], object] | None = None,
     patience: float | None = None,
+    is_done: Callable[[int], bool] | None = None,
     stop: Callable[[], None] = lambda: None,
     name: Callable[[int], str] = "task {}".format,
 ) -> Generator[tuple[int, Result | WorkerDied], None, None]:
@@ -107,9 +111,14 @@ def run_tasks(
     watch
         Called with the number of submitted tasks every half second and when one of them ends, unless they run here.
     pulse, patience
-        A worker is given up when `pulse`, of the number of its task, has had the same value for so many seconds; the
-        time in which it is `None` does not count, unless the processes are of this machine. By default there is no
-        limit.
+        A worker is given up when `pulse`, of the number of its task, has had the same value for so many seconds. A task
+        whose pulse is `None` has no worker yet: it is submitted again after these seconds, later after twice as many,
+        and so on, in case its executor lost it; that counts as no lost worker. Processes of this machine have to begin
+        within `patience`, too. By default there is no limit.
+    is_done
+        Called with the number of a task that was begun and has shown no progress for `SILENCE`: whether everything that
+        it makes is there. It has then finished with the result `None`, whether its executor knows or not. Needs
+        `pulse`; processes of this machine are not asked.
     stop
         Called when tasks are ended that may still run.
     name
@@ -161,13 +170,21 @@ def run_tasks(
             ready = batch.ready()
             if watch is not None:
                 watch(len(batch.running))
-            if pulse is not None and patience is not None:
+            if pulse is not None:
                 # A process that was stopped itself, as by Ctrl-Z, must not count that time.
-                ready += batch.give_up(pulse, patience, min(time.monotonic() - began, 2 * WATCH_INTERVAL))
+                batch.beat(pulse, min(time.monotonic() - began, 2 * WATCH_INTERVAL))
+                if is_done is not None:
+                    ready += batch.finished(is_done)
+                if patience is not None:
+                    ready += batch.give_up(patience)
             for future in ready:
                 assignment = batch.running.pop(future)
-                kind, content = _outcome(future, assignment.given_up)
-                if kind == "lost":
+                kind, content = assignment.verdict or _outcome(future)
+                if kind == "waiting":
+                    warnings.warn(f"{name(assignment.number)}: {content}", FailureWarning, stacklevel=2)
+                    waits = assignment.waits + 1
+                    again.append(_Assignment(assignment.number, assignment.task, assignment.lost, waits))
+                elif kind == "lost":
                     lost = _Assignment(assignment.number, assignment.task, assignment.lost + 1)
                     if begin_again(lost.number, content, lost.lost):
                         again.append(lost)
@@ -230,23 +247,34 @@ def describe(error: BaseException) -> str:
 
 @dataclass
 class _Assignment:
-    """A task, its number, how many workers were lost during it, and for how long its pulse has been the same, s.
+    """A task, its number, how many workers were lost during it, and how often it waited in vain for one.
 
-    `given_up` is the reason why its worker is not waited for any more.
+    `unchanged` is for how long its pulse has been the same, s, and `looked` what that was when it was last looked for
+    what the task makes. `verdict` is what became of it where its executor is not waited for, as by `_outcome`.
     """
 
     number: int
     task: Any
     lost: int = 0
+    waits: int = 0
     pulse: object = None
     unchanged: float = 0.0
-    given_up: str = ""
+    looked: float = 0.0
+    verdict: tuple[str, Any] | None = None
 
-    def idle(self, pulse: object, waited: float) -> float:
-        """Note the present pulse, so many seconds after the last one; returns for how long it has been the same."""
-        self.unchanged = self.unchanged + waited if pulse == self.pulse else 0.0
-        self.pulse = pulse
-        return self.unchanged
+    def beat(self, pulse: object, waited: float) -> None:
+        """Note the present pulse, so many seconds after the last one."""
+        if pulse == self.pulse:
+            self.unchanged += waited
+        else:
+            self.pulse, self.unchanged, self.looked = pulse, 0.0, 0.0
+
+    def is_silent(self) -> bool:
+        """Whether it was begun, and has shown no progress for `SILENCE`, and again for as long."""
+        if self.pulse is None or self.unchanged < self.looked + SILENCE:
+            return False
+        self.looked = self.unchanged
+        return True
 
 
 @dataclass(frozen=True)
@@ -286,20 +314,42 @@ class _Batch:
                 ready.append(self._done.get_nowait())
         return [future for future in ready if future in self.running]  # others were given up
 
-    def give_up(self, pulse: Callable[[int], object], patience: float, waited: float) -> list[Future]:
-        """Kill processes without progress; returns tasks of other workers without progress."""
-        local, stuck = isinstance(self.executor, LocalExecutor), []
+    def beat(self, pulse: Callable[[int], object], waited: float) -> None:
+        """Note the pulse of each task, so many seconds after the last time."""
+        for assignment in self.running.values():
+            assignment.beat(pulse(assignment.number), waited)
+
+    def finished(self, is_done: Callable[[int], bool]) -> list[Future]:
+        """Tasks that have made everything, and of which the executor says nothing."""
+        if isinstance(self.executor, LocalExecutor):
+            return []
+        finished = []
         for future, assignment in self.running.items():
-            beat = pulse(assignment.number)
-            if (beat is None and not local) or assignment.idle(beat, waited) <= patience or future.done():
+            if not future.done() and assignment.is_silent() and is_done(assignment.number):
+                assignment.verdict = "result", None
+                finished.append(future)
+        return finished
+
+    def give_up(self, patience: float) -> list[Future]:
+        """Kill processes without progress; returns tasks of other workers without progress, or without a worker."""
+        stuck = []
+        for future, assignment in self.running.items():
+            waits = assignment.pulse is None and not isinstance(self.executor, LocalExecutor)
+            limit = patience * 2**assignment.waits if waits else patience
+            if assignment.verdict is not None or assignment.unchanged <= limit or future.done():
                 continue
-            how = f"being killed after {patience:g} s without progress"
             if isinstance(self.executor, LocalExecutor):
-                self.executor.kill([future], how)
+                self.executor.kill([future], f"being killed after {patience:g} s without progress")
+                continue
+            _cancel(future)
+            if waits:
+                assignment.verdict = (
+                    "waiting",
+                    (f"no worker has begun it for {limit:g} s; it is submitted again, in case its executor lost it."),
+                )
             else:
-                _cancel(future)
-                assignment.given_up = f"having made no progress for {patience:g} s"
-                stuck.append(future)
+                assignment.verdict = "lost", f"having made no progress for {patience:g} s"
+            stuck.append(future)
         return stuck
 
     def end(self, stop: Callable[[], None]) -> None:
@@ -315,16 +365,14 @@ class _Batch:
             wait(self.running, processes.GRACE)
 
 
-def _outcome(future: Future, given_up: str) -> tuple[str, Any]:
-    """What became of a task, as `_call` returns it; "lost" if its worker was lost, or is not waited for any more.
+def _outcome(future: Future) -> tuple[str, Any]:
+    """What became of a task, as `_call` returns it; "lost" if its worker was lost.
 
     Raises
     ------
     SimulationError
         The executor failed.
     """
-    if given_up:
-        return "lost", given_up
     error = CancelledError() if future.cancelled() else future.exception()
     if error is None:
         kind, content, told = future.result()

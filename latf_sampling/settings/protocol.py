@@ -278,8 +278,9 @@ class Protocol(Settings):
     """Length of a segment; a walker saves its state after each, so that an interruption costs at most one."""
     stalled_after: Annotated[float, Dimension("time", SECOND, 1e9 * SECOND)] | None = None
     """Time on the clock without a new frame, like '30 min', after which the process of a walker is killed and started
-    again. The start of a process and the first minimization have to fit into it too. None waits without limit, since
-    how long a frame may take depends on the system and the machine."""
+    again. The start of a process and the first minimization have to fit into it too. On a cluster, a walker or a
+    training that no worker has begun for so long is submitted once more, in case its executor lost it. None waits
+    without limit, since how long a frame may take depends on the system and the machine."""
     executor: Executor = Field(default_factory=ExecutorSettings)
     """Where walkers, training and the making of structures run: local, or an executor on a cluster."""
     devices: Devices = Field(default_factory=DeviceSettings)

@@ -49,6 +49,7 @@ class LeasedJobs(ABC, Generic[Job]):
         self.jobs, self.progress, self.missing = jobs, progress, missing
         self.fractions = [float(number not in missing) for number in range(len(jobs))]
         self.leases: dict[int, Lease] = {}
+        self.reported: dict[int, float] = {}  # by the present attempts, the last time that was looked
         self.at_once: int | None = None
 
     def run(
@@ -81,8 +82,9 @@ class LeasedJobs(ABC, Generic[Job]):
             submitted=self.submitted,
             begin_again=self.begin_again,
             watch=self.watch,
-            pulse=self.pulse,
+            pulse=self.reported.get,
             patience=None if limit is None else limit / SECOND,
+            is_done=lambda number: self.is_finished(self.jobs[number]),
             stop=self.stop,
             name=lambda number: self.jobs[number].name,
         )
@@ -121,11 +123,13 @@ class LeasedJobs(ABC, Generic[Job]):
     def submitted(self, number: int, task: tuple[Job, Lease | None]) -> tuple[Job, Lease | None]:
         job, _ = task
         self.leases[number] = lease = Lease.grant(lease_of(job.directory))
+        self.reported.pop(number, None)
         return replace(job, at_once=self.at_once), lease
 
     def watch(self, running: int) -> None:
         for number, lease in self.leases.items():
             if self.fractions[number] < 1 and (told := lease.progress()) is not None:
+                self.reported[number] = told["fraction"]
                 self.fractions[number] = min(told["fraction"], 0.999)
         self.tell()
 
@@ -133,10 +137,6 @@ class LeasedJobs(ABC, Generic[Job]):
         finished = sum(fraction == 1 for fraction in self.fractions)
         share = sum(self.fractions) / len(self.jobs)
         self.progress(share, f"{finished} of {plural(len(self.jobs), self.kind)} finished")
-
-    def pulse(self, number: int) -> float | None:
-        told = self.leases[number].progress()
-        return None if told is None else told["fraction"]
 
     def stop(self) -> None:
         for lease in self.leases.values():

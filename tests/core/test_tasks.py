@@ -17,7 +17,7 @@ from latf_sampling.core import processes, tasks
 from latf_sampling.core.lease import Superseded
 from latf_sampling.core.processes import LocalExecutor
 from latf_sampling.core.tasks import MAX_LOST, UnexpectedFailure, WorkerDied, check_executor, is_lost, run_tasks
-from latf_sampling.errors import DataError, HistoryWarning, SettingsError, SimulationError, StoreError
+from latf_sampling.errors import DataError, FailureWarning, HistoryWarning, SettingsError, SimulationError, StoreError
 
 
 class Squares:
@@ -67,6 +67,22 @@ class Flaky(Executor):
             future.set_exception(self.error)
         else:
             future.set_result(fn(*args, **kwargs))
+        return future
+
+
+class Silent(Executor):
+    """An executor that never says what became of its first tasks, which it runs, or does not even begin."""
+
+    def __init__(self, runs: bool, times: int = 1) -> None:
+        self.runs, self.times, self.futures = runs, times, []
+
+    def submit(self, fn, /, *args, **kwargs) -> Future:
+        future: Future = Future()
+        self.futures.append(future)
+        if len(self.futures) > self.times:
+            future.set_result(fn(*args, **kwargs))
+        elif self.runs:
+            fn(*args, **kwargs)
         return future
 
 
@@ -135,13 +151,51 @@ def test_another_executor_without_progress_is_not_waited_for(tmp_path, monkeypat
         return task if len(attempts) == 1 else "go"
 
     with ThreadPoolExecutor(2) as threads:
-        beats = iter([None, None])  # no beat before a worker has begun
+        beats = iter([None])  # no beat before a worker has begun
         results = run_tasks(
             Squares, tmp_path, [(0, "wait")], threads, submitted=submitted,
             pulse=lambda number: next(beats, 1), patience=0.6,
         )  # fmt: skip
         assert list(results) == [(0, 4)] and attempts == [0, 0]
         (tmp_path / "end").touch()
+
+
+def test_a_task_that_its_executor_lost_is_submitted_again(tmp_path):
+    """Nobody has begun it: no worker was lost, and the next wait is twice as long."""
+    executor, losses = Silent(runs=False), []
+    results = run_tasks(
+        Squares, tmp_path, [(0, 3)], executor, begin_again=lambda *loss: bool(losses.append(loss)),
+        pulse=lambda number: None, patience=0.6, name="walker {}".format,
+    )  # fmt: skip
+    with pytest.warns(FailureWarning, match=r"^walker 0: no worker has begun it for 0\.6 s; it is submitted again"):
+        assert list(results) == [(0, 9)]
+    assert len(executor.futures) == 2 and executor.futures[0].cancelled() and not losses
+
+
+def test_the_next_wait_for_a_worker_is_twice_as_long():
+    batch = tasks._Batch(Silent(runs=False, times=3), Squares, None, lambda number, task: task)
+    for waits in range(3):
+        batch.submit(tasks._Assignment(waits, 1, waits=waits))
+    for seconds, expected in ((1.1, {0}), (1.0, {0, 1}), (2.0, {0, 1, 2})):
+        batch.beat(lambda number: None, seconds)
+        batch.give_up(1.0)
+        assert {each.number for each in batch.running.values() if each.verdict is not None} == expected
+
+
+def test_a_task_that_has_made_everything_is_finished_whatever_its_executor_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "SILENCE", 0.6)
+    executor, looks = Silent(runs=True), []
+
+    def is_done(number: int) -> bool:
+        looks.append((number, time.monotonic()))
+        if len(looks) == 2:
+            (tmp_path / "made").touch()
+        return (tmp_path / "made").exists()
+
+    results = run_tasks(Squares, tmp_path, [(0, 3)], executor, pulse=lambda number: 1.0, is_done=is_done)
+    assert list(results) == [(0, None)] and len(executor.futures) == 1
+    (_, first), (_, second) = looks  # not at every look at the pulse, which may be at a thousand walkers
+    assert second - first > 0.5
 
 
 @pytest.mark.parametrize(
