@@ -50,7 +50,8 @@ observe: {{torsion: phi ALA 2, above: 0 degree}}
 IMPORTS = {
     "latf --version": "latf_sampling.cli.main",
     "a plain walker": "latf_sampling.simulation.walker",
-    "a biased walker": "latf_sampling.simulation.walker, latf_sampling.bias.from_settings, latf_sampling.cv.latent_cv",
+    "a biased walker": "latf_sampling.simulation.walker, latf_sampling.bias.from_settings, "
+    "latf_sampling.cv.compiled_variable",
     "the driver": "latf_sampling.campaign.campaign",
 }
 """Modules of each kind of process."""

@@ -34,8 +34,8 @@ from latf_sampling.bias.history import SUFFIX, History, Neighbors
 from latf_sampling.bias.trust_region import TrustRegion
 from latf_sampling.core import arguments, storage
 from latf_sampling.core.backends import choose_backend
+from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.cv.force import free_group
-from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import HistoryWarning, SettingsError, SimulationError
 
 State = TypeVar("State")
@@ -111,7 +111,7 @@ class AdaptiveBias(GridBias, Generic[State]):
     def __init__(
         self,
         system: openmm.System,
-        cv: Variable,
+        cv: CollectiveVariable,
         grid: Grid,
         temperature: float,
         frequency: int,

@@ -12,10 +12,8 @@ import openmm
 from latf_sampling.core import arguments
 from latf_sampling.core.backends import BACKENDS
 from latf_sampling.core.words import plural
-from latf_sampling.cv.latent_cv import LatentCV
-from latf_sampling.cv.variable import Variable
+from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.errors import DataError, SettingsError
-from latf_sampling.learning.model import LaTF
 
 
 def check_parts(owner: str, system: Any, cv: Any, *, needs_system: bool = True) -> None:
@@ -28,7 +26,9 @@ def check_parts(owner: str, system: Any, cv: Any, *, needs_system: bool = True) 
     """
     if needs_system or system is not None:
         arguments.instance(owner, "system", system, openmm.System, "an openmm.System")
-    arguments.instance(owner, "cv", cv, Variable, "a collective variable, a LatentCV or a Variable", "LatentCV.load")
+    arguments.instance(
+        owner, "cv", cv, CollectiveVariable, "a collective variable, a LatentCV or a Variable", "LatentCV.load"
+    )
 
 
 def check_backend(owner: str, backend: Any) -> None:
@@ -45,7 +45,7 @@ def check_backend(owner: str, backend: Any) -> None:
         )
 
 
-def check_model(owner: str, model: Any, cv: Variable | None = None) -> None:
+def check_model(owner: str, model: Any, cv: CollectiveVariable | None = None) -> None:
     """Refuse what is no model, and a model that the variable was not exported from.
 
     Raises
@@ -64,8 +64,11 @@ def check_model(owner: str, model: Any, cv: Variable | None = None) -> None:
     latf_sampling.errors.SettingsError: FlowBias: model must be a LaTF; got 'model.pt'. Load the file first: \
 LaTF.load('model.pt').
     """
+    from latf_sampling.cv.latent_cv import LatentCV  # here, since most biases need no model, and no torch
+    from latf_sampling.learning.model import LaTF
+
     arguments.instance(owner, "model", model, LaTF, "a LaTF", "LaTF.load")
-    if isinstance(cv, Variable) and model.latent_dim != cv.dim:
+    if isinstance(cv, CollectiveVariable) and model.latent_dim != cv.dim:
         raise SettingsError(
             f"{owner}: the model has {plural(model.latent_dim, 'latent dimension')}, the variable {cv.dim}; give the "
             "model that the variable was exported from."
@@ -149,7 +152,7 @@ def whole_steps(owner: str, name: str, value: Any) -> int:
     return operator.index(value)
 
 
-def hill_widths(owner: str, width: Any, cv: Variable) -> np.ndarray:
+def hill_widths(owner: str, width: Any, cv: CollectiveVariable) -> np.ndarray:
     """Hill widths (d,) in the unit of a variable, from one number or (d,) in units of `cv.sigma`."""
     requirement = f"width must be one number or {cv.dim}"
     relative = numbers(owner, requirement, width)

@@ -15,8 +15,8 @@ from latf_sampling.analysis.weights import boltzmann_weights
 from latf_sampling.bias.thermostat import check_simulation, check_temperature
 from latf_sampling.core import arguments
 from latf_sampling.core.notebook import ShownInNotebooks
+from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.cv.force import BiasForce
-from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import SettingsError, SimulationError
 from latf_sampling.units import TemperatureLike, to_kelvin
 
@@ -40,7 +40,7 @@ class Bias(ShownInNotebooks, ABC):
 
     Attributes
     ----------
-    cv : Variable
+    cv : CollectiveVariable
     temperature : float or None
         K; `None` where the bias does not depend on one.
     frequency : int or None
@@ -56,7 +56,7 @@ class Bias(ShownInNotebooks, ABC):
     is_adaptive: bool = False
     axes: list[np.ndarray]
 
-    def __init__(self, cv: Variable, force: BiasForce | None) -> None:
+    def __init__(self, cv: CollectiveVariable, force: BiasForce | None) -> None:
         self.cv, self._force = cv, force
 
     def __repr__(self) -> str:

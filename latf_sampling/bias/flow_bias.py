@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openmm
@@ -13,11 +14,13 @@ from latf_sampling.bias.flow_density import flow_surface
 from latf_sampling.bias.grid import Grid, GridBias
 from latf_sampling.bias.trust_region import TrustRegion
 from latf_sampling.core import arguments
+from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.cv.force import NOT_IN_SIMULATION
-from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import SimulationError
-from latf_sampling.learning.model import LaTF
 from latf_sampling.units import TemperatureLike, to_kelvin
+
+if TYPE_CHECKING:
+    from latf_sampling.learning.model import LaTF
 
 UNSEEN = 1e-3
 """kJ/mol; a bias that is higher than this is not zero in a simulation which it acts in."""
@@ -68,7 +71,7 @@ class FlowBias(GridBias):
     def __init__(
         self,
         system: openmm.System,
-        cv: Variable,
+        cv: CollectiveVariable,
         model: LaTF,
         temperature: TemperatureLike,
         bias_factor: float,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.ndimage import gaussian_filter, generate_binary_structure, label
 
 from latf_sampling.bias.grid import Grid, mesh
 from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
-from latf_sampling.learning.model import LaTF
+
+if TYPE_CHECKING:
+    from latf_sampling.learning.model import LaTF
 
 SAMPLES = 20_000
 """Samples of the flow among which the highest free energy is sought."""

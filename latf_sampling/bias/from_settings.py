@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openmm
 
@@ -20,10 +20,12 @@ from latf_sampling.bias.metadynamics import Metadynamics
 from latf_sampling.bias.opes import OPES
 from latf_sampling.bias.trust_region import TrustRegion
 from latf_sampling.core.backends import choose_backend
-from latf_sampling.cv.variable import Variable
-from latf_sampling.learning.model import LaTF
+from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.settings import n_steps
 from latf_sampling.settings.bias import BiasSettings, FlowBiasSettings, MetadynamicsSettings, OPESSettings
+
+if TYPE_CHECKING:
+    from latf_sampling.learning.model import LaTF
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class BiasTask:
     """
 
     system: openmm.System
-    cv: Variable
+    cv: CollectiveVariable
     load_model: Callable[[], LaTF]
     temperature: float
     timestep: float

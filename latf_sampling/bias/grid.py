@@ -19,9 +19,9 @@ from scipy.ndimage import convolve1d, spline_filter1d
 
 from latf_sampling.bias.arguments import latent_points
 from latf_sampling.bias.base import Bias
+from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.cv.force import BiasForce
 from latf_sampling.cv.shapes import BASIS, Shape, Spline, Sum, Walls
-from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import OutsideWarning, SimulationError
 
 MARGIN = 3.0
@@ -48,7 +48,7 @@ Region = tuple[slice, ...]
 """A part of the coefficients of a grid."""
 
 
-def walls_around(cv: Variable, hill_width: np.ndarray) -> Walls:
+def walls_around(cv: CollectiveVariable, hill_width: np.ndarray) -> Walls:
     """Walls that stand three hill widths (d,) outside the training data of a variable."""
     return Walls(cv.bounds[:, 0] - MARGIN * hill_width, cv.bounds[:, 1] + MARGIN * hill_width, WALL / cv.sigma**2)
 
@@ -91,14 +91,14 @@ class Grid:
         The grid would be too large for the memory.
     """
 
-    def __init__(self, cv: Variable, hill_width: np.ndarray, spacing: float = SPACING) -> None:
+    def __init__(self, cv: CollectiveVariable, hill_width: np.ndarray, spacing: float = SPACING) -> None:
         if cv.dim > 3:
             raise SimulationError(
                 f"bias: a grid in {cv.dim} dimensions does not fit in memory; use a latent space of 1 to 3."
             )
         self.dim, self.hill_width = cv.dim, np.asarray(hill_width, dtype=np.float64)
         self.walls = walls_around(cv, self.hill_width)
-        self.low, self.high = self.walls.low.numpy(), self.walls.high.numpy()
+        self.low, self.high = self.walls.low, self.walls.high
         cells = np.ceil((self.high - self.low) / (spacing * self.hill_width))
         self.step = (self.high - self.low) / cells
         behind = np.ceil(BEHIND * self.hill_width / self.step) + FLAT
@@ -215,7 +215,7 @@ class GridBias(Bias):
     def __init__(
         self,
         system: openmm.System | None,
-        cv: Variable,
+        cv: CollectiveVariable,
         grid: Grid,
         coefficients: np.ndarray,
         *,

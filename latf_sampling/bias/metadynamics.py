@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import openmm
@@ -15,10 +15,12 @@ from latf_sampling.bias.arguments import check_model, check_parts, hill_widths, 
 from latf_sampling.bias.flow_density import flow_surface
 from latf_sampling.bias.grid import SPACING, Grid, Region
 from latf_sampling.bias.trust_region import TrustRegion
-from latf_sampling.cv.variable import Variable
+from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.errors import SettingsError
-from latf_sampling.learning.model import LaTF
 from latf_sampling.units import KB, EnergyLike, TemperatureLike, to_float, to_kelvin
+
+if TYPE_CHECKING:
+    from latf_sampling.learning.model import LaTF
 
 NARROWEST, WIDEST = 0.5, 2.0
 """Limits of adaptive widths, in units of `cv.sigma`."""
@@ -99,7 +101,7 @@ class Metadynamics(AdaptiveBias[np.ndarray]):
     def __init__(
         self,
         system: openmm.System,
-        cv: Variable,
+        cv: CollectiveVariable,
         temperature: TemperatureLike,
         bias_factor: float,
         height: EnergyLike,

@@ -23,7 +23,7 @@ from latf_sampling.bias.grid import FLAT, Grid, Region
 from latf_sampling.bias.kernels import Kernels
 from latf_sampling.bias.trust_region import TrustRegion
 from latf_sampling.core import arguments, storage
-from latf_sampling.cv.variable import Variable
+from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.errors import SettingsError, SimulationError
 from latf_sampling.units import KB, EnergyLike, TemperatureLike, to_float, to_kelvin
 
@@ -116,7 +116,7 @@ class OPES(AdaptiveBias[Density]):
     def __init__(
         self,
         system: openmm.System,
-        cv: Variable,
+        cv: CollectiveVariable,
         temperature: TemperatureLike,
         barrier: EnergyLike,
         frequency: int,

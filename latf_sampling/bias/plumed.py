@@ -21,9 +21,9 @@ from latf_sampling.bias.history import SUFFIX, History
 from latf_sampling.bias.metadynamics import Metadynamics
 from latf_sampling.bias.opes import OPES
 from latf_sampling.core import arguments, storage
+from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.cv.plumed import NODE, float32_encoder, plumed_variable
-from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.features import Features
 from latf_sampling.units import KB
@@ -104,7 +104,7 @@ def export_plumed(
     return [folder / name for name in (*sorted(files), "encoder.pt")]
 
 
-def _nodes(cv: Variable) -> list[str]:
+def _nodes(cv: CollectiveVariable) -> list[str]:
     return [NODE.format(k) for k in range(cv.dim)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -14,8 +14,10 @@ from latf_sampling.bias.flow_density import check_dimension, flow_log_prob
 from latf_sampling.bias.grid import BEHIND, WALL
 from latf_sampling.core.arguments import describe
 from latf_sampling.errors import LeftTrustRegion, SettingsError
-from latf_sampling.learning.model import LaTF
 from latf_sampling.units import TemperatureLike, to_kelvin
+
+if TYPE_CHECKING:
+    from latf_sampling.learning.model import LaTF
 
 
 class TrustRegion:

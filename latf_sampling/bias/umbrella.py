@@ -12,9 +12,9 @@ from latf_sampling.bias.arguments import check_backend, check_parts, latent_poin
 from latf_sampling.bias.base import Bias
 from latf_sampling.bias.grid import walls_around
 from latf_sampling.bias.thermostat import check_simulation
+from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.cv.force import BiasForce
 from latf_sampling.cv.shapes import Harmonic, Sum
-from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import SettingsError, SimulationError
 
 
@@ -57,7 +57,7 @@ class Umbrella(Bias):
     def __init__(
         self,
         system: openmm.System,
-        cv: Variable,
+        cv: CollectiveVariable,
         centers: Any,
         stiffness: Any,
         walls: bool = False,

@@ -31,8 +31,9 @@ GROUP_DELAY = 0.5
 """s within which a signal that ended a child also reaches this process, if it was sent to both."""
 INTERRUPTIONS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
 """Signals that end this process in an orderly way."""
-IDLE = 60.0
-"""s after which a process without a task ends: it holds memory, and starting another one takes seconds."""
+IDLE, IDLE_WITH_TORCH = 60.0, 1.0
+"""s after which a process without a task ends: it holds memory, and starting another one takes seconds. One that has
+loaded torch, as for a training, holds some 600 MB, which the next walkers do without."""
 
 
 class ProcessLost(BrokenExecutor):
@@ -143,7 +144,7 @@ class LocalExecutor(Executor):
         while True:
             call = None
             with suppress(queue.Empty):
-                call = self._calls.get(timeout=None if child is None else IDLE)
+                call = self._calls.get(timeout=None if child is None else child.idle)
             if call is None:
                 if self._leave(slot, self._closed):
                     self._end(child)
@@ -160,7 +161,9 @@ class LocalExecutor(Executor):
                 self._waiting += 1
             left = child is None and self._leave(slot)  # before anybody knows, and submits the task again
             if message is not None:
-                is_error, content = message
+                is_error, content, has_torch = message
+                if child is not None:
+                    child.idle = IDLE_WITH_TORCH if has_torch else IDLE
                 if is_error:
                     future.set_exception(content)
                 else:
@@ -179,10 +182,11 @@ class LocalExecutor(Executor):
 
     def _run(
         self, child: ChildProcess | None, slot: int, future: Future, task: tuple
-    ) -> tuple[ChildProcess | None, tuple[bool, Any]]:
+    ) -> tuple[ChildProcess | None, tuple[bool, Any, bool]]:
         """Run a task in a process, by default in a new one.
 
-        Returns the process if it can take another task, whether the task failed, and its result or error.
+        Returns the process if it can take another task; and whether the task failed, its result or error, and whether
+        the process has loaded torch.
         """
         message = None
         try:
@@ -198,7 +202,7 @@ class LocalExecutor(Executor):
                 child.wait()
                 message = child.receive()
         except Exception as error:  # whatever it is, whoever waits for the future is told
-            message = (True, error)
+            message = (True, error, False)
             child = self._end(child)
         with self._lock:
             self._busy.pop(future, None)
@@ -208,7 +212,7 @@ class LocalExecutor(Executor):
             child = self._end(child)
             if how is None and end == "SIGTERM":
                 time.sleep(GROUP_DELAY)  # a signal to all processes of a job is no failure of this one
-            message = (True, ProcessLost(end))
+            message = (True, ProcessLost(end), False)
         assert message is not None
         return child, message
 
@@ -236,6 +240,8 @@ class ChildProcess:
     ----------
     connection : multiprocessing.connection.Connection
         The parent's end of the pipe to the child.
+    idle : float
+        s that it may wait for a task.
 
     Raises
     ------
@@ -247,6 +253,7 @@ class ChildProcess:
         context = multiprocessing.get_context("spawn")
         self._lock = threading.Lock()  # two threads that ask for the end at the same time get different answers
         self.connection, child_end = context.Pipe()
+        self.idle = IDLE
         self.process = context.Process(target=_run, args=(target, *arguments, child_end), daemon=True)
         resource_tracker.ensure_running()  # which would unblock SIGINT, if it had to be started below
         with _signals_held(), _script_hidden(), _as_settings_error():
@@ -431,13 +438,14 @@ def _serve(number: int, connection: Connection) -> None:
         except EOFError:
             return
         try:
-            message = (False, function(*arguments, **options))
+            failed, content = False, function(*arguments, **options)
         except Exception as error:
-            message = (True, error)
+            failed, content = True, error
+        has_torch = "torch" in sys.modules
         try:
-            connection.send(message)
+            connection.send((failed, content, has_torch))
         except Exception as error:  # a result that cannot be pickled
-            connection.send((True, TypeError(f"{type(message[1]).__name__}: cannot be passed on ({error})")))
+            connection.send((True, TypeError(f"{type(content).__name__}: cannot be passed on ({error})"), has_torch))
 
 
 def _run(target: Callable[..., None], *arguments: Any) -> None:

@@ -10,21 +10,19 @@ a global parameter, its version, tells contexts elsewhere to read it again.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import openmm
-import torch
 from openmm import app
-from torch import Tensor
 
 from latf_sampling.core import arguments
 from latf_sampling.core.backends import choose_backend
+from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.cv.python_force import python_force
-from latf_sampling.cv.shapes import Shape
+from latf_sampling.cv.shapes import Component, Shape
 from latf_sampling.cv.shared_table import SharedTable
-from latf_sampling.cv.torch_force import torch_force
-from latf_sampling.cv.variable import Variable
 from latf_sampling.errors import SettingsError, SimulationError
 
 BIAS_NAME = "latf_sampling bias"
@@ -34,7 +32,6 @@ NOT_IN_SIMULATION = (
 )
 LEARNED = ("TorchForce", "PythonForce", "PlumedForce")
 """Names, where nobody gave another one, of forces that may be a bias or a potential."""
-_MAKE = {"torchforce": torch_force, "pythonforce": python_force}
 
 
 class BiasForce:
@@ -84,7 +81,7 @@ class BiasForce:
     def __init__(
         self,
         system: openmm.System,
-        variable: Variable,
+        variable: CollectiveVariable,
         shape: Shape,
         table: np.ndarray,
         fixed: bool = False,
@@ -104,7 +101,7 @@ class BiasForce:
         else:
             self.table = read = self._shared.values
             self.table[:] = table
-        self.force: Any = _MAKE[self.backend](variable, shape, read, self._shared, parameters)
+        self.force: Any = _maker(self.backend)(variable, shape, read, self._shared, parameters)
         self.force.setForceGroup(self.group)
         self.force.setName(BIAS_NAME)
         system.addForce(self.force)
@@ -129,7 +126,7 @@ class BiasForce:
             raise SimulationError(NOT_IN_SIMULATION) from error
 
 
-def free_group(system: openmm.System, variable: Variable) -> int:
+def free_group(system: openmm.System, variable: CollectiveVariable) -> int:
     """Check that variable and system fit together; returns the highest force group that no force has."""
     variable.check_system(system)
     if variable.periodic != system.usesPeriodicBoundaryConditions():
@@ -189,14 +186,14 @@ def _is_bias(force: openmm.CustomCVForce) -> bool:
     return force.getNumTabulatedFunctions() > 0 or any(part.getName() in (BIAS_NAME, *LEARNED) for part in inner)
 
 
-def component_force(variable: Variable, component: int, backend: str = "auto") -> openmm.Force:
+def component_force(variable: CollectiveVariable, component: int, backend: str = "auto") -> openmm.Force:
     """A force whose energy is one component of the variable, for OpenMM's own biases."""
-    force = _MAKE[choose_backend(backend)[0]](variable, _Component(variable.dim, component), np.zeros(0))
+    force = _maker(choose_backend(backend)[0])(variable, Component(variable.dim, component), np.zeros(0))
     force.setName(BIAS_NAME)
     return force
 
 
-def bias_variables(variable: Variable, backend: str = "auto") -> list[app.BiasVariable]:
+def bias_variables(variable: CollectiveVariable, backend: str = "auto") -> list[app.BiasVariable]:
     """One `openmm.app.BiasVariable` per component, for the stock `openmm.app.Metadynamics`.
 
     Its range is that of the variable's bounds and three hill widths on either side.
@@ -210,13 +207,10 @@ def bias_variables(variable: Variable, backend: str = "auto") -> list[app.BiasVa
     ]
 
 
-class _Component:
-    """One component of u itself."""
+def _maker(backend: str) -> Callable[..., openmm.Force]:
+    """What makes a force of a backend."""
+    if backend == "pythonforce":
+        return python_force
+    from latf_sampling.cv.torch_force import torch_force  # here, since the other one can do without torch
 
-    size = 0
-
-    def __init__(self, dim: int, component: int) -> None:
-        self.component, self.force = component, -torch.eye(dim, dtype=torch.float64)[component]
-
-    def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        return u[self.component], self.force
+    return torch_force

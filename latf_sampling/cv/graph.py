@@ -7,7 +7,8 @@ cost of a step is proportional to the number of operations, so those that need n
 from __future__ import annotations
 
 import operator
-from typing import cast
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -16,12 +17,19 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 from latf_sampling.cv.shapes import Shape
-from latf_sampling.cv.variable import Variable
 
 aten = torch.ops.aten
 
 
-def trace(variable: Variable, shape: Shape) -> fx.GraphModule:
+class TorchVariable(Protocol):
+    """What is traced: a `latf_sampling.cv.variable.Variable`."""
+
+    module: Any
+    atoms: np.ndarray
+    periodic: bool
+
+
+def trace(variable: TorchVariable, shape: Shape) -> fx.GraphModule:
     """Energy and forces of a bias shape on a collective variable, as a graph without autograd.
 
     Parameters
@@ -42,6 +50,7 @@ def trace(variable: Variable, shape: Shape) -> fx.GraphModule:
     A harmonic well at 0.4 nm on the distance between two atoms:
 
     >>> from latf_sampling.cv.shapes import Harmonic
+    >>> from latf_sampling.cv.variable import Variable
     >>> class Distance(torch.nn.Module):
     ...     def forward(self, positions: Tensor, box: Tensor | None) -> Tensor:
     ...         return (positions[..., 1, :] - positions[..., 0, :]).norm(2, dim=-1, keepdim=True)
@@ -63,20 +72,47 @@ def trace(variable: Variable, shape: Shape) -> fx.GraphModule:
         (forces,) = torch.autograd.grad(u, positions, force)
         return energy, forces
 
+    return _traced(energy_and_forces, example(variable, shape))
+
+
+def trace_value(variable: TorchVariable) -> fx.GraphModule:
+    """A collective variable as a graph: (positions (n, 3), box vectors (3, 3)) -> (u (d,),)."""
+
+    def value(positions: Tensor, box: Tensor) -> tuple[Tensor]:
+        with torch.no_grad():
+            return (variable.module.compact(positions, box if variable.periodic else None),)
+
+    return _traced(value, configuration(variable))
+
+
+def trace_gradient(variable: TorchVariable) -> fx.GraphModule:
+    """The gradient of each component as a graph: (positions (n, 3), box vectors (3, 3)) -> (du_1/dx (n, 3), ...)."""
+
+    def gradient(positions: Tensor, box: Tensor) -> tuple[Tensor, ...]:
+        positions = positions.detach().requires_grad_(True)
+        u = variable.module.compact(positions, box if variable.periodic else None)
+        return tuple(torch.autograd.grad(each, positions, retain_graph=True)[0] for each in u)
+
+    return _traced(gradient, configuration(variable))
+
+
+def example(variable: TorchVariable, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs of the right shapes: random positions, a large box, a table of zeros."""
+    return *configuration(variable), torch.zeros(shape.size, dtype=torch.float64)
+
+
+def configuration(variable: TorchVariable) -> tuple[Tensor, Tensor]:
+    """Random positions (n, 3) of a variable's atoms, and a large box."""
+    positions = 0.2 * np.random.default_rng(0).normal(size=(len(variable.atoms), 3))
+    return torch.from_numpy(positions), 10 * torch.eye(3, dtype=torch.float64)
+
+
+def _traced(function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     # The profiling executor would record its own guards and fused kernels instead of plain operations.
     with torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]  # no __all__ lists it
-        traced = make_fx(energy_and_forces)(*example(variable, shape))
+        traced = make_fx(function)(*inputs)
     _fold(traced)
     return traced
-
-
-def example(variable: Variable, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs of the right shapes: random positions, a large box, a table of zeros."""
-    return (
-        torch.from_numpy(0.2 * np.random.default_rng(0).normal(size=(len(variable.atoms), 3))),
-        10 * torch.eye(3, dtype=torch.float64),
-        torch.zeros(shape.size, dtype=torch.float64),
-    )
 
 
 def to_torchscript(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> torch.jit.ScriptModule:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import openmm
-import torch
 
-from latf_sampling.core import backends
-from latf_sampling.cv import graph
+from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.cv.shapes import Shape
 from latf_sampling.cv.shared_table import SharedTable, mapped
-from latf_sampling.cv.variable import Variable
 
 
 def python_force(
-    variable: Variable,
+    variable: CollectiveVariable,
     shape: Shape,
     table: np.ndarray,
     shared: SharedTable | None = None,
@@ -44,11 +39,13 @@ class _Buffers(threading.local):
 class _Function:
     """The function of a PythonForce; picklable, since OpenMM copies forces by serializing them."""
 
-    def __init__(self, variable: Variable, shape: Shape, table: np.ndarray, shared: SharedTable | None = None) -> None:
+    def __init__(
+        self, variable: CollectiveVariable, shape: Shape, table: np.ndarray, shared: SharedTable | None = None
+    ) -> None:
         self.variable, self.shape, self.table = variable, shape, table
         self.place = None if shared is None else (shared.path, shared.key)
         self.atoms, self.periodic, self.box = variable.atoms, variable.periodic, np.eye(3)
-        self.evaluate = compiled(variable, shape)
+        self.evaluate = variable.evaluator(shape)
         self.buffers = _Buffers()
         self.of_particles = hasattr(openmm.PythonForce, "setParticles")
         # OpenMM 8.5 loads numpy's C interface with the first array that it gets. A PythonForce that is evaluated
@@ -81,34 +78,10 @@ class _Function:
         return _restored, (self.variable, self.shape, np.array(self.table), self.place)
 
 
-def _restored(variable: Variable, shape: Shape, table: np.ndarray, place: tuple[str, float] | None) -> _Function:
+def _restored(
+    variable: CollectiveVariable, shape: Shape, table: np.ndarray, place: tuple[str, float] | None
+) -> _Function:
     shared = None if place is None else mapped(*place, len(table))
     function = _Function(variable, shape, table if shared is None else shared)
     function.place = place
     return function
-
-
-def compiled(
-    variable: Variable, shape: Shape
-) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, np.ndarray]]:
-    """The graph as machine code: (positions, box, table) -> (energy, forces).
-
-    A custom descriptor may contain an operation that the compiler does not translate. Then torch evaluates the graph:
-    the same numbers, several times slower, and a warning that says so. LATF_COMPILE=0 in the environment makes torch
-    evaluate everything, for scripts that end before a new kernel would be compiled.
-    """
-    traced, inputs = graph.trace(variable, shape), graph.example(variable, shape)
-    if backends.compiles():
-        from latf_sampling.cv.compiler.kernel import KernelError, compile_graph
-
-        try:
-            return compile_graph(traced, inputs)
-        except KernelError as error:
-            warnings.warn(f"bias: evaluated by torch, not as machine code ({error})", RuntimeWarning, stacklevel=5)
-    script = torch.jit.freeze(graph.to_torchscript(traced, inputs).eval())
-
-    def evaluate(positions: np.ndarray, box: np.ndarray, table: np.ndarray) -> tuple[float, np.ndarray]:
-        energy, forces = script(*(torch.from_numpy(array) for array in (positions, box, table)))
-        return float(energy), forces.numpy()
-
-    return evaluate

@@ -1,18 +1,19 @@
-"""Shapes of a bias in latent space: spline on a grid, harmonic well, walls, and sums of them.
+"""Shapes of a bias in latent space: spline on a grid, harmonic well, walls, one component, and sums of them.
 
 A shape is a function of one point u (d,) and its table (size,), both double, that returns the energy, kJ/mol, and the
 force in latent space, -dE/du (d,). It uses as few torch operations as possible, since on a small molecule the cost of a
-biased step is proportional to their number.
+biased step is proportional to their number. Only a call needs torch: a shape is handed to a process that has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Cubic B-spline on four neighboring nodes: row = power of the position in the cell, column = node.
 BASIS = np.array([[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]) / 6.0
@@ -33,6 +34,7 @@ class Harmonic:
 
     Examples
     --------
+    >>> import torch
     >>> center, stiffness, u = 0.5, 10.0, torch.tensor([0.7], dtype=torch.float64)
     >>> energy, force = Harmonic(1)(u, torch.tensor([center, stiffness], dtype=torch.float64))
     >>> round(float(energy), 6), round(float(force), 6)
@@ -45,7 +47,7 @@ class Harmonic:
     def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         away = table[: self.dim] - u
         force = table[self.dim :] * away
-        return 0.5 * torch.dot(force, away), force
+        return 0.5 * force.dot(away), force
 
 
 class Walls:
@@ -54,16 +56,17 @@ class Walls:
     size = 0
 
     def __init__(self, low: np.ndarray, high: np.ndarray, stiffness: np.ndarray) -> None:
-        self.low, self.high, self.stiffness = (torch.from_numpy(np.array(v)) for v in (low, high, stiffness))
+        self.low, self.high, self.stiffness = (np.array(v, np.float64) for v in (low, high, stiffness))
 
     def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        away = torch.clamp(u, self.low, self.high) - u
-        force = self.stiffness * away
-        return 0.5 * torch.dot(force, away), force
+        low, high, stiffness = _tensors(self.low, self.high, self.stiffness)
+        away = u.clamp(low, high) - u
+        force = stiffness * away
+        return 0.5 * force.dot(away), force
 
     def energies(self, u: np.ndarray) -> np.ndarray:
         """Energy at points (n, d); returns (n,)."""
-        return 0.5 * (u - np.clip(u, self.low.numpy(), self.high.numpy())) ** 2 @ self.stiffness.numpy()
+        return 0.5 * (u - np.clip(u, self.low, self.high)) ** 2 @ self.stiffness
 
 
 class Spline:
@@ -85,30 +88,44 @@ class Spline:
     def __init__(self, first: np.ndarray, step: np.ndarray, counts: tuple[int, ...]) -> None:
         d = len(counts)
         self.size = int(np.prod(counts))
-        self._scale, self._shift = torch.from_numpy(1 / step), torch.from_numpy(-first / step)
-        self._low, self._high = torch.ones(d, dtype=torch.float64), torch.tensor(counts, dtype=torch.float64) - 3
+        self._scale, self._shift = 1 / step, -first / step
+        self._low, self._high = np.ones(d), np.array(counts, np.float64) - 3
         strides = np.array([int(np.prod(counts[k + 1 :])) for k in range(d)], dtype=np.float64)
         corners = np.array(list(np.ndindex(*(4,) * d)))
-        self._corners = torch.from_numpy((corners - 1) @ strides)
-        self._strides = torch.from_numpy(np.tile(strides, (len(corners), 1)))
+        self._corners = (corners - 1) @ strides
+        self._strides = np.tile(strides, (len(corners), 1))
         # Factor of dimension k, as a polynomial in the position in its cell, for the value and for each component of
         # the force, at each corner. The value is the product of values, a force has one slope among its factors.
         factors = np.empty((d, 4, 1 + d, len(corners)))
         for k in range(d):
             factors[k] = BASIS[:, None, corners[:, k]]
             factors[k, :, 1 + k] = -SLOPE[:, corners[:, k]] / step[k]
-        self._factors = torch.from_numpy(factors.reshape(d, 4, -1))
-        self._powers = torch.arange(4, dtype=torch.float64)
+        self._factors, self._powers = factors.reshape(d, 4, -1), np.arange(4.0)
         self._shape = (1 + d, len(corners))
 
     def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        t = torch.addcmul(self._shift, u, self._scale)
-        t = torch.fmin(torch.fmax(t, self._low), self._high)  # the index of NaN is undefined; these replace it
-        cell = torch.floor(t)
-        weights = torch.bmm((t - cell).view(-1, 1, 1) ** self._powers, self._factors).prod(0)
-        block = table.index_select(0, torch.addmv(self._corners, self._strides, cell).to(torch.int64))
-        value = torch.mv(weights.view(self._shape), block)
+        scale, shift, low, high = _tensors(self._scale, self._shift, self._low, self._high)
+        corners, strides, factors, powers = _tensors(self._corners, self._strides, self._factors, self._powers)
+        t = shift.addcmul(u, scale)
+        t = t.fmax(low).fmin(high)  # the index of NaN is undefined; these replace it
+        cell = t.floor()
+        weights = ((t - cell).view(-1, 1, 1) ** powers).bmm(factors).prod(0)
+        block = table.index_select(0, corners.addmv(strides, cell).long())
+        value = weights.view(self._shape).mv(block)
         return value[0], value[1:]
+
+
+class Component:
+    """One component of u itself, without a table."""
+
+    size = 0
+
+    def __init__(self, dim: int, component: int) -> None:
+        self.component, self._force = component, -np.eye(dim)[component]
+
+    def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        (force,) = _tensors(self._force)
+        return u[self.component], force
 
 
 class Sum:
@@ -129,3 +146,10 @@ class Sum:
         for shape in self.shapes:
             yield table if shape.size in (0, self.size) else table[start : start + shape.size]
             start += shape.size
+
+
+def _tensors(*arrays: np.ndarray) -> list[Tensor]:
+    """Arrays as constants of a graph."""
+    import torch
+
+    return [torch.from_numpy(array) for array in arrays]

@@ -1,29 +1,26 @@
-"""Any differentiable collective variable of atomic positions: what every bias takes."""
+"""Any collective variable of atomic positions that torch can differentiate."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.jit.frontend import FrontendError
 
-from latf_sampling.core import arguments
-from latf_sampling.core.notebook import ShownInNotebooks, some
-from latf_sampling.core.words import plural
-from latf_sampling.errors import CVError, SettingsError
+from latf_sampling.core import arguments, backends
+from latf_sampling.cv import graph
+from latf_sampling.cv.collective_variable import CollectiveVariable, Evaluator, Positions
+from latf_sampling.cv.compiler.kernel import KernelError
+from latf_sampling.cv.shapes import Shape
+from latf_sampling.errors import CVError
 from latf_sampling.features import reduced_box
 from latf_sampling.units import to_array
-
-if TYPE_CHECKING:
-    import openmm
-    from openmm import unit
-
-Positions: TypeAlias = "np.ndarray | unit.Quantity | Sequence"
 
 CHUNK = 512
 """Frames whose gradients are evaluated at once."""
@@ -60,7 +57,7 @@ class OfAllAtoms(nn.Module):
         return self.compact(positions.index_select(-2, self.atoms).to(torch.float64), box)
 
 
-class Variable(ShownInNotebooks):
+class Variable(CollectiveVariable):
     """A collective variable that torch can differentiate.
 
     Parameters
@@ -100,17 +97,6 @@ class Variable(ShownInNotebooks):
     array([0.5])
     """
 
-    def __repr__(self) -> str:
-        components = plural(self.dim, "component")
-        return f"<{type(self).__name__}: {components} from {len(self.atoms)} of {plural(self.n_atoms, 'atom')}>"
-
-    def _overview(self) -> list[tuple[str, Any]]:
-        ranges = [
-            f"{low:.3g} to {high:.3g}, width of a hill {sigma:.2g}"
-            for (low, high), sigma in zip(self.bounds, self.sigma)
-        ]
-        return [("components", ranges), ("atoms", ", ".join(some(list(self.atoms), 20))), ("periodic", self.periodic)]
-
     module: Any
     """The compiled function of all atoms, with the method ``compact`` for `atoms` alone; a `torch.jit.ScriptModule`."""
 
@@ -126,11 +112,7 @@ class Variable(ShownInNotebooks):
     ) -> None:
         if not isinstance(function, nn.Module):
             raise CVError(f"{self._name}: the function must be a torch.nn.Module; got {arguments.describe(function)}.")
-        self.n_atoms, self.periodic = arguments.whole(self._name, "n_atoms", n_atoms, 1), bool(periodic)
-        self.atoms = self._checked_atoms(atoms)
-        self.bounds, self.sigma = self._numbers("bounds", bounds), self._numbers("sigma", sigma)
-        self.steepness = None if steepness is None else self._numbers("steepness", steepness)
-        self._check_scales()
+        super().__init__(atoms, n_atoms, bounds, sigma, periodic, steepness)
         if isinstance(function, torch.jit.ScriptModule) and hasattr(function, "compact"):
             self.module = function
             return
@@ -141,33 +123,6 @@ class Variable(ShownInNotebooks):
             reason = " ".join(str(error).split())[:300]
             raise CVError(f"{self._name}: TorchScript cannot compile the function ({reason}).") from error
         self._check_function()
-
-    def _checked_atoms(self, atoms: Sequence[int] | np.ndarray) -> np.ndarray:
-        array = np.array(list(atoms) if isinstance(atoms, Iterable) else atoms)
-        if array.ndim != 1 or not len(array) or array.dtype.kind not in "iu":
-            raise CVError(f"{self._name}: atoms must be indices of atoms (n,), at least one; got {atoms!r}.")
-        if array.min() < 0 or array.max() >= self.n_atoms or len(set(array.tolist())) < len(array):
-            raise CVError(
-                f"{self._name}: atoms must be different indices from 0 to {self.n_atoms - 1}; got {array.tolist()}."
-            )
-        return array.astype(np.int64)
-
-    def _numbers(self, name: str, values: Any) -> np.ndarray:
-        try:
-            return np.array(values, np.float64)
-        except (TypeError, ValueError) as error:
-            raise CVError(f"{self._name}: {name} must be numbers; got {arguments.describe(values)}.") from error
-
-    def _check_scales(self) -> None:
-        shapes = self.bounds.shape, self.sigma.shape
-        if self.sigma.ndim != 1 or not len(self.sigma) or self.bounds.shape != (len(self.sigma), 2):
-            raise CVError(f"{self._name}: bounds must be (d, 2) and sigma (d,); got {shapes[0]} and {shapes[1]}.")
-        if not (np.isfinite(self.bounds).all() and (self.bounds[:, 0] < self.bounds[:, 1]).all()):
-            raise CVError(f"{self._name}: bounds must be finite, the lower one first; got {self.bounds.tolist()}.")
-        if not (np.isfinite(self.sigma).all() and (self.sigma > 0).all()):
-            raise CVError(f"{self._name}: sigma must be above 0 and finite; got {self.sigma.tolist()}.")
-        if self.steepness is not None and self.steepness.shape != self.sigma.shape:
-            raise CVError(f"{self._name}: steepness must be {self.sigma.shape}; got {self.steepness.shape}.")
 
     def _check_function(self) -> None:
         """Refuse a function of another shape than (..., d), or one that torch cannot differentiate."""
@@ -190,15 +145,6 @@ class Variable(ShownInNotebooks):
                     f"{self._name}: the function cannot be evaluated and differentiated on positions "
                     f"{tuple(moving.shape)} ({reason})."
                 ) from error
-
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
-
-    @property
-    def dim(self) -> int:
-        """Number of components d."""
-        return len(self.sigma)
 
     @overload
     def __call__(self, positions: Tensor, box: Any = None) -> Tensor: ...
@@ -264,37 +210,6 @@ class Variable(ShownInNotebooks):
             )
         return reduced_box(plain.to(torch.float64))
 
-    def of_context(self, context: openmm.Context) -> np.ndarray:
-        """Value (d,) at the present positions of a context; not finite where the simulation exploded."""
-        if not hasattr(context, "getState"):
-            raise SettingsError(f"{self._name}: expected an openmm.Context; got {arguments.describe(context)}.")
-        positions, box = self._state_of(context)
-        if np.isfinite(positions).all():
-            return self(positions, box)
-        return np.full(self.dim, np.nan)
-
-    def gradient_of_context(self, context: openmm.Context) -> np.ndarray:
-        """Length (d,) of each component's gradient at the present positions of a context, 1/nm."""
-        positions, box = self._state_of(context)
-        slopes = self.gradients(positions[None], box)[0]
-        return np.sqrt((slopes**2).sum((1, 2)))
-
-    def _state_of(self, context: openmm.Context) -> tuple[np.ndarray, np.ndarray | None]:
-        state = context.getState(getPositions=True)
-        box = state.getPeriodicBoxVectors(asNumpy=True)._value if self.periodic else None
-        return state.getPositions(asNumpy=True)._value, box
-
-    def gradients(self, positions: Positions, box: Any = None) -> np.ndarray:
-        """Derivatives of each component by the positions of `atoms`, 1/nm, on frames (n, N, 3); (n, d, atoms, 3).
-
-        Raises
-        ------
-        CVError, SettingsError
-            As of a call of the variable.
-        """
-        empty = np.zeros((0, self.dim, len(self.atoms), 3))
-        return np.concatenate([empty, *self.gradients_in_chunks(positions, box)])
-
     def gradients_in_chunks(self, positions: Positions, box: Any = None) -> Iterator[np.ndarray]:
         """What `gradients` gives, for `CHUNK` frames at a time."""
         positions = np.asarray(to_array(positions, "length", "positions"), np.float64)
@@ -311,38 +226,6 @@ class Variable(ShownInNotebooks):
             slopes = [torch.autograd.grad(u[:, k].sum(), x, retain_graph=True)[0] for k in range(self.dim)]
             yield torch.stack(slopes, 1)[:, :, self.atoms].numpy()
 
-    def mobility(self, positions: Positions, masses: np.ndarray, box: Any = None) -> np.ndarray:
-        """Inverse mass of each component, sum_i |du/dx_i|^2 / m_i, on frames (n, N, 3); returns (n, d) in 1/(amu nm^2).
-
-        A spring of stiffness k on the component oscillates at sqrt(k * mobility): that must stay well below one
-        radian per time step.
-        """
-        masses = np.asarray(masses, np.float64)
-        if masses.shape != (self.n_atoms,):
-            raise CVError(f"{self._name}: masses must be ({self.n_atoms},), amu; got {masses.shape}.")
-        masses = masses[self.atoms]
-        inverse = np.where(masses > 0, 1 / np.where(masses > 0, masses, 1.0), 0.0)
-        parts = [(slopes**2).sum(-1) @ inverse for slopes in self.gradients_in_chunks(positions, box)]
-        return np.concatenate([np.zeros((0, self.dim)), *parts])
-
-    def check_system(self, system: openmm.System) -> None:
-        """Refuse an OpenMM system that the variable was not made for.
-
-        Raises
-        ------
-        CVError
-            The system has another number of particles.
-        SettingsError
-            The argument is no system.
-        """
-        if not hasattr(system, "getNumParticles"):
-            raise SettingsError(f"{self._name}: expected an openmm.System; got {arguments.describe(system)}.")
-        if system.getNumParticles() != self.n_atoms:
-            raise CVError(
-                f"{self._name}: the variable was made for {self.n_atoms} atoms; the system has "
-                f"{system.getNumParticles()}."
-            )
-
     def fingerprint(self) -> str:
         """Sixteen characters that two variables have in common only if they are the same function of the positions."""
         digest = hashlib.sha256(self._definition())
@@ -354,10 +237,33 @@ class Variable(ShownInNotebooks):
         """What defines the function beside its numbers."""
         return f"{self.n_atoms} {self.periodic} {self.module.function.code}".encode()
 
+    def evaluator(self, shape: Shape) -> Evaluator:
+        """Energy and forces of a bias shape, as machine code.
+
+        A custom descriptor may contain an operation that the compiler does not translate. Then torch evaluates the
+        graph: the same numbers, several times slower, and a warning that says so. LATF_COMPILE=0 in the environment
+        makes torch evaluate everything, for scripts that end before a new kernel would be compiled.
+        """
+        traced, inputs = graph.trace(self, shape), graph.example(self, shape)
+        if backends.compiles():
+            from latf_sampling.cv.compiler.lowering import compile_graph
+
+            try:
+                return compile_graph(traced, inputs)
+            except KernelError as error:
+                warnings.warn(f"bias: evaluated by torch, not as machine code ({error})", RuntimeWarning, stacklevel=6)
+        script = torch.jit.freeze(graph.to_torchscript(traced, inputs).eval())
+
+        def evaluate(positions: np.ndarray, box: np.ndarray, table: np.ndarray) -> tuple[float, np.ndarray]:
+            energy, forces = script(*(torch.from_numpy(array) for array in (positions, box, table)))
+            return float(energy), forces.numpy()
+
+        return evaluate
+
     def __getstate__(self) -> dict[str, Any]:
         buffer = io.BytesIO()
         torch.jit.save(self.module, buffer)
         return {**self.__dict__, "module": buffer.getvalue()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, module=torch.jit.load(io.BytesIO(state["module"])))
+        vars(self).update(state, module=torch.jit.load(io.BytesIO(state["module"])))

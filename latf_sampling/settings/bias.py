@@ -42,6 +42,11 @@ class BiasSettings(Settings):
     trust: TrustSettings | None = None
     """Trust region that walkers are kept in; None trusts the model everywhere between the walls of the bias."""
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether the bias depends on the model, beside its variable."""
+        return self.trust is not None
+
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """The key that says which kind it is may be left out for one kind only."""
@@ -66,6 +71,10 @@ class MetadynamicsSettings(BiasSettings):
     wider where the variable changes more steeply with the positions."""
     start: Literal["nothing", "flow"] = "nothing"
     """Initial bias: none, or the one that belongs to the free energy that the model has learned ("flow")."""
+
+    @property
+    def needs_model(self) -> bool:
+        return super().needs_model or self.start == "flow"
 
 
 class OPESSettings(BiasSettings):
@@ -104,6 +113,10 @@ class FlowBiasSettings(BiasSettings):
     """Static bias from the flow."""
     bias_factor: float = Field(gt=1, le=1e6)
     """Factor by which barriers are lowered: the bias is -(1 - 1 / bias_factor) times the free energy."""
+
+    @property
+    def needs_model(self) -> bool:
+        return True
 
 
 def _with_kind(bias: Any) -> Any:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import nullcontext
 
-from latf_sampling.core import platforms
 from latf_sampling.core.lease import Lease
 from latf_sampling.core.processes import LocalExecutor
 from latf_sampling.core.tasks import MAX_LOST, WorkerDied
@@ -134,7 +133,7 @@ def _run_walker(task: Task) -> None:
     """The task: a walker to its end, under its lease."""
     job, lease = task
     assert lease is not None
-    with lease.held() as report, nullcontext() if job.bias is None else platforms.torch_threads(1):
+    with lease.held() as report:
         run_walker(job, report)
 
 

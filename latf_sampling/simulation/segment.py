@@ -319,10 +319,7 @@ class Segment:
 
     def _undefined(self, snapshot: Snapshot) -> list[str]:
         """Descriptors that have no finite value, so that their bias has none."""
-        from latf_sampling.cv.latent_cv import LatentCV
-
-        cv = None if self.bias is None else self.bias.cv
-        return cv.undefined(*snapshot) if isinstance(cv, LatentCV) else []
+        return [] if self.bias is None else self.bias.cv.undefined(*snapshot)
 
     def _bias_at(self, bias: Bias, snapshot: Snapshot) -> tuple[float, np.ndarray | None]:
         """The bias, kJ/mol, and its forces (N, 3), kJ/mol/nm; NaN and `None` where it has none."""

@@ -13,9 +13,11 @@ killed at any moment and continued makes the same attempts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+from latf_sampling.core.backends import choose_backend, compiles
+from latf_sampling.core.platforms import torch_threads
 from latf_sampling.core.words import plural
 from latf_sampling.data.failures import ALLOWED_EXPLOSIONS, WalkerFailures
 from latf_sampling.data.layout import LearningDirectory, WalkerDirectory
@@ -27,6 +29,9 @@ from latf_sampling.systems import Molecule
 
 if TYPE_CHECKING:
     from latf_sampling.bias import Bias
+    from latf_sampling.cv.collective_variable import CollectiveVariable
+    from latf_sampling.learning.model import LaTF
+    from latf_sampling.settings.bias import BiasSettings
 
 
 def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fraction: None) -> None:
@@ -51,8 +56,8 @@ def run_walker(job: WalkerJob, progress: Callable[[float], None] = lambda fracti
     if directory.is_finished(job.segments):
         return
     molecule = load_molecule(job)
-    bias = make_bias(job, molecule)
-    with nullcontext() if bias is None else closing(bias):
+    with ExitStack() as stack:
+        bias = make_bias(job, molecule, stack)
         _to_last_segment(directory, bias)
         while not directory.is_finished(job.segments):
             try:
@@ -84,30 +89,46 @@ def _after(failures: WalkerFailures, explosion: Explosion) -> WalkerFailures:
     return failures.add(failure, f"exploded {times}, the last time in segment {failure.segment}: {failure.reason}")
 
 
-def make_bias(job: WalkerJob, molecule: Molecule) -> Bias | None:
+def make_bias(job: WalkerJob, molecule: Molecule, stack: ExitStack) -> Bias | None:
     """The bias of a walker, whose force is added to the molecule's system; `None` for plain dynamics.
 
-    It contains what the walkers of the round have added so far.
+    It contains what the walkers of the round have added so far. The stack closes it.
     """
-    if job.bias is None:
+    settings = job.bias
+    if settings is None:
         return None
     if job.learning is None:
         raise SimulationError(f"{job.name}: a bias needs a collective variable, and no round before it learned one.")
-    # Here, since plain dynamics needs neither torch nor anything else of this, which takes two seconds and 200 MB.
+    # Here, since plain dynamics needs nothing of this.
     from latf_sampling.bias.from_settings import BiasTask
     from latf_sampling.bias.from_settings import make_bias as bias_from_settings
-    from latf_sampling.cv.latent_cv import LatentCV
-    from latf_sampling.learning.model import LaTF
+    from latf_sampling.cv.compiled_variable import CompiledVariable
+    from latf_sampling.cv.compiler.kernel import KernelError
 
-    learning = LearningDirectory(job.learning)
-    task = BiasTask(
-        molecule.system,
-        LatentCV.load(learning.cv, molecule.topology),
-        lambda: LaTF.load(learning.model),
-        job.temperature,
-        job.timestep,
-        platform=walker_platform(job, molecule)[0].getName(),
-        directory=job.hills,
-        walker=job.bias_name,
-    )
-    return bias_from_settings(job.bias, task)
+    learning, platform = LearningDirectory(job.learning), walker_platform(job, molecule)[0].getName()
+
+    def of(cv: CollectiveVariable) -> Bias:
+        task = BiasTask(
+            molecule.system, cv, load_model, job.temperature, job.timestep, platform, job.hills, job.bias_name
+        )
+        bias = bias_from_settings(settings, task)
+        stack.callback(bias.close)
+        return bias
+
+    def load_model() -> LaTF:
+        from latf_sampling.learning.model import LaTF
+
+        return LaTF.load(learning.model)
+
+    if _without_torch(settings, platform):
+        with suppress(KernelError):
+            return of(CompiledVariable.load(learning.cv, molecule.topology))
+    from latf_sampling.cv.latent_cv import LatentCV
+
+    stack.enter_context(torch_threads(1))
+    return of(LatentCV.load(learning.cv, molecule.topology))
+
+
+def _without_torch(settings: BiasSettings, platform: str) -> bool:
+    """Whether a bias is machine code on a platform, and needs no model: torch takes 500 MB in each process."""
+    return not settings.needs_model and choose_backend(settings.backend, platform)[0] == "pythonforce" and compiles()

@@ -19,6 +19,10 @@ from latf_sampling.core.processes import LocalExecutor, ProcessLost
 from latf_sampling.errors import SettingsError
 
 
+def load_torch() -> None:
+    import torch  # noqa: F401 - that is all
+
+
 def identity(pause: float = 0.0) -> tuple[int, int | None]:
     time.sleep(pause)
     return os.getpid(), processes.slot()
@@ -93,6 +97,17 @@ def test_an_idle_process_ends(monkeypatch):
         while pid in {child.pid for child in multiprocessing.active_children()}:
             time.sleep(0.05)
         assert pool.submit(identity).result()[0] != pid
+
+
+def test_an_idle_process_that_has_loaded_torch_ends_soon(monkeypatch):
+    monkeypatch.setattr(processes, "IDLE_WITH_TORCH", 0.1)
+    with LocalExecutor(1) as pool:
+        pid, _ = pool.submit(identity).result()
+        time.sleep(0.5)
+        assert pool.submit(identity).result()[0] == pid
+        pool.submit(load_torch).result()
+        while pid in {child.pid for child in multiprocessing.active_children()}:
+            time.sleep(0.05)
 
 
 def test_kill_and_shutdown_end_stopped_processes(monkeypatch):

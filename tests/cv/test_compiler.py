@@ -18,7 +18,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from latf_sampling.cv.compiler import kernel
-from latf_sampling.cv.compiler.lowering import lower
+from latf_sampling.cv.compiler.lowering import compile_graph, lower
 from latf_sampling.cv.graph import example, trace
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.cv.shapes import Harmonic, Spline, Sum, Walls
@@ -101,7 +101,7 @@ def test_kernel_is_the_graph(dim, kind, periodic):
     cv = variable(dim, kind, periodic)
     shape = grid(cv)
     graph, inputs = graph_of(cv, shape)
-    compiled = kernel.compile_graph(graph, inputs)
+    compiled = compile_graph(graph, inputs)
     table = np.random.default_rng(0).normal(size=shape.size)
     for x in configurations(cv).values():
         for scale in (1.0, 1.1) if periodic else (1.0,):
@@ -125,7 +125,7 @@ def test_descriptors_of_nucleic_acids():
     x = rna.xyz.astype(float)
     cv = LatentCV.from_model(random_model(features, features(x), 1), features, x[:4], force_limit=np.inf)
     graph, inputs = graph_of(cv, Harmonic(1))
-    compiled = kernel.compile_graph(graph, inputs)
+    compiled = compile_graph(graph, inputs)
     positions = np.ascontiguousarray(x[0, cv.atoms])
     reference = np.ascontiguousarray(mdtraj.load(str(RNA)).xyz[0, cv.atoms].astype(float))
     for x in (positions, positions * [1.0, 1.0, 0.0], reference, np.zeros_like(positions)):
@@ -136,7 +136,7 @@ def test_descriptors_of_nucleic_acids():
 def test_umbrella(dim):
     cv = variable(dim, "coordinates", False)
     graph, inputs = graph_of(cv, Harmonic(dim))
-    compiled = kernel.compile_graph(graph, inputs)
+    compiled = compile_graph(graph, inputs)
     for x in configurations(cv).values():
         compare(compiled, graph, [x, TRICLINIC, np.linspace(-1, 2, 2 * dim)])
 
@@ -149,13 +149,13 @@ def test_other_weights_and_another_grid_are_the_same_machine_code():
     assert not np.array_equal(programs[0].floats, programs[1].floats)
     table = np.random.default_rng(0).normal(size=15**2)
     graph, inputs = graph_of(second, grid(second, 15))
-    compare(kernel.compile_graph(graph, inputs), graph, [configurations(second)["ordinary"], TRICLINIC, table])
+    compare(compile_graph(graph, inputs), graph, [configurations(second)["ordinary"], TRICLINIC, table])
 
 
 def test_tables_may_be_read_only_and_results_are_new():
     cv = variable(2, "distances", False)
     graph, inputs = graph_of(cv, grid(cv))
-    compiled, table = kernel.compile_graph(graph, inputs), np.random.default_rng(0).normal(size=144)
+    compiled, table = compile_graph(graph, inputs), np.random.default_rng(0).normal(size=144)
     table.flags.writeable = False
     one, two = configurations(cv)["ordinary"], configurations(cv)["coincident"]
     forces = compiled(one, TRICLINIC, table)[1]
@@ -166,7 +166,7 @@ def test_tables_may_be_read_only_and_results_are_new():
 
 def test_arrays_of_other_shapes_and_kinds_are_refused():
     cv = variable(2, "distances", False)
-    compiled = kernel.compile_graph(*graph_of(cv, grid(cv)))
+    compiled = compile_graph(*graph_of(cv, grid(cv)))
     x, table = configurations(cv)["ordinary"], np.zeros(144)
     with pytest.raises(ValueError, match=r"need arrays of shapes \[\(10, 3\), \(3, 3\), \(144,\)\], got"):
         compiled(x[:5], TRICLINIC, table)
@@ -184,9 +184,9 @@ import sys, warnings
 warnings.simplefilter("error", RuntimeWarning)
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
-from latf_sampling.cv.compiler import kernel
+from latf_sampling.cv.compiler.lowering import compile_graph
 x = torch.arange(6.0, dtype=torch.float64)
-compiled = kernel.compile_graph(make_fx(lambda x: (x.tanh() * {factor},))(x), (x,))
+compiled = compile_graph(make_fx(lambda x: (x.tanh() * {factor},))(x), (x,))
 assert abs(compiled(x.numpy())[0] - {factor} * x.tanh().numpy()).max() < 1e-15
 (function,) = [m.kernel for n, m in sys.modules.items() if n.startswith("latf_kernel_")]
 print(sum(function.stats.cache_hits.values()), sum(function.stats.cache_misses.values()))
@@ -211,7 +211,7 @@ def test_machine_code_is_cached_and_processes_may_compile_at_once(tmp_path, monk
     assert files() == [".nbc", ".nbi", ".py"]
     monkeypatch.setenv("LATF_CACHE", str(tmp_path))
     x = torch.arange(6.0, dtype=torch.float64)
-    compiled = kernel.compile_graph(make_fx(lambda x: (x.tanh() * 3,))(x), (x,))
+    compiled = compile_graph(make_fx(lambda x: (x.tanh() * 3,))(x), (x,))
     assert sum(compiled.function.stats.cache_hits.values()) == 1
     assert files() == [".nbc", ".nbi", ".py"]
 
@@ -221,7 +221,7 @@ def test_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
     monkeypatch.setenv("LATF_CACHE", str(tmp_path / "file"))
     x = torch.rand(3, dtype=torch.float64)
     with pytest.warns(RuntimeWarning, match="set LATF_CACHE to a directory that can be written"):
-        compiled = kernel.compile_graph(make_fx(lambda x: (x * 17,))(x), (x,))
+        compiled = compile_graph(make_fx(lambda x: (x * 17,))(x), (x,))
     assert np.array_equal(compiled(x.numpy())[0], 17 * x.numpy())
 
 
@@ -229,11 +229,11 @@ def test_damaged_source_is_written_again(tmp_path, monkeypatch):
     monkeypatch.setenv("LATF_CACHE", str(tmp_path))
     x = torch.rand(3, dtype=torch.float64)
     graph = make_fx(lambda x: (x * 19,))(x)
-    kernel.compile_graph(graph, (x,))
+    compile_graph(graph, (x,))
     (path,) = tmp_path.rglob("*.py")
     path.write_text("damaged")
     kernel.compile_source.cache_clear()
-    assert np.array_equal(kernel.compile_graph(graph, (x,))(x.numpy())[0], 19 * x.numpy())
+    assert np.array_equal(compile_graph(graph, (x,))(x.numpy())[0], 19 * x.numpy())
 
 
 def test_location_of_the_cache(monkeypatch):
@@ -451,7 +451,7 @@ def test_operations(name):
     tensors = tuple(torch.from_numpy(x) for x in inputs)
     graph = make_fx(OPERATIONS[name])(*tensors)
     graph.graph.eliminate_dead_code()
-    compare(kernel.compile_graph(graph, tensors), graph, inputs, 1e-12)
+    compare(compile_graph(graph, tensors), graph, inputs, 1e-12)
 
 
 def special(x):
@@ -471,7 +471,7 @@ def test_nan_and_infinity():
     numbers = [1.5, -0.5, 2.5, -0.0, 0.0, np.nan, np.inf, -np.inf, 1e300, -3.0, np.nan]
     x = np.array(numbers)
     graph = make_fx(special)(torch.from_numpy(x))
-    compare(kernel.compile_graph(graph, (torch.from_numpy(x),)), graph, [x], 1e-12)
+    compare(compile_graph(graph, (torch.from_numpy(x),)), graph, [x], 1e-12)
 
 
 def test_index_out_of_range_becomes_the_closest():
@@ -482,7 +482,7 @@ def test_index_out_of_range_becomes_the_closest():
         at = torch.floor(place).to(torch.int64)
         return x.index_select(0, at), x[at], torch.zeros(5, dtype=torch.float64).index_add(0, at, place)
 
-    compiled = kernel.compile_graph(make_fx(pick)(x, torch.zeros(2, dtype=torch.float64)), (x, x[:2]))
+    compiled = compile_graph(make_fx(pick)(x, torch.zeros(2, dtype=torch.float64)), (x, x[:2]))
     for place, taken in ((np.nan, 0), (1e300, 0), (1e9, 4), (-1e9, 0)):
         for output in compiled(x.numpy(), np.array([place, 3.5]))[:2]:
             assert np.array_equal(output, x.numpy()[[taken, 3]])
@@ -506,4 +506,4 @@ def test_error_names_the_unsupported_operation():
         lambda x: torch._foreach_add_([x.clone()], 1.0) or x: "aten._foreach_add_.Scalar",
     }.items():
         with pytest.raises(kernel.KernelError, match=name):
-            kernel.compile_graph(make_fx(partial(as_tuple, function))(x), (x,))
+            compile_graph(make_fx(partial(as_tuple, function))(x), (x,))

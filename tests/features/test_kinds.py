@@ -154,7 +154,7 @@ def test_forces_are_minus_the_gradient(molecules, references, name):
 def test_kinds_have_compiled_code(peptide, references, name, tmp_path, monkeypatch):
     """Two kinds that together have the operations of all."""
     pytest.importorskip("numba")
-    from latf_sampling.cv.compiler import compile_graph
+    from latf_sampling.cv.compiler.lowering import compile_graph
 
     monkeypatch.setenv("LATF_CACHE", str(tmp_path))
     cv, shape = variable(peptide, specification(CASES[name], references)), Harmonic(1)

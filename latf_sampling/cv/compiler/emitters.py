@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 
 from latf_sampling.cv.compiler.indices import INDICES
-from latf_sampling.cv.compiler.operations import Bound, KernelError
+from latf_sampling.cv.compiler.kernel import KernelError
+from latf_sampling.cv.compiler.operations import Bound
 from latf_sampling.cv.compiler.products import PRODUCTS
 from latf_sampling.cv.compiler.source import Array, Source, merge, reshape, split_dimensions
 

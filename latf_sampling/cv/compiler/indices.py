@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
-from latf_sampling.cv.compiler.operations import Bound, KernelError
+from latf_sampling.cv.compiler.kernel import KernelError
+from latf_sampling.cv.compiler.operations import Bound
 from latf_sampling.cv.compiler.source import Array, Source, merge, split_dimensions
 
 

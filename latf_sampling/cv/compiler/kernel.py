@@ -15,30 +15,49 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
-import torch
 
 from latf_sampling.core import storage
-from latf_sampling.cv.compiler.lowering import lower
-from latf_sampling.cv.compiler.operations import KernelError
 
-__all__ = ["Kernel", "KernelError", "cache_directory", "compile_graph", "compile_source"]
+
+class KernelError(Exception):
+    """A graph contains an operation that the compiler does not support; the message names it."""
+
+
+@dataclass
+class Program:
+    """A graph as the source of a function `kernel(*inputs, w, v)`.
+
+    Attributes
+    ----------
+    source
+        Depends on operations, shapes and plain numbers in the graph, and on no number of a tensor.
+    shapes
+        Of the inputs.
+    floats, integers
+        The workspaces w and v, with the constants in their places.
+    """
+
+    source: str
+    shapes: list[tuple[int, ...]]
+    floats: np.ndarray
+    integers: np.ndarray
 
 
 class Kernel:
-    """A compiled graph, the result of `compile_graph`.
+    """A program as machine code.
 
     Calls share a workspace, so that they must not run at the same time; Python's global lock prevents that.
     """
 
-    def __init__(self, source: str, shapes: list[tuple[int, ...]], floats: np.ndarray, integers: np.ndarray) -> None:
-        self.function = compile_source(source)
-        self._shapes, self._floats, self._integers = shapes, floats, integers
+    def __init__(self, program: Program) -> None:
+        self.function = compile_source(program.source)
+        self._shapes, self._floats, self._integers = program.shapes, program.floats, program.integers
 
     def __call__(self, *inputs: np.ndarray) -> tuple:
         """Evaluate on arrays of the example's shapes, float64 and C-contiguous.
@@ -61,42 +80,6 @@ class Kernel:
         return self.function(*inputs, self._floats, self._integers)
 
 
-def compile_graph(graph: torch.fx.GraphModule, example: tuple[torch.Tensor, ...]) -> Kernel:
-    """Compile a graph of aten operations, or load its machine code from the cache.
-
-    Parameters
-    ----------
-    graph
-        A result of `make_fx`; its inputs are float64 tensors, its output is a tuple of tensors.
-    example
-        Inputs; only their shapes matter.
-
-    Returns
-    -------
-    Kernel
-        A function that takes arrays in place of the graph's inputs and returns the graph's outputs.
-
-    Raises
-    ------
-    KernelError
-        The graph contains an operation that the compiler does not support.
-
-    Notes
-    -----
-    Where an index is out of range torch raises an error; the kernel takes the closest one that is in range.
-
-    Examples
-    --------
-    >>> from torch.fx.experimental.proxy_tensor import make_fx
-    >>> example = (torch.zeros(3, dtype=torch.float64),)
-    >>> kernel = compile_graph(make_fx(lambda x: (x * x.sum(),))(*example), example)
-    >>> kernel(np.array([1.0, 2.0, 3.0]))
-    (array([ 6., 12., 18.]),)
-    """
-    program = lower(graph, example)
-    return Kernel(program.source, [tuple(x.shape) for x in example], program.floats, program.integers)
-
-
 def cache_directory() -> Path:
     """Directory of cached machine code: $LATF_CACHE/kernels, or latf_sampling/kernels in the user's cache directory."""
     if directory := os.environ.get("LATF_CACHE"):
@@ -113,6 +96,8 @@ def cache_directory() -> Path:
 @cache
 def compile_source(source: str) -> Callable[..., tuple]:
     """Compile the function `kernel` of a source, once in each process, or load its machine code from the cache."""
+    import numba  # here, since files of programs are read without it
+
     versions = f"{numba.__version__} {sys.version_info[:2]}"
     name = "latf_kernel_" + hashlib.sha256(f"{versions}\n{source}".encode()).hexdigest()[:32]
     path = cache_directory() / f"{name}.py"

@@ -8,34 +8,57 @@ by torch here. All other operations are defined in `operations.py`, if elementwi
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.fx.node import Argument, map_arg
 
 from latf_sampling.cv.compiler.emitters import EMITTERS
-from latf_sampling.cv.compiler.operations import CREATION, ELEMENTWISE, IGNORED_ARGUMENTS, Bound, KernelError
+from latf_sampling.cv.compiler.kernel import Kernel, KernelError, Program
+from latf_sampling.cv.compiler.operations import CREATION, ELEMENTWISE, IGNORED_ARGUMENTS, Bound
 from latf_sampling.cv.compiler.source import WORKSPACE, Array, Source, constant, meta
 
 
-@dataclass
-class Program:
-    """Source of a function `kernel(*inputs, w, v)`, and the workspaces w and v with the constants in their places.
+def compile_graph(graph: fx.GraphModule, example: tuple[Tensor, ...]) -> Kernel:
+    """Compile a graph of aten operations, or load its machine code from the cache.
 
-    The source depends on operations, shapes and plain numbers in the graph, and on no number of a tensor.
+    Parameters
+    ----------
+    graph
+        A result of `make_fx`; its inputs are float64 tensors, its output is a tuple of tensors.
+    example
+        Inputs; only their shapes matter.
+
+    Returns
+    -------
+    Kernel
+        A function that takes arrays in place of the graph's inputs and returns the graph's outputs.
+
+    Raises
+    ------
+    KernelError
+        The graph contains an operation that the compiler does not support.
+
+    Notes
+    -----
+    Where an index is out of range torch raises an error; the kernel takes the closest one that is in range.
+
+    Examples
+    --------
+    >>> from torch.fx.experimental.proxy_tensor import make_fx
+    >>> example = (torch.zeros(3, dtype=torch.float64),)
+    >>> kernel = compile_graph(make_fx(lambda x: (x * x.sum(),))(*example), example)
+    >>> kernel(np.array([1.0, 2.0, 3.0]))
+    (array([ 6., 12., 18.]),)
     """
-
-    source: str
-    floats: np.ndarray
-    integers: np.ndarray
+    return Kernel(lower(graph, example))
 
 
 def lower(graph: fx.GraphModule, example: tuple[Tensor, ...]) -> Program:
-    """Write the source of a graph; see `kernel.compile_graph`.
+    """Write the source of a graph; see `compile_graph`.
 
     Raises
     ------
@@ -234,7 +257,8 @@ class _Lowering:
             f"    return ({', '.join(returned)},)",
             "",
         ]
-        return Program("\n".join(lines), *self.source.workspaces())
+        shapes = [tuple(x.shape) for x in self.example]
+        return Program("\n".join(lines), shapes, *self.source.workspaces())
 
 
 def _name(target: OpOverload) -> str:

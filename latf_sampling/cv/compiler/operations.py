@@ -11,11 +11,6 @@ from typing import Any
 
 import torch
 
-
-class KernelError(Exception):
-    """A graph contains an operation that the compiler does not support; the message names it."""
-
-
 Bound = dict[str, Any]
 """Arguments of an operation by their names in its schema: arrays in place of tensors, and numbers, lists, `None`."""
 

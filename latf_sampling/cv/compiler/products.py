@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from latf_sampling.cv.compiler.operations import Bound, KernelError
+from latf_sampling.cv.compiler.kernel import KernelError
+from latf_sampling.cv.compiler.operations import Bound
 from latf_sampling.cv.compiler.source import Array, Source, constant, merge, split_dimensions
 
 _SWEEPS = 30

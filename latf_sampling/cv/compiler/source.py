@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from latf_sampling.cv.compiler.operations import KernelError
+from latf_sampling.cv.compiler.kernel import KernelError
 
 WORKSPACE = {torch.float64: "w", torch.int64: "v", torch.bool: "v"}
 
