@@ -21,6 +21,8 @@ SECONDS = 10.0
 """s of dynamics by which the speed is measured; setting up the system comes before that."""
 ITERATIONS = 50
 """Of the minimizer, so that the dynamics neither explodes nor waits for a perfect minimum."""
+SHORT_STEP = 1e-5
+"""ps; a step for which a structure that there was no time to minimize stays together. It takes as long as any other."""
 COLD = 10.0
 """K; the speed does not depend on the temperature, and a structure that was not relaxed stays together."""
 DAY = 86400.0
@@ -100,13 +102,35 @@ def measure_speed(setup: Setup, seconds: float = SECONDS) -> Speed:
         if start.box is not None:
             context.setPeriodicBoxVectors(*start.box)
         context.setPositions(start.positions)
-        openmm.LocalEnergyMinimizer.minimize(context, maxIterations=ITERATIONS)
+        deadline = _Deadline(seconds)
+        openmm.LocalEnergyMinimizer.minimize(context, maxIterations=ITERATIONS, reporter=deadline)
+        if deadline.passed:
+            dynamics.setStepSize(SHORT_STEP)
         context.setVelocitiesToTemperature(COLD, 1)
         steps, took = _steps_within(context, dynamics, 0.1 * seconds)  # while the clock of a GPU goes up
         steps, took = _steps_within(context, dynamics, seconds, round(0.1 * seconds * steps / took))
     except openmm.OpenMMException as error:
         raise SimulationError(f"the system cannot be simulated ({error}).") from error
     return Speed(steps * protocol.integrator.timestep / took, at_once, name)
+
+
+class _Deadline(openmm.MinimizationReporter):
+    """Ends a minimization after some seconds: an iteration of a large molecule takes seconds itself on a slow machine.
+
+    Attributes
+    ----------
+    passed : bool
+        Whether it did.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._end = time.perf_counter() + seconds
+        self.passed = False
+
+    def report(self, *_: object) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  # OpenMM's has one less
+        self.passed = time.perf_counter() > self._end
+        return self.passed
 
 
 def _steps_within(

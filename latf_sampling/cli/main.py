@@ -15,7 +15,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -589,14 +589,22 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     raise typer.Exit(0 if result.healthy else 1)
 
 
-def _warn(message: Warning | str, *_) -> None:
-    _complain(str(message), "yellow")
+def _warnings_once() -> Callable[..., None]:
+    """Shows each warning once, however often the command comes by it."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *_: object) -> None:
+        if (sentence := str(message)) not in shown:
+            shown.add(sentence)
+            _complain(sentence, "yellow")
+
+    return show
 
 
 def main() -> NoReturn:
     """Run the command line: whatever goes wrong becomes one sentence and an exit code, see the top of this file."""
     _use_utf8()
-    warnings.showwarning = _warn
+    warnings.showwarning = _warnings_once()
     with signals.as_exceptions() as caught:
         try:
             code = _run()

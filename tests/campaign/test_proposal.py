@@ -9,18 +9,19 @@ import openmm
 import parmed
 import pytest
 import yaml
-from openmm import app
+from openmm import app, unit
 
+from latf_sampling.campaign import speed
 from latf_sampling.campaign.check import check
 from latf_sampling.campaign.proposal import propose
 from latf_sampling.campaign.proposed_features import proposed_features
 from latf_sampling.campaign.proposed_system import ProposedSystem, propose_system
 from latf_sampling.campaign.proposed_yaml import Key, as_dict, flow
-from latf_sampling.campaign.speed import measure_speed
 from latf_sampling.errors import LatfError, SettingsError, StoreError
 from latf_sampling.records.setup import Setup
 from latf_sampling.settings import Protocol
 from latf_sampling.settings.yaml_file import read_yaml
+from latf_sampling.simulation.dynamics import integrator
 from latf_sampling.systems import Molecule
 from latf_sampling.systems.contents import Contents
 
@@ -161,11 +162,20 @@ def test_residues_by_what_they_are():
 
 def test_the_speed_follows_from_steps_and_seconds(alanine, tmp_path):
     setup = propose([alanine], tmp_path / "p.yaml", seconds=0.0).setup
-    speed = measure_speed(setup, 0.2)
-    assert speed.platform == "Reference" and 1 <= speed.at_once <= 4
-    rounds = -(-4 // speed.at_once) + -(-2 // speed.at_once)
-    assert speed.seconds(setup.protocol) == pytest.approx(rounds * 5000.0 / speed.per_walker)
-    assert 0 < speed.per_walker < 1e6
+    found = speed.measure_speed(setup, 0.2)
+    assert found.platform == "Reference" and 1 <= found.at_once <= 4
+    rounds = -(-4 // found.at_once) + -(-2 // found.at_once)
+    assert found.seconds(setup.protocol) == pytest.approx(rounds * 5000.0 / found.per_walker)
+    assert 0 < found.per_walker < 1e6
+
+
+def test_a_minimization_that_takes_too_long_is_ended_before_the_speed_is_measured(alanine, tmp_path, monkeypatch):
+    """What is not relaxed would explode with the step of the protocol."""
+    made = []
+    monkeypatch.setattr(speed, "integrator", lambda *settings: made.append(integrator(*settings)) or made[0])
+    setup = propose([alanine], tmp_path / "p.yaml", seconds=0.0).setup
+    assert 0 < speed.measure_speed(setup, 1e-6).per_walker < 1e6
+    assert made[0].getStepSize().value_in_unit(unit.femtosecond) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(
