@@ -7,6 +7,7 @@ it again itself, so that `retries` stays 0. A block that fails, as with its node
 
 from parsl import Config
 from parsl.executors import HighThroughputExecutor
+from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
 from parsl.jobs.error_handlers import windowed_error_handler
 from parsl.launchers import SrunLauncher
 from parsl.providers import SlurmProvider
@@ -26,6 +27,8 @@ config = Config(
             heartbeat_period=15,
             heartbeat_threshold=120,  # s without a word, after which a node counts as lost
             block_error_handler=windowed_error_handler,  # three blocks in a row that fail end the run, not the first
+            # A manager that is killed would leave its workers and a helper behind: the shell that began it ends them.
+            launch_cmd=DEFAULT_LAUNCH_CMD + " || kill -KILL 0",
             # Parsl's interchange would outlive a driver that is killed, and keep its blocks; setpriv is of util-linux.
             interchange_launch_cmd=["setpriv", "--pdeathsig", "KILL", "interchange.py"],
             provider=SlurmProvider(

@@ -16,9 +16,11 @@ from latf_sampling.core import storage
 
 PARSL = """
 from parsl import Config, HighThroughputExecutor
+from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
 from parsl.providers import LocalProvider
 
 workers = HighThroughputExecutor(
+    launch_cmd=DEFAULT_LAUNCH_CMD + " || kill -KILL 0",
     address="127.0.0.1", max_workers_per_node=2, heartbeat_period=1, heartbeat_threshold=5, encrypted=False,
     provider=LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1), block_error_handler=False,
     interchange_launch_cmd=["setpriv", "--pdeathsig", "KILL", "interchange.py"],
@@ -29,7 +31,8 @@ config = Config(
 """
 """A manager that is killed is a block that failed: the strategy begins another one, and no handler of such errors ends
 everything. Parsl's interchange outlives a driver that is killed, and with it all workers: setpriv, of util-linux, ends
-it."""
+it. A manager that is killed leaves a helper process, and workers until they have finished their task: its shell ends
+them with all that the block began."""
 
 
 @contextmanager

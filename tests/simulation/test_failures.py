@@ -10,7 +10,7 @@ import re
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -287,6 +287,30 @@ def test_a_walker_whose_process_is_lost_again_and_again_is_retired(tmp_path, mon
         assert len(neighbor.read_new()) == 0 and neighbor.generation == generation + 1  # its hills are taken back
     run_walkers(jobs, lambda fraction, text: None)  # what killed it may be gone
     assert not directory(jobs[1]).failures_file.exists() and len(directory(jobs[1]).markers()) == 2
+
+
+class Lossy(Executor):
+    """An executor that forgets its first task, runs the others, and never says what became of any."""
+
+    def __init__(self) -> None:
+        self.submitted = 0
+
+    def submit(self, fn, /, *args, **kwargs) -> Future:
+        self.submitted += 1
+        if self.submitted > 1:
+            fn(*args, **kwargs)
+        return Future()
+
+
+def test_walkers_that_an_executor_lost_or_does_not_tell_of(tmp_path, monkeypatch):
+    """The first is submitted again, with a lease of its own; of both it is seen in their files that they are done."""
+    monkeypatch.setattr("latf_sampling.core.tasks.SILENCE", 0.6)
+    rounds, executor = [{"walkers": ["300 K"] * 2, "length": "20 ps"}], Lossy()
+    jobs = [job(tmp_path, k, rounds=rounds, stalled_after="1 s") for k in range(2)]
+    with pytest.warns(FailureWarning, match="round 0, walker 0: no worker has begun it for 1 s"):
+        run_walkers(jobs, lambda fraction, text: None, executor)
+    assert executor.submitted == 3 and all(directory(made).is_finished(made.segments) for made in jobs)
+    assert not directory(jobs[0]).failures_file.exists() and not (tmp_path / "running").exists()
 
 
 def test_a_changed_record_is_refused(tmp_path):
