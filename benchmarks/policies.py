@@ -7,7 +7,12 @@ variable is the position in the plane with noise, and the states are known, so t
 alone and not about learning. Populations come from a Markov state model of all pairs of frames in the same trajectory,
 which needs no equilibrium. Dynamics are Langevin dynamics in numpy, all seeds at once.
 
-    python benchmarks/policies.py -o runs/policies.md      # a minute of one core; benchmarks/policies.md is one run
+"disagreement" trains three of the package's flows after every fourth round, each on trajectories that are drawn with
+replacement, and starts where their free energies differ most. Samples of a flow at the temperature of plain dynamics
+("flow"), and archived frames with their weights ("archive"), have the density of the frames: both policies are
+"uniform" here, but for the blur of the flow.
+
+    python benchmarks/policies.py -o runs/policies.md      # benchmarks/policies.md is one run
 """
 
 from __future__ import annotations
@@ -20,11 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from latf_sampling.campaign import choices
 from latf_sampling.core import streams
+from latf_sampling.learning.flow import LatentFlow
 from latf_sampling.systems.potentials import three_hole
 
 WALKERS, STEPS, STRIDE = 4, 2000, 10
@@ -39,6 +46,8 @@ GOAL = 0.05
 """Populations are right when none is farther off than this, in this round and all later ones."""
 EVERY = 2
 """Populations are estimated after every other round."""
+FLOWS, BATCHES, BATCH, RETRAIN = 3, 60, 512, 4
+"""Flows of the ensemble, how long each is trained, and after how many rounds."""
 CELL = 0.25
 """Side of the cells of the Markov state model, nm."""
 
@@ -151,7 +160,32 @@ def choose(policy: str, system: System, frames: np.ndarray, states: np.ndarray, 
         return choices.least_counts(compact, len(found), WALKERS, STEPS // STRIDE, rng)[0]
     if policy == "frontier":
         return choices.frontier(noisy, np.full(2, WIDTH), WALKERS, rng)[0]
+    if policy == "disagreement":
+        return choices.most_uncertain(disagreement(noisy, rng), noisy, np.full(2, WIDTH), WALKERS)[0]
     return np.arange(len(frames) - WALKERS, len(frames))
+
+
+def disagreement(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Standard deviation of -ln p at points (n, 2), by flows of trajectories drawn with replacement; (n,)."""
+    u, length = torch.from_numpy(points.astype(np.float32)), STEPS // STRIDE
+    rows = np.arange(len(points)).reshape(-1, length, WALKERS).transpose(0, 2, 1).reshape(-1, length)
+    one, logs = torch.ones(()), []
+    for _ in range(FLOWS):
+        torch.manual_seed(int(rng.integers(2**31)))
+        drawn = torch.from_numpy(rows[rng.integers(len(rows), size=len(rows))].ravel())
+        flow = LatentFlow(2, 1.0, "spline", 2, (32,), 8)
+        flow.fit(u[drawn], torch.ones(len(drawn)), torch.tensor(1e-4))
+        flow.enclose(u)
+        optimizer = torch.optim.Adam(flow.parameters(), 5e-3)
+        for _ in range(BATCHES):
+            batch = u[drawn[torch.randint(len(drawn), (min(BATCH, len(drawn)),))]]
+            loss = -flow.log_prob(flow.blurred(batch, torch.randn(batch.shape)), one).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            logs.append(flow.log_prob(u, one).numpy())
+    return np.std(logs, axis=0)
 
 
 def run(system: System, policy: str, seeds: int, rounds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -188,7 +222,10 @@ def run(system: System, policy: str, seeds: int, rounds: int) -> tuple[np.ndarra
                 populations = markov_populations(system, cells[seed], side**2, of_cell)
                 errors[seed, index // EVERY] = np.abs(populations - exact).max()
             joined = np.concatenate(frames[seed])
-            starts.append(joined[choose(policy, system, joined, system.state(joined), rng)])
+            if policy == "disagreement" and index % RETRAIN:  # go on in between
+                starts.append(joined[-WALKERS:])
+            else:
+                starts.append(joined[choose(policy, system, joined, system.state(joined), rng)])
         x = np.concatenate(starts)
     right = np.full(seeds, np.nan)
     for seed, error in enumerate(errors):
@@ -221,7 +258,7 @@ def main() -> None:
             "| until populations stay right | seeds | largest error of a population in the end, median |"
         )
         lines = [f"## {system.name}", "", head, "|---|---|---|---|---|---|"]
-        for policy in ("plain", "uniform", "counts", "frontier"):
+        for policy in ("plain", "uniform", "counts", "frontier", "disagreement"):
             lines.append(row(policy, *run(system, policy, options.seeds, options.rounds)))
             print(lines[-1], flush=True)
         parts.append("\n".join(lines))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import pickle
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import mdtraj
 import numpy as np
@@ -325,6 +329,34 @@ def test_bias_and_offset_are_those_of_the_hills_so_far(biased):
     assert frames.biased
     assert frames.bias.max() > 4  # hills have piled up
     assert frames.offset[-1] > frames.offset[0] > 0
+
+
+IN_A_PROCESS = """
+import pickle, sys
+from pathlib import Path
+from latf_sampling.core.plugins import import_openmm
+import_openmm()
+from latf_sampling.simulation.walker import run_walker
+run_walker(pickle.loads(Path(sys.argv[1]).read_bytes()))
+print("torch" in sys.modules)
+"""
+
+
+def test_a_walker_needs_torch_only_where_its_bias_needs_the_model(biased, tmp_path, machine_code):
+    """It has 230 MB without torch, and 870 MB with it."""
+    again = job(tmp_path / "again", biased=True)
+    bias = {**BIASED["bias"], "start": "flow"}
+    flow = job(tmp_path / "flow", rounds=[PLAIN, {**BIASED, "bias": bias}]).protocol.runs[1].bias
+    assert flow.needs_model and not again.bias.needs_model
+    (tmp_path / "job").write_bytes(pickle.dumps(again))
+    command = [sys.executable, "-c", IN_A_PROCESS, str(tmp_path / "job")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+    here = job(tmp_path / "here", biased=True)
+    run_walker(here)
+    assert_identical(tables(again), tables(here))
+    hills = [np.loadtxt(made.hills / "walker-00.hills")[:20] for made in (again, biased)]  # the latter by torch
+    np.testing.assert_allclose(*hills, rtol=1e-8, atol=1e-8)
 
 
 # ------------------------------------------------------------------------------------------------------------- going on
