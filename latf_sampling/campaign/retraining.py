@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from latf_sampling.bias.trust_region import TrustRegion
 from latf_sampling.core.words import plural
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.trajectories import Frames
@@ -21,7 +22,6 @@ from latf_sampling.learning.model import LaTF
 from latf_sampling.records.records import Records
 from latf_sampling.records.trapped import latent
 from latf_sampling.settings import Protocol
-from latf_sampling.units import KB
 
 NEW_SHARE = 0.2
 """With "more_data", new frames are enough when they are at least so many of those that the model was trained on."""
@@ -89,12 +89,10 @@ def more_data(frames: NewFrames) -> tuple[bool, str]:
 
 def new_regions(frames: NewFrames) -> tuple[bool, str]:
     """Train when walkers left the region where the model had training data."""
-    model, outside, total = frames.learned[0], 0, 0
-    for walker, points in zip(frames.new, frames.points):
-        energy = np.asarray(model.free_energy(points, walker.temperature)) / (KB * walker.temperature)
-        lowest = np.min(np.asarray(model.free_energy(_samples(model, walker.temperature), walker.temperature)))
-        outside += int((energy - lowest / (KB * walker.temperature) > OUTSIDE).sum())
-        total += len(points)
+    temperatures = {walker.temperature for walker in frames.new}
+    regions = {kelvin: TrustRegion(frames.learned[0], kelvin, OUTSIDE) for kelvin in temperatures}
+    heights = [regions[walker.temperature].height(points) for walker, points in zip(frames.new, frames.points)]
+    outside, total = sum(int((height > OUTSIDE).sum()) for height in heights), sum(map(len, heights))
     share = outside / max(1, total)
     return share > OUTSIDE_SHARE, (
         f"{100 * share:.2g} % of the {total:,} new frames have a free energy of more than {OUTSIDE:g} kT, where "

@@ -14,6 +14,7 @@ from helpers.molecules import finished_campaign
 from latf_sampling.campaign import retraining
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.campaign.retraining import CRITERIA, NewFrames, decide, settings_digest
+from latf_sampling.learning.model import LaTF
 from latf_sampling.records.records import Records
 from latf_sampling.report import decisions
 from latf_sampling.report.estimates import Estimates
@@ -53,14 +54,19 @@ def test_enough_new_frames(monkeypatch, share, wanted):
     assert reason == f"80 frames are new, 27 % of the 300 that the model was trained on, where {percent} % are enough"
 
 
-class Line:
+class Line(LaTF):
     """A model whose free energy is 3 kT u^2, with a density of variance 1/6."""
 
-    def free_energy(self, u, temperature):
-        return 3 * retraining.KB * temperature * u[:, 0] ** 2
+    used_components = [0]
+
+    def __init__(self) -> None:
+        super().__init__(latent_dim=1)
+        self.trained = True
 
     def log_prob(self, u, temperature):
         return -3 * u[:, 0] ** 2
+
+    marginal_log_prob = log_prob
 
     def sample(self, n, temperature, seed):
         return np.random.default_rng(seed).normal(scale=6**-0.5, size=(n, 1))
