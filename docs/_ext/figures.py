@@ -121,3 +121,23 @@ def temperatures(table: Table, axes: Axes) -> None:
     axes.set_xticks(places, [f"T = {value}" for value in table.values("temperature")])
     axes.set_ylabel("divergence, nats")
     axes.legend(ncols=2)
+
+
+@_figure
+def chignolin_melting(table: Table, axes: Axes) -> None:
+    """Population of the open state: by the flow, by frames that were weighted with MBAR, and of plain runs."""
+    for index, (kind, label) in enumerate({"model": "flow", "frames": "training frames by MBAR"}.items()):
+        rows, shade = table.where(by=kind), charts.color(index)
+        low, high = (100 * (rows["population"] + sign * 1.96 * rows["error"]) for sign in (-1, 1))
+        axes.fill_between(rows["temperature"], low, high, color=shade, alpha=0.2, lw=0)
+        axes.plot(rows["temperature"], 100 * rows["population"], color=shade, label=label)
+    runs = table.where(by="plain runs")
+    axes.errorbar(
+        runs["temperature"], 100 * runs["population"], 196 * runs["error"],
+        fmt="o", color=REFERENCE, capsize=3, ms=5, label="plain runs",
+    )  # fmt: skip
+    for simulated in (306, 374):
+        axes.axvline(simulated, color=REFERENCE, lw=0.7, ls=":")
+    axes.set_xlabel("temperature, K")
+    axes.set_ylabel("open, %")
+    axes.legend()
