@@ -1,24 +1,29 @@
+# %% [markdown]
 """A complete campaign from a script, the same as `latf run protocols/alanine-dipeptide.yaml -o runs/demo`.
 
     python examples/campaign.py runs/demo
 
-When it is run again, it continues where it was.
+When it is run again, it continues where it was. `jupytext --to notebook examples/campaign.py` makes a notebook of it.
 """
 
+# %%
 import sys
-from pathlib import Path
 
 import latf_sampling as ls
 
-PROTOCOL = Path(__file__).parent.parent / "protocols" / "alanine-dipeptide.yaml"
+PROTOCOL = "protocols/alanine-dipeptide.yaml"
+# A notebook has no arguments: change the directory here.
+DIRECTORY = sys.argv[1] if len(sys.argv) > 1 and "ipykernel" not in sys.modules else "runs/demo"
 
 
+# %%
 def main() -> None:
-    campaign = ls.Campaign(PROTOCOL, sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
+    campaign = ls.Campaign(PROTOCOL, DIRECTORY)
     campaign.run(lambda step, fraction, words: print(f"\r{step}: {100 * fraction:.0f} % {words:60.60}", end=""))
     model, _ = campaign.model(campaign.last_learned())
     print(f"\n{model.n_states} states; report: {campaign.directory.report}")
 
 
+# %%
 if __name__ == "__main__":  # walkers run in separate processes, which import this file
     main()

@@ -10,9 +10,11 @@ import shutil
 import sys
 from pathlib import Path
 
+import jupytext
 import mdtraj
 import pytest
 from helpers.molecules import finished_campaign, write_protocol
+from nbclient import NotebookClient
 
 import latf_sampling
 from latf_sampling.cli import main as cli
@@ -62,6 +64,29 @@ def test_examples_use_public_names_and_say_how_to_run_them(file):
 def test_an_example_without_its_arguments_ends_in_a_sentence(example, name):
     with pytest.raises(SystemExit, match=rf"^Give .*: python examples/{name} "):
         example(name)
+
+
+NOTEBOOKS = [file for file in EXAMPLES if file.read_text().startswith("# %%")]
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_examples_are_notebooks_too(file):
+    """Cells of the percent format: first words, then code that compiles cell by cell, with the imports in the first."""
+    words, first, *more = jupytext.read(file).cells
+    assert words.cell_type == "markdown" and words.source.startswith(("A ", "Structures "))
+    assert "import latf_sampling as ls" in first.source and more
+    for cell in (first, *more):
+        if cell.cell_type == "code":
+            compile(cell.source, file.name, "exec")
+
+
+def test_a_notebook_runs(tmp_path):
+    notebook = jupytext.read(ROOT / "examples" / "metadynamics.py")
+    given = finished_campaign() / "rounds" / "00" / "learning" / "cv.pt"
+    cell = next(cell for cell in notebook.cells if '["runs/demo/rounds/00/learning/cv.pt", "100"]' in cell.source)
+    cell.source = cell.source.replace("runs/demo/rounds/00/learning/cv.pt", str(given)).replace('"100"', '"10"')
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    assert "free energy spans" in notebook.cells[-1].outputs[-1].text
 
 
 def test_metadynamics(example, monkeypatch):
