@@ -190,13 +190,21 @@ ROWS: dict[str, Row] = {
 
 def fetch(cache: Path) -> None:
     """Download each package from the package index and unpack it into a folder of its name."""
-    cache.mkdir(parents=True, exist_ok=True)
+    downloads = cache / "downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+
+    def downloaded(package: str) -> Path | None:
+        """pyEMMA-2.5.12.tar.gz is that of pyemma."""
+        return next((file for file in downloads.iterdir() if file.name.lower().startswith(f"{package}-")), None)
+
     for package, as_source in SOURCES.items():
         if (cache / package).exists():
             continue
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(cache / "downloads"), package]
-        subprocess.run(command + ["--no-binary", package] * as_source, check=True)
-        file = next((cache / "downloads").glob(f"{package}-*"))
+        if (file := downloaded(package)) is None:
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(downloads), package]
+            subprocess.run(command + ["--no-binary", package] * as_source, check=True)
+            file = downloaded(package)
+            assert file is not None
         target = cache / f"{package}.part"
         if file.suffix == ".whl":
             zipfile.ZipFile(file).extractall(target)

@@ -10,6 +10,7 @@ from latf_sampling.core.words import plural
 from latf_sampling.records.records import Records
 from latf_sampling.report import page
 from latf_sampling.report.estimates import Estimates
+from latf_sampling.systems.contents import chemistry
 
 
 def section(records: Records, estimates: Estimates) -> str:
@@ -30,6 +31,7 @@ def section(records: Records, estimates: Estimates) -> str:
         page.heading("Versions"),
         _versions(records),
         page.heading("Inputs"),
+        *(page.paragraph(f"{line[0].upper()}{line[1:]}.") for line in chemistry(records.molecule.topology)),
         page.table(("file", "SHA-256"), files),
         page.details("Settings", page.code(json.dumps(settings, indent=1, sort_keys=True))),
     ]

@@ -209,11 +209,17 @@ class PrepareSettings(Settings):
     missing_residues: Literal["inside", "all"] | None = None
     """Residues of the file's sequence without coordinates that are built: those inside chains, or those at their ends
     too. None refuses a structure that lacks any."""
+    alternate_locations: Annotated[str, Field(pattern=r"^(highest|[A-Za-z0-9])$")] | None = None
+    """The alternate location of a residue that is taken: a label like A, where the residue has it, or the one of the
+    highest occupancy. None refuses a file with alternate locations."""
     chains: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Letters of the chains that are taken from the file, with their water and ions; None takes all."""
     replace: dict[str, StandardResidue] = {}
     """Residues that are replaced by standard ones, by their name or their place: {MSE: MET, "A 57": ALA}. Heavy atoms
     that both have stay where they are, the others are built."""
+    remove: tuple[str, ...] = ()
+    """Residues that are left out, by their name or their place, like what a protein was crystallized with: [DMS, PO4,
+    "A 301"]."""
     protonation: dict[Place, Literal["ASP", "ASH", "GLU", "GLH", "HID", "HIE", "HIP", "LYS", "LYN"]] = {}
     """States of protonation by the place of the residue, like {"A 57": HIE}; others follow from the pH."""
     disulfides: Literal["auto", "none"] | tuple[tuple[Place, Place], ...] = "auto"

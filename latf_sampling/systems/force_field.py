@@ -183,17 +183,19 @@ def add_template_bonds(field: app.ForceField, topology: app.Topology, positions:
     positions : numpy.ndarray (N, 3)
         nm; neighbors are bonded where they are near.
     """
-    residues = list(topology.residues())
+    residues, bonds = list(topology.residues()), ResidueBonds(topology)
     for residue in residues:
         atoms = {atom.name: atom for atom in residue.atoms()}
-        template = _template(field, residue) if len(atoms) > 1 and not any(residue.internal_bonds()) else None
+        if len(atoms) < 2 or residue in bonds.within:
+            continue
+        template = _template(field, residue, bonds)
         if template is None:
             continue
         names = [atom.name for atom in template.atoms]
         for first, second in template.bonds:
             if names[first] in atoms and names[second] in atoms:
                 topology.addBond(atoms[names[first]], atoms[names[second]])
-        bonded = {atom for bond in residue.external_bonds() for atom in bond}
+        bonded = set(bonds.outward.get(residue, ()))
         ends = [atoms[names[k]] for k in template.externalBonds if names[k] in atoms]
         for index in (residue.index - 1, residue.index + 1):
             if not 0 <= index < len(residues) or residues[index].chain is not residue.chain:
@@ -206,16 +208,17 @@ def add_template_bonds(field: app.ForceField, topology: app.Topology, positions:
                         bonded.add(end)
 
 
-def lacks_virtual_sites(field: app.ForceField, topology: app.Topology) -> bool:
-    """Whether a residue lacks virtual sites that its template has."""
+def missing_virtual_sites(field: app.ForceField, topology: app.Topology) -> dict[app.topology.Residue, int]:
+    """Residues with another number of virtual sites than their template has, and how many they lack; those that have
+    too many lack a negative number."""
+    bonds, lacking = ResidueBonds(topology), {}
     for residue in topology.residues():
-        template = _template(field, residue)
-        if template is None:
-            continue
-        sites = sum(atom.element is None for atom in template.atoms)
-        if sites > sum(atom.element is None for atom in residue.atoms()):
-            return True
-    return False
+        template = _template(field, residue, bonds)
+        if template is not None:
+            own = sum(atom.element is None for atom in residue.atoms())
+            if count := sum(atom.element is None for atom in template.atoms) - own:
+                lacking[residue] = count
+    return lacking
 
 
 def refuse_unknown_residues(field: app.ForceField, topology: app.Topology, settings: SystemSettings) -> None:
@@ -228,50 +231,84 @@ def refuse_unknown_residues(field: app.ForceField, topology: app.Topology, setti
     SettingsError
         Names the first one, and what to do.
     """
-    if all(_template(field, residue) is not None for residue in topology.residues()):
+    bonds = ResidueBonds(topology)
+    if all(_template(field, residue, bonds) is not None for residue in topology.residues()):
         return
-    unknown = [residue for residue in field.getUnmatchedResidues(topology) if _template(field, residue) is None]
+    unknown = [residue for residue in field.getUnmatchedResidues(topology) if _template(field, residue, bonds) is None]
     if unknown:
         names = ", ".join(settings.force_field_names)
-        raise SettingsError(f"system.force_field: {names}: {_unknown(unknown[0], settings)}")
+        raise SettingsError(f"system.force_field: {names}: {_unknown(unknown, settings)}")
 
 
-def _unknown(residue: app.topology.Residue, settings: SystemSettings) -> str:
-    """What to do about a residue that is not in the force field."""
+def _unknown(residues: list[app.topology.Residue], settings: SystemSettings) -> str:
+    """What to do about the first of some residues that are not in the force field."""
+    residue = residues[0]
     standard = standard_residue(residue.name)
+    others = [name for name in dict.fromkeys(other.name for other in residues) if name != residue.name]
+    more = f" Nor {'are' if len(others) > 1 else 'is'} {', '.join(others)}." if others else ""
     if standard is not None and settings.structure is not None:
         instead = f", or replace it with prepare: {{replace: {{{residue.name}: {standard}}}}}"
+    elif settings.structure is not None:
+        instead = f", or leave it out with prepare: {{remove: [{residue.name}]}}"
     else:
         instead = ", or remove it from the structure"
     return (
         f"{residue_label(residue)} is not in the force field. Add a force field file that has a template of "
-        f"{residue.name}, like force_field: [..., {residue.name.lower()}.xml]{instead}."
+        f"{residue.name}, like force_field: [..., {residue.name.lower()}.xml]{instead}.{more}"
     )
 
 
 def _misfit(field: app.ForceField, topology: app.Topology, index: int, words: str, settings: SystemSettings) -> str:
     """Why a residue matches none of the force field's templates."""
-    unmatched = field.getUnmatchedResidues(topology)
-    for residue in unmatched:
-        if _template(field, residue) is None:
-            return _unknown(residue, settings)
+    unmatched, bonds = field.getUnmatchedResidues(topology), ResidueBonds(topology)
+    if unknown := [residue for residue in unmatched if _template(field, residue, bonds) is None]:
+        return _unknown(unknown, settings)
     residue = next(residue for residue in topology.residues() if residue.index == index)
     label, more = residue_label(residue), f" So do {len(unmatched) - 1} other residues." if len(unmatched) > 1 else ""
-    template = _template(field, residue)
+    template = _template(field, residue, bonds)
     assert template is not None
-    if sum(1 for _ in residue.internal_bonds()) == 0 and len(list(residue.atoms())) > 1:
+    if residue not in bonds.within and len(list(residue.atoms())) > 1:
         return f"{label} has no bonds in the file; add them, as CONECT records or a table struct_conn."
     mend = "add them to the structure" if settings.prepare else "set 'prepare: {}' to have them added"
     names = {atom.name for atom in residue.atoms()}
     if lacking := [atom.name for atom in template.atoms if _heavy(atom) and atom.name not in names]:
         return f"{label} lacks the heavy atoms {', '.join(lacking)}; {mend}.{more}"
+    own, known = (sum(atom.element is None for atom in atoms) for atoms in (residue.atoms(), template.atoms))
+    if own > known:
+        names = ", ".join(atom.name for atom in residue.atoms() if atom.element is None)
+        other = "take a force field that has them, like amber14/tip4pew.xml for water of four sites"
+        remove = "remove them" if settings.prepare else "set 'prepare: {}' to have them removed"
+        return f"{label} has virtual sites ({names}) that it has not in the force field; {other}, or {remove}.{more}"
     hydrogens = len([atom for atom in template.atoms if not _heavy(atom)])
     if (lacks := hydrogens - len([atom for atom in residue.atoms() if not _heavy(atom)])) > 0:
         return f"{label} lacks hydrogens, {lacks} of {hydrogens}; {mend}.{more}"
     return f"{label} fits none of the force field's residues. {words}"
 
 
-def _template(field: app.ForceField, residue: app.topology.Residue):
+class ResidueBonds:
+    """Bonds of all residues of a topology, found once: OpenMM's methods of a residue pass through all bonds each time.
+
+    Attributes
+    ----------
+    within : set of Residue
+        Residues that have a bond between two of their atoms.
+    outward : dict of Residue to list of Atom
+        Atoms of a residue that are bonded to other residues.
+    """
+
+    def __init__(self, topology: app.Topology):
+        self.within: set[app.topology.Residue] = set()
+        self.outward: dict[app.topology.Residue, list[app.topology.Atom]] = {}
+        for bond in topology.bonds():
+            first, second = bond[0], bond[1]
+            if first.residue is second.residue:
+                self.within.add(first.residue)
+            else:
+                self.outward.setdefault(first.residue, []).append(first)
+                self.outward.setdefault(second.residue, []).append(second)
+
+
+def _template(field: app.ForceField, residue: app.topology.Residue, bonds: ResidueBonds):
     """The template that fits the name of a residue and its bonds to others best; None if none has this name."""
     variants = _OTHER_NAMES.get(residue.name, (residue.name,))
     # Ends of chains have templates of their own: NALA and CALA of amino acids, A5, A3 and AN of nucleotides. No other
@@ -285,7 +322,7 @@ def _template(field: app.ForceField, residue: app.topology.Residue):
         if full in field._templates
     ]
     names = {atom.name for atom in residue.atoms()}
-    bonded = {atom.name for bond in residue.external_bonds() for atom in bond if atom.residue is residue}
+    bonded = {atom.name for atom in bonds.outward.get(residue, ())}
 
     def misfit(template) -> tuple[int, int]:
         bonds = {template.atoms[index].name for index in template.externalBonds}

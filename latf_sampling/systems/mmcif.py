@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
 
@@ -40,6 +40,22 @@ def _described(row: dict[str, str]) -> tuple[str, str, str, str]:
         row.get("label_atom_id", "."),
         row.get("label_alt_id", "."),
     )
+
+
+def occupancies(source: StructureText) -> list[float]:
+    """The occupancies of the atoms, in their order; 1 where a file has none."""
+    words = [word for (word,) in _rows(_block(source), "atom_site", "occupancy")]
+    return [float(word) if is_coordinate(word) else 1.0 for word in words]
+
+
+def keep_locations(source: StructureText, kept: Sequence[bool]) -> StructureText:
+    """The text without some of its atoms, and without the labels of alternate locations of the others."""
+    keep = iter(kept)
+
+    def edit(row: dict[str, str]) -> dict[str, str] | None:
+        return {**row, "label_alt_id": "."} if next(keep) else None
+
+    return _edited(source, "atom_site", edit)
 
 
 def one_model(source: StructureText, number: int | None) -> StructureText:
@@ -89,6 +105,17 @@ def check(source: StructureText) -> None:
     names = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
     for cell in _rows(block, "cell", *names):
         check_cell(source, list(cell[:3]), list(cell[3:]))
+
+
+def remove_residues(source: StructureText, unwanted: Callable[[str, str], bool]) -> StructureText:
+    """The text without the atoms of residues that are unwanted by their name and place; as `pdb.remove_residues`."""
+
+    def kept(row: dict[str, str]) -> dict[str, str] | None:
+        residue, chain, *_ = _described(row)
+        name, number = residue.split(" ", 1)
+        return None if unwanted(name, f"{chain} {number}") else row
+
+    return _edited(source, "atom_site", kept)
 
 
 def replace_residues(

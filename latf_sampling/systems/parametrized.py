@@ -49,7 +49,7 @@ def from_name(name: str, settings: SystemSettings, seed: int) -> Molecule:
 def from_structure(file: Path, settings: SystemSettings, seed: int) -> Molecule:
     """A molecule from a PDB or PDBx/mmCIF file and a force field, completed where the settings say so."""
     field, prepare, key = load_force_field(settings.force_field), settings.prepare, "system.structure"
-    source = read_text(file, key, settings.model)
+    source = read_text(file, key, settings.model, None if prepare is None else prepare.alternate_locations)
     if prepare is not None:
         source = edited(source, prepare)
     structure = parse(source, settings.nonbonded in PERIODIC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
@@ -47,6 +47,23 @@ def atoms(source: StructureText) -> list[Atom]:
         if line.startswith(("ATOM  ", "HETATM"))
         for fields in [(line[12:16], line[16:17], line[6:11])]
     ]
+
+
+def occupancies(source: StructureText) -> list[float]:
+    """The occupancies of the atoms, in their order; 1 where a file has none."""
+    words = [line[54:60].strip() for _, line in source.lines() if line.startswith(("ATOM  ", "HETATM"))]
+    return [float(word) if is_coordinate(word) else 1.0 for word in words]
+
+
+def keep_locations(source: StructureText, kept: Sequence[bool]) -> StructureText:
+    """The text without some of its atoms, and without the labels of alternate locations of the others; dropped lines
+    are empty, so that the others keep their numbers."""
+    lines, keep = [], iter(kept)
+    for _, line in source.lines():
+        if line.startswith(("ATOM  ", "HETATM")):
+            line = f"{line[:16]} {line[17:]}" if next(keep) else ""
+        lines.append("" if line.startswith("ANISOU") else line)
+    return source.with_text("".join(f"{line}\n" for line in lines))
 
 
 def one_model(source: StructureText, number: int | None) -> StructureText:
@@ -120,6 +137,17 @@ def with_ions(source: StructureText) -> StructureText:
     return source.with_text("".join(f"{line}\n" for line in lines))
 
 
+def remove_residues(source: StructureText, unwanted: Callable[[str, str], bool]) -> StructureText:
+    """The text without the atoms of residues that are unwanted by their name and place, like "DMS" and "A 101"; dropped
+    lines are empty, so that the others keep their numbers."""
+    lines = []
+    for _, line in source.lines():
+        is_atom = line.startswith(("ATOM  ", "HETATM", "ANISOU"))
+        place = f"{line[21:22].strip() or '-'} {line[22:27].strip()}"
+        lines.append("" if is_atom and unwanted(line[17:21].strip(), place) else line)
+    return source.with_text("".join(f"{line}\n" for line in lines))
+
+
 def replace_residues(
     source: StructureText,
     new_name: Callable[[str, str], str | None],
@@ -140,7 +168,7 @@ def replace_residues(
     lines = []
     for _, line in source.lines():
         if line.startswith(("ATOM  ", "HETATM", "ANISOU", "TER")):
-            name = new_name(line[17:20].strip(), f"{line[21:22].strip()} {line[22:27].strip()}")
+            name = new_name(line[17:21].strip(), f"{line[21:22].strip() or '-'} {line[22:27].strip()}")
             if name is not None and line.startswith("TER"):
                 line = f"{line[:17]}{name:>3}{line[20:]}"
             elif name is not None:

@@ -15,8 +15,10 @@ from openmm import app
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import MembraneSettings, PrepareSettings, SolventSettings, refuse_too_much_water
+from latf_sampling.systems import pdb
 from latf_sampling.systems.checks import d_amino_acids
-from latf_sampling.systems.force_field import add_template_bonds, lacks_virtual_sites
+from latf_sampling.systems.contents import is_neutral
+from latf_sampling.systems.force_field import add_template_bonds, missing_virtual_sites
 from latf_sampling.systems.molecule import positions_array, residue_label
 from latf_sampling.systems.reader_errors import reason
 from latf_sampling.systems.replacement import import_pdbfixer, residue_at
@@ -45,7 +47,7 @@ def complete(source: StructureText, settings: PrepareSettings, field: app.ForceF
     """
     fixer_type = import_pdbfixer().PDBFixer
     try:
-        text = io.StringIO(source.text)
+        text = io.StringIO(source.text if source.is_mmcif else pdb.with_ions(source).text)
         fixer = fixer_type(pdbxfile=text) if source.is_mmcif else fixer_type(pdbfile=text)
         d_before = {_label(residue) for residue in d_amino_acids(fixer.topology, positions_array(fixer.positions))[0]}
         fixer.findMissingResidues()
@@ -59,7 +61,8 @@ def complete(source: StructureText, settings: PrepareSettings, field: app.ForceF
         if _label(residue) not in d_before and residue.name not in ("ILE", "THR"):  # whose side chains are chiral too
             _reflect_side_chain(residue, positions)
     add_template_bonds(field, fixer.topology, positions)
-    modeller = app.Modeller(fixer.topology, to_quantity(positions, "length"))
+    fixed = without_unknown_sites(Structure(fixer.topology, positions), field)
+    modeller = app.Modeller(fixed.topology, to_quantity(fixed.positions, "length"))
     modeller = set_disulfides(modeller, settings.disulfides)
     return protonated(modeller, field, settings, seed)
 
@@ -163,7 +166,7 @@ def protonated(modeller: app.Modeller, field: app.ForceField, settings: PrepareS
                 raise SettingsError(
                     f"{key}: the force field has no {chosen} where {residue_label(residue)} is; use {STATES[chosen]}."
                 )
-            if chosen is None and _is_neutral(residue):
+            if chosen is None and is_neutral(residue):
                 variants[residue.index], retry = residue.name, True
                 warnings.warn(
                     f"system.prepare.pH: {residue_label(residue)} stays charged, since the force field has no "
@@ -172,15 +175,6 @@ def protonated(modeller: app.Modeller, field: app.ForceField, settings: PrepareS
                 )
         if not retry:
             return _structure(modeller)
-
-
-def _is_neutral(residue: app.topology.Residue) -> bool:
-    names = {atom.name for atom in residue.atoms()}
-    return (
-        (residue.name == "ASP" and bool({"HD1", "HD2"} & names))
-        or (residue.name == "GLU" and bool({"HE1", "HE2"} & names))
-        or (residue.name == "LYS" and not {"HZ1", "HZ2", "HZ3"} <= names)
-    )
 
 
 def with_hydrogens(modeller: app.Modeller, ph: float, seed: int) -> Structure:
@@ -193,13 +187,29 @@ def with_hydrogens(modeller: app.Modeller, ph: float, seed: int) -> Structure:
 def with_virtual_sites(structure: Structure, field: app.ForceField) -> Structure:
     """A structure with the virtual sites of its residues in a force field, like those of water of four sites; their
     places follow from the other atoms."""
-    if not lacks_virtual_sites(field, structure.topology):
+    if not any(count > 0 for count in missing_virtual_sites(field, structure.topology).values()):
         return structure
     modeller = app.Modeller(structure.topology, to_quantity(structure.positions, "length"))
     try:
         modeller.addExtraParticles(field)
     except ValueError:  # a residue fits no template, which `apply_force_field` says in other words
         return structure
+    return _structure(modeller)
+
+
+def without_unknown_sites(structure: Structure, field: app.ForceField) -> Structure:
+    """A structure without the virtual sites that its residues have not in a force field, like those of water of four
+    sites where the force field has water of three."""
+    unknown = [
+        atom
+        for residue, lacking in missing_virtual_sites(field, structure.topology).items()
+        for atom in residue.atoms()
+        if lacking < 0 and atom.element is None
+    ]
+    if not unknown:
+        return structure
+    modeller = app.Modeller(structure.topology, to_quantity(structure.positions, "length"))
+    modeller.delete(unknown)
     return _structure(modeller)
 
 

@@ -1,4 +1,5 @@
-"""Chains of a structure file that are taken, and residues that are replaced by standard ones, before it is parsed."""
+"""Chains of a structure file that are taken, and residues that are removed or replaced by standard ones, before it is
+parsed."""
 
 from __future__ import annotations
 
@@ -12,8 +13,15 @@ from latf_sampling.settings.system import PrepareSettings
 from latf_sampling.systems import mmcif, pdb
 from latf_sampling.systems.structure_text import StructureText
 
-_SAME_PLACE = {("SE", "MET"): ("SD", "S"), ("SE", "CYS"): ("SG", "S")}
+_SAME_PLACE = {("SE", "MET"): ("SD", "S"), ("SE", "CYS"): ("SG", "S"), ("S", "MET"): ("SD", "S")}
 """Atoms of replaced residues that become another element, with the residue that they belong to then."""
+_STANDARD = {
+    "SME": "MET", "MHO": "MET", "CSE": "CYS", "SEC": "CYS", "MLY": "LYS", "M3L": "LYS", "MLZ": "LYS", "PYL": "LYS",
+    "ORN": "LYS", "SNN": "ASN", "ABA": "ALA", "PSU": "U", "5MU": "U", "H2U": "U", "OMU": "U", "4SU": "U", "5BU": "U",
+    "UR3": "U", "5MC": "C", "OMC": "C", "4OC": "C", "CBR": "C", "1MA": "A", "6MZ": "A", "MIA": "A", "MA6": "A",
+    "2MG": "G", "M2G": "G", "1MG": "G", "7MG": "G", "OMG": "G", "YYG": "G", "YG": "G", "5CM": "DC", "8OG": "DG",
+}  # fmt: skip
+"""Standard residues of modified ones, by their names in the PDB, that PDBFixer's table lacks."""
 
 
 def edited(source: StructureText, settings: PrepareSettings) -> StructureText:
@@ -36,12 +44,15 @@ def edited(source: StructureText, settings: PrepareSettings) -> StructureText:
             raise source.fault(f"has no chain {unknown[0]}, as prepare.chains says; it has {', '.join(sorted(known))}.")
         source = reader.select_chains(source, settings.chains)
         entries = [entry for entry in entries if entry[1] in settings.chains]
-    if not settings.replace:
-        return source
     names = {residue.split()[0] for residue, _ in entries}
     places = {f"{chain} {residue.split()[1]}" for residue, chain in entries}
-    if unknown := [key for key in settings.replace if key not in names | places]:
-        raise source.fault(f"has no residue {unknown[0]}, as prepare.replace says.")
+    for key in ("remove", "replace"):
+        if unknown := [entry for entry in getattr(settings, key) if entry not in names | places]:
+            raise source.fault(f"has no residue {unknown[0]}, as prepare.{key} says.")
+    if settings.remove:
+        source = reader.remove_residues(source, lambda name, place: name in settings.remove or place in settings.remove)
+    if not settings.replace:
+        return source
 
     def new_name(name: str, place: str) -> str | None:
         return settings.replace.get(place, settings.replace.get(name))
@@ -79,9 +90,9 @@ def import_pdbfixer():
 
 
 def standard_residue(name: str) -> str | None:
-    """The standard residue that is nearest to a modified one, as PDBFixer's table has it; `None` where it has none."""
+    """The standard residue that is nearest to a modified one; `None` where none is known."""
     try:
-        return import_pdbfixer().substitutions.get(name)
+        return _STANDARD.get(name) or import_pdbfixer().substitutions.get(name)
     except InstallationError:
         return None
 
@@ -95,6 +106,6 @@ def residue_at(topology: app.Topology, place: str, key: str) -> app.topology.Res
         There is none; names the key of a protocol.
     """
     for residue in topology.residues():
-        if f"{residue.chain.id} {residue.id}{residue.insertionCode.strip()}" == place:
+        if f"{residue.chain.id.strip() or '-'} {residue.id}{residue.insertionCode.strip()}" == place:
             return residue
     raise SettingsError(f"{key}: the structure has no residue {place}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from openmm import app
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.systems import mmcif, pdb
+from latf_sampling.systems.alternate_locations import one_location
 from latf_sampling.systems.molecule import box_vectors, positions_array, residue_label
 from latf_sampling.systems.neighbors import close_pairs
 from latf_sampling.systems.reader_errors import reason
@@ -49,7 +49,7 @@ class Structure:
     positions: np.ndarray
 
 
-def read_text(file: Path, key: str, model: int | None = None) -> StructureText:
+def read_text(file: Path, key: str, model: int | None = None, alternate: str | None = None) -> StructureText:
     """The text of one model of a PDB or PDBx/mmCIF file.
 
     Parameters
@@ -60,6 +60,8 @@ def read_text(file: Path, key: str, model: int | None = None) -> StructureText:
         Its key in a protocol, for errors.
     model
         Number of the model, from 1; `None` refuses a file with several.
+    alternate
+        The alternate location that is taken, as `one_location` takes it; `None` refuses a file with several.
 
     Raises
     ------
@@ -71,8 +73,7 @@ def read_text(file: Path, key: str, model: int | None = None) -> StructureText:
     reader = mmcif if source.is_mmcif else pdb
     source = reader.one_model(source, model)
     reader.check(source)
-    _refuse_alternates(source)
-    return source
+    return one_location(source, alternate)
 
 
 def parse(source: StructureText, periodic: bool = False) -> Structure:
@@ -174,25 +175,6 @@ def read_structure(file: Path, key: str, periodic: bool = False) -> Structure:
     return parse(read_text(file, key), periodic)
 
 
-def _refuse_alternates(source: StructureText) -> None:
-    """Refuse a file with alternate locations of an atom."""
-    locations: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    if source.is_mmcif:
-        entries = mmcif.atoms(source)
-    else:
-        entries = ((atom.residue, atom.chain, atom.name, atom.alternate) for atom in pdb.atoms(source))
-    for residue, chain, atom, alternate in entries:
-        locations[residue, chain][atom].add(alternate)
-    ambiguous = [
-        f"{residue} (chain {chain}): "
-        + ", ".join(sorted(label for label in set().union(*atoms.values()) if label not in {" ", ".", "?"}))
-        for (residue, chain), atoms in locations.items()
-        if any(len(labels) > 1 for labels in atoms.values())
-    ]
-    if ambiguous:
-        raise source.fault(f"has alternate locations of {_some(ambiguous, '; ')}. Keep one of them in the file.")
-
-
 def refuse_missing(source: StructureText, topology: app.Topology) -> None:
     """Refuse a file whose chains lack residues of their sequence in the file."""
     missing = list((mmcif if source.is_mmcif else pdb).missing(source, topology))
@@ -230,7 +212,10 @@ def refuse_breaks(structure: Structure, key: str) -> None:
 
 
 def refuse_damage(structure: Structure, source: StructureText) -> None:
-    """Refuse a structure with impossible bonds or overlapping atoms, before atoms are placed next to them."""
+    """Refuse a structure with impossible bonds or overlapping atoms, before atoms are placed next to them.
+
+    Virtual sites, which are inside of atoms, overlap nothing.
+    """
     atoms = list(structure.topology.atoms())
 
     def name(index: int) -> str:
@@ -245,7 +230,8 @@ def refuse_damage(structure: Structure, source: StructureText) -> None:
             raise source.fault(
                 f"is damaged: the bond of {name(first.index)} and {name(second.index)} is {length:.2f} nm long."
             )
-    for first, second in close_pairs(structure.positions, CLOSEST).tolist():
+    real = np.array([atom.index for atom in atoms if atom.element is not None], int)
+    for first, second in real[close_pairs(structure.positions[real], CLOSEST)].tolist():
         length = np.linalg.norm(structure.positions[first] - structure.positions[second])
         raise source.fault(f"is damaged: {name(first)} and {name(second)} overlap, they are {length:.3f} nm apart.")
 

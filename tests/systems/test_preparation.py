@@ -15,6 +15,8 @@ from openmm import app, unit
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings import SystemSettings
 from latf_sampling.systems import Molecule, build
+from latf_sampling.systems.contents import chemistry
+from latf_sampling.systems.force_field import ResidueBonds
 from latf_sampling.systems.molecule import positions_array
 from latf_sampling.systems.named import peptide
 
@@ -290,3 +292,137 @@ def test_virtual_sites_of_crystal_water_are_added(tmp_path, prepare):
     assert [molecule.system.isVirtualSite(index) for index in range(8)] == [False, False, False, True] * 2
     np.testing.assert_allclose(molecule.positions[[0, 4]], [x[0], x[3]], atol=1e-3)
     assert np.linalg.norm(molecule.positions[3] - molecule.positions[0]) == pytest.approx(0.0125, abs=2e-3)
+
+
+def two_locations(occupancies: tuple[float, float], second: str = "SER", mmcif: bool = False) -> str:
+    """GASVG with two locations of residue 3, the second one 0.05 nm away along z, and maybe another amino acid."""
+    lines = []
+    for line in text("GASVG", mmcif).splitlines(True):
+        words = line.split()
+        if not line.startswith("ATOM") or words[8 if mmcif else 5] != "3":
+            lines.append(line)
+            continue
+        for label, shift, occupancy, name in zip("AB", (0, 0.5), occupancies, ("SER", second)):
+            if second != "SER" and label == "B" and words[3 if mmcif else 2] == "OG":
+                continue
+            if mmcif:
+                row = words.copy()
+                row[4], row[12], row[13] = label, f"{float(row[12]) + shift:.3f}", f"{occupancy:.2f}"
+                row = [name if word == "SER" else word for word in row]
+                lines.append(" ".join(row) + "\n")
+            else:
+                z = f"{float(line[46:54]) + shift:8.3f}"
+                lines.append(f"{line[:16]}{label}{name}{line[20:46]}{z}{occupancy:6.2f}{line[60:]}")
+    return "".join(lines)
+
+
+@pytest.mark.parametrize("mmcif", [False, True], ids=["pdb", "mmcif"])
+@pytest.mark.parametrize(
+    ("wanted", "occupancies", "second", "label"),
+    [
+        ("highest", (0.4, 0.6), "SER", "B"),
+        ("highest", (0.5, 0.5), "SER", "A"),
+        ("A", (0.4, 0.6), "SER", "A"),
+        ("C", (0.4, 0.6), "SER", "B"),
+        ("highest", (0.4, 0.6), "ALA", "B"),
+    ],
+)
+def test_one_of_alternate_locations_is_taken(tmp_path, mmcif, wanted, occupancies, second, label):
+    file, content = ("a.cif" if mmcif else "a.pdb"), two_locations(occupancies, second, mmcif)
+    with pytest.raises(SettingsError, match=r"alternate locations of .* 3 \(chain A\): A, B\. .*alternate_locations"):
+        build(settings(tmp_path, content, file, prepare={}))
+    with pytest.warns(UserWarning, match=rf"of 1 residues .* is taken: \w+ 3 \(chain A\) {label}\."):
+        molecule = build(settings(tmp_path, content, file, prepare={"alternate_locations": wanted}))
+    assert names(molecule) == ["GLY", "ALA", second if label == "B" else "SER", "VAL", "GLY"]
+    topology, x = heavy("GASVG")
+    places = {(a.residue.index, a.name): x[a.index] for a in topology.atoms()}
+    for atom in molecule.topology.atoms():
+        if (atom.residue.index, atom.name) in places:
+            shift = [0, 0, 0.05 * (label == "B" and atom.residue.index == 2)]
+            expected = places[atom.residue.index, atom.name] + shift
+            np.testing.assert_allclose(molecule.positions[atom.index], expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("mmcif", [False, True], ids=["pdb", "mmcif"])
+def test_residues_are_left_out(tmp_path, mmcif):
+    """By name and by place; all that the force field lacks are named at once."""
+    topology, x = heavy("GAVG")
+    modeller = app.Modeller(topology, x * unit.nanometer)
+    others = app.Topology()
+    chain = others.addChain("B")
+    for number, name in enumerate(("PO4", "DMS", "DMS"), 101):
+        others.addAtom("P", app.element.phosphorus, others.addResidue(name, chain, str(number)))
+    modeller.add(others, np.array([[0, 0, 3.0], [0, 0, 4.0], [0, 0, 5.0]]) * unit.nanometer)
+    handle = io.StringIO()
+    for letter, chain in zip("AB", modeller.topology.chains()):
+        chain.id = letter
+    (app.PDBxFile if mmcif else app.PDBFile).writeFile(modeller.topology, modeller.positions, handle, keepIds=True)
+    file = "a.cif" if mmcif else "a.pdb"
+    with pytest.raises(SettingsError, match=r"PO4 101 \(chain B\) is not .*remove: \[PO4\]\}\. Nor is DMS\."):
+        build(settings(tmp_path, handle.getvalue(), file, prepare={}))
+    with pytest.raises(SettingsError, match=r"DMS 103 \(chain B\) is not in the force field"):
+        build(settings(tmp_path, handle.getvalue(), file, prepare={"remove": ["PO4", "B 102"]}))
+    with pytest.raises(SettingsError, match=r"has no residue XYZ, as prepare\.remove says"):
+        build(settings(tmp_path, handle.getvalue(), file, prepare={"remove": ["XYZ"]}))
+    molecule = build(settings(tmp_path, handle.getvalue(), file, prepare={"remove": ["PO4", "DMS"]}))
+    assert names(molecule) == ["GLY", "ALA", "VAL", "GLY"]
+
+
+def test_sites_that_the_force_field_has_not(tmp_path):
+    """Water of four sites becomes one of three, where it is prepared."""
+    water = app.Modeller(app.Topology(), [])
+    water.addSolvent(
+        app.ForceField("amber14/tip4pew.xml"), model="tip4pew", boxSize=openmm.Vec3(1, 1, 1) * unit.nanometer
+    )
+    handle = io.StringIO()
+    app.PDBFile.writeFile(water.topology, water.positions, handle)
+    three = {"force_field": ("amber14/tip3p.xml",), "nonbonded": "PME", "cutoff": 0.4}
+    with pytest.raises(SettingsError, match=r"has virtual sites \(M\) .*tip4pew\.xml.* or set 'prepare: \{\}'"):
+        build(settings(tmp_path, handle.getvalue(), **three))
+    molecule = build(settings(tmp_path, handle.getvalue(), prepare={}, **three))
+    kept = [atom.index for atom in water.topology.atoms() if atom.element is not None]
+    np.testing.assert_allclose(molecule.positions, positions_array(water.positions)[kept], atol=1e-3)
+    four = {**three, "force_field": ("amber14/tip4pew.xml",)}
+    assert build(settings(tmp_path, handle.getvalue(), prepare={}, **four)).positions.shape == (4 * len(kept) // 3, 3)
+
+
+def test_ions_of_charmm_beside_a_prepared_molecule(tmp_path):
+    content = text("GAVG").replace("END\n", "") + "".join(
+        f"HETATM {k:4d} {name:<4} {name} B{k:4d}       0.000   0.000{30 + 5 * k - 450:8.3f}  1.00  0.00\n"
+        for k, name in enumerate(("POT", "CLA", "SOD"), 90)
+    )
+    molecule = build(settings(tmp_path, content + "END\n", force_field=(FIELD, "amber14/tip3p.xml"), prepare={}))
+    symbols = [atom.element.symbol for atom in molecule.topology.atoms() if atom.residue.name in ("POT", "CLA", "SOD")]
+    assert symbols == ["K", "Cl", "Na"]
+
+
+def test_a_residue_is_compared_with_bonds_that_were_found_once(monkeypatch, tmp_path):
+    """OpenMM's methods of a residue pass through all bonds of the topology, which takes minutes for 15,000 residues."""
+    whole = build(settings(tmp_path, text("GASVG"), prepare={}))
+    bonds = ResidueBonds(whole.topology)
+    for residue in whole.topology.residues():
+        assert (residue in bonds.within) == any(residue.internal_bonds())
+        outward = {atom for bond in residue.external_bonds() for atom in bond if atom.residue is residue}
+        assert set(bonds.outward.get(residue, ())) == outward
+    handle, calls = io.StringIO(), []
+    app.PDBFile.writeFile(whole.topology, whole.positions * unit.nanometer, handle)
+    for name in ("bonds", "internal_bonds", "external_bonds"):
+        monkeypatch.setattr(app.topology.Residue, name, lambda self: calls.append(self) or iter(()))
+    build(settings(tmp_path, handle.getvalue()))
+    assert not calls
+
+
+def test_disulfides_and_protonation_in_words(tmp_path):
+    """A line each, for the report."""
+    prepare = {"protonation": {"A 2": "HIE", "A 3": "HIP", "A 4": "ASH", "A 5": "LYN"}}
+    molecule = build(settings(tmp_path, text("GHHDKHECYG"), prepare=prepare))
+    lines = chemistry(molecule.topology)
+    assert len(lines) == 2
+    assert re.fullmatch(r"histidines: HIS 2 \(chain A\) HIE, HIS 3 \(chain A\) HIP, HIS 6 \(chain A\) HI[DE]", lines[0])
+    assert lines[1] == "unusual protonation: ASP 4 (chain A) neutral, LYS 5 (chain A) neutral"
+    topology = molecule.topology
+    atoms = [next(atom for atom in residue.atoms() if atom.name == "CA") for residue in topology.residues()]
+    for atom in (atoms[7], atoms[8]):
+        atom.name = "SG"
+    topology.addBond(atoms[7], atoms[8])
+    assert chemistry(topology)[0] == "disulfide bonds: CYS 8 (chain A) and TYR 9 (chain A)"
