@@ -8,13 +8,16 @@ of replica exchange at temperatures between and beyond, which the first command 
 Kullback-Leibler divergence of reference from generated samples (50 x 50 bins of the latent space, or 50 where it is a
 line), that of one half of the reference from the other, and the fraction that is folded (bases stacked, for r(ApA)) by
 the model and by the reference. The model's is the mean over its samples of the fraction folded among the nearest
-training frames; its error is that of the populations of its states. With --folded-only it is given only frames in which
-the hairpin is folded.
+training frames; its error is that of the populations of its states alone. With --folded-only it is given only frames in
+which the hairpin is folded. The melting curves of all modes that are done go to melting-NAME.csv, from which the
+documentation draws its picture. Simulations and models stay in the output directory: the same command continues, and
+trainings in several processes (--modes) share it once the simulations are there.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 import time
@@ -28,6 +31,8 @@ from scipy.spatial import cKDTree
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "protocols"))
 MODES = ("reweighted", "thermodynamic", "steered")
+SEEDS = (2, 1)
+"""Of the two walkers at a temperature. Even ones begin with the first structure; 0 would be a random seed to OpenMM."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,13 @@ def features_of(name: str, molecule):
 
 
 def walker(name: str, melting, molecule, temperature: float, number: int, output: Path):
-    """Positions, energies and folded of one plain run, which is simulated once."""
+    """Positions, energies, order parameter and folded of one plain run, which is simulated once."""
     case, file = melting.CASES[name](), output / f"train-{name}-{temperature:g}K-{number}.npz"
     if not file.exists():
-        x, energies = melting.plain_run(molecule, case, temperature, CASES[name].frames, number)
+        x, energies = melting.plain_run(molecule, case, temperature, CASES[name].frames, SEEDS[number])
         melting.save(file, {"positions": x, "energies": energies})
     with np.load(file) as content:
-        return content["positions"], content["energies"], case.observed(content["positions"])[1]
+        return content["positions"], content["energies"], *case.observed(content["positions"])
 
 
 def reference(name: str, melting, directory: Path, temperature: float):
@@ -77,15 +82,34 @@ def block_error(values: np.ndarray, blocks: int = 10) -> float:
     return float(np.std([part.mean() for part in np.array_split(values, blocks)], ddof=1) / np.sqrt(blocks))
 
 
-def fraction(model, dataset, folded: np.ndarray, temperature: float, neighbors: int = 30) -> tuple[float, float]:
-    """Fraction folded at a temperature by the model, and its standard error."""
-    x = np.concatenate([np.asarray(series.x) for series in dataset.series])
-    samples = np.asarray(model.sample(5000, temperature=temperature))
-    _, nearest = cKDTree(np.asarray(model.encode(x))).query(samples, neighbors)
-    states = np.asarray(model.assign(x))
-    errors = np.asarray(model.populations(temperature, return_std=True)[1])
-    of_states = np.array([folded[states == k].mean() if (states == k).any() else 0.0 for k in range(len(errors))])
-    return float(folded[nearest].mean()), float(np.abs(of_states - of_states.mean()) @ errors)
+def fractions(model, dataset, folded: np.ndarray, temperatures, neighbors: int = 30) -> np.ndarray:
+    """Fraction folded by the model, and its standard error, at temperatures; (temperatures, 2).
+
+    How many of the frames near a sample are folded depends on temperature as well as on the place: it is counted at
+    both temperatures of training, and linear in 1/T between and beyond.
+    """
+    x, of_frames = (
+        np.concatenate(parts)
+        for parts in zip(*((np.asarray(s.x), np.full(len(s), s.temperature)) for s in dataset.series), strict=True)
+    )
+    u, states, trained = np.asarray(model.encode(x)), np.asarray(model.assign(x)), np.unique(of_frames)
+    of_states = np.array([folded[states == k].mean() if (states == k).any() else 0.0 for k in range(model.n_states)])
+    there = [(cKDTree(u[of_frames == t]), folded[of_frames == t]) for t in trained]
+    rows = []
+    for temperature in temperatures:
+        samples = np.asarray(model.sample(5000, temperature=temperature))
+        low, high = (values[tree.query(samples, neighbors)[1]].mean(axis=1) for tree, values in there)
+        share = (1 / temperature - 1 / trained[0]) / (1 / trained[1] - 1 / trained[0])
+        errors = np.asarray(model.populations(temperature, return_std=True)[1])
+        here = np.clip(low + share * (high - low), 0.0, 1.0)
+        rows.append((here.mean(), np.abs(of_states - of_states.mean()) @ errors))
+    return np.array(rows)
+
+
+def melting_temperature(melting, temperatures: np.ndarray, curve: np.ndarray) -> list[float | None]:
+    """Where half is folded, K, and half the distance between where it is with one standard error more and less."""
+    middle, more, less = (melting.melting(temperatures, curve[:, 0] + k * curve[:, 1]) for k in (0, 1, -1))
+    return [melting.known(middle), melting.known(abs(more - less) / 2)]
 
 
 def run(name: str, mode: str, folded_only: bool, directory: Path, output: Path, seed: int) -> dict:
@@ -98,17 +122,18 @@ def run(name: str, mode: str, folded_only: bool, directory: Path, output: Path, 
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    case = CASES[name]
-    molecule = build(melting.CASES[name]().system)
+    case, case_of_reference = CASES[name], melting.CASES[name]()
+    molecule = build(case_of_reference.system)
     features, topology = features_of(name, molecule), mdtraj.Topology.from_openmm(molecule.topology)
 
     def columns(x: np.ndarray) -> np.ndarray:
         return features.transform(mdtraj.Trajectory(x, topology))
 
-    series, folded = [], []
+    series, folded, transitions = [], [], []
     for temperature in case.trained:
         for number in (0,) if folded_only else (0, 1):
-            x, energies, here = walker(name, melting, molecule, temperature, number, output)
+            x, energies, order, here = walker(name, melting, molecule, temperature, number, output)
+            transitions.append(melting.transitions(order))
             keep = here if folded_only else np.ones(len(x), bool)
             series.append(Series(columns(x[keep]), temperature, energies=energies[keep]))
             folded.append(here[keep])
@@ -130,20 +155,52 @@ def run(name: str, mode: str, folded_only: bool, directory: Path, output: Path, 
         for row in evaluate(model, dataset, judged, samples=max(len(s) for s in judged)).as_dict()["rows"]
         if row["kind"] == "reference"
     ]
-    return {"mode": mode, "states": model.n_states, "cpu": cpu, "rows": [
-        {
-            "temperature": row["temperature"],
-            "kl": row["divergence"]["full"],
-            "floor": row["divergence"]["floor"],
-            "model_populations": row["model_populations"],
-            "model_errors": row["model_errors"],
-            "populations": row["populations"],
-            "model_folded": fraction(model, dataset, together, row["temperature"]),
-            "folded": float(references[row["temperature"]][1].mean()),
-            "folded_error": block_error(references[row["temperature"]][1]),
-        }
-        for row in rows
-    ]}  # fmt: skip
+    exchange = case_of_reference.exchange
+    grid = np.linspace(exchange[0], exchange[-1], 15)
+    curve = fractions(model, dataset, together, grid)
+    of_judged = fractions(model, dataset, together, [row["temperature"] for row in rows])
+    return {
+        "mode": mode,
+        "states": model.n_states,
+        "frames": len(together),
+        "transitions_in_training": transitions,
+        "cpu": cpu,
+        "melting_temperature": melting_temperature(melting, grid, curve),
+        "curve": {"temperature": grid.tolist(), "folded": curve.tolist()},
+        "rows": [
+            {
+                "temperature": row["temperature"],
+                "kl": row["divergence"]["full"],
+                "floor": row["divergence"]["floor"],
+                "model_populations": row["model_populations"],
+                "model_errors": row["model_errors"],
+                "populations": row["populations"],
+                "model_folded": here.tolist(),
+                "folded": float(references[row["temperature"]][1].mean()),
+                "folded_error": block_error(references[row["temperature"]][1]),
+            }
+            for row, here in zip(rows, of_judged, strict=True)
+        ],
+    }
+
+
+def write_curves(name: str, seed: int, output: Path) -> None:
+    """The melting curves of all results in the directory as a table, one row a temperature."""
+    columns, temperatures = {}, []
+    for variant in ("", "-folded-only"):
+        for mode in MODES:
+            file = output / f"{name}{variant}-{mode}-{seed}.json"
+            if file.exists():
+                curve = json.loads(file.read_text())["curve"]
+                temperatures = curve["temperature"]
+                columns[f"{mode}{variant}"], columns[f"{mode}{variant} error"] = zip(*curve["folded"], strict=True)
+    with (output / f"melting-{name}.csv").open("w", newline="") as stream:
+        stream.write(f"# python benchmarks/rna.py {name} --seed {seed}, and the same with --folded-only; ")
+        stream.write("benchmarks/rna.md has the load\n")
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["temperature", *columns])
+        for k, temperature in enumerate(temperatures):
+            writer.writerow([f"{value:.4g}" for value in (temperature, *(column[k] for column in columns.values()))])
 
 
 def main() -> None:
@@ -161,6 +218,7 @@ def main() -> None:
         stem = f"{arguments.name}{'-folded-only' if arguments.folded_only else ''}-{mode}-{arguments.seed}"
         (arguments.output / f"{stem}.json").write_text(json.dumps(result, indent=1))
         print(json.dumps(result), flush=True)
+        write_curves(arguments.name, arguments.seed, arguments.output)
 
 
 if __name__ == "__main__":
