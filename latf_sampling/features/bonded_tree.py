@@ -12,23 +12,7 @@ _MAX_BONDS = 4  # atoms this many bonds apart are within 0.6 nm of each other, a
 _STRIDE = 3  # bonds between the atoms that are added where selected atoms are farther apart
 
 
-def without_joint_images(molecules: np.ndarray) -> str:
-    """Why atoms of these molecules, numbered as by `molecule_labels`, are not measured together in a box; empty if they
-    are.
-
-    Each further molecule is in its image that fits best to those before it. Of three or more, the image of one changes
-    which image of another fits best, and the measure jumps where a molecule crosses half the box.
-
-    Examples
-    --------
-    >>> without_joint_images(np.array([0, 1, 1])), without_joint_images(np.array([0, 1, 2]))
-    ('', 'images of 3 molecules do not fit to each other without jumps; select one or two')
-    """
-    count = int(molecules.max()) + 1
-    return f"images of {count} molecules do not fit to each other without jumps; select one or two" if count > 2 else ""
-
-
-def molecule_labels(topology: mdtraj.Topology, atoms: Sequence[int]) -> np.ndarray:
+def molecule_labels(topology: mdtraj.Topology, atoms: Sequence[int] | np.ndarray) -> np.ndarray:
     """Number of the molecule of each of some atoms, counted in their order; (len(atoms),).
 
     Examples
@@ -58,8 +42,8 @@ def bonded_tree(topology: mdtraj.Topology, atoms: Sequence[int]) -> tuple[list[i
     """Connect atoms along their molecules by a tree whose edges are short in space.
 
     Atoms with the fewest bonds between them are joined; where there are more than four bonds, atoms on the way are
-    added. Molecules, which no bond connects, are joined by one edge each, from the first of their atoms to the first
-    atom of the molecule before.
+    added. Molecules, which no bond connects, are joined by one edge each, from the first of their atoms to the first of
+    all.
 
     Parameters
     ----------
@@ -135,13 +119,12 @@ def bonded_tree(topology: mdtraj.Topology, atoms: Sequence[int]) -> tuple[list[i
             joined.setdefault(b, []).append(a)
     nodes = [*atoms, *(atom for atom in joined if atom not in group)]
     index = {atom: number for number, atom in enumerate(nodes)}
-    edges, seen, last = [], set(), None
+    edges, seen = [], set()
     for root in atoms:
         if root in seen:
             continue
-        if last is not None:
-            edges.append((index[last], index[root]))
-        last = root
+        if seen:
+            edges.append((0, index[root]))
         seen.add(root)
         queue = deque([root])
         while queue:

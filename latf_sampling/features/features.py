@@ -390,11 +390,14 @@ def _is_cut(traj: mdtraj.Trajectory) -> bool:
 
 
 def _intermediate_numbers(module: torch.nn.Module, periodic: bool) -> int:
-    """Estimate how many intermediate numbers a frame takes: 15 for each difference of positions, 70 in a box."""
+    """Estimate how many intermediate numbers a frame takes: 15 for each difference of positions, 70 in a box, and in a
+    box what images of several molecules take."""
     from latf_sampling.features.modules.concatenation import Concatenation
+    from latf_sampling.features.modules.rmsd import RMSD
     from latf_sampling.features.periodic import Differences
 
     if isinstance(module, Concatenation):  # one kind after the other
         return max(_intermediate_numbers(part, periodic) for part in module.parts)
     differences = sum(part.count for part in module.modules() if isinstance(part, Differences))
-    return (70 if periodic else 15) * differences
+    images = sum(part.numbers_in_box for part in module.modules() if isinstance(part, RMSD)) if periodic else 0
+    return (70 if periodic else 15) * differences + images

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from latf_sampling.features.bonded_tree import bonded_tree, molecule_labels, without_joint_images
+from latf_sampling.features.bonded_tree import bonded_tree, molecule_labels
 from latf_sampling.features.descriptor import Column, Descriptor, Entry, Term, atom_indices, describe_atoms, validate
 from latf_sampling.features.topology import Labels, normalized_weights
 from latf_sampling.settings.fields import Settings
@@ -31,7 +31,7 @@ class GyrationDescriptor(Descriptor):
         label = f"radius of gyration of {describe_atoms(settings.of, counted, labels)}"
         label += " (equal weights)" * (settings.weights == "equal")
         term = Term(tuple(atoms), label, (tree, weights, molecules))
-        return Entry(settings.model_dump(mode="json"), [term], without_joint_images(molecules))
+        return Entry(settings.model_dump(mode="json"), [term])
 
     def columns(self, terms: list[Term]) -> list[Column]:
         return [Column(term.label, "nm") for term in terms]

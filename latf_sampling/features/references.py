@@ -11,8 +11,11 @@ import numpy as np
 
 from latf_sampling.core.readers import quiet, why
 from latf_sampling.errors import SettingsError
+from latf_sampling.features.bonded_tree import molecule_labels
 from latf_sampling.features.topology import Labels
 
+_SMALLEST_CELL = 0.5
+"""nm; files without a unit cell have one of 0.1 nm."""
 _USAGE = "name a structure file or several, or write {positions: [[[x, y, z], ...], ...]} in nm"
 
 
@@ -25,7 +28,9 @@ def read_references(
     ----------
     value
         Path of a file that MDTraj reads with its topology (PDB, PDBx/mmCIF, ...), a list of such paths, or the normal
-        form. Every model of a file is a reference; molecules must not be broken across the box.
+        form. Every model of a file is a reference; molecules must not be broken across the box. A molecule that is more
+        than a unit cell of the file away from the first one, as after a run that was never wrapped, is moved to its
+        nearest image.
     labels
         Labels of the topology. Atoms are matched by residue and name, so that a file may contain other atoms besides,
         such as solvent after the solute, or lack hydrogens.
@@ -92,5 +97,22 @@ def _from_file(file: str, labels: Labels, atoms: Sequence[int] | np.ndarray, whe
                 f"{where}: {file} has no atom {labels.atom(index)} (by names, and as residue {key[0]} counted from 0)."
             )
         indices.append(by_name[key])
-    # six decimals represent the float32 numbers of the file
-    return np.asarray(structure.xyz)[:, indices].astype(np.float64).round(6)
+    positions, cells = np.asarray(structure.xyz)[:, indices].astype(np.float64), structure.unitcell_vectors
+    if cells is not None:
+        positions = _together(positions, np.asarray(cells, np.float64), molecule_labels(labels.topology, atoms))
+    return positions.round(6)  # six decimals represent the float32 numbers of the file
+
+
+def _together(positions: np.ndarray, cells: np.ndarray, molecules: np.ndarray) -> np.ndarray:
+    """Molecules that are more than a unit cell away from the first one, moved to their nearest images; nearer ones are
+    not, since a complex may be longer than half a cell."""
+    moved = positions.copy()
+    for x, cell in zip(moved, cells):
+        if np.diagonal(cell).min() < _SMALLEST_CELL:
+            continue
+        first = x[molecules == 0].mean(0)
+        for number in range(1, molecules.max() + 1):
+            fractions = np.linalg.solve(cell.T, x[molecules == number].mean(0) - first)
+            if np.abs(fractions).max() > 1:
+                x[molecules == number] -= np.round(fractions) @ cell
+    return moved

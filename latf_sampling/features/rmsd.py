@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from latf_sampling.errors import SettingsError
-from latf_sampling.features.bonded_tree import bonded_tree, molecule_labels, without_joint_images
+from latf_sampling.features.bonded_tree import bonded_tree, molecule_labels
 from latf_sampling.features.descriptor import Column, Descriptor, Entry, Term, atom_indices, describe_atoms, validate
 from latf_sampling.features.references import read_references
 from latf_sampling.features.topology import Labels, normalized_weights
@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 
 
 _MIN_ATOMS = 3  # two atoms can be superposed in infinitely many ways
+
+
+MOST_SUPERPOSED = 3
+"""Molecules that are superposed together in a box: each further one has 27 images, whose combinations are compared."""
+
+
+def _without_joint_images(superposed: int) -> str:
+    """Why so many molecules are not superposed together in a box; empty if they are."""
+    if superposed <= MOST_SUPERPOSED:
+        return ""
+    return (
+        f"images of {superposed} molecules that are superposed together have too many combinations; superpose atoms of "
+        f"{MOST_SUPERPOSED} molecules or fewer, as in superpose: chainid 0, and measure as many as you like"
+    )
 
 
 class _RMSDSettings(Settings):
@@ -51,8 +65,14 @@ class RMSDDescriptor(Descriptor):
         weights = self._weights(labels, union, of, settings.weights, where)
         same = set(of) == set(superpose)
         superpose_weights = None if same else self._weights(labels, union, superpose, settings.weights, where)
-        atoms, tree = bonded_tree(topology, union)
-        molecules = molecule_labels(topology, union)
+        # From a molecule that is superposed, the images of all others are found.
+        ordered = [*superpose, *(atom for atom in union if atom not in set(superpose))]
+        nodes, tree = bonded_tree(topology, ordered)
+        atoms = [*union, *nodes[len(union) :]]
+        place = {atom: number for number, atom in enumerate(atoms)}
+        tree = np.array([[place[nodes[end]] for end in edge] for edge in tree.tolist()], np.int64).reshape(-1, 2)
+        label = dict(zip(ordered, molecule_labels(topology, ordered).tolist()))
+        molecules = np.array([label[atom] for atom in union])
         description = describe_atoms(settings.of, of, labels)
         if not same:
             description += f" over {describe_atoms(settings.superpose, superpose, labels)}"
@@ -64,7 +84,7 @@ class RMSDDescriptor(Descriptor):
         return Entry(
             {**settings.model_dump(mode="json", exclude_none=True), "reference": normal_form},
             [term],
-            without_joint_images(molecules),
+            _without_joint_images(1 + max(label[atom] for atom in superpose)),
         )
 
     @staticmethod

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from latf_sampling.features.periodic import (
-    IMAGES,
+    Differences,
+    gather,
     join_double,
-    molecule_shares,
     safe_sqrt,
     split_double,
     squared_lengths,
@@ -21,9 +21,11 @@ from latf_sampling.features.unwrap import Unwrap
 class Gyration(torch.nn.Module):
     """Radius of gyration, nm, (..., n, 3) -> (..., 1): R^2 = sum_i w_i |x_i - sum_j w_j x_j|^2.
 
-    In a box, molecules are unwrapped, and each further one is in that of its images which makes the radius smallest:
-    the radius is continuous, with a kink where two images make it as small, half a box apart. Where all atoms coincide
-    the radius and its gradient are zero.
+    Of several molecules with the weights W_m and the centers c_m that is sum_i w_i |x_i - c_m(i)|^2
+    + sum_(m<n) W_m W_n |c_m - c_n|^2. In a box, molecules are unwrapped, and the differences of centers are shortest
+    images: the radius is continuous wherever molecules go, with a kink where two are half a box apart, and it is that
+    of the molecules together where all are within half a box of each other. Where all atoms coincide the radius and
+    its gradient are zero.
 
     Parameters
     ----------
@@ -40,8 +42,9 @@ class Gyration(torch.nn.Module):
     """
 
     weights: Tensor
-    shares: Tensor
-    images: Tensor
+    centers: Tensor
+    molecules: Tensor
+    pair_weights: Tensor
 
     def __init__(
         self,
@@ -52,28 +55,24 @@ class Gyration(torch.nn.Module):
         molecules: np.ndarray | None = None,
     ):
         super().__init__()
-        shares = molecule_shares(np.zeros(len(weights), int) if molecules is None else molecules, weights)
-        self.further = len(shares)
-        self.register_buffer("shares", torch.from_numpy(shares).float())
-        self.register_buffer("images", torch.tensor(IMAGES))
+        labels = np.zeros(len(weights), int) if molecules is None else molecules
+        members = (labels == np.arange(labels.max() + 1)[:, None]) * weights
+        of_molecule = members.sum(1)
+        first, second = np.triu_indices(len(members), 1)
+        self.several: bool = len(members) > 1
         self.unwrap = Unwrap(atoms, tree, n_atoms, range(len(weights)))
-        self.register_buffer("weights", split_double(weights[None]))
+        self.differences = Differences(first, second, len(members))
+        self.register_buffer("weights", split_double(weights))
+        self.register_buffer("centers", split_double(members / of_molecule[:, None]))
+        self.register_buffer("molecules", torch.from_numpy(labels))
+        self.register_buffer("pair_weights", split_double(of_molecule[first] * of_molecule[second]))
 
     def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
         x = self.unwrap(positions, box)
-        weights = join_double(self.weights).to(x.dtype)
-        x = x - weighted_sums(weights, x)
-        if box is not None:
-            for k in range(self.further):
-                x = x + self.nearest(x.detach(), box, self.shares[k].to(x.dtype), weights[0])
-        squares = squared_lengths(x)
-        return safe_sqrt((squares * weights[0]).sum(-1, keepdim=True), 1e-16)
-
-    def nearest(self, x: Tensor, box: Tensor, share: Tensor, weights: Tensor) -> Tensor:
-        """Shifts (..., n, 3) of centered positions by the image of a molecule that makes the radius smallest."""
-        images = self.images.to(x.dtype)
-        shifts = torch.matmul(images, box.detach())
-        lever = torch.matmul(weights * share, x).unsqueeze(-2)
-        growth = 2.0 * (shifts * lever).sum(-1) + (weights * share * share).sum() * (shifts * shifts).sum(-1)
-        counts = images[torch.argmin(growth, -1)]
-        return share.unsqueeze(-1) * torch.matmul(counts.unsqueeze(-2), box)
+        centers = weighted_sums(join_double(self.centers).to(x.dtype), x)
+        away = x - gather(centers, self.molecules) if self.several else x - centers
+        squares = (squared_lengths(away) * join_double(self.weights).to(x.dtype)).sum(-1, keepdim=True)
+        if self.several:
+            between = squared_lengths(self.differences(centers, box))
+            squares = squares + (between * join_double(self.pair_weights).to(x.dtype)).sum(-1, keepdim=True)
+        return safe_sqrt(squares, 1e-16)

@@ -1,6 +1,7 @@
 """Root-mean-square deviation from reference structures, after optimal superposition: the torch modules."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from latf_sampling.features.periodic import (
 from latf_sampling.features.unwrap import Unwrap
 
 _LAGUERRE_STEPS = 14
+_NUMBERS = 100
+"""Intermediate numbers in single precision that a combination of images takes, about."""
 
 
 def _key_matrix() -> np.ndarray:
@@ -70,13 +73,16 @@ class RMSD(torch.nn.Module):
     n_atoms
         Number of positions.
     molecules
-        Number of the molecule of each of the ``count`` atoms; None if they are of one. In a box each further molecule,
-        one after the other, is in that of its images which makes the deviation from the one reference smallest, so that
-        the deviation is continuous wherever a molecule goes.
+        Number of the molecule of each of the ``count`` atoms, those that are superposed first; None if they are of one.
+        In a box all molecules are in those of their images which together make the deviation from the one reference
+        smallest, so that it is continuous wherever a molecule goes. The images of superposed molecules change the
+        rotation, and all combinations of them are compared; with a rotation given, the images of the others do not
+        depend on each other.
     """
 
     shares: Tensor
     images: Tensor
+    combinations: Tensor
     center: Tensor
     weights: Tensor
     squares: Tensor
@@ -98,7 +104,9 @@ class RMSD(torch.nn.Module):
         self.unwrap = Unwrap(atoms, tree, n_atoms, range(len(weights)))
         self.same: bool = superpose is None
         center = weights if superpose is None else superpose
-        shares = molecule_shares(np.zeros(len(weights), int) if molecules is None else molecules, center)
+        labels = np.zeros(len(weights), int) if molecules is None else molecules
+        shares = molecule_shares(labels, center)
+        self.superposed_further = int(labels[center > 0].max())
         self.further = len(shares)
         centered = references - np.einsum("a,rai->ri", center, references)[:, None]
         squares = (centered**2).sum(-1) @ weights
@@ -109,6 +117,9 @@ class RMSD(torch.nn.Module):
 
         self.register_buffer("shares", split_double(shares))
         self.register_buffer("images", torch.tensor(IMAGES))
+        combinations = list(product(IMAGES, repeat=self.superposed_further))
+        self.register_buffer("combinations", torch.tensor(combinations).reshape(len(combinations), -1, 3))
+        self.numbers_in_box: int = _NUMBERS * len(combinations) if self.superposed_further > 0 else 0
         self.register_buffer("center", split_double(center[None]))
         self.register_buffer("weights", split_double(weights))
         self.register_buffer("squares", split_double(squares))
@@ -121,42 +132,87 @@ class RMSD(torch.nn.Module):
         sums = weighted_sums(join_double(references), x).unflatten(-2, [self.count, 3]).flatten(-2)
         return torch.matmul(sums, self.key.to(x.dtype)).unflatten(-1, [4, 4])
 
-    def nearest(self, x: Tensor, box: Tensor, share: Tensor) -> Tensor:
-        """Shifts (..., n, 3) of centered positions by the image of a molecule that is nearest to the reference.
+    def in_nearest_images(self, x: Tensor, box: Tensor) -> Tensor:
+        """Centered positions (..., n, 3) with each molecule in the image that makes the deviation smallest."""
+        shares, weights = join_double(self.shares), join_double(self.weights)
+        if self.superposed_further > 0:
+            counts = self.superposed_images(x.detach(), box.detach(), shares, weights)
+            for k in range(self.superposed_further):
+                x = x + shares[k].unsqueeze(-1) * torch.matmul(counts[..., k, :].unsqueeze(-2), box)
+        if self.further > self.superposed_further:
+            rotation = self.rotations(torch.matmul(join_double(self.superposed), x.detach()))
+            images = self.images.to(x.dtype)
+            for k in range(self.superposed_further, self.further):
+                center = torch.matmul(weights * shares[k], x.detach())
+                costs = self.costs_of_images(center, rotation, shares[k], weights, torch.matmul(images, box.detach()))
+                x = x + shares[k].unsqueeze(-1) * torch.matmul(images[torch.argmin(costs, -1)].unsqueeze(-2), box)
+        return x
 
-        A shift t of the molecule changes the sums over atoms linearly, so that the deviation of all 27 images follows
-        from a few vectors.
+    def superposed_images(self, x: Tensor, box: Tensor, shares: Tensor, weights: Tensor) -> Tensor:
+        """Numbers (..., molecules, 3) of box vectors that superposed molecules but the first are shifted by.
+
+        Shifts change the sums over atoms linearly, so that the deviations for all combinations of images follow from a
+        few vectors.
         """
-        images, weights = self.images.to(x.dtype), join_double(self.weights)
-        shifts = torch.matmul(images, box.detach())
-        lever = torch.matmul(weights * share, x).unsqueeze(-2)
-        growth = 2.0 * (shifts * lever).sum(-1) + (weights * share * share).sum() * (shifts * shifts).sum(-1)
-        key = self.keys_of_images(x, join_double(self.superposed), share, shifts)
-        q = torch.linalg.eigh(key)[1][..., 3].unsqueeze(-1)
-        if not self.same:
-            key = self.keys_of_images(x, join_double(self.measured), share, shifts)
-        overlap = (key * q * q.transpose(-1, -2)).sum([-2, -1])
-        counts = images[torch.argmin(growth - 2.0 * overlap, -1)]
-        return share.unsqueeze(-1) * torch.matmul(counts.unsqueeze(-2), box)
+        moved = shares[: self.superposed_further]
+        shifts = torch.matmul(self.combinations.to(x.dtype), box.unsqueeze(-3))
+        levers = torch.matmul(weights * moved, x).unsqueeze(-3)
+        overlaps = torch.matmul(weights * moved, moved.t())
+        costs = (shifts * (2.0 * levers + torch.matmul(overlaps, shifts))).sum([-2, -1])
+        sums = self.sums_of_combinations(join_double(self.superposed), x, moved, shifts)
+        if self.same:
+            size = (squared_lengths(x) * weights).sum(-1, keepdim=True) + costs
+            largest = 0.5 * (size + join_double(self.squares))
+            costs = costs - 2.0 * self.largest_roots(sums.movedim(-1, 0).movedim(-1, 0), largest)
+        else:
+            rotation = self.rotations(sums)
+            sums = self.sums_of_combinations(join_double(self.measured), x, moved, shifts)
+            costs = costs - 2.0 * (rotation * sums).sum([-2, -1])
+            images = torch.matmul(self.images.to(x.dtype), box).unsqueeze(-3)
+            for k in range(self.superposed_further, self.further):
+                center = torch.matmul(weights * shares[k], x).unsqueeze(-2)
+                center = center + torch.matmul(torch.matmul(moved, weights * shares[k]), shifts)
+                costs = costs + self.costs_of_images(center, rotation, shares[k], weights, images).amin(-1)
+        return self.combinations.to(x.dtype)[torch.argmin(costs, -1)]
 
-    def keys_of_images(self, x: Tensor, references: Tensor, share: Tensor, shifts: Tensor) -> Tensor:
-        """The matrices K (..., images, 4, 4) where a molecule is shifted by (..., images, 3)."""
-        sums = torch.matmul(references, x).unsqueeze(-3)
-        change = torch.matmul(references, share).unsqueeze(-1) * shifts.unsqueeze(-2)
-        return torch.matmul((sums + change).flatten(-2), self.key.to(x.dtype)).unflatten(-1, [4, 4])
+    def sums_of_combinations(self, references: Tensor, x: Tensor, moved: Tensor, shifts: Tensor) -> Tensor:
+        """The sums in K (..., combinations, 3, 3) where molecules are shifted."""
+        return torch.matmul(references, x).unsqueeze(-3) + torch.matmul(torch.matmul(references, moved.t()), shifts)
+
+    def costs_of_images(
+        self, center: Tensor, rotation: Tensor, share: Tensor, weights: Tensor, shifts: Tensor
+    ) -> Tensor:
+        """What the shifts (..., images, 3) of a molecule that is not superposed add to the squared deviation.
+
+        ``center`` is the weighted sum of the positions of its atoms, (..., 3).
+        """
+        target = torch.matmul(torch.matmul(join_double(self.measured), share), rotation)
+        growth = (weights * share * share).sum() * (shifts * shifts).sum(-1)
+        return growth + 2.0 * (shifts * (center - target).unsqueeze(-2)).sum(-1)
+
+    def rotations(self, sums: Tensor) -> Tensor:
+        """The best rotations (..., 3, 3), by components of the reference and of the positions, for sums (..., 3, 3)."""
+        key = torch.matmul(sums.flatten(-2), self.key.to(sums.dtype)).unflatten(-1, [4, 4])
+        q = torch.linalg.eigh(key)[1][..., 3].unsqueeze(-1)
+        return torch.matmul((q * q.transpose(-1, -2)).flatten(-2), self.key.t().to(sums.dtype)).unflatten(-1, [3, 3])
 
     def largest_eigenvalues(self, x: Tensor, size: Tensor) -> Tensor:
-        """The largest eigenvalues (..., references) of K for many frames, without eigenvectors.
+        """The largest eigenvalues (..., references) of K for many frames, without eigenvectors."""
+        s = components_first(weighted_sums(join_double(self.superposed), x)).unflatten(1, [self.count, 3])
+        largest = 0.5 * (size.movedim(-1, 0) + join_double(self.squares).unsqueeze(-1))
+        return self.largest_roots(s.movedim(2, 1), largest).movedim(0, -1)
+
+    def largest_roots(self, s: Tensor, largest: Tensor) -> Tensor:
+        """The largest eigenvalues (...) of K from the sums in it, (3, 3, ...), and what they are at most.
 
         Theobald, doi:10.1107/S0108767305015266: they are roots of a quartic whose coefficients follow from the sums
         in K, and are at most the mean of both sizes. From there each of Laguerre's steps cubes the error; where the two
         largest eigenvalues coincide it divides the error by four.
         """
-        s = components_first(weighted_sums(join_double(self.superposed), x)).unflatten(1, [self.count, 3])
-        xx, yx, zx = s[0, :, 0], s[0, :, 1], s[0, :, 2]
-        xy, yy, zy = s[1, :, 0], s[1, :, 1], s[1, :, 2]
-        xz, yz, zz = s[2, :, 0], s[2, :, 1], s[2, :, 2]
-        squares = (s * s).sum([0, 2])
+        xx, yx, zx = s[0, 0], s[0, 1], s[0, 2]
+        xy, yy, zy = s[1, 0], s[1, 1], s[1, 2]
+        xz, yz, zz = s[2, 0], s[2, 1], s[2, 2]
+        squares = (s * s).sum([0, 1])
         determinant = xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx)
         minors = [
             a * d - b * c
@@ -168,7 +224,7 @@ class RMSD(torch.nn.Module):
         ]  # fmt: skip
         minor_squares = torch.stack(minors).square().sum(0)
         c2, c1, c0 = -2.0 * squares, -8.0 * determinant, squares * squares - 4.0 * minor_squares
-        root = 0.5 * (size.movedim(-1, 0) + join_double(self.squares).unsqueeze(-1))
+        root = largest
         for _ in range(self.steps):
             square = root * root
             value = torch.addcmul(c0, torch.addcmul(c1, square + c2, root), root)
@@ -176,17 +232,14 @@ class RMSD(torch.nn.Module):
             curvature = 12.0 * square + 2.0 * c2
             discriminant = torch.clamp(9.0 * slope * slope - 12.0 * value * curvature, min=0.0)
             root = root - torch.clamp(4.0 * value / (slope + torch.sqrt(discriminant) + 1e-300), min=0.0)
-        return root.movedim(0, -1)
+        return root
 
     def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
         # near the reference the result is a small difference of large numbers
         x = self.unwrap(positions, box).to(torch.float64)
         x = x - weighted_sums(join_double(self.center), x)
         if box is not None and self.further > 0:
-            vectors = box.to(torch.float64)
-            shares = join_double(self.shares)
-            for k in range(self.further):
-                x = x + self.nearest(x.detach(), vectors, shares[k])
+            x = self.in_nearest_images(x, box.to(torch.float64))
         size = (squared_lengths(x) * join_double(self.weights)).sum(-1, keepdim=True)
         if self.same and x.dim() == 3 and not x.requires_grad:
             overlap = self.largest_eigenvalues(x, size)
