@@ -8,6 +8,7 @@ there, write a function from a `Table` to a figure, and enter it in `FIGURES`; a
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,4 +141,24 @@ def chignolin_melting(table: Table, axes: Axes) -> None:
         axes.axvline(simulated, color=REFERENCE, lw=0.7, ls=":")
     axes.set_xlabel("temperature, K")
     axes.set_ylabel("open, %")
+    axes.legend()
+
+
+@_figure
+def gcaa_melting(table: Table, axes: Axes) -> None:
+    """Fraction of folded hairpins: by a flow of all frames, by one of folded frames only, and by replica exchange."""
+    for index, (name, label) in enumerate({"": "flow", "-folded-only": "flow of folded frames"}.items()):
+        middle, error = table[f"reweighted{name}"], table[f"reweighted{name} error"]
+        low, high = (np.clip(100 * (middle + sign * 1.96 * error), 0, 100) for sign in (-1, 1))
+        axes.fill_between(table["temperature"], low, high, color=charts.color(index), alpha=0.2, lw=0)
+        axes.plot(table["temperature"], 100 * middle, color=charts.color(index), label=label)
+    exchange = json.loads((PROTOCOLS / "reference_gcaa-go.json").read_text(encoding="utf-8"))["replica_exchange_MBAR"]
+    grid, folded, error = (np.array(exchange[key])[::4] for key in ("grid_K", "folded", "folded_error"))
+    axes.errorbar(
+        grid, 100 * folded, 196 * error, fmt="o", color=REFERENCE, capsize=3, ms=5, label="replica exchange"
+    )  # fmt: skip
+    for simulated in (305, 335):
+        axes.axvline(simulated, color=REFERENCE, lw=0.7, ls=":")
+    axes.set_xlabel("temperature, K")
+    axes.set_ylabel("folded, %")
     axes.legend()
