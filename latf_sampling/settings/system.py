@@ -117,6 +117,12 @@ def _place(place: str) -> str:
     return place
 
 
+def _location(label: str) -> str:
+    if label != "highest" and not re.fullmatch("[A-Za-z0-9]", label):
+        raise SettingsError(f"{shown(label)} is no alternate location; write a label, like A, or highest.")
+    return label
+
+
 Place = Annotated[str, AfterValidator(_place)]
 """A residue by its chain, its number, and its insertion code if it has one: A 57, or A 52B."""
 StandardResidue = Literal[
@@ -209,7 +215,7 @@ class PrepareSettings(Settings):
     missing_residues: Literal["inside", "all"] | None = None
     """Residues of the file's sequence without coordinates that are built: those inside chains, or those at their ends
     too. None refuses a structure that lacks any."""
-    alternate_locations: Annotated[str, Field(pattern=r"^(highest|[A-Za-z0-9])$")] | None = None
+    alternate_locations: Annotated[str, AfterValidator(_location)] | None = None
     """The alternate location of a residue that is taken: a label like A, where the residue has it, or the one of the
     highest occupancy. None refuses a file with alternate locations."""
     chains: tuple[str, ...] | None = Field(default=None, min_length=1)
@@ -229,6 +235,17 @@ class PrepareSettings(Settings):
     """Box of water around the molecule; None adds no water."""
     membrane: MembraneSettings | None = None
     """Lipid bilayer around the molecule, with its water, in place of `solvent`; None adds none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_ligands(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "ligands" in data:
+            raise SettingsError(
+                "ligands: parameters of ligands are not made here; name a force field file with a template of each, "
+                "like force_field: [..., lig.xml], as ParmEd writes it of a prmtop, and let the structure have the "
+                "ligand's hydrogens."
+            )
+        return data
 
     @model_validator(mode="after")
     def _one_surrounding(self) -> PrepareSettings:

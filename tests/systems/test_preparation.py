@@ -264,6 +264,8 @@ def test_pairs_that_make_no_disulfide(tmp_path, pair, words):
         ({"disulfides": "some"}, r"must be 'auto' or 'none' or a list"),
         ({"replace": {"MSE": "XXX"}}, r"must be 'ALA'"),
         ({"chains": []}, r"must have at least 1 item"),
+        ({"ligands": {"LIG": "lig.sdf"}}, r"name a force field file with a template of each, .* as ParmEd writes it"),
+        ({"alternate_locations": "first"}, r"'first' is no alternate location; write a label, like A, or highest"),
     ],
 )
 def test_keys_that_are_refused(prepare, words):
