@@ -25,7 +25,7 @@ from latf_sampling.systems.contents import Contents
 from latf_sampling.systems.force_field import add_template_bonds, load_force_field
 from latf_sampling.systems.molecule import box_vectors
 from latf_sampling.systems.structure import LONGEST_LINK, Structure, links, parse, read_text
-from latf_sampling.systems.structure_text import StructureText
+from latf_sampling.systems.structure_text import StructureText, format_of
 
 STRUCTURES = (".pdb", ".ent", ".cif", ".mmcif", ".pdbx")
 COORDINATES = {
@@ -113,8 +113,8 @@ def propose_system(files: Sequence[Path], folder: Path) -> ProposedSystem:
             raise SettingsError(f"there is no file {file}{', which is a folder' if file.is_dir() else ''}.")
     engine = [(kind, file) for file in files if (kind := _engine(file)) is not None]
     if not engine:
-        if len(files) != 1 or files[0].suffix.lower() not in STRUCTURES:
-            odd = next((file for file in files if file.suffix.lower() not in STRUCTURES), files[-1])
+        if len(files) != 1 or format_of(files[0]) not in STRUCTURES:
+            odd = next((file for file in files if format_of(file) not in STRUCTURES), files[-1])
             raise SettingsError(
                 f"{odd}: give one structure (.pdb, .cif), or the topology of Amber (.prmtop), GROMACS (.top) or CHARMM "
                 "(.psf) with its coordinates."

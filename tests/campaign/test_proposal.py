@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 
@@ -189,6 +190,11 @@ def test_any_text_is_read_back_as_it_is(tmp_path, value):
     path.write_text("\n".join(lines))
     assert read_yaml(path) == {"system": {"structure": value, "all": [value, {"of": value}]}}
     assert yaml.safe_load(flow([value])) == [value]
+
+
+def test_a_compressed_structure_is_read(tmp_path):
+    (tmp_path / "a.pdb.gz").write_bytes(gzip.compress(ALANINE.read_bytes()))
+    assert as_dict(propose_system([tmp_path / "a.pdb.gz"], tmp_path).keys)["structure"] == "a.pdb.gz"
 
 
 @pytest.mark.filterwarnings("ignore::parmed.exceptions.ParmedWarning")
