@@ -67,8 +67,8 @@ class LaTF(ShownInNotebooks, nn.Module):
     """A model to be trained with `latf_sampling.train`, saved, loaded, evaluated and exported.
 
     Ask it for `encode` and `assign` of descriptors; at a temperature for `sample`, `log_prob` and `free_energy` of
-    latent points, and `populations` and `thermodynamics` of states; for `extrapolates` and `effective_sample_size`, whether to
-    believe them; and `save` it. Everything else serves training, or is inherited from `torch.nn.Module`.
+    latent points, and `populations` and `thermodynamics` of states; for `extrapolates` and `effective_sample_size`,
+    whether to believe them; and `save` it. Everything else serves training, or is inherited from `torch.nn.Module`.
 
     Methods for users take and return arrays: numpy arrays for numpy arrays, tensors with gradients for tensors.
 
