@@ -44,7 +44,7 @@ def molecule():
 def test_structures_compressed_by_gzip_are_read(tmp_path, molecule, suffix):
     """As a structure and as a conformation; and as a copy that a campaign has numbered."""
     for name in (f"1abc{suffix}.gz", f"1abc{suffix}-1.gz"):
-        (tmp_path / name).write_bytes(gzip.compress(CONTENT[suffix]))
+        (tmp_path / name).write_bytes(gzip.compress(CONTENT[suffix], mtime=0))
         read = build(SystemSettings(structure=tmp_path / name, force_field=FIELD, conformations=(tmp_path / name,)))
         np.testing.assert_allclose(read.positions, molecule.positions, atol=2e-3)
         assert [a.name for a in read.topology.atoms()] == [a.name for a in molecule.topology.atoms()]
@@ -53,12 +53,12 @@ def test_structures_compressed_by_gzip_are_read(tmp_path, molecule, suffix):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.pdb", gzip.compress(PDB), "compressed by gzip; unpack it first"),
+        ("a.pdb", gzip.compress(PDB, mtime=0), "compressed by gzip; unpack it first"),
         ("a.pdb.bz2", bz2.compress(PDB), "compressed by bzip2; unpack it first"),
-        ("a.pdb.gz", gzip.compress(PDB)[:-200], "cannot be unpacked .*; is it cut off"),
+        ("a.pdb.gz", gzip.compress(PDB, mtime=0)[:-200], "cannot be unpacked .*; is it cut off"),
         ("a.pdb.gz", gzip.compress(mmcif()), "let its name end in .cif"),
-        ("a.cif.gz", gzip.compress(PDB), "let its name end in .pdb"),
-        ("a.pdb.gz", gzip.compress(b"\0\1"), "no text file"),
+        ("a.cif.gz", gzip.compress(PDB, mtime=0), "let its name end in .pdb"),
+        ("a.pdb.gz", gzip.compress(b"\0\1", mtime=0), "no text file"),
     ],
 )
 def test_what_cannot_be_unpacked_is_refused(tmp_path, name, content, words):
@@ -69,7 +69,7 @@ def test_what_cannot_be_unpacked_is_refused(tmp_path, name, content, words):
 
 def test_files_of_programs_have_to_be_unpacked(tmp_path):
     for name in ("a.prmtop", "a.inpcrd", "a.gro", "a.psf"):
-        (tmp_path / name).write_bytes(gzip.compress(b"text"))
+        (tmp_path / name).write_bytes(gzip.compress(b"text", mtime=0))
     (tmp_path / "a.prm").write_text("* title\n")
     a, b = {"topology": tmp_path / "a.prmtop", "coordinates": tmp_path / "a.inpcrd"}, tmp_path / "a.gro"
     sources = (
@@ -83,7 +83,7 @@ def test_files_of_programs_have_to_be_unpacked(tmp_path):
 
 
 def test_a_campaign_keeps_a_compressed_structure(tmp_path):
-    (tmp_path / "a.pdb.gz").write_bytes(gzip.compress(PDB))
+    (tmp_path / "a.pdb.gz").write_bytes(gzip.compress(PDB, mtime=0))
     protocol = Protocol(
         name="a",
         frame_interval="0.2 ps",
@@ -104,7 +104,7 @@ def test_a_campaign_keeps_a_compressed_structure(tmp_path):
 @pytest.mark.parametrize("suffix", [".pdb", ".cif", ".mmcif"])
 def test_structures_are_trajectories_and_references_too(tmp_path, molecule, suffix):
     topology = as_mdtraj(molecule.topology)
-    for name, content in ((f"a{suffix}", CONTENT[suffix]), (f"a{suffix}.gz", gzip.compress(CONTENT[suffix]))):
+    for name, content in ((f"a{suffix}", CONTENT[suffix]), (f"a{suffix}.gz", gzip.compress(CONTENT[suffix], mtime=0))):
         (tmp_path / name).write_bytes(content)
         frames = list(read_pieces(tmp_path / name, topology, False))
         np.testing.assert_allclose(frames[0].xyz[0], molecule.positions, atol=2e-3)
