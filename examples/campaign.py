@@ -13,7 +13,7 @@ import latf_sampling as ls
 
 PROTOCOL = "protocols/alanine-dipeptide.yaml"
 # A notebook has no arguments: change the directory here.
-DIRECTORY = sys.argv[1] if len(sys.argv) > 1 and "ipykernel" not in sys.modules else "runs/demo"
+DIRECTORY = sys.argv[1] if len(sys.argv) > 1 and "kernel_launcher" not in sys.argv[0] else "runs/demo"
 
 
 # %%

@@ -16,7 +16,7 @@ from openmm import app, unit
 import latf_sampling as ls
 
 # A notebook has no arguments: change them here.
-arguments = ["runs/demo/rounds/00/learning/cv.pt", "100"] if "ipykernel" in sys.modules else sys.argv[1:]
+arguments = ["runs/demo/rounds/00/learning/cv.pt", "100"] if "kernel_launcher" in sys.argv[0] else sys.argv[1:]
 if not arguments:
     sys.exit("Give a CV file, as a campaign writes it: python examples/metadynamics.py cv.pt")
 

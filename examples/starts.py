@@ -13,7 +13,7 @@ import sys
 import latf_sampling as ls
 
 # A notebook has no arguments: change them here.
-arguments = ["runs/demo", "450"] if "ipykernel" in sys.modules else sys.argv[1:]
+arguments = ["runs/demo", "450"] if "kernel_launcher" in sys.argv[0] else sys.argv[1:]
 if len(arguments) < 2:
     sys.exit("Give the directory of a campaign and a temperature in kelvin: python examples/starts.py runs/demo 450")
 

@@ -110,10 +110,11 @@ def test_campaign(monkeypatch, capsys, tmp_path):
     """On a campaign that is finished already; the example's own takes minutes."""
     monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda campaign, **_: None)
     shutil.copytree(finished_campaign(), tmp_path / "run")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["campaign.py", str(tmp_path / "run")])
     main = runpy.run_path(str(ROOT / "examples" / "campaign.py"))["main"]
     assert Protocol.load(main.__globals__["PROTOCOL"]).name == "alanine dipeptide"
     monkeypatch.setitem(main.__globals__, "PROTOCOL", write_protocol(tmp_path / "given"))
-    monkeypatch.setattr(sys, "argv", ["campaign.py", str(tmp_path / "run")])
     main()
     words = capsys.readouterr().out
     assert "round 2: learn: 100 % finished before" in words
