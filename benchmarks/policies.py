@@ -7,7 +7,7 @@ variable is the position in the plane with noise, and the states are known, so t
 alone and not about learning. Populations come from a Markov state model of all pairs of frames in the same trajectory,
 which needs no equilibrium. Dynamics are Langevin dynamics in numpy, all seeds at once.
 
-"disagreement" trains three of the package's flows after every fourth round, each on trajectories that are drawn with
+"disagreement" trains three of the package's flows after every eighth round, each on trajectories that are drawn with
 replacement, and starts where their free energies differ most. Samples of a flow at the temperature of plain dynamics
 ("flow"), and archived frames with their weights ("archive"), have the density of the frames: both policies are
 "uniform" here, but for the blur of the flow.
@@ -44,9 +44,9 @@ LAG = 20
 """Frames from one end of a pair to the other."""
 GOAL = 0.05
 """Populations are right when none is farther off than this, in this round and all later ones."""
-EVERY = 2
-"""Populations are estimated after every other round."""
-FLOWS, BATCHES, BATCH, RETRAIN = 3, 60, 512, 4
+EVERY = 8
+"""Populations are estimated after every eighth round."""
+FLOWS, BATCHES, BATCH, RETRAIN = 3, 60, 512, 8
 """Flows of the ensemble, how long each is trained, and after how many rounds."""
 CELL = 0.25
 """Side of the cells of the Markov state model, nm."""
@@ -161,12 +161,14 @@ def choose(policy: str, system: System, frames: np.ndarray, states: np.ndarray, 
     if policy == "frontier":
         return choices.frontier(noisy, np.full(2, WIDTH), WALKERS, rng)[0]
     if policy == "disagreement":
-        return choices.most_uncertain(disagreement(noisy, rng), noisy, np.full(2, WIDTH), WALKERS)[0]
+        some = rng.choice(len(noisy), min(len(noisy), choices.MOST), replace=False)
+        spread = disagreement(noisy, some, rng)
+        return some[choices.most_uncertain(spread, noisy[some], np.full(2, WIDTH), WALKERS)[0]]
     return np.arange(len(frames) - WALKERS, len(frames))
 
 
-def disagreement(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Standard deviation of -ln p at points (n, 2), by flows of trajectories drawn with replacement; (n,)."""
+def disagreement(points: np.ndarray, some: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Standard deviation of -ln p at some of the points (n, 2), by flows of trajectories drawn with replacement."""
     u, length = torch.from_numpy(points.astype(np.float32)), STEPS // STRIDE
     rows = np.arange(len(points)).reshape(-1, length, WALKERS).transpose(0, 2, 1).reshape(-1, length)
     one, logs = torch.ones(()), []
@@ -184,7 +186,7 @@ def disagreement(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             loss.backward()
             optimizer.step()
         with torch.no_grad():
-            logs.append(flow.log_prob(u, one).numpy())
+            logs.append(flow.log_prob(u[some], one).numpy())
     return np.std(logs, axis=0)
 
 
@@ -249,7 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Which restart policy finds all states and their populations soonest.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=160)
     options = parser.parse_args()
     began, parts = time.process_time(), []
     for system in (three_holes(), sixteen_wells()):

@@ -157,7 +157,7 @@ def gcaa_melting(table: Table, axes: Axes) -> None:
     axes.errorbar(
         grid, 100 * folded, 196 * error, fmt="o", color=REFERENCE, capsize=3, ms=5, label="replica exchange"
     )  # fmt: skip
-    for simulated in (305, 335):
+    for simulated in (315, 345):
         axes.axvline(simulated, color=REFERENCE, lw=0.7, ls=":")
     axes.set_xlabel("temperature, K")
     axes.set_ylabel("folded, %")

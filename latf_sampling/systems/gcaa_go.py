@@ -34,11 +34,11 @@ BASES = {"A": ("N9", "C2", "C6", "C4"), "G": ("N9", "C2", "C6", "C4"), "C": ("N1
 undefined."""
 PAIRS = ((0, 9), (1, 8), (2, 7))
 """Nucleotides, from 0, of the base pairs."""
-EPSILON = 2.4
+EPSILON = 2.1
 """Depth of a contact, kJ/mol; the other terms are multiples of it."""
 PAIRING = 1.5
 """Depth of contacts of a base pair, in epsilon; the atoms of its hydrogen bonds are left out."""
-STACKING = 1 / 3
+STACKING = 2 / 3
 """Depth of contacts between neighbors in the chain, in epsilon."""
 BACKBONE = 0.5
 """Strength of torsions about the backbone and the glycosidic bond, in epsilon."""
@@ -52,7 +52,7 @@ BOND = 4000.0
 """Stiffness of bonds, kJ/mol/nm^2. With the next two it lets the fastest vibration be slow enough for 20 fs a step."""
 ANGLE = 100.0
 """Stiffness of angles, kJ/mol/rad^2."""
-RIGID = 20.0
+RIGID = 40.0
 """Strength of torsions that keep handedness and planes, in epsilon."""
 MASS = 36.0
 """A ninth of the mean mass of a nucleotide, amu."""
