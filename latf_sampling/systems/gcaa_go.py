@@ -2,7 +2,7 @@
 
 A structure-based model like those of Whitford and others, doi:10.1002/prot.22253, with fewer atoms. It has the shape of
 the hairpin, whose G-vectors and eRMSD it keeps, and nothing of its chemistry: its energy scale was chosen for a melting
-temperature near 320 K, which is a definition and says nothing about the melting temperature of the RNA.
+temperature near 330 K, which is a definition and says nothing about the melting temperature of the RNA.
 """
 
 from __future__ import annotations
