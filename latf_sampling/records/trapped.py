@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from latf_sampling.cv.variable import Variable
+from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.data.trajectories import Frames
 
 CORE = 0.9
@@ -39,7 +39,7 @@ def trapped(walkers: Sequence[Frames], probabilities: Sequence[np.ndarray]) -> l
     return [not walker.biased and not states >= sought for walker, states in zip(walkers, reached)]
 
 
-def latent(cv: Variable, walker: Frames) -> np.ndarray:
+def latent(cv: CollectiveVariable, walker: Frames) -> np.ndarray:
     """The variable at all frames of a walker, (frames, d)."""
     values = []
     for piece in walker.pieces():
