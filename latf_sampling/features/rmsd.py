@@ -72,7 +72,9 @@ class RMSDDescriptor(Descriptor):
         place = {atom: number for number, atom in enumerate(atoms)}
         tree = np.array([[place[nodes[end]] for end in edge] for edge in tree.tolist()], np.int64).reshape(-1, 2)
         label = dict(zip(ordered, molecule_labels(topology, ordered).tolist()))
-        molecules = np.array([label[atom] for atom in union])
+        refusal = _without_joint_images(1 + max(label[atom] for atom in superpose))
+        # Without a box it is of no account how many there are, and nothing is prepared for their images.
+        molecules = np.zeros(len(union), int) if refusal else np.array([label[atom] for atom in union])
         description = describe_atoms(settings.of, of, labels)
         if not same:
             description += f" over {describe_atoms(settings.superpose, superpose, labels)}"
@@ -84,7 +86,7 @@ class RMSDDescriptor(Descriptor):
         return Entry(
             {**settings.model_dump(mode="json", exclude_none=True), "reference": normal_form},
             [term],
-            _without_joint_images(1 + max(label[atom] for atom in superpose)),
+            refusal,
         )
 
     @staticmethod

@@ -12,6 +12,7 @@ import torch
 
 from latf_sampling.errors import SettingsError
 from latf_sampling.features import Features
+from latf_sampling.features.modules.rmsd import RMSD
 
 PEPTIDE = Path(openmm.app.__file__).parent / "data" / "test.pdb"
 
@@ -118,6 +119,7 @@ def test_where_the_best_rotation_is_not_unique(reference, place, dtype, superpos
         entry["superpose"] = {"atoms": [0, 1, 2, 3]}
     x = torch.tensor(PLACES[place][None], dtype=dtype, requires_grad=True)
     features = Features(topology, [{"rmsd": entry}])
+    assert not any(part.numbers_in_box for part in features.module.modules() if isinstance(part, RMSD))  # six molecules
     out = features(x)
     (slope,) = torch.autograd.grad(out.sum(), x)
     assert torch.isfinite(slope).all()
