@@ -12,6 +12,7 @@ from latf_sampling.core import arguments
 from latf_sampling.core.notebook import ShownInNotebooks, some
 from latf_sampling.core.words import plural
 from latf_sampling.errors import CVError, SettingsError
+from latf_sampling.units import to_array
 
 if TYPE_CHECKING:
     import openmm
@@ -130,6 +131,27 @@ class CollectiveVariable(ShownInNotebooks, ABC):
     def undefined(self, positions: np.ndarray, box: np.ndarray | None = None) -> list[str]:
         """Names of what the variable is a function of that has no finite value at positions (N, 3), where known."""
         return []
+
+    def _check_positions(self, shape: Sequence[int]) -> None:
+        """Refuse positions of another shape than (..., N, 3)."""
+        if len(shape) < 2 or tuple(shape[-2:]) != (self.n_atoms, 3):
+            raise CVError(f"{self._name}: expected positions (..., {self.n_atoms}, 3); got {tuple(shape)}.")
+
+    def _frames(self, positions: Positions) -> np.ndarray:
+        """Frames (n, N, 3) in double precision."""
+        frames = np.asarray(to_array(positions, "length", "positions"), np.float64)
+        if frames.ndim != 3 or frames.shape[1:] != (self.n_atoms, 3):
+            raise CVError(f"{self._name}: expected frames (n, {self.n_atoms}, 3); got {frames.shape}.")
+        return frames
+
+    def _not_finite(self, place: Sequence[int]) -> CVError:
+        """The error for a position that is no number, or infinite, by its indices: of frame, atom and component."""
+        *frame, atom, _ = place
+        where = f" in frame {', '.join(map(str, frame))}" if frame else ""
+        return CVError(f"{self._name}: the position of atom {atom}{where} is not finite.")
+
+    def _no_box(self) -> CVError:
+        return CVError(f"{self._name}: the variable was made for a periodic system; give the box vectors.")
 
     def of_context(self, context: openmm.Context) -> np.ndarray:
         """Value (d,) at the present positions of a context; not finite where the simulation exploded."""

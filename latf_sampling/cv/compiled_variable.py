@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import numpy as np
 from latf_sampling.core import arguments, storage
 from latf_sampling.cv.collective_variable import CollectiveVariable, Evaluator, Positions
 from latf_sampling.cv.compiler.kernel import Kernel, KernelError, Program, cache_directory
+from latf_sampling.cv.shapes import Shape, to_json
 from latf_sampling.errors import CVError, StoreError
 from latf_sampling.features import fingerprint
 from latf_sampling.units import to_array
@@ -36,8 +36,6 @@ from latf_sampling.units import to_array
 if TYPE_CHECKING:
     import mdtraj
     from openmm import app
-
-    from latf_sampling.cv.shapes import Shape
 
 UNUSED = 30 * 86400.0
 """s after which a file of programs that nobody read is removed from the cache."""
@@ -92,30 +90,24 @@ class CompiledVariable(CollectiveVariable):
 
     def __call__(self, positions: Any, box: Any = None) -> np.ndarray:
         positions = np.asarray(to_array(positions, "length", "positions"), np.float64)
-        if positions.ndim < 2 or positions.shape[-2:] != (self.n_atoms, 3):
-            raise CVError(f"{self._name}: expected positions (..., {self.n_atoms}, 3); got {positions.shape}.")
+        self._check_positions(positions.shape)
         of_atoms, boxes = self._inputs(positions, box)
         values = [self._value(*each)[0] for each in zip(of_atoms, boxes)]
         return np.array(values).reshape(*positions.shape[:-2], self.dim)
 
     def gradients_in_chunks(self, positions: Positions, box: Any = None) -> Iterator[np.ndarray]:
-        positions = np.asarray(to_array(positions, "length", "positions"), np.float64)
-        if positions.ndim != 3 or positions.shape[1:] != (self.n_atoms, 3):
-            raise CVError(f"{self._name}: expected frames (n, {self.n_atoms}, 3); got {positions.shape}.")
-        for each in zip(*self._inputs(positions, box)):
+        for each in zip(*self._inputs(self._frames(positions), box)):
             yield np.stack(self._gradient(*each))[None]
 
     def _inputs(self, positions: np.ndarray, box: Any) -> tuple[np.ndarray, np.ndarray]:
         """Positions (n, atoms, 3) of the variable's atoms, and boxes (n, 3, 3), of frames (..., N, 3)."""
         if not np.isfinite(positions).all():
-            *frame, atom, _ = np.argwhere(~np.isfinite(positions))[0].tolist()
-            where = f" in frame {', '.join(map(str, frame))}" if frame else ""
-            raise CVError(f"{self._name}: the position of atom {atom}{where} is not finite.")
+            raise self._not_finite(np.argwhere(~np.isfinite(positions))[0].tolist())
         of_atoms = np.ascontiguousarray(positions.reshape(-1, self.n_atoms, 3)[:, self.atoms])
         if not self.periodic:
             return of_atoms, np.tile(np.eye(3), (len(of_atoms), 1, 1))
         if box is None:
-            raise CVError(f"{self._name}: the variable was made for a periodic system; give the box vectors.")
+            raise self._no_box()
         vectors = np.asarray(to_array(box, "length", "box"), np.float64)
         try:
             boxes = np.broadcast_to(vectors, (*positions.shape[:-2], 3, 3)).reshape(-1, 3, 3)
@@ -172,8 +164,8 @@ def _traced(path: Path, key: str, shape: Shape | None) -> tuple[dict[str, Any], 
     KernelError
         An operation has no machine code.
     """
-    request = pickle.dumps(shape)
-    digest = hashlib.sha256(f"{_version()} {key} ".encode() + request).hexdigest()[:32]
+    request = "" if shape is None else to_json(shape)
+    digest = hashlib.sha256(f"{_version()} {key} {request}".encode()).hexdigest()[:32]
     file = cache_directory() / f"latf_programs_{digest}.npz"
     about, programs = read_programs(file) or _trace_once(path, file, request)
     if "unsupported" in about:
@@ -181,7 +173,7 @@ def _traced(path: Path, key: str, shape: Shape | None) -> tuple[dict[str, Any], 
     return about, programs
 
 
-def _trace_once(path: Path, file: Path, request: bytes) -> tuple[dict[str, Any], dict[str, Program]]:
+def _trace_once(path: Path, file: Path, request: str) -> tuple[dict[str, Any], dict[str, Program]]:
     """Let one process at a time trace, and the others wait for what it finds."""
     while True:
         try:
@@ -197,14 +189,14 @@ def _trace_once(path: Path, file: Path, request: bytes) -> tuple[dict[str, Any],
         time.sleep(POLL)
 
 
-def _trace(path: Path, file: Path, request: bytes) -> tuple[dict[str, Any], dict[str, Program]]:
+def _trace(path: Path, file: Path, request: str) -> tuple[dict[str, Any], dict[str, Program]]:
     """Let a process with torch write a file of programs."""
     _remove_unused(file.parent)
     command = [sys.executable, "-m", "latf_sampling.cv.tracing", os.fspath(path), os.fspath(file)]
-    done = subprocess.run(command, input=request, capture_output=True)
+    done = subprocess.run(command, input=request, capture_output=True, encoding="utf-8", errors="replace")
     found = read_programs(file) if done.returncode == 0 else None
     if found is None:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise CVError(f"{path}: the variable could not be compiled ({last[0]}).")
     return found
 

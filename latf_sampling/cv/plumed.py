@@ -321,7 +321,7 @@ class _Descriptors:
         self._refuse_several(module)
         self._unwrapped(module.unwrap)
         atoms = ",".join(str(self.atoms[k]) for k in module.unwrap.atoms.tolist())
-        weights = _numbers(join_double(module.weights).numpy()[0])
+        weights = _numbers(join_double(module.weights).numpy())
         return [self._action(f"GYRATION ATOMS={atoms} WEIGHTS={weights} NOPBC")]
 
     def _coordinates(self, module: Coordinates) -> list[str]:

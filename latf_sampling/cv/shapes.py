@@ -7,10 +7,13 @@ biased step is proportional to their number. Only a call needs torch: a shape is
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from latf_sampling.errors import CVError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +45,7 @@ class Harmonic:
     """
 
     def __init__(self, dim: int) -> None:
-        self.dim, self.size = dim, 2 * dim
+        self.dim, self.size, self.arguments = dim, 2 * dim, (dim,)
 
     def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         away = table[: self.dim] - u
@@ -57,6 +60,7 @@ class Walls:
 
     def __init__(self, low: np.ndarray, high: np.ndarray, stiffness: np.ndarray) -> None:
         self.low, self.high, self.stiffness = (np.array(v, np.float64) for v in (low, high, stiffness))
+        self.arguments = self.low, self.high, self.stiffness
 
     def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         low, high, stiffness = _tensors(self.low, self.high, self.stiffness)
@@ -86,7 +90,8 @@ class Spline:
     """
 
     def __init__(self, first: np.ndarray, step: np.ndarray, counts: tuple[int, ...]) -> None:
-        d = len(counts)
+        d, self.arguments = len(counts), (first, step, counts)
+        first, step = np.asarray(first, np.float64), np.asarray(step, np.float64)
         self.size = int(np.prod(counts))
         self._scale, self._shift = 1 / step, -first / step
         self._low, self._high = np.ones(d), np.array(counts, np.float64) - 3
@@ -121,7 +126,7 @@ class Component:
     size = 0
 
     def __init__(self, dim: int, component: int) -> None:
-        self.component, self._force = component, -np.eye(dim)[component]
+        self.component, self._force, self.arguments = component, -np.eye(dim)[component], (dim, component)
 
     def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         (force,) = _tensors(self._force)
@@ -132,7 +137,7 @@ class Sum:
     """A sum of shapes in one pass through the network; its table consists of theirs, one after the other."""
 
     def __init__(self, *shapes: Shape) -> None:
-        self.shapes, self.size = shapes, sum(shape.size for shape in shapes)
+        self.shapes, self.size, self.arguments = shapes, sum(shape.size for shape in shapes), shapes
 
     def __call__(self, u: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         terms = (shape(u, part) for shape, part in zip(self.shapes, self._tables(table)))
@@ -146,6 +151,43 @@ class Sum:
         for shape in self.shapes:
             yield table if shape.size in (0, self.size) else table[start : start + shape.size]
             start += shape.size
+
+
+_KINDS = {kind.__name__: kind for kind in (Harmonic, Walls, Spline, Component, Sum)}
+
+
+def to_json(shape: Shape) -> str:
+    """A shape of this file as text, from which another process makes the same one by `from_json`.
+
+    Raises
+    ------
+    CVError
+        It is a shape of another kind.
+
+    Examples
+    --------
+    >>> to_json(Harmonic(2))
+    '["Harmonic", 2]'
+    """
+
+    def written(part: Any) -> Any:
+        if isinstance(part, tuple(_KINDS.values())):
+            return [type(part).__name__, *map(written, part.arguments)]
+        return np.asarray(part).tolist()
+
+    if not isinstance(shape, tuple(_KINDS.values())):
+        raise CVError(f"bias: a shape of the kind {type(shape).__name__} cannot be handed to another process.")
+    return json.dumps(written(shape))
+
+
+def from_json(text: str) -> Shape:
+    """The shape that `to_json` wrote, with the same numbers."""
+
+    def read(part: Any) -> Any:
+        is_shape = isinstance(part, list) and part and isinstance(part[0], str)
+        return _KINDS[part[0]](*map(read, part[1:])) if is_shape else part
+
+    return read(json.loads(text))
 
 
 def _tensors(*arrays: np.ndarray) -> list[Tensor]:

@@ -2,23 +2,23 @@
 
     python -m latf_sampling.cv.tracing CV_FILE PROGRAMS < SHAPE
 
-writes the programs of value and gradient of the variable, or, where a pickled shape is given, that of the bias. It
+writes the programs of value and gradient of the variable, or, where a shape is given as JSON, that of the bias. It
 also compiles what every walker needs, so that walkers that begin at the same time find the machine code.
 """
 
 from __future__ import annotations
 
-import pickle
 import sys
 from pathlib import Path
 
 from latf_sampling.core.plugins import import_openmm
 from latf_sampling.cv.compiled_variable import write_programs
 from latf_sampling.cv.compiler.kernel import Kernel, KernelError
+from latf_sampling.cv.shapes import from_json
 
 
-def trace_file(path: Path, file: Path, request: bytes) -> None:
-    """Write a file of programs of the variable of a CV file; a request is a pickled shape, or `None`."""
+def trace_file(path: Path, file: Path, request: str) -> None:
+    """Write a file of programs of the variable of a CV file; a request is a shape as JSON, or empty."""
     import torch
 
     from latf_sampling.cv import graph
@@ -26,7 +26,7 @@ def trace_file(path: Path, file: Path, request: bytes) -> None:
     from latf_sampling.cv.latent_cv import LatentCV
 
     torch.set_num_threads(1)
-    cv, shape = LatentCV.load(path), pickle.loads(request)
+    cv, shape = LatentCV.load(path), from_json(request) if request else None
     about = {
         "atoms": cv.atoms.tolist(),
         "n_atoms": cv.n_atoms,
@@ -54,4 +54,4 @@ def trace_file(path: Path, file: Path, request: bytes) -> None:
 
 if __name__ == "__main__":
     import_openmm()
-    trace_file(Path(sys.argv[1]), Path(sys.argv[2]), sys.stdin.buffer.read())
+    trace_file(Path(sys.argv[1]), Path(sys.argv[2]), sys.stdin.read())

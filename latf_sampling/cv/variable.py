@@ -170,8 +170,7 @@ class Variable(CollectiveVariable):
         """
         is_tensor = isinstance(positions, Tensor)
         tensor = positions if is_tensor else torch.as_tensor(to_array(positions, "length", "positions"))
-        if tensor.ndim < 2 or tensor.shape[-2:] != (self.n_atoms, 3):
-            raise CVError(f"{self._name}: expected positions (..., {self.n_atoms}, 3); got {tuple(tensor.shape)}.")
+        self._check_positions(tensor.shape)
         self._check_finite(tensor)
         if not tensor.numel():
             return (
@@ -188,16 +187,14 @@ class Variable(CollectiveVariable):
             raise CVError(f"{self._name}: positions must be real numbers; got a tensor of {positions.dtype}.")
         finite = torch.isfinite(positions)
         if not finite.all():
-            *frame, atom, _ = torch.nonzero(~finite)[0].tolist()
-            where = f" in frame {', '.join(map(str, frame))}" if frame else ""
-            raise CVError(f"{self._name}: the position of atom {atom}{where} is not finite.")
+            raise self._not_finite(torch.nonzero(~finite)[0].tolist())
 
     def _box(self, box: Any, frames: Sequence[int]) -> Tensor | None:
         """Box vectors of all frames or of each, in OpenMM's reduced form, which those of a trajectory need not have."""
         if not self.periodic:
             return None
         if box is None:
-            raise CVError(f"{self._name}: the variable was made for a periodic system; give the box vectors.")
+            raise self._no_box()
         plain = box if isinstance(box, Tensor) else torch.tensor(np.asarray(to_array(box, "length", "box"), np.float64))
         if plain.ndim < 2 or plain.shape[-2:] != (3, 3) or not torch.isfinite(plain).all():
             raise CVError(
@@ -212,9 +209,7 @@ class Variable(CollectiveVariable):
 
     def gradients_in_chunks(self, positions: Positions, box: Any = None) -> Iterator[np.ndarray]:
         """What `gradients` gives, for `CHUNK` frames at a time."""
-        positions = np.asarray(to_array(positions, "length", "positions"), np.float64)
-        if positions.ndim != 3 or positions.shape[1:] != (self.n_atoms, 3):
-            raise CVError(f"{self._name}: expected frames (n, {self.n_atoms}, 3); got {positions.shape}.")
+        positions = self._frames(positions)
         self._check_finite(torch.from_numpy(positions))
         box = None if box is None else np.asarray(to_array(box, "length", "box"))
         if self.periodic and len(positions):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,9 @@ from torch import nn
 
 from latf_sampling.cv import compiled_variable, graph
 from latf_sampling.cv.compiled_variable import CompiledVariable, read_programs
-from latf_sampling.cv.compiler.kernel import KernelError
+from latf_sampling.cv.compiler.kernel import KernelError, compile_source
 from latf_sampling.cv.latent_cv import LatentCV
-from latf_sampling.cv.shapes import Harmonic
+from latf_sampling.cv.shapes import Component, Harmonic, Spline, Sum, Walls, from_json, to_json
 from latf_sampling.errors import CVError
 from latf_sampling.features import Features
 
@@ -107,6 +108,18 @@ def test_a_box_is_needed(tmp_path):
         compiled(frames(2), np.tile(TRICLINIC, (3, 1, 1)))
 
 
+def test_shapes_are_handed_on_with_all_their_bits():
+    rng = np.random.default_rng(0)
+    spline, walls = Spline(rng.normal(size=2), rng.random(2), (9, 12)), Walls(*np.sort(rng.normal(size=(3, 2)), 0))
+    for shape in (Sum(spline, walls), spline, Harmonic(2), Component(2, 1)):
+        again, u, table = from_json(to_json(shape)), torch.from_numpy(rng.normal(size=2)), rng.normal(size=shape.size)
+        assert type(again) is type(shape) and again.size == shape.size and to_json(again) == to_json(shape)
+        for one, other in zip(again(u, torch.from_numpy(table)), shape(u, torch.from_numpy(table))):
+            assert torch.equal(one, other)
+    with pytest.raises(CVError, match="a shape of the kind partial cannot be handed to another process"):
+        to_json(partial(max))
+
+
 class Unsupported(nn.Module):
     def forward(self, x):
         return torch.erfinv(x.tanh()[..., :1])
@@ -125,7 +138,7 @@ WITHOUT = """
 import sys
 import numpy as np
 from latf_sampling.cv.compiled_variable import CompiledVariable
-from latf_sampling.cv.shapes import Harmonic
+from latf_sampling.cv.shapes import Component, Harmonic, Spline, Sum, Walls, from_json, to_json
 cv = CompiledVariable.load(sys.argv[1])
 x = np.load(sys.argv[2])
 print(repr(cv(x).tolist()), cv.evaluator(Harmonic(2))(x[0, cv.atoms], np.eye(3), np.ones(4))[0], "torch" in sys.modules)
@@ -149,7 +162,7 @@ def test_one_of_several_traces(tmp_path, plain, monkeypatch):
     monkeypatch.setenv("LATF_CACHE", str(tmp_path))
     traced, trace = [], compiled_variable._trace
 
-    def counted(path: Path, file: Path, request: bytes):
+    def counted(path: Path, file: Path, request: str):
         traced.append(file)
         return trace(path, file, request)
 
@@ -177,6 +190,7 @@ def test_one_of_several_traces(tmp_path, plain, monkeypatch):
 def test_a_cache_that_cannot_be_written(tmp_path, plain, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LATF_CACHE", str(tmp_path / "file"))
+    compile_source.cache_clear()
     compiled = CompiledVariable.load(plain[0])
     with pytest.warns(RuntimeWarning, match="set LATF_CACHE"):
         np.testing.assert_allclose(compiled(frames(2)), plain[1](frames(2)), atol=1e-12)

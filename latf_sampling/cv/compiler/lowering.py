@@ -48,6 +48,7 @@ def compile_graph(graph: fx.GraphModule, example: tuple[Tensor, ...]) -> Kernel:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from torch.fx.experimental.proxy_tensor import make_fx
     >>> example = (torch.zeros(3, dtype=torch.float64),)
     >>> kernel = compile_graph(make_fx(lambda x: (x * x.sum(),))(*example), example)

@@ -59,7 +59,7 @@ class Gyration(torch.nn.Module):
         members = (labels == np.arange(labels.max() + 1)[:, None]) * weights
         of_molecule = members.sum(1)
         first, second = np.triu_indices(len(members), 1)
-        self.several: bool = len(members) > 1
+        self.further: int = len(members) - 1
         self.unwrap = Unwrap(atoms, tree, n_atoms, range(len(weights)))
         self.differences = Differences(first, second, len(members))
         self.register_buffer("weights", split_double(weights))
@@ -70,9 +70,9 @@ class Gyration(torch.nn.Module):
     def forward(self, positions: Tensor, box: Tensor | None = None) -> Tensor:
         x = self.unwrap(positions, box)
         centers = weighted_sums(join_double(self.centers).to(x.dtype), x)
-        away = x - gather(centers, self.molecules) if self.several else x - centers
+        away = x - gather(centers, self.molecules) if self.further > 0 else x - centers
         squares = (squared_lengths(away) * join_double(self.weights).to(x.dtype)).sum(-1, keepdim=True)
-        if self.several:
+        if self.further > 0:
             between = squared_lengths(self.differences(centers, box))
             squares = squares + (between * join_double(self.pair_weights).to(x.dtype)).sum(-1, keepdim=True)
         return safe_sqrt(squares, 1e-16)
