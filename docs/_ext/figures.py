@@ -128,37 +128,41 @@ def temperatures(table: Table, axes: Axes) -> None:
 def chignolin_melting(table: Table, axes: Axes) -> None:
     """Population of the open state: by the flow, by frames that were weighted with MBAR, and of plain runs."""
     for index, (kind, label) in enumerate({"model": "flow", "frames": "training frames by MBAR"}.items()):
-        rows, shade = table.where(by=kind), charts.color(index)
-        low, high = (100 * (rows["population"] + sign * 1.96 * rows["error"]) for sign in (-1, 1))
-        axes.fill_between(rows["temperature"], low, high, color=shade, alpha=0.2, lw=0)
-        axes.plot(rows["temperature"], 100 * rows["population"], color=shade, label=label)
+        rows = table.where(by=kind)
+        _curve(axes, index, rows["temperature"], rows["population"], rows["error"], label)
     runs = table.where(by="plain runs")
-    axes.errorbar(
-        runs["temperature"], 100 * runs["population"], 196 * runs["error"],
-        fmt="o", color=REFERENCE, capsize=3, ms=5, label="plain runs",
-    )  # fmt: skip
-    for simulated in (306, 374):
-        axes.axvline(simulated, color=REFERENCE, lw=0.7, ls=":")
-    axes.set_xlabel("temperature, K")
-    axes.set_ylabel("open, %")
-    axes.legend()
+    _points(axes, runs["temperature"], runs["population"], runs["error"], "plain runs")
+    _finish(axes, (306, 374), "open, %")
 
 
 @_figure
 def gcaa_melting(table: Table, axes: Axes) -> None:
     """Fraction of folded hairpins: by a flow of all frames, by one of folded frames only, and by replica exchange."""
     for index, (name, label) in enumerate({"": "flow", "-folded-only": "flow of folded frames"}.items()):
-        middle, error = table[f"reweighted{name}"], table[f"reweighted{name} error"]
-        low, high = (np.clip(100 * (middle + sign * 1.96 * error), 0, 100) for sign in (-1, 1))
-        axes.fill_between(table["temperature"], low, high, color=charts.color(index), alpha=0.2, lw=0)
-        axes.plot(table["temperature"], 100 * middle, color=charts.color(index), label=label)
+        column = f"reweighted{name}"
+        _curve(axes, index, table["temperature"], table[column], table[f"{column} error"], label)
     exchange = json.loads((PROTOCOLS / "reference_gcaa-go.json").read_text(encoding="utf-8"))["replica_exchange_MBAR"]
     grid, folded, error = (np.array(exchange[key])[::4] for key in ("grid_K", "folded", "folded_error"))
-    axes.errorbar(
-        grid, 100 * folded, 196 * error, fmt="o", color=REFERENCE, capsize=3, ms=5, label="replica exchange"
-    )  # fmt: skip
-    for simulated in (315, 345):
-        axes.axvline(simulated, color=REFERENCE, lw=0.7, ls=":")
+    _points(axes, grid, folded, error, "replica exchange")
+    _finish(axes, (315, 345), "folded, %")
+
+
+def _curve(axes: Axes, index: int, temperatures: np.ndarray, share: np.ndarray, error: np.ndarray, label: str) -> None:
+    """A population against temperature, with the 95 % band of its standard errors."""
+    low, high = (np.clip(100 * (share + sign * 1.96 * error), 0, 100) for sign in (-1, 1))
+    axes.fill_between(temperatures, low, high, color=charts.color(index), alpha=0.2, lw=0)
+    axes.plot(temperatures, 100 * share, color=charts.color(index), label=label)
+
+
+def _points(axes: Axes, temperatures: np.ndarray, share: np.ndarray, error: np.ndarray, label: str) -> None:
+    """A reference, with 95 % intervals."""
+    axes.errorbar(temperatures, 100 * share, 196 * error, fmt="o", color=REFERENCE, capsize=3, ms=5, label=label)
+
+
+def _finish(axes: Axes, simulated: tuple[float, ...], label: str) -> None:
+    """Axes of a melting curve, with the temperatures that were trained at."""
+    for temperature in simulated:
+        axes.axvline(temperature, color=REFERENCE, lw=0.7, ls=":")
     axes.set_xlabel("temperature, K")
-    axes.set_ylabel("folded, %")
+    axes.set_ylabel(label)
     axes.legend()

@@ -19,7 +19,6 @@ from latf_sampling.errors import FailureWarning, StoreError, TrainingError
 from latf_sampling.records.programs import programs
 from latf_sampling.records.records import Records
 from latf_sampling.simulation.leased_jobs import lease_of
-from latf_sampling.units import SECOND
 
 FURTHER = 0.01
 """Fraction of a training by which it gets further."""
@@ -94,7 +93,6 @@ def learn(records: Records, campaign: type, index: int, executor: Executor, prog
     allowed = frozenset(program.digest for program in programs(records.protocol))
     training = Training(records.directory.path, index, campaign, type(records), allowed)
     attempts = _Attempts(records.directory.round(index).learning.path, f"round {index}: learn", progress)
-    limit = records.protocol.stalled_after
     results = run_tasks(
         _learner,
         training,
@@ -104,7 +102,7 @@ def learn(records: Records, campaign: type, index: int, executor: Executor, prog
         begin_again=attempts.begin_again,
         watch=attempts.watch,
         pulse=attempts.pulse,
-        patience=None if limit is None else limit / SECOND,
+        patience=records.protocol.patience,
         stop=attempts.stop,
         name=lambda number: attempts.name,
     )

@@ -332,9 +332,9 @@ class _Batch:
 
     def give_up(self, patience: float) -> list[Future]:
         """Kill processes without progress; returns tasks of other workers without progress, or without a worker."""
-        stuck = []
+        local, stuck = isinstance(self.executor, LocalExecutor), []
         for future, assignment in self.running.items():
-            waits = assignment.pulse is None and not isinstance(self.executor, LocalExecutor)
+            waits = assignment.pulse is None and not local
             limit = patience * 2**assignment.waits if waits else patience
             if assignment.verdict is not None or assignment.unchanged <= limit or future.done():
                 continue
@@ -343,10 +343,8 @@ class _Batch:
                 continue
             _cancel(future)
             if waits:
-                assignment.verdict = (
-                    "waiting",
-                    (f"no worker has begun it for {limit:g} s; it is submitted again, in case its executor lost it."),
-                )
+                words = f"no worker has begun it for {limit:g} s; it is submitted again, in case its executor lost it."
+                assignment.verdict = "waiting", words
             else:
                 assignment.verdict = "lost", f"having made no progress for {patience:g} s"
             stuck.append(future)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def plural(number: int, noun: str) -> str:
     """A number with its noun.
@@ -17,6 +19,18 @@ def plural(number: int, noun: str) -> str:
         else:
             noun += "s"
     return f"{number:,} {noun}"
+
+
+def first_of(items: Sequence[str], most: int, separator: str = ", ") -> str:
+    """The first few of some words, and how many more there are.
+
+    Examples
+    --------
+    >>> first_of(["SER 12", "GLY 14", "ALA 15"], 2)
+    'SER 12, GLY 14, and 1 more'
+    """
+    more = [f"and {len(items) - most} more"] if len(items) > most else []
+    return separator.join([*items[:most], *more])
 
 
 def duration(seconds: float) -> str:

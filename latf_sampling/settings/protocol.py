@@ -506,6 +506,11 @@ class Protocol(Settings):
             raise SettingsError(explain(error, str(path), cls)) from error
 
     @property
+    def patience(self) -> float | None:
+        """`stalled_after` in seconds."""
+        return None if self.stalled_after is None else self.stalled_after / SECOND
+
+    @property
     def all_rounds(self) -> tuple[RoundSettings | ExternalRound, ...]:
         """The rounds that models are trained on, by number; round 0 is that of external trajectories, if any."""
         if not self.from_trajectories:

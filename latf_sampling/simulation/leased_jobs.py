@@ -17,7 +17,6 @@ from latf_sampling.core.words import plural
 from latf_sampling.errors import StoreError
 from latf_sampling.simulation.equilibration import EquilibrationJob
 from latf_sampling.simulation.job import WalkerJob
-from latf_sampling.units import SECOND
 
 LEASES = "running"
 """Folder of the leases in that of a round, as long as something runs."""
@@ -73,7 +72,6 @@ class LeasedJobs(ABC, Generic[Job]):
         """
         if isinstance(executor, LocalExecutor) and self.missing:
             self.at_once = min(executor.processes, len(self.missing))
-        limit = self.jobs[0].protocol.stalled_after if self.jobs else None
         results = run_tasks(
             make_worker,
             None,
@@ -83,7 +81,7 @@ class LeasedJobs(ABC, Generic[Job]):
             begin_again=self.begin_again,
             watch=self.watch,
             pulse=self.reported.get,
-            patience=None if limit is None else limit / SECOND,
+            patience=self.jobs[0].protocol.patience if self.jobs else None,
             is_done=lambda number: self.is_finished(self.jobs[number]),
             stop=self.stop,
             name=lambda number: self.jobs[number].name,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from latf_sampling.core.words import first_of
 from latf_sampling.systems import mmcif, pdb
 from latf_sampling.systems.structure_text import StructureText
 
@@ -56,14 +57,17 @@ def one_location(source: StructureText, wanted: str | None = None) -> StructureT
         advice = "Keep one of them in the file"
         if source.key == "system.structure":
             advice += f", or set prepare: {{alternate_locations: {HIGHEST}}}"
-        raise source.fault(f"has alternate locations of {_listed(map(_described, ambiguous.values()))}. {advice}.")
+        raise source.fault(
+            f"has alternate locations of {first_of([*map(_described, ambiguous.values())], _SHOWN, '; ')}. {advice}."
+        )
     chosen = {place: _chosen(members, wanted) for place, members in ambiguous.items()}
-    words = (
+    words = [
         f"{next(m.residue for m in members if m.label == chosen[place])} {place[1]} (chain {place[0]}) {chosen[place]}"
         for place, members in ambiguous.items()
-    )
+    ]
     warnings.warn(
-        f"{source.key}: of {len(ambiguous)} residues with alternate locations one is taken: {_listed(words)}.",
+        f"{source.key}: of {len(ambiguous)} residues with alternate locations one is taken: "
+        f"{first_of(words, _SHOWN, '; ')}.",
         stacklevel=2,
     )
     named = {(e.chain, e.number, e.name) for e in entries if e.label == chosen.get((e.chain, e.number))}
@@ -114,9 +118,3 @@ def _described(members: list[Location]) -> str:
     names = "/".join(dict.fromkeys(member.residue for member in members))
     labels = ", ".join(sorted({member.label for member in members if member.label}))
     return f"{names} {members[0].number} (chain {members[0].chain}): {labels}"
-
-
-def _listed(items) -> str:
-    listed = list(items)
-    more = [f"and {len(listed) - _SHOWN} more"] if len(listed) > _SHOWN else []
-    return "; ".join(listed[:_SHOWN] + more)

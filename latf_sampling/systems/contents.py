@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from openmm import app
 
-from latf_sampling.core.words import plural
+from latf_sampling.core.words import first_of, plural
 from latf_sampling.systems.molecule import residue_label
 
 WATERS = frozenset(["HOH", "WAT", "H2O", "TIP", "TIP3", "TP3", "TIP4", "TP4", "SOL", "SPC", "DOD"])
@@ -129,7 +129,7 @@ def chemistry(topology: app.Topology) -> list[str]:
         elif _lost_proton(residue.name, names) and residue not in sulfurs:
             unusual.append(f"{residue_label(residue)} charged")
     lines = {"disulfide bonds": disulfides, "histidines": histidines, "unusual protonation": unusual}
-    return [f"{what}: {_listed(members)}" for what, members in lines.items() if members]
+    return [f"{what}: {first_of(members, SHOWN)}" for what, members in lines.items() if members]
 
 
 def is_neutral(residue: Residue) -> bool:
@@ -145,11 +145,6 @@ def is_neutral(residue: Residue) -> bool:
 def _lost_proton(residue: str, names: Collection[str]) -> bool:
     """Whether a cysteine or tyrosine has no hydrogen at its sulfur or oxygen."""
     return (residue in ("CYS", "CYM") and not {"HG", "HG1"} & set(names)) or (residue == "TYR" and "HH" not in names)
-
-
-def _listed(members: Sequence[str]) -> str:
-    more = [f"and {len(members) - SHOWN} more"] if len(members) > SHOWN else []
-    return ", ".join([*members[:SHOWN], *more])
 
 
 def heavy_atoms(residues: Sequence[Residue]) -> list[int]:

@@ -137,14 +137,18 @@ def with_ions(source: StructureText) -> StructureText:
     return source.with_text("".join(f"{line}\n" for line in lines))
 
 
+def _residue(line: str) -> tuple[str, str]:
+    """Name and place of the residue of an atom's line, like "DMS" and "A 101"."""
+    return line[17:21].strip(), f"{line[21:22].strip() or '-'} {line[22:27].strip()}"
+
+
 def remove_residues(source: StructureText, unwanted: Callable[[str, str], bool]) -> StructureText:
     """The text without the atoms of residues that are unwanted by their name and place, like "DMS" and "A 101"; dropped
     lines are empty, so that the others keep their numbers."""
     lines = []
     for _, line in source.lines():
         is_atom = line.startswith(("ATOM  ", "HETATM", "ANISOU"))
-        place = f"{line[21:22].strip() or '-'} {line[22:27].strip()}"
-        lines.append("" if is_atom and unwanted(line[17:21].strip(), place) else line)
+        lines.append("" if is_atom and unwanted(*_residue(line)) else line)
     return source.with_text("".join(f"{line}\n" for line in lines))
 
 
@@ -168,7 +172,7 @@ def replace_residues(
     lines = []
     for _, line in source.lines():
         if line.startswith(("ATOM  ", "HETATM", "ANISOU", "TER")):
-            name = new_name(line[17:21].strip(), f"{line[21:22].strip() or '-'} {line[22:27].strip()}")
+            name = new_name(*_residue(line))
             if name is not None and line.startswith("TER"):
                 line = f"{line[:17]}{name:>3}{line[20:]}"
             elif name is not None:

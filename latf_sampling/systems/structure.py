@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from openmm import app
 
+from latf_sampling.core.words import first_of
 from latf_sampling.errors import SettingsError
 from latf_sampling.systems import mmcif, pdb
 from latf_sampling.systems.alternate_locations import one_location
@@ -180,8 +181,8 @@ def refuse_missing(source: StructureText, topology: app.Topology) -> None:
     missing = list((mmcif if source.is_mmcif else pdb).missing(source, topology))
     if missing:
         raise source.fault(
-            f"lacks residues of its sequence: {_some(missing, '; ')}. Set prepare.missing_residues to have them built, "
-            "or remove the sequence from the file to do without them."
+            f"lacks residues of its sequence: {first_of(missing, 5, '; ')}. Set prepare.missing_residues to have them "
+            "built, or remove the sequence from the file to do without them."
         )
 
 
@@ -247,9 +248,3 @@ def links(structure: Structure) -> Iterator[tuple[app.topology.Residue, app.topo
 
 def _symbol(atom: app.topology.Atom) -> str | None:
     return None if atom.element is None else atom.element.symbol
-
-
-def _some(items: list[str], separator: str = ", ", most: int = 5) -> str:
-    """The first few of a list, for an error."""
-    more = [f"and {len(items) - most} more"] if len(items) > most else []
-    return separator.join(items[:most] + more)
