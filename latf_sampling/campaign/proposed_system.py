@@ -6,6 +6,7 @@ Each rule is the comment beside the key that follows from it.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +19,14 @@ from pydantic import ValidationError
 from latf_sampling.campaign.proposed_yaml import Key, as_dict
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.fields import explain
-from latf_sampling.settings.system import WATERS, SystemSettings
+from latf_sampling.settings.system import WATERS, PrepareSettings, SystemSettings
 from latf_sampling.systems import Molecule, build, mmcif, pdb
+from latf_sampling.systems.alternate_locations import HIGHEST
 from latf_sampling.systems.build import SOURCES
 from latf_sampling.systems.contents import Contents
 from latf_sampling.systems.force_field import add_template_bonds, load_force_field
 from latf_sampling.systems.molecule import box_vectors
+from latf_sampling.systems.replacement import edited
 from latf_sampling.systems.structure import LONGEST_LINK, Structure, links, parse, read_text
 from latf_sampling.systems.structure_text import StructureText, format_of
 
@@ -45,6 +48,13 @@ FULL = 0.3
 THIN = 20.0
 """Atoms per nm^3; water and proteins have a hundred. A thinner unit cell holds a molecule in a vacuum: GROMACS's files
 always have a cell, and a barostat would let an empty one collapse."""
+ADDITIVES = frozenset([
+    "SO4", "PO4", "NO3", "NH4", "CO3", "BCT", "SCN", "AZI", "ACT", "ACY", "FMT", "CIT", "FLC", "TLA", "MLI", "MLA",
+    "TRS", "EPE", "MES", "CAC", "IMD", "GOL", "EDO", "PGO", "PGR", "PDO", "MPD", "MRD", "PEG", "PGE", "PG4", "1PE",
+    "2PE", "P6G", "DMS", "IPA", "EOH", "MOH", "CCN", "BME", "DTT", "DOD", "UNX",
+])  # fmt: skip
+"""Names in the PDB of what is added for crystallization: salts, buffers, cryoprotectants, polymers, solvents, reducing
+agents and heavy water; UNX is an unknown atom. The force fields that are proposed have none of them."""
 MOST_AMINO_ACIDS, MOST_NUCLEOTIDES = 40, 20
 """Larger molecules are put into water."""
 CUTOFF = 1.0
@@ -164,8 +174,9 @@ def _from_structure(file: Path, folder: Path) -> ProposedSystem:
     key = "system.structure"
     loaded = StructureText.load(file, key)
     reader = mmcif if loaded.is_mmcif else pdb
-    several = reader.one_model(loaded, 1).text != loaded.text
-    source = read_text(file, key, 1)
+    single = reader.one_model(loaded, 1)
+    several = single.text != loaded.text
+    source, prepare = _edited(file, single)
     structure = parse(source)
     contents = Contents.from_topology(structure.topology)
     _refuse_empty(contents, file)
@@ -174,29 +185,51 @@ def _from_structure(file: Path, folder: Path) -> ProposedSystem:
         keys.append(Key("model", 1, "the file holds several; the first is the best one by custom"))
     box, water = _full_box(structure, contents), _why_water(contents)
     fields = _force_field(contents, bool(box is not None or water))
-    prepare: dict[str, Any] = {}
-    why = "adds atoms and hydrogens that are missing, and loops inside chains; missing ends of chains stay so"
-    if "MSE" in {residue.name for residue in contents.amino_acids}:
-        prepare["replace"] = {"MSE": "MET"}
-        why += "; selenomethionine is there for crystallography, and becomes methionine"
-    prepare["missing_residues"] = "inside"
-    is_complete = "replace" not in prepare and _is_complete(source, structure, load_force_field(tuple(fields.value)))
+    is_complete = not prepare and _is_complete(source, structure, load_force_field(tuple(fields.value)))
+    why = "atoms, hydrogens, and loops inside chains that are missing are added; missing ends of chains stay so"
+    prepare.append(Key("missing_residues", "inside", why))
     keys.append(fields)
     if box is not None:
         keys += _periodic_keys(_cutoff(box, CUTOFF), "the file has a box of water")
-        if not is_complete:
-            keys.append(Key("prepare", prepare, why))
     elif water:
-        solvent = {"padding": "1 nm", "ionic_strength": "0.15 mol/l"}
         keys += _periodic_keys(CUTOFF, "water around the molecule")
-        keys.append(Key("prepare", {**prepare, "solvent": solvent}, f"{why}; a box of water with salt, since {water}"))
+        solvent = {"padding": "1 nm", "ionic_strength": "0.15 mol/l"}
+        prepare.append(Key("solvent", solvent, f"a box of water with salt, since {water}"))
     else:
         keys.append(Key("nonbonded", "no cutoff", "all pairs: the molecule is small"))
         keys += _hydrogen_keys()
-        if not is_complete:
-            keys.append(Key("prepare", prepare, why))
+    added_water = bool(water and box is None)
+    if added_water or not is_complete:
+        keys.append(Key("prepare", inner=prepare))
     molecule = build(_settings(keys, folder), SEED)
-    return ProposedSystem(keys, file.name, contents, molecule, bool(water and box is None))
+    return ProposedSystem(keys, file.name, contents, molecule, added_water)
+
+
+def _edited(file: Path, single: StructureText) -> tuple[StructureText, list[Key]]:
+    """The text of a structure as it can be simulated, and the keys of `prepare` that make it so.
+
+    Parameters
+    ----------
+    file
+        Its file.
+    single
+        The text of its first model.
+    """
+    keys = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the locations that are taken; it comes again when the molecule is built
+        source = read_text(file, single.key, 1, HIGHEST)
+    if source.text != single.text:
+        keys.append(Key("alternate_locations", HIGHEST, "of atoms with several locations the most occupied one"))
+    names = {residue.name for residue in parse(source).topology.residues()}
+    if additives := sorted(names & ADDITIVES):
+        source = edited(source, PrepareSettings(remove=tuple(additives)))
+        why = "added for crystallization, by their names; what belongs to the molecule needs a force field file"
+        keys.append(Key("remove", additives, why))
+    if "MSE" in names:
+        why = "selenomethionine is there for crystallography, and becomes methionine"
+        keys.append(Key("replace", {"MSE": "MET"}, why))
+    return source, keys
 
 
 def _full_box(structure: Structure, contents: Contents) -> np.ndarray | None:

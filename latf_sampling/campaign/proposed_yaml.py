@@ -54,12 +54,12 @@ class Key:
 
 
 def as_dict(keys: Sequence[Key]) -> dict[str, Any]:
-    """The values of keys without sections.
+    """The values of keys, and of those in sections.
 
-    >>> as_dict([Key("seed", 1)])
-    {'seed': 1}
+    >>> as_dict([Key("seed", 1), Key("system", inner=[Key("cutoff", "1 nm")])])
+    {'seed': 1, 'system': {'cutoff': '1 nm'}}
     """
-    return {key.name: key.value for key in keys}
+    return {key.name: as_dict(key.inner) if key.inner else key.value for key in keys}
 
 
 def comment(text: str, indent: str = "") -> list[str]:

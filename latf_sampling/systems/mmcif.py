@@ -48,6 +48,11 @@ def occupancies(source: StructureText) -> list[float]:
     return [float(word) if is_coordinate(word) else 1.0 for word in words]
 
 
+def elements(source: StructureText) -> list[str]:
+    """The symbols of the elements of the atoms, in their order."""
+    return [symbol for (symbol,) in _rows(_block(source), "atom_site", "type_symbol")]
+
+
 def keep_locations(source: StructureText, kept: Sequence[bool]) -> StructureText:
     """The text without some of its atoms, and without the labels of alternate locations of the others."""
     keep = iter(kept)

@@ -55,6 +55,11 @@ def occupancies(source: StructureText) -> list[float]:
     return [float(word) if is_coordinate(word) else 1.0 for word in words]
 
 
+def elements(source: StructureText) -> list[str]:
+    """The symbols of the elements of the atoms, in their order; empty where a file has none."""
+    return [line[76:78].strip() for _, line in source.lines() if line.startswith(("ATOM  ", "HETATM"))]
+
+
 def keep_locations(source: StructureText, kept: Sequence[bool]) -> StructureText:
     """The text without some of its atoms, and without the labels of alternate locations of the others; dropped lines
     are empty, so that the others keep their numbers."""

@@ -1,5 +1,5 @@
-"""Chains of a structure file that are taken, and residues that are removed or replaced by standard ones, before it is
-parsed."""
+"""Chains of a structure file that are taken, residues that are removed or replaced by standard ones, and deuterium that
+is left out, before it is parsed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _STANDARD = {
 
 
 def edited(source: StructureText, settings: PrepareSettings) -> StructureText:
-    """The text of a structure with the chains and the residues of the settings.
+    """The text of a structure with the chains and the residues of the settings, and without the deuterium of neutron
+    diffraction, in whose place hydrogens are added.
 
     Raises
     ------
@@ -51,6 +52,9 @@ def edited(source: StructureText, settings: PrepareSettings) -> StructureText:
             raise source.fault(f"has no residue {unknown[0]}, as prepare.{key} says.")
     if settings.remove:
         source = reader.remove_residues(source, lambda name, place: name in settings.remove or place in settings.remove)
+    deuterium = [symbol == "D" for symbol in reader.elements(source)]
+    if any(deuterium):
+        source = reader.keep_locations(source, [not is_deuterium for is_deuterium in deuterium])
     if not settings.replace:
         return source
 

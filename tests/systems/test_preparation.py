@@ -370,6 +370,20 @@ def test_residues_are_left_out(tmp_path, mmcif):
     assert names(molecule) == ["GLY", "ALA", "VAL", "GLY"]
 
 
+@pytest.mark.parametrize("mmcif", [False, True], ids=["pdb", "mmcif"])
+def test_deuterium_becomes_hydrogen(tmp_path, mmcif):
+    complete = build(settings(tmp_path, text("GAVG"), prepare={}))
+    for atom in complete.topology.atoms():
+        if atom.element is app.element.hydrogen and atom.name.startswith("H"):
+            atom.element = app.element.deuterium
+    handle = io.StringIO()
+    writer = app.PDBxFile if mmcif else app.PDBFile
+    writer.writeFile(complete.topology, complete.positions * unit.nanometer, handle)
+    molecule = build(settings(tmp_path, handle.getvalue(), "b.cif" if mmcif else "b.pdb", prepare={}))
+    assert molecule.positions.shape == complete.positions.shape
+    assert not [atom for atom in molecule.topology.atoms() if atom.element is app.element.deuterium]
+
+
 def test_sites_that_the_force_field_has_not(tmp_path):
     """Water of four sites becomes one of three, where it is prepared."""
     water = app.Modeller(app.Topology(), [])
