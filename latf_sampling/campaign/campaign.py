@@ -30,6 +30,7 @@ from latf_sampling.campaign.policies import POLICIES, next_walkers
 from latf_sampling.campaign.progress import Progress, StepProgress, part_of, silent
 from latf_sampling.campaign.until import Until
 from latf_sampling.core import installation, platforms, storage, streams
+from latf_sampling.core.lease import LEASES, remove_leases
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.notebook import ShownInNotebooks, shown_progress
 from latf_sampling.core.provenance import Attempt
@@ -189,6 +190,7 @@ class Campaign(ShownInNotebooks):
                 Records.load(self.directory.path, trust=True), progress=lambda f, words: progress("report", f, words)
             )
             progress("report", 1.0, str(self.directory.report))
+            self._remove_leases()
 
     # What the directory holds: see `Records`
 
@@ -398,6 +400,12 @@ class Campaign(ShownInNotebooks):
             self._learn(index, executor, progress)
             if not known and self.protocol.observe is not None:
                 tell_free_energy(self.records, index, progress, self.log)
+
+    def _remove_leases(self) -> None:
+        """Remove leases of a driver that was killed when their task had ended, so that it was not done again."""
+        rounds = (self.directory.run(self.protocol, index).path for index in range(len(self.protocol.runs)))
+        for folder in (self.directory.equilibration, *rounds):
+            remove_leases(folder / LEASES)
 
     def _add_round(self) -> None:
         """Go on as with a protocol that has a further round like the last one."""

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latf_sampling.campaign.progress import StepProgress
-from latf_sampling.core.lease import Lease, remove_leases
+from latf_sampling.core.lease import Lease, lease_of, remove_leases
 from latf_sampling.core.platforms import torch_threads
 from latf_sampling.core.tasks import MAX_LOST, WorkerDied, run_tasks
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.errors import FailureWarning, StoreError, TrainingError
 from latf_sampling.records.programs import programs
 from latf_sampling.records.records import Records
-from latf_sampling.simulation.leased_jobs import lease_of
 
 FURTHER = 0.01
 """Fraction of a training by which it gets further."""

@@ -31,6 +31,9 @@ LONGEST_WAIT = 60.0
 VISIBLE_AFTER = 10.0
 """s after which a file that was written on one node is there on another one."""
 
+LEASES = "running"
+"""Folder of leases, as long as something runs."""
+
 Report = Callable[..., None]
 """Called with the fraction of a task that is done, and a few words."""
 
@@ -167,6 +170,11 @@ class Lease:
             content = json.loads(self._progress("").read_text(encoding="utf-8"))
             return f"on {content['host']}, process {content['process']}"
         return ""
+
+
+def lease_of(path: Path) -> Path:
+    """Name of the lease for a file, or for the files in a folder."""
+    return path.parent / LEASES / path.name
 
 
 def wait_for(visible: Callable[[], bool]) -> bool:

@@ -7,19 +7,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
-from latf_sampling.core.lease import VISIBLE_AFTER, Lease, remove_leases, wait_for
+from latf_sampling.core.lease import VISIBLE_AFTER, Lease, lease_of, remove_leases, wait_for
 from latf_sampling.core.processes import LocalExecutor
 from latf_sampling.core.tasks import MAX_LOST, WorkerDied, run_tasks
 from latf_sampling.core.words import plural
 from latf_sampling.errors import StoreError
 from latf_sampling.simulation.equilibration import EquilibrationJob
 from latf_sampling.simulation.job import WalkerJob
-
-LEASES = "running"
-"""Folder of the leases in that of a round, as long as something runs."""
 
 Job = TypeVar("Job", WalkerJob, EquilibrationJob)
 
@@ -139,8 +135,3 @@ class LeasedJobs(ABC, Generic[Job]):
     def stop(self) -> None:
         for lease in self.leases.values():
             lease.revoke()
-
-
-def lease_of(folder: Path) -> Path:
-    """Name of the lease for the files in a folder of a round."""
-    return folder.parent / LEASES / folder.name

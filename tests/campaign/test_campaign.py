@@ -33,6 +33,7 @@ from latf_sampling.campaign import campaign as loop
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.cli import main as cli
 from latf_sampling.core import storage
+from latf_sampling.core.lease import Lease, lease_of
 from latf_sampling.data.layout import WalkerDirectory
 from latf_sampling.errors import SettingsError, StoreError
 from latf_sampling.records.records import Records
@@ -209,6 +210,8 @@ def test_a_second_run_does_nothing_but_the_report(copy, monkeypatch):
     monkeypatch.setattr(loop, "write_report", lambda records, **_: reported.append(records))
     before, began = times(copy), time.process_time()
     again = Campaign.load(copy)
+    for folder in ("equilibration", "rounds/01", "rounds/02"):  # of a driver that was killed when a task had just ended
+        Lease.grant(lease_of(copy / folder / "learning"))
     again.run(lambda stage, fraction, words: stages.append((stage, fraction, words)))
     assert time.process_time() - began < 10
     assert times(copy) == before
