@@ -176,8 +176,10 @@ def _from_structure(file: Path, folder: Path) -> ProposedSystem:
     reader = mmcif if loaded.is_mmcif else pdb
     single = reader.one_model(loaded, 1)
     several = single.text != loaded.text
-    source, prepare = _edited(file, single)
-    structure = parse(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come again when the molecule is built
+        source, prepare = _edited(file, single)
+        structure = parse(source)
     contents = Contents.from_topology(structure.topology)
     _refuse_empty(contents, file)
     keys = [Key("structure", _path(file, folder))]
@@ -216,9 +218,7 @@ def _edited(file: Path, single: StructureText) -> tuple[StructureText, list[Key]
         The text of its first model.
     """
     keys = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the locations that are taken; it comes again when the molecule is built
-        source = read_text(file, single.key, 1, HIGHEST)
+    source = read_text(file, single.key, 1, HIGHEST)
     if source.text != single.text:
         keys.append(Key("alternate_locations", HIGHEST, "of atoms with several locations the most occupied one"))
     names = {residue.name for residue in parse(source).topology.residues()}
