@@ -25,5 +25,5 @@ def main() -> None:
 
 
 # %%
-if __name__ == "__main__":  # walkers run in separate processes, which import this file
+if __name__ == "__main__":
     main()
