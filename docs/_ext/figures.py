@@ -147,6 +147,14 @@ def gcaa_melting(table: Table, axes: Axes) -> None:
     _finish(axes, (315, 345), "folded, %")
 
 
+@_figure
+def own_script(table: Table, axes: Axes) -> None:
+    """The variable of a walker under metadynamics against time."""
+    axes.plot(table["time"], table["u"], "o-", ms=3, lw=0.8, color=charts.color(0))
+    axes.set_xlabel("time, ps")
+    axes.set_ylabel("u")
+
+
 def _curve(axes: Axes, index: int, temperatures: np.ndarray, share: np.ndarray, error: np.ndarray, label: str) -> None:
     """A population against temperature, with the 95 % band of its standard errors."""
     low, high = (np.clip(100 * (share + sign * 1.96 * error), 0, 100) for sign in (-1, 1))
