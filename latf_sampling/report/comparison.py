@@ -282,6 +282,7 @@ def _draw_histories(axes: Axes, columns: Sequence[_Column]) -> None:
             axes.plot(times, values, "o-", ms=3, color=charts.color(place), label=label)
     headline.draw_reference(axes, columns[0].estimates, vertical=False)
     axes.set_xlabel("simulated time of each walker, ns")
+    axes.locator_params(axis="x", nbins=6)
     axes.set_ylabel("difference, kJ/mol")
     charts.legend(axes)
 

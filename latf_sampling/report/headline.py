@@ -286,5 +286,6 @@ def draw_history(axes: Axes, estimates: Estimates) -> None:
     if levels:  # the intervals of the first few blocks may be much wider than the others
         axes.set_ylim(min(levels) - 2 * half_width, max(levels) + 2 * half_width)
     axes.set_xlabel("simulated time of each walker, ns")
+    axes.locator_params(axis="x", nbins=6)
     axes.set_ylabel("difference, kJ/mol")
     charts.legend(axes)

@@ -74,4 +74,5 @@ def draw(axes: Sequence[Axes], records: Records, entry: Round, learned: LearnedM
     for component, axis in enumerate(latent):
         axis.set_ylabel(charts.component(component))
     axes[-1].set_xlabel("time since the round began, ns")
+    axes[-1].locator_params(axis="x", nbins=6)  # labels of a round of a few ps are long
     charts.legend(axes[0], markerscale=4, ncols=2)

@@ -259,7 +259,8 @@ def _place(
             arrays = _with_volume(job, arrays, job.volume)
         context.setPeriodicBoxVectors(*arrays["box"])
     context.setPositions(arrays["positions"])
-    minimize(simulation, progress)
+    steps = sum(stage.time for stage in stages(job)) / job.protocol.integrator.timestep
+    minimize(simulation, round(steps), progress)
     seed = streams.stream_seed(job.protocol.seed, *_stream(job, "velocities"))
     context.setVelocitiesToTemperature(job.temperature / HEATING_STEPS, seed)
 

@@ -9,15 +9,23 @@ from openmm import app
 
 EXPECTED = 500
 """Iterations, each about as long as a time step: most structures take a few hundred."""
+PASSES = 4
+"""OpenMM usually minimizes so many times, each time with stiffer springs in place of constraints; its largest number of
+iterations is that of each time."""
+LEAST = 400
+"""Iterations that are always made: with fewer a new box of water explodes."""
 
 
-def minimize(simulation: app.Simulation, progress: Callable[[float], object]) -> None:
+def minimize(simulation: app.Simulation, steps: int, progress: Callable[[float], object]) -> None:
     """Minimize the energy, to OpenMM's usual tolerance.
 
     Parameters
     ----------
     simulation
         With its positions.
+    steps
+        Of the dynamics that comes next: about so many iterations are made at most, but `LEAST`. A new box of water
+        takes some thousands to the end, which is too long for a smoke test.
     progress
         Called after each iteration with the share of those that are expected, which is never 1.
 
@@ -26,7 +34,7 @@ def minimize(simulation: app.Simulation, progress: Callable[[float], object]) ->
     openmm.OpenMMException
         The energy is not finite.
     """
-    simulation.minimizeEnergy(reporter=_Reporter(progress))
+    simulation.minimizeEnergy(maxIterations=max(steps, LEAST) // PASSES, reporter=_Reporter(progress))
 
 
 class _Reporter(openmm.MinimizationReporter):

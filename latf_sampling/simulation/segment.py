@@ -146,7 +146,8 @@ class Segment:
                 context.setPeriodicBoxVectors(*conformation.box)
             context.setPositions(conformation.positions)
             # As little progress as can be told: what is minimized must not be taken for a walker that is stuck.
-            minimize(simulation, lambda share: self.progress(1e-9 * share))
+            steps = n_steps(job.protocol.segment, job.timestep)  # which do not change where a round is made longer
+            minimize(simulation, steps, lambda share: self.progress(1e-9 * share))
             context.setVelocitiesToTemperature(job.temperature, streams.stream_seed(job.protocol.seed, *self.stream))
 
     def run(self) -> LeftTrustRegion | None:
