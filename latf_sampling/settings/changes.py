@@ -83,7 +83,7 @@ CHANGES: dict[type[BaseModel], dict[str, Change]] = {
     system.PrepareSettings: _all(
         "fixed",
         *("pH", "missing_residues", "alternate_locations", "chains", "replace", "remove", "protonation"),
-        *("disulfides", "solvent", "membrane"),
+        *("disulfides", "ligands", "solvent", "membrane"),
     ),
     system.MembraneSettings: _all(
         "fixed", "lipid", "center", "padding", "ionic_strength", "positive_ion", "negative_ion"

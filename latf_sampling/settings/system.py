@@ -102,6 +102,19 @@ ForceFieldFile = Annotated[Path | str, BeforeValidator(_beside_or_openmm), WithJ
 """A file of the user's, relative to the protocol, or one that comes with OpenMM."""
 
 
+def _file_or_smiles(entry: Any, info: ValidationInfo) -> Any:
+    """A file of a small molecule beside the protocol, by its suffix, or SMILES."""
+    if isinstance(entry, Path) or (isinstance(entry, str) and entry.lower().endswith((".sdf", ".mol", ".mol2"))):
+        return existing(Path(entry), info)
+    if isinstance(entry, str) and entry.strip() and "." not in entry:
+        return entry.strip()
+    raise SettingsError(f"{shown(entry)} is neither a file .sdf, .mol or .mol2 nor SMILES of one molecule.")
+
+
+LigandSource = Annotated[Path | str, BeforeValidator(_file_or_smiles), WithJsonSchema({"type": "string"})]
+"""A file with a small molecule, relative to the protocol, or its SMILES."""
+
+
 def _directory(value: Any, info: ValidationInfo) -> Any:
     if is_stored(info) or not isinstance(value, str | Path):
         raise SettingsError(f"{shown(value)} is not the name of a directory beside the protocol.")
@@ -231,21 +244,14 @@ class PrepareSettings(Settings):
     disulfides: Literal["auto", "none"] | tuple[tuple[Place, Place], ...] = "auto"
     """Bonds between the sulfurs of cysteines: auto makes one where two are nearer than 0.3 nm, none makes none, and a
     list names the pairs, like [[A 5, A 20]]."""
+    ligands: dict[str, LigandSource] = {}
+    """Small molecules by the name of their residues, like {LIG: ligand.sdf} or {LIG: "Cc1ccc(C)cc1"}, which get
+    parameters of GAFF2 and charges by AM1-BCC from AmberTools. Bonds, charges and hydrogens come from the SDF, mol or
+    mol2 file or from SMILES, positions from the structure."""
     solvent: SolventSettings | None = None
     """Box of water around the molecule; None adds no water."""
     membrane: MembraneSettings | None = None
     """Lipid bilayer around the molecule, with its water, in place of `solvent`; None adds none."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_ligands(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "ligands" in data:
-            raise SettingsError(
-                "ligands: parameters of ligands are not made here; name a force field file with a template of each, "
-                "like force_field: [..., lig.xml], as ParmEd writes it of a prmtop, and let the structure have the "
-                "ligand's hydrogens."
-            )
-        return data
 
     @model_validator(mode="after")
     def _one_surrounding(self) -> PrepareSettings:

@@ -252,9 +252,12 @@ def _unknown(residues: list[app.topology.Residue], settings: SystemSettings) -> 
         instead = f", or leave it out with prepare: {{remove: [{residue.name}]}}"
     else:
         instead = ", or remove it from the structure"
+    heavy = sum(_heavy(atom) for atom in residue.atoms())
+    chemistry = f", give its bonds with prepare: {{ligands: {{{residue.name}: {residue.name.lower()}.sdf}}}}"
     return (
         f"{residue_label(residue)} is not in the force field. Add a force field file that has a template of "
-        f"{residue.name}, like force_field: [..., {residue.name.lower()}.xml]{instead}.{more}"
+        f"{residue.name}, like force_field: [..., {residue.name.lower()}.xml]"
+        f"{chemistry if standard is None and settings.structure is not None and heavy > 1 else ''}{instead}.{more}"
     )
 
 

@@ -10,7 +10,7 @@ from latf_sampling.core import streams
 from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import PERIODIC, SystemSettings
-from latf_sampling.systems import potentials
+from latf_sampling.systems import ligands, potentials
 from latf_sampling.systems.contents import WATERS
 from latf_sampling.systems.force_field import (
     add_template_bonds,
@@ -54,6 +54,8 @@ def from_structure(file: Path, settings: SystemSettings, seed: int) -> Molecule:
         source = edited(source, prepare)
     structure = parse(source, settings.nonbonded in PERIODIC)
     refuse_other_units(structure, key)
+    small = [] if prepare is None else [ligands.read(name, entry) for name, entry in prepare.ligands.items()]
+    ligands.add_templates(field, structure, small)
     refuse_unknown_residues(field, structure.topology, settings)
     add_template_bonds(field, structure.topology, structure.positions)
     if prepare is None or prepare.missing_residues is None:
@@ -62,7 +64,7 @@ def from_structure(file: Path, settings: SystemSettings, seed: int) -> Molecule:
     _refuse_vacuum(source, structure, settings)
     if prepare is not None:
         refuse_damage(structure, source)
-        structure = complete(source, prepare, field, streams.stream_seed(seed, "prepare", 0))
+        structure = complete(source, prepare, field, small, streams.stream_seed(seed, "prepare", 0))
         refuse_breaks(structure, "system.prepare")
     return _parametrized(structure, field, settings, seed)
 

@@ -19,6 +19,7 @@ from latf_sampling.systems import pdb
 from latf_sampling.systems.checks import d_amino_acids
 from latf_sampling.systems.contents import is_neutral
 from latf_sampling.systems.force_field import add_template_bonds, missing_virtual_sites
+from latf_sampling.systems.ligands import Ligand, with_hydrogens_of_ligands
 from latf_sampling.systems.molecule import positions_array, residue_label
 from latf_sampling.systems.reader_errors import reason
 from latf_sampling.systems.replacement import import_pdbfixer, residue_at
@@ -35,8 +36,11 @@ NEUTRAL = {"ASP": "ASH", "GLU": "GLH", "LYS": "LYN"}
 """Residues that are charged at pH 7, and their neutral states, which force fields may lack at the ends of chains."""
 
 
-def complete(source: StructureText, settings: PrepareSettings, field: app.ForceField, seed: int) -> Structure:
-    """The structure of a file with the residues and heavy atoms that it lacks, and with hydrogens for a pH.
+def complete(
+    source: StructureText, settings: PrepareSettings, field: app.ForceField, small: list[Ligand], seed: int
+) -> Structure:
+    """The structure of a file with the residues and heavy atoms that it lacks, with hydrogens for a pH, and with those
+    of its ligands, small molecules whose templates the force field has.
 
     Raises
     ------
@@ -61,7 +65,7 @@ def complete(source: StructureText, settings: PrepareSettings, field: app.ForceF
         if _label(residue) not in d_before and residue.name not in ("ILE", "THR"):  # whose side chains are chiral too
             _reflect_side_chain(residue, positions)
     add_template_bonds(field, fixer.topology, positions)
-    fixed = without_unknown_sites(Structure(fixer.topology, positions), field)
+    fixed = with_hydrogens_of_ligands(without_unknown_sites(Structure(fixer.topology, positions), field), small)
     modeller = app.Modeller(fixed.topology, to_quantity(fixed.positions, "length"))
     modeller = set_disulfides(modeller, settings.disulfides)
     return protonated(modeller, field, settings, seed)

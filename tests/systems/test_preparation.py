@@ -264,7 +264,7 @@ def test_pairs_that_make_no_disulfide(tmp_path, pair, words):
         ({"disulfides": "some"}, r"must be 'auto' or 'none' or a list"),
         ({"replace": {"MSE": "XXX"}}, r"must be 'ALA'"),
         ({"chains": []}, r"must have at least 1 item"),
-        ({"ligands": {"LIG": "lig.sdf"}}, r"name a force field file with a template of each, .* as ParmEd writes it"),
+        ({"ligands": {"LIG": "lig.pdb"}}, r"'lig.pdb' is neither a file .sdf, .mol or .mol2 nor SMILES"),
         ({"alternate_locations": "first"}, r"'first' is no alternate location; write a label, like A, or highest"),
     ],
 )
