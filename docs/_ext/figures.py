@@ -148,6 +148,20 @@ def gcaa_melting(table: Table, axes: Axes) -> None:
 
 
 @_figure
+def alanine(table: Table, plain: Axes, biased: Axes) -> None:
+    """Phi against time: plain dynamics, and metadynamics along the learned variable."""
+    for axes, kind, title in ((plain, "plain", "plain dynamics"), (biased, "biased", "along the learned variable")):
+        rows = table.where(dynamics=kind)
+        axes.plot(rows["time"], rows["phi"], "o", ms=2, mew=0, color=charts.color(0))
+        axes.axhline(0.0, color=REFERENCE, lw=0.7, ls=":")
+        axes.set_title(title)
+        axes.set_xlabel("time, ns")
+        axes.set_ylim(-180, 180)
+        axes.set_yticks(range(-180, 181, 90))
+    plain.set_ylabel("phi, degrees")
+
+
+@_figure
 def own_script(table: Table, axes: Axes) -> None:
     """The variable of a walker under metadynamics against time."""
     axes.plot(table["time"], table["u"], "o-", ms=3, lw=0.8, color=charts.color(0))
