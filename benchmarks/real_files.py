@@ -393,7 +393,7 @@ def main() -> None:
     parser.add_argument("command", choices=["fetch", "run", "row", "table"])
     parser.add_argument("rows", nargs="*")
     parser.add_argument("-d", "--directory", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # rows after the options, too
     cache = arguments.directory.resolve()
     if arguments.command == "fetch":
         fetch(cache)

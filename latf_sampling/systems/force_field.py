@@ -252,12 +252,22 @@ def _unknown(residues: list[app.topology.Residue], settings: SystemSettings) -> 
         instead = f", or leave it out with prepare: {{remove: [{residue.name}]}}"
     else:
         instead = ", or remove it from the structure"
-    heavy = sum(_heavy(atom) for atom in residue.atoms())
+    alone = sum(_heavy(atom) for atom in residue.atoms()) > 1 and not _in_chain(residue)
     chemistry = f", give its bonds with prepare: {{ligands: {{{residue.name}: {residue.name.lower()}.sdf}}}}"
     return (
         f"{residue_label(residue)} is not in the force field. Add a force field file that has a template of "
         f"{residue.name}, like force_field: [..., {residue.name.lower()}.xml]"
-        f"{chemistry if standard is None and settings.structure is not None and heavy > 1 else ''}{instead}.{more}"
+        f"{chemistry if standard is None and settings.structure is not None and alone else ''}{instead}.{more}"
+    )
+
+
+def _in_chain(residue: app.topology.Residue) -> bool:
+    """Whether a residue stands beside an amino acid or a nucleotide in its chain, and may be bonded to it."""
+    residues = list(residue.chain.residues())
+    place = residues.index(residue)
+    return any(
+        {"N", "CA", "C"} <= (names := {atom.name for atom in other.atoms()}) or {"P", "C4'"} <= names
+        for other in residues[max(place - 1, 0) : place + 2]
     )
 
 
@@ -285,6 +295,11 @@ def _misfit(field: app.ForceField, topology: app.Topology, index: int, words: st
     hydrogens = len([atom for atom in template.atoms if not _heavy(atom)])
     if (lacks := hydrogens - len([atom for atom in residue.atoms() if not _heavy(atom)])) > 0:
         return f"{label} lacks hydrogens, {lacks} of {hydrogens}; {mend}.{more}"
+    if residue not in bonds.outward and {f"N{residue.name}", f"C{residue.name}"} <= field._templates.keys():
+        return (
+            f"{label} is an amino acid by itself, and the force field has none with both ends of a chain; cap it with "
+            "ACE and NME."
+        )
     return f"{label} fits none of the force field's residues. {words}"
 
 

@@ -81,16 +81,16 @@ def one_model(source: StructureText, number: int | None) -> StructureText:
     """
     models = _models(source)
     source.check_model(number, len(models))
-    if len(models) < 2:
+    if not models or (not any(line.startswith("MODEL ") for _, line in source.lines()) and len(models) < 2):
         return source
     chosen = models[(number or 1) - 1]
     others = {place for model in models if model is not chosen for place in model}
+    end = max((place for place, line in source.lines() if line.startswith("END")), default=0)
 
     def kept(place: int, line: str) -> str:
-        ends = line.startswith("END")
-        if place in others or line.startswith("MODEL ") or (ends and place < chosen[0]):
+        if place in others or line.startswith("MODEL ") or (line.startswith("END") and place != end):
             return ""  # so that the numbers of lines in errors stay those of the file
-        return "END" if ends else line
+        return "END" if place == end else line  # after CONECT records, which follow the last model
 
     return source.with_text("".join(f"{kept(place, line)}\n" for place, line in source.lines()))
 
@@ -251,8 +251,12 @@ def _check_atom(source: StructureText, atom: Atom, line: str) -> None:
         if not is_coordinate(word):
             raise source.fault(f"{where} {axis} is {word!r}, not a number in its columns.")
     # An overlong number moves what follows, so that columns hold parts of two numbers.
-    if re.search(r"\S\s+\S", line[54:60].strip()) or any(re.match(r"-?0\d", word) for word in words):
+    if re.search(r"\S\s+\S", line[54:60].strip()):
         raise source.fault(f"{where} its numbers are not in their columns, since one of them is too long.")
+    if zeros := [word for word in words if re.match(r"-?0\d", word)]:
+        raise source.fault(
+            f"{where} {zeros[0]!r} begins with zeros, as what is left of a number that is not in its columns does."
+        )
 
 
 def _words(line: str) -> list[str]:

@@ -24,6 +24,7 @@ from latf_sampling.systems.build import SOURCES
 from latf_sampling.systems.checks import d_amino_acids
 from latf_sampling.systems.named import BACKBONES, CHIGNOLIN, peptide
 from latf_sampling.systems.preparation import with_hydrogens
+from latf_sampling.systems.structure import parse, read_text
 
 FIELD = "amber14/protein.ff14SB.xml"
 WATER = "amber14/tip3p.xml"
@@ -394,3 +395,51 @@ def test_the_protocols_that_come_with_the_package_are_right(tmp_path, file):
     campaign = Campaign(file, tmp_path / "run")
     assert len(campaign.features.names) >= 2
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_bonds_after_the_last_model_are_read(tmp_path, models):
+    """CONECT records follow the last ENDMDL; the number of a model may stand in any columns."""
+    topology, positions = peptide_with_all_atoms()
+    content = without()
+    first, *atoms, last = [line for line in content.splitlines(True) if line.startswith(("ATOM", "TER"))]
+    ligand = "".join(
+        f"HETATM{9001 + k:>5}  C{k + 1}  LIG B   1    {30 + 1.5 * k:8.3f}{0:8.3f}{0:8.3f}  1.00  0.00           C\n"
+        for k in range(2)
+    )
+    model = "".join([first, *atoms, last, ligand])
+    parts = [f"MODEL{number + 1:>10}\n{model}ENDMDL\n" for number in range(models)]
+    source = file(tmp_path, "".join(parts) + "CONECT 9001 9002\nEND\n")
+    structure = parse(read_text(source, "key", models))
+    assert structure.topology.getNumAtoms() == topology.getNumAtoms() + 2
+    assert any({bond[0].name, bond[1].name} == {"C1", "C2"} for bond in structure.topology.bonds())
+    np.testing.assert_allclose(structure.positions[: len(positions)], positions, atol=1e-3)
+
+
+def test_hints_for_residues_that_are_unknown(tmp_path):
+    """A residue in a chain is no ligand that parameters could be made for; one by itself is."""
+    inside = without().replace("SER A   4", "XYZ A   4")
+    with pytest.raises(SettingsError) as error:
+        build(settings(file(tmp_path, inside)))
+    assert "XYZ 4 (chain A) is not in the force field" in str(error.value)
+    assert "prepare: {ligands" not in str(error.value)
+    ligand = "".join(
+        f"HETATM{9001 + k:>5}  C{k + 1}  LIG B   1    {30 + 1.5 * k:8.3f}{0:8.3f}{0:8.3f}  1.00  0.00           C\n"
+        for k in range(2)
+    )
+    beside = without().replace("END\n", f"{ligand}END\n")
+    with pytest.raises(
+        SettingsError, match=r"LIG 1 \(chain B\) is not .* with prepare: \{ligands: \{LIG: lig\.sdf\}\}"
+    ):
+        build(settings(file(tmp_path, beside)))
+
+
+def test_an_amino_acid_by_itself_is_named(tmp_path):
+    pytest.importorskip("pdbfixer")
+    heavy = peptide("GG", ((-120, 140),) * 2)
+    modeller = app.Modeller(heavy.topology, heavy.positions)
+    modeller.delete([next(modeller.topology.residues())])
+    content = text(modeller.topology, np.array(modeller.positions._value))
+    words = r"GLY 2 \(chain A\) is an amino acid by itself, .*; cap it with ACE and NME"
+    with pytest.raises(SettingsError, match=words):
+        build(settings(file(tmp_path, content), prepare={}))
