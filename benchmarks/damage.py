@@ -32,7 +32,7 @@ from latf_sampling.errors import LatfError
 from latf_sampling.records.verification import Verification
 
 # A page of pictures after each of a hundred runs takes more time than all the rest, and nothing is made from it.
-loop.write_report = lambda records, **_: storage.write_text(records.directory.report, "")
+loop.Campaign._report = lambda campaign, *_: storage.write_text(campaign.directory.report, "")
 
 DAMAGES = ("cut", "zeros", "removed")
 UNSTATED = {"log.txt", "log.jsonl", "attempts.txt", "lock"}

@@ -57,7 +57,7 @@ IMPORTS = {
 """Modules of each kind of process."""
 PLUGINS = "latf_sampling/core/plugins.py"
 CHILD = "from latf_sampling.core.plugins import import_openmm; import_openmm(); "
-"""What a child process does first, in checkouts that have it."""
+"""What processes of the package do first, in checkouts that have it."""
 INTERVAL = 0.02
 """s between two looks at the processes."""
 
@@ -120,7 +120,7 @@ def imports(package: Path) -> dict[str, tuple[float, int]]:
     code += "print(u.ru_utime + u.ru_stime, u.ru_maxrss // 1024)"
     found = {}
     for name, modules in IMPORTS.items():
-        child = CHILD if "walker" in name and (package / PLUGINS).exists() else ""
+        child = CHILD if name != "latf --version" and (package / PLUGINS).exists() else ""
         command = [sys.executable, "-c", code.format(child, modules)]
         subprocess.run(command, env=environment(package), cwd="/", check=True, capture_output=True)  # into the cache
         done = subprocess.run(command, env=environment(package), cwd="/", check=True, capture_output=True, text=True)

@@ -2,73 +2,62 @@
 
 from __future__ import annotations
 
-import copy
-import shutil
 import time
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mdtraj
-import numpy as np
 from numpy.typing import ArrayLike
 
-from latf_sampling.campaign import repair, retraining, structures
+from latf_sampling.campaign import repair, structures
 from latf_sampling.campaign.check import check, warn_of_space
 from latf_sampling.campaign.equilibration import equilibrated
 from latf_sampling.campaign.executors import open_executor
 from latf_sampling.campaign.extend import extend
+from latf_sampling.campaign.external_trajectories import read_trajectories
 from latf_sampling.campaign.external_variable import export_variable
-from latf_sampling.campaign.findings import tell_free_energy
-from latf_sampling.campaign.learning import learn
+from latf_sampling.campaign.findings import Finding, free_energy
+from latf_sampling.campaign.learning import learn_round, train_model
 from latf_sampling.campaign.ledger import ledger
 from latf_sampling.campaign.log import Log, logged
-from latf_sampling.campaign.policies import POLICIES, next_walkers
+from latf_sampling.campaign.pages import SAMPLES, evaluate_model, write_evaluation, write_report
+from latf_sampling.campaign.policies import next_walkers, restart
 from latf_sampling.campaign.progress import Progress, StepProgress, part_of, silent
+from latf_sampling.campaign.steps import Step, run_step
 from latf_sampling.campaign.until import Until
-from latf_sampling.core import installation, platforms, storage, streams
+from latf_sampling.core import installation, streams
 from latf_sampling.core.lease import LEASES, remove_leases
-from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.notebook import ShownInNotebooks, shown_progress
-from latf_sampling.core.provenance import Attempt
 from latf_sampling.core.space import require_space
 from latf_sampling.core.words import plural
-from latf_sampling.cv.latent_cv import FORCE_LIMIT, LatentCV
-from latf_sampling.data.dataset import Dataset, Series
-from latf_sampling.data.external import ExternalTrajectory, examine, relocate
 from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.data.round_files import VariableDirectory
-from latf_sampling.data.selection import select_columns
-from latf_sampling.data.sizes import LEARNING, segment_size, starts_size
+from latf_sampling.data.sizes import segment_size, starts_size
 from latf_sampling.data.trajectories import Frames
-from latf_sampling.errors import RepairWarning, SimulationError, StoreError, TrainingError
-from latf_sampling.features import Features
-from latf_sampling.learning.evaluation import Evaluation, evaluate
-from latf_sampling.learning.model import LaTF
-from latf_sampling.learning.training import TrainingResult, train
-from latf_sampling.records.integrity import inputs, verify_learning, verify_round
+from latf_sampling.errors import SimulationError
+from latf_sampling.records.integrity import verify_round
 from latf_sampling.records.programs import trust_programs
 from latf_sampling.records.records import Records
 from latf_sampling.records.status import learned_words
-from latf_sampling.report import write_evaluation, write_report
 from latf_sampling.settings import ExternalRound, Protocol, RoundSettings, n_steps
 from latf_sampling.simulation.retirement import refuse_too_many, too_many_retired
 from latf_sampling.simulation.runner import run_walkers
 from latf_sampling.simulation.walker import WalkerJob
-from latf_sampling.starts import Starts
 from latf_sampling.starts.files import StartFiles, start_of
 from latf_sampling.systems import Molecule
 from latf_sampling.units import TemperatureLike
 
-EXPORT_FRAMES = 500
-"""Number of frames of each walker for which the forces of a variable are checked when it is exported."""
-
-
-READING, EXPORT = 0.03, 0.03
-"""Shares of the time of a training that the descriptors of all frames take before it, and the export after it."""
+if TYPE_CHECKING:
+    from latf_sampling.cv.latent_cv import LatentCV
+    from latf_sampling.data.dataset import Dataset, Series
+    from latf_sampling.features import Features
+    from latf_sampling.learning.evaluation import Evaluation
+    from latf_sampling.learning.model import LaTF
+    from latf_sampling.learning.training import TrainingResult
+    from latf_sampling.starts import Starts
 
 
 class Campaign(ShownInNotebooks):
@@ -105,8 +94,10 @@ class Campaign(ShownInNotebooks):
     >>> campaign.run()  # doctest: +SKIP
     """
 
-    force_limit = FORCE_LIMIT
-    """kJ/mol/nm, of a variable that was trained elsewhere; see `LatentCV.from_torchscript`."""
+    force_limit: float | None = None
+    """kJ/mol/nm, of a variable that was trained elsewhere; `None` takes that of `LatentCV.from_torchscript`."""
+    samples = SAMPLES
+    """Generated samples that an evaluation compares at each temperature."""
 
     def __init__(self, protocol: Protocol | str | Path, directory: str | Path, trust: bool = True) -> None:
         installation.check_installation()
@@ -180,16 +171,14 @@ class Campaign(ShownInNotebooks):
             self.store_molecule()
             warn_of_space(self.records, self.directory)
             self._run_rounds(executor, progress)
-            while until is not None and until.asks_for_more(self.records, progress):
+            while until is not None and until.asks_for_more(
+                self.records, self._free_energy(executor, until.settled), progress
+            ):
                 self._add_round()
                 self._run_rounds(executor, progress)
             self._evaluate(executor, progress)
             self._final_starts(executor, progress)
-            progress("report", 0.0, "")
-            write_report(
-                Records.load(self.directory.path, trust=True), progress=lambda f, words: progress("report", f, words)
-            )
-            progress("report", 1.0, str(self.directory.report))
+            self._report(executor, progress)
             self._remove_leases()
 
     # What the directory holds: see `Records`
@@ -270,37 +259,7 @@ class Campaign(ShownInNotebooks):
         Its latent space and states are aligned to those of the model before, at the frames that both are trained on.
         Where the protocol selects columns, the entry "selection" of the variable's metadata lists them with reasons.
         """
-        learning = self.protocol.learning
-        model = LaTF(self.protocol.model)
-        last_round = self.records.last_simulated() if last_round is None else last_round
-        walkers = self.frames(last_round)
-        features, series, selection = self.features, self.records.training_series(walkers), None
-        align, align_states = self._earlier_model(last_round - 1, walkers, series)
-        if learning.select is not None:
-            selection = select_columns(series, self.lag, **learning.select.model_dump(), names=features.names)
-            columns = [int(column) for column in selection.kept]
-            features = features.subset(columns)
-            series = [entry.subset(columns) for entry in series]
-        dataset = Dataset(series, lag=self.lag, names=features.names)
-        progress(READING, plural(dataset.frames, "frame"))
-        settings = self.records.training
-        result = train(
-            model,
-            dataset,
-            seed,
-            settings=settings,
-            checkpoint=checkpoint,
-            progress=part_of(progress, READING, 1 - EXPORT),
-            align=align,
-            align_states=align_states,
-            start=self._start(last_round - 1, features) if learning.warm_start else None,
-        )
-        progress(1 - EXPORT, "exporting the variable")
-        positions, boxes = structures.some_frames(walkers, EXPORT_FRAMES)
-        cv = LatentCV.from_model(model, features, positions, boxes)
-        if selection is not None:
-            cv.metadata["selection"] = selection.as_dict()
-        return model, cv, result
+        return train_model(self.records, last_round, seed, checkpoint, progress)
 
     def evaluate(self, progress: StepProgress = silent) -> Evaluation:
         """Evaluate the last model on held-out frames and, where the protocol asks for them, independent references.
@@ -310,11 +269,7 @@ class Campaign(ShownInNotebooks):
         StoreError
             There is no model yet.
         """
-        learned = self.last_learned()
-        model, cv = self.model(learned)
-        features = self.features_of(cv)
-        references = self.series(self.references(), features)
-        return evaluate(model, self.dataset(learned, features), references, seed=self.protocol.seed, progress=progress)
+        return evaluate_model(self.records, self.samples, progress)
 
     def generate_starts(
         self,
@@ -365,32 +320,6 @@ class Campaign(ShownInNotebooks):
         if not Molecule.is_saved(self.directory.system, made_from):
             self.molecule.save(self.directory.system, made_from)
 
-    def _earlier_model(
-        self, index: int, walkers: Sequence[Frames], series: Sequence[Series]
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Variable and states of the model of a round, as `train` aligns to them; `None` if there is none.
-
-        The series have all columns of the protocol. Frames that this model was not trained on are left out.
-        """
-        if index < 0 or not self.directory.round(index).learning.finished:
-            return None, None
-        model, cv = self.model(index)
-        columns = [self.features.names.index(name) for name in cv.metadata["names"]]
-        variable, states = [], []
-        for walker, entry in zip(walkers, series):
-            seen = walker.round_index <= index
-            x = entry.x[:, columns]
-            variable.append(model.encode(x) if seen else np.full((len(x), model.latent_dim), np.nan))
-            states.append(model.assign(x) if seen else np.full(len(x), -1))
-        return np.concatenate(variable), np.concatenate(states)
-
-    def _start(self, index: int, features: Features) -> LaTF | None:
-        """The model of a round, if it has these descriptors."""
-        if index < 0 or not self.directory.round(index).learning.finished:
-            return None
-        model, cv = self.model(index)
-        return model if tuple(cv.metadata["names"]) == tuple(features.names) else None
-
     # Steps of the loop
 
     def _run_rounds(self, executor: Executor, progress: Progress) -> None:
@@ -399,12 +328,15 @@ class Campaign(ShownInNotebooks):
             self._simulate(index, executor, progress)
             self._learn(index, executor, progress)
             if not known and self.protocol.observe is not None:
-                tell_free_energy(self.records, index, progress, self.log)
+                finding = self._free_energy(executor)
+                if self.log is not None:
+                    self.log.note("free energy", round=index, **finding.numbers, words=finding.words)
+                progress(f"round {index}: free energy", 1.0, finding.words)
 
     def _remove_leases(self) -> None:
         """Remove leases of a driver that was killed when their task had ended, so that it was not done again."""
         rounds = (self.directory.run(self.protocol, index).path for index in range(len(self.protocol.runs)))
-        for folder in (self.directory.equilibration, *rounds):
+        for folder in (self.directory.path, self.directory.equilibration, *rounds):
             remove_leases(folder / LEASES)
 
     def _add_round(self) -> None:
@@ -420,45 +352,11 @@ class Campaign(ShownInNotebooks):
         round_0 = self.directory.round(0)
         check(records, lambda number: round_0.external(number).marker.exists())
 
-    def _read_external(self, progress: Progress) -> None:
-        """Read the external trajectories from end to end, each once in a campaign."""
-        step, trajectories = "round 0: read", ExternalTrajectory.from_settings(self.protocol.from_trajectories)
-        system, barostat, earlier = self.molecule.system, self.protocol.system.barostat, 0
-        platform = platforms.pick_platform(self.protocol.system.platform, system.getNumParticles())
-        contents: list[dict] = []
-        for number, external in enumerate(trajectories):
-            target = self.directory.round(0).external(number)
-            before = earlier if external.position else 0
-            if target.marker.exists():
-                relocate(external, target)
-            else:
-                done, name = number / len(trajectories), Path(external.path).name
-                examine(
-                    external,
-                    before,
-                    self.topology,
-                    system,
-                    platform,
-                    self.protocol.frame_interval,
-                    None if barostat is None else barostat.pressure,
-                    target,
-                    lambda frames, done=done, name=name: progress(step, done, f"{name}: {plural(frames, 'frame')}"),
-                    self.molecule.positions,
-                    contents,
-                )
-            contents.append(target.manifest().content)
-            earlier = before + contents[-1]["frames"]
-        frames = sum(map(len, self.records.external_frames()))
-        words = f"{plural(frames, 'frame')} of {plural(len(trajectories), 'trajectory')}"
-        if skipped := sum(content.get("skip", 0) for content in contents):
-            words += f", {plural(skipped, 'frame')} left out that the file before has too"
-        progress(step, 1.0, words)
-
     def _simulate(self, index: int, executor: Executor, progress: Progress) -> None:
         repair.repair_round(self.records, index)
         settings = self.protocol.runs[index]
         if isinstance(settings, ExternalRound):
-            self._read_external(progress)
+            self._read_external(executor, progress)
             verify_round(self.protocol, self.directory, index)
             return
         files = self.directory.run(self.protocol, index)
@@ -476,7 +374,7 @@ class Campaign(ShownInNotebooks):
             name = step.replace("simulate", "equilibrate")
             begun = equilibrated(self.records, index, executor, lambda f, words: progress(name, f, words))
         biased = settings.bias is not None
-        learned = self._variable(index) if biased else None
+        learned = self._variable(index, executor) if biased else None
         jobs = []
         for number, walker in enumerate(walkers):
             hills = files.hills_of(settings.walkers, number) if biased else None
@@ -491,11 +389,19 @@ class Campaign(ShownInNotebooks):
         run_walkers(jobs, lambda fraction, words: progress(step, fraction, words), executor)
         refuse_too_many(jobs)
 
-    def _variable(self, index: int) -> Path:
+    def _read_external(self, executor: Executor, progress: Progress) -> None:
+        """Read the external trajectories from end to end, each once in a campaign."""
+        name = "round 0: read"
+        step = Step(read_trajectories, (), name, self.directory.round(0).path / "external")
+        words = run_step(self.records, step, executor, lambda f, words: progress(name, f, words))
+        progress(name, 1.0, words)
+
+    def _variable(self, index: int, executor: Executor) -> Path:
         """Folder of the variable of a biased round."""
         files = self.directory.biased_along(self.protocol, index)
         if isinstance(files, VariableDirectory):
-            export_variable(self.records, index, self.force_limit)
+            step = Step(export_variable, (index, self.force_limit), f"round {index}: variable", files.path)
+            run_step(self.records, step, executor)
         return files.path
 
     def _restart(self, index: int, settings: RoundSettings, executor: Executor, progress: Progress) -> None:
@@ -508,7 +414,7 @@ class Campaign(ShownInNotebooks):
                 seed = streams.stream_seed(self.protocol.seed, step, *([first] if first else []))
                 end = first + next_walkers(self.records, index, first)[1]
                 told = part_of(lambda f, words: progress(step, f, words), first / wanted, end / wanted)
-                POLICIES[settings.restart](self.records, index, seed, told, first, executor)
+                self._make_starts(settings.restart, index, first, seed, executor, told)
             table = files.read_table()
             if table["valid"] < table["requested"]:
                 reasons = "; ".join(sorted({reason for entry in table["rejected"] for reason in entry["reasons"]})[:3])
@@ -518,108 +424,40 @@ class Campaign(ShownInNotebooks):
                 )
             first += table["requested"]
 
+    def _make_starts(
+        self, policy: str, index: int, first: int, seed: int, executor: Executor, progress: StepProgress
+    ) -> None:
+        """Structures for a walker of a round and those after it, by a restart policy."""
+        beside = self.directory.round(index).start_set(first)
+        step = Step(restart, (policy, index, first, seed), f"round {index}: starts", beside, submits=True)
+        run_step(self.records, step, executor, progress)
+
     def _learn(self, index: int, executor: Executor, progress: Progress) -> None:
-        files, step = self.directory.round(index).learning, f"round {index}: learn"
+        files, name = self.directory.round(index).learning, f"round {index}: learn"
         if files.finished:
-            progress(step, 1.0, "finished before")
+            progress(name, 1.0, "finished before")
             return
-        learn(self.records, type(self), index, executor, lambda f, words: progress(step, 0.99 * f, words))
-        progress(step, 1.0, learned_words(files.manifest().content))
+        step = Step(learn_round, (index,), name, files.path)
+        run_step(self.records, step, executor, lambda f, words: progress(name, 0.99 * f, words))
+        progress(name, 1.0, learned_words(files.manifest().content))
 
-    def learn_round(self, index: int, progress: StepProgress) -> None:
-        """Train the model of a round, and write it and its variable: the task that `learn` hands to an executor."""
-        files = self.directory.round(index).learning
-        if files.finished:
-            return
-        require_space(self.directory.path, LEARNING, f"the model of round {index}")
-        attempt = Attempt(files.path, "training")
-        wanted, reason = retraining.decide(self.records, index)
-        if not wanted:
-            self._keep_model(index, reason, attempt)
-            return
-        model, cv, result = self._train_round(index, progress)
-        self.directory.check_present()
-        model.save(files.model)
-        cv.save(files.cv)
-        trapped = model.provenance["not_in_density"]
-        frames = self.frames(index) if trapped else []
-        summary = {
-            "history": result.history,
-            "summary": result.summary,
-            "crossings": None if result.crossings is None else result.crossings.as_dict(),
-            "states": result.states,
-            "seconds": result.seconds,
-            "converged": result.converged,
-            "not_in_density": [frames[number].label for number in trapped],
-            "inputs": inputs(self.protocol, self.directory, index),
-            "variable": cv.fingerprint(),
-            "model": model.fingerprint(),
-            "settings": retraining.settings_digest(self.protocol),
-            "trained": index,
-            "decision": reason,
-        }
-        files.finish(summary, attempt.provenance(stream=["learning", index]))
-        storage.remove(files.checkpoint)
-
-    def _keep_model(self, index: int, reason: str, attempt: Attempt) -> None:
-        """Let the model of the round before be that of a round too."""
-        before, files = self.directory.round(index - 1).learning, self.directory.round(index).learning
-        content = verify_learning(self.directory, index - 1).content
-        for source, target in ((before.model, files.model), (before.cv, files.cv)):
-            with storage.atomic_write(target) as temporary:
-                shutil.copyfile(source, temporary)
-        summary = {**content, "inputs": inputs(self.protocol, self.directory, index), "decision": reason}
-        files.finish(summary, attempt.provenance(stream=["learning", index]))
-
-    def _train_round(self, index: int, progress: StepProgress) -> tuple[LaTF, LatentCV, TrainingResult]:
-        """Train the model of a round; one that was lost with the settings of the protocol that it was learned with."""
-        files, wanted = self.directory.round(index).learning, repair.variable_in_use(self.records, index)
-        campaigns = [self] if wanted is None else [*self._with_earlier_learning(), self]
-        seed = streams.stream_seed(self.protocol.seed, "learning", index)
-        for campaign in campaigns:
-            try:
-                made = campaign.train(index, seed, files.checkpoint, progress)
-            except TrainingError as error:
-                if not str(error).startswith(f"{files.checkpoint}: "):
-                    raise
-                words = "is damaged, or of a training with other settings. The model is trained from the beginning."
-                warnings.warn(f"{files.checkpoint}: {words}", RepairWarning, stacklevel=2)
-                storage.remove(files.checkpoint)
-                made = campaign.train(index, seed, files.checkpoint, progress)
-            if wanted in (None, made[1].fingerprint()):
-                return made
-            storage.remove(files.checkpoint)
-        raise StoreError(
-            f"{files.path}: the model was trained again, and its variable is not the one that the walkers of round "
-            f"{index + 1} were biased along; restore {files.model.name}, {files.cv.name} and {files.history.name}."
-        )
-
-    def _with_earlier_learning(self) -> list[Campaign]:
-        """This campaign with each other way of learning that its earlier protocols had, the oldest first."""
-        campaigns: list[Campaign] = []
-        for earlier in self.directory.protocols():
-            learning = {key: getattr(earlier, key) for key in ("features", "model", "learning")}
-            protocol = self.protocol.model_copy(update=learning)
-            if all(protocol != other.protocol for other in (*campaigns, self)):
-                campaign = copy.copy(self)
-                campaign.records = Records(protocol, self.directory, self.records.trust)
-                campaigns.append(campaign)
-        return campaigns
+    def _free_energy(self, executor: Executor, settled: bool = False) -> Finding:
+        """The free-energy difference of the observed variable from the rounds so far."""
+        step = Step(free_energy, (settled,), "free energy", self.directory.path / "free-energy")
+        return run_step(self.records, step, executor)
 
     def _evaluate(self, executor: Executor, progress: Progress) -> None:
         if self.protocol.evaluate is None:
             return
-        marker = self.directory.evaluation_marker
-        repair.repair_evaluation(self.directory)
-        if marker.exists():
+        files = self.directory
+        repair.repair_evaluation(files)
+        if files.evaluation_marker.exists():
             repair.repair_round(self.records, self.n_rounds)
             return
         self._simulate(self.n_rounds, executor, progress)
-        attempt = Attempt(self.directory.path, "evaluation")
-        evaluation = self.evaluate(lambda f, words: progress("evaluate", 0.99 * f, words))
-        write_evaluation(evaluation, self.directory.evaluation)
-        Manifest.write(marker, {}, [self.directory.evaluation], attempt.provenance())
-        progress("evaluate", 1.0, str(self.directory.evaluation))
+        step = Step(write_evaluation, (self.samples,), "evaluate", files.evaluation)
+        run_step(self.records, step, executor, lambda f, words: progress("evaluate", 0.99 * f, words))
+        progress("evaluate", 1.0, str(files.evaluation))
 
     def _final_starts(self, executor: Executor, progress: Progress) -> None:
         settings, files = self.protocol.starts, StartFiles(self.directory.starts)
@@ -631,12 +469,12 @@ class Campaign(ShownInNotebooks):
         size = starts_size(settings.count, self.molecule.system.getNumParticles())
         require_space(self.directory.path, size, plural(settings.count, "structure"))
         began = time.perf_counter()
-        starts = self.generate_starts(
-            settings.temperature,
-            settings.count,
-            streams.stream_seed(self.protocol.seed, "starts"),
-            lambda f, words: progress("starts", f, words),
-            directory=self.directory.starts,
-            executor=executor,
-        )
-        progress("starts", 1.0, f"{len(starts)} of {settings.count} valid in {time.perf_counter() - began:.0f} s")
+        step = Step(structures.final_starts, (), "starts", files.folder, submits=True)
+        valid = run_step(self.records, step, executor, lambda f, words: progress("starts", f, words))
+        progress("starts", 1.0, f"{valid} of {settings.count} valid in {time.perf_counter() - began:.0f} s")
+
+    def _report(self, executor: Executor, progress: Progress) -> None:
+        progress("report", 0.0, "")
+        step = Step(write_report, (), "report", self.directory.report)
+        run_step(self.records, step, executor, lambda f, words: progress("report", f, words))
+        progress("report", 1.0, str(self.directory.report))

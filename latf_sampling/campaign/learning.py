@@ -1,159 +1,199 @@
-"""The training after a round as a task of an executor, which reads and writes the directory of the campaign."""
+"""The model of a round: whether it is trained, on which frames, and its files.
+
+Modules that load torch are imported where they are used: the process that runs a campaign hands learning
+to another one.
+"""
 
 from __future__ import annotations
 
-import time
+import shutil
 import warnings
-from collections.abc import Callable
-from concurrent.futures import Executor
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from latf_sampling.campaign.progress import StepProgress
-from latf_sampling.core.lease import Lease, lease_of, remove_leases
-from latf_sampling.core.platforms import torch_threads
-from latf_sampling.core.tasks import MAX_LOST, WorkerDied, run_tasks
-from latf_sampling.data.layout import CampaignDirectory
-from latf_sampling.errors import FailureWarning, StoreError, TrainingError
-from latf_sampling.records.programs import programs
+import numpy as np
+
+from latf_sampling.campaign import repair, retraining, structures
+from latf_sampling.campaign.progress import StepProgress, part_of, silent
+from latf_sampling.core import storage, streams
+from latf_sampling.core.provenance import Attempt
+from latf_sampling.core.space import require_space
+from latf_sampling.core.words import plural
+from latf_sampling.data.sizes import LEARNING
+from latf_sampling.data.trajectories import Frames
+from latf_sampling.errors import RepairWarning, StoreError, TrainingError
+from latf_sampling.records.integrity import inputs, verify_learning
 from latf_sampling.records.records import Records
 
-FURTHER = 0.01
-"""Fraction of a training by which it gets further."""
+if TYPE_CHECKING:
+    from latf_sampling.cv.latent_cv import LatentCV
+    from latf_sampling.data.dataset import Series
+    from latf_sampling.features import Features
+    from latf_sampling.learning.model import LaTF
+    from latf_sampling.learning.training import TrainingResult
+
+EXPORT_FRAMES = 500
+"""Number of frames of each walker for which the forces of a variable are checked when it is exported."""
+READING, EXPORT = 0.03, 0.03
+"""Shares of the time of a training that the descriptors of all frames take before it, and the export after it."""
 
 
-@dataclass(frozen=True)
-class Training:
-    """The training of the model after a round.
+def train_model(
+    records: Records,
+    last_round: int | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    progress: StepProgress = silent,
+) -> tuple[LaTF, LatentCV, TrainingResult]:
+    """Train a new model on the frames of the rounds up to one, and export its collective variable.
 
-    Attributes
-    ----------
-    directory
-        That of the campaign.
-    index
-        Number of the round.
-    campaign, records
-        Their classes.
-    programs
-        Digests of the programs in the protocol that may run, see `latf_sampling.records.programs`.
+    As `latf_sampling.Campaign.train`.
     """
+    from latf_sampling.cv.latent_cv import LatentCV
+    from latf_sampling.data.dataset import Dataset
+    from latf_sampling.data.selection import select_columns
+    from latf_sampling.learning.model import LaTF
+    from latf_sampling.learning.training import train
 
-    directory: Path
-    index: int
-    campaign: type
-    records: type[Records]
-    programs: frozenset[str]
-
-    def run(self, lease: Lease | None) -> None:
-        """Train the model in this process.
-
-        Raises
-        ------
-        StoreError
-            A program is not one of those that may run.
-        """
-        assert lease is not None
-        files = CampaignDirectory(self.directory)
-        with lease.held() as report, torch_threads(None):
-            report(0.0, "reading frames")  # a training that is silent has not been begun
-            protocol = files.protocol()
-            for program in programs(protocol):
-                if program.digest not in self.programs:
-                    raise StoreError(f"{program.key}: {program.file} is not the program that the campaign began with.")
-            campaign = object.__new__(self.campaign)
-            campaign.records = self.records(protocol, files, trust=True)
-            campaign.learn_round(self.index, report)
-
-
-def learn(records: Records, campaign: type, index: int, executor: Executor, progress: StepProgress) -> None:
-    """Train the model after a round on an executor, and write it; a training that is lost goes on elsewhere.
-
-    Parameters
-    ----------
-    records
-        Of the campaign.
-    campaign
-        Its class.
-    index
-        Number of the round.
-    executor
-        Where the model is trained.
-    progress
-        Called with the fraction that is done, and a few words.
-
-    Raises
-    ------
-    TrainingError
-        Training failed, or its worker was lost again and again.
-    LatfError
-        As by `Campaign.train`.
-    """
-    allowed = frozenset(program.digest for program in programs(records.protocol))
-    training = Training(records.directory.path, index, campaign, type(records), allowed)
-    attempts = _Attempts(records.directory.round(index).learning.path, f"round {index}: learn", progress)
-    results = run_tasks(
-        _learner,
-        training,
-        [(0, None)],
-        executor,
-        submitted=attempts.submitted,
-        begin_again=attempts.begin_again,
-        watch=attempts.watch,
-        pulse=attempts.pulse,
-        patience=records.protocol.patience,
-        stop=attempts.stop,
-        name=lambda number: attempts.name,
+    learning = records.protocol.learning
+    model = LaTF(records.protocol.model)
+    last_round = records.last_simulated() if last_round is None else last_round
+    walkers = records.frames(last_round)
+    features, series, selection = records.features, records.training_series(walkers), None
+    align, align_states = _earlier_model(records, last_round - 1, walkers, series)
+    if learning.select is not None:
+        selection = select_columns(series, records.lag, **learning.select.model_dump(), names=features.names)
+        columns = [int(column) for column in selection.kept]
+        features = features.subset(columns)
+        series = [entry.subset(columns) for entry in series]
+    dataset = Dataset(series, lag=records.lag, names=features.names)
+    progress(READING, plural(dataset.frames, "frame"))
+    result = train(
+        model,
+        dataset,
+        seed,
+        settings=records.training,
+        checkpoint=checkpoint,
+        progress=part_of(progress, READING, 1 - EXPORT),
+        align=align,
+        align_states=align_states,
+        start=_start(records, last_round - 1, features) if learning.warm_start else None,
     )
-    try:
-        with closing(results):
-            for _, result in results:
-                if isinstance(result, WorkerDied):
-                    raise TrainingError(
-                        f"{attempts.name}: its process ended by {result.how} {MAX_LOST} times without getting further; "
-                        "what is finished stays, and the same command goes on with it."
-                    )
-    finally:
-        remove_leases(attempts.stem.parent)
+    progress(1 - EXPORT, "exporting the variable")
+    positions, boxes = structures.some_frames(walkers, EXPORT_FRAMES)
+    cv = LatentCV.from_model(model, features, positions, boxes)
+    if selection is not None:
+        cv.metadata["selection"] = selection.as_dict()
+    return model, cv, result
 
 
-class _Attempts:
-    """The attempts at one training: the lease of the present one, and how often it was lost without getting further."""
-
-    def __init__(self, folder: Path, name: str, progress: StepProgress) -> None:
-        self.stem, self.name, self.progress = lease_of(folder), name, progress
-        self.lease: Lease | None = None
-        self.lost, self.furthest, self.last = 0, 0.0, 0.0
-        self.begun = False
-
-    def submitted(self, number: int, task: Lease | None) -> Lease | None:
-        self.lease, self.begun = Lease.grant(self.stem), False
-        return self.lease
-
-    def begin_again(self, number: int, how: str, deaths: int) -> bool:
-        self.lost = 1 if self.furthest > self.last + FURTHER else self.lost + 1
-        self.last = self.furthest
-        if self.lost >= MAX_LOST:
-            return False
-        words = f"it is started again, attempt {self.lost + 1} of {MAX_LOST}."
-        warnings.warn(f"{self.name}: its process ended by {how}; {words}", FailureWarning, stacklevel=2)
-        return True
-
-    def watch(self, running: int) -> None:
-        told = None if self.lease is None else self.lease.progress()
-        if told is not None:
-            self.begun = True
-            self.furthest = max(self.furthest, told["fraction"])
-            self.progress(told["fraction"], told["words"])
-
-    def pulse(self, number: int) -> float | None:
-        """No limit for one that was begun: how long a stage takes depends on the data."""
-        return time.monotonic() if self.begun else None
-
-    def stop(self) -> None:
-        if self.lease is not None:
-            self.lease.revoke()
+def learn_round(records: Records, progress: StepProgress, index: int) -> None:
+    """Train the model of a round, or keep that of the round before, and write it and its variable."""
+    files, directory, protocol = records.directory.round(index).learning, records.directory, records.protocol
+    if files.finished:
+        return
+    require_space(directory.path, LEARNING, f"the model of round {index}")
+    attempt = Attempt(files.path, "training")
+    wanted, reason = retraining.decide(records, index)
+    if not wanted:
+        _keep_model(records, index, reason, attempt)
+        return
+    model, cv, result = _train_round(records, index, progress)
+    directory.check_present()
+    model.save(files.model)
+    cv.save(files.cv)
+    trapped = model.provenance["not_in_density"]
+    frames = records.frames(index) if trapped else []
+    summary = {
+        "history": result.history,
+        "summary": result.summary,
+        "crossings": None if result.crossings is None else result.crossings.as_dict(),
+        "states": result.states,
+        "seconds": result.seconds,
+        "converged": result.converged,
+        "not_in_density": [frames[number].label for number in trapped],
+        "inputs": inputs(protocol, directory, index),
+        "variable": cv.fingerprint(),
+        "model": model.fingerprint(),
+        "settings": retraining.settings_digest(protocol),
+        "trained": index,
+        "decision": reason,
+    }
+    files.finish(summary, attempt.provenance(stream=["learning", index]))
+    storage.remove(files.checkpoint)
 
 
-def _learner(training: Training) -> Callable[[Lease | None], None]:
-    return training.run
+def _earlier_model(
+    records: Records, index: int, walkers: Sequence[Frames], series: Sequence[Series]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Variable and states of the model of a round, as `train` aligns to them; `None` if there is none.
+
+    The series have all columns of the protocol. Frames that this model was not trained on are left out.
+    """
+    if index < 0 or not records.directory.round(index).learning.finished:
+        return None, None
+    model, cv = records.model(index)
+    columns = [records.features.names.index(name) for name in cv.metadata["names"]]
+    variable, states = [], []
+    for walker, entry in zip(walkers, series):
+        seen = walker.round_index <= index
+        x = entry.x[:, columns]
+        variable.append(model.encode(x) if seen else np.full((len(x), model.latent_dim), np.nan))
+        states.append(model.assign(x) if seen else np.full(len(x), -1))
+    return np.concatenate(variable), np.concatenate(states)
+
+
+def _start(records: Records, index: int, features: Features) -> LaTF | None:
+    """The model of a round, if it has these descriptors."""
+    if index < 0 or not records.directory.round(index).learning.finished:
+        return None
+    model, cv = records.model(index)
+    return model if tuple(cv.metadata["names"]) == tuple(features.names) else None
+
+
+def _keep_model(records: Records, index: int, reason: str, attempt: Attempt) -> None:
+    """Let the model of the round before be that of a round too."""
+    directory = records.directory
+    before, files = directory.round(index - 1).learning, directory.round(index).learning
+    content = verify_learning(directory, index - 1).content
+    for source, target in ((before.model, files.model), (before.cv, files.cv)):
+        with storage.atomic_write(target) as temporary:
+            shutil.copyfile(source, temporary)
+    summary = {**content, "inputs": inputs(records.protocol, directory, index), "decision": reason}
+    files.finish(summary, attempt.provenance(stream=["learning", index]))
+
+
+def _train_round(records: Records, index: int, progress: StepProgress) -> tuple[LaTF, LatentCV, TrainingResult]:
+    """Train the model of a round; one that was lost with the settings of the protocol that it was learned with."""
+    files, wanted = records.directory.round(index).learning, repair.variable_in_use(records, index)
+    ways = [records] if wanted is None else [*_with_earlier_learning(records), records]
+    seed = streams.stream_seed(records.protocol.seed, "learning", index)
+    for way in ways:
+        try:
+            made = train_model(way, index, seed, files.checkpoint, progress)
+        except TrainingError as error:
+            if not str(error).startswith(f"{files.checkpoint}: "):
+                raise
+            words = "is damaged, or of a training with other settings. The model is trained from the beginning."
+            warnings.warn(f"{files.checkpoint}: {words}", RepairWarning, stacklevel=2)
+            storage.remove(files.checkpoint)
+            made = train_model(way, index, seed, files.checkpoint, progress)
+        if wanted in (None, made[1].fingerprint()):
+            return made
+        storage.remove(files.checkpoint)
+    raise StoreError(
+        f"{files.path}: the model was trained again, and its variable is not the one that the walkers of round "
+        f"{index + 1} were biased along; restore {files.model.name}, {files.cv.name} and {files.history.name}."
+    )
+
+
+def _with_earlier_learning(records: Records) -> list[Records]:
+    """The records with each other way of learning that earlier protocols of the campaign had, the oldest first."""
+    ways: list[Records] = []
+    for earlier in records.directory.protocols():
+        learning = {key: getattr(earlier, key) for key in ("features", "model", "learning")}
+        protocol = records.protocol.model_copy(update=learning)
+        if all(protocol != other.protocol for other in (*ways, records)):
+            ways.append(Records(protocol, records.directory, records.trust))
+    return ways

@@ -3,6 +3,9 @@
 The names of the policies are also the choices of `RoundSettings.restart`. Most are a choice among archived frames
 (`from_frames`), with its reason, which the report states. Frames that were chosen are no sample of an ensemble: what is
 simulated from them is, once it has forgotten where it began.
+
+Modules that load torch are imported where they are used: the process that runs a campaign leaves restarts
+to another one.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from openmm import Context, VerletIntegrator
@@ -20,15 +24,16 @@ from latf_sampling.campaign import choices, structures
 from latf_sampling.campaign.choices import Choice
 from latf_sampling.campaign.progress import StepProgress
 from latf_sampling.core import platforms, streams
-from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.trajectories import Frames
 from latf_sampling.errors import DataError, SettingsError
-from latf_sampling.learning.model import LaTF
 from latf_sampling.records.records import Records
 from latf_sampling.records.trapped import latent
-from latf_sampling.records.weighting import weightings
 from latf_sampling.settings import RoundSettings, n_steps
-from latf_sampling.starts import Starts
+
+if TYPE_CHECKING:
+    from latf_sampling.cv.latent_cv import LatentCV
+    from latf_sampling.learning.model import LaTF
+    from latf_sampling.starts import Starts
 
 RestartPolicy = Callable[[Records, int, int, StepProgress, int, Executor | None], None]
 """Called with the records of the campaign, the index of a round after the first, a seed, a progress callback, and the
@@ -71,6 +76,8 @@ def from_archive(
 
     The weights are those of MBAR over all earlier rounds (`latf_sampling.records.weighting`). Velocities are new.
     """
+    from latf_sampling.records.weighting import weightings
+
     temperature, count = next_walkers(records, index, first)
     rng = streams.stream(seed, "frames")
     archive = records.frames(index - 1)
@@ -202,6 +209,8 @@ def _starts(
     records: Records, index: int, temperature: float, sources: np.ndarray, settings: dict, progress: StepProgress
 ) -> Starts:
     """Archived frames with new velocities, by their indices in all frames of the earlier rounds."""
+    from latf_sampling.starts import Starts
+
     seed = settings["seed"]
     molecule, archive = records.molecule, records.frames(index - 1)
     borders = np.cumsum([0, *map(len, archive)])
@@ -254,3 +263,10 @@ POLICIES: dict[str, RestartPolicy] = {
     "continue": from_frames("continue", going_on),
 }
 """Restart policies by name."""
+
+
+def restart(
+    records: Records, progress: StepProgress, policy: str, index: int, first: int, seed: int, executor: Executor
+) -> None:
+    """Structures for a walker of a round and those after it, by a policy."""
+    POLICIES[policy](records, index, seed, progress, first, executor)

@@ -11,17 +11,19 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latf_sampling.bias.trust_region import TrustRegion
 from latf_sampling.core.words import plural
-from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.trajectories import Frames
-from latf_sampling.learning.model import LaTF
 from latf_sampling.records.records import Records
 from latf_sampling.records.trapped import latent
 from latf_sampling.settings import Protocol
+
+if TYPE_CHECKING:
+    from latf_sampling.cv.latent_cv import LatentCV
+    from latf_sampling.learning.model import LaTF
 
 NEW_SHARE = 0.2
 """With "more_data", new frames are enough when they are at least so many of those that the model was trained on."""
@@ -89,6 +91,8 @@ def more_data(frames: NewFrames) -> tuple[bool, str]:
 
 def new_regions(frames: NewFrames) -> tuple[bool, str]:
     """Train when walkers left the region where the model had training data."""
+    from latf_sampling.bias.trust_region import TrustRegion  # with torch
+
     temperatures = {walker.temperature for walker in frames.new}
     regions = {kelvin: TrustRegion(frames.learned[0], kelvin, OUTSIDE) for kelvin in temperatures}
     heights = [regions[walker.temperature].height(points) for walker, points in zip(frames.new, frames.points)]

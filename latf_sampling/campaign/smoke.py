@@ -16,22 +16,22 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from latf_sampling.campaign.campaign import Campaign
-from latf_sampling.campaign.policies import POLICIES
-from latf_sampling.campaign.progress import Progress, StepProgress, nowhere, silent
+from latf_sampling.campaign.progress import Progress, nowhere
 from latf_sampling.core import storage, streams
 from latf_sampling.core.words import duration, plural
-from latf_sampling.data.dataset import Series
 from latf_sampling.data.trajectories import Frames
 from latf_sampling.errors import SimulationError
-from latf_sampling.features import Features
-from latf_sampling.learning.evaluation import Evaluation, evaluate
 from latf_sampling.records.records import Records
 from latf_sampling.settings import ExecutorSettings, Protocol, RoundSettings
+
+if TYPE_CHECKING:
+    from latf_sampling.data.dataset import Series
+    from latf_sampling.features import Features
 
 STEPS = 10
 """Time steps from frame to frame at least."""
@@ -195,19 +195,12 @@ class _SmokeCampaign(Campaign):
     """A campaign that learns whatever it simulates, and starts somewhere."""
 
     force_limit = math.inf  # the range over a few picoseconds is a fraction of that over the campaign's frames
+    samples = SAMPLES
 
     def __init__(self, protocol: Protocol, directory: Path, test: SmokeTest) -> None:
         super().__init__(protocol, directory)
         self.records = _SmokeRecords(protocol, self.directory)
         self.test = test
-
-    def evaluate(self, progress: StepProgress = silent) -> Evaluation:
-        learned = self.last_learned()
-        model, cv = self.model(learned)
-        features = self.features_of(cv)
-        references = self.series(self.references(), features)
-        dataset = self.dataset(learned, features)
-        return evaluate(model, dataset, references, samples=SAMPLES, seed=self.protocol.seed, progress=progress)
 
     def _restart(self, index: int, settings: RoundSettings, executor: Executor, progress: Progress) -> None:
         try:
@@ -222,9 +215,8 @@ class _SmokeCampaign(Campaign):
                 f"{error}"
             )
             seed = streams.stream_seed(self.protocol.seed, "smoke", index)
-            POLICIES["archive"](
-                self.records, index, seed, lambda f, words: progress(f"round {index}: starts", f, words), 0, executor
-            )
+            name = f"round {index}: starts"
+            self._make_starts("archive", index, 0, seed, executor, lambda f, words: progress(name, f, words))
 
 
 class _SmokeRecords(Records):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+from latf_sampling.campaign.findings import Finding
 from latf_sampling.campaign.progress import Progress
 from latf_sampling.core import storage
 from latf_sampling.errors import SettingsError
 from latf_sampling.records.records import Records
-from latf_sampling.report.estimates import Estimates
 from latf_sampling.settings import Protocol
 from latf_sampling.units import EnergyLike, to_float
 
@@ -67,13 +67,10 @@ class Until:
             raise SettingsError("observe: without this key there is no free-energy difference whose error is known.")
         protocol.with_rounds(1)
 
-    def asks_for_more(self, records: Records, progress: Progress) -> bool:
-        """Whether a campaign whose rounds are finished needs another one."""
-        loaded = Records.load(records.directory.path, trust=True)
-        estimates = Estimates.from_records(loaded)
-        pooled = estimates.pooled
-        self.reached = math.inf if pooled is None or math.isnan(pooled.error) else pooled.error
-        self.unsettled = unsettled(loaded, estimates) if self.settled else []
+    def asks_for_more(self, records: Records, finding: Finding, progress: Progress) -> bool:
+        """Whether a campaign whose rounds are finished needs another one, by the free energy that they gave."""
+        self.reached = math.inf if math.isnan(finding.error) else finding.error
+        self.unsettled = finding.unsettled
         progress(f"round {records.n_rounds - 1}: error", 1.0, self.words)
         wanted = self.reached > self.error or bool(self.unsettled)
         more = wanted and records.n_rounds < self.max_rounds
@@ -90,24 +87,3 @@ class Until:
         known = f"{self.reached:.2g} kJ/mol" if math.isfinite(self.reached) else "not known"
         words = f"the error of the free-energy difference is {known}; {self.error:g} kJ/mol are wanted"
         return "; ".join([words, *self.unsettled])
-
-
-def unsettled(records: Records, estimates: Estimates) -> list[str]:
-    """What the last round of a campaign changed, and whether its free-energy difference has converged, in words."""
-    reasons, states = [], [len(learned.history["states"]) for _, learned in records.learned[-2:]]
-    if len(states) < 2:
-        return ["there is no earlier model to compare the states with"]
-    if states[0] != states[1]:
-        reasons.append(f"the last round changed the number of states from {states[0]} to {states[1]}")
-    last, before = records.rounds[-1].index, [index for index in estimates.rounds if index < records.rounds[-1].index]
-    if not before or last not in estimates.sampled:
-        return [*reasons, "there is no earlier round to compare the free energy with"]
-    earlier = estimates.until_round(records, before[-1])
-    if earlier is None or estimates.pooled is None:
-        return [*reasons, "the free energy before the last round is not known"]
-    change, allowed = abs(estimates.pooled.value - earlier.value), 2 * math.hypot(estimates.pooled.error, earlier.error)
-    if not change <= allowed:
-        reasons.append(f"the last round changed the free energy by {change:.2g} kJ/mol, more than {allowed:.2g} kJ/mol")
-    if estimates.convergence is not None and not estimates.convergence.converged:
-        reasons += estimates.convergence.reasons
-    return reasons

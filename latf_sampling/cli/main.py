@@ -193,6 +193,10 @@ def run(
     error = None if until is None else parse(until, "energy", "--until")
     output_directory(output)
 
+    from latf_sampling.core.plugins import import_openmm
+
+    import_openmm()
+
     from latf_sampling.campaign.campaign import Campaign
     from latf_sampling.campaign.extend import preview
     from latf_sampling.campaign.until import Until
@@ -219,6 +223,10 @@ def _smoke(protocol: Path, others: Mapping[str, object]) -> None:
             f"run: --smoke runs in a temporary folder, and {given[0]} has no meaning there; leave it out."
         )
     settings = Protocol.load(protocol)
+
+    from latf_sampling.core.plugins import import_openmm
+
+    import_openmm()
 
     from latf_sampling.campaign.smoke import smoke_test
 

@@ -450,6 +450,9 @@ def _serve(number: int, connection: Connection) -> None:
 
 def _run(target: Callable[..., None], *arguments: Any) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    # What a task starts ends with this process in the same way, so that it may start processes of its own, which
+    # `multiprocessing` refuses to those that end with their parent.
+    vars(multiprocessing.current_process())["_config"]["daemon"] = False
     import_openmm()
     target(*arguments)
 

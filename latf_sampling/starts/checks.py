@@ -47,6 +47,22 @@ class Structure:
 
 
 @dataclass(frozen=True)
+class TargetResult:
+    """The result of a target for which a structure was to be made.
+
+    Attributes
+    ----------
+    attempts : list of dict
+        One for each frame that was tried, in order: "source", "pulled", every check's value, and "reason", which is
+        empty in the last one if there is a structure.
+    structure : Structure or None
+    """
+
+    attempts: list[dict]
+    structure: Structure | None
+
+
+@dataclass(frozen=True)
 class Checks:
     """The limits, and everything that is needed to check a structure against them.
 

@@ -19,12 +19,12 @@ from latf_sampling.errors import DataError
 from latf_sampling.features import as_mdtraj
 from latf_sampling.starts.archive import Archive, Trajectories, check_archive
 from latf_sampling.starts.batches import TargetBatches, default_processes
-from latf_sampling.starts.checks import Checks
+from latf_sampling.starts.checks import Checks, TargetResult
 from latf_sampling.starts.files import StartFiles
 from latf_sampling.starts.options import StartOptions
 from latf_sampling.starts.structure_set import Starts
 from latf_sampling.starts.thermal import Thermal
-from latf_sampling.starts.worker import TargetResult, WorkerSettings, particle_masses, stable_timestep
+from latf_sampling.starts.worker import WorkerSettings, particle_masses, stable_timestep
 from latf_sampling.starts.working_directory import check_same_settings, working_directory
 from latf_sampling.units import QuantityArrayLike
 

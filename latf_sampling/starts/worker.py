@@ -17,7 +17,7 @@ from latf_sampling.core.lease import Lease
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.errors import SimulationError
 from latf_sampling.starts.archive import ON_TARGET
-from latf_sampling.starts.checks import Checks, Structure
+from latf_sampling.starts.checks import Checks, Structure, TargetResult
 from latf_sampling.starts.thermal import Thermal
 from latf_sampling.units import KB
 
@@ -113,22 +113,6 @@ class TargetTask:
     target: np.ndarray
     frames: Sequence[SourceFrame]
     thermal: Thermal
-
-
-@dataclass(frozen=True)
-class TargetResult:
-    """The result of a `TargetTask`.
-
-    Attributes
-    ----------
-    attempts : list of dict
-        One for each frame that was tried, in order: "source", "pulled", every check's value, and "reason", which is
-        empty in the last one if there is a structure.
-    structure : Structure or None
-    """
-
-    attempts: list[dict]
-    structure: Structure | None
 
 
 def part_of(kind: str, number: int) -> str:

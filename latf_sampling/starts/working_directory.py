@@ -13,10 +13,9 @@ import numpy as np
 from latf_sampling.core import storage
 from latf_sampling.core.arrays import read_npz
 from latf_sampling.errors import DataError, StoreError
-from latf_sampling.starts.checks import Structure
+from latf_sampling.starts.checks import Structure, TargetResult
 from latf_sampling.starts.files import StartFiles
 from latf_sampling.starts.thermal import Thermal
-from latf_sampling.starts.worker import TargetResult
 
 
 class WorkingDirectory:

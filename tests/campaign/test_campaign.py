@@ -204,10 +204,10 @@ def test_a_second_run_does_nothing_but_the_report(copy, monkeypatch):
     def never(*arguments, **settings):
         raise AssertionError("a finished step was repeated")
 
-    for name in ("run_walkers", "learn", "structures"):
+    for name in ("run_walkers", "run_step"):
         monkeypatch.setattr(loop, name, never)
     reported, stages = [], []
-    monkeypatch.setattr(loop, "write_report", lambda records, **_: reported.append(records))
+    monkeypatch.setattr(loop.Campaign, "_report", lambda campaign, *_: reported.append(campaign.records))
     before, began = times(copy), time.process_time()
     again = Campaign.load(copy)
     for folder in ("equilibration", "rounds/01", "rounds/02"):  # of a driver that was killed when a task had just ended
@@ -218,6 +218,24 @@ def test_a_second_run_does_nothing_but_the_report(copy, monkeypatch):
     assert [records.directory.path for records in reported] == [copy]
     assert ("round 0: simulate", 1.0, "finished before") in stages
     assert ("round 2: learn", 1.0, "finished before") in stages
+
+
+def test_the_process_that_runs_a_campaign_loads_no_torch(tmp_path):
+    copy = Path(shutil.copytree(finished_wells(), tmp_path / "copy"))
+    for name in ("report.html", "evaluation.html", "evaluation.json"):
+        (copy / name).unlink()
+    code = f"""
+import sys
+from latf_sampling.core.plugins import import_openmm
+import_openmm()
+from latf_sampling.campaign.campaign import Campaign
+Campaign.load({str(copy)!r}).run(lambda *step: None)
+print("torch" in sys.modules or "libtorch" in open("/proc/self/maps").read())
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "False"
+    assert (copy / "report.html").exists() and (copy / "evaluation.html").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
@@ -408,7 +426,7 @@ def test_ctrl_c(broken, child):
 
 def test_a_continued_campaign_gives_what_an_uninterrupted_one_gives(broken, monkeypatch, capsys):
     """Frames, hills, model and structures are those of the campaign that was not interrupted; its walker is killed."""
-    monkeypatch.setattr(loop, "write_report", lambda records, **_: storage.write_text(records.directory.report, ""))
+    monkeypatch.setattr(loop.Campaign, "_report", lambda *_: storage.write_text(broken / "report.html", ""))
     before = marks(broken)
     killer = kill_a_child(1)
     code, words = run_here(broken, monkeypatch, capsys)

@@ -18,6 +18,7 @@ from helpers.molecules import TINY, TINY_WELLS, finished_campaign, finished_well
 from latf_sampling.campaign import campaign as loop
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.campaign.extend import extend, preview
+from latf_sampling.campaign.findings import Finding
 from latf_sampling.campaign.policies import POLICIES
 from latf_sampling.campaign.until import Until
 from latf_sampling.core import storage
@@ -258,7 +259,7 @@ def test_inputs_of_an_earlier_protocol_are_kept(copy, tmp_path):
 
 
 def test_a_campaign_goes_on_without_the_structure_beside_its_protocol(copy, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "write_report", lambda records, **options: None)
+    monkeypatch.setattr(loop.Campaign, "_report", lambda *_: None)
     path, before = write_protocol(tmp_path / "given"), contents(copy)
     structure = next((tmp_path / "given").glob("*.pdb"))
     structure.unlink()
@@ -333,7 +334,7 @@ def unlearned(monkeypatch):
         storage.write_json(campaign.directory.round(index).learning.checkpoint, {})
 
     monkeypatch.setattr(loop.Campaign, "_learn", finish)
-    monkeypatch.setattr(loop, "write_report", lambda records, **options: None)
+    monkeypatch.setattr(loop.Campaign, "_report", lambda *_: None)
 
 
 def simulate(folder: Path, directory: Path, **changes) -> Records:
@@ -399,11 +400,11 @@ def errors(monkeypatch):
     """Errors of the free-energy difference, one after the other, in kJ/mol."""
     values: list[float | None] = []
 
-    def estimates(records):
-        value = values.pop(0)
-        return SimpleNamespace(pooled=None if value is None else SimpleNamespace(error=value))
+    def finding(campaign, executor, *asked):
+        value = values.pop(0) if asked else None
+        return Finding(300.0, "x > 0", math.nan, math.nan) if value is None else Finding(300.0, "x > 0", 1.0, value)
 
-    monkeypatch.setattr("latf_sampling.campaign.until.Estimates", SimpleNamespace(from_records=estimates))
+    monkeypatch.setattr(loop.Campaign, "_free_energy", finding)
     monkeypatch.setattr(loop.Campaign, "_restart", lambda *arguments: None)
     monkeypatch.setattr(loop.repair, "repair_starts", lambda *arguments, **options: None)
     monkeypatch.setattr("latf_sampling.campaign.campaign.start_of", lambda *arguments: None)
@@ -453,6 +454,8 @@ def test_a_campaign_ends_when_neither_the_free_energy_nor_the_states_change(tmp_
         done = records.n_rounds
         rounds = {k: SimpleNamespace(value=value, error=error) for k, (value, error) in enumerate(values[:done])}
         return SimpleNamespace(
+            temperature=300.0,
+            state="x > 0",
             pooled=rounds[done - 1],
             rounds=rounds,
             sampled=rounds,
@@ -463,7 +466,7 @@ def test_a_campaign_ends_when_neither_the_free_energy_nor_the_states_change(tmp_
     def learned(records):
         return [(k, SimpleNamespace(history={"states": range(n)})) for k, n in enumerate(states[: records.n_rounds])]
 
-    monkeypatch.setattr("latf_sampling.campaign.until.Estimates", SimpleNamespace(from_records=estimates))
+    monkeypatch.setattr("latf_sampling.report.estimates.Estimates", SimpleNamespace(from_records=estimates))
     monkeypatch.setattr(Records, "learned", property(learned))
     monkeypatch.setattr(loop.Campaign, "_restart", lambda *arguments: None)
     monkeypatch.setattr(loop.repair, "repair_starts", lambda *arguments, **options: None)

@@ -394,10 +394,10 @@ def test_a_continued_campaign_reads_only_missing_trajectories(finished, tmp_path
     before = np.load(finished / "rounds" / "00" / "trajectory-001.npz")
     read = []
     monkeypatch.setattr(
-        "latf_sampling.campaign.campaign.examine",
+        "latf_sampling.data.external.examine",
         lambda external, *rest: read.append(Path(external.path).name) or examine(external, *rest),
     )
-    Campaign.load(tmp_path / "run").run()
+    molecules.run_in_process(Campaign.load(tmp_path / "run"))
     assert read == ["hot.dcd"]
     after = np.load(tmp_path / "run" / "rounds" / "00" / "trajectory-001.npz")
     for name in ("energy", "weight"):
@@ -416,8 +416,8 @@ def moved(finished: Path, folder: Path) -> tuple[CampaignDirectory, Path, Path]:
 
 def test_trajectories_that_were_moved_are_known_by_their_checksums(finished, tmp_path, monkeypatch):
     directory, folder, path = moved(finished, tmp_path)
-    monkeypatch.setattr("latf_sampling.campaign.campaign.examine", lambda *rest: pytest.fail("was read again"))
-    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda records, **_: None)
+    monkeypatch.setattr("latf_sampling.data.external.examine", lambda *rest: pytest.fail("was read again"))
+    monkeypatch.setattr(Campaign, "_report", lambda *_: None)
     before = directory.round(1).learning.history.read_bytes()
     (words,) = preview(directory, Protocol.load(path))
     assert re.match(r"Changed in from_trajectories\[0\]\.files\[0\], .*weights.*\.$", words)

@@ -13,6 +13,7 @@ from helpers.molecules import finished_campaign
 
 from latf_sampling.campaign import retraining
 from latf_sampling.campaign.campaign import Campaign
+from latf_sampling.campaign.learning import learn_round
 from latf_sampling.campaign.retraining import CRITERIA, NewFrames, decide, settings_digest
 from latf_sampling.learning.model import LaTF
 from latf_sampling.records.records import Records
@@ -105,7 +106,7 @@ def test_a_model_that_is_kept(tmp_path, monkeypatch):
     records = with_criterion(directory, "more_data")
     protocol = records.protocol.model_copy(update={"rounds": records.protocol.rounds[:2], "starts": None})
     campaign = Campaign(protocol, directory)
-    campaign.learn_round(1, lambda fraction, words: None)
+    learn_round(campaign.records, lambda fraction, words: None, 1)
     before, kept = (campaign.directory.round(index).learning for index in (0, 1))
     assert kept.model.read_bytes() == before.model.read_bytes() and kept.cv.read_bytes() == before.cv.read_bytes()
     content = kept.manifest().verified().content

@@ -52,7 +52,7 @@ def directory(tmp_path_factory) -> Path:
     learn = loop.Campaign._learn
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Campaign, "_learn", lambda self, index, *rest: learn(self, index, *rest) if not index else 0)
-        patch.setattr(loop, "write_report", lambda records, **options: None)
+        patch.setattr(loop.Campaign, "_report", lambda *_: None)
         run_in_process(Campaign(write(folder), folder / "run"))
     return folder / "run"
 

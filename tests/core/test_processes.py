@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import wait
 from multiprocessing import resource_tracker, util
 from pathlib import Path
@@ -88,6 +89,36 @@ def test_more_tasks_than_processes_and_widened(pool):
         futures = [pool.submit(identity, 1.0) for _ in range(3)]
         assert len({future.result()[0] for future in futures}) == 3
     assert pool.processes == 2
+
+
+def in_a_pool_of_its_own(file: str) -> int:
+    """In a process of a pool: let another one write its number to a file, and wait."""
+    with LocalExecutor(1) as executor:
+        return executor.submit(stay, file).result()
+
+
+def stay(file: str) -> int:
+    Path(file).write_text(str(os.getpid()))
+    time.sleep(60)
+    return 0
+
+
+def test_what_a_process_of_a_pool_starts_ends_with_it(pool, tmp_path):
+    file = tmp_path / "process"
+    future = pool.submit(in_a_pool_of_its_own, str(file))
+    wait_until(lambda: file.exists() and file.read_text() != "")
+    process = int(file.read_text())
+    pool.kill([future])
+    with pytest.raises(ProcessLost, match="SIGTERM"):
+        future.result()
+    wait_until(lambda: not Path(f"/proc/{process}").exists() or state_of(process) == "Z")
+
+
+def wait_until(true: Callable[[], bool], limit: float = 30.0) -> None:
+    end = time.monotonic() + limit
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_an_idle_process_ends(monkeypatch):

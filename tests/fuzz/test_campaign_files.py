@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.molecules import finished_campaign, learn_here, write_protocol
+from helpers.molecules import finished_campaign, step_here, write_protocol
 
 from latf_sampling.campaign import campaign as loop
 from latf_sampling.campaign.campaign import Campaign
@@ -142,10 +142,10 @@ def restore(directory: Path, intact: dict[Path, bytes]) -> None:
 def test_no_damage_changes_a_number(tmp_path, monkeypatch):
     directory = Path(shutil.copytree(finished_campaign(), tmp_path / "run"))
     protocol = write_protocol(tmp_path / "protocol")
-    monkeypatch.setattr(loop, "train", again)
+    monkeypatch.setattr("latf_sampling.campaign.learning.train_model", again)
     monkeypatch.setattr(loop.structures, "generate", again)
-    monkeypatch.setattr(loop, "write_report", lambda *_, **__: None)
-    monkeypatch.setattr(loop, "learn", learn_here)
+    monkeypatch.setattr(loop.Campaign, "_report", lambda *_: None)
+    monkeypatch.setattr(loop, "run_step", step_here)
     monkeypatch.setattr(loop, "run_walkers", again)
     expected = numbers(directory)
     assert run(protocol, directory, "without damage") and numbers(directory) == expected

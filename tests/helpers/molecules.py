@@ -349,8 +349,6 @@ class InThisProcess(Executor):
         return future
 
 
-def learn_here(records, campaign, index, executor, progress) -> None:
-    """In place of `latf_sampling.campaign.learning.learn`: train here, where tests can replace what trains."""
-    here = object.__new__(campaign)
-    here.records = records
-    here.learn_round(index, progress)
+def step_here(records, step, executor, progress=lambda fraction, words: None):
+    """In place of `latf_sampling.campaign.steps.run_step`: do it here, where tests can replace what it does."""
+    return step.function(records, progress, *step.arguments, *([executor] if step.submits else []))

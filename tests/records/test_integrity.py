@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.molecules import TINY, finished_campaign, learn_here, run_in_process, write_protocol
+from helpers.molecules import TINY, finished_campaign, run_in_process, step_here, write_protocol
 
 from latf_sampling.bias.history import History, hills_digest, keep_hills, verify_hills
 from latf_sampling.campaign import campaign as loop
@@ -117,10 +117,10 @@ def costly(monkeypatch):
     def again(*arguments, **settings):
         raise MadeAgain
 
-    monkeypatch.setattr(loop, "train", again)
+    monkeypatch.setattr("latf_sampling.campaign.learning.train_model", again)
     monkeypatch.setattr(loop.structures, "generate", again)
-    monkeypatch.setattr(loop, "write_report", lambda *_, **__: None)
-    monkeypatch.setattr(loop, "learn", learn_here)
+    monkeypatch.setattr(loop.Campaign, "_report", lambda *_: None)
+    monkeypatch.setattr(loop, "run_step", step_here)
     monkeypatch.setattr(loop, "run_walkers", again)
 
 
@@ -169,8 +169,8 @@ def test_a_training_whose_checkpoint_is_damaged_begins_anew(copy, tmp_path, monk
         raise MadeAgain
 
     monkeypatch.setattr(Checkpoint, "__init__", lambda self, path, *rest: setattr(self, "path", path))
-    monkeypatch.setattr(loop, "train", train)
-    monkeypatch.setattr(loop, "learn", learn_here)
+    monkeypatch.setattr("latf_sampling.learning.training.train", train)
+    monkeypatch.setattr(loop, "run_step", step_here)
     with (
         pytest.warns(RepairWarning, match=r"training\.pt: is damaged, or .* from the beginning"),
         pytest.raises(MadeAgain),
@@ -183,14 +183,14 @@ def test_a_training_whose_checkpoint_is_damaged_begins_anew(copy, tmp_path, monk
 def test_a_lost_model_is_trained_with_the_settings_that_it_was_learned_with(copy, tmp_path, monkeypatch):
     lags, model = [], Records.load(copy).model(1)
 
-    def train(self, index, *arguments):
-        lags.append((index, self.protocol.learning.lag, self.lag))
+    def train(records, index, *arguments):
+        lags.append((index, records.protocol.learning.lag, records.lag))
         if index == 2:
             raise MadeAgain
-        return (*model, None) if self.lag == 2 else (*Records.load(copy).model(0), None)
+        return (*model, None) if records.lag == 2 else (*Records.load(copy).model(0), None)
 
-    monkeypatch.setattr(loop, "learn", learn_here)
-    monkeypatch.setattr(Campaign, "train", train)
+    monkeypatch.setattr(loop, "run_step", step_here)
+    monkeypatch.setattr("latf_sampling.campaign.learning.train_model", train)
     for lag in ("0.3 ps", "0.5 ps"):
         with pytest.raises(MadeAgain):
             Campaign(write_protocol(tmp_path / "given", learning={**TINY["learning"], "lag": lag}), copy).run()
@@ -199,8 +199,8 @@ def test_a_lost_model_is_trained_with_the_settings_that_it_was_learned_with(copy
     with pytest.raises(AttributeError):  # the stub has no history
         Campaign.load(copy).run()
     assert lags == [(1, 0.2, 2)]
-    monkeypatch.setattr(Campaign, "train", lambda self, *arguments: (
-        lags.append(self.protocol.learning.lag), (*Records.load(copy).model(0), None)
+    monkeypatch.setattr("latf_sampling.campaign.learning.train_model", lambda records, *arguments: (
+        lags.append(records.protocol.learning.lag), (*Records.load(copy).model(0), None)
     )[1])  # fmt: skip
     lags.clear()
     with pytest.raises(StoreError, match=r"its variable is not the one that the walkers of round 2 were biased along"):
@@ -232,8 +232,8 @@ def test_a_model_that_is_not_the_one_in_use_is_not_stored(copy, tmp_path, monkey
     shutil.rmtree(copy / "rounds" / "01" / "learning")
     campaign = Campaign(write_protocol(tmp_path / "given"), copy)
     stored = campaign.model(0)
-    monkeypatch.setattr(loop, "learn", learn_here)
-    monkeypatch.setattr(Campaign, "train", lambda *arguments: (*stored, None))
+    monkeypatch.setattr(loop, "run_step", step_here)
+    monkeypatch.setattr("latf_sampling.campaign.learning.train_model", lambda *arguments: (*stored, None))
     with pytest.raises(
         StoreError, match="was trained again, and its variable is not the one that the walkers of round 2"
     ):
@@ -257,7 +257,7 @@ def test_segments_that_no_model_depends_on_are_simulated_again(copy, tmp_path, m
     """Frames and hills are those of the campaign that was not damaged, to the last bit on the Reference platform."""
     monkeypatch.setattr(loop.Campaign, "_learn", lambda *arguments: None)
     monkeypatch.setattr(loop.Campaign, "_final_starts", lambda *arguments: None)
-    monkeypatch.setattr(loop, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(loop.Campaign, "_report", lambda *_: None)
     shutil.rmtree(copy / "rounds" / "02" / "learning")
     path = copy / HILLS if damaged == "hills" else copy / "rounds" / "02" / "walker-00" / damaged
     if damaged == "hills":

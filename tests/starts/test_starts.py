@@ -25,7 +25,8 @@ from latf_sampling.starts import (
     structures_at,
     structures_between,
 )
-from latf_sampling.starts.worker import PlainRun, TargetResult
+from latf_sampling.starts.checks import TargetResult
+from latf_sampling.starts.worker import PlainRun
 from latf_sampling.units import KB
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
