@@ -108,7 +108,7 @@ def test_starts(example, monkeypatch, tmp_path):
 
 def test_campaign(monkeypatch, capsys, tmp_path):
     """On a campaign that is finished already; the example's own takes minutes."""
-    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda campaign, **_: None)
+    monkeypatch.setattr("latf_sampling.campaign.campaign.Campaign._report", lambda *_: None)
     shutil.copytree(finished_campaign(), tmp_path / "run")
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["campaign.py", str(tmp_path / "run")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 
 import pytest
-from helpers.molecules import STRUCTURE, TINY, TINY_WELLS, InThisProcess, write_protocol
+from helpers.molecules import STRUCTURE, TINY, TINY_WELLS, InThisProcess, step_here, write_protocol
 from rich.console import Console
 
 from latf_sampling.campaign import smoke
@@ -58,6 +58,7 @@ def test_whatever_is_asked_for_is_made_small(tmp_path, name):
 
 def test_from_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("latf_sampling.campaign.campaign.run_step", step_here)  # which tells of every bit of progress
     protocol, told = Protocol(**TINY_WELLS), []
     test = smoke_test(protocol, lambda *step: told.append(step), InThisProcess())
     assert list(test.steps) == [

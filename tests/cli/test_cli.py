@@ -287,7 +287,7 @@ def test_doctor(latf, monkeypatch, healthy):
 
 
 def test_run_of_a_finished_campaign(latf, copy, tmp_path, monkeypatch):
-    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda records, **_: None)
+    monkeypatch.setattr("latf_sampling.campaign.campaign.Campaign._report", lambda *_: None)
     found = latf("run", write_protocol(tmp_path / "given"), "-o", copy)
     assert found.code == 0
     assert found.err.splitlines()[0] == "round 0: simulate: done. finished before"

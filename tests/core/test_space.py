@@ -112,7 +112,7 @@ def small(folder: Path) -> Path:
 
 def simulate_alone(monkeypatch) -> None:
     monkeypatch.setattr(Campaign, "_learn", lambda self, index, *_: None)
-    monkeypatch.setattr("latf_sampling.campaign.campaign.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("latf_sampling.campaign.campaign.Campaign._report", lambda *_: None)
 
 
 def test_a_disk_that_is_disconnected_gets_nothing_written_in_its_place(monkeypatch, tmp_path):
