@@ -43,7 +43,7 @@ WALKERS = 2
 """Walkers of a round at most."""
 STRUCTURES = 2
 """Generated structures at most."""
-THERMALIZATION, RELEASE = 200, 20
+THERMALIZATION, RELEASE = 60, 5
 """Steps for a structure at most."""
 TEMPERATURES = 2
 """Temperatures of an evaluation at most."""
