@@ -23,7 +23,7 @@ from latf_sampling.systems.ligands import Ligand, with_hydrogens_of_ligands
 from latf_sampling.systems.molecule import positions_array, residue_label
 from latf_sampling.systems.reader_errors import reason
 from latf_sampling.systems.replacement import import_pdbfixer, residue_at
-from latf_sampling.systems.structure import Structure
+from latf_sampling.systems.structure import Structure, bond_hydrogens
 from latf_sampling.systems.structure_text import StructureText
 from latf_sampling.units import to_quantity
 
@@ -64,6 +64,7 @@ def complete(
     for residue in d_amino_acids(fixer.topology, positions)[0]:
         if _label(residue) not in d_before and residue.name not in ("ILE", "THR"):  # whose side chains are chiral too
             _reflect_side_chain(residue, positions)
+    bond_hydrogens(fixer.topology, positions)
     add_template_bonds(field, fixer.topology, positions)
     fixed = with_hydrogens_of_ligands(without_unknown_sites(Structure(fixer.topology, positions), field), small)
     modeller = app.Modeller(fixed.topology, to_quantity(fixed.positions, "length"))

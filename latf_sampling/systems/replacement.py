@@ -55,6 +55,12 @@ def edited(source: StructureText, settings: PrepareSettings) -> StructureText:
     deuterium = [symbol == "D" for symbol in reader.elements(source)]
     if any(deuterium):
         source = reader.keep_locations(source, [not is_deuterium for is_deuterium in deuterium])
+    if "DOD" in names:  # heavy water
+
+        def light(name: str, place: str) -> str | None:
+            return "HOH" if name == "DOD" else None
+
+        source = reader.replace_residues(source, light, lambda residue, atom, element: (atom, element))
     if not settings.replace:
         return source
 

@@ -442,3 +442,28 @@ def test_disulfides_and_protonation_in_words(tmp_path):
         atom.name = "SG"
     topology.addBond(atoms[7], atoms[8])
     assert chemistry(topology)[0] == "disulfide bonds: CYS 8 (chain A) and TYR 9 (chain A)"
+
+
+def test_heavy_water_becomes_water(tmp_path):
+    names = (("O", "O", 0.0, 0.0), ("D1", "D", 0.957, 0.0), ("D2", "D", -0.24, 0.927))
+    content = "".join(
+        f"HETATM{place:>5}  {name:<3} DOD A   1    {x:8.3f}{y:8.3f}{0:8.3f}  1.00  0.00          {element:>2}\n"
+        for place, (name, element, x, y) in enumerate(names, 1)
+    )
+    water = settings(tmp_path, content + "END\n", force_field=("amber14/tip3p.xml",), prepare={}, nonbonded="no cutoff")
+    molecule = build(water)
+    assert [(atom.residue.name, atom.name) for atom in molecule.topology.atoms()] == [
+        ("HOH", name) for name in ("O", "H1", "H2")
+    ]
+
+
+def test_hydrogens_of_any_name_stay_bonded_in_a_prepared_molecule(tmp_path):
+    complete = build(settings(tmp_path, text("GAVG"), prepare={}))
+    handle = io.StringIO()
+    app.PDBFile.writeFile(complete.topology, complete.positions * unit.nanometer, handle, keepIds=True)
+    content = re.sub(r" HB (?= VAL)", " HX9", "".join(
+        line for line in handle.getvalue().splitlines(True) if not line.startswith("CONECT")
+    ))  # fmt: skip
+    assert "HX9 VAL" in content
+    molecule = build(settings(tmp_path, content, "b.pdb", prepare={}))
+    assert molecule.positions.shape == complete.positions.shape
