@@ -51,10 +51,10 @@ always have a cell, and a barostat would let an empty one collapse."""
 ADDITIVES = frozenset([
     "SO4", "PO4", "NO3", "NH4", "CO3", "BCT", "SCN", "AZI", "ACT", "ACY", "FMT", "CIT", "FLC", "TLA", "MLI", "MLA",
     "TRS", "EPE", "MES", "CAC", "IMD", "GOL", "EDO", "PGO", "PGR", "PDO", "MPD", "MRD", "PEG", "PGE", "PG4", "1PE",
-    "2PE", "P6G", "DMS", "IPA", "EOH", "MOH", "CCN", "BME", "DTT", "DOD", "UNX",
+    "2PE", "P6G", "DMS", "IPA", "EOH", "MOH", "CCN", "BME", "DTT", "UNX",
 ])  # fmt: skip
 """Names in the PDB of what is added for crystallization: salts, buffers, cryoprotectants, polymers, solvents, reducing
-agents and heavy water; UNX is an unknown atom. The force fields that are proposed have none of them."""
+agents; UNX is an unknown atom. The force fields that are proposed have none of them."""
 MOST_AMINO_ACIDS, MOST_NUCLEOTIDES = 40, 20
 """Larger molecules are put into water."""
 CUTOFF = 1.0
