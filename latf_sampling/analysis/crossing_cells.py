@@ -15,7 +15,7 @@ from latf_sampling.errors import DataError
 PER_WIDTH, PER_STATE, FEWEST_CELLS, MOST = 4, 15, 40, 400
 """Cells along the line: so many for each hill width, of equal length; as many more in each state, of equal numbers of
 frames, since a state may be narrower than a hill; and at least and at most so many of the former."""
-CORE_SHARE = 0.25
+CORE_SHARE = 0.75
 """The core of a state begins so far on the way from the border to the median of its frames, as in the report."""
 RELIABLE = 10.0
 """Effective frames in a cell from which on hotter frames count less than those of the temperature itself."""

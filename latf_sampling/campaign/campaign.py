@@ -147,8 +147,9 @@ class Campaign(ShownInNotebooks):
             Called with the name of the step, the fraction of it that is done, and a few words; None shows bars in a
             notebook or on a terminal.
         executor
-            Where walkers, training and the making of structures run: any executor of `concurrent.futures`, which is
-            not shut down, and whose workers share the disk of the directory; `None` takes that of the protocol.
+            Where walkers, training, structures, estimates and pages are made: any executor of `concurrent.futures`,
+            which is not shut down, and whose workers share the disk of the directory; `None` takes that of the
+            protocol.
         until
             How well the free-energy difference is to be known: rounds like the last one are added until it is.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from latf_sampling.records.observables import CORE_SHARE
+from latf_sampling.analysis.crossing_cells import CORE_SHARE
 from latf_sampling.records.records import Records
 from latf_sampling.records.rounds import Walker
 from latf_sampling.report import page, words
@@ -37,10 +37,10 @@ def _cores(estimates: Estimates) -> str:
     observed, (low, high) = estimates.variable, estimates.cores
     text = f"A walker crosses when {observed.name} goes from the core of one state to that of the other. "
     if observed.circular:
-        margin, above = np.degrees(high), np.degrees(observed.above)
+        below, margin, above = -np.degrees(low), np.degrees(high), np.degrees(observed.above)
         return text + (
             f"The core of the observed state reaches from {above + margin:.0f}° to {180 - margin:.0f}°, that of "
-            f"the rest from {-180 + margin:.0f}° to {above - margin:.0f}°; values between the cores belong to "
+            f"the rest from {-180 + below:.0f}° to {above - below:.0f}°; values between the cores belong to "
             "neither. Passing ±180° and returning is therefore not a crossing; continuing in that direction into the "
             "other core is one."
         )

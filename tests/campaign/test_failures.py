@@ -73,7 +73,8 @@ def test_a_damaged_record_is_made_again_or_named(campaign, tmp_path, monkeypatch
             Campaign.load(directory).run()
         return
     shutil.rmtree(directory / "rounds/00/learning")
-    monkeypatch.setattr(Campaign, "train", lambda *_, **__: (_ for _ in ()).throw(SimulationError("that far")))
+    far = lambda *_: (_ for _ in ()).throw(SimulationError("that far"))  # noqa: E731
+    monkeypatch.setattr("latf_sampling.campaign.learning.train_model", far)
     with (
         pytest.warns(RepairWarning, match=r"failures\.json: is damaged"),
         pytest.raises(SimulationError, match="that far"),

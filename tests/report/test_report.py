@@ -20,6 +20,7 @@ from openmm import unit
 
 from latf_sampling import report as report_folder
 from latf_sampling.analysis import CrossingRate
+from latf_sampling.analysis.crossing_cells import CORE_SHARE
 from latf_sampling.analysis.crossing_rates import PairRate
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.core import storage
@@ -340,7 +341,7 @@ def plain_numbers(campaign: Campaign) -> dict:
             phi, log_weight = np.concatenate(phi), np.concatenate(log_weight)
             side, into, out = None, 0, 0
             for angle in np.degrees(phi):
-                now = True if 20 < angle < 160 else False if -160 < angle < -20 else side
+                now = True if 50 < angle < 130 else False if -130 < angle < -50 else side
                 into, out = into + (side is False and now is True), out + (side is True and now is False)
                 side = now
             crossings.append((index, walker, into, out))
@@ -602,7 +603,8 @@ def test_a_distance_is_observed_from_its_core_to_the_other(tmp_path):
         ]
     ]
     pooled = np.concatenate(series)
-    low, high = (0.32 + 0.25 * (np.median(side) - 0.32) for side in (pooled[pooled <= 0.32], pooled[pooled > 0.32]))
+    sides = pooled[pooled <= 0.32], pooled[pooled > 0.32]
+    low, high = (0.32 + CORE_SHARE * (np.median(side) - 0.32) for side in sides)
     assert 0.32 + np.array(found.cores) == pytest.approx([low, high], abs=1e-6)
     for values, crossed in zip(series, found.crossings.values()):
         sides = [value > 0.32 for value in values if not low <= value <= high]
