@@ -12,7 +12,6 @@ import numpy as np
 
 from latf_sampling import units
 from latf_sampling.analysis import signed_distance
-from latf_sampling.analysis.crossing_cells import CORE_SHARE
 from latf_sampling.analysis.torsions import torsion_features
 from latf_sampling.errors import DataError, LatfError, SettingsError
 from latf_sampling.features import Features
@@ -23,6 +22,9 @@ MARGIN, MARGIN_SHARE = math.radians(50), 5 / 9
 its middle where that is nearer. On a barrier that a bias has filled, a walker goes back and forth hundreds of times:
 with cores that began 20 degrees from it, there were 631 crossings of alanine dipeptide's phi where 51 led from well to
 well; with these there are 53."""
+CORE_SHARE = 0.75
+"""The core of a state of another variable begins at this share of the way from the border to the median of the frames
+on its side."""
 DIMENSIONS = {"nm": "length", "rad": "angle", "kJ/mol": "energy"}
 
 

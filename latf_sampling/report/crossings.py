@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from latf_sampling.analysis.crossing_cells import CORE_SHARE
+from latf_sampling.records.observables import CORE_SHARE
 from latf_sampling.records.records import Records
 from latf_sampling.records.rounds import Walker
 from latf_sampling.report import page, words

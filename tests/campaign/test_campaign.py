@@ -222,8 +222,7 @@ def test_a_second_run_does_nothing_but_the_report(copy, monkeypatch):
 
 def test_the_process_that_runs_a_campaign_loads_no_torch(tmp_path):
     copy = Path(shutil.copytree(finished_wells(), tmp_path / "copy"))
-    for name in ("report.html", "evaluation.html", "evaluation.json"):
-        (copy / name).unlink()
+    (copy / "report.html").unlink()
     code = f"""
 import sys
 from latf_sampling.core.plugins import import_openmm
@@ -235,7 +234,7 @@ print("torch" in sys.modules or "libtorch" in open("/proc/self/maps").read())
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "False"
-    assert (copy / "report.html").exists() and (copy / "evaluation.html").exists()
+    assert (copy / "report.html").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals

@@ -20,6 +20,7 @@ from latf_sampling.cli.main import app
 from latf_sampling.cli.plotting import plot_command, report_command
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.learning import model
+from latf_sampling.records import observables
 from latf_sampling.records.records import Records
 from latf_sampling.report import charts, comparison, landscapes, plots
 
@@ -29,6 +30,7 @@ def coarse():
     with pytest.MonkeyPatch.context() as patch:
         for module, name, value in ((landscapes, "GRID", 12), (model, "POPULATION_SAMPLES", 200), (plots, "GRID", 3)):
             patch.setattr(module, name, value)
+        patch.setattr(observables, "MARGIN", 0.35)  # so that the tiny campaign crosses
         yield
 
 

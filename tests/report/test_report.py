@@ -20,7 +20,6 @@ from openmm import unit
 
 from latf_sampling import report as report_folder
 from latf_sampling.analysis import CrossingRate
-from latf_sampling.analysis.crossing_cells import CORE_SHARE
 from latf_sampling.analysis.crossing_rates import PairRate
 from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.core import storage
@@ -29,7 +28,7 @@ from latf_sampling.data.trajectories import WalkerFrames
 from latf_sampling.errors import SettingsError, StoreError
 from latf_sampling.learning import model
 from latf_sampling.records import records, weighting
-from latf_sampling.records.observables import Observed
+from latf_sampling.records.observables import CORE_SHARE, Observed
 from latf_sampling.records.records import Records
 from latf_sampling.report import SECTIONS, landscapes, learning, weights, write_report
 from latf_sampling.report import page as report_page
