@@ -14,10 +14,11 @@ fluxes under the bias give the number of crossings from core to core (`crossing_
 
 Between the same cores as in the count, which began 20 degrees from the border, on 25 variables of alanine dipeptide and
 of a model with three wells in 31 noisy dimensions, of which 8 ns each at 300 and 600 K hold 18 and 46 transitions, the
-rank correlation with the crossings in 1 or 2 ns of metadynamics was 0.93 (benchmarks/variables.md). For 21 of them the expected rates were 0.5 to 2 times those
-counted; for four, along which two of the three wells look alike, five to ten times: the walker is probably not in
-equilibrium between these two within a nanosecond, and the frames at 600 K rush over the barrier between them. Between
-the states that training finds, of which one is these two wells, expected rates were up to seven times too high.
+rank correlation with the crossings in 1 or 2 ns of metadynamics was 0.93 (benchmarks/variables.md). For 21 of them the
+expected rates were 0.5 to 2 times those counted; for four, along which two of the three wells look alike, five to ten
+times: the walker is probably not in equilibrium between these two within a nanosecond, and the frames at 600 K rush
+over the barrier between them. Between the states that training finds, of which one is these two wells, expected rates
+were up to seven times too high.
 """
 
 from __future__ import annotations
