@@ -171,12 +171,13 @@ class Campaign(ShownInNotebooks):
             trust_programs(self.protocol)
             self.store_molecule()
             warn_of_space(self.records, self.directory)
-            self._run_rounds(executor, progress)
+            settled = until is not None and until.settled
+            finding = self._run_rounds(executor, progress, settled)
             while until is not None and until.asks_for_more(
-                self.records, self._free_energy(executor, until.settled), progress
+                self.records, finding or self._free_energy(executor, settled), progress
             ):
                 self._add_round()
-                self._run_rounds(executor, progress)
+                finding = self._run_rounds(executor, progress, settled)
             self._evaluate(executor, progress)
             self._final_starts(executor, progress)
             self._report(executor, progress)
@@ -323,16 +324,19 @@ class Campaign(ShownInNotebooks):
 
     # Steps of the loop
 
-    def _run_rounds(self, executor: Executor, progress: Progress) -> None:
+    def _run_rounds(self, executor: Executor, progress: Progress, settled: bool) -> Finding | None:
+        """Simulate and learn what is missing; returns what the last round gave, unless it was finished before."""
+        finding = None
         for index in range(self.n_rounds):
-            known = self.directory.round(index).learning.finished
+            finding, known = None, self.directory.round(index).learning.finished
             self._simulate(index, executor, progress)
             self._learn(index, executor, progress)
             if not known and self.protocol.observe is not None:
-                finding = self._free_energy(executor)
+                finding = self._free_energy(executor, settled and index == self.n_rounds - 1)
                 if self.log is not None:
                     self.log.note("free energy", round=index, **finding.numbers, words=finding.words)
                 progress(f"round {index}: free energy", 1.0, finding.words)
+        return finding
 
     def _remove_leases(self) -> None:
         """Remove leases of a driver that was killed when their task had ended, so that it was not done again."""
@@ -442,7 +446,7 @@ class Campaign(ShownInNotebooks):
         run_step(self.records, step, executor, lambda f, words: progress(name, 0.99 * f, words))
         progress(name, 1.0, learned_words(files.manifest().content))
 
-    def _free_energy(self, executor: Executor, settled: bool = False) -> Finding:
+    def _free_energy(self, executor: Executor, settled: bool) -> Finding:
         """The free-energy difference of the observed variable from the rounds so far."""
         step = Step(free_energy, (settled,), "free energy", self.directory.path / "free-energy")
         return run_step(self.records, step, executor)

@@ -138,13 +138,13 @@ class RunView:
     def __init__(self, directory: Path | None, paces: Paces) -> None:
         self.directory, self.paces, self._began = directory, paces, time.monotonic()
         self.standing: dict[str, Any] | None = None
-        self._outlook: Outlook | None = None
+        self._time_left: TimeLeft | None = None
 
     def read(self) -> None:
         """Look at the files again."""
         if self.directory is not None:
             self.standing = standing(self.directory)
-            self._outlook = Outlook(CampaignDirectory(self.directory).protocol())
+            self._time_left = TimeLeft(CampaignDirectory(self.directory).protocol())
 
     def draw(self, console: Console) -> Group:
         """The view as it is now."""
@@ -179,15 +179,15 @@ class RunView:
 
     def _times(self, steps: dict[str, tuple[float, str, str]]) -> str:
         words = f"{duration(time.monotonic() - self._began)} so far"
-        if self._outlook is None or self.standing is None:
+        if self._time_left is None or self.standing is None:
             return words
-        left, unknown = self._outlook.seconds_left([name for name, step in steps.items() if step[0] < 1], self.paces)
+        left, unknown = self._time_left.seconds_left([name for name, step in steps.items() if step[0] < 1], self.paces)
         if left > 0:
             words += f"; about {duration(left)} left"
         return f"{words}; not known yet: {', '.join(unknown)}" if unknown else words
 
 
-class Outlook:
+class TimeLeft:
     """How long steps will take that have not begun, from those of the same kind that this run has finished.
 
     Simulations of one kind of bias take a time in proportion to their length and to the number of walkers, trainings in

@@ -20,6 +20,7 @@ from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.notebook import ShownInNotebooks, some
 from latf_sampling.core.openmm_xml import read_openmm_xml
 from latf_sampling.core.provenance import Attempt
+from latf_sampling.core.structure_files import write_structure
 from latf_sampling.core.words import plural
 from latf_sampling.data.trajectory_writers import write_xtc
 from latf_sampling.errors import SettingsError
@@ -27,7 +28,6 @@ from latf_sampling.features import as_mdtraj
 from latf_sampling.starts.coverage import Coverage
 from latf_sampling.starts.files import FORMATS, StartFiles
 from latf_sampling.starts.thermal import Thermal
-from latf_sampling.units import to_quantity
 
 PDB_ATOMS, PDB_RESIDUES, PDB_CHAINS = 99_999, 9_999, 62
 """Largest numbers of atoms, residues of a chain, and chains in a PDB file."""
@@ -148,12 +148,7 @@ class Starts(ShownInNotebooks):
         written: list[Path] = []
         for index, state in enumerate(_states(self)):
             box = None if self.boxes is None else self.boxes[index]
-            with (
-                storage.atomic_write(files.structure(index, suffix)) as temporary,
-                open(temporary, "w", encoding="utf-8") as handle,
-            ):
-                write = app.PDBFile.writeFile if suffix == "pdb" else app.PDBxFile.writeFile
-                write(_boxed(self.topology, box), to_quantity(self.positions[index], "length"), handle, keepIds=True)
+            write_structure(files.structure(index, suffix), _boxed(self.topology, box), self.positions[index])
             storage.write_text(files.state(index), state)
             _write_arrays(files.arrays(index), self.positions[index], self.velocities[index], box)
             written += [files.structure(index, suffix), files.state(index), files.arrays(index)]

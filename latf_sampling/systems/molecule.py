@@ -15,6 +15,7 @@ from openmm import app
 from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.openmm_xml import read_openmm_xml
+from latf_sampling.core.structure_files import write_structure
 from latf_sampling.errors import StoreError
 from latf_sampling.settings.stored import same_molecule
 from latf_sampling.settings.system import SystemSettings
@@ -65,8 +66,7 @@ class Molecule:
             A text that identifies what the molecule was made from, for `load` to compare.
         """
         structure = folder / "structure.cif"
-        with storage.atomic_write(structure) as temporary, open(temporary, "w", encoding="utf-8") as handle:
-            app.PDBxFile.writeFile(self.topology, to_quantity(self.positions, "length"), handle, keepIds=True)
+        write_structure(structure, self.topology, self.positions)
         storage.write_text(folder / "system.xml", openmm.XmlSerializer.serialize(self.system))
         content = {
             "made_from": made_from,

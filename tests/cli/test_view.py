@@ -16,7 +16,7 @@ from latf_sampling.campaign.log import events_file
 from latf_sampling.campaign.progress import Paces
 from latf_sampling.cli import progress
 from latf_sampling.cli.progress import Bars
-from latf_sampling.cli.view import Outlook, RunView, standing, table
+from latf_sampling.cli.view import RunView, TimeLeft, standing, table
 from latf_sampling.records.records import Records
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
@@ -100,12 +100,12 @@ def test_the_view_of_a_run(interrupted):
 def test_what_is_left_is_told_from_steps_of_the_same_kind(interrupted):
     now = [0.0]
     paces = Paces(lambda: now[0])
-    outlook = Outlook(Records.load(interrupted).protocol)
+    time_left = TimeLeft(Records.load(interrupted).protocol)
     for step, seconds in (("round 0: simulate", 30.0), ("round 0: learn", 5.0), ("round 1: simulate", 16.0)):
         paces(step, 0.0, "")
         now[0] += seconds
         paces(step, 1.0, "")
-    left, unknown = outlook.seconds_left(["round 2: simulate", "round 2: learn", "report"], paces)
+    left, unknown = time_left.seconds_left(["round 2: simulate", "round 2: learn", "report"], paces)
     # round 0 has 300 frames, round 1 two walkers with 40 each of metadynamics, round 2 one with 400 of the same
     assert left == pytest.approx(16.0 * 400 / 80 + 5.0 * 780 / 300)
     assert unknown == ["report"]
