@@ -35,6 +35,7 @@ import latf_sampling as ls
 from latf_sampling.bias import respa_integrator
 from latf_sampling.core import backends, platforms
 from latf_sampling.cv.force import BiasForce
+from latf_sampling.learning.networks import Networks
 
 STRIDES = (1, 2, 4)
 BLOCKS = 7
@@ -127,11 +128,11 @@ def variable(system: openmm.System, topology: app.Topology, positions, spec: lis
     box = np.array([[float(c.value_in_unit(unit.nanometer)) for c in v] for v in box]) if features.periodic else None
     descriptors = features(x + rng.normal(scale=0.01, size=(64, *x.shape)), box)
     model = ls.LaTF(latent_dim=2, encoder_hidden=(32, 32))
-    model.build(len(features.names), 2)
+    model.networks = Networks(model.settings, len(features.names), 2)
     model.trained = True
     with torch.no_grad():
-        model.feature_mean.copy_(torch.from_numpy(descriptors.mean(0)))
-        model.feature_scale.copy_(torch.from_numpy(0.1 / (descriptors.std(0) + 1e-3)))
+        model.networks.feature_mean.copy_(torch.from_numpy(descriptors.mean(0)))
+        model.networks.feature_scale.copy_(torch.from_numpy(0.1 / (descriptors.std(0) + 1e-3)))
         u = model.encode(descriptors)
         middle = torch.from_numpy(u.mean(0))
         model.latent_bounds.copy_(torch.stack([middle - 2, middle + 2], dim=1))

@@ -64,6 +64,7 @@ from latf_sampling.core import platforms, storage, streams
 from latf_sampling.cv.latent_cv import FORCE_LIMIT
 from latf_sampling.errors import CVError, SimulationError
 from latf_sampling.features import as_mdtraj
+from latf_sampling.learning.networks import Networks
 from latf_sampling.records.observables import MARGIN
 from latf_sampling.settings import Protocol
 from latf_sampling.systems import build
@@ -608,12 +609,12 @@ def as_latf(model, frames: Frames, last: Callable) -> LaTF:
     `last` changes weight and bias of the last layer.
     """
     made = LaTF(latent_dim=1, encoder_hidden=HIDDEN, reference_temperature=TEMPERATURE)
-    made.build(frames.x[0].shape[1], 2)
+    networks = made.networks = Networks(made.settings, frames.x[0].shape[1], 2)
     theirs = [layer for layer in model.nn.nn if isinstance(layer, torch.nn.Linear)]
-    ours = [layer for layer in made.encoder if isinstance(layer, torch.nn.Linear)]
+    ours = [layer for layer in networks.encoder if isinstance(layer, torch.nn.Linear)]
     with torch.no_grad():
-        made.feature_mean.copy_(model.norm_in.mean)
-        made.feature_scale.copy_(1 / model.norm_in.range)
+        networks.feature_mean.copy_(model.norm_in.mean)
+        networks.feature_scale.copy_(1 / model.norm_in.range)
         for source, target in zip(theirs, ours):
             weight, bias = source.weight.double(), source.bias.double()
             if source is theirs[-1]:
@@ -621,7 +622,9 @@ def as_latf(model, frames: Frames, last: Callable) -> LaTF:
             target.weight.copy_(weight)
             target.bias.copy_(bias)
         x = torch.from_numpy(frames.x[0][:100])
-        difference = (model(x)[:, :1] - made.encoder((x - made.feature_mean) * made.feature_scale)).abs().max()
+        difference = (
+            (model(x)[:, :1] - networks.encoder((x - networks.feature_mean) * networks.feature_scale)).abs().max()
+        )
         assert difference < 1e-2 * model(x)[:, 0].std() + 1e-3, difference
         made.latent_bounds.copy_(range_of(made, frames))
     made.trained = True
@@ -631,8 +634,9 @@ def as_latf(model, frames: Frames, last: Callable) -> LaTF:
 @torch.no_grad()
 def range_of(model: LaTF, frames: Frames) -> torch.Tensor:
     """Smallest and largest value (d, 2) of each component on the training frames."""
-    x = (torch.from_numpy(np.concatenate(frames.x)) - model.feature_mean) * model.feature_scale
-    u = model.encoder(x)
+    networks = model.networks
+    x = (torch.from_numpy(np.concatenate(frames.x)) - networks.feature_mean) * networks.feature_scale
+    u = networks.encoder(x)
     return torch.stack([u.min(0).values, u.max(0).values], 1)
 
 

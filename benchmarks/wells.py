@@ -42,6 +42,7 @@ from latf_sampling.analysis import (
 from latf_sampling.analysis.mbar import Multistate
 from latf_sampling.bias import OPES, FlowBias, Metadynamics, Umbrella, UmbrellaWindows
 from latf_sampling.core import storage
+from latf_sampling.learning.networks import Networks
 
 TEMPERATURE = 300.0
 KT = KB * TEMPERATURE
@@ -234,18 +235,18 @@ def model_of(u: torch.Tensor, states: list) -> LaTF:
     model = LaTF(latent_dim=dim, encoder_hidden=(2 * dim,), reference_temperature=TEMPERATURE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model.build(dim, len(states))
+        model.networks = Networks(model.settings, dim, len(states))
         model.trained = True
     model.provenance = {"temperatures": [TEMPERATURE, TEMPERATURE], "density": True}
     with torch.no_grad():
-        model.encoder[0].weight.copy_(torch.cat([one / 10, 2 * one]))
-        model.encoder[2].weight.copy_(torch.cat([10 * one, one / 2], 1))
-        model.encoder[0].bias.zero_()
-        model.encoder[2].bias.zero_()
+        model.networks.encoder[0].weight.copy_(torch.cat([one / 10, 2 * one]))
+        model.networks.encoder[2].weight.copy_(torch.cat([10 * one, one / 2], 1))
+        model.networks.encoder[0].bias.zero_()
+        model.networks.encoder[2].bias.zero_()
         model.latent_bounds.copy_(torch.stack([u.amin(0), u.amax(0)], 1))
         model.latent_spread.copy_(torch.stack([u[state].var(0) for state in states]).mean(0).sqrt())
-        model.log_variance.fill_(-12.0)
-    flow, steps = model.flow, 1500
+        model.networks.log_variance.fill_(-12.0)
+    flow, steps = model.networks.flow, 1500
     flow.fit(u, torch.ones(len(u)), torch.zeros(()))
     optimiser = torch.optim.Adam(flow.parameters(), 2e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)

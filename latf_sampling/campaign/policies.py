@@ -163,7 +163,7 @@ def at_frontier(archive: Archive) -> Choice:
 def of_disagreement(archive: Archive) -> Choice:
     """Frames where the flows of the ensemble differ most in their free energy."""
     model, cv = archive.learned
-    if not model.ensemble:
+    if not model.networks.ensemble:
         raise SettingsError(
             f"rounds: round {archive.index} restarts where an ensemble disagrees, and its model has none; set "
             "learning.ensemble to 2 at least."

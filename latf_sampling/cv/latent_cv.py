@@ -28,6 +28,7 @@ from latf_sampling.cv.variable import CHUNK, OfAllAtoms, Positions, Variable
 from latf_sampling.errors import CVError
 from latf_sampling.features import Features, fingerprint
 from latf_sampling.learning.model import HILLS_PER_RANGE, LaTF
+from latf_sampling.learning.networks import Networks
 from latf_sampling.units import to_array
 
 if TYPE_CHECKING:
@@ -147,18 +148,19 @@ class LatentCV(Variable):
                 f"LatentCV: the model was trained on {model.n_features} descriptors; these features give "
                 f"{len(features.names)}."
             )
+        networks = model.networks
         about = {
             "model": model.fingerprint(),
             "encoder": model.encoder_fingerprint(),
-            "noise": float(torch.exp(0.5 * model.log_variance.detach())),
+            "noise": float(torch.exp(0.5 * networks.log_variance.detach())),
             "provenance": {**model.provenance, "model": model.settings.model_dump(mode="json")},
         }
-        cv = cls._frozen(features, _folded_encoder(model), model.latent_bounds.double().numpy(), about)
+        cv = cls._frozen(features, _folded_encoder(networks), networks.latent_bounds.double().numpy(), about)
         frames = None if positions is None else cv._training_frames(positions)
 
         def eager(x: Tensor, box: Tensor | None) -> Tensor:
-            scaled = (features(x, box) - model.feature_mean.double()) * model.feature_scale.double()
-            return _double(model.encoder)(scaled)
+            scaled = (features(x, box) - networks.feature_mean.double()) * networks.feature_scale.double()
+            return _double(networks.encoder)(scaled)
 
         cv._compare_with(eager, frames)
         if frames is not None:
@@ -422,13 +424,13 @@ def _double(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).double()
 
 
-def _folded_encoder(model: LaTF) -> nn.Sequential:
+def _folded_encoder(networks: Networks) -> nn.Sequential:
     """The encoder in double precision with the scaling of descriptors folded into its first layer."""
-    layers = list(_double(model.encoder).children())
-    first, scale = layers[0], model.feature_scale.double()
+    layers = list(_double(networks.encoder).children())
+    first, scale = layers[0], networks.feature_scale.double()
     assert isinstance(first, nn.Linear)
     with torch.no_grad():
-        first.bias.sub_(first.weight @ (model.feature_mean.double() * scale))
+        first.bias.sub_(first.weight @ (networks.feature_mean.double() * scale))
         first.weight.mul_(scale)
     return nn.Sequential(
         *(_Linear(layer.weight, layer.bias) if isinstance(layer, nn.Linear) else layer for layer in layers)

@@ -446,7 +446,5 @@ def _latent(model: LaTF, x: np.ndarray) -> np.ndarray:
 
     The states themselves would add step functions, and many steps approximate a slow process better than few.
     """
-    mu = torch.from_numpy(model.encode(x))
-    with torch.no_grad():
-        later = torch.softmax(model.decoder(mu), -1)
-    return torch.cat([mu, later[:, 1:]], dim=1).double().numpy()
+    mu = model.encode(x)
+    return np.concatenate([mu, model.state_probabilities(mu)[:, 1:]], axis=1).astype(np.float64)

@@ -1,17 +1,14 @@
-"""The Latent Thermodynamic Flow: encoder, state decoder, prior and flow.
+"""The Latent Thermodynamic Flow as its users see it: questions answered in arrays, a file, and what it was trained on.
 
-x are descriptors at time t, simulated at temperature T; y the metastable state at t + lag; u the latent variable.
-The encoder q(u|x) is a normal distribution around mu(x) with one learned variance; mu(x) is the collective variable.
-The decoder p(y|u) predicts the state; the flow gives p(u|T). Source: Qiu, John, Herron, Tiwary, arXiv:2507.03174.
+x are descriptors at time t, y is the metastable state one lag later, u the latent variable; the networks and their
+equations are in `networks.py`. Source: Qiu, John, Herron, Tiwary, arXiv:2507.03174.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import json
-import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,24 +17,20 @@ from typing import Any, Literal, TypeVar, cast, overload
 import numpy as np
 import torch
 from scipy.special import stdtrit
-from torch import Tensor, nn
+from torch import Tensor
 
 from latf_sampling.analysis.thermodynamics import GibbsHelmholtz, StateThermodynamics
-from latf_sampling.core import archives, arguments, storage
+from latf_sampling.core import arguments
 from latf_sampling.core.notebook import ShownInNotebooks
 from latf_sampling.core.words import plural
 from latf_sampling.errors import DataError, ExtrapolationWarning, LatfError, SettingsError, TrainingError
-from latf_sampling.learning.flow import LatentFlow, MixturePrior
+from latf_sampling.learning.flow import LatentFlow
 from latf_sampling.learning.marginals import MarginalMap
+from latf_sampling.learning.model_file import check_provenance, read_content, write_content
+from latf_sampling.learning.networks import Networks
 from latf_sampling.settings import ModelSettings
 from latf_sampling.units import KB, TemperatureLike, to_kelvin
 
-FORMAT = 5
-"""Of the file that `LaTF.save` writes; 5 since flows widen their coordinates where the data are many."""
-READABLE = (3, 4, 5)
-"""Formats that are read. In the third, settings always had the dimension; in the fourth, coordinates were straight."""
-MOST_DIMENSIONS = 3
-"""Largest dimension that the number of states asks for: that of the largest grid of a bias."""
 EARLIER_DIMENSION = 2
 """Default of the dimension in the third format, by which fingerprints do not depend on it."""
 EARLIER_BINS = 8
@@ -55,20 +48,12 @@ POPULATION_SAMPLES = 20_000
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 
-def mlp(widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers with tanh between them: smooth, so that forces are, and cheap to differentiate."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths[:-2], widths[1:-1], strict=True):
-        layers += [nn.Linear(inputs, outputs), nn.Tanh()]
-    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
-
-
-class LaTF(ShownInNotebooks, nn.Module):
+class LaTF(ShownInNotebooks):
     """A model to be trained with `latf_sampling.train`, saved, loaded, evaluated and exported.
 
     Ask it for `encode` and `assign` of descriptors; at a temperature for `sample`, `log_prob` and `free_energy` of
     latent points, and `populations` and `thermodynamics` of states; for `extrapolates` and `effective_sample_size`,
-    whether to believe them; and `save` it. Everything else serves training, or is inherited from `torch.nn.Module`.
+    whether to believe them; and `save` it.
 
     Methods for users take and return arrays: numpy arrays for numpy arrays, tensors with gradients for tensors.
 
@@ -87,14 +72,14 @@ class LaTF(ShownInNotebooks, nn.Module):
         Whether the flow depends on temperature itself, see `ModelSettings.temperature_mode`.
     temperature_mode : str
         How temperature enters: "reweighted", "thermodynamic" or "steered".
-    validation_flow : LatentFlow
-        The flow before it was refit on all frames, see `for_validation`.
     provenance : dict
         Seed, data and settings of the training.
     latent_bounds : Tensor (d, 2)
         Range of the collective variable over the training data.
     latent_spread : Tensor (d,)
         Standard deviation of the collective variable within a state.
+    networks : Networks
+        The torch module behind it all: encoder, decoder, flow.
 
     Examples
     --------
@@ -105,27 +90,16 @@ class LaTF(ShownInNotebooks, nn.Module):
     latf_sampling.errors.TrainingError: LaTF: the model is not trained yet; call latf_sampling.train first.
     """
 
-    feature_mean: Tensor
-    feature_scale: Tensor
-    latent_bounds: Tensor
-    latent_spread: Tensor
-    representatives: Tensor
-    inverse_temperatures: Tensor
-    effective_sizes: Tensor
-
     def __init__(self, settings: ModelSettings | None = None, **kwargs: Any) -> None:
-        super().__init__()
         if settings is not None:
             arguments.instance("LaTF", "settings", settings, ModelSettings, "ModelSettings, or LaTF(latent_dim=2, ...)")
         if settings is not None and kwargs:
             raise SettingsError(f"LaTF: give settings or their fields ({', '.join(kwargs)}), not both.")
         self.settings = settings if settings is not None else ModelSettings(**kwargs)
         self.trained = False
-        self.n_features = self.n_states = 0
-        self._latent_dim = self.settings.latent_dim or 0
         self.boltzmann = KB
-        self.reweighted = False
         self.provenance: dict = {}
+        self._networks: Networks | None = None
 
     def __repr__(self) -> str:
         if not self.trained:
@@ -148,6 +122,48 @@ class LaTF(ShownInNotebooks, nn.Module):
         return [("latent coordinates", ranges), ("training", data), *settings]
 
     @property
+    def networks(self) -> Networks:
+        """The torch module: encoder, decoder, prior and flow, which training makes once it knows the states.
+
+        Raises
+        ------
+        TrainingError
+            It has not been made yet.
+        """
+        if self._networks is None:
+            raise TrainingError("LaTF: the model is not trained yet; call latf_sampling.train first.")
+        return self._networks
+
+    @networks.setter
+    def networks(self, networks: Networks) -> None:
+        self._networks = networks
+
+    @property
+    def n_features(self) -> int:
+        """Number of descriptors F."""
+        return self.networks.n_features
+
+    @property
+    def n_states(self) -> int:
+        """Number of metastable states that training found."""
+        return self.networks.n_states
+
+    @property
+    def reweighted(self) -> bool:
+        """Whether the flow depends on temperature itself."""
+        return self.networks.reweighted
+
+    @property
+    def latent_bounds(self) -> Tensor:
+        """Range of the collective variable over the training data (d, 2)."""
+        return self.networks.latent_bounds
+
+    @property
+    def latent_spread(self) -> Tensor:
+        """Standard deviation of the collective variable within a state (d,)."""
+        return self.networks.latent_spread
+
+    @property
     def latent_dim(self) -> int:
         """Dimension d of the collective variable.
 
@@ -156,11 +172,13 @@ class LaTF(ShownInNotebooks, nn.Module):
         TrainingError
             The settings leave it to the number of states, which training is to find.
         """
-        if not self._latent_dim:
+        if self._networks is not None:
+            return self._networks.latent_dim
+        if self.settings.latent_dim is None:
             raise TrainingError(
                 "LaTF: the model is not trained yet; latent_dim is one less than the states that training finds."
             )
-        return self._latent_dim
+        return self.settings.latent_dim
 
     @property
     def temperature_mode(self) -> str:
@@ -168,136 +186,21 @@ class LaTF(ShownInNotebooks, nn.Module):
         self._require_training()
         return self.provenance.get("temperature_mode", "reweighted" if self.reweighted else "steered")
 
-    def build(self, n_features: int, n_states: int, reweighted: bool = False, latent_dim: int | None = None) -> None:
-        """Make the networks for a number of descriptors and states, with random weights; they are not trained yet.
-
-        The dimension is that of the settings, or else the one given, or else one less than there are states.
-        """
-        s = self.settings
-        self.n_features, self.n_states, self.reweighted = n_features, n_states, reweighted
-        dim = s.latent_dim or latent_dim or max(1, min(n_states - 1, MOST_DIMENSIONS))
-        self._latent_dim = dim
-        self.register_buffer("feature_mean", torch.zeros(n_features))
-        self.register_buffer("feature_scale", torch.ones(n_features))
-        self.register_buffer("latent_bounds", torch.zeros(dim, 2))
-        self.register_buffer("latent_spread", torch.ones(dim))
-        self.register_buffer("representatives", torch.zeros(n_states, n_features))
-        self.register_buffer("inverse_temperatures", torch.zeros(1, dtype=torch.float64))
-        self.register_buffer("effective_sizes", torch.zeros(1, dtype=torch.float64))
-        self.encoder = mlp((n_features, *s.encoder_hidden, dim))
-        self.log_variance = nn.Parameter(torch.tensor(-2.0))
-        self.decoder = mlp((dim, *s.decoder_hidden, n_states))
-        self.mixture = MixturePrior(n_states)
-        self._build_flow()
-
-    def _build_flow(self) -> None:
-        s = self.settings
-        self.flow = LatentFlow(
-            self.latent_dim, s.tau, s.flow, s.flow_transforms, s.flow_hidden, s.flow_bins, conditional=self.reweighted
-        )
-        self.validation_flow = copy.deepcopy(self.flow)
-        self.ensemble = nn.ModuleList()
-
-    def keep_states(self, states: Tensor) -> None:
-        """Drop all states but those with these indices (k,), whose rows in the decoder stay as they are."""
-        last = cast(nn.Linear, self.decoder[-1])
-        # skip_init, because initial weights would be drawn from the global generator of random numbers.
-        smaller = cast(
-            nn.Linear, nn.utils.skip_init(nn.Linear, last.in_features, len(states), device=last.weight.device)
-        )
-        with torch.no_grad():
-            smaller.weight.copy_(last.weight[states])
-            smaller.bias.copy_(last.bias[states])
-            logits = self.mixture.logits[states]
-        self.decoder[-1] = smaller
-        self.mixture.logits = nn.Parameter(logits.clone())
-        self.representatives = self.representatives[states]
-        self.n_states = len(states)
-
-    @torch.no_grad()
-    def map_latent(self, matrix: Tensor, center: Tensor, image: Tensor) -> None:
-        """Take u' = matrix (u - center) + image as the collective variable; the decoder follows.
-
-        With fewer components than before, the decoder takes the missing ones to be those of the center, and the flow is
-        made anew, with random weights. It has to be trained after any change of the variable.
-
-        Parameters
-        ----------
-        matrix
-            (k, d); its rows are orthogonal and have the same length, so that the noise has the same variance in all
-            directions.
-        center, image
-            A point in the present latent space (d,), and where it comes to lie (k,).
-        """
-        last, first = cast(nn.Linear, self.encoder[-1]), cast(nn.Linear, self.decoder[0])
-        scale = matrix[0].square().sum()
-        bias = last.bias - center
-        last.weight = nn.Parameter(matrix @ last.weight)
-        last.bias = nn.Parameter(matrix @ bias + image)
-        last.out_features = len(matrix)
-        # u = center + matrix^T (u' - image) / scale
-        back = first.weight @ matrix.T / scale
-        first.bias.add_(first.weight @ center - back @ image)
-        first.weight = nn.Parameter(back)
-        first.in_features = len(matrix)
-        self.log_variance.add_(torch.log(scale))
-        if len(matrix) < self.latent_dim:
-            self._latent_dim = len(matrix)
-            device = self.feature_mean.device
-            self.latent_bounds = torch.zeros(len(matrix), 2, device=device)
-            self.latent_spread = torch.ones(len(matrix), device=device)
-            reach = self.flow.range
-            self._build_flow()
-            self.flow.range.copy_(reach)
-            self.to(device)
-
-    # For training: tensors on the model's device.
-
-    def mean(self, x: Tensor) -> Tensor:
-        """mu(x): (n, F) -> (n, d)."""
-        return self.encoder((x - self.feature_mean) * self.feature_scale)
-
-    def noisy(self, mu: Tensor, noise: Tensor) -> Tensor:
-        """u drawn from q(u|x): mu (n, d) with standard normal noise (n, d)."""
-        return mu + torch.exp(0.5 * self.log_variance) * noise
-
-    def prediction(self, u: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        """Mean of -log p(y|u) over latent points (n, d) and their future states (n,), with weights (n,)."""
-        losses = nn.functional.cross_entropy(self.decoder(u), y, reduction="none")
-        return (weights * losses).sum() / weights.sum()
-
-    def regularization(self, u: Tensor, noise: Tensor, scale: Tensor, prior: str) -> Tensor:
-        """Mean of log q(u|x) - log p(u|T) over frames drawn with their Boltzmann weights.
-
-        Parameters
-        ----------
-        u, noise
-            Latent points (n, d), and the noise (n, d) in them.
-        scale
-            T / T0 of the frames (n,).
-        prior
-            "mixture" in the first stage, "flow" in the second.
-        """
-        log_q = -0.5 * (noise.square() + self.log_variance + np.log(2 * np.pi)).sum(-1)
-        if prior == "mixture":
-            log_p = self.mixture.log_prob(u, self.mean(self.representatives), self.log_variance)
-        else:
-            log_p = self.flow.log_prob(u, scale)
-        return (log_q - log_p).mean()
-
-    # For users: arrays in, arrays out.
-
     def encode(self, x: Array) -> Array:
         """Collective variable mu(x) of descriptors (frames, F); returns (frames, d)."""
-        return self._apply_to(self.mean, x, self.n_features, "descriptors")
+        return self._apply_to(self.networks.mean, x, self.n_features, "descriptors")
 
     def assign(self, x: Array) -> Array:
         """Most likely metastable state after one lag, of descriptors (frames, F); returns (frames,) integers."""
-        return self._apply_to(lambda t: self.decoder(self.mean(t)).argmax(-1), x, self.n_features, "descriptors")
+        networks = self.networks
+        return self._apply_to(
+            lambda t: networks.decoder(networks.mean(t)).argmax(-1), x, self.n_features, "descriptors"
+        )
 
     def state_probabilities(self, u: Array) -> Array:
         """Probability of each metastable state one lag after latent points (n, d); returns (n, n_states)."""
-        return self._apply_to(lambda t: self.decoder(t).softmax(-1), u, self.latent_dim, "latent dimensions")
+        decoder = self.networks.decoder
+        return self._apply_to(lambda t: decoder(t).softmax(-1), u, self.latent_dim, "latent dimensions")
 
     @overload
     def log_prob(
@@ -329,7 +232,7 @@ class LaTF(ShownInNotebooks, nn.Module):
                 "latent dimensions",
             )
 
-        value = log_prob_of(self.flow)
+        value = log_prob_of(self.networks.flow)
         return (value, _standard_error([log_prob_of(flow) for flow in self._members()])) if return_std else value
 
     @property
@@ -341,18 +244,18 @@ class LaTF(ShownInNotebooks, nn.Module):
         does not resolve; `marginal_log_prob` is that of the used components.
         """
         self._require_training()
-        return self.flow.used
+        return self.networks.flow.used
 
     def marginal_log_prob(self, u: Array, temperature: TemperatureLike | None = None) -> Array:
         """Normalized log density of the used components (n, k) alone, at a temperature (default: the reference); (n,).
 
         Where all components are used, it is `log_prob`.
         """
-        scale = self._scale(temperature)
+        scale, flow = self._scale(temperature), self.networks.flow
         return self._apply_to(
-            lambda t: self.flow.marginal_log_prob(t, torch.tensor(scale, device=t.device)),
+            lambda t: flow.marginal_log_prob(t, torch.tensor(scale, device=t.device)),
             u,
-            len(self.flow.used),
+            len(flow.used),
             "used latent dimensions",
         )
 
@@ -397,10 +300,10 @@ class LaTF(ShownInNotebooks, nn.Module):
         def populations_of(flow: LatentFlow) -> np.ndarray:
             with torch.no_grad():
                 u = flow.sample(POPULATION_SAMPLES, scale, self._generator(seed))
-                states = self.decoder(u).argmax(-1)
+                states = self.networks.decoder(u).argmax(-1)
             return torch.bincount(states, minlength=self.n_states).cpu().numpy() / POPULATION_SAMPLES
 
-        value = populations_of(self.flow)
+        value = populations_of(self.networks.flow)
         return (value, _standard_error([populations_of(flow) for flow in self._members()])) if return_std else value
 
     def thermodynamics(self, temperature: TemperatureLike | None = None) -> StateThermodynamics:
@@ -451,7 +354,7 @@ class LaTF(ShownInNotebooks, nn.Module):
         """The model before its flow was refit on all frames, for comparison with held-out blocks; shares all else."""
         self._require_training()
         other = copy.copy(self)
-        other._modules = {**self._modules, "flow": self.validation_flow}
+        other.networks = self.networks.for_validation()
         return other
 
     def effective_sample_size(self, temperature: TemperatureLike | None = None) -> float:
@@ -462,8 +365,8 @@ class LaTF(ShownInNotebooks, nn.Module):
         """
         self._require_training()
         inverse = 1 / self._temperature(temperature)
-        table = self.inverse_temperatures.cpu().numpy(), self.effective_sizes.cpu().numpy()
-        return float(np.interp(inverse, *table, left=0.0, right=0.0))
+        known, sizes = self.networks.inverse_temperatures, self.networks.effective_sizes
+        return float(np.interp(inverse, known.cpu().numpy(), sizes.cpu().numpy(), left=0.0, right=0.0))
 
     def extrapolates(self, temperature: TemperatureLike | None = None) -> bool:
         """Whether too few training frames are informative about a temperature for more than a guess.
@@ -506,7 +409,7 @@ class LaTF(ShownInNotebooks, nn.Module):
         """
         n, scale = arguments.whole("LaTF.sample", "n", n, 1, "samples", most=10**8), self._scale(temperature)
         with torch.no_grad():
-            return self.flow.sample(n, scale, self._generator(seed)).cpu().numpy()
+            return self.networks.flow.sample(n, scale, self._generator(seed)).cpu().numpy()
 
     def fingerprint(self) -> str:
         """Sixteen letters that two models have in common only if all their numbers and settings are the same.
@@ -524,9 +427,12 @@ class LaTF(ShownInNotebooks, nn.Module):
         if self.settings.temperature_mode != EARLIER_MODE:
             settings["temperature_mode"] = self.settings.temperature_mode
         straight = tuple(
-            f"{name}." for name, part in self.named_modules() if isinstance(part, MarginalMap) and part.straight
+            f"{name}."
+            for name, part in self.networks.named_modules()
+            if isinstance(part, MarginalMap) and part.straight
         )
-        numbers = {name: value for name, value in self.state_dict().items() if not name.startswith(straight)}
+        state = self.networks.state_dict()
+        numbers = {name: value for name, value in state.items() if not name.startswith(straight)}
         return _digest(json.dumps([settings, self.boltzmann], sort_keys=True), numbers)
 
     def encoder_fingerprint(self) -> str:
@@ -536,28 +442,25 @@ class LaTF(ShownInNotebooks, nn.Module):
         """
         self._require_training()
         parts = ("encoder.", "feature_", "log_variance")
-        return _digest("", {name: value for name, value in self.state_dict().items() if name.startswith(parts)})
+        state = self.networks.state_dict()
+        return _digest("", {name: value for name, value in state.items() if name.startswith(parts)})
 
     def save(self, path: str | Path) -> None:
         """Write the model to one file, at once or not at all."""
         path = arguments.path("LaTF.save", "path", path)
         self._require_training()
         content = {
-            "format": FORMAT,
             "settings": self.settings.model_dump(mode="json"),
             "n_features": self.n_features,
             "n_states": self.n_states,
             "latent_dim": self.latent_dim,
             "reweighted": self.reweighted,
-            "members": len(self.ensemble),
+            "members": len(self.networks.ensemble),
             "boltzmann": self.boltzmann,
             "provenance": self.provenance,
-            "state": self.state_dict(),
+            "state": self.networks.state_dict(),
         }
-        buffer = io.BytesIO()  # torch's own writer reports a full disk as a RuntimeError
-        torch.save(content, buffer)
-        with storage.atomic_write(path) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+        write_content(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> LaTF:
@@ -568,26 +471,27 @@ class LaTF(ShownInNotebooks, nn.Module):
         DataError
             The file is missing, damaged, something else, or of another format.
         """
-        content = _content_of(path)
+        content = read_content(path)
         try:
             model = cls(**content["settings"])
             with torch.random.fork_rng(devices=[]):  # first weights come from torch's global generator
                 shape = content["n_features"], content["n_states"], content["reweighted"], content.get("latent_dim")
-                model.build(*shape)
-            model.ensemble.extend(copy.deepcopy(model.flow) for _ in range(content["members"]))
+                networks = model.networks = Networks(model.settings, *shape)
+            networks.ensemble.extend(copy.deepcopy(networks.flow) for _ in range(content["members"]))
             model.boltzmann, model.provenance = content["boltzmann"], content["provenance"]
             for name in ("inverse_temperatures", "effective_sizes"):
-                setattr(model, name, content["state"][name])  # their lengths are those of the training
+                setattr(networks, name, content["state"][name])  # their lengths are those of the training
             state = content["state"]
             if content["format"] < 5:
-                state = {name: value for name, value in model.state_dict().items() if ".marginals." in name} | state
-            model.load_state_dict(state)
-            _check_provenance(model)
+                state = {name: value for name, value in networks.state_dict().items() if ".marginals." in name} | state
+            networks.load_state_dict(state)
+            check_provenance(model.provenance, model.n_states, model.boltzmann)
+            networks.requires_grad_(False)
             model.trained = True
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, LatfError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
             raise DataError(f"{path}: is damaged as a LaTF model ({reason}).") from error
-        return model.requires_grad_(False)
+        return model
 
     def _require_training(self) -> None:
         if not self.trained:
@@ -620,7 +524,7 @@ class LaTF(ShownInNotebooks, nn.Module):
         return value / self.settings.reference_temperature
 
     def _generator(self, seed: int | None) -> torch.Generator:
-        generator = torch.Generator(device=self.feature_mean.device)
+        generator = torch.Generator(device=self.networks.feature_mean.device)
         if seed is None:
             generator.seed()
         else:
@@ -628,9 +532,10 @@ class LaTF(ShownInNotebooks, nn.Module):
         return generator
 
     def _members(self) -> list[LatentFlow]:
-        if len(self.ensemble) < 2:
+        ensemble = self.networks.ensemble
+        if len(ensemble) < 2:
             raise TrainingError("LaTF: a standard error needs an ensemble; train with ensemble=4, for example.")
-        return [cast(LatentFlow, flow) for flow in self.ensemble]
+        return [cast(LatentFlow, flow) for flow in ensemble]
 
     def _apply_to(self, function: Callable[[Tensor], Tensor], values: Array, width: int, what: str) -> Array:
         """A function of tensors (n, width) applied to an array or a tensor; the result is of the same kind."""
@@ -640,7 +545,7 @@ class LaTF(ShownInNotebooks, nn.Module):
             raise DataError(f"LaTF: {what} must be real numbers; got a tensor of {numbers.dtype}.")
         if numbers.ndim != 2 or numbers.shape[1] != width:
             raise DataError(f"LaTF: expected an array (n, {width}) of {what}; got {tuple(numbers.shape)}.")
-        tensor = numbers.to(self.feature_mean)
+        tensor = numbers.to(self.networks.feature_mean)
         finite = torch.isfinite(tensor)
         if not finite.all():
             row, column = torch.nonzero(~finite)[0].tolist()
@@ -663,55 +568,6 @@ def _writable(values: object, what: str) -> np.ndarray:
     """Numbers as an array of floats that torch may share; single precision stays what it is."""
     array = arguments.real_numbers("LaTF", what, values)
     return np.require(array, array.dtype if array.dtype in (np.float32, np.float64) else np.float64, ["C", "W"])
-
-
-def _content_of(path: str | Path) -> dict:
-    """What a file written by `LaTF.save` holds."""
-    try:
-        data, kind = archives.read_archive(path)
-    except archives.ArchiveError as error:
-        raise DataError(f"{path}: cannot be read as a LaTF model: {error}.") from error
-    if kind == archives.TORCHSCRIPT:
-        raise DataError(f"{path}: is a CV file or another TorchScript program, not a LaTF model; see LatentCV.load.")
-    try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(
-            f"{path}: holds Python objects besides tensors and numbers, which could run any code; it is no LaTF model, "
-            "and was not loaded."
-        ) from error
-    except Exception as error:  # torch raises many types for a damaged file
-        raise DataError(f"{path}: cannot be read as a LaTF model: it is damaged.") from error
-    version = content.get("format") if isinstance(content, dict) else None
-    if not isinstance(version, int) or "settings" not in content:
-        raise DataError(f"{path}: is not a LaTF model, though torch wrote it; see LaTF.save.")
-    if version not in READABLE:
-        remedy = "update latf_sampling" if version > FORMAT else "train it again"
-        readable = f"{READABLE[0]} to {READABLE[-1]}"
-        raise DataError(f"{path}: is a LaTF model of format {version}, and this version reads {readable}; {remedy}.")
-    return content
-
-
-def _check_provenance(model: LaTF) -> None:
-    """Raise a ValueError where what a model states about its training cannot be; earlier versions state less."""
-    known = model.provenance
-    temperatures = np.asarray(known["temperatures"], float)
-    possible = np.isfinite(temperatures) & (temperatures > 0)
-    if not (temperatures.ndim == 1 and len(temperatures) and possible.all()):
-        raise ValueError("its temperatures are none")
-    if not isinstance(known["density"], bool) or not float(known["minimum_effective_size"]) >= 0:
-        raise ValueError("what it states about its training is none")
-    if known.get("temperature_mode", "steered") not in ("reweighted", "thermodynamic", "steered"):
-        raise ValueError(f"there is no temperature_mode {known['temperature_mode']!r}")
-    if not 0 < float(model.boltzmann) < np.inf:
-        raise ValueError("its Boltzmann constant is none")
-    sampled = np.asarray(known.get("well_sampled", temperatures), float)
-    if sampled.ndim != 1 or not np.isin(sampled, temperatures).all():
-        raise ValueError("its well_sampled temperatures are none of those that it was trained at")
-    if "thermodynamics" in known:
-        shape = np.shape(known["thermodynamics"]["parameters"])
-        if len(shape) != 3 or shape[1:] != (3, model.n_states) or len(known["thermodynamics"]["reach"]) != 2:
-            raise ValueError("its thermodynamics are none")
 
 
 def _standard_error(values: list[Array]) -> Array:

@@ -101,10 +101,10 @@ def rank_descriptors(
         names = data.names if isinstance(data, Dataset) else [f"column {k}" for k in range(model.n_features)]
     names = arguments.names("rank_descriptors", names, model.n_features, "columns")
     squares = torch.zeros(model.n_features, model.latent_dim, dtype=torch.float64)
-    latent = []
+    networks, latent = model.networks, []
     for part in x.split(2048):
-        part = part.to(model.feature_mean).requires_grad_(True)
-        u = model.mean(part)
+        part = part.to(networks.feature_mean).requires_grad_(True)
+        u = networks.mean(part)
         latent.append(u.detach())
         for k in range(model.latent_dim):
             slope = torch.autograd.grad(u[:, k].sum(), part, retain_graph=True)[0]

@@ -69,7 +69,7 @@ def test_a_flow_that_was_trained_on_biased_frames_fills_wells_up_to_the_pass(mon
     model = copy.deepcopy(alanine_model(1)[0])
     u = torch.tensor([[-1.0], [1.0]]).repeat(2000, 1)
     u = u + 0.1 * torch.randn(u.shape, generator=torch.Generator().manual_seed(5))
-    fit_flow(model.flow, u * 3 * float(model.latent_spread[0]), steps=150)
+    fit_flow(model.networks.flow, u * 3 * float(model.latent_spread[0]), steps=150)
     cv, system = alanine_cv(1), alanine_system()
     before = FlowBias(system, cv, model, 300.0, GAMMA)
     model.provenance = {**model.provenance, "biased_temperatures": [300.0]}

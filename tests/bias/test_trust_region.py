@@ -29,6 +29,7 @@ from latf_sampling.bias import OPES, Metadynamics, TrustRegion
 from latf_sampling.bias.grid import BEHIND, WALL
 from latf_sampling.errors import LeftTrustRegion, SettingsError, SimulationError
 from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.networks import Networks
 from latf_sampling.units import KB
 
 THRESHOLD = {1: 6.0, 2: 20.0}
@@ -46,12 +47,12 @@ def pair_model() -> LaTF:
     model = LaTF(latent_dim=1, **SMALL_FLOW)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model.build(1, 2)
+        model.networks = Networks(model.settings, 1, 2)
         model.trained = True
     model.provenance = {**PROVENANCE}
     u = torch.from_numpy(np.random.default_rng(0).normal(1.0, 0.1, (2000, 1)).astype(np.float32))
     model.latent_bounds.copy_(torch.stack([u.amin(0), u.amax(0)], dim=1))
-    model.flow.fit(u, torch.ones(len(u)), torch.tensor(0.01))
+    model.networks.flow.fit(u, torch.ones(len(u)), torch.tensor(0.01))
     return model
 
 

@@ -442,7 +442,7 @@ def test_a_continued_campaign_gives_what_an_uninterrupted_one_gives(broken, monk
     assert np.array_equal(mine.trajectory.xyz, other.trajectory.xyz)
     for name in ("energies", "bias", "offset"):
         assert np.array_equal(getattr(mine, name), getattr(other, name))
-    states = [campaign.model(2)[0].state_dict() for campaign in (here, there)]
+    states = [campaign.model(2)[0].networks.state_dict() for campaign in (here, there)]
     assert all(np.array_equal(value, states[1][name]) for name, value in states[0].items())
     tables = [StartFiles(campaign.directory.starts).read_table() for campaign in (here, there)]
     assert tables[0] == tables[1]
@@ -459,7 +459,7 @@ def wells() -> Campaign:
 
 def test_a_model_system_is_simulated_learned_and_evaluated(wells):
     model, cv = wells.model(0)
-    assert model.reweighted and len(model.ensemble) == 2
+    assert model.reweighted and len(model.networks.ensemble) == 2
     assert [name[0] for name in cv.metadata["names"]] == ["x", "y"]
     entries = status(wells.directory.path)
     steps = ["round 0: simulate", "round 0: learn", "references: simulate", "evaluate", "report"]

@@ -161,7 +161,7 @@ def test_structures_at_points_and_between_them(latf, tmp_path):
     assert table["targets"] == [[float(f"{value:.4f}") for value in point]] * 2
     assert table["settings"]["variable"] == cv.fingerprint() and table["settings"]["release"] == 0
     assert (tmp_path / "at" / "start-001.cif").exists()
-    state = model.decoder(torch.from_numpy(model.sample(500, 450.0, seed=1))).argmax(-1).mode().values.item()
+    state = model.networks.decoder(torch.from_numpy(model.sample(500, 450.0, seed=1))).argmax(-1).mode().values.item()
     latf("starts", learned, *short, "--between", f"state {state}", place, "-n", 3, "-o", "path")
     table = json.loads((tmp_path / "path" / "starts.json").read_text())
     targets = {entry["number"]: entry["target"] for entry in table["rejected"]}

@@ -94,8 +94,9 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 TRAINED_MODEL = """
 from latf_sampling import LaTF
+from latf_sampling.learning.networks import Networks
 model = LaTF()
-model.build(50, 3)
+model.networks = Networks(model.settings, 50, 3)
 model.trained = True
 """
 

@@ -39,8 +39,8 @@ DIMENSIONS = [1, 2, 3]
 def eager(dim: int, kind: str, x: torch.Tensor, periodic: bool = False, box=None) -> torch.Tensor:
     """mu of the descriptors in double precision, without anything that the export does."""
     model, features = alanine_model(dim, kind, periodic)
-    u = (features(x, box) - model.feature_mean.double()) * model.feature_scale.double()
-    for layer in model.encoder:
+    u = (features(x, box) - model.networks.feature_mean.double()) * model.networks.feature_scale.double()
+    for layer in model.networks.encoder:
         if isinstance(layer, torch.nn.Linear):
             u = u @ layer.weight.double().T + layer.bias.double()
         else:

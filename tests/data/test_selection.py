@@ -16,6 +16,7 @@ import latf_sampling.data.columns as columns_module
 from latf_sampling import Dataset, Features, LaTF, Series, rank_descriptors, select_columns, train
 from latf_sampling.data.columns import column_statistics
 from latf_sampling.errors import ColumnWarning, DataError, SettingsError, TrainingError
+from latf_sampling.learning.networks import Networks
 
 LAG = 4
 
@@ -301,12 +302,12 @@ def test_dependence_on_a_linear_variable_is_known():
     x = (rng.normal(size=(4000, 4)) * scale + 5).astype(np.float32)
     weight = np.array([[1.0, -2.0, 0.0, 0.5], [0.0, 1.0, 3.0, 0.0]])
     model = LaTF(latent_dim=2, encoder_hidden=(), flow_transforms=1, flow_hidden=(4,))
-    model.build(4, 2)
+    model.networks = Networks(model.settings, 4, 2)
     model.trained = True
     with torch.no_grad():
-        model.feature_mean.copy_(torch.from_numpy(x.mean(0)))
-        model.feature_scale.copy_(torch.from_numpy(1 / x.std(0)))
-        model.encoder[0].weight.copy_(torch.from_numpy(weight))
+        model.networks.feature_mean.copy_(torch.from_numpy(x.mean(0)))
+        model.networks.feature_scale.copy_(torch.from_numpy(1 / x.std(0)))
+        model.networks.encoder[0].weight.copy_(torch.from_numpy(weight))
     for data in (x, Series(x), Dataset([Series(x)], lag=1)):
         ranked = rank_descriptors(model, data)
         np.testing.assert_allclose(

@@ -77,7 +77,7 @@ def our(tmp_path_factory) -> SimpleNamespace:
     archive = mdtraj.Trajectory(frames(3), mdtraj.Topology.from_openmm(alanine().topology))
     other = copy.deepcopy(model)
     with torch.no_grad():
-        next(other.encoder.parameters()).mul_(1.01)
+        next(other.networks.encoder.parameters()).mul_(1.01)
     return SimpleNamespace(
         model=model,
         other=other,
@@ -94,7 +94,7 @@ def our(tmp_path_factory) -> SimpleNamespace:
         series=ls.Series(X, energies=np.arange(60.0), interval=0.5),
         dataset=ls.Dataset([ls.Series(X)], 1),
         u=np.zeros((3, 2)),
-        x=model.feature_mean.numpy()[None],
+        x=model.networks.feature_mean.numpy()[None],
         n=len(features.names),
     )
 

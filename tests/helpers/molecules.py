@@ -25,6 +25,7 @@ from latf_sampling.features import Features
 from latf_sampling.learning.flow import LatentFlow
 from latf_sampling.learning.marginals import MarginalMap
 from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.networks import Networks
 
 if TYPE_CHECKING:
     from latf_sampling.campaign.campaign import Campaign
@@ -74,23 +75,23 @@ def alanine_system(periodic: bool = False) -> openmm.System:
 def random_model(features: Features, x: np.ndarray, dim: int, seed: int = 0, **settings) -> LaTF:
     """A model with random weights, whose scaling, bounds and spread fit descriptors x (frames, F)."""
     model = LaTF(latent_dim=dim, **{**SMALL_FLOW, **settings})
-    model.build(len(features.names), 3)
+    networks = model.networks = Networks(model.settings, len(features.names), 3)
     model.trained = True
     model.provenance = {**PROVENANCE}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for weight in model.parameters():
+        for weight in networks.parameters():
             if weight.ndim > 0:  # not the log variance
                 fan_in = weight.shape[1] if weight.ndim == 2 else 4
                 weight.copy_(torch.randn(weight.shape, generator=generator) / fan_in**0.5)
-        model.log_variance.fill_(-6.0)
-        model.feature_mean.copy_(torch.from_numpy(x.mean(0)))
-        model.feature_scale.copy_(torch.from_numpy(1 / x.std(0)))
+        networks.log_variance.fill_(-6.0)
+        networks.feature_mean.copy_(torch.from_numpy(x.mean(0)))
+        networks.feature_scale.copy_(torch.from_numpy(1 / x.std(0)))
         u = torch.from_numpy(model.encode(x))
         model.latent_bounds.copy_(torch.stack([u.amin(0), u.amax(0)], dim=1))
         model.latent_spread.copy_(0.15 * (u.amax(0) - u.amin(0)))
-        model.flow.fit(u, torch.ones(len(u)), torch.tensor(0.01))
-        model.flow.marginals = MarginalMap(dim)  # in widened coordinates, random weights would reach far beyond u
+        networks.flow.fit(u, torch.ones(len(u)), torch.tensor(0.01))
+        networks.flow.marginals = MarginalMap(dim)  # in widened coordinates, random weights would reach far beyond u
     return model
 
 
@@ -105,7 +106,7 @@ def line_model() -> LaTF:
     """A model of two latent dimensions whose data lie on the line u1 = 0.2 - 1.1 u0, as the data of two states do."""
     model = copy.deepcopy(alanine_model(2)[0])
     along = torch.randn(5000, 1, generator=torch.Generator().manual_seed(5)) * 2 * float(model.latent_spread[0])
-    fit_flow(model.flow, torch.cat([along, 0.2 - 1.1 * along], 1), steps=150)
+    fit_flow(model.networks.flow, torch.cat([along, 0.2 - 1.1 * along], 1), steps=150)
     return model
 
 
@@ -214,15 +215,15 @@ def pairs(count: int, expression: str, mass: float = 4.0, **parameters) -> tuple
     system.addForce(force)
     features = Features(topology, [{"distances": {"pairs": [[2 * k, 2 * k + 1] for k in range(count)]}}])
     model = LaTF(latent_dim=count, encoder_hidden=(), **SMALL_FLOW)
-    model.build(count, 2)
+    networks = model.networks = Networks(model.settings, count, 2)
     model.trained = True
     model.provenance = {**PROVENANCE}
     with torch.no_grad():
-        model.encoder[0].weight.copy_(torch.eye(count))
-        model.encoder[0].bias.zero_()
+        networks.encoder[0].weight.copy_(torch.eye(count))
+        networks.encoder[0].bias.zero_()
         model.latent_bounds.copy_(torch.tensor([[0.5, 1.5]] * count))
         model.latent_spread.fill_(0.05)
-        model.log_variance.fill_(-12.0)
+        networks.log_variance.fill_(-12.0)
     cv = LatentCV.from_model(model, features)
     cv.sigma = np.full(count, 0.05)
     return topology.to_openmm(), system, cv

@@ -77,7 +77,7 @@ def test_files_have_the_dimension_and_those_of_the_earlier_format_are_read(three
 
 def test_flows_of_earlier_formats_have_straight_coordinates(three, tmp_path):
     model = copy.deepcopy(three[0])
-    for flow in (model.flow, model.validation_flow, *model.ensemble):
+    for flow in (model.networks.flow, model.networks.validation_flow, *model.networks.ensemble):
         flow.marginals = MarginalMap(2)
     model.save(tmp_path / "model.pt")
     content = torch.load(tmp_path / "model.pt", weights_only=True)
@@ -106,15 +106,15 @@ def test_a_mapped_latent_space_predicts_the_same(three):
     dataset, model = three[1], LaTF(**SMALL)
     train(model, dataset, **QUICK)
     x = dataset.rows(slice(0, 50))
-    u, before = model.mean(x), model.decoder(model.mean(x))
+    u, before = model.networks.mean(x), model.networks.decoder(model.networks.mean(x))
     turn = 2.5 * torch.tensor([[0.6, 0.8], [0.8, -0.6]])
     center, image, noise = torch.tensor([0.3, -0.1]), torch.tensor([5.0, 7.0]), torch.randn(50, 2)
-    spread = (model.noisy(u, noise) - u).norm(dim=1)
-    model.map_latent(turn, center, image)
-    mapped = model.mean(x)
+    spread = (model.networks.noisy(u, noise) - u).norm(dim=1)
+    model.networks.map_latent(turn, center, image)
+    mapped = model.networks.mean(x)
     torch.testing.assert_close(mapped, (u - center) @ turn.T + image)
-    torch.testing.assert_close(model.decoder(mapped), before, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close((model.noisy(mapped, noise) - mapped).norm(dim=1), 2.5 * spread)
+    torch.testing.assert_close(model.networks.decoder(mapped), before, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close((model.networks.noisy(mapped, noise) - mapped).norm(dim=1), 2.5 * spread)
 
 
 def test_a_lost_state_takes_its_dimension_with_it(monkeypatch):
@@ -122,7 +122,7 @@ def test_a_lost_state_takes_its_dimension_with_it(monkeypatch):
 
     def losing(run):
         real(run)
-        run.model.decoder[-1].bias.data[1] = -1e6  # no frame's most likely state any more
+        run.model.networks.decoder[-1].bias.data[1] = -1e6  # no frame's most likely state any more
 
     monkeypatch.setattr(stages._Run, "_learn_jointly", losing)
     model, dataset = trained(3)
@@ -205,7 +205,9 @@ def test_an_interrupted_training_continues_to_the_same_bits(three, tmp_path):
         except KeyboardInterrupt:
             continue
     assert model.trained
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert all(
+        torch.equal(value, model.networks.state_dict()[name]) for name, value in whole.networks.state_dict().items()
+    )
     for other in ({}, {**earlier, "align": earlier["align"] + 1}, {"align": earlier["align"]}):
         with pytest.raises(TrainingError, match="other data, settings or seed"):
             train(LaTF(**SMALL), dataset, seed=7, checkpoint=file, **other, **QUICK)

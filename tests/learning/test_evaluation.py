@@ -19,6 +19,7 @@ from latf_sampling.learning import model as model_module
 from latf_sampling.learning.evaluation import comparison, evaluate, histograms, populations
 from latf_sampling.learning.evaluation.histograms import Grid
 from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.networks import Networks
 from latf_sampling.learning.training import train
 from latf_sampling.report.evaluation import write_evaluation
 from latf_sampling.report.page import escape
@@ -73,9 +74,9 @@ def outer(temperature: float) -> np.ndarray:
 
 def exact(dataset: Dataset, held: tuple[int, ...] = (0, 5, 12)) -> Exact:
     model = Exact(latent_dim=dataset.n_features, reference_temperature=1.0)
-    model.build(dataset.n_features, n_states=2)
+    model.networks = Networks(model.settings, dataset.n_features, n_states=2)
     model.trained = True
-    model.log_variance.data.fill_(-6.0)
+    model.networks.log_variance.data.fill_(-6.0)
     model.boltzmann = dataset.boltzmann
     model.provenance = {
         "frames": dataset.frames,
@@ -321,7 +322,9 @@ def test_frames_are_encoded_in_pieces(monkeypatch):
     for name in ("u", "noisy", "states", "blocks"):
         np.testing.assert_array_equal(getattr(at_once, name), getattr(pieces, name))
     np.testing.assert_array_equal(at_once.blocks, dataset.blocks)
-    assert (at_once.noisy - at_once.u).std() == pytest.approx(model.flow.BLUR * model.flow.spread, rel=0.1)
+    assert (at_once.noisy - at_once.u).std() == pytest.approx(
+        model.networks.flow.BLUR * model.networks.flow.spread, rel=0.1
+    )
     model.provenance["training"]["flow_epochs"] = 0
     noisy = comparison.blurred(model, at_once.u, np.random.default_rng(0))
     assert (noisy - at_once.u).std() == pytest.approx(np.exp(-3.0), rel=0.1)

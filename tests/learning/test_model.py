@@ -2,6 +2,9 @@
 
 import copy
 import math
+import pickle
+import pydoc
+import re
 import warnings
 
 import numpy as np
@@ -12,6 +15,7 @@ from scipy.special import stdtrit
 
 from latf_sampling.errors import DataError, ExtrapolationWarning, SettingsError, TrainingError
 from latf_sampling.learning.model import POPULATION_SAMPLES, LaTF
+from latf_sampling.learning.networks import Networks
 from latf_sampling.settings import ModelSettings
 from latf_sampling.units import KB
 
@@ -24,22 +28,22 @@ def make(dim=2, seed=0, reweighted=False, members=0, **settings) -> LaTF:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LaTF(latent_dim=dim, **options)
-        model.build(FEATURES, STATES, reweighted)
+        networks = model.networks = Networks(model.settings, FEATURES, STATES, reweighted)
         model.trained = True
-        model.ensemble.extend(copy.deepcopy(model.flow) for _ in range(members))
+        networks.ensemble.extend(copy.deepcopy(networks.flow) for _ in range(members))
         with torch.no_grad():
-            for parameter in model.parameters():
+            for parameter in networks.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-            model.feature_mean.normal_()
-            model.feature_scale.uniform_(0.5, 2.0)
-            model.representatives.normal_()
+            networks.feature_mean.normal_()
+            networks.feature_scale.uniform_(0.5, 2.0)
+            networks.representatives.normal_()
             model.latent_bounds.copy_(torch.tensor([[-1.0, 2.0]] * dim))
     model.provenance = {"temperatures": [250.0, 500.0], "density": True, "minimum_effective_size": 100.0}
     if reweighted:
-        for flow in (model.flow, *model.ensemble):
+        for flow in (networks.flow, *networks.ensemble):
             flow.range.copy_(torch.tensor([250.0, 500.0]) / model.settings.reference_temperature)
-        model.inverse_temperatures = torch.tensor([1 / 600, 1 / 400, 1 / 200], dtype=torch.float64)
-        model.effective_sizes = torch.tensor([50.0, 450.0, 50.0], dtype=torch.float64)
+        networks.inverse_temperatures = torch.tensor([1 / 600, 1 / 400, 1 / 200], dtype=torch.float64)
+        networks.effective_sizes = torch.tensor([50.0, 450.0, 50.0], dtype=torch.float64)
     return model
 
 
@@ -144,8 +148,8 @@ def test_tensors_carry_gradients_to_the_descriptors():
 
 def test_encode_is_the_scaled_encoder_and_frames_do_not_mix():
     model, x = make(), np.random.default_rng(0).normal(size=(6, FEATURES)).astype(np.float32)
-    scaled = (x - model.feature_mean.numpy()) * model.feature_scale.numpy()
-    first, last = model.encoder[0], model.encoder[2]
+    scaled = (x - model.networks.feature_mean.numpy()) * model.networks.feature_scale.numpy()
+    first, last = model.networks.encoder[0], model.networks.encoder[2]
     w1, b1, w2, b2 = (p.detach().numpy() for p in (first.weight, first.bias, last.weight, last.bias))
     np.testing.assert_allclose(model.encode(x), np.tanh(scaled @ w1.T + b1) @ w2.T + b2, atol=1e-5)
     one_by_one = np.concatenate([model.encode(x[i : i + 1]) for i in range(6)])
@@ -181,7 +185,7 @@ def test_where_all_components_are_used_the_marginal_density_is_the_density(dim):
 def test_of_a_latent_line_the_component_along_it_is_used():
     model = make(2)
     along = torch.linspace(-1, 1, 200)[:, None]
-    model.flow.fit(torch.cat([along, 2 - along], 1), torch.ones(200), torch.zeros(()))
+    model.networks.flow.fit(torch.cat([along, 2 - along], 1), torch.ones(200), torch.zeros(()))
     assert model.used_components == [0]
     line = np.linspace(-8, 8, 1601, dtype=np.float32)[:, None]
     density = np.exp(model.marginal_log_prob(line, 300.0).astype(float))
@@ -209,11 +213,34 @@ def test_train_and_eval_compute_the_same():
     model, x, data = make(), np.random.default_rng(0).normal(size=(9, FEATURES)), batch()
     results = []
     for mode in (True, False):
-        model.train(mode)
-        loss = sum(terms(model, data, "flow")).item()
+        model.networks.train(mode)
+        loss = sum(terms(model.networks, data, "flow")).item()
         results.append((model.encode(x), model.assign(x), model.log_prob(model.sample(9, seed=1)), loss))
     for a, b in zip(*results):
         assert np.array_equal(a, b)
+
+
+def test_help_shows_what_a_model_answers_and_nothing_of_torch_s_modules():
+    text = pydoc.plain(pydoc.render_doc(LaTF))
+    assert len(text.splitlines()) < 350
+    assert {
+        name for name in ("encode", "sample", "free_energy", "populations", "load") if f" {name}(" not in text
+    } == set()
+    inherited = (
+        set(dir(torch.nn.Module)) - set(dir(object)) - {"__dict__", "__weakref__", "__module__", "__annotations__"}
+    )
+    assert {name for name in inherited if re.search(rf"^ \|  {name}\b", text, re.MULTILINE)} == set()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_is_the_same_model_and_shares_nothing(copied):
+    model, x = make(reweighted=True, members=2), np.random.default_rng(0).normal(size=(9, FEATURES))
+    other = copied(model)
+    assert other.fingerprint() == model.fingerprint()
+    assert np.array_equal(other.encode(x), model.encode(x))
+    with torch.no_grad():
+        other.networks.log_variance.add_(1.0)
+    assert other.fingerprint() != model.fingerprint()
 
 
 # --------------------------------------------------------------------------------------------------- the file
@@ -226,7 +253,7 @@ def test_a_loaded_model_is_the_same_model(tmp_path, dim, flow, kind):
     model = make(dim, flow=flow, reference_temperature=290.0, **kind)
     x = np.random.default_rng(0).normal(size=(9, FEATURES))
     model.boltzmann, model.provenance = 1.0, {**model.provenance, "seed": 3}
-    model.flow.enclose(torch.tensor([[-0.5] * dim, [1.0] * dim]))
+    model.networks.flow.enclose(torch.tensor([[-0.5] * dim, [1.0] * dim]))
     model.save(tmp_path / "model.pt")
     state = torch.random.get_rng_state()
     loaded = LaTF.load(tmp_path / "model.pt")
@@ -247,21 +274,21 @@ def test_a_loaded_model_is_the_same_model(tmp_path, dim, flow, kind):
     assert loaded.reweighted == model.reweighted
     assert loaded.n_states == STATES
     assert torch.equal(loaded.latent_bounds, model.latent_bounds)
-    assert not any(p.requires_grad for p in loaded.parameters())
+    assert not any(p.requires_grad for p in loaded.networks.parameters())
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
 def test_a_model_that_lost_states_is_saved_and_loaded(tmp_path):
     model, x = make(), torch.randn(40, FEATURES, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        before = model.decoder(model.mean(x))
-        log_weights = model.mixture.logits.clone()
-    model.keep_states(torch.tensor([0, 2]))
+        before = model.networks.decoder(model.networks.mean(x))
+        log_weights = model.networks.mixture.logits.clone()
+    model.networks.keep_states(torch.tensor([0, 2]))
     with torch.no_grad():
-        assert torch.equal(model.decoder(model.mean(x)), before[:, [0, 2]])
-    assert torch.equal(model.mixture.logits, log_weights[[0, 2]])
+        assert torch.equal(model.networks.decoder(model.networks.mean(x)), before[:, [0, 2]])
+    assert torch.equal(model.networks.mixture.logits, log_weights[[0, 2]])
     assert model.n_states == 2
-    assert len(model.representatives) == 2
+    assert len(model.networks.representatives) == 2
     model.save(tmp_path / "model.pt")
     assert np.array_equal(LaTF.load(tmp_path / "model.pt").assign(x.numpy()), model.assign(x.numpy()))
 
@@ -387,9 +414,9 @@ def test_populations_are_the_density_integrated_over_each_state(reweighted, temp
     low, high = np.quantile(model.sample(1000, seed=0), [0.2, 0.7])
     u = np.linspace(-60, 60, 40_001)[:, None]
     with torch.no_grad():  # left, between and right of two places
-        model.decoder[0].weight.copy_(torch.tensor([[-1.0], [0.0], [1.0]]))
-        model.decoder[0].bias.copy_(torch.tensor([low, 0.0, -high]))
-        states = model.decoder(torch.from_numpy(u).float()).argmax(-1).numpy()
+        model.networks.decoder[0].weight.copy_(torch.tensor([[-1.0], [0.0], [1.0]]))
+        model.networks.decoder[0].bias.copy_(torch.tensor([low, 0.0, -high]))
+        states = model.networks.decoder(torch.from_numpy(u).float()).argmax(-1).numpy()
     density = np.exp(model.log_prob(u, temperature).astype(float))
     exact = np.bincount(states, density, minlength=STATES) * (u[1, 0] - u[0, 0])
     assert exact.sum() == pytest.approx(1.0, abs=1e-3)
@@ -406,7 +433,7 @@ def test_standard_errors_are_the_spread_of_the_ensemble():
     u = model.sample(6, seed=0)
     value, error = model.log_prob(u, 320.0, return_std=True)
     with torch.no_grad():
-        each = [flow.log_prob(torch.from_numpy(u), torch.tensor(320 / 300)).numpy() for flow in model.ensemble]
+        each = [flow.log_prob(torch.from_numpy(u), torch.tensor(320 / 300)).numpy() for flow in model.networks.ensemble]
     assert np.array_equal(value, model.log_prob(u, 320.0))
     wider = stdtrit(3, 0.975) / 1.959964  # 1.96 standard errors of four members are a 95 % interval
     np.testing.assert_allclose(error, wider * np.std(each, axis=0, ddof=1), rtol=1e-4)
@@ -437,12 +464,11 @@ def test_without_an_ensemble_there_is_no_standard_error(members):
 # --------------------------------------------------------------------------------------------------- the loss
 
 
-def terms(model, data, prior):
+def terms(networks, data, prior):
     """Prediction and regularization of a batch."""
-    u = model.noisy(model.mean(data["x"]), data["noise"])
-    return model.prediction(u, data["y"], torch.ones(len(u))), model.regularization(
-        u, data["noise"], data["scale"], prior
-    )
+    u = networks.noisy(networks.mean(data["x"]), data["noise"])
+    prediction = networks.prediction(u, data["y"], torch.ones(len(u)))
+    return prediction, networks.regularization(u, data["noise"], data["scale"], prior)
 
 
 @pytest.mark.parametrize("reweighted", [False, True])
@@ -450,31 +476,31 @@ def terms(model, data, prior):
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_loss_against_a_plain_sum_over_frames(dim, prior, reweighted):
     # Frame by frame: an (n,) times an (n, 1) array would give another number.
-    model, data = make(dim, reweighted=reweighted).double(), batch(dim=dim)
+    networks, data = make(dim, reweighted=reweighted).networks.double(), batch(dim=dim)
     data = {name: values.double() if values.is_floating_point() else values for name, values in data.items()}
-    deviation = math.exp(0.5 * model.log_variance.item())
+    deviation = math.exp(0.5 * networks.log_variance.item())
     prediction = regularization = 0.0
     with torch.no_grad():
         for i in range(16):
-            mu = model.encoder((data["x"][i] - model.feature_mean) * model.feature_scale)
+            mu = networks.encoder((data["x"][i] - networks.feature_mean) * networks.feature_scale)
             u = mu + deviation * data["noise"][i]
             log_q = torch.distributions.Normal(mu, deviation).log_prob(u).sum().item()
             if prior == "flow":
-                log_p = model.flow.log_prob(u[None], data["scale"][i]).item()
+                log_p = networks.flow.log_prob(u[None], data["scale"][i]).item()
             else:
-                weights = torch.softmax(model.mixture.logits, 0)
+                weights = torch.softmax(networks.mixture.logits, 0)
                 parts = [
                     weights[k]
-                    * torch.distributions.Normal(model.mean(model.representatives)[k], deviation)
+                    * torch.distributions.Normal(networks.mean(networks.representatives)[k], deviation)
                     .log_prob(u)
                     .sum()
                     .exp()
                     for k in range(STATES)
                 ]
                 log_p = sum(parts).log().item()
-            prediction -= torch.log_softmax(model.decoder(u), -1)[data["y"][i]].item() / 16
+            prediction -= torch.log_softmax(networks.decoder(u), -1)[data["y"][i]].item() / 16
             regularization += (log_q - log_p) / 16
-    computed = terms(model, data, prior)
+    computed = terms(networks, data, prior)
     assert all(term.shape == () for term in computed)
     assert computed[0].item() == pytest.approx(prediction, rel=1e-6)
     assert computed[1].item() == pytest.approx(regularization, rel=1e-5)
@@ -484,28 +510,27 @@ def test_steered_temperature_enters_by_the_prior_s_scale_alone():
     model, data = make(), batch()
     hot = {**data, "scale": 2 * data["scale"]}
     for prior, same in (("mixture", True), ("flow", False)):
-        a, b = (terms(model, d, prior) for d in (data, hot))
+        a, b = (terms(model.networks, d, prior) for d in (data, hot))
         assert torch.equal(a[0], b[0])
         assert torch.equal(a[1], b[1]) == same
     # log p(u|T) - log p(u|T') is that of the priors, since the flow and its Jacobian do not depend on temperature.
     u = torch.from_numpy(model.sample(20, seed=0))
     with torch.no_grad():
-        z = model.flow.layers()(model.flow.whiten(u))
+        flow = model.networks.flow
+        z = flow.layers()(flow.whiten(u))
         change = model.log_prob(u, 500.0) - model.log_prob(u, 250.0)
-        exact = model.flow.prior.log_prob(z, torch.tensor(500 / 300)) - model.flow.prior.log_prob(
-            z, torch.tensor(250 / 300)
-        )
-    torch.testing.assert_close(change, exact, atol=1e-4, rtol=1e-4)
+        hot, cold = (flow.prior.log_prob(z, torch.tensor(temperature / 300)) for temperature in (500, 250))
+    torch.testing.assert_close(change, hot - cold, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("reweighted", [False, True])
 @pytest.mark.parametrize("prior", ["mixture", "flow"])
 def test_every_trained_parameter_gets_a_finite_gradient(prior, reweighted):
-    model = make(reweighted=reweighted)
-    sum(terms(model, batch(200), prior)).backward()
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    networks = make(reweighted=reweighted).networks
+    sum(terms(networks, batch(200), prior)).backward()
+    gradients = {name: p.grad for name, p in networks.named_parameters() if p.grad is not None}
     unused = ("validation_flow.", "flow." if prior == "mixture" else "mixture.")
-    assert set(gradients) == {name for name, _ in model.named_parameters() if not name.startswith(unused)}
+    assert set(gradients) == {name for name, _ in networks.named_parameters() if not name.startswith(unused)}
     for name, gradient in gradients.items():
         assert torch.isfinite(gradient).all(), name
         assert gradient.abs().max() > 0, name

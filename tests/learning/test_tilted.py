@@ -10,6 +10,7 @@ from torch import nn
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.learning.flow import LatentFlow
 from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.networks import Networks
 from latf_sampling.learning.training.fit import Fit
 from latf_sampling.learning.training.tilted import Sample, TiltedEnsemble
 from latf_sampling.learning.training.training_frames import TrainingFrames
@@ -111,13 +112,15 @@ def fit(series: list[Series], seed: int = 0, epochs: int = 10) -> tuple[Fit, LaT
     model, dataset = LaTF(settings), Dataset(series, lag=1, boltzmann=1 / KELVIN)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model.build(1, 2, reweighted=True)
-    model.encoder = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        model.networks = Networks(settings, 1, 2, reweighted=True)
+    model.networks.encoder = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     data = TrainingFrames(dataset, settings, training, seed, torch.device("cpu"))
-    model.flow.range.copy_(torch.tensor([data.reachable.min(), data.reachable.max()]) / KELVIN)
-    model.flow.fit(data.evaluate(model.mean), torch.from_numpy(data.spread_weights), torch.zeros(()))
+    model.networks.flow.range.copy_(torch.tensor([data.reachable.min(), data.reachable.max()]) / KELVIN)
+    model.networks.flow.fit(data.evaluate(model.networks.mean), torch.from_numpy(data.spread_weights), torch.zeros(()))
     pairs = dataset.first
-    made = Fit(model, data, torch.zeros(dataset.frames).long(), pairs[:-150], pairs[-150:], "flow", 0, seed, training)
+    made = Fit(
+        model.networks, data, torch.zeros(dataset.frames).long(), pairs[:-150], pairs[-150:], "flow", 0, seed, training
+    )
     for _ in range(epochs):
         made.run_epoch()
     made.take_best()
@@ -137,7 +140,7 @@ def both_kinds(count: int) -> list[Series]:
 def test_the_flow_learns_the_height_of_a_barrier_without_weight():
     made, model = fit(both_kinds(600))
     with torch.no_grad():
-        log_p = model.flow.log_prob(torch.from_numpy(GRID[:, None]).float(), torch.ones(())).double().numpy()
+        log_p = model.networks.flow.log_prob(torch.from_numpy(GRID[:, None]).float(), torch.ones(())).double().numpy()
     right = np.log(exact(-free_energy(GRID)))
     on_pass = np.abs(GRID) < 0.1
     assert np.abs((log_p - right)[on_pass]).max() < 4  # it is nine too high by the weighted frames alone
@@ -151,7 +154,7 @@ def test_the_flow_learns_the_height_of_a_barrier_without_weight():
 def test_an_interrupted_fit_continues_to_the_same_bits():
     made, model = fit(both_kinds(200), epochs=1)
     other, copied = fit(both_kinds(200), epochs=0)
-    copied.load_state_dict(model.state_dict())
+    copied.networks.load_state_dict(model.networks.state_dict())
     other.load_state_dict(made.state_dict())
     entry = made.run_epoch()
     assert {"tilted", "validation_tilted"} <= set(entry)

@@ -17,6 +17,7 @@ from latf_sampling.analysis.weights import kish
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import ExtrapolationWarning, SettingsError, StatesWarning, StoreError, TrainingError
 from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.networks import Networks
 from latf_sampling.learning.training import stages, train
 from latf_sampling.learning.training.alignment import take_weights
 from latf_sampling.learning.training.training_frames import TrainingFrames
@@ -106,7 +107,7 @@ def test_a_state_that_joint_training_loses_is_dropped(monkeypatch):
 
     def losing(run):
         real(run)
-        run.model.decoder[-1].bias.data[0] = -1e6  # no frame's most likely state any more
+        run.model.networks.decoder[-1].bias.data[0] = -1e6  # no frame's most likely state any more
 
     monkeypatch.setattr(stages._Run, "_learn_jointly", losing)
     model = LaTF(latent_dim=2, **SMALL)
@@ -142,8 +143,8 @@ def test_samples_have_the_weighted_populations(trained):
     noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         # The flow learns the density of u = mu + noise.
-        encoded = model.decoder(mu + torch.exp(0.5 * model.log_variance) * noise).argmax(-1).numpy()
-        sampled = model.decoder(torch.from_numpy(model.sample(20_000, seed=2))).argmax(-1).numpy()
+        encoded = model.networks.decoder(mu + torch.exp(0.5 * model.networks.log_variance) * noise).argmax(-1).numpy()
+        sampled = model.networks.decoder(torch.from_numpy(model.sample(20_000, seed=2))).argmax(-1).numpy()
     exact = np.bincount(encoded, weights=weights, minlength=3) / weights.sum()
     np.testing.assert_allclose(np.bincount(sampled, minlength=3) / 20_000, exact, atol=0.06)
 
@@ -153,7 +154,7 @@ def test_samples_lie_where_the_data_lie(trained):
     u = model.sample(20_000, seed=3)
     mu = model.encode(dataset.x.numpy())
     mean = np.average(mu, axis=0, weights=weights)
-    spread = np.sqrt(np.average((mu - mean) ** 2, axis=0, weights=weights) + np.exp(model.log_variance.item()))
+    spread = np.sqrt(np.average((mu - mean) ** 2, axis=0, weights=weights) + np.exp(model.networks.log_variance.item()))
     np.testing.assert_allclose(u.mean(0), mean, atol=0.15 * spread.max())
     np.testing.assert_allclose(u.std(0), spread, rtol=0.2)
 
@@ -176,9 +177,9 @@ def test_scaling_bounds_and_spread_describe_the_data(trained):
     model, _, dataset, _, weights, _ = trained
     x = dataset.x.numpy().astype(float)
     mean = np.average(x, axis=0, weights=weights)
-    np.testing.assert_allclose(model.feature_mean, mean, atol=1e-3)
+    np.testing.assert_allclose(model.networks.feature_mean, mean, atol=1e-3)
     deviation = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weights))
-    np.testing.assert_allclose(model.feature_scale, 1 / deviation, rtol=1e-3)
+    np.testing.assert_allclose(model.networks.feature_scale, 1 / deviation, rtol=1e-3)
     mu, assigned = model.encode(dataset.x.numpy()), model.assign(dataset.x.numpy())
     np.testing.assert_allclose(model.latent_bounds, np.stack([mu.min(0), mu.max(0)], axis=1), atol=1e-5)
     within = np.sqrt(np.mean([mu[assigned == k].var(0) for k in range(3)], axis=0))
@@ -214,7 +215,7 @@ def test_history_progress_and_provenance(trained):
     assert 0 < len(held) < len(np.unique(dataset.blocks))
     assert set(held) <= set(dataset.blocks.tolist())
     assert result.seconds > 0
-    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not any(parameter.requires_grad for parameter in model.networks.parameters())
 
 
 @pytest.mark.parametrize("dim", [1, 3])
@@ -232,7 +233,7 @@ def test_other_dimensions_labels_and_two_temperatures(dim):
     assert model.n_states == 3
     assigned = model.assign(dataset.x.numpy())
     assert matches(assigned, np.concatenate(states)) > 0.98
-    assert model.feature_scale[5] == 1.0
+    assert model.networks.feature_scale[5] == 1.0
     for half, t in ((slice(0, 1500), "1"), (slice(1500, None), "1.5")):
         exact = np.bincount(assigned[half], minlength=3) / 1500
         np.testing.assert_allclose([row[f"population at {t}"] for row in result.states], exact, atol=1e-5)
@@ -250,7 +251,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
         models.append(LaTF(**SMALL))
         train(models[-1], dataset, seed=seed, **QUICK)
     torch.random.set_rng_state(before)
-    first, second, other = (model.state_dict() for model in models)
+    first, second, other = (model.networks.state_dict() for model in models)
     assert first.keys() == second.keys()
     for name, values in first.items():
         assert torch.equal(values, second[name]), name
@@ -434,7 +435,7 @@ def uninterrupted():
 def assert_the_same(first, second):
     """Two models and their results are the same to the last bit."""
     (model_a, result_a), (model_b, result_b) = first, second
-    a, b = model_a.state_dict(), model_b.state_dict()
+    a, b = model_a.networks.state_dict(), model_b.networks.state_dict()
     assert a.keys() == b.keys()
     for name, values in a.items():
         assert torch.equal(values, b[name]), name
@@ -488,7 +489,7 @@ def test_the_best_of_several_encoders_goes_on(tmp_path, monkeypatch):
     options = {"restarts": 3, "joint_epochs": 0, "flow_epochs": 0, "ensemble": 0}
     model, result = learn(**options)
     ends = encoders[-3:]
-    for name, value in model.state_dict().items():
+    for name, value in model.networks.state_dict().items():
         if name.startswith(("encoder.", "decoder.")):
             assert torch.equal(value, ends[1][name])
             assert not torch.equal(value, ends[0][name])
@@ -934,7 +935,7 @@ def test_without_energies_there_is_one_warning_and_temperature_is_steered():
     assert ours[0].category is UserWarning
     assert ours[0].filename == __file__  # it points to the line that called train
     assert not model.reweighted
-    assert not model.flow.conditional
+    assert not model.networks.flow.conditional
 
 
 def test_few_frames_reach_their_own_temperatures_at_least():
@@ -1005,13 +1006,13 @@ def test_a_warm_start_is_the_same_variable_whatever_the_scaling(trained):
     """Weights alone, before anything is trained, on frames with another mean and spread."""
     model, *_ = trained
     other = LaTF(model.settings)
-    other.build(model.n_features, model.n_states, latent_dim=model.latent_dim)
+    other.networks = Networks(other.settings, model.n_features, model.n_states, latent_dim=model.latent_dim)
     with torch.no_grad():
-        other.feature_mean.copy_(model.feature_mean + 0.7)
-        other.feature_scale.copy_(model.feature_scale * 1.9)
+        other.networks.feature_mean.copy_(model.networks.feature_mean + 0.7)
+        other.networks.feature_scale.copy_(model.networks.feature_scale * 1.9)
     assert take_weights(other, model)
     x = torch.randn(50, model.n_features, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(other.mean(x), model.mean(x), atol=1e-4)
+    assert torch.allclose(other.networks.mean(x), model.networks.mean(x), atol=1e-4)
     wider = LaTF(model.settings)
     wider.build(model.n_features, model.n_states + 1, latent_dim=model.latent_dim)
     before = wider.encoder[0].weight.clone()

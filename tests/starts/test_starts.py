@@ -427,7 +427,7 @@ def test_a_path_goes_from_state_to_state(learned, near):
     point = state_point(model, state, 600.0)
     assert targets[0] == pytest.approx(point, abs=1e-6)
     assert targets[2] == pytest.approx(end, abs=1e-6)
-    assert model.decoder(torch.as_tensor(point[None].astype(np.float32))).argmax() == state
+    assert model.networks.decoder(torch.as_tensor(point[None].astype(np.float32))).argmax() == state
 
 
 @pytest.mark.parametrize(

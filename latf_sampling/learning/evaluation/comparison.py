@@ -153,8 +153,8 @@ def blurred(model: LaTF, u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     noise = rng.standard_normal(u.shape).astype(np.float32)
     with torch.no_grad():
         if model.provenance["training"]["flow_epochs"] > 0:
-            return model.flow.blurred(torch.from_numpy(u).float(), torch.from_numpy(noise)).numpy()
-        return u + torch.exp(0.5 * model.log_variance).item() * noise
+            return model.networks.flow.blurred(torch.from_numpy(u).float(), torch.from_numpy(noise)).numpy()
+        return u + torch.exp(0.5 * model.networks.log_variance).item() * noise
 
 
 class Comparer:

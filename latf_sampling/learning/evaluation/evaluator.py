@@ -307,7 +307,7 @@ def _notes(model: LaTF, dataset: Dataset, parts: list[tuple[str, float, LatentFr
             f"With {model.latent_dim} latent dimensions, divergences and distances are means over histograms of all "
             "pairs of components, and free energies are not compared."
         )
-    if len(model.ensemble) < 2:
+    if len(model.networks.ensemble) < 2:
         notes.append("The model has no ensemble, and therefore its populations have no errors.")
     if dataset.energies is None:
         notes.append("Frames carry no energies, so that there is no melting curve by MBAR.")

@@ -162,6 +162,6 @@ def melting_curve(
 
 def model_populations(model: LaTF, temperature: float) -> tuple[np.ndarray, np.ndarray | None]:
     """Populations of a model (states,), and their errors (states,), or None without an ensemble."""
-    if len(model.ensemble) < 2:
+    if len(model.networks.ensemble) < 2:
         return model.populations(temperature), None
     return model.populations(temperature, return_std=True)

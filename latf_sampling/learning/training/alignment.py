@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latf_sampling.core import arguments
 from latf_sampling.errors import DataError
-from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.networks import Networks
 
 LARGEST = 1e18
 """Of the variable: squares of larger values do not fit in single precision."""
@@ -81,14 +81,14 @@ class EarlierModel:
         np.add.at(shared, (states[known], self.states[known]), 1.0)
         return linear_sum_assignment(-shared)[1][states]
 
-    def align(self, model: LaTF, u: Tensor) -> None:
+    def align(self, networks: Networks, u: Tensor) -> None:
         """Map the latent space of a model onto the earlier one; u is its variable at all frames (frames, d).
 
         The rotation or reflection is that of Procrustes' problem (Schönemann, doi:10.1007/BF02289451). Scale and shift
         give the frames the same mean and spread: the scale of the closest fit would be smaller, the less the variables
         have to do with each other.
         """
-        if self.variable is None or self.variable.shape[1] != model.latent_dim:
+        if self.variable is None or self.variable.shape[1] != networks.latent_dim:
             return
         known = np.isfinite(self.variable).all(1)
         new, earlier = u.double().cpu().numpy()[known], self.variable[known]
@@ -100,22 +100,22 @@ class EarlierModel:
             return
         left, _, right = np.linalg.svd((earlier - image).T @ (new - center))
         matrix = wanted / spread * left @ right
-        model.map_latent(*(torch.from_numpy(part).to(u) for part in (matrix, center, image)))
+        networks.map_latent(*(torch.from_numpy(part).to(u) for part in (matrix, center, image)))
 
 
-def take_weights(model: LaTF, start: LaTF) -> bool:
+def take_weights(networks: Networks, start: Networks) -> bool:
     """Give the encoder and decoder of a model the weights of an earlier one, if they fit; returns whether they do.
 
     The scaling of the descriptors stays that of the new model: the first layer is changed so that the encoder is the
     same function of them.
     """
-    new, old = ([*m.encoder.parameters(), *m.decoder.parameters(), m.representatives] for m in (model, start))
+    new, old = ([*m.encoder.parameters(), *m.decoder.parameters(), m.representatives] for m in (networks, start))
     if [part.shape for part in new] != [part.shape for part in old]:
         return False
     with torch.no_grad():
-        for target, source in zip([*new, model.log_variance], [*old, start.log_variance]):
+        for target, source in zip([*new, networks.log_variance], [*old, start.log_variance]):
             target.copy_(source)
-        weight, bias = model.encoder[0].parameters()
-        bias += weight @ ((model.feature_mean - start.feature_mean) * start.feature_scale)
-        weight *= start.feature_scale / model.feature_scale
+        weight, bias = networks.encoder[0].parameters()
+        bias += weight @ ((networks.feature_mean - start.feature_mean) * start.feature_scale)
+        weight *= start.feature_scale / networks.feature_scale
     return True

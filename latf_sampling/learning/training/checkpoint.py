@@ -13,7 +13,7 @@ import torch
 from latf_sampling.core import storage
 from latf_sampling.data.dataset import Dataset
 from latf_sampling.errors import TrainingError
-from latf_sampling.learning.model import FORMAT
+from latf_sampling.learning.model_file import FORMAT
 from latf_sampling.settings import ModelSettings, TrainingSettings
 
 

@@ -14,7 +14,7 @@ from latf_sampling.analysis.mbar import Multistate
 from latf_sampling.core import streams
 from latf_sampling.data.dataset import CHUNK
 from latf_sampling.learning.flow import LatentFlow
-from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.networks import Networks
 from latf_sampling.learning.training.shape import PAIRS, StatePairs, lines_between, slowness, unevenness
 from latf_sampling.learning.training.tilted import POOL, Sample, TiltedEnsemble
 from latf_sampling.learning.training.training_frames import TrainingFrames
@@ -64,7 +64,7 @@ class Fit:
 
     def __init__(
         self,
-        model: LaTF,
+        networks: Networks,
         frames: TrainingFrames,
         labels: Tensor,
         training: Tensor,
@@ -74,14 +74,14 @@ class Fit:
         seed: int,
         settings: TrainingSettings,
     ) -> None:
-        self.model, self.frames, self.labels, self.training = model, frames, labels, training
+        self.networks, self.frames, self.labels, self.training = networks, frames, labels, training
         self.stage, self.iteration, self.seed, self.settings = stage, iteration, seed, settings
         self.epoch, self.finished = 0, False
         self.batch = min(settings.batch_size, max(SMALLEST_BATCH, len(training) // BATCHES))
         self.density: LatentFlow | None = None  # the flow that is trained alone, on the finished encoder
         if stage in ("flow", "refit", "ensemble"):
-            self.density = cast(LatentFlow, model.ensemble[iteration]) if stage == "ensemble" else model.flow
-            self._mu = frames.evaluate(model.mean)
+            self.density = cast(LatentFlow, networks.ensemble[iteration]) if stage == "ensemble" else networks.flow
+            self._mu = frames.evaluate(networks.mean)
         else:
             temperatures = np.unique(frames.temperatures, return_inverse=True)[1]
             self._temperatures = torch.from_numpy(temperatures).to(frames.device)
@@ -91,7 +91,7 @@ class Fit:
             )
             self._state_pairs = StatePairs(training, labels)
         self.parameters = self._parameters()
-        encoder = set(model.encoder.parameters())
+        encoder = set(networks.encoder.parameters())
         groups = [
             {"params": [p for p in self.parameters if p in encoder], "weight_decay": settings.encoder_decay},
             {"params": [p for p in self.parameters if p not in encoder], "weight_decay": 0.0},
@@ -122,11 +122,11 @@ class Fit:
                     self._held_tilted.append((each, Sample(points, *each.propose(min(POOL, 4 * size), generator))))
 
     def _parameters(self) -> list[nn.Parameter]:
-        model = self.model
+        networks = self.networks
         if self.density is not None:
             return list(self.density.parameters())
-        parts = (model.encoder, model.decoder, model.mixture if self.stage == "states" else model.flow)
-        return [model.log_variance, *(p for part in parts for p in part.parameters())]
+        parts = (networks.encoder, networks.decoder, networks.mixture if self.stage == "states" else networks.flow)
+        return [networks.log_variance, *(p for part in parts for p in part.parameters())]
 
     def _generator(self, *names: str | int) -> torch.Generator:
         generator = torch.Generator(device=self.frames.device)
@@ -196,8 +196,8 @@ class Fit:
             self._average()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * (len(now) / len(pairs))
-        entry = {"stage": self.stage, "iteration": self.iteration, "epoch": self.epoch, "states": self.model.n_states}
-        entry |= {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+        entry = {"stage": self.stage, "iteration": self.iteration, "epoch": self.epoch}
+        entry |= {"states": self.networks.n_states, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         entry |= {name: float(value) for name, value in sums.items()}
         if self.stage == "flow":
             self._validate(entry)
@@ -215,7 +215,7 @@ class Fit:
 
         Of the flow alone: its -ln p, which is the loss, and where there is one its -ln p in a tilted ensemble.
         """
-        model, d = self.model, self.model.latent_dim
+        networks, d = self.networks, self.networks.latent_dim
 
         def noise(frames: Tensor) -> Tensor:
             return torch.randn(len(frames), d, generator=generator, device=frames.device)
@@ -228,20 +228,20 @@ class Fit:
             ensemble, sample = tilted
             term = ensemble.loss(sample)
             return {"loss": loss + TILTED_WEIGHT * term, "tilted": term}
-        mu = model.mean(self.frames.rows(now))
+        mu = networks.mean(self.frames.rows(now))
         y, weights = self.labels[now + self.frames.dataset.lag], self._predicted_weights[now]
-        prediction = model.prediction(model.noisy(mu, noise(now)), y, weights)
+        prediction = networks.prediction(networks.noisy(mu, noise(now)), y, weights)
         blur = noise(weighted)
-        u = model.noisy(model.mean(self.frames.rows(weighted)), blur)
+        u = networks.noisy(networks.mean(self.frames.rows(weighted)), blur)
         prior = "mixture" if self.stage == "states" else "flow"
-        terms = {"prediction": prediction, "regularization": model.regularization(u, blur, scale, prior)}
+        terms = {"prediction": prediction, "regularization": networks.regularization(u, blur, scale, prior)}
         terms |= self._shape_terms(now, mu, generator)
         # The more states there are to predict, the less would the shape count: with seven of the alanine tetrapeptide
         # walkers crossed a third as often.
-        pairs_of_states = math.comb(model.n_states, 2)
+        pairs_of_states = math.comb(networks.n_states, 2)
         weights = {
             "prediction": 1.0 / pairs_of_states,
-            "regularization": model.settings.beta / pairs_of_states,
+            "regularization": networks.settings.beta / pairs_of_states,
             "slowness": -self.settings.slowness,
             "unevenness": self.settings.evenness,
         }
@@ -252,7 +252,7 @@ class Fit:
         terms: dict[str, Tensor] = {}
         if self.settings.slowness > 0:
             if len(now) >= SMALLEST_BATCH:
-                later = self.model.mean(self.frames.rows(now + self.frames.dataset.lag))
+                later = self.networks.mean(self.frames.rows(now + self.frames.dataset.lag))
                 terms["slowness"] = slowness(mu, later, self._temperatures[now], self._slow_weights[now])
             else:  # the rest of the frames, of which correlations would be those of chance
                 terms["slowness"] = torch.zeros_like(mu[0, 0])
@@ -260,7 +260,7 @@ class Fit:
             terms["unevenness"] = torch.ones_like(mu[0, 0])
             if len(self._state_pairs) > 1:
                 one, other = (self.frames.rows(side) for side in self._state_pairs.draw(PAIRS, generator))
-                terms["unevenness"] = unevenness(self.model.mean(lines_between(one, other)))
+                terms["unevenness"] = unevenness(self.networks.mean(lines_between(one, other)))
         return terms
 
     @torch.no_grad()

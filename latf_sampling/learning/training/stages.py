@@ -8,7 +8,7 @@
 2. "joint": encoder, decoder and flow together, with fixed labels.
 3. "flow": the flow alone, with fixed encoder, until its score on held-out blocks no longer improves.
 4. "refit": the same flow on all frames for a few more epochs, since a held-out block may hold what is rare. The flow
-   before the refit stays as `LaTF.validation_flow`, for comparison with held-out blocks.
+   before the refit stays as `Networks.validation_flow`, for comparison with held-out blocks.
 5. "ensemble": further flows on the finished encoder, each on a bootstrap sample of the blocks, whose spread
    is the standard error of the model's results.
 
@@ -55,6 +55,7 @@ from latf_sampling.data.columns import column_statistics
 from latf_sampling.data.dataset import CHUNK, Dataset
 from latf_sampling.errors import ColumnWarning, SettingsError, StatesWarning, TrainingError
 from latf_sampling.learning.model import LaTF
+from latf_sampling.learning.networks import Networks
 from latf_sampling.learning.training.alignment import EarlierModel, take_weights
 from latf_sampling.learning.training.checkpoint import Checkpoint
 from latf_sampling.learning.training.clusters import cluster
@@ -318,8 +319,7 @@ class _Run:
                 self._next("ensemble")
             self._learn_ensemble()
         states = self._describe()
-        self.model.to("cpu")
-        self.model.requires_grad_(False)
+        self.model.networks.to("cpu").requires_grad_(False)
         seconds = time.perf_counter() - self.began
         return TrainingResult(
             self.history, states, seconds, self.consistent and self.converged, remarks=self._remarks()
@@ -350,7 +350,7 @@ class _Run:
                 "stage": self.stage,
                 "iteration": self.iteration,
                 "fit": fit.state_dict(),
-                "members": len(self.model.ensemble),
+                "members": len(self.model.networks.ensemble),
                 "converged": self.converged,
                 "seconds": time.perf_counter() - self.began,
                 "states": self.states.cpu() if self.stage == "states" else None,
@@ -362,7 +362,7 @@ class _Run:
     def _encoder(self) -> dict:
         """The model with what belongs to it."""
         return {
-            "model": self.model.state_dict(),
+            "model": self.model.networks.state_dict(),
             "n_states": self.model.n_states,
             "latent_dim": self.model.latent_dim,
             "labels": self.labels.cpu(),
@@ -381,8 +381,9 @@ class _Run:
 
     def _restore(self, saved: dict) -> None:
         self._build(saved["n_states"], saved["latent_dim"])
-        self.model.ensemble.extend(copy.deepcopy(self.model.flow) for _ in range(saved.get("members", 0)))
-        self.model.load_state_dict(saved["model"])
+        networks = self.model.networks
+        networks.ensemble.extend(copy.deepcopy(networks.flow) for _ in range(saved.get("members", 0)))
+        networks.load_state_dict(saved["model"])
         self.labels, self.assigned = (saved[name].to(self.device) for name in ("labels", "assigned"))
         self.history, self.consistent = saved["history"], saved["consistent"]
 
@@ -415,7 +416,8 @@ class _Run:
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn from torch's global generator
             anew = ("restart", len(self.candidates)) if self.candidates else ()
             torch.default_generator.manual_seed(streams.stream_seed(self.seed, "weights", *anew))
-            model.build(self.dataset.n_features, n_states, reweighted, latent_dim)
+            networks = Networks(model.settings, self.dataset.n_features, n_states, reweighted, latent_dim)
+        model.networks = networks
         model.boltzmann = self.dataset.boltzmann
         model.provenance = {
             "seed": self.seed,
@@ -433,30 +435,30 @@ class _Run:
             "training": self.settings.model_dump(mode="json"),
         }
         mean, scale = self.scaling
-        model.feature_mean.copy_(mean)
-        model.feature_scale.copy_(scale)
+        networks.feature_mean.copy_(mean)
+        networks.feature_scale.copy_(scale)
         self._set_temperatures()
         if self.start is not None and not self.candidates:  # a candidate after the first begins with other weights
-            model.provenance["warm_start"] = take_weights(model, self.start)
-        model.to(self.device)
+            model.provenance["warm_start"] = take_weights(networks, self.start.networks)
+        networks.to(self.device)
 
     def _set_temperatures(self) -> None:
         """Tell the model which temperatures there are how many frames for."""
-        model, frames = self.model, self.frames
+        networks, frames = self.model.networks, self.frames
         inverse, sizes = frames.effective_sizes()
-        model.inverse_temperatures = torch.from_numpy(inverse).to(self.device)
-        model.effective_sizes = torch.from_numpy(sizes).to(self.device)
-        model.provenance["minimum_effective_size"] = frames.minimum_effective_size
+        networks.inverse_temperatures = torch.from_numpy(inverse).to(self.device)
+        networks.effective_sizes = torch.from_numpy(sizes).to(self.device)
+        self.model.provenance["minimum_effective_size"] = frames.minimum_effective_size
         if frames.mode != "steered":
-            model.flow.range.copy_(torch.tensor([frames.reachable.min(), frames.reachable.max()]) / frames.reference)
+            networks.flow.range.copy_(torch.tensor([frames.reachable.min(), frames.reachable.max()]) / frames.reference)
 
     def _reweight_along_latent_space(self) -> None:
         """Weigh frames at other temperatures by their mean energy along the variable, which is finished now."""
-        frames, flow = self.frames, self.model.flow
+        frames, flow = self.frames, self.model.networks.flow
         if frames.mode != "thermodynamic" or frames.reweighting is not None:
             return
         with torch.no_grad():
-            whitened = flow.whiten(frames.evaluate(self.model.mean))
+            whitened = flow.whiten(frames.evaluate(self.model.networks.mean))
             points = flow.marginals(whitened)[0][:, flow.used]
         frames.reweight_along(points.double().cpu().numpy())
         self._set_temperatures()
@@ -530,27 +532,27 @@ class _Run:
 
     def _drop_lost_states(self) -> None:
         """Drop states that the model assigns no frames to; their labels become those of the likeliest other state."""
-        model, populated = self.model, self._populated(self._most_likely_states())
-        if not 2 <= len(populated) < model.n_states:
+        networks, populated = self.model.networks, self._populated(self._most_likely_states())
+        if not 2 <= len(populated) < networks.n_states:
             return
-        kept = torch.full((model.n_states,), -1, device=self.device).scatter_(
+        kept = torch.full((networks.n_states,), -1, device=self.device).scatter_(
             0, populated, torch.arange(len(populated), device=self.device)
         )
-        model.keep_states(populated)
+        networks.keep_states(populated)
         self.assigned = self._most_likely_states()
         self.labels = torch.where(kept[self.labels] < 0, self.assigned, kept[self.labels])
-        if model.settings.latent_dim is None and model.latent_dim > model.n_states - 1:
+        if networks.settings.latent_dim is None and networks.latent_dim > networks.n_states - 1:
             self._reduce_dimension()
 
     def _reduce_dimension(self) -> None:
         """Keep the directions of the latent space in which the means of the states differ."""
-        u = self.frames.evaluate(self.model.mean)
+        u = self.frames.evaluate(self.model.networks.mean)
         means = torch.stack([u[self.labels == state].mean(0) for state in range(self.model.n_states)])
         center = means.mean(0)
         directions = torch.linalg.svd(means - center)[2][: self.model.n_states - 1]
         with torch.random.fork_rng(devices=[]):  # the flow has other weights then
             torch.default_generator.manual_seed(streams.stream_seed(self.seed, "weights", len(directions)))
-            self.model.map_latent(directions, center, torch.zeros(len(directions), device=self.device))
+            self.model.networks.map_latent(directions, center, torch.zeros(len(directions), device=self.device))
 
     def _populated(self, labels: Tensor) -> Tensor:
         """Indices of the states with enough frames."""
@@ -558,17 +560,18 @@ class _Run:
         return torch.nonzero(populations >= self.settings.minimum_population).flatten()
 
     def _most_likely_states(self) -> Tensor:
-        return self.frames.evaluate(lambda x: self.model.decoder(self.model.mean(x)).argmax(-1))
+        networks = self.model.networks
+        return self.frames.evaluate(lambda x: networks.decoder(networks.mean(x)).argmax(-1))
 
     def _choose_representatives(self) -> None:
         """Choose as representative of a state the frame whose mu is closest to the mean mu of the state's frames."""
-        u = self.frames.evaluate(self.model.mean)
+        u = self.frames.evaluate(self.model.networks.mean)
         for state in range(self.model.n_states):
             members = torch.nonzero(self.labels == state).flatten()
             if len(members):
                 latent = u[members]
                 closest = (latent - latent.mean(0)).square().sum(-1).argmin()
-                self.model.representatives[state] = self.frames.rows(members[closest : closest + 1])[0]
+                self.model.networks.representatives[state] = self.frames.rows(members[closest : closest + 1])[0]
 
     def _hold_out(self) -> None:
         split = self.dataset.split(self.settings.validation_fraction, streams.stream(self.seed, "split"), self.labels)
@@ -579,38 +582,39 @@ class _Run:
 
     def _learn_jointly(self) -> None:
         if self.fit_state is None:
-            self._whiten(torch.exp(self.model.log_variance))
+            self._whiten(torch.exp(self.model.networks.log_variance))
         self._optimize(self.settings.joint_epochs)
 
     def _learn_flow(self) -> None:
-        model = self.model
+        networks = self.model.networks
         if self.fit_state is None:
             if self.earlier.variable is not None:
-                self.earlier.align(model, self.frames.evaluate(model.mean))
+                self.earlier.align(networks, self.frames.evaluate(networks.mean))
             self._whiten(torch.zeros(()))
         self._reweight_along_latent_space()
         self.converged = self._optimize(self.settings.flow_epochs)
-        model.flow.enclose(self.frames.evaluate(model.mean))
-        model.validation_flow.load_state_dict(model.flow.state_dict())
+        networks.flow.enclose(self.frames.evaluate(networks.mean))
+        networks.validation_flow.load_state_dict(networks.flow.state_dict())
 
     def _whiten(self, variance: Tensor) -> None:
-        u = self.frames.evaluate(self.model.mean)
-        self.model.flow.fit(u, torch.from_numpy(self.frames.spread_weights).to(u), variance)
+        networks = self.model.networks
+        u = self.frames.evaluate(networks.mean)
+        networks.flow.fit(u, torch.from_numpy(self.frames.spread_weights).to(u), variance)
 
     def _learn_ensemble(self) -> None:
         """Train the members of the ensemble, each from the model's flow on."""
-        model = self.model
+        networks = self.model.networks
         for iteration in range(self.iteration, self.settings.ensemble):
             self.iteration = iteration
-            if len(model.ensemble) == iteration:
-                model.ensemble.append(copy.deepcopy(model.flow))
+            if len(networks.ensemble) == iteration:
+                networks.ensemble.append(copy.deepcopy(networks.flow))
             self._optimize(self.settings.ensemble_epochs)
 
     def _optimize(self, epochs: int) -> bool:
         """Train for at most so many epochs; returns whether the fit finished by itself before."""
         fit = Fit(
-            self.model, self.frames, self.labels, self.training, self.held, self.stage, self.iteration, self.seed,
-            self.settings,
+            self.model.networks, self.frames, self.labels, self.training, self.held, self.stage, self.iteration,
+            self.seed, self.settings,
         )  # fmt: skip
         if self.fit_state is not None:
             fit.load_state_dict(self.fit_state)
@@ -634,7 +638,7 @@ class _Run:
     def _describe(self) -> list[dict]:
         """Set range and spread of the collective variable; return the states with their populations."""
         model = self.model
-        u, labels = self.frames.evaluate(model.mean), self._most_likely_states()
+        u, labels = self.frames.evaluate(model.networks.mean), self._most_likely_states()
         model.latent_bounds.copy_(torch.stack([u.amin(0), u.amax(0)], dim=1))
         counts = torch.bincount(labels, minlength=model.n_states).tolist()
         variances = [u[labels == state].var(0) for state, count in enumerate(counts) if count > FEWEST]
