@@ -293,7 +293,9 @@ class LaTF(ShownInNotebooks):
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Populations of the metastable states at a temperature (default: the reference); returns (n_states,).
 
-        With `return_std` a pair: the populations and their standard errors, from the ensemble of flows.
+        With `return_std` a pair: the populations and their standard errors, from the ensemble of flows. A thermodynamic
+        flow learns populations from the states and energies of the frames, and knows no more than these: its errors are
+        at least those of the Gibbs-Helmholtz equation, which do not hang on the scatter of a few flows.
         """
         scale = self._scale(temperature)
 
@@ -304,7 +306,12 @@ class LaTF(ShownInNotebooks):
             return torch.bincount(states, minlength=self.n_states).cpu().numpy() / POPULATION_SAMPLES
 
         value = populations_of(self.networks.flow)
-        return (value, _standard_error([populations_of(flow) for flow in self._members()])) if return_std else value
+        if not return_std:
+            return value
+        error = _standard_error([populations_of(flow) for flow in self._members()])
+        if self.temperature_mode == "thermodynamic":
+            error = np.fmax(error, self.gibbs_helmholtz().populations(self._temperature(temperature))[1])
+        return value, error
 
     def thermodynamics(self, temperature: TemperatureLike | None = None) -> StateThermodynamics:
         """Free energies, energies, entropies and heat capacities of the states relative to the first, with errors.

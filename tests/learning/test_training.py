@@ -746,7 +746,7 @@ def test_a_solvent_leaves_populations_at_temperatures_without_simulation(solvate
         assert left(model, kT) == pytest.approx(left_population(kT), abs=0.04)
         value, error = model.gibbs_helmholtz().populations(kT)
         assert value[state] == pytest.approx(left_population(kT), abs=4.5 * error[state])
-        assert error[state] < 0.04
+        assert error[state] <= model.populations(kT, return_std=True)[1][state] < 0.06
     for kT in (0.8, 2.4):  # beyond the simulated temperatures, with a warning
         assert model.extrapolates(kT)
         with pytest.warns(ExtrapolationWarning, match="with the heat capacities between them"):
