@@ -358,7 +358,7 @@ def test_frames_without_weight_have_no_effect():
         models.append(LaTF(**SMALL))
         train(models[-1], Dataset([series], lag=3), **{**QUICK, "refinements": 1, "minimum_population": 0.0})
     for name in ("feature_mean", "feature_scale"):
-        assert torch.allclose(getattr(models[0], name), getattr(models[1], name), rtol=1e-5)
+        assert torch.allclose(*(getattr(model.networks, name) for model in models), rtol=1e-5)
 
 
 def test_what_cannot_be_trained_is_refused(trained):
