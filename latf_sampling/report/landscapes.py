@@ -27,6 +27,9 @@ BINS = 60
 """Bins of the observed variable where the reference has none."""
 CEILING = 12.0
 """Latent free energies are drawn up to this value, kT; those of two torsions up to 18 kT."""
+HIGHEST = 40.0
+"""The line of a single component is drawn up to its barrier, if that is higher, but no further than this value, kT:
+where no frame is between two wells the flow says nothing about their barrier."""
 
 
 def section(records: Records, estimates: Estimates) -> str:
@@ -61,7 +64,8 @@ def draw_learned(axes: Axes, records: Records, index: int, learned: LearnedModel
     shown = components(learned)
     for state in range(learned.model.n_states):
         points = latent[states == state][:, shown]
-        height = points[:, 1] if len(shown) > 1 else np.full(len(points), -0.3 - 0.25 * state)
+        row = -(0.3 + 0.25 * state) * axes.get_ylim()[1] / CEILING
+        height = points[:, 1] if len(shown) > 1 else np.full(len(points), row)
         style: dict[str, Any] = {"s": 2.5, "alpha": 0.45, "lw": 0, "rasterized": True}
         axes.scatter(points[:, 0], height, color=charts.color(state + 1), label=f"state {state}", **style)
     for k, draw in zip(shown, (axes.axvline, axes.axhline)):
@@ -86,9 +90,12 @@ def draw_density(axes: Axes, learned: LearnedModel, temperature: float) -> None:
     axes.set_xlabel(f"latent {charts.component(shown[0])}")
     if len(shown) == 1:
         log_p = model.marginal_log_prob(grids[shown[0]][:, None].astype(np.float32), temperature)
-        axes.plot(grids[shown[0]], log_p.max() - log_p, color=charts.color(0))
-        axes.set_ylim(-0.6 - 0.25 * model.n_states, CEILING)  # space for the frames of each state below
-        axes.set_ylabel("free energy, kT")
+        energy = log_p.max() - log_p
+        top = min(max(CEILING, 1.1 * barrier(energy)), HIGHEST)
+        below = (0.6 + 0.25 * model.n_states) * top / CEILING  # space for the frames of each state
+        axes.plot(grids[shown[0]], kt * energy, color=charts.color(0))
+        axes.set_ylim(-kt * below, kt * top)
+        axes.set_ylabel("free energy, kJ/mol")
         return
     axes.set_ylabel(f"latent {charts.component(1)}")
     if model.latent_dim == 2:
@@ -101,6 +108,17 @@ def draw_density(axes: Axes, learned: LearnedModel, temperature: float) -> None:
     histogram, x_edges, y_edges = np.histogram2d(samples[:, 0], samples[:, 1], bins=GRID // 2, range=extent)
     with np.errstate(divide="ignore"):
         charts.surface(axes, x_edges, y_edges, -kt * np.log(histogram / histogram.max()), CEILING * kt)
+
+
+def barrier(energy: np.ndarray) -> float:
+    """The highest value between the outermost wells of a free energy along a line (n,), kT; 0 where there is one well.
+
+    >>> barrier(np.array([30.0, 0.0, 5.0, 16.0, 4.0, 2.0, 30.0]))
+    16.0
+    """
+    inside = energy[1:-1]
+    wells = np.flatnonzero((inside < energy[:-2]) & (inside <= energy[2:]) & (inside < CEILING)) + 1
+    return float(energy[wells[0] : wells[-1] + 1].max()) if len(wells) > 1 else 0.0
 
 
 def _edges(grid: np.ndarray) -> np.ndarray:

@@ -231,7 +231,7 @@ def landscape(source: Source) -> Picture:
     def table(axes: Axes) -> tuple[Sequence[str], Sequence[Row]]:
         names = [f"latent {charts.component(k)}" for k in shown]
         if len(shown) == 1:
-            return [*names, "free energy, kT"], np.asarray(axes.lines[0].get_xydata()).tolist()
+            return [*names, "free energy, kJ/mol"], np.asarray(axes.lines[0].get_xydata()).tolist()
         mesh: Any = axes.collections[0]
         corners = mesh.get_coordinates()
         centers = (corners[1:, 1:] + corners[:-1, :-1]) / 2

@@ -25,7 +25,7 @@ from latf_sampling.records.records import Records
 from latf_sampling.records.rounds import LearnedModel
 from latf_sampling.report import charts, page, words
 from latf_sampling.report.estimates import Estimates
-from latf_sampling.report.landscapes import CEILING, components, draw_density
+from latf_sampling.report.landscapes import components, draw_density
 from latf_sampling.report.structures_drawing import Drawing
 from latf_sampling.starts.files import StartFiles
 
@@ -337,16 +337,19 @@ def _map(index: int, learned: LearnedModel, latent: np.ndarray, archived: int) -
     """Where structures are in the drawing of the free energy, in its own units, and the figure."""
     temperature, shown, model = learned.model.settings.reference_temperature, components(learned), learned.model
     profile: list[np.ndarray] = []
+    top = np.inf
 
     def draw(axes: Axes) -> None:
+        nonlocal top
         draw_density(axes, learned, temperature)
         if len(shown) == 1:
             profile.append(np.asarray(axes.lines[0].get_xydata()))
+            top = axes.get_ylim()[1]
 
     svg, to_view = charts.placed_chart(draw, height=3.5)
     x = latent[:, shown[0]]
     if len(shown) == 1:
-        y = np.minimum(np.interp(x, *profile[0].T), CEILING)
+        y = np.minimum(np.interp(x, *profile[0].T), top)
     else:
         y = latent[:, shown[1]]
     caption = (
