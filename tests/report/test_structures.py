@@ -207,8 +207,13 @@ def test_in_a_browser(records, data, page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     dark, ink = page.evaluate("['backgroundColor', 'color'].map(key => getComputedStyle(document.body)[key])")
     assert luminance(dark) < 40 and luminance(ink) > 200
-    page.media("print")
+    page.resize(718, 1000)  # a page of A4 within its margins
+    page.media("print", scheme="dark")
+    assert luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) > 250
     assert page.evaluate("getComputedStyle(document.querySelector('.steps')).display") == "none"
+    wide = "[...document.querySelectorAll('.wide, pre')].filter(part => part.scrollWidth > part.clientWidth).length"
+    assert page.evaluate(wide) == 0
+    assert page.evaluate("document.querySelector('details:not([open]) pre').getBoundingClientRect().height") > 100
     assert len(page.send("Page.printToPDF", pageRanges="1")["data"]) > 10_000
     assert page.complaints == []
     assert page.requests == [Path(records.directory.report).as_uri()]
