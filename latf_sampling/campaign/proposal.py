@@ -20,7 +20,7 @@ from latf_sampling.campaign.proposed_system import ProposedSystem, propose_syste
 from latf_sampling.campaign.proposed_yaml import Key, comment
 from latf_sampling.campaign.speed import SECONDS, Speed, measure_speed
 from latf_sampling.core import storage
-from latf_sampling.errors import StoreError
+from latf_sampling.errors import SettingsError, StoreError
 from latf_sampling.features import Features
 from latf_sampling.records.setup import Setup
 from latf_sampling.settings import Protocol
@@ -105,6 +105,9 @@ def propose(
 ) -> Proposal:
     """Write a commented protocol for a molecule, which passes `check`.
 
+    Where the molecule of a structure file is refused, the protocol is written all the same, with what was refused on
+    top, for its section `system` to be edited.
+
     Parameters
     ----------
     files
@@ -123,7 +126,7 @@ def propose(
     StoreError
         The protocol exists, or cannot be written.
     SettingsError
-        The molecule cannot be simulated; the sentence is that of `latf check`.
+        The molecule cannot be simulated; the sentence is that of `latf check`, and names the protocol to be edited.
 
     Examples
     --------
@@ -138,7 +141,16 @@ def propose(
         raise StoreError(f"{path}: is a file of the molecule; give another name with -o.")
     progress(0.0, "reads and builds the molecule")
     system = propose_system(files, path.absolute().parent)
-    keys = _protocol(system, path)
+    try:
+        keys = _protocol(system, path)
+    except SettingsError as error:
+        raise (system.refusal or error) from None
+    if system.refusal is not None:
+        storage.write_text(path, _text(keys, _header(system, path)))
+        raise SettingsError(
+            f"{str(system.refusal).rstrip('.')}. {path}: written all the same; edit its section 'system', then latf "
+            f"check {shlex.quote(str(path))}."
+        ) from system.refusal
     with storage.atomic_write(path) as temporary:
         temporary.write_text(_text(keys, _header(system, path)), encoding="utf-8")
         setup = Setup(Protocol.load(temporary))
@@ -163,6 +175,13 @@ def _text(keys: Sequence[Key], header: Sequence[str]) -> str:
 
 def _header(system: ProposedSystem, path: Path, setup: Setup | None = None, speed: Speed | None = None) -> list[str]:
     name = shlex.quote(path.name)
+    if system.refusal is not None:
+        return [
+            f"By latf init {__version__} for {' '.join(system.title.split())}: {system.contents}. It is unfinished.",
+            f"REFUSED: {' '.join(str(system.refusal).split())}",
+            f"Edit the section 'system' until latf check {name} accepts it, and add descriptors of ligands, which are "
+            "not known yet. Every other value is a rule's, and every rule stands beside its value.",
+        ]
     paragraphs = [
         f"A proposal by latf init {__version__} for {' '.join(system.title.split())}: {system.contents}. Every value "
         "is a rule's, and every rule stands beside its value: read them, and change what you know better.",
@@ -226,6 +245,8 @@ def _protocol(system: ProposedSystem, path: Path) -> list[Key]:
 
 
 def _timestep(system: ProposedSystem) -> Key:
+    if system.refusal is not None:
+        return Key("timestep", "4 fs", "the longest that is usual with constraints and heavy hydrogens")
     usual = usual_timestep(system.molecule.system, system.molecule.topology)
     if usual is None:
         return Key("timestep", "2 fs", "there are no hydrogens; try more")

@@ -36,13 +36,15 @@ def proposed_features(system: ProposedSystem) -> tuple[list[Key], int]:
         names = "alpha beta gamma delta epsilon zeta chi"
         keys += those_that_exist(system, [Key("- torsions", names, "backbone and bases of the nucleic acid"),
                                   Key("- pucker", "all", "the sugars")])  # fmt: skip
-    if len(heavy) <= FEW_ATOMS and len(heavy) > 1:
+    # Hydrogens that are still to be added will change the indices of the atoms of a refused molecule.
+    named = system.refusal is None or len(heavy) == len(heavy_atoms(list(system.molecule.topology.residues())))
+    if 1 < len(heavy) <= FEW_ATOMS and named:
         keys.append(
             Key("- distances", _atoms(system, heavy), f"all of {len(heavy)} heavy atoms: the molecule is small")
         )
     else:
         keys += _polymer_distances(system)
-        keys += _ligand_distances(system)
+        keys += _ligand_distances(system) if system.refusal is None else []
     if not keys:
         raise SettingsError(
             f"{system.title}: {contents} has no torsion and no two atoms whose distance could be a descriptor; write "

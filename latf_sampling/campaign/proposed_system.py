@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openmm
 from openmm import app
 from pydantic import ValidationError
 
 from latf_sampling.campaign.proposed_yaml import Key, as_dict
-from latf_sampling.errors import SettingsError
+from latf_sampling.errors import LatfError, SettingsError
 from latf_sampling.settings.fields import explain
 from latf_sampling.settings.system import WATERS, PrepareSettings, SystemSettings
 from latf_sampling.systems import Molecule, build, mmcif, pdb
@@ -80,8 +81,11 @@ class ProposedSystem:
     given : Contents
         Of the files.
     molecule : Molecule
+        Where it was refused, the atoms of the file, without forces.
     added_water : bool
         Whether a box of water was added.
+    refusal : LatfError or None
+        Why the molecule cannot be built by these keys.
     """
 
     keys: list[Key]
@@ -89,6 +93,7 @@ class ProposedSystem:
     given: Contents
     molecule: Molecule
     added_water: bool
+    refusal: LatfError | None = None
     contents: Contents = field(init=False)
 
     def __post_init__(self) -> None:
@@ -203,8 +208,24 @@ def _from_structure(file: Path, folder: Path) -> ProposedSystem:
     added_water = bool(water and box is None)
     if added_water or not is_complete:
         keys.append(Key("prepare", inner=prepare))
-    molecule = build(_settings(keys, folder), SEED)
+    try:
+        molecule = build(_settings(keys, folder), SEED)
+    except LatfError as refusal:
+        molecule = _without_forces(structure, bool(box is not None or water))
+        return ProposedSystem(keys, file.name, contents, molecule, added_water, refusal)
     return ProposedSystem(keys, file.name, contents, molecule, added_water)
+
+
+def _without_forces(structure: Structure, periodic: bool) -> Molecule:
+    """The atoms of a structure: enough to choose descriptors by."""
+    system = openmm.System()
+    for atom in structure.topology.atoms():
+        system.addParticle(0.0 if atom.element is None else atom.element.mass)
+    if periodic:
+        force = openmm.NonbondedForce()
+        force.setNonbondedMethod(openmm.NonbondedForce.PME)
+        system.addForce(force)
+    return Molecule(system, structure.topology, structure.positions)
 
 
 def _edited(file: Path, single: StructureText) -> tuple[StructureText, list[Key]]:

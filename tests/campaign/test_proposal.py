@@ -132,10 +132,26 @@ def test_descriptors_of_a_nucleic_acid_are_those_that_it_has():
     assert str(proposed.contents) == "10 nucleotides"
 
 
+def test_a_refused_molecule_leaves_a_protocol_to_be_edited(alanine, tmp_path):
+    """Selenocysteine in the place of alanine; the sentence stands in the file, and its remedy makes it pass."""
+    alanine.write_text(alanine.read_text().replace("ALA", "SEC"))
+    path = tmp_path / "p.yaml"
+    with pytest.raises(SettingsError, match=r"SEC 2 .* is not in the force field.*p\.yaml: written all the same; edit"):
+        propose([alanine], path, seconds=0.0)
+    text = path.read_text()
+    comments = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("#"))
+    assert "REFUSED" in comments and "SEC 2" in comments
+    with pytest.raises(SettingsError, match="SEC 2"):
+        check(Setup(Protocol.load(path)))
+    path.write_text(
+        text.replace("\n  prepare:\n", "\n  prepare:\n    replace: {SEC: ALA}\n").replace("phi SEC 2", "phi ALA 2")
+    )
+    check(Setup(Protocol.load(path)))
+
+
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        (lambda text: text.replace("ALA", "XYZ"), "XYZ 2 .* is not in the force field"),
         (lambda text: "", "holds no atoms|no PDB file"),
         (lambda text: text.replace("END", ""), "may be cut off"),
     ],
