@@ -1010,7 +1010,7 @@ def test_a_warm_start_is_the_same_variable_whatever_the_scaling(trained):
     with torch.no_grad():
         other.networks.feature_mean.copy_(model.networks.feature_mean + 0.7)
         other.networks.feature_scale.copy_(model.networks.feature_scale * 1.9)
-    assert take_weights(other, model)
+    assert take_weights(other.networks, model.networks)
     x = torch.randn(50, model.n_features, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(other.networks.mean(x), model.networks.mean(x), atol=1e-4)
     wider = LaTF(model.settings)
