@@ -1013,10 +1013,9 @@ def test_a_warm_start_is_the_same_variable_whatever_the_scaling(trained):
     assert take_weights(other.networks, model.networks)
     x = torch.randn(50, model.n_features, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(other.networks.mean(x), model.networks.mean(x), atol=1e-4)
-    wider = LaTF(model.settings)
-    wider.build(model.n_features, model.n_states + 1, latent_dim=model.latent_dim)
+    wider = Networks(model.settings, model.n_features, model.n_states + 1, latent_dim=model.latent_dim)
     before = wider.encoder[0].weight.clone()
-    assert not take_weights(wider, model) and torch.equal(wider.encoder[0].weight, before)
+    assert not take_weights(wider, model.networks) and torch.equal(wider.encoder[0].weight, before)
 
 
 def test_a_warm_start_begins_with_the_loss_of_the_model_and_needs_the_same_descriptors():
