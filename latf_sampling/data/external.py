@@ -18,7 +18,7 @@ from latf_sampling.core import storage
 from latf_sampling.core.arrays import read_npy, read_npz
 from latf_sampling.core.provenance import Attempt
 from latf_sampling.core.readers import quiet, why
-from latf_sampling.data.frame_checks import FEW_ATOMS, CheckedFrames, FrameChecks, check_energies, check_minimum, digest
+from latf_sampling.data.frame_checks import CheckedFrames, FrameChecks, check_energies, check_minimum, digest
 from latf_sampling.data.layout import ExternalFiles
 from latf_sampling.data.trajectory_files import check_atoms, read_pieces, without_first
 from latf_sampling.errors import DataError
@@ -188,7 +188,11 @@ def examine(
     energies: list[list[float]] = []
     work: list[np.ndarray] = []
     done = 0
-    checked = CheckedFrames(FrameChecks.from_system(topology, system, reference), str(path), external.temperature)
+    checks = FrameChecks.from_system(topology, system, reference)
+    # Where two files have frames in common, the first or the last one of a file is among them.
+    apart = previous[: len(previous) - external.position] if external.chain else previous
+    others = {end: summary["path"] for summary in apart for end in summary.get("ends", ())}
+    checked = CheckedFrames(checks, str(path), external.temperature, others=others)
     skip = _overlap(external, topology, periodic, previous)
     for piece in without_first(checked(read_pieces(path, topology, periodic)), skip):
         times.append(np.asarray(piece.time))
@@ -204,7 +208,10 @@ def examine(
         done += len(piece)
         progress(done)
     if not done:
-        raise DataError(f"{path}: all of its frames are in {previous[-1]['path']} too; remove it from the chain.")
+        raise DataError(
+            f"{path}: none of its frames is later than the end of {previous[-1]['path']}; a chain names files in the "
+            "order of time, and none that another one contains."
+        )
     interval = _even_interval(external, np.concatenate(times))
     numbers = {name: _read_values(name, external, earlier, skip + done)[skip::stride] for name in external.values}
     weights = numbers.get("weights", np.ones(len(range(0, done, stride))))
@@ -239,35 +246,21 @@ def _has_times(external: ExternalTrajectory) -> bool:
 
 
 def _overlap(external: ExternalTrajectory, topology: mdtraj.Topology, periodic: bool, previous: Sequence[dict]) -> int:
-    """The number of first frames that the trajectory before it in a chain has too.
-
-    Raises
-    ------
-    DataError
-        It is in no chain, and begins or ends with the last or first frame of another trajectory.
-    """
-    first, seen = None, 0
-    if external.chain and external.position:
-        before = previous[-1]
-        for piece in read_pieces(external.path, topology, periodic):
-            if _has_times(external) and before["end"] is not None:
-                later = np.asarray(piece.time) > before["end"] + 0.5 * (before["interval"] or 0.0)
-                if later.any():
-                    return seen + int(later.argmax())
-            else:
-                same = [digest(positions) == before["ends"][-1] for positions in np.asarray(piece.xyz)]
-                if any(same):
-                    return seen + same.index(True) + 1
-            seen += len(piece)
-        return seen if _has_times(external) else 0
-    first = digest(np.asarray(next(read_pieces(external.path, topology, periodic, chunk=1)).xyz)[0])
-    for summary in previous:
-        if topology.n_atoms > FEW_ATOMS and first in summary.get("ends", ()):
-            raise DataError(
-                f"{external.path}: frame 0 is also in {summary['path']}, and would count twice; name both files in one "
-                "entry with chain: true if they are parts of one run, or remove one."
-            )
-    return 0
+    """The number of first frames that the trajectory before it in a chain has too."""
+    if not external.chain or not external.position:
+        return 0
+    before, seen = previous[-1], 0
+    for piece in read_pieces(external.path, topology, periodic):
+        if _has_times(external) and before["end"] is not None:
+            later = np.asarray(piece.time) > before["end"] + 0.5 * (before["interval"] or 0.0)
+            if later.any():
+                return seen + int(later.argmax())
+        else:
+            same = [digest(positions) == before["ends"][-1] for positions in np.asarray(piece.xyz)]
+            if any(same):
+                return seen + same.index(True) + 1
+        seen += len(piece)
+    return seen if _has_times(external) else 0
 
 
 def stamp(path: Path) -> dict[str, int]:

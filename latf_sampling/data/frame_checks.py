@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import mdtraj
@@ -229,7 +229,8 @@ class FrameChecks:
             close &= ~np.isin(pairs[:, 0] * len(self.heavy) + pairs[:, 1], self.near)
             if close.any():
                 worst = int(np.argmin(np.where(close, distances, np.inf)))
-                return frame, self._of_contact(pairs[worst], float(distances[worst]))
+                inside = np.linalg.norm(x[pairs[close, 0]] - x[pairs[close, 1]], axis=1) < distances[close] + 0.01
+                return frame, self._of_contact(pairs[worst], float(distances[worst]), not inside.any())
         return None
 
     def _all_contacts(self, xyz: np.ndarray) -> tuple[int, str] | None:
@@ -244,8 +245,13 @@ class FrameChecks:
         worst = int(shares[frame].argmin())
         return frame, self._of_contact(pairs[worst], float(shares[frame, worst] * self.radii[pairs[worst]].sum()))
 
-    def _of_contact(self, pair: np.ndarray, distance: float) -> str:
+    def _of_contact(self, pair: np.ndarray, distance: float, over_the_box: bool = False) -> str:
         first, second = (self.names[self.heavy[place]] for place in pair)
+        if over_the_box:
+            return (
+                f"has {first} and {second} {distance:.2g} nm apart over the faces of its box, where they overlap: was "
+                "it rotated, as by a superposition, or is the box not its own?"
+            )
         return (
             f"has {first} and {second} {distance:.2g} nm apart, where they overlap: is it damaged, or the order of "
             "atoms not that of the topology?"
@@ -266,6 +272,8 @@ class CheckedFrames:
         As in `FrameChecks.fault`.
     stride
         Only every `stride`-th frame of the file is given, for the numbers of frames in errors.
+    others
+        Frames of other files, by their `digest`, and these files; none of them may be here too.
     seen
         The frames so far, by their `digest`.
     """
@@ -274,6 +282,7 @@ class CheckedFrames:
     path: str
     temperature: float | None = None
     stride: int = 1
+    others: Mapping[str, str] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, pieces: Iterable[mdtraj.Trajectory]) -> Iterator[mdtraj.Trajectory]:
@@ -301,7 +310,13 @@ class CheckedFrames:
 
     def _refuse_copies(self, xyz: np.ndarray, done: int) -> None:
         for number, positions in enumerate(xyz, done):
-            earlier = self.seen.setdefault(digest(positions), number)
+            key = digest(positions)
+            if key in self.others:
+                raise DataError(
+                    f"{self.path}: frame {self.stride * number} is also in {self.others[key]}, and would count twice; "
+                    "name both files in one entry with chain: true if they are parts of one run, or remove one."
+                )
+            earlier = self.seen.setdefault(key, number)
             if earlier != number:
                 raise DataError(
                     f"{self.path}: frame {self.stride * number} is a copy of frame {self.stride * earlier}: were files "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from latf_sampling.errors import DataError
 from latf_sampling.features import reduced_box, unwrap_molecules
 from latf_sampling.features.topology import atom_lines
 from latf_sampling.systems.structure import DUMMY_BOX
+from latf_sampling.systems.structure_text import packed_by
 
 PIECE_BYTES = 32 * 2**20
 """Bytes of positions that are read at a time, about."""
@@ -26,6 +28,16 @@ NETCDF = (".nc", ".netcdf", ".ncdf")
 MMCIF = (".cif", ".mmcif", ".pdbx")
 WITH_TABLES = (".h5", ".hdf5", ".lh5")
 """Formats that MDTraj reads with a further package."""
+GZIPPED = tuple(ending for ending in FormatRegistry.loaders if ending.endswith(".gz"))
+"""Formats that MDTraj reads from files compressed by gzip."""
+BINARY = {
+    "XTC": (lambda head: head[:4] in (b"\0\0\x07\xcb", b"\0\0\x07\xe7"), (".xtc",)),
+    "TRR": (lambda head: head[:4] == b"\0\0\x07\xc9", (".trr",)),
+    "DCD": (lambda head: head[4:8] == b"CORD", (".dcd",)),
+    "NetCDF": (lambda head: head[:3] == b"CDF", (*NETCDF, ".ncrst", ".restrt", ".rst7", ".inpcrd")),
+    "HDF5": (lambda head: head[:8] == b"\x89HDF\r\n\x1a\n", (*WITH_TABLES, *NETCDF)),  # also NetCDF of version 4
+}
+"""Formats by how their files begin, and the endings of their names."""
 FARTHEST = 1e5
 """nm; a larger coordinate is taken as a number that the format could not hold."""
 
@@ -63,6 +75,8 @@ def read_pieces(
             with quiet():
                 piece = next(reader, None)
         except Exception as error:  # readers raise many types for a damaged file
+            if counts := re.search(r"shape \(Any, \d+, 3\)\.\s+You supplied\s+\(\d+, (\d+), 3\)", str(error)):
+                raise _other_atoms(str(path), int(counts[1]), topology.n_atoms) from error
             where = f"cannot be read beyond frame {done - 1}" if done else "cannot be read"
             raise DataError(f"{path}: {where}{why(error)}; is it truncated, or of another system?") from error
         if piece is None:
@@ -119,14 +133,16 @@ def check_atoms(have: mdtraj.Topology | None, need: mdtraj.Topology, where: str)
     if have is None:
         raise DataError(f"{where}: holds no topology.")
     if have.n_atoms != need.n_atoms:
-        raise DataError(
-            f"{where}: has {have.n_atoms} atoms, the system {need.n_atoms}; a trajectory of the whole system is needed."
-        )
+        raise _other_atoms(where, have.n_atoms, need.n_atoms)
     for index, (one, other) in enumerate(zip(atom_lines(have), atom_lines(need), strict=True)):
         if one != other and _without_element(one) != _without_element(other):
             raise DataError(
                 f"{where}: atom {index} is '{one}' (name, element, residue, residue index), the system has '{other}'."
             )
+
+
+def _other_atoms(where: str, have: int, need: int) -> DataError:
+    return DataError(f"{where}: has {have} atoms, the system {need}; a trajectory of the whole system is needed.")
 
 
 def _without_element(line: str) -> list[str]:
@@ -145,6 +161,12 @@ def _check_whole(path: str | Path) -> None:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     if not head:
         raise DataError(f"{path}: is empty.")
+    name = Path(path).name.lower()
+    if (program := packed_by(head)) is not None and not (program == "gzip" and name.endswith(GZIPPED)):
+        raise DataError(f"{path}: it is compressed by {program}; unpack it first.")
+    for kind, (begins, endings) in BINARY.items():
+        if begins(head) and not name.endswith(endings):
+            raise DataError(f"{path}: begins as a file of {kind}; let its name end in {endings[0]}.")
     if suffix in NETCDF and head[:3] == b"CDF":
         try:
             netcdf_file(str(path), mmap=True).close()

@@ -22,7 +22,7 @@ from latf_sampling.units import to_quantity
 
 def from_charmm(files: CharmmSettings, settings: SystemSettings, seed: int) -> Molecule:
     """A molecule from a psf file, its coordinates and its parameters."""
-    parameters = read_file("system.charmm.parameters", files.parameters, lambda names: app.CharmmParameterSet(*names))
+    parameters = read_file("system.charmm.parameters", files.parameters, _read_parameters)
     psf = read_file("system.charmm.topology", files.topology, app.CharmmPsfFile)
     positions, names, box = _coordinates(files)
     own = [atom.name for atom in psf.atom_list]
@@ -40,6 +40,16 @@ def from_charmm(files: CharmmSettings, settings: SystemSettings, seed: int) -> M
         box,
         lambda: psf.createSystem(parameters, **options(settings), **implicit_solvent(settings)),
     )
+
+
+def _read_parameters(names: list[str]) -> app.CharmmParameterSet:
+    """The force field in some files, with an error that says what to give where types of atoms are missing."""
+    try:
+        return app.CharmmParameterSet(*names)
+    except Exception as error:  # OpenMM raises many types
+        if "not present in AtomType list" in str(error):
+            raise ValueError(f"{error}; name the rtf file that defines it before") from error
+        raise
 
 
 def _coordinates(files: CharmmSettings) -> tuple[np.ndarray, list[str], Any]:

@@ -14,8 +14,9 @@ from latf_sampling.systems.neighbors import close_pairs
 from latf_sampling.systems.scale import scale_words
 from latf_sampling.units import to_float
 
-CLOSEST = 0.09
-"""Atoms without a bond overlap where they are closer than this, nm. The shortest hydrogen bonds have 0.15 nm."""
+CLOSEST, CLOSEST_HYDROGENS = 0.09, 0.05
+"""Atoms without a bond overlap where they are closer than this, nm. The shortest hydrogen bonds have 0.15 nm; programs
+that fill a box with water leave hydrogens of two molecules 0.08 nm apart, which a minimization parts."""
 LONGEST = 2.0
 """A bond may be this many times longer than its equilibrium length."""
 LONGEST_CONSTRAINT = 1.5
@@ -177,11 +178,13 @@ def _overlap(molecule: Molecule, start: Conformation, bonded: set[tuple[int, int
     real = np.array([i for i, atom in enumerate(molecule.topology.atoms()) if atom.element is not None], dtype=int)
     bonds = bonded | {tuple(sorted((bond.atom1.index, bond.atom2.index))) for bond in molecule.topology.bonds()}
     near = np.sort(real[close_pairs(start.positions[real], CLOSEST)], axis=1)
-    overlaps = [
-        (first, second, float(np.linalg.norm(start.positions[first] - start.positions[second])))
-        for first, second in near.tolist()
-        if (first, second) not in bonds
-    ]
+    hydrogens = {atom.index for atom in molecule.topology.atoms() if atom.element is app.element.hydrogen}
+    overlaps = []
+    for first, second in near.tolist():
+        distance = float(np.linalg.norm(start.positions[first] - start.positions[second]))
+        closest = CLOSEST_HYDROGENS if {first, second} <= hydrogens else CLOSEST
+        if (first, second) not in bonds and distance < closest:
+            overlaps.append((first, second, distance))
     return min(overlaps, key=lambda overlap: overlap[2], default=None)
 
 

@@ -15,6 +15,7 @@ from latf_sampling.core.readers import quiet
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings.system import PERIODIC, AmberSettings, CharmmSettings, GromacsSettings, SystemSettings
 from latf_sampling.systems.force_field import refuse_unnamed_nucleotides, salt
+from latf_sampling.systems.gro import GroFile
 from latf_sampling.systems.molecule import Molecule, box_vectors, positions_array
 from latf_sampling.systems.reader_errors import reason
 from latf_sampling.systems.structure import read_structure
@@ -63,7 +64,7 @@ def assemble(
     if box is None and settings.nonbonded in PERIODIC:
         raise SettingsError(
             f"system.nonbonded: {settings.nonbonded} needs a unit cell, and {files.coordinates} has none; give "
-            "coordinates that have one."
+            f"coordinates that have one{', or box: with its lengths' if isinstance(files, CharmmSettings) else ''}."
         )
     if settings.implicit_solvent == "GBn2":
         refuse_unnamed_nucleotides(topology, "system.implicit_solvent", "GBn2")
@@ -71,6 +72,7 @@ def assemble(
         system = create()
     except Exception as error:  # missing parameters and other faults, of many types
         raise SettingsError(f"{key}: {files.topology}: {reason(error)}.") from error
+    refuse_drude(key, system)
     return in_box(system, topology, positions, box)
 
 
@@ -81,6 +83,14 @@ def in_box(system: openmm.System, topology: app.Topology, positions: np.ndarray,
         system.setDefaultPeriodicBoxVectors(*box)
         positions = make_whole(topology, positions)
     return Molecule(system, topology, positions)
+
+
+def refuse_drude(key: str, system: openmm.System) -> None:
+    """Refuse a polarizable system, whose Drude particles would get the temperature of the atoms."""
+    if any(isinstance(force, openmm.DrudeForce) for force in system.getForces()):
+        raise SettingsError(
+            f"{key}: has Drude particles, which need an integrator of their own; take a force field without them."
+        )
 
 
 def check_count(key: str, topology: Path, expected: int, coordinates: Path, count: int) -> None:
@@ -103,17 +113,14 @@ def read_coordinates(file: Path, key: str, periodic: bool) -> tuple[np.ndarray, 
     of its atoms where it has any."""
     suffix, names = file.suffix.lower(), None
     if suffix == ".gro":
-        content = read_file(key, file, app.GromacsGroFile)
-        positions, box = (
-            positions_array(content.getPositions(asNumpy=True)),
-            box_vectors(content.getPeriodicBoxVectors()),
-        )
-        names = content.atomNames
+        content = read_file(key, file, GroFile.load)
+        vectors: Any = content.box  # OpenMM does not annotate it
+        positions, box, names = content.positions, box_vectors(vectors), content.names
     elif suffix in (".crd", ".cor") and file.read_bytes()[:1] == b"*":  # CHARMM's files begin with a title
         (positions, names), box = read_crd(file, key), None
     elif suffix in (".inpcrd", ".rst7", ".rst", ".ncrst", ".crd", ".cor"):
         content = read_file(key, file, app.AmberInpcrdFile)
-        vectors: Any = content.boxVectors  # OpenMM does not annotate it
+        vectors = content.boxVectors
         positions, box = positions_array(content.positions), box_vectors(vectors)
     else:
         structure = read_structure(file, key, periodic)

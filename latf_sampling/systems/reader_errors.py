@@ -22,10 +22,14 @@ def reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if number := re.match(r"(?:could not convert string to float|invalid literal for .*?): (.+)", text):
         return f"it holds {number[1][:40]} in place of a number"
+    if number := re.match(r"Could not convert (.+) to <class", text):
+        return f"its {number[1]} is no number"
     if isinstance(error, UnicodeDecodeError):
         return f"it is no text, at byte {error.start}"
     accidents = (LookupError, AttributeError, TypeError, ArithmeticError, NameError, AssertionError, StopIteration)
-    code = re.search(r"math domain|NoneType|unpack|buffer size|not enough values|takes .* argument|object", text)
+    code = re.search(
+        r"math domain|NoneType|unpack|buffer size|not enough values|can only convert|takes .* argument|object", text
+    )
     if not text or isinstance(error, accidents) or code:
         return DAMAGED
     return text[:300].rstrip(".")

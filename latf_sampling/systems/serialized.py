@@ -7,7 +7,7 @@ import openmm
 from latf_sampling.core.openmm_xml import read_openmm_xml
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.settings.system import OpenmmSettings, SystemSettings
-from latf_sampling.systems.engine_files import check_count, in_box
+from latf_sampling.systems.engine_files import check_count, in_box, refuse_drude
 from latf_sampling.systems.molecule import Molecule
 from latf_sampling.systems.structure import read_structure
 
@@ -30,6 +30,7 @@ def from_openmm(files: OpenmmSettings, settings: SystemSettings, seed: int) -> M
                 f"{key}: {files.system} holds a {type(force).__name__} of its own; write the system without it and "
                 f"set {instead} in the protocol."
             )
+    refuse_drude(f"{key}: {files.system}", system)
     periodic = system.usesPeriodicBoundaryConditions()
     structure = read_structure(files.topology, "system.openmm.topology", periodic)
     check_count("system.openmm", files.system, system.getNumParticles(), files.topology, len(structure.positions))

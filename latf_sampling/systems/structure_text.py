@@ -15,6 +15,8 @@ from latf_sampling.errors import SettingsError
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 """How compressed files begin, and what unpacks them."""
+_OTHER_FORMATS = frozenset([".bcif", ".gro", ".mae", ".mmtf", ".mol", ".mol2", ".pdbqt", ".pqr", ".sdf", ".xyz"])
+"""Endings of structures in other formats. PQR and PDBQT look like PDB, and have other numbers in its columns."""
 
 
 def packed_by(content: bytes) -> str | None:
@@ -81,6 +83,9 @@ class StructureText:
         return read
 
     def _check_format(self) -> None:
+        ending = format_of(self.file)
+        if ending in _OTHER_FORMATS:
+            raise self.fault(f"cannot be read (its name says {ending}); give the structure as PDB or PDBx/mmCIF.")
         first = next((line.strip() for line in self.text.splitlines() if line.strip() and line[0] != "#"), "")
         if first.startswith("<"):
             raise self.fault("cannot be read (it is a web page or XML; was it downloaded as a file?).")

@@ -91,5 +91,10 @@ def test_a_frame_of_two_files_is_refused_without_a_chain(tmp_path):
     with pytest.raises(DataError, match=r"b\.dcd: frame 0 is also in .*a\.dcd, and would count twice; .* chain: true"):
         read(tmp_path, files, interval=1.0)
     files = [written(tmp_path, "a.xtc", slice(0, 20)), written(tmp_path, "b.xtc", slice(10, 15))]
-    with pytest.raises(DataError, match=r"b\.xtc: all of its frames are in .*a\.xtc too; remove it from the chain"):
-        read(tmp_path, files, chain=True)
+    for order in (files, [written(tmp_path, "c.xtc", slice(20, 40)), files[0]]):
+        with pytest.raises(DataError, match=r"none of its frames is later than the end of .*\.xtc; a chain"):
+            read(tmp_path, order, chain=True)
+    files = [written(tmp_path, "a.xtc", slice(0, 20)), written(tmp_path, "b.xtc", slice(15, 40))]
+    for order, frame in ((files, 4), (files[::-1], 15)):
+        with pytest.raises(DataError, match=rf"frame {frame} is also in .*\.xtc, and would count twice"):
+            read(tmp_path, order)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import struct
 import warnings
 from pathlib import Path
@@ -119,3 +122,27 @@ def test_ions_whose_elements_a_reader_guesses(tmp_path, suffix):
     moved.atom(0).name, moved.atom(1).name = "NA", "LI"
     with pytest.raises(DataError, match="atom 0 is 'LI"):
         next(read_pieces(tmp_path / f"a.{suffix}", moved, False))
+
+
+@pytest.mark.parametrize("kind, suffix", [("XTC", "xtc"), ("TRR", "trr"), ("DCD", "dcd"), ("NetCDF", "nc")])
+def test_files_of_another_format_than_their_names_say(tmp_path, kind, suffix):
+    topology = mdtraj.load(str(STRUCTURE)).topology
+    mdtraj.load(str(STRUCTURE)).save(str(tmp_path / f"run.{suffix}"))
+    content = (tmp_path / f"run.{suffix}").read_bytes()
+    assert sum(map(len, read_pieces(tmp_path / f"run.{suffix}", topology, False))) == 1
+    for name in ("run", f"run.{'dcd' if suffix == 'xtc' else 'xtc'}"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=rf"{name}: begins as a file of {kind}; let its name end in \.{suffix}"):
+            list(read_pieces(tmp_path / name, topology, False))
+    for name, pack, program in (("a.xtc.gz", gzip, "gzip"), ("a.nc", bz2, "bzip2"), ("a.dcd", lzma, "xz")):
+        (tmp_path / name).write_bytes(pack.compress(content))
+        with pytest.raises(DataError, match=rf"{name}: it is compressed by {program}; unpack it first"):
+            list(read_pieces(tmp_path / name, topology, False))
+
+
+@pytest.mark.parametrize("suffix", ["xtc", "trr", "dcd", "nc", "pdb"])
+def test_trajectories_without_some_of_the_atoms(tmp_path, suffix):
+    whole = mdtraj.load(str(STRUCTURE))
+    whole.atom_slice(whole.topology.select("element != H")).save(str(tmp_path / f"heavy.{suffix}"))
+    with pytest.raises(DataError, match=r"has 10 atoms, the system 22; a trajectory of the whole system is needed"):
+        list(read_pieces(tmp_path / f"heavy.{suffix}", whole.topology, False))

@@ -143,7 +143,9 @@ def test_molecules_that_overlap(box, few, monkeypatch):
         fault = FrameChecks.from_system(frames.topology, system).fault(frames, None)
         assert (fault is None) == (distance > 0.17)
         if fault is not None:
-            assert "C 0 of MET 1 and C 5 of MET 2 0.1 nm apart, where they overlap" in fault[1]
+            where = "" if box is None else " over the faces of its box"
+            assert f"C 0 of MET 1 and C 5 of MET 2 0.1 nm apart{where}, where they overlap" in fault[1]
+            assert ("was it rotated, as by a superposition" in fault[1]) == (box is not None)
 
 
 def test_a_box_in_another_unit():

@@ -152,6 +152,12 @@ WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("ending", ["pqr", "pdbqt", "mol2", "gro"])
+def test_formats_that_are_not_read_are_named(tmp_path, ending):
+    with pytest.raises(SettingsError, match=rf"its name says \.{ending}\); give the structure as PDB or PDBx/mmCIF"):
+        build(settings(file(tmp_path, without(), f"peptide.{ending}")))
+
+
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_named(tmp_path, case):
     make, words = WRONG[case]

@@ -296,6 +296,14 @@ def with_barostat() -> openmm.System:
     return system
 
 
+def with_drude() -> openmm.System:
+    system = openmm.XmlSerializer.clone(reference())
+    force = openmm.DrudeForce()
+    force.addParticle(1, 0, -1, -1, -1, -1.0, 0.001, 1.0, 1.0)
+    system.addForce(force)
+    return system
+
+
 AMBER, GROMACS, CHARMM, OPENMM = ({name: PROGRAMS[name]} for name in PROGRAMS)
 BOX = {"amber": {"topology": "box.prmtop", "coordinates": "box.inpcrd"}}
 WRONG = {
@@ -323,6 +331,13 @@ WRONG = {
     ),
     "a box and no method": (BOX, lambda _: None, r"system\.amber: the files have a unit cell; say nonbonded: PME"),
     "PME without a box": ({**AMBER, **PME}, lambda _: None, r"system\.nonbonded: PME needs a unit cell"),
+    "PME for CHARMM without a box": ({**CHARMM, **PME}, lambda _: None, r"has none; give .* or box: with its lengths"),
+    "parameters without their types": (
+        {"charmm": {**PROGRAMS["charmm"], "parameters": ["a.prm"]}},
+        replace("a.prm", "MASS ", "!MASS "),
+        r"cannot be read \(.*not present in AtomType list; name the rtf file that defines it before",
+    ),
+    "Drude particles": (OPENMM, written("a.xml", lambda: with_drude()), r"a\.xml: has Drude particles, which need"),
     "a long cutoff": (
         {**BOX, "nonbonded": "PME", "cutoff": "1.2 nm"},
         lambda _: None,
