@@ -22,7 +22,7 @@ import json
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mdtraj
@@ -112,7 +112,7 @@ def melting_temperature(melting, temperatures: np.ndarray, curve: np.ndarray) ->
     return [melting.known(middle), melting.known(abs(more - less) / 2)]
 
 
-def run(name: str, mode: str, folded_only: bool, directory: Path, output: Path, seed: int) -> dict:
+def run(name: str, mode: str, case: Case, folded_only: bool, directory: Path, output: Path, seed: int) -> dict:
     import reference_melting as melting
     import torch
 
@@ -122,7 +122,7 @@ def run(name: str, mode: str, folded_only: bool, directory: Path, output: Path, 
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    case, case_of_reference = CASES[name], melting.CASES[name]()
+    case_of_reference = melting.CASES[name]()
     molecule = build(case_of_reference.system)
     features, topology = features_of(name, molecule), mdtraj.Topology.from_openmm(molecule.topology)
 
@@ -209,12 +209,18 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=Path("runs/reference"), help="frames of the replica exchange")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--trained", nargs=2, type=float, metavar="T", help="temperatures of training; its own directory")
     parser.add_argument("--folded-only", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
+    case = CASES[arguments.name]
+    if arguments.trained:
+        case = replace(case, trained=tuple(sorted(arguments.trained)))
     for mode in arguments.modes:
-        result = run(arguments.name, mode, arguments.folded_only, arguments.reference, arguments.output, arguments.seed)
+        result = run(
+            arguments.name, mode, case, arguments.folded_only, arguments.reference, arguments.output, arguments.seed
+        )
         stem = f"{arguments.name}{'-folded-only' if arguments.folded_only else ''}-{mode}-{arguments.seed}"
         (arguments.output / f"{stem}.json").write_text(json.dumps(result, indent=1))
         print(json.dumps(result), flush=True)
