@@ -2,6 +2,7 @@
 
     python benchmarks/overhead.py                       # this checkout
     python benchmarks/overhead.py --package /tmp/old    # another one, such as a worktree of an earlier commit
+    python benchmarks/overhead.py --driver              # only what the driver takes while two walkers simulate
 
 runs alanine dipeptide with two rounds of two walkers of four segments of 100 ps, the second round biased, and two
 structures, by `latf run`. It prints the time on the clock and of the processor, how much of it was for steps of the
@@ -114,6 +115,41 @@ def run(package: Path, directory: Path) -> dict[str, float]:
     }
 
 
+def processor(process: int) -> float:
+    """Processor time of a process so far, s."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def driver(package: Path, directory: Path) -> dict[str, float]:
+    """Two plain walkers of 60 segments of 100 ps: from the end of their first ones to that of the last one."""
+    protocol = directory / "plain.yaml"
+    first_round = PROTOCOL[: PROTOCOL.index("  - walkers: [300 K")].replace("length: 400 ps", "length: 6 ns")
+    protocol.write_text(first_round.format(structure=HERE / "protocols" / "alanine-dipeptide.pdb"))
+    out = directory / "plain"
+    command = [sys.executable, "-m", "latf_sampling.cli.main", "run", str(protocol), "-o", str(out)]
+    process = subprocess.Popen(command, env=environment(package), cwd=directory, stderr=subprocess.DEVNULL)
+    marks = []
+    for expected in (2, 120):
+        while len(list(out.glob("rounds/*/walker-*/segment-*.json"))) < expected:
+            if process.poll() is not None:
+                raise SystemExit(f"the campaign ended early, with exit code {process.returncode}")
+            time.sleep(INTERVAL)
+        marks.append((time.perf_counter(), processor(process.pid)))
+    process.terminate()
+    process.wait()
+    clock, used = (late - early for early, late in zip(*marks, strict=True))
+    files = sorted(out.glob("rounds/*/walker-*/segment-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    inside = sum(json.loads(path.read_text())["seconds"] for path in files[2:]) / 2
+    return {
+        "clock, s": clock,
+        "of it in segments, s of each walker": inside,
+        "processor of the driver, s": used,
+        "share of the two cores that the driver takes, %": 100 * used / (2 * clock),
+        "share of the clock outside of segments, %": 100 * (1 - inside / clock),
+    }
+
+
 def imports(package: Path) -> dict[str, tuple[float, int]]:
     """Processor time, s, and largest resident memory, MB, of importing what each kind of process needs."""
     code = "{}import resource, {}; u = resource.getrusage(resource.RUSAGE_SELF); "
@@ -133,16 +169,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--package", type=Path, default=HERE, help="Checkout to measure; default: this one.")
     parser.add_argument("--imports", action="store_true", help="Only what importing takes.")
+    parser.add_argument("--driver", action="store_true", help="Only what the driver takes while two walkers simulate.")
     options = parser.parse_args()
     package = options.package.resolve()
     print(f"{package}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} hardware threads")
-    for name, (seconds, size) in imports(package).items():
-        print(f"  importing for {name}: {seconds:.1f} s of processor time, {size} MB")
+    if not options.driver:
+        for name, (seconds, size) in imports(package).items():
+            print(f"  importing for {name}: {seconds:.1f} s of processor time, {size} MB")
     if options.imports:
         return
     with tempfile.TemporaryDirectory(prefix="latf-overhead-") as folder:
-        for name, value in run(package, Path(folder)).items():
-            print(f"  {name}: {value:.0f}")
+        for name, value in (driver if options.driver else run)(package, Path(folder)).items():
+            print(f"  {name}: {value:.2f}" if "%" in name else f"  {name}: {value:.0f}")
 
 
 if __name__ == "__main__":

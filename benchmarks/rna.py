@@ -209,7 +209,9 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=Path("runs/reference"), help="frames of the replica exchange")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    parser.add_argument("--trained", nargs=2, type=float, metavar="T", help="temperatures of training; its own directory")
+    parser.add_argument(
+        "--trained", nargs=2, type=float, metavar="T", help="temperatures of training; its own directory"
+    )
     parser.add_argument("--folded-only", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
