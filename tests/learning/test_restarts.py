@@ -11,8 +11,8 @@ from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import DataError, LatfError, SettingsError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import TrainingResult
-from latf_sampling.learning.training.outlook import Outlook
 from latf_sampling.learning.training.restarts import first_frames, model_crossings, rank_models
+from latf_sampling.learning.training.training_progress import TrainingProgress
 from latf_sampling.settings import TrainingSettings
 
 FRAMES = 8000
@@ -156,6 +156,6 @@ def test_a_training_is_summarized_in_one_line():
 def test_what_comes_before_an_epoch_is_no_part_of_its_cost():
     settings = TrainingSettings(refinements=1, refinement_epochs=4, joint_epochs=2, flow_epochs=0, ensemble=0)
     moments = iter([0.0, 80.0, 81.0])
-    outlook = Outlook(settings, lambda: next(moments))
-    outlook.begin()  # after 80 s of reading and clustering
-    assert outlook.note("states", 0, 1) == 81 / (81 + 19)
+    progress = TrainingProgress(settings, lambda: next(moments))
+    progress.begin()  # after 80 s of reading and clustering
+    assert progress.note("states", 0, 1) == 81 / (81 + 19)

@@ -60,10 +60,10 @@ from latf_sampling.learning.training.alignment import EarlierModel, take_weights
 from latf_sampling.learning.training.checkpoint import Checkpoint
 from latf_sampling.learning.training.clusters import cluster
 from latf_sampling.learning.training.fit import Fit, is_finite
-from latf_sampling.learning.training.outlook import Outlook
 from latf_sampling.learning.training.restarts import first_frames, model_crossings
 from latf_sampling.learning.training.states import metastable_states
 from latf_sampling.learning.training.training_frames import TrainingFrames
+from latf_sampling.learning.training.training_progress import TrainingProgress
 from latf_sampling.settings import TrainingSettings
 
 Progress = Callable[[float, str], None]
@@ -274,7 +274,7 @@ class _Run:
         earlier: EarlierModel,
         start: LaTF | None = None,
     ) -> None:
-        self.outlook = Outlook(settings)  # first, so that it knows what comes before the first epoch
+        self.done = TrainingProgress(settings)  # first, so that it knows what comes before the first epoch
         self.start = start
         self.model, self.dataset, self.seed, self.settings = model, dataset, seed, settings
         self.device, self.checkpoint, self.progress, self.earlier = device, checkpoint, progress, earlier
@@ -619,7 +619,7 @@ class _Run:
         if self.fit_state is not None:
             fit.load_state_dict(self.fit_state)
             self.fit_state = None
-        self.outlook.begin()
+        self.done.begin()
         while fit.epoch < epochs and not fit.finished:
             entry = fit.run_epoch()
             if not is_finite(entry):
@@ -629,8 +629,8 @@ class _Run:
                 )
             self.history.append(entry)
             before = len(self.candidates) * self.settings.refinements if self.stage == "states" else 0
-            done = self.outlook.note(self.stage, before + self.iteration, fit.epoch)
-            self.progress(done, f"{self.stage}: {entry['states']} states, loss {entry['loss']:.3f}")
+            share = self.done.note(self.stage, before + self.iteration, fit.epoch)
+            self.progress(share, f"{self.stage}: {entry['states']} states, loss {entry['loss']:.3f}")
             self._save(fit)
         fit.take_best()
         return fit.finished

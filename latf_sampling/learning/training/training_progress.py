@@ -17,7 +17,7 @@ EARLY = 0.5
 """Share of the allowed iterations of the first stage that is expected to be made: it ends by itself."""
 
 
-class Outlook:
+class TrainingProgress:
     """The fraction of a training that is done, as the share of the time that it takes in all.
 
     Parameters
@@ -31,10 +31,10 @@ class Outlook:
     --------
     >>> moments = iter(range(100))
     >>> settings = TrainingSettings(refinements=1, refinement_epochs=4, joint_epochs=2, flow_epochs=0, ensemble=0)
-    >>> outlook = Outlook(settings, lambda: next(moments))
-    >>> outlook.note("states", 0, 1)  # 1 s of 4 + 2 * 4 + 2 * 4
+    >>> progress = TrainingProgress(settings, lambda: next(moments))
+    >>> progress.note("states", 0, 1)  # 1 s of 4 + 2 * 4 + 2 * 4
     0.05
-    >>> outlook.note("states", 0, 2)
+    >>> progress.note("states", 0, 2)
     0.1
     """
 
