@@ -117,7 +117,7 @@ def test_slowness_makes_states_compact_and_evenness_the_way_between_them():
         u, states = model.encode(x), model.assign(x)
         first, second = (torch.from_numpy(x[states == k].mean(0)).float() for k in (0, 1))
         with torch.no_grad():
-            lines = model.mean(torch.lerp(first, second, line).reshape(9, -1)).reshape(9, 1, -1)
+            lines = model.networks.mean(torch.lerp(first, second, line).reshape(9, -1)).reshape(9, 1, -1)
         return of(u.astype(float)), float(unevenness(lines))
 
     plain, slow, both = (
