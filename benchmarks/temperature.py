@@ -201,6 +201,71 @@ def go_model(name: str, trained: tuple[float, ...], judged: tuple[float, ...], s
     )
 
 
+WATER_FRAME, WATER_PIECE = 50, 500
+"""Steps from frame to frame, 0.2 ps, and frames that are stored together, in the case of water."""
+
+
+def water() -> Case:
+    import mdtraj
+    import openmm
+    from openmm import app, unit
+
+    from latf_sampling import Features
+    from latf_sampling.settings import Protocol
+    from latf_sampling.systems import build
+
+    protocol = Protocol.load(Path(__file__).parents[1] / "protocols" / "alanine-water.yaml")
+    molecule = build(protocol.system)
+    topology = mdtraj.Topology.from_openmm(molecule.topology)
+    features = Features(molecule.topology, list(protocol.features))
+    bar = openmm.unit.bar * unit.AVOGADRO_CONSTANT_NA
+
+    def simulated(temperature: float) -> app.Simulation:
+        system = openmm.XmlSerializer.clone(molecule.system)
+        system.addForce(openmm.MonteCarloBarostat(1 * unit.bar, temperature * unit.kelvin))
+        system.getForce(system.getNumForces() - 1).setRandomNumberSeed(round(temperature))
+        integrator = openmm.LangevinMiddleIntegrator(temperature * unit.kelvin, 1 / unit.picosecond, 0.004)
+        integrator.setRandomNumberSeed(round(temperature))
+        platform = openmm.Platform.getPlatformByName("CPU")
+        simulation = app.Simulation(molecule.topology, system, integrator, platform, {"Threads": "1"})
+        simulation.context.setPositions(molecule.positions)
+        return simulation
+
+    def run(temperature: float, output: Path, pieces: int) -> Data:
+        parts, simulation = [], None
+        for piece in range(pieces):
+            file = output / f"water-{temperature:g}K-{piece}.npz"
+            end = file.with_suffix(".xml")
+            if not file.exists():
+                if simulation is None:
+                    simulation = simulated(temperature)
+                    if piece:
+                        simulation.loadState(str(output / f"water-{temperature:g}K-{piece - 1}.xml"))
+                    else:
+                        simulation.minimizeEnergy(maxIterations=200)
+                        simulation.context.setVelocitiesToTemperature(temperature * unit.kelvin, round(temperature))
+                        simulation.step(12_500)  # 50 ps to the density at 1 bar
+                x, cells, enthalpies = [], [], []
+                for _ in range(WATER_PIECE):
+                    simulation.step(WATER_FRAME)
+                    state = simulation.context.getState(positions=True, energy=True)
+                    x.append(state.getPositions(asNumpy=True)._value)
+                    cells.append(np.diag(state.getPeriodicBoxVectors(asNumpy=True)._value))
+                    volume = state.getPeriodicBoxVolume() * bar
+                    enthalpies.append((state.getPotentialEnergy() + volume).value_in_unit(unit.kilojoule_per_mole))
+                trajectory = mdtraj.Trajectory(
+                    np.array(x, np.float32), topology, None, np.array(cells), np.full((len(x), 3), 90.0)
+                )
+                simulation.saveState(str(end))
+                save(file, x=features.transform(trajectory), energies=np.array(enthalpies))
+            with np.load(file) as content:
+                parts.append((content["x"], content["energies"]))
+        x, energies = zip(*parts, strict=True)
+        return np.concatenate(x), np.concatenate(energies)
+
+    return Case((300.0, 370.0), (335.0,), 5, lambda t, output: run(t, output, 4), lambda t, output: run(t, output, 6))
+
+
 def save(file: Path, **arrays) -> None:
     temporary = file.with_suffix(".tmp.npz")
     np.savez(temporary, **arrays)
@@ -214,6 +279,7 @@ CASES: dict[str, tuple[str, Callable[[], Case]]] = {
     "wells": ("two wells with a bath, T = 0.5 and 1", wells),
     "dimer": ("dimer in a WCA fluid at constant volume, 120 and 300 K", lambda: dimer(False)),
     "dimer-pressure": ("the same at constant pressure, by enthalpies", lambda: dimer(True)),
+    "water": ("alanine dipeptide in 570 waters at 1 bar, 300 and 370 K", water),
     "chignolin-go": (
         "Go model of chignolin, 306 and 374 K",
         lambda: go_model(
