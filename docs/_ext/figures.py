@@ -148,6 +148,17 @@ def gcaa_melting(table: Table, axes: Axes) -> None:
 
 
 @_figure
+def rapa_melting(table: Table, axes: Axes) -> None:
+    """Fraction of stacked r(ApA): by flows of two modes, and by replica exchange."""
+    for index, mode in enumerate(("reweighted", "thermodynamic")):
+        _curve(axes, index, table["temperature"], table[mode], table[f"{mode} error"], f"flow, {mode}")
+    exchange = json.loads((PROTOCOLS / "reference_rapa.json").read_text(encoding="utf-8"))["replica_exchange_MBAR"]
+    grid, stacked, error = (np.array(exchange[key])[::4] for key in ("grid_K", "folded", "folded_error"))
+    _points(axes, grid, stacked, error, "replica exchange")
+    _finish(axes, (300, 400), "stacked, %")
+
+
+@_figure
 def alanine(table: Table, plain: Axes, biased: Axes) -> None:
     """Phi against time: plain dynamics, and metadynamics along the learned variable."""
     for axes, kind, title in ((plain, "plain", "plain dynamics"), (biased, "biased", "along the learned variable")):
