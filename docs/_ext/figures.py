@@ -144,7 +144,7 @@ def gcaa_melting(table: Table, axes: Axes) -> None:
     exchange = json.loads((PROTOCOLS / "reference_gcaa-go.json").read_text(encoding="utf-8"))["replica_exchange_MBAR"]
     grid, folded, error = (np.array(exchange[key])[::4] for key in ("grid_K", "folded", "folded_error"))
     _points(axes, grid, folded, error, "replica exchange")
-    _finish(axes, (315, 345), "folded, %")
+    _finish(axes, (325, 350), "folded, %")
 
 
 @_figure
