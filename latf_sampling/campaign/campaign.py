@@ -455,7 +455,7 @@ class Campaign(ShownInNotebooks):
         if self.protocol.evaluate is None:
             return
         files = self.directory
-        repair.repair_evaluation(files)
+        repair.repair_evaluation(self.records)
         if files.evaluation_marker.exists():
             repair.repair_round(self.records, self.n_rounds)
             return

@@ -39,7 +39,9 @@ def write_evaluation(records: Records, progress: StepProgress, samples: int) -> 
     directory = records.directory
     attempt = Attempt(directory.path, "evaluation")
     report.write_evaluation(evaluate_model(records, samples, progress), directory.evaluation)
-    Manifest.write(directory.evaluation_marker, {}, [directory.evaluation], attempt.provenance())
+    learned = directory.round(records.last_learned()).learning.manifest().content
+    made_from = {"variable": learned.get("variable")}
+    Manifest.write(directory.evaluation_marker, made_from, [directory.evaluation], attempt.provenance())
 
 
 def write_report(records: Records, progress: StepProgress) -> None:

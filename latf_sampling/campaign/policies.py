@@ -249,7 +249,7 @@ def _starts(
         tolerance=0.0,
         boxes=box,
         checks=[{"number": number} for number in range(len(sources))],
-        settings=settings,
+        settings={**settings, "variable": cv.fingerprint()},
     )
 
 

@@ -6,16 +6,16 @@ Everything that is removed here was made by the campaign, and nothing that still
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from latf_sampling.bias.history import SUFFIX, keep_hills
 from latf_sampling.campaign.check import platform
 from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
-from latf_sampling.data.layout import CampaignDirectory, RoundDirectory
+from latf_sampling.data.layout import RoundDirectory
 from latf_sampling.errors import RepairWarning, StoreError
-from latf_sampling.records.integrity import Damage, damages, verify_round
+from latf_sampling.records.integrity import Damage, damages, verify_model, verify_round
 from latf_sampling.records.records import Records
 from latf_sampling.settings import ExternalRound
 from latf_sampling.simulation.exchange import first_lost, remove_from
@@ -46,7 +46,7 @@ def repair_round(records: Records, index: int) -> None:
         sets = files.start_sets()
         for first, end in zip(sets, [*sets[1:], len(settings.walkers)]):
             begun = any(files.walker(number).markers() for number in range(first, end))
-            repair_starts(records, StartFiles(files.start_set(first)), begun)
+            repair_starts(records, StartFiles(files.start_set(first)), begun, index - 1)
     if files.learning.finished or (index == records.n_rounds and directory.evaluation_marker.exists()):
         verify_round(protocol, directory, index, renew=True)
         return
@@ -80,23 +80,26 @@ def variable_in_use(records: Records, index: int) -> str | None:
     return None
 
 
-def repair_starts(records: Records, files: StartFiles, begun: bool) -> None:
+def repair_starts(records: Records, files: StartFiles, begun: bool, learned: int | None = None) -> None:
     """Write damaged files of a set of structures again; remove the table where that needs new structures.
 
     Parameters
     ----------
     begun
         Whether walkers have started from them, so that they must not be made anew.
+    learned
+        The round after which the model was learned that they are made from; by default the last one.
 
     Raises
     ------
     StoreError
         Walkers have started from structures that are lost.
     """
+    learned = records.n_rounds - 1 if learned is None else learned
     if not files.complete:
         if begun:
             raise StoreError(f"{files.table}: is missing, while walkers have started from its structures; restore it.")
-        _remove_of_other_platform(records, files)
+        _remove_of_other_plan(records, files, learned)
         return
     if files.unfinished.exists():  # a process was killed between the table and this
         storage.remove_folder(files.unfinished)
@@ -108,6 +111,8 @@ def repair_starts(records: Records, files: StartFiles, begun: bool) -> None:
     if manifest is not None:
         damaged = [path for path in damaged if not _restored(path, manifest, records.periodic)]
     if not damaged:
+        if manifest is not None and not begun:
+            _remove_of_other_model(records, learned, files.table, manifest.content["settings"])
         return
     reason = f"{damaged[0]}: is missing or was changed."
     if not any(path.suffix in (".npz", ".json") for path in damaged):
@@ -136,22 +141,42 @@ def _restored(path: Path, manifest: Manifest, periodic: bool) -> bool:
     return True
 
 
-def _remove_of_other_platform(records: Records, files: StartFiles) -> None:
-    """Remove an unfinished set that was begun on another platform, whose structures would differ in the last digits."""
+def _remove_of_other_plan(records: Records, files: StartFiles, learned: int) -> None:
+    """Remove an unfinished set that was begun from another model, or on another platform, whose last digits differ."""
     plan = WorkingDirectory(files.unfinished).settings
     if not plan.exists():
         return
-    before, now = storage.read_json(plan).get("platform"), platform(records)
+    content = storage.read_json(plan)
+    if _remove_of_other_model(records, learned, plan, content):
+        storage.remove_folder(files.unfinished)
+        return
+    before, now = content.get("platform"), platform(records)
     if before != now:
         words = f"was begun on the platform {before}. The structures are made again on {now}."
         warnings.warn(f"{files.unfinished}: {words}", RepairWarning, stacklevel=3)
         storage.remove_folder(files.unfinished)
 
 
-def repair_evaluation(directory: CampaignDirectory) -> None:
-    """Remove the manifest of an evaluation whose page is damaged, so that it is made again."""
-    marker = directory.evaluation_marker
+def _remove_of_other_model(records: Records, learned: int, marker: Path, content: Mapping) -> bool:
+    """Remove the manifest of what was made from another model than the present one of a round; whether it was."""
+    learning = records.directory.round(learned).learning
+    if not learning.finished:  # without a model nothing is made
+        return False
+    try:
+        verify_model(records.directory, learning, marker, content)
+    except StoreError as error:
+        warnings.warn(f"{error} It is made again.", RepairWarning, stacklevel=3)
+        storage.remove(marker)
+        return True
+    return False
+
+
+def repair_evaluation(records: Records) -> None:
+    """Remove the manifest of an evaluation that is damaged or of another model, so that it is made again."""
+    marker = records.directory.evaluation_marker
     _remove_if_damaged(marker, lambda: Manifest.load(marker), "The evaluation is made again.")
+    if marker.exists():
+        _remove_of_other_model(records, records.n_rounds - 1, marker, Manifest.load(marker).content)
 
 
 def repair_molecule(records: Records) -> Molecule:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from latf_sampling.bias.history import SUFFIX, verify_hills
 from latf_sampling.core.manifest import Manifest, digest
 from latf_sampling.core.storage import checksum
 from latf_sampling.data.layout import CampaignDirectory, RoundDirectory
-from latf_sampling.data.round_files import VariableDirectory
+from latf_sampling.data.round_files import LearningDirectory, VariableDirectory
 from latf_sampling.errors import StoreError
 from latf_sampling.settings import ExternalRound, Protocol, n_steps
 from latf_sampling.simulation.equilibration import FINISHED
@@ -95,11 +96,34 @@ def verify_campaign(protocol: Protocol, directory: CampaignDirectory) -> None:
     try:
         # While structures are made, their folder of targets exists.
         if starts.complete or (starts.arrays(0).exists() and not starts.unfinished.exists()):
-            starts.read_table()
+            verify_model(directory, last, starts.table, starts.read_table()["settings"])
         if directory.evaluation_marker.exists():
-            Manifest.load(directory.evaluation_marker).verified()
+            evaluation = Manifest.load(directory.evaluation_marker).verified()
+            verify_model(directory, last, evaluation.path, evaluation.content)
     except StoreError as error:
         raise StoreError(f"{error} `latf run` makes it again.") from error
+
+
+def verify_model(directory: CampaignDirectory, learning: LearningDirectory, made: Path, content: Mapping) -> None:
+    """Refuse what was made from another model than the one that is there, as after that was learned again elsewhere.
+
+    Parameters
+    ----------
+    directory, learning
+        The campaign, and the folder of the model.
+    made, content
+        The file that says what it was made from, and what it states; "variable" is the fingerprint of the model's
+        variable. Earlier versions did not state it everywhere.
+
+    Raises
+    ------
+    StoreError
+        It belongs to another model.
+    """
+    variable = learning.manifest().content.get("variable")
+    if variable is not None and content.get("variable", variable) != variable:
+        model = learning.model.relative_to(directory.path)
+        raise StoreError(f"{made}: was made from another model than {model}, which was learned again.")
 
 
 def verify_learning(directory: CampaignDirectory, index: int) -> Manifest:

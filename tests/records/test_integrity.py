@@ -16,7 +16,7 @@ from helpers.molecules import TINY, finished_campaign, run_in_process, step_here
 from latf_sampling.bias.history import History, hills_digest, keep_hills, verify_hills
 from latf_sampling.campaign import campaign as loop
 from latf_sampling.campaign.campaign import Campaign
-from latf_sampling.campaign.repair import repair_starts
+from latf_sampling.campaign.repair import repair_evaluation, repair_starts
 from latf_sampling.core import storage
 from latf_sampling.core.manifest import Manifest
 from latf_sampling.errors import RepairWarning, SettingsError, StoreError
@@ -275,17 +275,52 @@ def test_segments_that_no_model_depends_on_are_simulated_again(copy, tmp_path, m
     assert np.array_equal(*hills)
 
 
-def test_an_evaluation_that_is_damaged_is_made_again(tmp_path):
-    page = tmp_path / "evaluation.html"
+def test_an_evaluation_that_is_damaged_is_made_again(copy):
+    page = copy / "evaluation.html"
     page.write_text("page")
-    Manifest.write(tmp_path / "evaluation.json", {}, [page])
+    Manifest.write(copy / "evaluation.json", {}, [page])
     page.write_text("other")
-    from latf_sampling.campaign.repair import repair_evaluation
-    from latf_sampling.data.layout import CampaignDirectory
-
     with pytest.warns(RepairWarning, match=r"evaluation\.html: was changed.* The evaluation is made again"):
-        repair_evaluation(CampaignDirectory(tmp_path))
-    assert not (tmp_path / "evaluation.json").exists()
+        repair_evaluation(Records.load(copy))
+    assert not (copy / "evaluation.json").exists()
+
+
+def test_what_was_made_from_another_model_is_made_again(copy):
+    """As after the segments that a model was learned from were lost, and simulated again on another platform."""
+    records, last, page = Records.load(copy), StartFiles(copy / "starts"), copy / "evaluation.html"
+    targets = StartFiles(copy / "rounds" / "02" / "starts")
+    page.write_text("page")
+    learned = [Manifest.load(copy / "rounds" / number / "learning" / "history.json") for number in ("01", "02")]
+    Manifest.write(copy / "evaluation.json", {"variable": learned[1].content["variable"]}, [page])
+
+    def repair_all(begun: bool = False) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            repair_starts(records, targets, begun=begun, learned=1)
+            repair_evaluation(records)
+            repair_starts(records, last, begun=False)
+        return [str(entry.message).removeprefix(f"{copy}/") for entry in caught]
+
+    def learn_again(manifest: Manifest) -> None:
+        paths = [manifest.path.parent / name for name in manifest.files]
+        Manifest.write(manifest.path, {**manifest.content, "variable": "another"}, paths)
+
+    records.verify()
+    assert repair_all() == []
+    learn_again(learned[1])
+    with pytest.raises(StoreError, match=r"starts\.json: was made from another model .*`latf run` makes it again"):
+        records.verify()
+    words = "was made from another model than rounds/02/learning/model.pt, which was learned again. It is made again."
+    assert repair_all() == [f"evaluation.json: {words}", f"starts/starts.json: {words}"]
+    assert not (copy / "evaluation.json").exists() and not last.complete
+    learn_again(learned[0])
+    assert repair_all(begun=True) == []  # walkers have started from these structures
+    plan = copy / "starts" / "targets" / "plan.json"
+    storage.write_json(plan, {"variable": learned[1].content["variable"]})
+    assert repair_all() == [
+        f"rounds/02/starts/starts.json: {words.replace('02', '01')}", f"starts/targets/plan.json: {words}"
+    ]  # fmt: skip
+    assert not targets.complete and not plan.parent.exists()
 
 
 # ---------------------------------------------------------------------------------------------- protocols and versions
