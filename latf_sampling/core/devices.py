@@ -135,9 +135,11 @@ def pick(
 
 
 def _until_invalid(text: str) -> list[str]:
-    """Entries before the first one that is no device, from where on CUDA ignores the rest."""
+    """Entries before the first one that is no device, from where on CUDA ignores the rest; none where two are equal."""
     entries: list[str] = []
-    for entry in filter(None, (part.strip() for part in text.split(","))):
+    for entry in (part.strip() for part in text.split(",")):
+        if entry in entries:
+            return []
         if not (entry.isdecimal() or entry.startswith(("GPU-", "MIG-"))):
             break
         entries.append(entry)

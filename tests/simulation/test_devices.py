@@ -38,6 +38,8 @@ def nothing_set(monkeypatch):
         ({"CUDA_VISIBLE_DEVICES": "2,3"}, 2, [0, 1]),
         ({"CUDA_VISIBLE_DEVICES": "GPU-3a, MIG-7b ,1"}, 3, [0, 1, 2]),
         ({"CUDA_VISIBLE_DEVICES": "1,-1,2"}, 1, [0]),
+        ({"CUDA_VISIBLE_DEVICES": "0,,1"}, 1, [0]),
+        ({"CUDA_VISIBLE_DEVICES": "1,0,1"}, 0, []),
         ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, 0, []),
         ({"CUDA_VISIBLE_DEVICES": ""}, 0, []),
         ({"HIP_VISIBLE_DEVICES": "5"}, 1, [0]),
