@@ -20,7 +20,7 @@ import latf_sampling
 from latf_sampling import units
 from latf_sampling.cli.main import app as command_line
 from latf_sampling.settings.changes import CHANGES
-from latf_sampling.settings.fields import Dimension
+from latf_sampling.settings.fields import Dimension, Settings
 from latf_sampling.settings.protocol import LargeFiles, Protocol
 
 if TYPE_CHECKING:
@@ -268,6 +268,13 @@ def _fill(app: Sphinx, document: str, source: list[str]) -> None:
             source[0] = source[0].replace(marker, text())
 
 
+def _without_keys(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Leave the keys of settings, which have a page of their own, out of docstrings."""
+    if isinstance(value, type) and issubclass(value, Settings):
+        del lines[lines.index("Attributes") :]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", _fill)
+    app.connect("autodoc-process-docstring", _without_keys, priority=100)  # before napoleon reads them
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,12 +215,18 @@ def _without_numpy(value: Any) -> Any:
 class Settings(BaseModel, metaclass=_RefusingType):
     """The base of all settings: immutable, and without unknown keys.
 
-    The docstring below a field is its description in the JSON schema.
+    The docstring below a field is its description, in the JSON schema and at the end of the docstring of the class.
     """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """List the fields in the docstring: pydoc shows neither what they mean nor, in few words, their defaults."""
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Attributes", "----------", *_described(cls)])
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -240,6 +248,20 @@ class Settings(BaseModel, metaclass=_RefusingType):
             if description:
                 entry["description"] = _one_line(description)
         return schema
+
+
+def _described(model: type[BaseModel]) -> Iterator[str]:
+    """The fields of a model in lines of a docstring: type, default and meaning of each."""
+    types: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        types |= inspect.get_annotations(base)
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        default = f"{type(default).__name__}()" if isinstance(default, BaseModel) else repr(default)
+        usage = [leaf.usage for leaf in leaves(field.annotation, *field.metadata) if type(leaf) is Dimension]
+        yield f"{field.alias or name} : {types[name]}" + ("" if field.is_required() else f", default {default}")
+        for line in textwrap.wrap(_one_line(" ".join([field.description or "", *dict.fromkeys(usage)])), 110):
+            yield f"    {line}"
 
 
 def _one_line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -9,6 +10,7 @@ from openmm import unit
 from pydantic import Field, ValidationError
 
 from latf_sampling.errors import SettingsError
+from latf_sampling.settings import ModelSettings
 from latf_sampling.settings.fields import MAX_LISTED, Dimension, Length, Settings, explain
 
 
@@ -106,3 +108,22 @@ def test_a_quantity_below_its_minimum_is_refused():
 
     with pytest.raises(SettingsError, match=r"^Model: value: '0 fs' is too small; it must be more than 0\.$"):
         Model(value="0 fs")
+
+
+def test_help_lists_each_key_with_its_default_its_meaning_and_its_unit():
+    class Balloon(Settings):
+        """Goes up."""
+
+        radius: Length = 0.5
+        """Before it is blown up."""
+        parts: Drawing
+        from_: int = Field(default=3, alias="from")
+
+    head, lines = Balloon.__doc__.split("\n", 1)
+    assert head == "Goes up."
+    assert [line for line in lines.split("\n") if line] == [
+        *("Attributes", "----------", "radius : Length, default 0.5"),
+        "    Before it is blown up. Text with a unit, like '0.5 nm'; from Python also a number in nm.",
+        *("parts : Drawing", "from : int, default 3"),
+    ]
+    assert "temperature_mode : " in pydoc.plain(pydoc.render_doc(ModelSettings)).split("Method resolution order")[0]
