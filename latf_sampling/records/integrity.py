@@ -157,6 +157,8 @@ def verify_round(protocol: Protocol, directory: CampaignDirectory, index: int, r
     for damage in damages(protocol, directory, index, renew):
         raise StoreError(f"{damage.reason} {advice(directory, index)}")
     _verify_origin(protocol, directory, index)
+    if index == len(protocol.all_rounds) and directory.evaluation_marker.exists():
+        _verify_references(protocol, directory, index)
     if not files.learning.finished:
         return
     trained_on = verify_learning(directory, index).content.get("inputs")
@@ -226,6 +228,14 @@ def _external_damage(files: RoundDirectory, number: int) -> Damage | None:
     except StoreError as error:
         return Damage(number, 0, str(error))
     return None
+
+
+def _verify_references(protocol: Protocol, directory: CampaignDirectory, index: int) -> None:
+    """Refuse references that are not complete although the model was evaluated with them."""
+    settings, files = protocol.runs[index], directory.run(protocol, index)
+    for walker in map(files.walker, range(len(settings.walkers))):
+        if not walker.is_finished(n_steps(settings.length, protocol.segment)):
+            raise StoreError(f"{walker.segment(walker.finished()).marker}: is missing. {advice(directory, index)}")
 
 
 def _verify_origin(protocol: Protocol, directory: CampaignDirectory, index: int) -> None:

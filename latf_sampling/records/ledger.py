@@ -234,7 +234,7 @@ def read_rows(connection: sqlite3.Connection, path: Path) -> dict[str, Task]:
     sqlite3.Error
         The file is no database, or a damaged one.
     StoreError
-        A row is damaged, or the ledger is of another format.
+        A row or the table is damaged, or the ledger is of another format.
     """
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != FORMAT:
@@ -242,6 +242,9 @@ def read_rows(connection: sqlite3.Connection, path: Path) -> dict[str, Task]:
     found = connection.execute("PRAGMA quick_check").fetchone()[0]
     if found != "ok":
         raise StoreError(f"{path}: is damaged ({found.splitlines()[0]}).")
+    columns = {column for _, column, *_ in connection.execute("PRAGMA table_info(task)")}
+    if missing := [name for name in COLUMNS if name not in columns]:
+        raise StoreError(f"{path}: is damaged (its table lacks {', '.join(missing)}).")
     tasks = {}
     for row in connection.execute(f"SELECT {', '.join(COLUMNS)} FROM task"):
         task = Task.from_row(row)

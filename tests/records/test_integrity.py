@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.molecules import TINY, finished_campaign, run_in_process, step_here, write_protocol
+from helpers.molecules import TINY, finished_campaign, finished_wells, run_in_process, step_here, write_protocol
 
 from latf_sampling.bias.history import History, hills_digest, keep_hills, verify_hills
 from latf_sampling.campaign import campaign as loop
@@ -283,6 +283,15 @@ def test_an_evaluation_that_is_damaged_is_made_again(copy):
     with pytest.warns(RepairWarning, match=r"evaluation\.html: was changed.* The evaluation is made again"):
         repair_evaluation(Records.load(copy))
     assert not (copy / "evaluation.json").exists()
+
+
+def test_a_reference_that_the_model_was_evaluated_with_is_named(tmp_path):
+    """Also the last segment, after which nothing is missing for those who count up to the first gap."""
+    wells = Path(shutil.copytree(finished_wells(), tmp_path / "wells"))
+    last = max((wells / "references" / "walker-00").glob("segment-*.json"))
+    last.unlink()
+    with pytest.raises(StoreError, match=rf"{last.name}: is missing\. The model was evaluated with it: restore it, or"):
+        Records.load(wells).verify()
 
 
 def test_what_was_made_from_another_model_is_made_again(copy):

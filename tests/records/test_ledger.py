@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 import warnings
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,6 +152,18 @@ def test_a_damaged_ledger_is_made_again(files, damage):
     with pytest.warns(RepairWarning, match=r"ledger\.sqlite: is .* It is made again from the manifests\.$"):
         update(files)
     assert rows(files) == whole and summary(files)["journal"] == "wal"
+
+
+@pytest.mark.parametrize("change", ["DROP TABLE task", "ALTER TABLE task DROP COLUMN stream"])
+def test_a_ledger_of_another_layout_is_made_again(files, change):
+    whole = rows(files)
+    with closing(sqlite3.connect(files.ledger)) as connection, connection:
+        connection.execute(change)
+    with pytest.raises(StoreError, match=r"ledger\.sqlite: is damaged \(its table lacks .*stream"):
+        rows(files)
+    with pytest.warns(RepairWarning, match=r"It is made again from the manifests\.$"):
+        update(files)
+    assert rows(files) == whole
 
 
 def test_no_flipped_byte_changes_a_row(files):
