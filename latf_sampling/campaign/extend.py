@@ -132,6 +132,8 @@ class Extension:
 
     def _extend_external(self, location: Location) -> None:
         """External trajectories are read again, as long as no walker depends on what was learned from them."""
+        if self._last >= 0 and not self.stored.content.get("from_trajectories"):
+            self._refuse(location, "round 0 was simulated, and external trajectories come before all rounds")
         if self._last > 0 or (self._last == 0 and _begun(self.directory.round(0)) != [EXTERNAL]):
             self._refuse(location, "walkers depend on what was learned from the external trajectories")
         self._last = -1
@@ -166,8 +168,8 @@ class Extension:
             if walker >= len(settings.walkers):
                 self._refuse((*here, "walkers"), f"walker {walker} was simulated, and the protocol lacks it")
             if kelvin != settings.walkers[walker]:
-                wanted = settings.walkers[walker]
-                self._refuse((*here, "walkers"), f"walker {walker} was simulated at {kelvin:g} K, not {wanted:g} K")
+                before, wanted = _as_kelvin(kelvin, settings.walkers[walker])
+                self._refuse((*here, "walkers"), f"walker {walker} was simulated at {before}, not {wanted}")
             if simulated > segments:
                 time = simulated * self.protocol.segment
                 self._refuse((*here, "length"), f"walker {walker} was simulated for {time:g} ps, longer than this")
@@ -178,10 +180,9 @@ class Extension:
             kelvin, count = (structures.manifest().content[key] for key in ("temperature", "requested"))
             for walker, wanted in list(enumerate(settings.walkers))[first : first + count]:
                 if wanted != kelvin:
+                    made, asked = _as_kelvin(kelvin, wanted)
                     here = (*here, "walkers")
-                    self._refuse(
-                        here, f"walker {walker} has a structure of {kelvin:g} K to start from, not {wanted:g} K"
-                    )
+                    self._refuse(here, f"walker {walker} has a structure of {made} to start from, not {asked}")
 
     def _learn_again(self, places: Sequence[Location]) -> None:
         """The last model is learned again; those that walkers depend on stay."""
@@ -282,3 +283,12 @@ def _begun(files: RoundDirectory) -> list[int]:
 
 def _temperature(walker: WalkerDirectory) -> float:
     return walker.segment(0).manifest().content["temperature"]
+
+
+def _as_kelvin(*temperatures: float) -> list[str]:
+    """Different temperatures, with as many digits as tell them apart."""
+    for digits in range(6, 17):
+        words = [f"{temperature:.{digits}g} K" for temperature in temperatures]
+        if len(set(words)) == len(words):
+            return words
+    return [f"{temperature!r} K" for temperature in temperatures]

@@ -13,7 +13,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from helpers.molecules import TINY, TINY_WELLS, finished_campaign, finished_wells, run_in_process, write_protocol
+from helpers.molecules import (
+    STRUCTURE,
+    TINY,
+    TINY_WELLS,
+    finished_campaign,
+    finished_wells,
+    run_in_process,
+    write_protocol,
+)
 
 from latf_sampling.campaign import campaign as loop
 from latf_sampling.campaign.campaign import Campaign
@@ -159,6 +167,13 @@ REFUSED = {
     "a shorter round": ({"rounds__2__length": "20 ps"}, r"rounds\[2\]\.length: walker 0 was simulated for 40 ps"),
     "another temperature": (
         {"rounds__2__walkers": ["350 K"]}, r"rounds\[2\]\.walkers: walker 0 was simulated at 300 K, not 350 K"
+    ),
+    "nearly the same temperature": (
+        {"rounds__2__walkers": ["300.0001 K"]}, r"walker 0 was simulated at 300 K, not 300\.0001 K"
+    ),
+    "trajectories before it": (
+        {"from_trajectories": [{"files": [str(STRUCTURE)], "topology": str(STRUCTURE), "temperature": "300 K"}]},
+        r"from_trajectories\[0\]: round 0 was simulated, and external trajectories come before all rounds",
     ),
     "other descriptors": ({"features": [{"torsions": "phi"}]}, r"features\[0\]\.torsions: later walkers depend on"),
     "fewer columns": ({"features": [*TINY["features"], {"columns": ["sin phi ALA 2"]}]}, r"features: later walkers"),
