@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latf_sampling.core.words import plural
+from latf_sampling.core.words import percent, plural
 from latf_sampling.data.trajectories import Frames
 from latf_sampling.records.records import Records
 from latf_sampling.records.trapped import latent
@@ -99,7 +99,7 @@ def new_regions(frames: NewFrames) -> tuple[bool, str]:
     outside, total = sum(int((height > OUTSIDE).sum()) for height in heights), sum(map(len, heights))
     share = outside / max(1, total)
     return share > OUTSIDE_SHARE, (
-        f"{100 * share:.2g} % of the {total:,} new frames have a free energy of more than {OUTSIDE:g} kT, where "
+        f"{percent(share)} % of the {total:,} new frames have a free energy of more than {OUTSIDE:g} kT, where "
         f"{100 * OUTSIDE_SHARE:g} % are allowed"
     )
 

@@ -33,6 +33,15 @@ def first_of(items: Sequence[str], most: int, separator: str = ", ") -> str:
     return separator.join([*items[:most], *more])
 
 
+def percent(share: float) -> str:
+    """A share in percent with two digits, and nearly all of it as 100 rather than 1e+02.
+
+    >>> percent(0.0734), percent(0.0004), percent(0.997), percent(1.0)
+    ('7.3', '0.04', '100', '100')
+    """
+    return "100" if share >= 0.995 else f"{100 * share:.2g}"
+
+
 def duration(seconds: float) -> str:
     """A time on the clock with two digits, for people.
 

@@ -151,6 +151,8 @@ def test_a_training_is_summarized_in_one_line():
     words = "no bias along the variable is expected to work, since it is too steep; not converged: why"
     assert dataclasses.replace(result, crossings=steep, remarks=("not converged: why",)).summary.endswith(words)
     assert "cannot be expected" in dataclasses.replace(result, crossings=None).summary
+    rare = [{"state": k, "population at 300": share} for k, share in enumerate((0.9996, 0.0004))]
+    assert "(100, 0.04 % at 300 K)" in dataclasses.replace(result, states=rare).summary
 
 
 def test_what_comes_before_an_epoch_is_no_part_of_its_cost():

@@ -50,7 +50,7 @@ from latf_sampling.analysis.mean_energy import reach
 from latf_sampling.analysis.thermodynamics import gibbs_helmholtz
 from latf_sampling.core import arguments, platforms, streams
 from latf_sampling.core.notebook import ShownInNotebooks, shown_progress
-from latf_sampling.core.words import duration, plural
+from latf_sampling.core.words import duration, percent, plural
 from latf_sampling.data.columns import column_statistics
 from latf_sampling.data.dataset import CHUNK, Dataset
 from latf_sampling.errors import ColumnWarning, SettingsError, StatesWarning, TrainingError
@@ -120,7 +120,7 @@ class TrainingResult(ShownInNotebooks):
     def _overview(self) -> list[tuple[str, Any]]:
         keys = [key for key in self.states[0] if key.startswith(POPULATION)]
         shares = [
-            f"{number}: " + ", ".join(f"{100 * entry[key]:.2g} % at {key.removeprefix(POPULATION)} K" for key in keys)
+            f"{number}: " + ", ".join(f"{percent(entry[key])} % at {key.removeprefix(POPULATION)} K" for key in keys)
             for number, entry in enumerate(self.states)
         ]
         rows = [("states", shares), ("converged", "yes" if self.converged else "no")]
@@ -132,7 +132,7 @@ class TrainingResult(ShownInNotebooks):
         """States with their populations, the crossings that are expected, and remarks, in one line."""
         keys = [key for key in self.states[0] if key.startswith(POPULATION)]
         lowest = min(keys, key=lambda key: float(key.removeprefix(POPULATION)))
-        shares = ", ".join(f"{100 * entry[lowest]:.2g}" for entry in self.states)
+        shares = ", ".join(percent(entry[lowest]) for entry in self.states)
         parts = [f"{plural(len(self.states), 'state')} ({shares} % at {lowest.removeprefix(POPULATION)} K)"]
         if self.crossings is None:
             parts.append("crossings cannot be expected of one state")
