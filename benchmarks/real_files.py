@@ -38,6 +38,7 @@ import openmm
 
 from latf_sampling import OPES, Dataset, Features, LatentCV, LaTF, Series, generate_starts, train
 from latf_sampling.core import storage
+from latf_sampling.core.boxes import reduced_boxes
 from latf_sampling.data.frame_checks import CheckedFrames, FrameChecks
 from latf_sampling.data.trajectory_files import read_pieces
 from latf_sampling.errors import LatfError
@@ -355,7 +356,7 @@ def biased(row: Row, molecule: Molecule, cv: LatentCV, frames: mdtraj.Trajectory
         molecule.topology, system, integrator, openmm.Platform.getPlatform(platform(molecule))
     )
     if frames.unitcell_vectors is not None:
-        simulation.context.setPeriodicBoxVectors(*frames.unitcell_vectors[-1].astype(float))
+        simulation.context.setPeriodicBoxVectors(*reduced_boxes(frames.unitcell_vectors[-1]))
     simulation.context.setPositions(frames.xyz[-1])
     simulation.context.computeVirtualSites()
     simulation.minimizeEnergy(maxIterations=50)

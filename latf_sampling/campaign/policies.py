@@ -24,6 +24,7 @@ from latf_sampling.campaign import choices, structures
 from latf_sampling.campaign.choices import Choice
 from latf_sampling.campaign.progress import StepProgress
 from latf_sampling.core import platforms, streams
+from latf_sampling.core.boxes import reduced_boxes
 from latf_sampling.data.trajectories import Frames
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.records.records import Records
@@ -221,7 +222,7 @@ def _starts(
         walker = int(np.searchsorted(borders, source, side="right")) - 1
         frame = archive[walker].take([source - int(borders[walker])])
         if records.periodic:
-            boxes.append(np.asarray(frame.unitcell_vectors)[0].astype(float))
+            boxes.append(reduced_boxes(np.asarray(frame.unitcell_vectors))[0])
             context.setPeriodicBoxVectors(*boxes[-1])
         context.setPositions(np.asarray(frame.xyz)[0].astype(float))
         context.applyConstraints(1e-6)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latf_sampling.core import arguments, storage
+from latf_sampling.core.boxes import reduced_boxes
 from latf_sampling.cv.collective_variable import CollectiveVariable, Evaluator, Positions
 from latf_sampling.cv.compiler.kernel import Kernel, KernelError, Program, cache_directory
 from latf_sampling.cv.shapes import Shape, to_json
@@ -115,7 +116,7 @@ class CompiledVariable(CollectiveVariable):
             raise CVError(f"{self._name}: the box must be vectors (..., 3, 3); got {vectors.shape}.") from None
         if not np.isfinite(boxes).all():
             raise CVError(f"{self._name}: the box must be finite vectors; got {arguments.describe(box)}.")
-        return of_atoms, _reduced(boxes)
+        return of_atoms, reduced_boxes(boxes)
 
     @cached_property
     def _value(self) -> Kernel:
@@ -138,15 +139,6 @@ class CompiledVariable(CollectiveVariable):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if not isinstance(value, Kernel)}
-
-
-def _reduced(boxes: np.ndarray) -> np.ndarray:
-    """Box vectors (n, 3, 3) in OpenMM's reduced form, as `latf_sampling.features.reduced_box` makes them."""
-    a, b, c = np.moveaxis(boxes, -2, 0)
-    c = c - b * np.round(c[:, 1:2] / b[:, 1:2])
-    c = c - a * np.round(c[:, 0:1] / a[:, 0:1])
-    b = b - a * np.round(b[:, 0:1] / a[:, 0:1])
-    return np.stack([a, b, c], 1)
 
 
 # ---------------------------------------------------------------------------------------------- files of programs

@@ -12,17 +12,16 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 import openmm
-import torch
 
 from latf_sampling.core import storage
 from latf_sampling.core.arrays import read_npy, read_npz
+from latf_sampling.core.boxes import reduced_boxes
 from latf_sampling.core.provenance import Attempt
 from latf_sampling.core.readers import quiet, why
 from latf_sampling.data.frame_checks import CheckedFrames, FrameChecks, check_energies, check_minimum, digest
 from latf_sampling.data.layout import ExternalFiles
 from latf_sampling.data.trajectory_files import check_atoms, read_pieces, without_first
 from latf_sampling.errors import DataError
-from latf_sampling.features.periodic import reduced_box
 from latf_sampling.settings import TrajectoriesSettings
 from latf_sampling.units import BAR
 
@@ -401,8 +400,7 @@ def _context(system: openmm.System, platform: openmm.Platform) -> openmm.Context
 def _energy(context: openmm.Context, piece: mdtraj.Trajectory, frame: int, where: str) -> float:
     """Potential energy of a frame, kJ/mol."""
     if piece.unitcell_vectors is not None:
-        box = reduced_box(torch.from_numpy(np.tril(piece.unitcell_vectors[frame].astype(np.float64))))
-        context.setPeriodicBoxVectors(*box.tolist())
+        context.setPeriodicBoxVectors(*reduced_boxes(piece.unitcell_vectors[frame]).tolist())
     context.setPositions(np.asarray(piece.xyz)[frame])
     try:
         context.computeVirtualSites()

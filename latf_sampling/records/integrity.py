@@ -233,6 +233,7 @@ def _external_damage(files: RoundDirectory, number: int) -> Damage | None:
 def _verify_references(protocol: Protocol, directory: CampaignDirectory, index: int) -> None:
     """Refuse references that are not complete although the model was evaluated with them."""
     settings, files = protocol.runs[index], directory.run(protocol, index)
+    assert not isinstance(settings, ExternalRound)  # references are simulated
     for walker in map(files.walker, range(len(settings.walkers))):
         if not walker.is_finished(n_steps(settings.length, protocol.segment)):
             raise StoreError(f"{walker.segment(walker.finished()).marker}: is missing. {advice(directory, index)}")

@@ -8,14 +8,13 @@ from typing import cast
 
 import mdtraj
 import numpy as np
-import torch
 
 from latf_sampling.core import arguments
+from latf_sampling.core.boxes import reduced_boxes
 from latf_sampling.cv.latent_cv import LatentCV
 from latf_sampling.data.trajectories import Frames
 from latf_sampling.errors import DataError
 from latf_sampling.features import as_mdtraj
-from latf_sampling.features.periodic import reduced_box
 from latf_sampling.systems.geometry import SUPERPOSED_ATOMS, molecules_of
 from latf_sampling.units import QuantityArrayLike, to_array
 
@@ -117,7 +116,7 @@ class Archive:
             selected = part[frames] if isinstance(part, mdtraj.Trajectory) else part.take(frames.tolist())
             positions[rows] = selected.xyz
             if boxes is not None:
-                boxes[rows] = _reduced(np.asarray(selected.unitcell_vectors))
+                boxes[rows] = reduced_boxes(np.asarray(selected.unitcell_vectors))
         return positions, boxes
 
     def sample(self, most: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -163,11 +162,6 @@ def check_archive(archive: object) -> None:
 
 def _pieces(part: mdtraj.Trajectory | Frames) -> Iterable[mdtraj.Trajectory]:
     return [part] if isinstance(part, mdtraj.Trajectory) else part.pieces()
-
-
-def _reduced(boxes: np.ndarray) -> np.ndarray:
-    """Box vectors (n, 3, 3) in the form that OpenMM accepts; those computed from angles deviate from it by rounding."""
-    return reduced_box(torch.from_numpy(np.tril(boxes.astype(np.float64)))).numpy()
 
 
 def _difference(others: mdtraj.Trajectory, frames: mdtraj.Trajectory, index: int) -> float:

@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from latf_sampling.core.boxes import reduced_boxes
 from latf_sampling.systems.molecule import bond_lengths
 
 Box = np.ndarray | None
@@ -215,11 +216,9 @@ def periodic_pairs(x: np.ndarray, box: Box, cutoff: float) -> tuple[np.ndarray, 
         return np.empty((0, 2), int), np.empty(0)
     owner = np.arange(len(x))
     if box is not None:
-        import torch
+        from latf_sampling.features.periodic import IMAGES
 
-        from latf_sampling.features.periodic import IMAGES, reduced_box
-
-        cell = reduced_box(torch.tensor(np.asarray(box, np.float64))).numpy()
+        cell = reduced_boxes(np.asarray(box))
         inverse = np.linalg.inv(cell)
         inside = (x @ inverse) % 1.0
         # An atom that is farther from a face than this share of the box's height has no neighbors behind the face.
