@@ -12,13 +12,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from latf_sampling.campaign.check import platform
+from latf_sampling.core import storage
 from latf_sampling.core.devices import devices_of
 from latf_sampling.core.platforms import GPU_PLATFORMS
 from latf_sampling.core.processes import LocalExecutor
@@ -84,12 +85,23 @@ def dask(address: str) -> Iterator[Executor]:
         raise SettingsError(
             f"executor.dask: there is no file {address}; begin a scheduler with 'dask scheduler --scheduler-file'."
         )
-    where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+    in_file = address.endswith(".json")
+    where = {"scheduler_file": address} if in_file else {"address": address}
+
+    async def connect() -> None:
+        place = storage.read_json(address)["address"] if in_file else address
+        security = distributed.Security().get_connection_args("client")
+        stream = await asyncio.wait_for(distributed.comm.connect(place, DASK_TIMEOUT, **security), DASK_TIMEOUT)
+        stream.abort()
+
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ThreadPoolExecutor(1) as thread:
             warnings.simplefilter("ignore")  # that versions differ is seen by each task
+            # A client waits without limit for the first bytes of what has accepted its connection. In a thread, since
+            # a notebook has a loop of its own.
+            thread.submit(lambda: asyncio.run(connect())).result()
             client = distributed.Client(timeout=DASK_TIMEOUT, set_as_default=False, **where)
-    except (OSError, ValueError, TypeError, asyncio.TimeoutError) as error:
+    except Exception as error:  # of whatever is there in place of a scheduler
         raise SettingsError(
             f"executor.dask: no scheduler answers at {address} ({describe(error).rstrip('.')}); begin one with "
             "'dask scheduler', and give its address, or the file that it writes with --scheduler-file."

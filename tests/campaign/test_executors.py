@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import socket
+import threading
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
@@ -104,6 +106,32 @@ def test_what_cannot_work(executor, words, monkeypatch):
     monkeypatch.setattr("latf_sampling.campaign.executors.DASK_TIMEOUT", 0.5)
     with pytest.raises(SettingsError, match=words), open_executor(setup(**executor)):
         pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"), [(b"", "TimeoutError"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", r"MemoryError: .*")]
+)
+def test_something_else_than_a_scheduler(answer, reason, monkeypatch):
+    """What accepts connections and says nothing, as a tunnel does whose other end is gone, and Dask's own web page."""
+    monkeypatch.setattr("latf_sampling.campaign.executors.DASK_TIMEOUT", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connections.append(server.accept()[0])
+                    connections[-1].sendall(answer)
+                except OSError:  # it is closed
+                    return
+
+        connections: list[socket.socket] = []
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(SettingsError, match=rf"no scheduler answers at {address} \({reason}\); begin one with"):
+            open_executor(setup(dask=address)).__enter__()
+        server.shutdown(socket.SHUT_RDWR)
+        for connection in connections:
+            connection.close()
 
 
 @pytest.mark.parametrize(
