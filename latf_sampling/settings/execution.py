@@ -75,11 +75,20 @@ class ExecutorSettings(Settings):
         named = [key for key in type(self).model_fields if getattr(self, key) is not None]
         if len(named) > 1:
             raise SettingsError(f"{' and '.join(named)} exclude each other; give one of them.")
-        if self.executorlib is not None and self.executorlib.get("backend") not in BACKENDS:
-            given = self.executorlib.get("backend")
+        if self.executorlib is not None:
+            self._check_executorlib(self.executorlib)
+        return self
+
+    @staticmethod
+    def _check_executorlib(options: dict[str, Any]) -> None:
+        given = options.get("backend")
+        if given not in BACKENDS:
             got = "this key is missing" if given is None else f"there is no {shown(given)}"
             raise SettingsError(f"executorlib.backend: {got}; give one of {', '.join(BACKENDS)}.")
-        return self
+        for key in ("max_workers", "max_cores"):  # without workers executorlib waits without end
+            count = options.get(key)
+            if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+                raise SettingsError(f"executorlib.{key}: {shown(count)} is not a number of at least 1.")
 
     @property
     def kind(self) -> str:

@@ -211,6 +211,8 @@ def test_the_executor_of_a_protocol(tmp_path):
         ({"parsl": "none.py"}, "there is no file /.*none.py"),
         ({"executorlib": {}}, "executorlib.backend: this key is missing; give one of local"),
         ({"executorlib": {"backend": "pbs"}}, "executorlib.backend: there is no 'pbs'; give one of local"),
+        ({"executorlib": {"backend": "local", "max_workers": -1}}, "executorlib.max_workers: -1 is not a number of at"),
+        ({"executorlib": {"backend": "local", "max_cores": "all"}}, "executorlib.max_cores: 'all' is not a number of"),
         ({"local": 0}, "greater than or equal to 1"),
     ):
         with pytest.raises(SettingsError, match=f"(?s)executor.*{words}"):
