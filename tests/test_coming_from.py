@@ -82,3 +82,22 @@ def test_plumed_gives_the_same_bias(bias, tmp_path):
     again = block(0).replace("PACE=1 ", "PACE=1000000 RESTART=YES ")
     found = plumed.values(tmp_path, again.splitlines(), ["metad.bias"], at_distances(INSIDE))[:, 0]
     assert np.abs(bias - found).max() < 0.02
+
+
+def test_the_free_energy_beside_westpa_is_exact(tmp_path):
+    """A twentieth of the script of the page, and the block of the other page that weights frames in the same way."""
+    section = PAGE.split("## WESTPA", 1)[1]
+    (code,) = [text for text in re.findall(r"^```python\n(.*?)^```", section, flags=re.M | re.S) if "ls.Meta" in text]
+    code = code.replace("10_000", "500").replace("2_000", "100")
+    code = code.replace("simulation = ", "integrator.setRandomNumberSeed(1)\nsimulation = ", 1)
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    names = runpy.run_path(str(script))
+    exact = float(re.search(r"which is ([\d.]+) kJ/mol exactly", section)[1])
+    assert abs(names["difference"].value - exact) < 2
+
+    other = (Path(__file__).parents[1] / "docs" / "tutorials" / "own-script.md").read_text()
+    (code,) = re.findall(r"^```python\n(v, c, inside = .*?)^```", other, flags=re.M | re.S)
+    names["my_state"] = lambda simulation: names["bias"].values(simulation.context)[0] > 0
+    exec(code.replace("10_000", "100"), names)
+    assert len(names["log_weights"]) == 80
