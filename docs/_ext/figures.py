@@ -164,12 +164,23 @@ def alanine(table: Table, plain: Axes, biased: Axes) -> None:
     for axes, kind, title in ((plain, "plain", "plain dynamics"), (biased, "biased", "along the learned variable")):
         rows = table.where(dynamics=kind)
         axes.plot(rows["time"], rows["phi"], "o", ms=2, mew=0, color=charts.color(0))
-        axes.axhline(0.0, color=REFERENCE, lw=0.7, ls=":")
-        axes.set_title(title)
-        axes.set_xlabel("time, ns")
-        axes.set_ylim(-180, 180)
-        axes.set_yticks(range(-180, 181, 90))
+        _phi(axes, title)
     plain.set_ylabel("phi, degrees")
+
+
+@_figure
+def trajectories(table: Table, given: Axes, biased: Axes) -> None:
+    """Phi against time: external trajectories at two temperatures, and a walker along what was learned from them."""
+    for index, temperature in ((1, "600"), (0, "300")):
+        rows = table.where(dynamics=temperature)
+        label = f"{temperature} K"
+        given.plot(rows["time"], rows["phi"], "o", ms=2, mew=0, color=charts.color(index), label=label)
+    rows = table.where(dynamics="biased")
+    biased.plot(rows["time"], rows["phi"], "o", ms=2, mew=0, color=charts.color(0))
+    for axes, title in ((given, "external trajectories"), (biased, "first simulated round, 300 K")):
+        _phi(axes, title)
+    given.set_ylabel("phi, degrees")
+    given.legend(loc="upper right", markerscale=3, framealpha=1)
 
 
 @_figure
@@ -178,6 +189,15 @@ def own_script(table: Table, axes: Axes) -> None:
     axes.plot(table["time"], table["u"], "o-", ms=3, lw=0.8, color=charts.color(0))
     axes.set_xlabel("time, ps")
     axes.set_ylabel("u")
+
+
+def _phi(axes: Axes, title: str) -> None:
+    """Axes of phi against time."""
+    axes.axhline(0.0, color=REFERENCE, lw=0.7, ls=":")
+    axes.set_title(title)
+    axes.set_xlabel("time, ns")
+    axes.set_ylim(-180, 180)
+    axes.set_yticks(range(-180, 181, 90))
 
 
 def _curve(axes: Axes, index: int, temperatures: np.ndarray, share: np.ndarray, error: np.ndarray, label: str) -> None:
