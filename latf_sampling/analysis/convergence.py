@@ -185,7 +185,7 @@ def _reasons(
         )
     elif estimate.half_width > tolerance:
         reasons.append(
-            f"the 95 % interval reaches {estimate.half_width:.1f} kJ/mol to either side, and {tolerance:g} kJ/mol is "
+            f"the 95 % interval reaches {estimate.half_width:.1f} kJ/mol to either side, and {tolerance:.2g} kJ/mol is "
             "the most that is of use"
         )
     if crossings < MIN_CROSSINGS:

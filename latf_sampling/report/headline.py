@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from latf_sampling import analysis
 from latf_sampling.analysis import Difference
 from latf_sampling.analysis.blocks import BLOCK_LENGTH, RESAMPLES
+from latf_sampling.analysis.convergence import MIN_CROSSINGS
 from latf_sampling.core.words import plural
 from latf_sampling.records.records import Records
 from latf_sampling.report import charts, page, words
@@ -154,7 +155,8 @@ def _verdict(records: Records, estimates: Estimates) -> list[str]:
         else:
             text = f"No walker at {estimates.temperature:g} K has crossed between the two states"
         text += ". Their populations are therefore not related: there is no estimate of the free-energy difference."
-        return [page.missing(f"{text} {estimates.one_sided}".strip()), *plain]
+        after = page.paragraph(_next_step(0))
+        return [page.missing(f"{text} {estimates.one_sided}".strip()), after, *plain]
     if estimates.convergence is None or estimates.pooled is None:
         frames = "biased frames" if estimates.biased else f"frames of plain dynamics at {estimates.temperature:g} K"
         text = f"There are no {frames} yet; the free-energy difference cannot be estimated."
@@ -171,8 +173,23 @@ def _verdict(records: Records, estimates: Estimates) -> list[str]:
     elif records.reference is not None:
         text += f" The reference file holds no value for {estimates.temperature:g} K to compare with."
     convergence = estimates.convergence
-    converged = page.paragraph(convergence.verdict, "" if convergence.converged else "warning")
-    return [page.paragraph(text, "verdict"), converged, *plain]
+    if convergence.converged:
+        return [page.paragraph(text, "verdict"), page.paragraph(convergence.verdict), *plain]
+    after = page.paragraph(_next_step(estimates.pooled_crossings))
+    return [page.paragraph(text, "verdict"), page.paragraph(convergence.verdict, "warning"), after, *plain]
+
+
+def _next_step(crossings: int) -> str:
+    """What to do about an estimate that has not converged."""
+    if crossings < MIN_CROSSINGS:
+        return (
+            "What to do next: where walkers hardly cross, more of the same helps little; the documentation says what "
+            "does, under Troubleshooting, Walkers do not cross."
+        )
+    return (
+        'What to do next: simulate on. "latf run" with the same protocol and folder and --until "1 kJ/mol" adds rounds '
+        "until the error is that small; a longer last round goes on where it ended."
+    )
 
 
 def _plain(estimates: Estimates) -> str:
@@ -230,12 +247,17 @@ def _error_bar(estimates: Estimates) -> str:
 
 
 def _figures(estimates: Estimates) -> str:
+    known = estimates.reference is not None
+    band = (
+        "; the band is the reference with its error. About two of three bars should reach the band, and"
+        if known
+        else "."
+    )
     return page.figures(
         page.figure(
             charts.chart(lambda axes: draw_estimates(axes, estimates), height=2.6),
             "Free-energy difference from each round and from all rounds together, with error bars of one standard "
-            "deviation; the band is the reference with its error. About two of three bars should reach the band, and "
-            "the rounds should agree with each other.",
+            f"deviation{band} {'the' if known else 'The'} rounds should agree with each other.",
         ),
         page.figure(
             charts.chart(lambda axes: draw_history(axes, estimates), height=2.6),

@@ -30,7 +30,7 @@ from latf_sampling.learning import model
 from latf_sampling.records import records, weighting
 from latf_sampling.records.observables import CORE_SHARE, Observed
 from latf_sampling.records.records import Records
-from latf_sampling.report import SECTIONS, landscapes, learning, weights, write_report
+from latf_sampling.report import SECTIONS, headline, landscapes, learning, weights, write_report
 from latf_sampling.report import page as report_page
 from latf_sampling.report.estimates import Estimates
 from latf_sampling.settings import ObserveSettings, Protocol
@@ -457,7 +457,7 @@ def test_the_verdict_is_on_the_page(page, finished):
     judged = Estimates.from_records(finished.records).convergence
     assert judged.converged
     assert list(judged.groups) == ["round 1", "round 2"]
-    assert judged.verdict in page.words
+    assert judged.verdict in page.words and "What to do next" not in page.words
     difference = page.numbers["difference"]
     assert difference["converged"] is True
     assert difference["verdict"] == judged.verdict
@@ -465,6 +465,14 @@ def test_the_verdict_is_on_the_page(page, finished):
     value, error = (difference["pooled"][f"{name}_kJ_per_mol"] for name in ("value", "error"))
     assert low < value - 1.9 * error < value + 1.9 * error < high
     assert 10 < difference["pooled"]["independent_frames"] < difference["pooled"]["frames"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_caption_names_a_reference_where_one_is_drawn(finished, known):
+    estimates = Estimates.from_records(finished.records)
+    if not known:
+        estimates = replace(estimates, reference=None)
+    assert ("the band is the reference" in headline._figures(estimates)) == known
 
 
 def test_a_difference_that_has_not_converged(tmp_path):
@@ -475,6 +483,7 @@ def test_a_difference_that_has_not_converged(tmp_path):
     assert page.numbers["difference"]["verdict"].startswith("Not converged: ")
     assert page.numbers["difference"]["verdict"] in page.words
     assert "are needed" in page.words
+    assert "What to do next: " in page.words
 
 
 def stage_claimed(campaign: Campaign) -> None:
