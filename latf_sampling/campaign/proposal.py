@@ -21,7 +21,7 @@ from latf_sampling.campaign.proposed_yaml import Key, comment
 from latf_sampling.campaign.speed import SECONDS, Speed, measure_speed
 from latf_sampling.core import storage
 from latf_sampling.errors import SettingsError, StoreError
-from latf_sampling.features import Features
+from latf_sampling.features import Features, as_mdtraj
 from latf_sampling.records.setup import Setup
 from latf_sampling.settings import Protocol
 from latf_sampling.simulation.explosion import usual_timestep
@@ -30,8 +30,10 @@ COLUMNS, KEPT = 500, 100
 """From so many columns on, those that are used are selected, and so many are kept."""
 TEMPERATURE = 300
 """K."""
-EXPANDED = 1.2
-"""A radius of gyration so many times that of the file counts as expanded."""
+EXPANDED, COMPACT = 1.2, 0.8
+"""Radii of gyration so many times that of the file count as expanded, and up to which as compact."""
+SPACING = {"CA": 0.38, "C1'": 0.6}
+"""Distance between such atoms of neighbors in a stretched chain, nm."""
 LONG = 7 * 86400.0
 """s; a campaign that takes longer is said to be long."""
 
@@ -240,7 +242,7 @@ def _protocol(system: ProposedSystem, path: Path) -> list[Key]:
             "structures at a temperature that nothing was simulated at",
         ),
     ]
-    observed = _observed(system)
+    observed = observed_key(system)
     return keys if observed is None else [*keys, observed]
 
 
@@ -270,7 +272,7 @@ def _hot(system: ProposedSystem, scale: Scale) -> tuple[int, str]:
     return 450, "the hot walkers cross, the cold ones count; at 450 K a chain in implicit solvent unfolds and folds"
 
 
-def _observed(system: ProposedSystem) -> Key | None:
+def observed_key(system: ProposedSystem) -> Key | None:
     """The free-energy difference of the report."""
     contents = system.contents
     why = "the free-energy difference of the report: name the event that you care about"
@@ -284,8 +286,11 @@ def _observed(system: ProposedSystem) -> Key | None:
     selection = named_atoms(system, name, residues, residues)
     gyration = Features(system.molecule.topology, [{"gyration": selection}], periodic=system.periodic)
     radius = float(np.asarray(gyration(system.molecule.positions, _box(system)))[0])
-    value = {"descriptor": {"gyration": selection}, "above": f"{EXPANDED * radius:.2g} nm"}
-    return Key("observe", value, f"{why}; here, expansion to {EXPANDED} times the radius in the file")
+    count = len(as_mdtraj(system.molecule.topology).select(selection))
+    straight = SPACING[name] * np.sqrt((count**2 - 1) / 12)  # nothing is longer than the chain in a straight line
+    times, what = (EXPANDED, "expansion") if EXPANDED * radius < COMPACT * straight else (COMPACT, "compaction")
+    value = {"descriptor": {"gyration": selection}, "above": f"{times * radius:.2g} nm"}
+    return Key("observe", value, f"{why}; here, {what} to {times} times the radius in the file")
 
 
 def _box(system: ProposedSystem) -> np.ndarray | None:

@@ -33,8 +33,8 @@ def standing(directory: Path) -> dict[str, Any]:
     dict
         "directory", "finished", "running" (`None` where that cannot be told), "earlier_protocols", "steps" as
         `Records.status` returns them, "walkers" as `walkers_of_present_round`, "free_energy", the last event of that
-        name in the log or `None`, "progress", the last one of a step that is not finished or `None`, and "ledger" with
-        "file" and "journal", SQLite's journal mode.
+        name in the log about what is observed now or `None`, "progress", the last one of a step that is not finished or
+        `None`, and "ledger" with "file" and "journal", SQLite's journal mode.
 
     Raises
     ------
@@ -46,6 +46,9 @@ def standing(directory: Path) -> dict[str, Any]:
     finished = all(entry["done"] >= 1 for entry in steps)
     running = is_running(events)
     named = {event["event"]: event for event in events}
+    free_energy, observed = named.get("free energy"), records.observed
+    if free_energy is not None and (observed is None or free_energy.get("state") != observed.state):
+        free_energy = None  # of what an earlier protocol observed
     progress = named.get("progress")
     done = {event.get("step") for event in events[_place(events, progress) :] if event["event"] == "step"}
     done |= {entry["step"] for entry in steps if entry["done"] >= 1}
@@ -58,7 +61,7 @@ def standing(directory: Path) -> dict[str, Any]:
         "earlier_protocols": len(files.versions()),
         "steps": steps,
         "walkers": walkers_of_present_round(records.protocol, files),
-        "free_energy": named.get("free energy"),
+        "free_energy": free_energy,
         "progress": progress,
         "ledger": {"file": str(files.ledger), "journal": journal_mode(files.ledger)},
     }

@@ -84,8 +84,8 @@ class CompiledVariable(CollectiveVariable):
         about, programs = _traced(path, key, None)
         if topology is not None and fingerprint(topology) != about["topology"]:
             raise CVError(
-                f"{path}: the variable was made for another topology (other atoms, names or residues); train and "
-                "export it for this one."
+                f"{path}: the variable was made for another topology (other atoms, names or residues); that of "
+                "a campaign is in its folder, system/structure.cif. For another molecule train and export it again."
             )
         return cls(path, key, about, programs)
 

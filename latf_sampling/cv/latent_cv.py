@@ -294,8 +294,8 @@ class LatentCV(Variable):
         """Refuse a topology (OpenMM's or MDTraj's) other than the one that the variable was made for."""
         if fingerprint(topology) != self.metadata["topology"]:
             raise CVError(
-                "LatentCV: the variable was made for another topology (other atoms, names or residues); "
-                "train and export it for this one."
+                "LatentCV: the variable was made for another topology (other atoms, names or residues); that of "
+                "a campaign is in its folder, system/structure.cif. For another molecule train and export it again."
             )
 
     def undefined(self, positions: np.ndarray, box: np.ndarray | None = None) -> list[str]:

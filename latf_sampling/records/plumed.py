@@ -39,7 +39,9 @@ def write_plumed(records: Records, index: int, directory: Path) -> str:
         timestep=_timestep(records, index + 1) if bias is not None else protocol.integrator.timestep,
     )
     names = ", ".join(path.name for path in files)
-    hint = f"with the bias of round {index + 1}" if bias is not None else "without a bias: no later round has hills"
+    hint = f"with the bias of round {index + 1}"
+    if bias is None:
+        hint = "without a bias, since no later round has hills; --round takes the variable of an earlier one"
     return f"{directory}: {names}, {hint}."
 
 

@@ -64,7 +64,7 @@ class Estimates:
     cores: tuple[float, float]
     crossings: dict[tuple[int, int], tuple[int, int]]
     selected_crossings: dict[tuple[int, int], int]
-    extent: tuple[float, float] | None
+    extent: tuple[float, float, float] | None
     reference: Reference | None
 
     @classmethod
@@ -80,7 +80,8 @@ class Estimates:
         if observed is not None and records.walkers:
             values = [walker.values[observed.name] for walker in records.walkers]
             cores = observed.cores(values)
-            extent = min(float(part.min()) for part in values), max(float(part.max()) for part in values)
+            together = np.concatenate(values)
+            extent = float(together.min()), float(np.median(together)), float(together.max())
             for walker, selected in zip(records.walkers, selected_frames(records.walkers)):
                 distance = observed.signed_distance(walker.values[observed.name])
                 crossings[walker.key] = analysis.crossings(distance, *cores)
@@ -159,11 +160,14 @@ class Estimates:
     @property
     def one_sided(self) -> str:
         """A sentence where no frame is in the state, or all frames are; otherwise empty."""
-        if self.extent is None or self.extent[0] <= self.variable.above < self.extent[1]:
+        if self.extent is None or self.extent[0] <= self.variable.above < self.extent[2]:
             return ""
-        low, high = (self.variable.words(value, 3) for value in self.extent)
-        share = "No frame has" if self.extent[1] <= self.variable.above else "All frames have"
-        return f"{share} {self.state}: its values lie between {low} and {high}."
+        low, median, high = (self.variable.words(value, 3) for value in self.extent)
+        share = "No frame has" if self.extent[2] <= self.variable.above else "All frames have"
+        return (
+            f"{share} {self.state}: its values lie between {low} and {high}. Move the border, observe.above, into this "
+            f"range (half of the frames are above {median}) and run the same command: only the report is made again."
+        )
 
     @property
     def pooled_crossings(self) -> int:

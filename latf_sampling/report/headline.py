@@ -97,8 +97,9 @@ def _cards(records: Records, estimates: Estimates) -> list[tuple[str, str, str]]
     walkers = [walker for entry in records.rounds for walker in entry.begun if entry.external]
     count, external = len(walkers), sum(walker.simulated for walker in walkers)
     begun = len(records.walkers) - count
+    simulated = "Simulated time", words.span(records.simulated), f"sum over {plural(begun, 'walker')}"
     cards = [
-        ("Simulated time", words.span(records.simulated), f"sum over {plural(begun, 'walker')}"),
+        *([simulated] if begun or not count else []),
         *([("External trajectories", words.span(external), plural(count, "file"))] if count else []),
         ("Rounds finished", f"{finished} of {len(records.rounds)}", "simulated, and a model learned"),
     ]
@@ -278,10 +279,10 @@ def draw_reference(axes: Axes, estimates: Estimates, vertical: bool) -> None:
 
 def draw_estimates(axes: Axes, estimates: Estimates) -> None:
     entries = [(f"round {index}", entry) for index, entry in estimates.rounds.items()]
-    entries = [(name, entry) for name, entry in [*entries, ("pooled", estimates.pooled)] if entry is not None]
+    entries = [(name, entry) for name, entry in [*entries, ("together", estimates.pooled)] if entry is not None]
     for height, (name, entry) in enumerate(entries):
         error = entry.error if math.isfinite(entry.error) else None
-        shade = charts.INK if name == "pooled" else charts.color(height)
+        shade = charts.INK if name == "together" else charts.color(height)
         axes.errorbar(entry.value, height, xerr=error, fmt="o", color=shade, capsize=4, ms=6)
         if error is None:
             axes.annotate("error not bounded", (entry.value, height), (8, 0), textcoords="offset points", va="center")

@@ -96,9 +96,10 @@ def _trapped(records: Records) -> list[str]:
         return []
     return [
         page.paragraph(
-            f"Not in the density of the model {'; '.join(models)}. Plain dynamics that never reached a state that "
-            "biased walkers visited has no information about the probability of this state, but its frames would make "
-            "the state emptier. They count in the prediction of future states.",
+            f"Not in the density of the model {'; '.join(models)}. Plain dynamics that never reached the core of a "
+            "state that biased walkers visited has no information about the probability of this state, but its frames "
+            "would make the state emptier. They count in the prediction of future states. States are those of the "
+            "model that the last biased round was biased along.",
             "soft",
         )
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from latf_sampling.report.estimates import Estimates
 
 POINTS = 2000
 """Largest number of frames of a walker in a figure."""
+LABEL = 20
+"""Characters of a label beside an axis, in a line."""
 
 
 def section(records: Records, estimates: Estimates) -> str:
@@ -46,7 +49,7 @@ def _caption(entry: Round, records: Records, index: int | None) -> str:
     expected = (
         "A biased walker should cross the whole range in both directions."
         if entry.biased
-        else "Plain dynamics stays in one state, or crosses occasionally at high temperature."
+        else "Plain dynamics may stay in one state, and crosses sooner at high temperature."
     )
     unfinished = "" if entry.simulated else " This round is not finished."
     return f"{entry.title}. {' and '.join(shown)} against time. {expected}{unfinished}"
@@ -68,7 +71,8 @@ def draw(axes: Sequence[Axes], records: Records, entry: Round, learned: LearnedM
     if observed is not None:
         if observed.circular:
             charts.degrees(axes[0], "y")
-        axes[0].set_ylabel(f"{observed.name}, {observed.unit}" if observed.unit else observed.name)
+        label = f"{observed.name}, {observed.unit}" if observed.unit else observed.name
+        axes[0].set_ylabel(textwrap.fill(label, LABEL))
         axes[0].axhline(observed.shown(observed.above), color=charts.LINE, lw=1, zorder=0)
         latent = latent[1:]
     for component, axis in enumerate(latent):

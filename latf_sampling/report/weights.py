@@ -53,9 +53,10 @@ def section(records: Records, estimates: Estimates) -> str:
         ),
         page.table(head, [_row(weighting, difference) for weighting, difference in differences]),
         page.paragraph(
-            f"Not in MBAR: {words.listed([walker.label for walker in trapped])}. Plain dynamics that never reached a "
-            "state that biased walkers visited has no information about the probability of this state, but MBAR would "
-            "conclude that the state is empty.",
+            f"Not in MBAR: {words.listed([walker.label for walker in trapped])}. Plain dynamics that never reached "
+            "the core of a state that biased walkers visited has no information about the probability of this state, "
+            "but MBAR would conclude that the state is empty. States are those of the model that the last biased "
+            "round was biased along.",
             "soft",
         )
         if trapped

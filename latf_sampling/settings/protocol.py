@@ -360,7 +360,9 @@ class Protocol(Settings):
             )
         for key, (value, base, what) in intervals.items():
             if steps(value, base) is None:
-                faults.append(f"{key}: {value:g} ps is not a multiple of {what} ({base:g} ps).")
+                below = max(int(value / base), 1)
+                near = f"{below * base:g} or {(below + 1) * base:g} ps would be"
+                faults.append(f"{key}: {value:g} ps is not a multiple of {what} ({base:g} ps); {near}.")
         if not faults:
             faults += self._too_large()
         files = Counter(file for entry in self.from_trajectories for file in entry.files)

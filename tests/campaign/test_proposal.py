@@ -6,6 +6,7 @@ import gzip
 import re
 from pathlib import Path
 
+import numpy as np
 import openmm
 import parmed
 import pytest
@@ -14,7 +15,7 @@ from openmm import app, unit
 
 from latf_sampling.campaign import speed
 from latf_sampling.campaign.check import check
-from latf_sampling.campaign.proposal import propose
+from latf_sampling.campaign.proposal import observed_key, propose
 from latf_sampling.campaign.proposed_features import proposed_features
 from latf_sampling.campaign.proposed_system import ProposedSystem, propose_system
 from latf_sampling.campaign.proposed_yaml import Key, as_dict, flow
@@ -118,14 +119,30 @@ def test_crystals_are_prepared_with_a_reason_for_each_change(tmp_path):
         propose([path], tmp_path / "other.yaml", seconds=0.0)
 
 
-def test_descriptors_of_a_nucleic_acid_are_those_that_it_has():
-    """Without hydrogens and forces, which nothing here depends on, since both take seconds."""
-    file = app.PDBFile(str(HAIRPIN))
+def without_forces(path: Path) -> ProposedSystem:
+    """Without hydrogens too, since both take seconds."""
+    file = app.PDBFile(str(path))
     system = openmm.System()
     for _ in file.topology.atoms():
         system.addParticle(1.0)
     molecule = Molecule(system, file.topology, file.getPositions(asNumpy=True)._value)
-    proposed = ProposedSystem([], "x.pdb", Contents.from_topology(file.topology), molecule, False)
+    return ProposedSystem([], "x.pdb", Contents.from_topology(file.topology), molecule, False)
+
+
+@pytest.mark.parametrize("begins", ["hairpin", "extended"])
+def test_the_observed_radius_can_be_reached(begins):
+    """A chain that is stretched in the file can only become smaller."""
+    proposed = without_forces(HAIRPIN.with_name(f"gcaa-rna-{begins}.pdb"))
+    chain = proposed.molecule.positions[[atom.name == "C1'" for atom in proposed.molecule.topology.atoms()]]
+    radius = np.sqrt(((chain - chain.mean(0)) ** 2).sum(1).mean())
+    key = observed_key(proposed)
+    above = float(key.value["above"].removesuffix(" nm"))
+    assert above == pytest.approx(radius * (1.2 if begins == "hairpin" else 0.8), rel=0.05)
+    assert ("expansion" if begins == "hairpin" else "compaction") in key.why
+
+
+def test_descriptors_of_a_nucleic_acid_are_those_that_it_has():
+    proposed = without_forces(HAIRPIN)
     keys, columns = proposed_features(proposed)
     assert [key.name for key in keys] == ["- torsions", "- pucker", "- distances"] and columns > 100
     assert keys[-1].value == {"between": 'name "C1\'"', "skip": 3}

@@ -326,7 +326,7 @@ def without_structure(path: Path) -> tuple:
         (without_structure, "system.structure: there is no file"),
         (changed(colour="red"), "colour: no such key."),
         (changed(frame_interval="0.1"), "frame_interval: '0.1' has no unit"),
-        (changed(learning={"lag": "0.15 ps"}), "learning.lag: 0.15 ps is not a multiple of frame_interval"),
+        (changed(learning={"lag": "0.15 ps"}), "frame_interval (0.1 ps); 0.1 or 0.2 ps would be"),
         (changed(features=[{"torsions": "chi1"}]), "features[0].torsions: 'chi1' finds no torsion"),
         (changed(system={**TINY["system"], "platform": "Abacus"}), "platform: OpenMM has none called 'Abacus'"),
         (lambda path: ("status", path / "new"), NO_CAMPAIGN),

@@ -22,6 +22,9 @@ from latf_sampling.records.records import Records
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
 
 
+FREE_ENERGY = {"event": "free energy", "round": 1, "words": "8.5 ± 0.4 kJ/mol", "value": 8.5, "error": 0.4}
+
+
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory) -> Path:
     """A campaign that is killed in its last biased round."""
@@ -34,7 +37,7 @@ def interrupted(tmp_path_factory) -> Path:
     lines = events_file(copy / "log.txt").read_text().splitlines()
     killed = [
         lines[0].replace('"process": ', '"process": 1073741824'),
-        json.dumps({"event": "free energy", "round": 1, "words": "8.5 ± 0.4 kJ/mol", "value": 8.5, "error": 0.4}),
+        json.dumps({**FREE_ENERGY, "state": Records.load(copy).observed.state}),
     ]
     events_file(copy / "log.txt").write_text("\n".join(killed) + "\n")
     return copy
@@ -58,6 +61,18 @@ def test_status_tells_of_walkers_and_results(interrupted):
     assert "300 K" in row and "15 of 20" in row and "ns/day" in row and row.endswith("stopped")
     assert "Free energy after round 1: 8.5 ± 0.4 kJ/mol" in lines
     assert "No process runs it: `latf run` goes on with it." in lines
+
+
+def test_a_free_energy_of_what_was_observed_before_is_not_told(interrupted):
+    log = events_file(interrupted / "log.txt")
+    before = log.read_text()
+    try:
+        with log.open("a") as file:
+            file.write(json.dumps({**FREE_ENERGY, "state": "phi ALA 2 above 40°"}) + "\n")
+        now = standing(interrupted)
+        assert now["free_energy"] is None and not any("Free energy" in line for line in table(now, None).splitlines())
+    finally:
+        log.write_text(before)
 
 
 def test_status_tells_of_the_step_that_runs(interrupted, monkeypatch):

@@ -628,6 +628,7 @@ def test_a_border_outside_all_frames_is_reported(tmp_path, above, words):
     assert page.numbers["difference"]["pooled"] is None
     assert f"there is no estimate of the free-energy difference. {words} distance" in page.words
     assert "its values lie between 0." in page.words and "There is only one state." in page.words
+    assert "Move the border, observe.above, into this range (half of the frames are above 0." in page.words
     assert "Free energy along distance" in page.words
 
 
@@ -692,7 +693,7 @@ def test_walkers_left_out_of_mbar_are_named(monkeypatch):
     assert "Not in MBAR" not in weights.section(made, estimates)
     monkeypatch.setattr(weighting, "trapped", lambda walkers, probabilities: [True, False, False, False])
     told = weights.section(made, estimates)
-    assert "Not in MBAR: round 0, walker 0. Plain dynamics that never reached a state" in told
+    assert "Not in MBAR: round 0, walker 0. Plain dynamics that never reached the core of a state" in told
 
 
 # ------------------------------------------------------------------------------------------------ every section
