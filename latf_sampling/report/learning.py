@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from latf_sampling.analysis.bootstrap import population_interval
 from latf_sampling.analysis.crossing_cells import Hills
 from latf_sampling.data.dataset import Series
 from latf_sampling.errors import ExtrapolationWarning
+from latf_sampling.learning.evaluation.populations import model_populations
 from latf_sampling.learning.training.restarts import model_crossings
 from latf_sampling.records.records import Records
 from latf_sampling.records.rounds import LearnedModel
@@ -35,12 +37,11 @@ def section(records: Records, estimates: Estimates) -> str:
             page.figure(
                 populations,
                 f"Populations of the states after round {index} against temperature: weighted training frames "
-                "(points) and samples of the flow (lines). At simulated temperatures the lines should pass through the "
-                "points; elsewhere they are the flow's prediction. "
+                "(points) and samples of the flow (lines, and 95 % bands of its ensemble). At simulated temperatures "
+                "the lines should pass through the points; elsewhere they are the flow's prediction. "
                 f"{words.temperature(learned.model.temperature_mode, learned.model.provenance.get('overlaps', ()))} "
-                "Weights of biased frames are normalized over the "
-                "whole training set; a population that differs from the reweighted one indicates a bias that has not "
-                "converged.",
+                "Weights of biased frames are normalized over the whole training set; a population that differs from "
+                "the reweighted one indicates a bias that has not converged.",
             )
         )
     return page.section("Learning", _expected(records), page.figures(*figures), *_trapped(records))
@@ -149,11 +150,16 @@ def draw_populations(axes: Axes, records: Records, learned: LearnedModel) -> Non
     grid = np.linspace(low, high, 9) if high > low else np.array([low])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExtrapolationWarning)  # the points show where there are data
-        predicted = np.array([model.populations(temperature) for temperature in grid])
+        curve = [model_populations(model, temperature) for temperature in grid]
+    predicted, errors = np.array([values for values, _ in curve]), [error for _, error in curve]
     for entry in states:
         shade = charts.color(entry["state"] + 1)
         points = [100 * entry[f"population at {temperature:g}"] for temperature in measured]
-        axes.plot(grid, 100 * predicted[:, entry["state"]], color=shade, label=f"state {entry['state']}")
+        here = predicted[:, entry["state"]]
+        axes.plot(grid, 100 * here, color=shade, label=f"state {entry['state']}")
+        if of_state := [error[entry["state"]] for error in errors if error is not None]:
+            low, high = population_interval(here, np.array(of_state))
+            axes.fill_between(grid, 100 * low, 100 * high, color=shade, alpha=0.18, lw=0)
         axes.plot(measured, points, "o", color=shade, ms=6)
     if records.protocol.starts is not None and records.protocol.starts.temperature not in measured:
         axes.axvline(records.protocol.starts.temperature, color=charts.LINE, lw=1, zorder=0)
