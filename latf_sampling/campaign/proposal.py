@@ -62,6 +62,7 @@ class Scale:
 
 SCALES = (
     Scale(3, "torsions of a small molecule relax within a few ps", "0.5 ps", "5 ps", "500 ps", "5 ns", "1 ps"),
+    Scale(8, "a few residues relax within some 10 ps", "2 ps", "10 ps", "500 ps", "20 ns", "1 ps"),
     Scale(20, "loops of a short chain relax within some 100 ps", "10 ps", "100 ps", "1 ns", "50 ns", "2 ps"),
     Scale(np.inf, "loops of a long chain relax within some 100 ps", "20 ps", "500 ps", "2 ns", "100 ns", "5 ps"),
 )
