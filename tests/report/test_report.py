@@ -27,6 +27,7 @@ from latf_sampling.core.manifest import Manifest
 from latf_sampling.data.trajectories import WalkerFrames
 from latf_sampling.errors import SettingsError, StoreError
 from latf_sampling.learning import model
+from latf_sampling.learning.sensitivity import rank_descriptors
 from latf_sampling.records import records, weighting
 from latf_sampling.records.observables import CORE_SHARE, Observed
 from latf_sampling.records.records import Records
@@ -465,6 +466,15 @@ def test_the_verdict_is_on_the_page(page, finished):
     value, error = (difference["pooled"][f"{name}_kJ_per_mol"] for name in ("value", "error"))
     assert low < value - 1.9 * error < value + 1.9 * error < high
     assert 10 < difference["pooled"]["independent_frames"] < difference["pooled"]["frames"]
+
+
+def test_states_are_told_by_descriptors(page, finished):
+    index, learned = finished.records.learned[-1]
+    x = landscapes.training_rows(finished.records, index, learned)
+    column = rank_descriptors(learned.model, x, learned.cv.metadata["names"]).order[0]
+    states = learned.model.assign(x)
+    inside = x[states == states[0]][:, column].astype(float)
+    assert "population at 300 K" in page.words and f"{inside.mean():.2f} ± {inside.std():.2f}" in page.words
 
 
 @pytest.mark.parametrize("known", [True, False])
