@@ -334,7 +334,8 @@ class Campaign(ShownInNotebooks):
             if not known and self.protocol.observe is not None:
                 finding = self._free_energy(executor, settled and index == self.n_rounds - 1)
                 if self.log is not None:
-                    self.log.note("free energy", round=index, **finding.numbers, words=finding.words)
+                    about = {"round": index, "observe": self.protocol.observe.what()}
+                    self.log.note("free energy", **about, **finding.numbers, words=finding.words)
                 progress(f"round {index}: free energy", 1.0, finding.words)
         return finding
 

@@ -46,9 +46,11 @@ def standing(directory: Path) -> dict[str, Any]:
     finished = all(entry["done"] >= 1 for entry in steps)
     running = is_running(events)
     named = {event["event"]: event for event in events}
-    free_energy, observed = named.get("free energy"), records.observed
-    if free_energy is not None and (observed is None or free_energy.get("state") != observed.state):
-        free_energy = None  # of what an earlier protocol observed
+    free_energy = named.get("free energy")
+    if free_energy is not None and "observe" in free_energy:
+        observe = records.protocol.observe
+        if observe is None or observe.what() != free_energy["observe"]:
+            free_energy = None  # of what an earlier protocol observed
     progress = named.get("progress")
     done = {event.get("step") for event in events[_place(events, progress) :] if event["event"] == "step"}
     done |= {entry["step"] for entry in steps if entry["done"] >= 1}

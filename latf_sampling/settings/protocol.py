@@ -235,6 +235,18 @@ class ObserveSettings(Settings):
             raise SettingsError("above: this key is missing; a descriptor has no default threshold.")
         return self
 
+    def what(self) -> dict[str, Any]:
+        """What is observed, with the names of files alone: a campaign has copies of them in a folder of its own."""
+
+        def named(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: named(each) for key, each in value.items()}
+            if isinstance(value, list):
+                return [named(each) for each in value]
+            return value.rpartition("/")[2] if isinstance(value, str) else value
+
+        return named(self.model_dump(mode="json", exclude={"reference"}))
+
 
 class EvaluateSettings(Settings):
     """Plain simulations that the last model is evaluated against; the model is not trained on them."""

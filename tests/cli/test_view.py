@@ -37,7 +37,7 @@ def interrupted(tmp_path_factory) -> Path:
     lines = events_file(copy / "log.txt").read_text().splitlines()
     killed = [
         lines[0].replace('"process": ', '"process": 1073741824'),
-        json.dumps({**FREE_ENERGY, "state": Records.load(copy).observed.state}),
+        json.dumps({**FREE_ENERGY, "observe": Records.load(copy).protocol.observe.what()}),
     ]
     events_file(copy / "log.txt").write_text("\n".join(killed) + "\n")
     return copy
@@ -64,11 +64,13 @@ def test_status_tells_of_walkers_and_results(interrupted):
 
 
 def test_a_free_energy_of_what_was_observed_before_is_not_told(interrupted):
+    assert "observe" in standing(finished_campaign())["free_energy"]  # as a run has noted it
     log = events_file(interrupted / "log.txt")
     before = log.read_text()
     try:
         with log.open("a") as file:
-            file.write(json.dumps({**FREE_ENERGY, "state": "phi ALA 2 above 40°"}) + "\n")
+            observe = {**Records.load(interrupted).protocol.observe.what(), "above": 0.7}
+            file.write(json.dumps({**FREE_ENERGY, "observe": observe}) + "\n")
         now = standing(interrupted)
         assert now["free_energy"] is None and not any("Free energy" in line for line in table(now, None).splitlines())
     finally:
