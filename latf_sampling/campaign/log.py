@@ -7,7 +7,7 @@
 - "progress", once a minute, and where a run ends within a step: "step", "fraction", "words", and "seconds_left", null
   as long as it is not known
 - "step", when one is finished: "step", "words", "seconds" in this run
-- "free energy", after each round: "round", "observe" (what, as in the protocol), "temperature" (K), "state", "value" and
+- "free energy", after each round: "round", "observe" (as in the protocol), "temperature" (K), "state", "value" and
   "error" (kJ/mol, null if unknown)
 - "warning": "kind" (the name of its class), "words"
 - "ended": "words" ("finished", or the error)
