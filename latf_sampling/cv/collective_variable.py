@@ -12,17 +12,28 @@ from latf_sampling.core import arguments
 from latf_sampling.core.notebook import ShownInNotebooks, some
 from latf_sampling.core.words import plural
 from latf_sampling.errors import CVError, SettingsError
+from latf_sampling.features import fingerprint
 from latf_sampling.units import to_array
 
 if TYPE_CHECKING:
+    import mdtraj
     import openmm
-    from openmm import unit
+    from openmm import app, unit
 
     from latf_sampling.cv.shapes import Shape
 
 Positions: TypeAlias = "np.ndarray | unit.Quantity | Sequence"
 Evaluator: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, np.ndarray]]
 """(positions (n, 3) of the variable's atoms, box (3, 3), table (m,) of a shape) -> (energy, forces (n, 3))."""
+
+
+def check_topology(name: str, topology: app.Topology | mdtraj.Topology, made_for: str) -> None:
+    """Refuse a topology (OpenMM's or MDTraj's) without the fingerprint of the one that a variable was made for."""
+    if fingerprint(topology) != made_for:
+        raise CVError(
+            f"{name}: the variable was made for another topology (other atoms, names or residues); that of a campaign "
+            "is in its folder, system/structure.cif. For another molecule train and export it again."
+        )
 
 
 class CollectiveVariable(ShownInNotebooks, ABC):

@@ -27,11 +27,10 @@ import numpy as np
 
 from latf_sampling.core import arguments, storage
 from latf_sampling.core.boxes import reduced_boxes
-from latf_sampling.cv.collective_variable import CollectiveVariable, Evaluator, Positions
+from latf_sampling.cv.collective_variable import CollectiveVariable, Evaluator, Positions, check_topology
 from latf_sampling.cv.compiler.kernel import Kernel, KernelError, Program, cache_directory
 from latf_sampling.cv.shapes import Shape, to_json
 from latf_sampling.errors import CVError, StoreError
-from latf_sampling.features import fingerprint
 from latf_sampling.units import to_array
 
 if TYPE_CHECKING:
@@ -82,11 +81,8 @@ class CompiledVariable(CollectiveVariable):
         except OSError as error:
             raise CVError(f"{path}: cannot be read as a CV file ({error.strerror}).") from error
         about, programs = _traced(path, key, None)
-        if topology is not None and fingerprint(topology) != about["topology"]:
-            raise CVError(
-                f"{path}: the variable was made for another topology (other atoms, names or residues); that of "
-                "a campaign is in its folder, system/structure.cif. For another molecule train and export it again."
-            )
+        if topology is not None:
+            check_topology(str(path), topology, about["topology"])
         return cls(path, key, about, programs)
 
     def __call__(self, positions: Any, box: Any = None) -> np.ndarray:

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from latf_sampling.core import archives, arguments, installation, storage
+from latf_sampling.cv.collective_variable import check_topology
 from latf_sampling.cv.external_module import SAME, ExternalModule
 from latf_sampling.cv.force import bias_variables
 from latf_sampling.cv.operators import check_archive, check_operators
 from latf_sampling.cv.variable import CHUNK, OfAllAtoms, Positions, Variable
 from latf_sampling.errors import CVError
-from latf_sampling.features import Features, fingerprint
+from latf_sampling.features import Features
 from latf_sampling.learning.model import HILLS_PER_RANGE, LaTF
 from latf_sampling.learning.networks import Networks
 from latf_sampling.units import to_array
@@ -292,11 +293,7 @@ class LatentCV(Variable):
 
     def check_topology(self, topology: app.Topology | mdtraj.Topology) -> None:
         """Refuse a topology (OpenMM's or MDTraj's) other than the one that the variable was made for."""
-        if fingerprint(topology) != self.metadata["topology"]:
-            raise CVError(
-                "LatentCV: the variable was made for another topology (other atoms, names or residues); that of "
-                "a campaign is in its folder, system/structure.cif. For another molecule train and export it again."
-            )
+        check_topology("LatentCV", topology, self.metadata["topology"])
 
     def undefined(self, positions: np.ndarray, box: np.ndarray | None = None) -> list[str]:
         """Names of the descriptors that have no finite value at positions (N, 3) in nm, in a box (3, 3)."""

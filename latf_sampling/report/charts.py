@@ -14,6 +14,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
+from latf_sampling.analysis.bootstrap import population_interval
+
 PALETTE = ("#3a86c8", "#e07b39", "#2e9e6b", "#b85fa8", "#c9a227", "#6c78d6", "#d1495b", "#3aa6a6", "#8a6d4b", "#7f8c99")
 """Colors that can be distinguished on a white and on a black page; used in turn."""
 INK, LINE = "#010203", "#040506"
@@ -129,6 +131,12 @@ def legend(axes: Axes, **options) -> None:
                 handle.set_alpha(1)
             if isinstance(handle, PathCollection):
                 handle.set_sizes([22])
+
+
+def population_band(axes: Axes, x: np.ndarray, populations: np.ndarray, errors: np.ndarray, style: dict) -> None:
+    """The 95 % interval of populations (n,) with standard errors (n,) against x (n,), in percent."""
+    low, high = population_interval(populations, errors)
+    axes.fill_between(x, 100 * low, 100 * high, alpha=0.18, lw=0, **style)
 
 
 def surface(

@@ -262,12 +262,12 @@ def _draw_melting(axes: Axes, evaluation: Evaluation) -> None:
         known = np.where(curve.extrapolated, np.nan, values)
         axes.plot(curve.temperatures, known, label=f"state {state}", **style)
         if curve.errors is not None:
-            _interval(axes, curve.temperatures, curve.model[:, state], curve.errors[:, state], style)
+            charts.population_band(axes, curve.temperatures, curve.model[:, state], curve.errors[:, state], style)
         if curve.reweighted is not None and curve.reweighted_errors is not None and curve.effective_sizes is not None:
             enough = curve.effective_sizes >= evaluation.minimum_effective_size
             reweighted = np.where(enough, curve.reweighted[:, state], np.nan)
             axes.plot(curve.temperatures, 100 * reweighted, "--", lw=1.1, **style)
-            _interval(axes, curve.temperatures, reweighted, curve.reweighted_errors[:, state], style)
+            charts.population_band(axes, curve.temperatures, reweighted, curve.reweighted_errors[:, state], style)
         for row in evaluation.rows:
             value, error = row.populations[state], None
             if row.errors is not None and 0 < value < 1:
@@ -334,11 +334,6 @@ def _draw_van_t_hoff(axes: Axes, evaluation: Evaluation, solution: GibbsHelmholt
     axes.set_xlabel("1000 / T, 1/K" if evaluation.boltzmann == KB else "1 / T")
     axes.set_ylabel("ln of population ratio")
     charts.legend(axes, ncols=4)
-
-
-def _interval(axes: Axes, x: np.ndarray, populations: np.ndarray, errors: np.ndarray, style: dict) -> None:
-    low, high = population_interval(populations, errors)
-    axes.fill_between(x, 100 * low, 100 * high, alpha=0.18, lw=0, **style)
 
 
 def _band(axes: Axes, x: np.ndarray, values: np.ndarray, errors: np.ndarray, style: dict) -> None:

@@ -248,17 +248,14 @@ def _error_bar(estimates: Estimates) -> str:
 
 
 def _figures(estimates: Estimates) -> str:
-    known = estimates.reference is not None
-    band = (
-        "; the band is the reference with its error. About two of three bars should reach the band, and"
-        if known
-        else "."
-    )
+    band = ""
+    if estimates.reference is not None:
+        band = "; the band is the reference with its error, which about two of three bars should reach"
     return page.figures(
         page.figure(
             charts.chart(lambda axes: draw_estimates(axes, estimates), height=2.6),
             "Free-energy difference from each round and from all rounds together, with error bars of one standard "
-            f"deviation{band} {'the' if known else 'The'} rounds should agree with each other.",
+            f"deviation{band}. The rounds should agree with each other.",
         ),
         page.figure(
             charts.chart(lambda axes: draw_history(axes, estimates), height=2.6),

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from latf_sampling.analysis.bootstrap import population_interval
 from latf_sampling.analysis.crossing_cells import Hills
 from latf_sampling.data.dataset import Series
 from latf_sampling.errors import ExtrapolationWarning
@@ -151,15 +150,14 @@ def draw_populations(axes: Axes, records: Records, learned: LearnedModel) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExtrapolationWarning)  # the points show where there are data
         curve = [model_populations(model, temperature) for temperature in grid]
-    predicted, errors = np.array([values for values, _ in curve]), [error for _, error in curve]
+    predicted, errors = np.array([values for values, _ in curve]), [error for _, error in curve if error is not None]
     for entry in states:
         shade = charts.color(entry["state"] + 1)
         points = [100 * entry[f"population at {temperature:g}"] for temperature in measured]
         here = predicted[:, entry["state"]]
         axes.plot(grid, 100 * here, color=shade, label=f"state {entry['state']}")
-        if of_state := [error[entry["state"]] for error in errors if error is not None]:
-            low, high = population_interval(here, np.array(of_state))
-            axes.fill_between(grid, 100 * low, 100 * high, color=shade, alpha=0.18, lw=0)
+        if errors:
+            charts.population_band(axes, grid, here, np.array(errors)[:, entry["state"]], {"color": shade})
         axes.plot(measured, points, "o", color=shade, ms=6)
     if records.protocol.starts is not None and records.protocol.starts.temperature not in measured:
         axes.axvline(records.protocol.starts.temperature, color=charts.LINE, lw=1, zorder=0)

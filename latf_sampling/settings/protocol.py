@@ -237,15 +237,10 @@ class ObserveSettings(Settings):
 
     def what(self) -> dict[str, Any]:
         """What is observed, with the names of files alone: a campaign has copies of them in a folder of its own."""
-
-        def named(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {key: named(each) for key, each in value.items()}
-            if isinstance(value, list):
-                return [named(each) for each in value]
-            return value.rpartition("/")[2] if isinstance(value, str) else value
-
-        return named(self.model_dump(mode="json", exclude={"reference"}))
+        content = self.model_dump(mode="json", exclude={"reference"})
+        if content["descriptor"] is not None:
+            content["descriptor"] = _with_files(content["descriptor"], (), lambda file, _: Path(file).name)
+        return content
 
 
 class EvaluateSettings(Settings):

@@ -201,9 +201,9 @@ def shortest(vectors: np.ndarray, box: Box) -> np.ndarray:
         return vectors
     import torch  # which takes seconds, and a structure without a box needs none of it
 
-    from latf_sampling.features.periodic import IMAGES, minimum_image, reduced_box
+    from latf_sampling.features.periodic import IMAGES, minimum_image
 
-    cell = reduced_box(torch.tensor(np.asarray(box, np.float64)))
+    cell = torch.from_numpy(reduced_boxes(box))
     return minimum_image(
         torch.from_numpy(np.ascontiguousarray(vectors)), cell, torch.tensor(IMAGES, dtype=torch.float64)
     ).numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from openmm import app
 
+from latf_sampling.core.boxes import reduced_boxes
 from latf_sampling.features import as_mdtraj
 from latf_sampling.systems.molecule import box_vectors
 
@@ -23,7 +24,7 @@ def make_whole(topology: app.Topology, positions: np.ndarray, box: np.ndarray | 
         return positions
     import torch
 
-    from latf_sampling.features import reduced_box, unwrap_molecules
+    from latf_sampling.features import unwrap_molecules
 
     unwrap = unwrap_molecules(as_mdtraj(topology)).double()
-    return unwrap(torch.from_numpy(positions.copy()), reduced_box(torch.tensor(np.tril(box)))).numpy()
+    return unwrap(torch.from_numpy(positions.copy()), torch.from_numpy(reduced_boxes(box))).numpy()
