@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 import OpenSMOG
-from openmm import XmlSerializer, app
+from openmm import NonbondedForce, XmlSerializer, app
 from OpenSMOG import SBM
 
 PROTOCOL = """\
@@ -59,6 +59,13 @@ def main() -> None:
     model.setup_openmm(platform="Reference")
     model.saveFolder(str(output / "opensmog"))
     model.loadSystem(str(folder / "frame.0.gro"), str(folder / "opentest.top"), str(folder / "opentest.xml"))
+    # OpenSMOG adds a NonbondedForce without charges or energies, which takes a seventh of the time.
+    for index in reversed(range(model.system.getNumForces())):
+        force = model.system.getForce(index)
+        if isinstance(force, NonbondedForce) and not any(
+            parameter._value for k in range(force.getNumParticles()) for parameter in force.getParticleParameters(k)[::2]
+        ):
+            model.system.removeForce(index)
     (output / "system.xml").write_text(XmlSerializer.serialize(model.system))
     gro = app.GromacsGroFile(str(folder / "frame.0.gro"))
     # A PDB file with the names of the topology: SMOG's chain of CA atoms.

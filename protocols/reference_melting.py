@@ -43,6 +43,7 @@ class Case:
     plain: tuple[float, ...]  # K
     timestep: float  # ps
     interval: int  # steps between frames and between exchanges
+    platform: str = "Reference"
 
 
 def ladder(lowest: float, highest: float, count: int) -> tuple[float, ...]:
@@ -80,7 +81,7 @@ def gcaa() -> Case:
 
 
 def rapa() -> Case:
-    settings = Protocol.load(Path(__file__).parent / "rapa.yaml").system
+    settings = Protocol.load(protocol("rapa")).system
     atoms = [{atom.name: atom.index for atom in residue.atoms()} for residue in build(settings).topology.residues()]
     bases = np.array([[names[name] for name in ("C2", "C6", "C4")] for names in atoms])
 
@@ -92,7 +93,35 @@ def rapa() -> Case:
     return Case(settings, means, observed, ladder(280.0, 450.0, 6), (300.0, 330.0, 360.0, 400.0), 0.004, 250)
 
 
-CASES = {"chignolin-go": chignolin, "gcaa-go": gcaa, "rapa": rapa}
+def ci2() -> Case:
+    settings = Protocol.load(protocol("ci2")).system
+    molecule = build(settings)
+    pairs = [force for force in molecule.system.getForces() if isinstance(force, openmm.CustomBondForce)]
+    native = max(pairs, key=lambda force: force.getNumBonds())
+    contacts = [native.getBondParameters(k)[:2] for k in range(native.getNumBonds())]
+    formed = contacts_formed(molecule.positions, contacts)
+
+    def observed(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        fraction = formed(positions).mean(axis=1)
+        return fraction, fraction > 0.5
+
+    exchange, plain = (tuple(np.round(np.array(kt) / KB, 2).tolist()) for kt in CI2_KT)
+    return Case(settings, "more than half of the native contacts", observed, exchange, plain, 0.004, 250, "CPU")
+
+
+def protocol(name: str) -> Path:
+    """The protocol of a system; that of CI2 is made by a script."""
+    if name != "ci2":
+        return Path(__file__).parent / f"{name}.yaml"
+    made = Path("runs/ci2/protocol.yaml")
+    if not made.exists():
+        raise SystemExit(f"{made} is missing: run 'python protocols/ci2_opensmog.py -o {made.parent}'")
+    return made
+
+
+CI2_KT = (1.12, 1.137, 1.154, 1.171, 1.188, 1.205, 1.222, 1.24), (1.15, 1.165, 1.18, 1.195, 1.21)
+"""kT of the replica exchange and of plain runs, kJ/mol."""
+CASES = {"chignolin-go": chignolin, "gcaa-go": gcaa, "rapa": rapa, "ci2": ci2}
 CONTACT = 1.2
 """A contact is formed within this many times its native distance."""
 
@@ -129,11 +158,13 @@ def stacked(positions: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.
 class Replica:
     """A simulation at one temperature, K."""
 
-    def __init__(self, molecule: Molecule, temperature: float, timestep: float, walker: int, seed: int) -> None:
-        integrator = openmm.LangevinMiddleIntegrator(temperature, 1.0, timestep)
+    def __init__(self, molecule: Molecule, case: Case, temperature: float, walker: int, seed: int) -> None:
+        integrator = openmm.LangevinMiddleIntegrator(temperature, 1.0, case.timestep)
         integrator.setRandomNumberSeed(seed)
         self.temperature, self.integrator = temperature, integrator
-        self.context = openmm.Context(molecule.system, integrator, openmm.Platform.getPlatformByName("Reference"))
+        platform = openmm.Platform.getPlatformByName(case.platform)
+        threads = {"Threads": "1"} if case.platform == "CPU" else {}
+        self.context = openmm.Context(molecule.system, integrator, platform, threads)
         self.context.setPositions(molecule.start(walker).positions)
         openmm.LocalEnergyMinimizer.minimize(self.context, 10.0)
         self.context.setVelocitiesToTemperature(temperature, seed)
@@ -152,7 +183,7 @@ class Replica:
 
 def plain_run(molecule: Molecule, case: Case, temperature: float, frames: int, seed: int):
     """Positions (frames, N, 3) and energies (frames,) of plain dynamics; the first tenth is left out."""
-    replica = Replica(molecule, temperature, case.timestep, seed, seed)
+    replica = Replica(molecule, case, temperature, seed, seed)
     replica.integrator.step(frames // 10 * case.interval)
     positions, energies = zip(*(replica.frame(case.interval) for _ in range(frames)), strict=True)
     return np.array(positions, np.float32), np.array(energies)
@@ -161,7 +192,7 @@ def plain_run(molecule: Molecule, case: Case, temperature: float, frames: int, s
 def exchange_piece(molecule: Molecule, case: Case, frames: int, seed: int, piece: int, before: dict | None) -> dict:
     """Replica exchange from where the piece before ended: positions (temperatures, frames, N, 3) and so on."""
     seeds = [seed + 1000 * piece + k for k in range(len(case.exchange))]
-    replicas = [Replica(molecule, t, case.timestep, k, seeds[k]) for k, t in enumerate(case.exchange)]
+    replicas = [Replica(molecule, case, t, k, seeds[k]) for k, t in enumerate(case.exchange)]
     if before is not None:
         for replica, x, v in zip(replicas, before["last"], before["velocities"], strict=True):
             replica.context.setPositions(x)
@@ -355,7 +386,7 @@ def main() -> None:
     name, case = arguments.name, CASES[arguments.name]()
     molecule, interval = build(case.system), case.interval * case.timestep
     result = {
-        "what": f"{name}, Langevin dynamics, friction 1/ps, {1000 * case.timestep:g} fs, Reference platform",
+        "what": f"{name}, Langevin dynamics, friction 1/ps, {1000 * case.timestep:g} fs, {case.platform} platform",
         "openmm": openmm.version.version,
         "folded_means": case.folded_means,
         "plain_runs": {"frame_interval_ps": interval, "runs": []},

@@ -1,7 +1,7 @@
-"""Fractions folded or stacked of small RNA at temperatures that nobody simulated, against replica exchange.
+"""Fractions folded or stacked at temperatures that nobody simulated, against replica exchange: small RNA and CI2.
 
     python protocols/reference_melting.py gcaa-go -o protocols/reference_gcaa-go.json --plain-frames 0
-    python benchmarks/rna.py gcaa-go --reference runs/reference -o runs/rna
+    python benchmarks/melting.py gcaa-go --reference runs/reference -o runs/melting
 
 A model is trained on plain dynamics at two temperatures, half of it from each starting structure, and judged by frames
 of replica exchange at temperatures between and beyond, which the first command leaves in runs/reference. Rows have the
@@ -48,15 +48,15 @@ class Case:
 CASES = {
     "gcaa-go": Case((315.0, 345.0), (304.1, 323.2, 333.2, 354.1), 10, 5000),
     "rapa": Case((300.0, 400.0), (280.0, 338.5, 372.2, 450.0), 20, 1000),
+    "ci2": Case((138.31, 145.53), (136.75, 140.84, 142.88, 146.97), 10, 10_000),
 }
 
 
-def features_of(name: str, molecule):
+def features_of(name: str, melting, molecule):
     from latf_sampling import Features
     from latf_sampling.settings.protocol import Protocol
 
-    protocol = Protocol.load(Path(__file__).parents[1] / "protocols" / f"{name}.yaml")
-    return Features(molecule.topology, list(protocol.features))
+    return Features(molecule.topology, list(Protocol.load(melting.protocol(name)).features))
 
 
 def walker(name: str, melting, molecule, temperature: float, number: int, output: Path):
@@ -124,7 +124,7 @@ def run(name: str, mode: str, case: Case, folded_only: bool, directory: Path, ou
     warnings.simplefilter("ignore")
     case_of_reference = melting.CASES[name]()
     molecule = build(case_of_reference.system)
-    features, topology = features_of(name, molecule), mdtraj.Topology.from_openmm(molecule.topology)
+    features, topology = features_of(name, melting, molecule), mdtraj.Topology.from_openmm(molecule.topology)
 
     def columns(x: np.ndarray) -> np.ndarray:
         return features.transform(mdtraj.Trajectory(x, topology))
@@ -195,8 +195,8 @@ def write_curves(name: str, seed: int, output: Path) -> None:
                 temperatures = curve["temperature"]
                 columns[f"{mode}{variant}"], columns[f"{mode}{variant} error"] = zip(*curve["folded"], strict=True)
     with (output / f"melting-{name}.csv").open("w", newline="") as stream:
-        stream.write(f"# python benchmarks/rna.py {name} --seed {seed}, and the same with --folded-only; ")
-        stream.write("benchmarks/rna.md has the load\n")
+        stream.write(f"# python benchmarks/melting.py {name} --seed {seed}, and the same with --folded-only; ")
+        stream.write("benchmarks/melting.md has the load\n")
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["temperature", *columns])
         for k, temperature in enumerate(temperatures):
