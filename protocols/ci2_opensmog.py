@@ -62,9 +62,7 @@ def main() -> None:
     # OpenSMOG adds a NonbondedForce without charges or energies, which takes a seventh of the time.
     for index in reversed(range(model.system.getNumForces())):
         force = model.system.getForce(index)
-        if isinstance(force, NonbondedForce) and not any(
-            parameter._value for k in range(force.getNumParticles()) for parameter in force.getParticleParameters(k)[::2]
-        ):
+        if isinstance(force, NonbondedForce) and not _acts(force):
             model.system.removeForce(index)
     (output / "system.xml").write_text(XmlSerializer.serialize(model.system))
     gro = app.GromacsGroFile(str(folder / "frame.0.gro"))
@@ -72,6 +70,12 @@ def main() -> None:
     with open(output / "structure.pdb", "w") as handle:
         app.PDBFile.writeFile(model.Top.topology, gro.positions, handle, keepIds=True)
     (output / "protocol.yaml").write_text(PROTOCOL)
+
+
+def _acts(force: NonbondedForce) -> bool:
+    """Whether any particle has a charge or an energy."""
+    parameters = (force.getParticleParameters(k) for k in range(force.getNumParticles()))
+    return any(charge._value or epsilon._value for charge, _, epsilon in parameters)
 
 
 if __name__ == "__main__":
