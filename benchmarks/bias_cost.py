@@ -148,7 +148,7 @@ def biased(way: str, system: openmm.System, cv: ls.LatentCV):
         return bias.step, bias._force.getForceGroup()
     if way in STATIC:
         grid = ls.Metadynamics(openmm.XmlSerializer.clone(system), cv, 300.0, 10.0, 0.1, FREQUENCY)
-        static = BiasForce(system, cv, grid.shape(), grid.coefficients.ravel(), fixed=True, backend="torchforce")
+        static = BiasForce(system, cv, grid._shape(), grid.coefficients.ravel(), fixed=True, backend="torchforce")
         if way == STATIC[1]:
             static.force.setProperty("useCUDAGraphs", "true")
         return app.Simulation.step, static.group

@@ -99,10 +99,10 @@ def run(well: Well, height: float, seed: int, steps: int) -> dict:
             """The bias of all kernels up to each step, whichever walker added them."""
             kernels, energies = bias.all_kernels(), []
             for step in steps:
-                state = bias.empty_state()
+                state = bias._empty_state()
                 for kernel in kernels[kernels[:, 0] <= step]:
-                    bias.add_kernel(state, kernel)
-                energies.append(bias.energy_with(bias.coefficients_of(state), points))
+                    bias._add_kernel(state, kernel)
+                energies.append(bias._energy_with(bias._coefficients_of(state), points))
             return np.stack(energies)
 
         results = {}

@@ -1,10 +1,13 @@
 """A folder imports only folders before it, no two files import each other, public names stay, one file writes."""
 
 import ast
+import functools
 import graphlib
 import inspect
+import pydoc
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -225,6 +228,53 @@ def test_parameters_that_scripts_rely_on(call):
         assert parameter.name in wanted or optional or call.endswith((".step", ".weights")), parameter
     for parameter, default in DEFAULTS.get(call, {}).items():
         assert parameters[parameter].default == default
+
+
+def _public_members(value: type) -> dict[str, type]:
+    """Methods and properties of a class that help shows, each with the class of this package that defines it."""
+    members = {
+        name: next(base for base in value.__mro__ if name in vars(base)) for name in dir(value) if name[0] != "_"
+    }
+    return {
+        name: base
+        for name, base in members.items()
+        if base.__module__.startswith("latf_sampling.")
+        and isinstance(vars(base)[name], property | functools.cached_property | classmethod | types.FunctionType)
+    }
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_each_method_of_a_public_class_is_documented_there_and_in_the_reference(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "docs" / "_ext"))
+    import reference  # pyright: ignore[reportMissingImports]
+
+    monkeypatch.delitem(sys.modules, "reference")
+    listed = {entry.split(".")[-1] for entries in reference.NAMES.values() for entry in entries}
+    value = getattr(latf_sampling, name)
+    for member, base in _public_members(value).items() if isinstance(value, type) else ():
+        assert inspect.getdoc(getattr(value, member, None)), member
+        assert base.__name__ in listed, f"{member} of {base.__name__}"
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("Metadynamics", {"hills"}), ("OPES", {"kernels", "epsilon", "effective_sample_size"})]
+)
+def test_adaptive_biases_show_what_scripts_call(name, own):
+    """What a kind of bias has to define is of no use in a script, and would hide what is."""
+    assert set(_public_members(getattr(latf_sampling, name))) == {
+        *("step", "prepare", "update", "save", "saved", "close", "rewind"),
+        *("values", "energy", "applied_bias", "past_energy", "shared_time", "on_grid", "own_kernels", "all_kernels"),
+        *("offset", "weights", "free_energy", "free_energy_history"),
+        *("force", "group", "backend", "backend_reason", "hill_width", "low", "high"),
+        *own,
+    }
+
+
+@pytest.mark.parametrize("name", ["ModelSettings", "TrainingSettings", "Protocol"])
+def test_help_of_settings_shows_nothing_of_pydantic(name):
+    text = pydoc.render_doc(getattr(latf_sampling, name), renderer=pydoc.plaintext)
+    assert "Attributes" in text
+    assert "inherited from pydantic" not in text and "model_validate" not in text and "model_fields" not in text
 
 
 # ---------------------------------------------------------------------------------------------- what an import costs

@@ -1,8 +1,8 @@
 """The loop that metadynamics and OPES share: an adaptive (history-dependent) bias of one walker or of several.
 
-A kind of bias is five methods of `AdaptiveBias`. Every `frequency` steps, `new_kernel` computes what to add where the
-walker is, and `add_kernel` adds it to the state; `coefficients_of` and `free_energy_of` evaluate a state, and
-`empty_state` is the one before the first kernel. Everything else follows from the kernels alone: the bias of a
+A kind of bias is five methods of `AdaptiveBias`. Every `frequency` steps, `_new_kernel` computes what to add where the
+walker is, and `_add_kernel` adds it to the state; `_coefficients_of` and `_free_energy_of` evaluate a state, and
+`_empty_state` is the one before the first kernel. Everything else follows from the kernels alone: the bias of a
 simulation that continues is rebuilt by adding the kernels of its history one by one in their order, so that it has
 every bit that it had.
 
@@ -140,7 +140,7 @@ class AdaptiveBias(GridBias, Generic[State]):
         if not (isinstance(options.walker, str) and re.fullmatch(r"[^./][^/]*", options.walker)):
             raise SettingsError(f"{name}: walker must be a name to call a file by; got {options.walker!r}.")
         self.cv, self.grid, self.trust, self.read_only = cv, grid, options.trust, options.read_only
-        wall = None if self.trust is None else self.trust.wall(grid.nodes(), cv.sigma)
+        wall = None if self.trust is None else self.trust._wall(grid.nodes(), cv.sigma)
         self._wall = None if wall is None else grid.spline_through(wall)
         # A system that does not fit is refused before there are files, and files before the system gets a force.
         free_group(system, cv)
@@ -188,43 +188,43 @@ class AdaptiveBias(GridBias, Generic[State]):
             storage.remove_stale(path.parent, path.stem)  # no other process writes files of this name
 
     def _kernel_limits(self, fields: list[str]) -> dict[str, tuple[float, float]]:
-        """`limits`, with those of centers, which are on the grid, and of widths."""
+        """`_limits`, with those of centers, which are on the grid, and of widths."""
         ends = np.stack(self.grid.ends, 1)
         slack = 1e-6 * (ends[:, 1] - ends[:, 0])
         limits = {f"u{k}": (ends[k, 0] - slack[k], ends[k, 1] + slack[k]) for k in range(self.cv.dim)}
         limits |= {name: (0.0, math.inf) for name in fields if name.startswith("sigma_")}
-        return {**limits, **self.limits()}
+        return {**limits, **self._limits()}
 
     # ------------------------------------------------------------------------------------- what a kind of bias defines
 
     @abstractmethod
-    def empty_state(self) -> State:
+    def _empty_state(self) -> State:
         """The state before the first kernel."""
 
     @abstractmethod
-    def new_kernel(self, context: openmm.Context, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
+    def _new_kernel(self, context: openmm.Context, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
         """The kernel to add at u (d,), where the bias without walls is so high, kJ/mol.
 
         Returns the kernel without its step. The walker is at u if it is on the grid, and beyond otherwise.
         """
 
     @abstractmethod
-    def add_kernel(self, state: State, kernel: np.ndarray) -> Region:
+    def _add_kernel(self, state: State, kernel: np.ndarray) -> Region:
         """Add a kernel, as one of `own_kernels`, to a state; returns which coefficients it changes."""
 
     @abstractmethod
-    def coefficients_of(self, state: State) -> np.ndarray:
+    def _coefficients_of(self, state: State) -> np.ndarray:
         """Coefficients of the bias in a state, without the wall of a trust region; not to be changed."""
 
     @abstractmethod
-    def free_energy_of(self, state: State) -> np.ndarray:
+    def _free_energy_of(self, state: State) -> np.ndarray:
         """Free energy at the nodes of `axes` in a state, kJ/mol, lowest value 0."""
 
-    def limits(self) -> dict[str, tuple[float, float]]:
+    def _limits(self) -> dict[str, tuple[float, float]]:
         """Lowest and highest number that a kernel of this bias can have, by the names of its fields."""
         return {}
 
-    def load_state(self) -> int:
+    def _load_state(self) -> int:
         """Set `state` to a saved one, if there is one; returns how many of this walker's kernels that contains."""
         return 0
 
@@ -240,26 +240,26 @@ class AdaptiveBias(GridBias, Generic[State]):
                 f"{int((rows[:, 0] > now).sum())} later kernels for good; a new or a second simulation needs a bias of "
                 "its own, with another directory or walker."
             )
-        self.repair()
+        self._repair()
         super().prepare(simulation)
 
     def update(self, simulation: app.Simulation) -> None:
         """Add a kernel at the position of the walker, and the kernels of the others that are new on the disk."""
         context, step = simulation.context, simulation.currentStep
         u = self.values(context)
-        self.check_value(u)
+        self._check_value(u)
         energy = float(self.energy(u)[0])
-        self.check_force(context, u, energy)
-        # A walker that is off the grid adds at the grid's end, and only what is bounded: see `new_kernel`.
+        self._check_force(context, u, energy)
+        # A walker that is off the grid adds at the grid's end, and only what is bounded: see `_new_kernel`.
         center = np.clip(u, *self.grid.ends)
         bias = self.grid.interpolate(center[None], self.coefficients)[0]
         if self._wall is not None:
             bias -= self.grid.interpolate(center[None], self._wall)[0]
-        kernel = np.array([step, *self.new_kernel(context, center, bias, bool((center == u).all()))])
+        kernel = np.array([step, *self._new_kernel(context, center, bias, bool((center == u).all()))])
         self._last = step, energy
         self._complete = False
         self.history.add([*kernel, self._clock(step)])
-        changed = [self.add_kernel(self.state, kernel)]
+        changed = [self._add_kernel(self.state, kernel)]
         if step % self.save_frequency == 0:
             self.history.write()
             changed += self._add_neighbors()
@@ -267,7 +267,7 @@ class AdaptiveBias(GridBias, Generic[State]):
         self._complete = True
         self.force.publish(context)
         if self.trust is not None:
-            self.trust.check(u, step)
+            self.trust._check(u, step)
 
     def applied_bias(self, u: np.ndarray, step: int) -> float:
         """Bias at the point (d,) that a walker reached at a step, kJ/mol, without the kernel added at this very step.
@@ -308,7 +308,7 @@ class AdaptiveBias(GridBias, Generic[State]):
                 stacklevel=2,
             )
         self._complete = False
-        self.repair()
+        self._repair()
 
     def save(self) -> None:
         """Write kernels to the disk that wait for the next multiple of `save_frequency`.
@@ -350,29 +350,29 @@ class AdaptiveBias(GridBias, Generic[State]):
 
     def free_energy(self) -> np.ndarray:
         """Free energy at the nodes of `axes`, kJ/mol, lowest value 0; infinite where no kernel is."""
-        return self.free_energy_of(self.state)
+        return self._free_energy_of(self.state)
 
     def free_energy_history(self, times: int = 10) -> Iterator[tuple[int, np.ndarray]]:
         """`free_energy` after each of so many equal shares of the kernels of all walkers, as (step, surface)."""
-        state, times = self.empty_state(), arguments.whole(type(self).__name__, "times", times, 1)
+        state, times = self._empty_state(), arguments.whole(type(self).__name__, "times", times, 1)
         for part in np.array_split(self._rows_in_order(), times):
             for row in part:
-                self.add_kernel(state, row[:-1])
+                self._add_kernel(state, row[:-1])
             if len(part):
-                yield int(part[-1, -1]), self.free_energy_of(state)
+                yield int(part[-1, -1]), self._free_energy_of(state)
 
     def past_energy(self, u: np.ndarray, steps: Sequence[int]) -> np.ndarray:
         u = latent_points(type(self).__name__, u, self.cv.dim)
         times = arguments.real_numbers(type(self).__name__, "steps", steps).reshape(-1)
-        kernels, state, done = self._rows_in_order(), self.empty_state(), 0
+        kernels, state, done = self._rows_in_order(), self._empty_state(), 0
         ends = np.searchsorted(kernels[:, -1], times, side="right")
         energies = np.empty((len(ends), len(u)))
         for index in np.argsort(ends, kind="stable"):
             for row in kernels[done : ends[index]]:
-                self.add_kernel(state, row[:-1])
+                self._add_kernel(state, row[:-1])
             done = ends[index]
-            coefficients = self.coefficients_of(state)
-            energies[index] = self.energy_with(coefficients if self._wall is None else coefficients + self._wall, u)
+            coefficients = self._coefficients_of(state)
+            energies[index] = self._energy_with(coefficients if self._wall is None else coefficients + self._wall, u)
         return energies
 
     def shared_time(self, steps: ArrayLike, walker: str | None = None) -> np.ndarray:
@@ -409,7 +409,7 @@ class AdaptiveBias(GridBias, Generic[State]):
 
     # ----------------------------------------------------------------------------------------------------- bookkeeping
 
-    def repair(self) -> None:
+    def _repair(self) -> None:
         """Rebuild the bias from its history, if it does not hold all of it, as after an interruption."""
         if not self._complete:
             self._rebuild()
@@ -417,7 +417,7 @@ class AdaptiveBias(GridBias, Generic[State]):
             self._complete = True
             self.force.publish()
 
-    def take_new(self) -> None:
+    def _take_new(self) -> None:
         """Add kernels of others that are new on the disk now, rather than at the next multiple of `save_frequency`."""
         changed = self._add_neighbors()
         self._copy_coefficients(self.coefficients, changed)
@@ -426,12 +426,12 @@ class AdaptiveBias(GridBias, Generic[State]):
     def _rebuild(self, from_scratch: bool = False) -> None:
         """Let the state hold this walker's kernels, and those of others that are on the disk."""
         self._complete = False
-        self.state, self.latest = self.empty_state(), -math.inf
+        self.state, self.latest = self._empty_state(), -math.inf
         if self.neighbors is not None:
             self.neighbors.seek({})
-        done = 0 if from_scratch else self.load_state()
+        done = 0 if from_scratch else self._load_state()
         for kernel in self.own_kernels[done:]:
-            self.add_kernel(self.state, kernel)
+            self._add_kernel(self.state, kernel)
         self._add_neighbors()
 
     def _add_neighbors(self) -> list[Region]:
@@ -445,11 +445,11 @@ class AdaptiveBias(GridBias, Generic[State]):
             self._rebuild(from_scratch=True)
             return [self.grid.everything]
         self.latest = max([self.latest, *(rows[-1, -1] for rows in new if len(rows))])
-        return [self.add_kernel(self.state, row[:-1]) for rows in new for row in rows]
+        return [self._add_kernel(self.state, row[:-1]) for rows in new for row in rows]
 
     def _copy_coefficients(self, target: np.ndarray, regions: list[Region]) -> None:
         """Set coefficients in some regions to those of the state, with the wall of the trust region."""
-        coefficients = self.coefficients_of(self.state)
+        coefficients = self._coefficients_of(self.state)
         for region, following in zip(regions, [*regions[1:], None]):
             if region != following:
                 part = coefficients[region]

@@ -97,7 +97,7 @@ class FlowBias(GridBias):
         grid = Grid(cv, cv.sigma)
         self._surface = coefficients = flow_surface(grid, model, self.temperature, self._share)
         if trust is not None:
-            coefficients = coefficients + grid.spline_through(trust.wall(grid.nodes(), cv.sigma))
+            coefficients = coefficients + grid.spline_through(trust._wall(grid.nodes(), cv.sigma))
         super().__init__(None if read_only else system, cv, grid, coefficients, fixed=True, backend=backend)
 
     def prepare(self, simulation: app.Simulation) -> None:
@@ -114,9 +114,9 @@ class FlowBias(GridBias):
     def update(self, simulation: app.Simulation) -> None:
         """Check that the walker is where it may be."""
         u = self.values(simulation.context)
-        self.check_value(u)
+        self._check_value(u)
         if self.trust is not None:
-            self.trust.check(u, simulation.currentStep)
+            self.trust._check(u, simulation.currentStep)
 
     def free_energy(self) -> np.ndarray:
         """Free energy of the flow at the nodes of `axes`, kJ/mol, lowest value 0."""

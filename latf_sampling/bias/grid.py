@@ -209,7 +209,7 @@ class GridBias(Bias):
     coefficients : numpy.ndarray
         Of the spline, on the nodes of `axes` and those behind the walls, as the force evaluates it.
     outside : int
-        Number of values that `check_value` found behind a wall.
+        Number of updates at which a walker was behind a wall.
     """
 
     def __init__(
@@ -227,32 +227,35 @@ class GridBias(Bias):
         self.outside = self._checked = 0
         force = None
         if system is not None:
-            force = BiasForce(system, cv, self.shape(), coefficients.ravel(), fixed, backend)
+            force = BiasForce(system, cv, self._shape(), coefficients.ravel(), fixed, backend)
             coefficients = force.table.reshape(grid.counts)
         self.coefficients = coefficients
         super().__init__(cv, force)
 
     @property
     def hill_width(self) -> np.ndarray:
+        """Width (d,) of hills in the unit of the variable."""
         return self.grid.hill_width
 
     @property
     def low(self) -> np.ndarray:
+        """Where the lower walls stand (d,)."""
         return self.grid.low
 
     @property
     def high(self) -> np.ndarray:
+        """Where the upper walls stand (d,)."""
         return self.grid.high
 
-    def shape(self) -> Shape:
+    def _shape(self) -> Shape:
         """The bias as the force evaluates it."""
         spline = Spline(self.grid.first, self.grid.step, self.grid.counts)
         return Sum(spline, self.grid.walls) if self.walls else spline
 
     def energy(self, u: np.ndarray) -> np.ndarray:
-        return self.energy_with(self.coefficients, latent_points(type(self).__name__, u, self.cv.dim))
+        return self._energy_with(self.coefficients, latent_points(type(self).__name__, u, self.cv.dim))
 
-    def energy_with(self, coefficients: np.ndarray, u: np.ndarray) -> np.ndarray:
+    def _energy_with(self, coefficients: np.ndarray, u: np.ndarray) -> np.ndarray:
         """What `energy` at points (n, d) is with other coefficients, kJ/mol; returns (n,)."""
         total = self.grid.interpolate(u, coefficients)
         return total + self.grid.walls.energies(u) if self.walls else total
@@ -261,7 +264,7 @@ class GridBias(Bias):
         """Bias at the nodes of `axes`, without walls, kJ/mol."""
         return self.grid.at_nodes(self.coefficients)
 
-    def check_value(self, u: np.ndarray) -> None:
+    def _check_value(self, u: np.ndarray) -> None:
         """Refuse a value (d,) of the variable that is not finite, and warn where walkers are often behind a wall.
 
         Raises
@@ -283,7 +286,7 @@ class GridBias(Bias):
                     stacklevel=4,
                 )
 
-    def check_force(self, context: openmm.Context, u: np.ndarray, expected: float) -> None:
+    def _check_force(self, context: openmm.Context, u: np.ndarray, expected: float) -> None:
         """Refuse to go on where the force that acts is not this bias, whose energy at the present u (d,) is given.
 
         Raises

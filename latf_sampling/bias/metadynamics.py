@@ -154,28 +154,29 @@ class Metadynamics(AdaptiveBias[np.ndarray]):
 
     @property
     def hills(self) -> np.ndarray:
+        """This walker's hills (n, 2 d + 2): step, center (d), width (d), height."""
         return self.own_kernels
 
     @property
-    def starts_from_flow(self) -> bool:
+    def _starts_from_flow(self) -> bool:
         """Whether the bias was not zero before the first hill."""
         return bool(self._start.any())
 
     @property
-    def highest(self) -> float:
+    def _highest(self) -> float:
         """The height that no hill exceeds, kJ/mol: that of the first, or of the narrowest of adaptive ones."""
         share = NARROWEST**self.cv.dim if self.adaptive_widths else 1.0
         lowest = min(float(self._start.min()), 0.0)  # a flow's free energy counts from its minimum
         return self.height / share * math.exp(-lowest / (KB * self.temperature * (self.bias_factor - 1)))
 
-    def limits(self) -> dict[str, tuple[float, float]]:
+    def _limits(self) -> dict[str, tuple[float, float]]:
         # A spline may be some hundredths below zero beside a hill.
-        return {"height": (0.0, 1.05 * self.highest)}
+        return {"height": (0.0, 1.05 * self._highest)}
 
-    def empty_state(self) -> np.ndarray:
+    def _empty_state(self) -> np.ndarray:
         return self._start.copy()
 
-    def new_kernel(self, context: openmm.Context, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
+    def _new_kernel(self, context: openmm.Context, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
         # Hills at the end of the grid would push a walker that is beyond further out, however many there were.
         height = on_grid * self.height * math.exp(-bias / (KB * self.temperature * (self.bias_factor - 1)))
         width = self.hill_width
@@ -184,14 +185,14 @@ class Metadynamics(AdaptiveBias[np.ndarray]):
             width, height = self.hill_width * share, height / np.prod(share)
         return np.array([*u, *width, height])
 
-    def add_kernel(self, state: np.ndarray, kernel: np.ndarray) -> Region:
+    def _add_kernel(self, state: np.ndarray, kernel: np.ndarray) -> Region:
         d = self.cv.dim
         return self.grid.add_hill(state, center=kernel[1 : 1 + d], width=kernel[1 + d : -1], height=kernel[-1])
 
-    def coefficients_of(self, state: np.ndarray) -> np.ndarray:
+    def _coefficients_of(self, state: np.ndarray) -> np.ndarray:
         return state
 
-    def free_energy_of(self, state: np.ndarray) -> np.ndarray:
+    def _free_energy_of(self, state: np.ndarray) -> np.ndarray:
         """-V gamma / (gamma - 1)."""
         surface = -self.grid.at_nodes(state) * self.bias_factor / (self.bias_factor - 1)
         return surface - surface.min()

@@ -189,6 +189,7 @@ class OPES(AdaptiveBias[Density]):
 
     @property
     def kernels(self) -> Kernels:
+        """The merged kernels of all walkers."""
         return self.state.kernels
 
     @property
@@ -197,12 +198,13 @@ class OPES(AdaptiveBias[Density]):
         return self._epsilon
 
     @property
-    def excludes_region(self) -> bool:
+    def _excludes_region(self) -> bool:
         """Whether there is an excluded region."""
         return self._excluded is not None
 
     @property
     def effective_sample_size(self) -> float:
+        """Of the frames that the density is estimated from."""
         return self.state.effective_sample_size()
 
     def _kind(self, narrowest: float) -> str:
@@ -213,18 +215,18 @@ class OPES(AdaptiveBias[Density]):
             words.append(f"excluded {self._excluded.digest}")
         return " ".join(filter(None, words))
 
-    def limits(self) -> dict[str, tuple[float, float]]:
+    def _limits(self) -> dict[str, tuple[float, float]]:
         # The density is at most as many times its mean as there are kernels: 1e6 of them are more than fit in memory.
         kT = KB * self.temperature
         return {"logweight": (-self.barrier / kT - 1e-3, self._prefactor / kT * math.log(1e6))}
 
-    def empty_state(self) -> Density:
+    def _empty_state(self) -> Density:
         kT = KB * self.temperature
         cutoff = math.sqrt(2 * self.barrier / (kT if self.explore else self._prefactor))
         unbiased = 1.0 if self.explore else math.exp(-self.barrier / kT)
         return Density(self.grid.first, self.grid.step, self.grid.counts, cutoff, unbiased)
 
-    def new_kernel(self, context: openmm.Context, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
+    def _new_kernel(self, context: openmm.Context, u: np.ndarray, bias: float, on_grid: bool) -> np.ndarray:
         log_weight = (bias - self.barrier) / (KB * self.temperature)
         return np.array([*u, *self._kernel_width(u, log_weight), log_weight])
 
@@ -258,7 +260,7 @@ class OPES(AdaptiveBias[Density]):
                     self._fluctuations.kernel_width()
         return self._fluctuations
 
-    def add_kernel(self, state: Density, kernel: np.ndarray) -> Region:
+    def _add_kernel(self, state: Density, kernel: np.ndarray) -> Region:
         d = self.cv.dim
         center, width = kernel[1 : 1 + d], kernel[1 + d : -1]
         if not width.all():  # a position without a kernel
@@ -267,7 +269,7 @@ class OPES(AdaptiveBias[Density]):
         state.add(center, width, weight, weight * float(np.prod(self.hill_width / width)))
         return self.grid.everything if self._touches_faces(state) else state.visited
 
-    def coefficients_of(self, state: Density) -> np.ndarray:
+    def _coefficients_of(self, state: Density) -> np.ndarray:
         coefficients = np.zeros(self.grid.counts)
         if not len(state.kernels):
             return coefficients
@@ -284,7 +286,7 @@ class OPES(AdaptiveBias[Density]):
             return np.pad(coefficients[(slice(FLAT, -FLAT),) * self.cv.dim], FLAT, mode="edge")
         return coefficients
 
-    def free_energy_of(self, state: Density) -> np.ndarray:
+    def _free_energy_of(self, state: Density) -> np.ndarray:
         """-kT ln P(u), or with ``explore=True`` -gamma kT ln P(u); infinite where no kernel is."""
         values = np.maximum(state.values[self.grid.between_walls()], 0)
         surface = np.full(values.shape, np.inf)
@@ -302,7 +304,7 @@ class OPES(AdaptiveBias[Density]):
         super().save()
         if self._state_file is None or self.neighbors is None or self.read_only:
             return
-        self.repair()
+        self._repair()
         rows, neighbors = len(self.history.rows), json.dumps(self.neighbors.offsets())
         with storage.atomic_write(self._state_file) as temporary:
             # The name of the second array is that of files which exist already.
@@ -321,7 +323,7 @@ class OPES(AdaptiveBias[Density]):
             return None
         return {**saved, "state": storage.checksum(self._state_file)}
 
-    def load_state(self) -> int:
+    def _load_state(self) -> int:
         if self._state_file is None or self.neighbors is None or not self._state_file.exists():
             return 0
         try:

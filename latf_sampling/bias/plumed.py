@@ -115,7 +115,7 @@ def _warn_of_trust(bias: Metadynamics | OPES) -> None:
 
 def _metadynamics(bias: Metadynamics, timestep: float) -> tuple[str, str]:
     """The action, and the file of hills: there heights are gamma / (gamma - 1) times those here."""
-    if bias.starts_from_flow:
+    if bias._starts_from_flow:
         raise SettingsError("plumed: the bias starts from the free energy of the flow, which is no sum of hills.")
     if bias.adaptive_widths:
         raise SettingsError("plumed: adaptive widths come from the mean gradient of the variable, unlike PLUMED's.")
@@ -143,7 +143,7 @@ def _opes(bias: OPES, timestep: float) -> tuple[str, str]:
     """The action, and the file of its state."""
     if bias.adaptive_widths:
         raise SettingsError("plumed: the state of adaptive widths is that of each walker, and is not exported.")
-    if bias.excludes_region:
+    if bias._excludes_region:
         raise SettingsError("plumed: an excluded region has to be written as an action of PLUMED; leave it out.")
     _warn_of_trust(bias)
     names, state, d = _nodes(bias.cv), bias.state, bias.cv.dim
@@ -302,10 +302,10 @@ def import_hills(file: str | Path, bias: Metadynamics) -> int:
         height = row[-2] * (bias.bias_factor - 1) / bias.bias_factor
         if abs(row[-1] - bias.bias_factor) > 1e-6 * bias.bias_factor:
             raise DataError(f"{file}: hill {number} has the factor {row[-1]:g}; the bias has {bias.bias_factor:g}.")
-        if not (row[1 + d : 1 + 2 * d] > 0).all() or not 0 <= height <= bias.highest * (1 + 1e-6):
+        if not (row[1 + d : 1 + 2 * d] > 0).all() or not 0 <= height <= bias._highest * (1 + 1e-6):
             raise DataError(
                 f"{file}: hill {number} has a height of {height:.6g} kJ/mol and widths of {row[1 + d : 1 + 2 * d]}; "
-                f"heights from 0 to {bias.highest:g}, the first of this bias, and widths above 0 are possible."
+                f"heights from 0 to {bias._highest:g}, the first of this bias, and widths above 0 are possible."
             )
     history = History(path, bias.history.fields, bias.history.settings)
     try:
@@ -315,5 +315,5 @@ def import_hills(file: str | Path, bias: Metadynamics) -> int:
         history.write()
     finally:
         history.close()
-    bias.take_new()
+    bias._take_new()
     return len(rows)

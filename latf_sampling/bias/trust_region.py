@@ -76,7 +76,7 @@ class TrustRegion:
         used = latent_points("TrustRegion", u, self.model.latent_dim).astype(np.float32)[:, self._used]
         return self._densest - self.model.marginal_log_prob(used, self.temperature).astype(np.float64)
 
-    def wall(self, nodes: list[np.ndarray], sigma: np.ndarray) -> np.ndarray:
+    def _wall(self, nodes: list[np.ndarray], sigma: np.ndarray) -> np.ndarray:
         """Energy, kJ/mol, of the wall around the region at the nodes of a grid, which are given along each dimension.
 
         1/2 * 20 kJ/mol * (distance from the region in `sigma`)^2, and from a distance of 5 on as steep as there;
@@ -100,7 +100,7 @@ class TrustRegion:
         near = np.minimum(away, BEHIND)
         return WALL * near * (away - 0.5 * near)
 
-    def check(self, u: np.ndarray, step: int) -> None:
+    def _check(self, u: np.ndarray, step: int) -> None:
         """Raise `LeftTrustRegion` if a walker at u (d,) is outside and `on_leaving` is "stop"."""
         if self.on_leaving == "hold":
             return

@@ -169,7 +169,7 @@ class Campaign(ShownInNotebooks):
         ):
             self.log = log
             trust_programs(self.protocol)
-            self.store_molecule()
+            self._store_molecule()
             warn_of_space(self.records, self.directory)
             settled = until is not None and until.settled
             finding = self._run_rounds(executor, progress, settled)
@@ -187,6 +187,7 @@ class Campaign(ShownInNotebooks):
 
     @property
     def protocol(self) -> Protocol:
+        """All settings of the campaign."""
         return self.records.protocol
 
     @property
@@ -196,10 +197,12 @@ class Campaign(ShownInNotebooks):
 
     @property
     def molecule(self) -> Molecule:
+        """Topology, system and first positions."""
         return self.records.molecule
 
     @property
     def topology(self) -> mdtraj.Topology:
+        """MDTraj's topology of the frames."""
         return self.records.topology
 
     @property
@@ -218,31 +221,31 @@ class Campaign(ShownInNotebooks):
         return self.records.n_rounds
 
     def features_of(self, cv: LatentCV) -> Features:
-        """As `Records.features_of`."""
+        """The descriptors that a collective variable of this protocol uses: all of them, or those selected."""
         return self.records.features_of(cv)
 
     def frames(self, last_round: int | None = None) -> list[Frames]:
-        """As `Records.frames`."""
+        """All walkers of the rounds up to one (default: the last simulated), external trajectories first."""
         return self.records.frames(last_round)
 
     def references(self) -> list[Frames]:
-        """As `Records.references`."""
+        """The plain simulations that models are evaluated by; empty where none are asked for, or not all are ready."""
         return self.records.references()
 
     def series(self, walkers: Sequence[Frames], features: Features | None = None) -> list[Series]:
-        """As `Records.series`."""
+        """Descriptors of walkers' frames (default: all of the protocol's) with their weights and energies."""
         return self.records.series(walkers, features)
 
     def dataset(self, last_round: int | None = None, features: Features | None = None) -> Dataset:
-        """As `Records.dataset`."""
+        """The frames of the rounds up to one, as by `frames`, and as training takes them before it selects columns."""
         return self.records.dataset(last_round, features)
 
     def last_learned(self) -> int:
-        """As `Records.last_learned`."""
+        """Index of the last round after which a model was learned."""
         return self.records.last_learned()
 
     def model(self, index: int) -> tuple[LaTF, LatentCV]:
-        """As `Records.model`."""
+        """The model that was learned after a round, and its exported collective variable."""
         return self.records.model(index)
 
     # What can be made of it
@@ -316,7 +319,7 @@ class Campaign(ShownInNotebooks):
         """A path of structures between two states or points, as `latf_sampling.structures_between` makes it."""
         return structures.between(self.records, temperature, ends, n, learned, seed=seed, **options)
 
-    def store_molecule(self) -> None:
+    def _store_molecule(self) -> None:
         """Store the molecule in the directory, so that all walkers have the same water and ions."""
         made_from = self.protocol.made_from()
         if not Molecule.is_saved(self.directory.system, made_from):

@@ -128,7 +128,7 @@ class CollectiveVariable(ShownInNotebooks, ABC):
         """Evaluate on positions (..., N, 3), with box vectors (..., 3, 3) where it is `periodic`; returns (..., d)."""
 
     @abstractmethod
-    def gradients_in_chunks(self, positions: Positions, box: Any = None) -> Iterator[np.ndarray]:
+    def _gradients_in_chunks(self, positions: Positions, box: Any = None) -> Iterator[np.ndarray]:
         """What `gradients` gives, for some frames at a time."""
 
     @abstractmethod
@@ -193,7 +193,7 @@ class CollectiveVariable(ShownInNotebooks, ABC):
             As of a call of the variable.
         """
         empty = np.zeros((0, self.dim, len(self.atoms), 3))
-        return np.concatenate([empty, *self.gradients_in_chunks(positions, box)])
+        return np.concatenate([empty, *self._gradients_in_chunks(positions, box)])
 
     def mobility(self, positions: Positions, masses: np.ndarray, box: Any = None) -> np.ndarray:
         """Inverse mass of each component, sum_i |du/dx_i|^2 / m_i, on frames (n, N, 3); returns (n, d) in 1/(amu nm^2).
@@ -206,7 +206,7 @@ class CollectiveVariable(ShownInNotebooks, ABC):
             raise CVError(f"{self._name}: masses must be ({self.n_atoms},), amu; got {masses.shape}.")
         masses = masses[self.atoms]
         inverse = np.where(masses > 0, 1 / np.where(masses > 0, masses, 1.0), 0.0)
-        parts = [(slopes**2).sum(-1) @ inverse for slopes in self.gradients_in_chunks(positions, box)]
+        parts = [(slopes**2).sum(-1) @ inverse for slopes in self._gradients_in_chunks(positions, box)]
         return np.concatenate([np.zeros((0, self.dim)), *parts])
 
     def check_system(self, system: openmm.System) -> None:

@@ -92,7 +92,7 @@ class CompiledVariable(CollectiveVariable):
         values = [self._value(*each)[0] for each in zip(of_atoms, boxes)]
         return np.array(values).reshape(*positions.shape[:-2], self.dim)
 
-    def gradients_in_chunks(self, positions: Positions, box: Any = None) -> Iterator[np.ndarray]:
+    def _gradients_in_chunks(self, positions: Positions, box: Any = None) -> Iterator[np.ndarray]:
         for each in zip(*self._inputs(self._frames(positions), box)):
             yield np.stack(self._gradient(*each))[None]
 

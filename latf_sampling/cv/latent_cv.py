@@ -392,7 +392,7 @@ class LatentCV(Variable):
     ) -> None:
         """Set the mean steepness, and refuse a variable whose forces no simulation could follow."""
         squares, steepest = [], []
-        for slopes in self.gradients_in_chunks(positions, boxes):
+        for slopes in self._gradients_in_chunks(positions, boxes):
             of_atoms = np.linalg.norm(slopes, axis=-1)
             squares.append((of_atoms**2).sum(-1))
             steepest.append(of_atoms.max(-1))

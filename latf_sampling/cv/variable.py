@@ -207,7 +207,7 @@ class Variable(CollectiveVariable):
             )
         return reduced_box(plain.to(torch.float64))
 
-    def gradients_in_chunks(self, positions: Positions, box: Any = None) -> Iterator[np.ndarray]:
+    def _gradients_in_chunks(self, positions: Positions, box: Any = None) -> Iterator[np.ndarray]:
         """What `gradients` gives, for `CHUNK` frames at a time."""
         positions = self._frames(positions)
         self._check_finite(torch.from_numpy(positions))

@@ -178,11 +178,18 @@ def shown(value: Any) -> str:
     return f"{text[:LONGEST]}..."
 
 
-class _RefusingType(type(BaseModel)):
+_OF_PYDANTIC = frozenset(dir(BaseModel)) | {"model_config", "model_fields", "model_computed_fields"}
+
+
+class _SettingsType(type(BaseModel)):
     """Turns pydantic's error into this package's where a model is made by calling its class.
 
     An `__init__` would be called for nested models too: the outer one would lose their faults, and they the context.
     """
+
+    def __dir__(cls) -> list[str]:
+        """Without what pydantic brings along, so that `help` shows what is of use to somebody who writes settings."""
+        return [name for name in super().__dir__() if not name.startswith("_") and name not in _OF_PYDANTIC]
 
     if not TYPE_CHECKING:  # which takes the parameters from the fields
 
@@ -212,7 +219,7 @@ def _without_numpy(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-class Settings(BaseModel, metaclass=_RefusingType):
+class Settings(BaseModel, metaclass=_SettingsType):
     """The base of all settings: immutable, and without unknown keys.
 
     The docstring below a field is its description, in the JSON schema and at the end of the docstring of the class.

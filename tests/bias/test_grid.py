@@ -64,7 +64,7 @@ def test_hills_are_gaussians(dim):
 def test_shape_is_energy_and_its_gradient(dim):
     """What runs inside OpenMM against the numpy formula, inside, outside, and on nodes, faces and corners."""
     bias = Landscape(None, alanine_cv(dim))
-    shape, table = bias.shape(), torch.from_numpy(bias.coefficients.ravel())
+    shape, table = bias._shape(), torch.from_numpy(bias.coefficients.ravel())
     rng = np.random.default_rng(2)
     nodes = np.array([[axis[k] for axis, k in zip(bias.axes, rng.integers(1, 40, dim))] for _ in range(20)])
     everywhere = rng.uniform(bias.low - 2 * bias.hill_width, bias.high + 2 * bias.hill_width, (60, dim))
@@ -85,7 +85,7 @@ def test_shape_is_energy_and_its_gradient(dim):
 @pytest.mark.parametrize("where", ["inside", "at the walls", "at the end of the grid"])
 def test_force_has_no_jump(dim, where):
     bias = Landscape(None, alanine_cv(dim))
-    shape, table = bias.shape(), torch.from_numpy(bias.coefficients.ravel())
+    shape, table = bias._shape(), torch.from_numpy(bias.coefficients.ravel())
     rng = np.random.default_rng(3)
     last = bias.grid.first + (np.array(bias.coefficients.shape) - 3) * bias.grid.step
     for _ in range(20):
@@ -119,19 +119,19 @@ def test_frames_outside_are_counted_and_said():
     bias = Landscape(None, alanine_cv(2))
     outside, inside = bias.high + bias.hill_width, 0.5 * (bias.low + bias.high)
     for _ in range(9):
-        bias.check_value(outside)
-        bias.check_value(inside)
+        bias._check_value(outside)
+        bias._check_value(inside)
     with pytest.warns(OutsideWarning, match="10 of 19 checked frames lay outside the box .* the walls push it back"):
-        bias.check_value(outside)
+        bias._check_value(outside)
     assert bias.outside == 10
     with pytest.raises(SimulationError, match="exploded"):
-        bias.check_value(np.array([np.nan, 0.0]))
+        bias._check_value(np.array([np.nan, 0.0]))
 
 
 def test_no_number_is_no_index():
     """On a GPU an index out of range ends the process."""
     bias = Landscape(None, alanine_cv(2))
-    shape, table = bias.shape(), torch.from_numpy(bias.coefficients.ravel())
+    shape, table = bias._shape(), torch.from_numpy(bias.coefficients.ravel())
     for u in ([np.nan, 0.0], [0.0, np.nan], [np.inf, 0.0]):
         value, slope = shape(torch.tensor(u, dtype=torch.float64), table)
         assert not torch.isfinite(value) and not torch.isfinite(slope).all()

@@ -414,17 +414,17 @@ def test_an_interruption_costs_no_entry(tmp_path, kind):
     """Ctrl-C while an entry is being taken up: the next step mends the grid, from what the history has."""
     bias, made = well(kind=kind, directory=tmp_path)
     bias.step(made, 50)
-    before = bias.add_kernel
+    before = bias._add_kernel
 
     def interrupted(state, kernel):
-        bias.add_kernel = before
+        bias._add_kernel = before
         bias.coefficients += 1000  # half done
         raise KeyboardInterrupt
 
-    bias.add_kernel = interrupted
+    bias._add_kernel = interrupted
     with pytest.raises(KeyboardInterrupt):
         bias.step(made, 50)
-    bias.add_kernel = before
+    bias._add_kernel = before
     assert made.currentStep == 60
     bias.step(made, 20)
     assert bias.own_kernels[:, 0].tolist() == [10, 20, 30, 40, 50, 60, 70, 80]
@@ -699,13 +699,13 @@ def test_target(settings):
     free = exact(r[:, 0], 15.0) - exact(r[:, 0], 15.0).min()
     rng, late, frames = np.random.default_rng(1), np.zeros(len(r)), []
     for step in range(1, 1001):
-        energies = bias.grid.interpolate(r, bias.coefficients_of(bias.state))
+        energies = bias.grid.interpolate(r, bias._coefficients_of(bias.state))
         density = np.exp(-(free + energies) / KT)
         density /= density.sum()
         late += density if step > 500 else 0
         k = np.searchsorted(np.cumsum(density), 0.999999 * rng.random())
-        bias.history.add([step, *bias.new_kernel(None, r[k], energies[k], True), step])
-        bias.add_kernel(bias.state, bias.own_kernels[-1])
+        bias.history.add([step, *bias._new_kernel(None, r[k], energies[k], True), step])
+        bias._add_kernel(bias.state, bias.own_kernels[-1])
         frames.append((r[k, 0], energies[k] - bias.offset()))
     low = free < 15
     assert rms(-KT * np.log(late[low]) - free[low] / bias.bias_factor) < 0.85

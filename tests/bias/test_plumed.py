@@ -47,11 +47,11 @@ def test_opes(case):
     for step, u in enumerate(values(dim)):
         density = bias.kernels(u[None])[0] / bias.state.mean if len(bias.kernels) else 0.0
         exact[step] = prefactor * math.log(density + epsilon)
-        on_grid[step] = bias.grid.interpolate(u[None], bias.coefficients_of(bias.state))[0] - bias.barrier
+        on_grid[step] = bias.grid.interpolate(u[None], bias._coefficients_of(bias.state))[0] - bias.barrier
         if step > 0:
-            kernel = np.array([step, *bias.new_kernel(None, u, exact[step] + bias.barrier, True)])
+            kernel = np.array([step, *bias._new_kernel(None, u, exact[step] + bias.barrier, True)])
             bias.history.add([*kernel, step])
-            bias.add_kernel(bias.state, kernel)
+            bias._add_kernel(bias.state, kernel)
         assert len(bias.kernels) == plumed["kernels"][step]
     assert np.ptp(plumed["bias"]) > 20 and plumed["kernels"][-1] < 190
     assert np.abs(exact - plumed["bias"]).max() < 2e-6
@@ -74,7 +74,7 @@ def test_metadynamics(dim):
     for step, u in enumerate(values(dim)):
         found[step] = bias.grid.interpolate(u[None], bias.state)[0]
         if step > 0:
-            kernel = np.array([step, *bias.new_kernel(None, u, found[step], True)])
-            bias.add_kernel(bias.state, kernel)
+            kernel = np.array([step, *bias._new_kernel(None, u, found[step], True)])
+            bias._add_kernel(bias.state, kernel)
     assert max(plumed) > 10
     assert np.abs(found - plumed).max() < 0.03

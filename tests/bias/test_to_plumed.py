@@ -131,10 +131,10 @@ def deposit(bias, count: int = 40) -> None:
     rng = np.random.default_rng(0)
     u = 1.0 + np.cumsum(0.04 * rng.normal(size=(count, bias.cv.dim)), 0)
     for number, point in enumerate(u, 1):
-        here = bias.grid.interpolate(point[None], bias.coefficients_of(bias.state))[0]
-        kernel = np.array([10 * number, *bias.new_kernel(None, point, here, True)])
+        here = bias.grid.interpolate(point[None], bias._coefficients_of(bias.state))[0]
+        kernel = np.array([10 * number, *bias._new_kernel(None, point, here, True)])
         bias.history.add([*kernel, 10 * number])
-        bias.add_kernel(bias.state, kernel)
+        bias._add_kernel(bias.state, kernel)
     bias._copy_coefficients(bias.coefficients, [bias.grid.everything])
 
 
@@ -189,10 +189,10 @@ def test_plumed_goes_on_from_the_state_of_opes(tmp_path, options):
     assert np.ptp(expected) > 3 and np.abs(found[:, 0] - expected)[0] < 2e-6
     assert found[0, 1] == len(bias.kernels)
     # a step on, both have added the same kernel
-    kernel = np.array([999, *bias.new_kernel(None, points[1], expected[1] + bias.barrier, True)])
+    kernel = np.array([999, *bias._new_kernel(None, points[1], expected[1] + bias.barrier, True)])
     lines = [text.replace("PACE=10", "PACE=1") for text in lines]
     moved = plumed.values(tmp_path, lines, names, of_pairs(points[[1, 1, 1]]), None)
-    bias.add_kernel(bias.state, kernel)
+    bias._add_kernel(bias.state, kernel)
     after = prefactor * np.log(bias.kernels(points[[1]]) / bias.state.mean + bias.epsilon)
     assert moved[1, 1] == len(bias.kernels) or moved[2, 1] == len(bias.kernels)
     assert np.abs(moved[:, 0] - after).min() < 2e-5

@@ -122,7 +122,7 @@ def test_wall_pushes_back_from_anywhere_in_the_box():
     inside = trust.height(nodes[:, None]) <= THRESHOLD[1]
     distance = np.abs(nodes[:, None] - nodes[inside]).min(1) / width[0]
     assert distance.max() > BEHIND + 5
-    wall = trust.wall([nodes], width)
+    wall = trust._wall([nodes], width)
     assert wall == pytest.approx(rising(distance))
     assert np.abs(np.gradient(wall, nodes / width[0]))[distance > BEHIND + 0.5] == pytest.approx(WALL * BEHIND)
 
@@ -249,7 +249,7 @@ def test_of_a_latent_line_the_component_along_it_counts():
     assert (trust.height(u + [100.0, 0.0]) > 100).all()
     cv = alanine_cv(2)
     nodes = [np.linspace(*(side + 2 * np.ptp(side) * np.array([-1, 1])), 61) for side in cv.bounds]
-    wall = trust.wall(nodes, cv.sigma)
+    wall = trust._wall(nodes, cv.sigma)
     assert wall.shape == (61, 61) and np.ptp(wall, axis=1).max() == 0
     inside = trust.height(np.stack([nodes[0], nodes[1]], 1)) <= NARROW[2]
     assert 5 < inside.sum() < 56

@@ -119,7 +119,7 @@ def test_a_round_that_restarts_from_the_archive(tmp_path):
     directory = tmp_path / "run"
     campaign = Campaign(protocol, directory)
     with campaign.directory.acquire(campaign.protocol):
-        campaign.store_molecule()
+        campaign._store_molecule()
     shutil.copytree(finished_campaign() / "rounds" / "00", directory / "rounds" / "00")
     run_in_process(campaign)
     archive = campaign.frames(0)[0].trajectory.xyz

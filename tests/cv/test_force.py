@@ -324,7 +324,7 @@ def test_a_fixed_table_goes_along(periodic, backend):
 def test_graph_is_of_no_device(kind, periodic):
     """Moved to another device as a whole, it makes no tensor on the one it was traced on."""
     cv = alanine_cv(2, kind, periodic=periodic)
-    shape = Landscape(None, cv).shape()
+    shape = Landscape(None, cv)._shape()
     inputs = graph.example(cv, shape)
     script = graph.to_torchscript(graph.trace(cv, shape), inputs).to("meta")
     assert [part.device.type for part in script(*(part.to("meta") for part in inputs))] == ["meta", "meta"]
@@ -377,7 +377,7 @@ def test_another_molecule_is_refused():
 
 def operations(bias) -> list[str]:
     """Names of all torch operations that one evaluation of a grid or an umbrella does on the CV's atoms."""
-    graph = trace(bias.cv, bias.shape()).graph
+    graph = trace(bias.cv, bias._shape()).graph
     return [str(node.target).split(".")[1] for node in graph.nodes if "aten" in str(node.target)]
 
 

@@ -147,7 +147,7 @@ def test_walkers_of_a_campaign_start_from_it_and_its_frames_do_not_count(tmp_pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with open_executor(campaign.records, None) as executor, campaign.directory.acquire(settings):
-            campaign.store_molecule()
+            campaign._store_molecule()
             campaign._simulate(0, executor, lambda step, share, words: steps.append(step))
     assert list(dict.fromkeys(steps)) == ["round 0: equilibrate", "round 0: simulate"]
     folders = sorted(path.name for path in campaign.directory.equilibration.iterdir() if path.name != "running")

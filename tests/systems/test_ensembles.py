@@ -286,7 +286,7 @@ def test_a_molecule_is_built_once_and_stored(tmp_path, monkeypatch):
     campaign = Campaign(protocol(tmp_path / "input", PREPARED), directory)
     assert not directory.exists()
     with campaign.directory.acquire(campaign.protocol):
-        campaign.store_molecule()
+        campaign._store_molecule()
     assert sorted(file.name for file in (directory / "system").iterdir()) == [
         "molecule.json",
         "structure.cif",
@@ -326,7 +326,7 @@ def test_another_seed_is_another_molecule(tmp_path):
     bare(tmp_path / "input")
     first = Campaign(protocol(tmp_path / "input", PREPARED), tmp_path / "run")
     with first.directory.acquire(first.protocol):
-        first.store_molecule()
+        first._store_molecule()
     (tmp_path / "run" / "rounds" / "00" / "walker-00").mkdir(parents=True)
     (tmp_path / "run" / "rounds" / "00" / "walker-00" / "segment-000.json").write_text("{}")  # something depends on it
     other = Campaign(protocol(tmp_path / "input", PREPARED, seed=3), tmp_path / "run")
