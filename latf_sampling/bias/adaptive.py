@@ -123,6 +123,8 @@ class AdaptiveBias(GridBias, Generic[State]):
         name = type(self).__name__
         check_parts(name, system, cv)
         check_backend(name, options.backend)
+        for option in ("walls", "read_only"):
+            arguments.truth(name, option, getattr(options, option))
         if options.trust is not None:
             arguments.instance(name, "trust", options.trust, TrustRegion, "a TrustRegion")
             check_model(f"{name}: trust", options.trust.model, cv)
@@ -342,7 +344,10 @@ class AdaptiveBias(GridBias, Generic[State]):
 
     def _check_open(self) -> None:
         if self.read_only:
-            raise SimulationError(f"{type(self).__name__}: was opened read-only; it cannot be stepped or rewound.")
+            raise SimulationError(
+                f"{type(self).__name__}: was opened read-only; it cannot be stepped or rewound. Make it without "
+                "read_only=True for that."
+            )
         if self._closed:
             raise SimulationError(f"{type(self).__name__}: is closed; make a new one to continue with this walker.")
 

@@ -122,9 +122,12 @@ def numbers(owner: str, requirement: str, values: Any) -> np.ndarray:
     array([1., 2.])
     """
     try:
-        return np.array(values, np.float64)
+        if np.asarray(values).dtype != bool:  # True is no number of anything
+            return np.array(values, np.float64)
+        cause = None
     except (TypeError, ValueError) as error:
-        raise SettingsError(f"{owner}: {requirement}; got {arguments.describe(values)}.") from error
+        cause = error
+    raise SettingsError(f"{owner}: {requirement}; got {arguments.describe(values)}.") from cause
 
 
 def whole_steps(owner: str, name: str, value: Any) -> int:
@@ -154,7 +157,7 @@ def whole_steps(owner: str, name: str, value: Any) -> int:
 
 def hill_widths(owner: str, width: Any, cv: CollectiveVariable) -> np.ndarray:
     """Hill widths (d,) in the unit of a variable, from one number or (d,) in units of `cv.sigma`."""
-    requirement = f"width must be one number or {cv.dim}"
+    requirement = f"width must be one number or {cv.dim}, in units of cv.sigma"
     relative = numbers(owner, requirement, width)
     relative = np.full(cv.dim, relative) if relative.ndim == 0 else relative
     if relative.shape != (cv.dim,):

@@ -121,7 +121,7 @@ class Metadynamics(AdaptiveBias[np.ndarray]):
         if model is not None:
             check_model("Metadynamics", model, cv)
         temperature = to_kelvin(temperature, "Metadynamics: temperature")
-        self.height = number_above("Metadynamics", "height", to_float(height, "energy", "height"), 0)
+        self.height = number_above("Metadynamics", "height", to_float(height, "energy", "Metadynamics: height"), 0)
         self.bias_factor = number_above("Metadynamics", "bias_factor", bias_factor, 1)
         self.adaptive_widths = isinstance(width, str)
         if self.adaptive_widths and width != "adaptive":

@@ -136,7 +136,7 @@ class OPES(AdaptiveBias[Density]):
     ) -> None:
         check_parts("OPES", system, cv)
         temperature = to_kelvin(temperature, "OPES: temperature")
-        self.barrier = number_above("OPES", "barrier", to_float(barrier, "energy", "barrier"), 0)
+        self.barrier = number_above("OPES", "barrier", to_float(barrier, "energy", "OPES: barrier"), 0)
         kT = KB * temperature
         if bias_factor is None and not self.barrier > kT:
             raise SettingsError(f"OPES: barrier must be more than kT = {kT:.3g} kJ/mol; got {self.barrier}.")

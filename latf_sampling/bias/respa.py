@@ -58,9 +58,9 @@ def respa_integrator(
     arguments.instance("respa_integrator", "system", system, openmm.System, "an openmm.System")
     arguments.instance("respa_integrator", "bias", bias, Bias, "a bias, such as a Metadynamics")
     stride = whole_steps("respa_integrator", "stride", stride)
-    step = number_above("respa_integrator", "timestep", to_float(timestep, "time", "timestep"), 0)
+    step = number_above("respa_integrator", "timestep", to_float(timestep, "time", "respa_integrator: timestep"), 0)
     kT = KB * to_kelvin(temperature, "respa_integrator: temperature")
-    rate = to_float(friction, "friction", "friction")
+    rate = to_float(friction, "friction", "respa_integrator: friction")
     if rate < 0:
         raise SettingsError(f"respa_integrator: friction must not be negative; got {friction}.")
     seed = arguments.whole("respa_integrator", "seed", seed)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -12,6 +10,7 @@ from scipy.ndimage import distance_transform_edt
 from latf_sampling.bias.arguments import check_model, latent_points
 from latf_sampling.bias.flow_density import check_dimension, flow_log_prob
 from latf_sampling.bias.grid import BEHIND, WALL
+from latf_sampling.core import arguments
 from latf_sampling.core.arguments import describe
 from latf_sampling.errors import LeftTrustRegion, SettingsError
 from latf_sampling.units import TemperatureLike, to_kelvin
@@ -58,12 +57,11 @@ class TrustRegion:
         on_leaving: Literal["hold", "stop"] = "hold",
     ) -> None:
         check_model("TrustRegion", model)
-        if not (isinstance(threshold, Real) and math.isfinite(threshold) and threshold > 0):
-            raise SettingsError(f"TrustRegion: threshold must be a number of kT above 0; got {describe(threshold)}.")
+        threshold = arguments.number("TrustRegion", "threshold", threshold, above=0)
         if on_leaving not in ("hold", "stop"):
             raise SettingsError(f"TrustRegion: on_leaving must be 'hold' or 'stop'; got {describe(on_leaving)}.")
         self.model, self.temperature = model, to_kelvin(temperature, "TrustRegion: temperature")
-        self.threshold, self.on_leaving = float(threshold), on_leaving
+        self.threshold, self.on_leaving = threshold, on_leaving
         self._used = model.used_components
         samples = model.sample(10_000, self.temperature, seed=0)[:, self._used]
         self._densest = float(model.marginal_log_prob(samples, self.temperature).max())

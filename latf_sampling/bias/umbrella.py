@@ -12,6 +12,7 @@ from latf_sampling.bias.arguments import check_backend, check_parts, latent_poin
 from latf_sampling.bias.base import Bias
 from latf_sampling.bias.grid import walls_around
 from latf_sampling.bias.thermostat import check_simulation
+from latf_sampling.core import arguments
 from latf_sampling.cv.collective_variable import CollectiveVariable
 from latf_sampling.cv.force import BiasForce
 from latf_sampling.cv.shapes import Harmonic, Sum
@@ -66,7 +67,7 @@ class Umbrella(Bias):
     ) -> None:
         check_parts("Umbrella", system, cv)
         check_backend("Umbrella", backend)
-        self.cv, self.walls = cv, bool(walls)
+        self.cv, self.walls = cv, arguments.truth("Umbrella", "walls", walls)
         self.axes = [np.empty(0)] * cv.dim  # an umbrella estimates no free energy
         self.centers = self._vector(centers, "centers")
         self.stiffness = self._stiffness(stiffness)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from latf_sampling.core.words import plural
 from latf_sampling.errors import DataError, SettingsError
 
 LONGEST = 60
@@ -96,7 +99,7 @@ def names(owner: str, values: Any, count: int, of: str) -> list[str]:
     if listed is None or not all(isinstance(entry, str) for entry in listed):
         raise SettingsError(f"{owner}: names must be a list of texts; got {describe(values)}.")
     if len(listed) != count:
-        raise DataError(f"{owner}: {len(listed)} names for {count} {of}.")
+        raise DataError(f"{owner}: {plural(len(listed), 'name')} for {count} {of}; give one for each, in their order.")
     return listed
 
 
@@ -110,6 +113,43 @@ def function(owner: str, name: str, value: Any) -> None:
     """
     if not callable(value):
         raise SettingsError(f"{owner}: {name} must be a function; got {describe(value)}.")
+
+
+def number(owner: str, name: str, value: Any, above: float, most: float = math.inf) -> float:
+    """A finite number above a limit, and not above another; a truth value is none.
+
+    Raises
+    ------
+    SettingsError
+        The value is another one.
+
+    Examples
+    --------
+    >>> number("Dataset", "boltzmann", 1, above=0)
+    1.0
+    >>> number("TrustRegion", "threshold", True, above=0)
+    Traceback (most recent call last):
+        ...
+    latf_sampling.errors.SettingsError: TrustRegion: threshold must be a number above 0; got True.
+    """
+    if isinstance(value, Real) and not isinstance(value, (bool, np.bool_)):
+        converted = float(value)
+        if math.isfinite(converted) and above < converted <= most:
+            return converted
+    limit = f" and at most {most:g}" if most < math.inf else ""
+    raise SettingsError(f"{owner}: {name} must be a number above {above:g}{limit}; got {describe(value)}.")
+
+
+def truth(owner: str, name: str, value: Any) -> bool:
+    """True or False, Python's or numpy's: a text like "no" would count as true.
+
+    Raises
+    ------
+    SettingsError
+        The value is another one.
+    """
+    instance(owner, name, value, (bool, np.bool_), "True or False")
+    return bool(value)
 
 
 def whole(owner: str, name: str, value: Any, least: int = 0, of: str = "", most: int = 2**53) -> int:
@@ -176,8 +216,10 @@ def real_numbers(owner: str, name: str, values: Any) -> np.ndarray:
         ...
     latf_sampling.errors.DataError: Series: x must be an array of real numbers; got [['a']].
     """
-    array = None
-    if not hasattr(values, "value_in_unit"):
+    array, remedy = None, ""
+    if hasattr(values, "value_in_unit"):
+        remedy = " Take the numbers from the quantity, values.value_in_unit(unit)."
+    else:
         detach = getattr(values, "detach", None)  # of a tensor
         try:
             array = np.asarray(values if detach is None else detach().cpu())
@@ -185,5 +227,9 @@ def real_numbers(owner: str, name: str, values: Any) -> np.ndarray:
             array = None
     if array is None or array.dtype.kind not in "fiub":
         of = "" if array is None or not hasattr(values, "dtype") else f" of type {array.dtype}"
-        raise DataError(f"{owner}: {name} must be an array of real numbers; got {describe(values)}{of}.")
+        if isinstance(values, (str, Path)):
+            remedy = f" Load the file first, as with numpy.load({str(values)!r})."
+        elif array is None and not remedy and isinstance(values, (list, tuple)):
+            of = ", whose rows differ in length"
+        raise DataError(f"{owner}: {name} must be an array of real numbers; got {describe(values)}{of}.{remedy}")
     return array

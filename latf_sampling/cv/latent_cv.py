@@ -413,7 +413,7 @@ class LatentCV(Variable):
 
 
 def _check_force_limit(force_limit: float) -> None:
-    if not (isinstance(force_limit, Real) and force_limit > 0):
+    if not (isinstance(force_limit, Real) and not isinstance(force_limit, bool) and force_limit > 0):
         raise CVError(f"LatentCV: force_limit must be a number above 0, in kJ/mol/nm; got {force_limit!r}.")
 
 

@@ -6,7 +6,6 @@ import copy
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -105,16 +104,38 @@ class Series:
         with np.errstate(over="ignore"):  # what single precision does not hold is refused below, by frame and column
             self.x = np.ascontiguousarray(arguments.real_numbers("Series", "x", x), dtype=np.float32)
         if self.x.ndim != 2 or 0 in self.x.shape:
-            raise DataError(f"Series: x must have the shape (frames, descriptors); got {self.x.shape}.")
+            remedy = {1: "; a single descriptor is one column, x[:, None]", 3: "; Features measures positions"}
+            raise DataError(
+                f"Series: x must have the shape (frames, descriptors); got {self.x.shape}{remedy.get(self.x.ndim, '')}."
+            )
         for first in range(0, len(self.x), CHUNK):
             bad = np.argwhere(~np.isfinite(self.x[first : first + CHUNK]))
             if len(bad):
-                raise DataError(f"Series: x is not finite in frame {first + bad[0][0]}, column {bad[0][1]}.")
+                frame, column = first + bad[0][0], bad[0][1]
+                given = arguments.real_numbers("Series", "x", x)[frame, column]
+                remedy = (
+                    "which is beyond single precision; look at the unit of this column"
+                    if np.isfinite(given)
+                    else "which is no finite number; leave the frame out, or mend the descriptor"
+                )
+                raise DataError(f"Series: x is {given:g} in frame {frame}, column {column}, {remedy}.")
         self.temperature = to_kelvin(temperature, "Series: temperature")
         # In double precision, since exp(V / kT) of a high bias exceeds single precision before it is normalized.
         self.weights = self._per_frame(weights, "weights", np.float64, 1.0)
-        if (self.weights < 0).any() or self.weights.sum() <= 0:
-            raise DataError("Series: weights must not be negative, and some must be positive.")
+        if (self.weights < 0).any():
+            frame = int(self.weights.argmin())
+            raise DataError(
+                f"Series: weights must not be negative; frame {frame} has {self.weights[frame]:g}. Frames of a "
+                "simulation with the bias V weigh exp(V / kT), as bias.weights gives them."
+            )
+        if not self.weights.any():
+            raise DataError(
+                "Series: all weights are 0, and some must be positive; leave the series out, or let it count in the "
+                "prediction alone, Series(..., in_density=False)."
+            )
+        with np.errstate(over="ignore"):
+            if not np.isfinite(self.weights.sum()):
+                raise DataError("Series: the sum of the weights is infinite; divide them by the largest.")
         self.labels = None if labels is None else self._per_frame(labels, "labels", np.int64, 0)
         if self.labels is not None and self.labels.min() < 0:
             raise DataError(
@@ -123,10 +144,10 @@ class Series:
         self.energies = None if energies is None else self._energies(energies)
         self.interval = None if interval is None else to_float(interval, "time", "Series: interval")
         if self.interval is not None and self.interval <= 0:
-            raise SettingsError(f"Series: interval must be positive; got {interval}.")
-        if not isinstance(in_density, (bool, np.bool_)):
-            raise SettingsError(f"Series: in_density must be True or False; got {arguments.describe(in_density)}.")
-        self.in_density = bool(in_density)
+            raise SettingsError(
+                f"Series: interval must be positive, the time between frames in ps; got {arguments.describe(interval)}."
+            )
+        self.in_density = arguments.truth("Series", "in_density", in_density)
         self.breaks = np.empty(0, np.int64) if breaks is None else self._breaks(breaks)
 
     @property
@@ -183,13 +204,16 @@ class Series:
         values = arguments.real_numbers("Series", name, given)
         if values.shape != (len(self.x),):
             raise DataError(
-                f"Series: {name} must have one value for each of the {len(self.x)} frames; got {values.shape}."
+                f"Series: {name} must have one value for each of the {len(self.x)} frames, ({len(self.x)},); got "
+                f"{values.shape}."
             )
         if not np.isfinite(values).all():
-            raise DataError(f"Series: {name} is not finite in frame {np.argmin(np.isfinite(values))}.")
+            frame = np.argmin(np.isfinite(values))
+            raise DataError(f"Series: {name} are not finite in frame {frame} ({values[frame]}); leave the frame out.")
         converted = values.astype(dtype)
         if dtype is np.int64 and (converted != values).any():
-            raise DataError(f"Series: {name} must be whole numbers; frame {np.argmax(converted != values)} has others.")
+            frame = np.argmax(converted != values)
+            raise DataError(f"Series: {name} must be whole numbers from 0; frame {frame} has {values[frame]:g}.")
         return converted
 
     def _breaks(self, given: ArrayLike) -> np.ndarray:
@@ -209,6 +233,11 @@ class Series:
         distance = np.abs(energies - median)
         # Half the distance of the quartiles of a normal distribution is 0.674 standard deviations.
         limit = FARTHEST_ENERGY * (high - low) / (2 * 0.674) if high > low else np.inf
+        if abs(median) > HIGHEST_ENERGY:
+            raise DataError(
+                f"Series: the median of the energies is {median:g} kJ/mol, which no molecule has; give them in kJ/mol, "
+                "or with their unit."
+            )
         bad = (distance > limit) | (np.abs(energies) > HIGHEST_ENERGY)
         if bad.any():
             frame = int(np.argmax(np.where(bad, distance, -1.0)))
@@ -325,23 +354,22 @@ class Dataset(ShownInNotebooks):
         names: Sequence[str] | None = None,
     ) -> None:
         series = series_list("Dataset", series)
-        if not (isinstance(boltzmann, Real) and math.isfinite(boltzmann) and boltzmann > 0):
-            raise SettingsError(f"Dataset: boltzmann must be a number above 0; got {arguments.describe(boltzmann)}.")
-        widths = {entry.x.shape[1] for entry in series}
-        if len(widths) > 1:
-            raise DataError(f"Dataset: series have different numbers of descriptors: {sorted(widths)}.")
-        if len({entry.labels is None for entry in series}) > 1:
-            raise DataError("Dataset: either all series carry labels or none.")
+        boltzmann = arguments.number("Dataset", "boltzmann", boltzmann, above=0)
+        check_widths("Dataset", series)
+        _check_all_or_none(series, "labels")
         if not any(entry.in_density for entry in series):
             raise DataError("Dataset: no series counts in the density; give one of them in_density=True.")
         _check_temperatures(series)
-        _check_energies(series)
+        _check_all_or_none(series, "energies")
         check_intervals("Dataset", series)
         lag = lag_in_frames("Dataset", lag, series)
         longest = max(len(entry) for entry in series)
         if longest <= lag:
-            raise DataError(f"Dataset: the longest series has {longest} frames; a lag of {lag} leaves no pair.")
-        self.series, self.lag, self.boltzmann = series, lag, float(boltzmann)
+            raise DataError(
+                f"Dataset: the longest series has {plural(longest, 'frame')}; a lag of {lag} leaves no pair. Give a "
+                "shorter lag, or longer series."
+            )
+        self.series, self.lag, self.boltzmann = series, lag, boltzmann
         lengths = np.array([len(entry) for entry in series])
         self._offsets = np.concatenate([[0], np.cumsum(lengths)])
         self.frames, self.n_features = int(lengths.sum()), series[0].x.shape[1]
@@ -493,7 +521,7 @@ def series_list(owner: str, series: object, name: str = "series") -> list[Series
                 f"{owner}: {name}[{number}] must be a Series, Series(x, temperature); got {arguments.describe(entry)}."
             )
     if not entries:
-        raise DataError(f"{owner}: no series was passed.")
+        raise DataError(f"{owner}: no series was passed in {name}; give one or more, [Series(x, temperature), ...].")
     return entries
 
 
@@ -544,15 +572,31 @@ def _check_temperatures(series: list[Series]) -> None:
         )
 
 
-def _check_energies(series: list[Series]) -> None:
-    """Refuse energies of some series alone: no reweighting would be possible, and those given would be of no use."""
-    without = [str(number) for number, entry in enumerate(series) if entry.energies is None]
+def _check_all_or_none(series: list[Series], name: str) -> None:
+    """Refuse energies or labels of some series alone, which would be of no use."""
+    without = [str(number) for number, entry in enumerate(series) if getattr(entry, name) is None]
     if 0 < len(without) < len(series):
-        some = [str(number) for number, entry in enumerate(series) if entry.energies is not None]
+        some = [str(number) for number, entry in enumerate(series) if getattr(entry, name) is not None]
         raise DataError(
-            f"Dataset: series {', '.join(some)} carry energies, and series {', '.join(without)} carry no energies; "
+            f"Dataset: series {', '.join(some)} carry {name}, and series {', '.join(without)} carry no {name}; "
             "give them with all series, or with none."
         )
+
+
+def check_widths(owner: str, series: Sequence[Series]) -> None:
+    """Refuse series with different numbers of descriptors.
+
+    Raises
+    ------
+    DataError
+        Names two series that differ.
+    """
+    for number, entry in enumerate(series):
+        if entry.x.shape[1] != series[0].x.shape[1]:
+            raise DataError(
+                f"{owner}: series have different numbers of descriptors, {series[0].x.shape[1]} in series 0 and "
+                f"{entry.x.shape[1]} in series {number}; measure all with the same Features."
+            )
 
 
 def check_intervals(owner: str, series: Sequence[Series]) -> None:
@@ -572,7 +616,7 @@ def check_intervals(owner: str, series: Sequence[Series]) -> None:
         if abs(ratio - 1) < 1e-6:
             continue
         remedy = (
-            f"take every {round(ratio)}th frame of series {number}"
+            f"take one frame in {round(ratio)} of series {number}"
             if abs(ratio - round(ratio)) < 1e-6
             else "bring them to a common interval"
         )

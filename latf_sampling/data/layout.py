@@ -39,6 +39,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
+from latf_sampling.core import arguments
 from latf_sampling.core.manifest import Manifest, digest
 from latf_sampling.core.storage import atomic_write, move, remove_folder, remove_stale, try_lock
 from latf_sampling.data.round_files import (
@@ -89,7 +90,7 @@ class CampaignDirectory:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).absolute()
+        self.path = arguments.path("Campaign", "directory", path, "a folder").absolute()
 
     def round(self, index: int) -> RoundDirectory:
         return RoundDirectory(self.path / "rounds" / f"{index:02d}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from numbers import Integral, Real
 
 import numpy as np
 
 from latf_sampling.analysis.vamp import forward_selection, lagged_covariances
 from latf_sampling.core import arguments
+from latf_sampling.core.words import plural
 from latf_sampling.data.columns import NEARLY_CONSTANT, aligned
-from latf_sampling.data.dataset import Dataset, Series, lag_in_frames, series_list
+from latf_sampling.data.dataset import Dataset, Series, check_widths, lag_in_frames, series_list
 from latf_sampling.errors import DataError
 from latf_sampling.units import TimeLike
 
@@ -119,10 +119,9 @@ def select_columns(
     Raises
     ------
     SettingsError
-        The data are no series.
+        The data are no series, or a number is out of its range.
     DataError
-        The lag is missing, all series are too short for it, they have different columns, no column changes, or a number
-        is out of its range.
+        The lag is missing, all series are too short for it, they have different columns, or no column changes.
 
     Examples
     --------
@@ -141,21 +140,18 @@ def select_columns(
         data = data.series
     series = [data] if isinstance(data, Series) else series_list("select_columns", data)
     if lag is None:
-        raise DataError("select_columns: give a lag, in frames.")
+        raise DataError("select_columns: give a lag, in frames, such as select_columns(series, lag=10).")
     lag = lag_in_frames("select_columns", lag, series)
-    if keep is not None and not (isinstance(keep, Integral) and keep >= 1):
-        raise DataError(f"select_columns: keep must be at least 1, and whole; got {arguments.describe(keep)}.")
-    if not (isinstance(correlation, Real) and 0 < correlation <= 1):
-        raise DataError(
-            f"select_columns: correlation must be above 0 and at most 1; got {arguments.describe(correlation)}."
-        )
-    widths = sorted({entry.x.shape[1] for entry in series})
-    if len(widths) > 1:
-        raise DataError(f"select_columns: series have different numbers of descriptors: {widths}.")
+    keep = None if keep is None else arguments.whole("select_columns", "keep", keep, 1, "columns")
+    correlation = arguments.number("select_columns", "correlation", correlation, above=0, most=1)
+    check_widths("select_columns", series)
     unbiased = [entry for entry in series if np.ptp(entry.weights) == 0 and len(entry) > lag]
     used = unbiased or [entry for entry in series if len(entry) > lag]
     if not used:
-        raise DataError(f"select_columns: no series is longer than the lag of {lag} frames.")
+        raise DataError(
+            f"select_columns: no series is longer than the lag of {plural(lag, 'frame')}; give a shorter lag, or "
+            "longer series."
+        )
     width = used[0].x.shape[1]
     if names is None:
         names = [f"column {k}" for k in range(width)]
@@ -165,7 +161,10 @@ def select_columns(
     deviation = np.sqrt(np.minimum(np.diagonal(early), np.diagonal(late)))
     varies = deviation >= NEARLY_CONSTANT * (1 + np.abs(mean))
     if not varies.any():
-        raise DataError("select_columns: no column changes; there is nothing to choose from.")
+        raise DataError(
+            "select_columns: no column changes from frame to frame, and there is nothing to choose from; give other "
+            "descriptors, or frames of a simulation in which something happens."
+        )
     reasons = {int(k): f"is nearly constant (standard deviation {deviation[k]:.2g})" for k in np.nonzero(~varies)[0]}
     with np.errstate(divide="ignore", invalid="ignore"):
         autocorrelation = np.diagonal(between) ** 2 / (np.diagonal(early) * np.diagonal(late))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mdtraj
 import numpy as np
 
+from latf_sampling.core import arguments
 from latf_sampling.core.notebook import ShownInNotebooks, some
 from latf_sampling.errors import DataError, SettingsError
 from latf_sampling.features.descriptor import Column
@@ -338,7 +339,10 @@ class Features(ShownInNotebooks):
         from latf_sampling.features.periodic import frames_contiguous
 
         if not isinstance(traj, mdtraj.Trajectory):
-            raise DataError(f"trajectory: need an mdtraj.Trajectory, got {type(traj).__name__}.")
+            raise DataError(
+                f"Features.transform: trajectory must be an mdtraj.Trajectory; got {arguments.describe(traj)}. "
+                "For an array of positions call the features, features(positions)."
+            )
         self._check_topology(traj.topology)
         boxes = box_vectors(traj) if self.periodic else None
         if self.periodic and boxes is None:

@@ -11,6 +11,7 @@ from typing import Any
 import mdtraj
 import numpy as np
 
+from latf_sampling.core import arguments
 from latf_sampling.errors import SettingsError
 
 INSERTION_CODE = "insertion_code"
@@ -44,7 +45,8 @@ def as_mdtraj(topology: Any) -> mdtraj.Topology:
 
     if not isinstance(topology, app.Topology):
         raise SettingsError(
-            f"topology: need an mdtraj.Topology or an openmm.app.Topology, got {type(topology).__name__}."
+            f"topology: need an mdtraj.Topology or an openmm.app.Topology, got {arguments.describe(topology)}; that of "
+            "a file is mdtraj.load(file).topology."
         )
     converted = mdtraj.Topology.from_openmm(topology)
     for residue, given in zip(converted.residues, topology.residues()):

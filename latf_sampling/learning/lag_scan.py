@@ -26,7 +26,8 @@ import torch
 from latf_sampling.analysis.kinetics import estimate_kinetics
 from latf_sampling.analysis.vamp import cross_validated_vamp2
 from latf_sampling.core import arguments, storage, streams
-from latf_sampling.data.dataset import Dataset, Series, lag_in_frames, series_list
+from latf_sampling.core.words import plural
+from latf_sampling.data.dataset import Dataset, Series, check_widths, lag_in_frames, series_list
 from latf_sampling.errors import DataError, SettingsError, SingleStateError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.learning.training import train
@@ -297,6 +298,7 @@ def scan_lags(
     (2, [(2,), (2,)])
     """
     series = series_list("scan_lags", series)
+    check_widths("scan_lags", series)
     seeds = arguments.whole("scan_lags", "seeds", seeds, 1)
     if progress is not None:
         arguments.function("scan_lags", "progress", progress)
@@ -368,17 +370,20 @@ def _checked(lags: Sequence[Any] | None, longest: int, frames: int) -> list[int]
     """The lags to scan; by default powers of two."""
     most = longest // SHARE
     if most < 1:
-        raise DataError(f"scan_lags: the longest series has {longest} frames in use, too few for any lag.")
+        raise DataError(
+            f"scan_lags: the longest series has {plural(longest, 'frame')} in use, too few for any lag; a lag of one "
+            f"frame needs {SHARE}."
+        )
     if lags is None:
         return [2**power for power in range(max(1, min(most, frames // TIMES)).bit_length())]
     lags = list(lags)
-    whole = all(isinstance(lag, (int, np.integer)) and lag >= 1 for lag in lags)
+    whole = all(isinstance(lag, (int, np.integer)) and not isinstance(lag, bool) and lag >= 1 for lag in lags)
     if not (lags and whole and sorted(set(lags)) == lags):
         raise SettingsError(f"scan_lags: lags must be whole numbers of frames in ascending order, from 1; got {lags}.")
     if lags[-1] > most:
         raise DataError(
             f"scan_lags: a lag of {lags[-1]} is more than a tenth of the longest series, which has {longest} frames in "
-            "use."
+            f"use; give lags up to {most}, or longer series."
         )
     return [int(lag) for lag in lags]
 

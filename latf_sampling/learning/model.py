@@ -176,7 +176,8 @@ class LaTF(ShownInNotebooks):
             return self._networks.latent_dim
         if self.settings.latent_dim is None:
             raise TrainingError(
-                "LaTF: the model is not trained yet; latent_dim is one less than the states that training finds."
+                "LaTF: the model is not trained yet, and latent_dim is one less than the states that training finds; "
+                "call latf_sampling.train first."
             )
         return self.settings.latent_dim
 
@@ -551,12 +552,20 @@ class LaTF(ShownInNotebooks):
         if numbers.is_complex():
             raise DataError(f"LaTF: {what} must be real numbers; got a tensor of {numbers.dtype}.")
         if numbers.ndim != 2 or numbers.shape[1] != width:
-            raise DataError(f"LaTF: expected an array (n, {width}) of {what}; got {tuple(numbers.shape)}.")
+            remedy = ""
+            if tuple(numbers.shape) == (width,):
+                remedy = "; one row is values[None]"
+            elif what == "descriptors":
+                remedy = "; measure the descriptors of the training, in their order"
+            raise DataError(f"LaTF: expected an array (n, {width}) of {what}; got {tuple(numbers.shape)}{remedy}.")
         tensor = numbers.to(self.networks.feature_mean)
         finite = torch.isfinite(tensor)
         if not finite.all():
             row, column = torch.nonzero(~finite)[0].tolist()
-            raise DataError(f"LaTF: {what} are not finite in row {row}, column {column}.")
+            raise DataError(
+                f"LaTF: {what} are not finite in row {row}, column {column} ({tensor[row, column]:g}); leave the row "
+                "out."
+            )
         if isinstance(values, Tensor):
             return function(tensor)
         with torch.no_grad():

@@ -94,7 +94,9 @@ def rank_descriptors(
     else:
         rows = data.x if isinstance(data, Series) else arguments.real_numbers("rank_descriptors", "data", data)
         if not rows.ndim or not len(rows):
-            raise DataError("rank_descriptors: data must hold one frame or more, (frames, F).")
+            raise DataError(
+                f"rank_descriptors: data must hold one frame or more, (frames, F); got {arguments.describe(data)}."
+            )
         x = torch.from_numpy(np.array(rows[:: max(1, len(rows) // FRAMES)], np.float32))
     model.encode(x)  # refuses what does not fit
     if names is None:

@@ -194,6 +194,11 @@ class _SettingsType(type(BaseModel)):
     if not TYPE_CHECKING:  # which takes the parameters from the fields
 
         def __call__(cls, *args: Any, **data: Any) -> Any:
+            if args:
+                first = next(iter(cls.model_fields))
+                raise SettingsError(
+                    f"{cls.__name__}: settings are given by name, {cls.__name__}({first}=...); got {shown(args[0])}."
+                )
             try:
                 return super().__call__(*args, **data)
             except ValidationError as error:
@@ -228,6 +233,10 @@ class Settings(BaseModel, metaclass=_SettingsType):
     model_config = ConfigDict(
         frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        kind = type(self).__name__
+        raise SettingsError(f"{kind}: settings are not changed; make new ones, {kind}({name}=..., ...).")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

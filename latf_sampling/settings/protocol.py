@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from latf_sampling import __version__
+from latf_sampling.core import arguments
 from latf_sampling.core.words import plural
 from latf_sampling.errors import SettingsError
 from latf_sampling.settings import stored
@@ -505,7 +506,7 @@ class Protocol(Settings):
         >>> protocol.integrator.timestep  # doctest: +SKIP
         0.004
         """
-        path = Path(path)
+        path = arguments.path("Protocol", "path", path, "a protocol")
         data = read_yaml(path)
         if copies is not None:
             data = stored.with_copies(data, copies[0], path.parent, copies[1])

@@ -193,12 +193,12 @@ def test_biased_series_are_used_only_where_there_are_no_others():
         ({}, "give a lag"),
         ({"lag": 900}, "no series is longer than the lag"),
         ({"lag": 1, "keep": 0}, "keep must be at least 1"),
-        ({"lag": 1, "correlation": 0.0}, "correlation must be above 0"),
-        ({"lag": 1, "names": ["a"]}, "1 names for 9 columns"),
+        ({"lag": 1, "correlation": 0.0}, "correlation must be a number above 0"),
+        ({"lag": 1, "names": ["a"]}, "1 name for 9 columns"),
     ],
 )
 def test_choices_that_cannot_be_made(options, words):
-    with pytest.raises(DataError, match=words):
+    with pytest.raises((DataError, SettingsError), match=words):
         select_columns(Series(mixed()[0]), **options)
     with pytest.raises(DataError, match="no column changes"):
         select_columns(Series(np.ones((20, 2))), lag=1)

@@ -457,7 +457,7 @@ def test_what_has_no_images_refuses_boxes(alanine, entry):
 
 def test_wrong_trajectories_are_refused(alanine, peptide, monkeypatch):
     features = Features(alanine.topology, HEAVY)
-    with pytest.raises(DataError, match="need an mdtraj.Trajectory, got ndarray"):
+    with pytest.raises(DataError, match="trajectory must be an mdtraj.Trajectory; got an array"):
         features.transform(alanine.xyz)
     with pytest.raises(DataError, match=f"has {peptide.n_atoms} atoms, the features were made for 22"):
         features.transform(peptide)
@@ -650,5 +650,5 @@ def test_virtual_sites_survive_the_way_through_openmm():
 
 
 def test_what_is_no_topology_is_refused(alanine):
-    with pytest.raises(SettingsError, match=r"topology: need an mdtraj.Topology or an openmm.app.Topology, got Traj"):
+    with pytest.raises(SettingsError, match=r"topology: need an mdtraj.Topology or an openmm.app.Topology, got a Traj"):
         Features(alanine, HEAVY)

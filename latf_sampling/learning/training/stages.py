@@ -218,7 +218,10 @@ def train(
     if checkpoint is not None:
         arguments.path("train", "checkpoint", checkpoint)
     if dataset.frames <= FEWEST:
-        raise TrainingError(f"train: {dataset.frames} frames are too few to learn from; give longer series.")
+        raise TrainingError(
+            f"train: {plural(dataset.frames, 'frame')} are too few to learn from; give longer series, of more than "
+            f"{FEWEST} frames in all, and of hundreds for each state."
+        )
     if model.trained:
         raise TrainingError("train: this model is trained already; make a new LaTF.")
     if settings is not None and kwargs:
