@@ -20,6 +20,9 @@ MOST_LOST = 0.8
 LEAST_CONCENTRATION = 0.05
 """With this concentration one block of a few has nearly all the weight; the scatter cannot become larger."""
 
+RESAMPLES = 1000
+"""Of the blocks, for the errors of populations."""
+
 
 class Bootstrap:
     """Random weights of blocks of time, at each temperature as many as there are.
@@ -106,6 +109,52 @@ def inflation(
             tau = max(0.5 * (inefficiency - 1), 1e-9)
             factors[k] = 1 / (1 - min(tau / length * -np.expm1(-length / tau), MOST_LOST))
     return factors
+
+
+def populations(
+    states: np.ndarray,
+    weights: np.ndarray,
+    blocks: np.ndarray,
+    n_states: int,
+    rng: np.random.Generator,
+    groups: np.ndarray | None = None,
+    inflation: np.ndarray | float = 1.0,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Weighted populations, and their standard errors from the Bayesian bootstrap over blocks of time.
+
+    Parameters
+    ----------
+    states, weights, blocks
+        State index, weight and index of the block of each frame; (frames,) each.
+    n_states
+        Number of states.
+    rng
+        Draws the weights of the blocks.
+    groups
+        Group of each frame (frames,): the total weight of a group of blocks is the same in every resample. None puts
+        all blocks into one group.
+
+    Returns
+    -------
+    tuple
+        Populations (n_states,), and their errors (n_states,), or None where every group is a single block.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> states = (rng.random(10_000) < 0.3).astype(int)
+    >>> values, errors = populations(states, np.ones(10_000), np.arange(10_000) // 500, 2, rng)
+    >>> bool(abs(values[1] - 0.3) < 4 * errors[1] < 0.04)
+    True
+    """
+    bootstrap = Bootstrap(blocks, groups, inflation)
+    count = int(bootstrap.index.max()) + 1
+    sums = np.bincount(bootstrap.index * n_states + states, weights, count * n_states).reshape(count, n_states)
+    values = sums.sum(0) / sums.sum()
+    if not bootstrap.known:
+        return values, None
+    resampled = bootstrap.draw(rng, RESAMPLES) @ sums
+    return values, (resampled / resampled.sum(1, keepdims=True)).std(0)
 
 
 def population_interval(populations: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from latf_sampling.campaign.progress import StepProgress
+from latf_sampling.errors import SimulationError
 from latf_sampling.records.records import Records
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Finding:
         What it is the free energy of, less that of the rest.
     value, error : float
         kJ/mol; NaN where nothing has crossed yet, or where the error is not known.
+    disagreement : str or None
+        A sentence where weightings of the frames disagree by more than their errors say.
     unsettled : list of str
         What the last round changed, and what has not converged, in words; empty where that was not asked for.
     """
@@ -38,6 +41,7 @@ class Finding:
     state: str
     value: float
     error: float
+    disagreement: str | None = None
     unsettled: list[str] = field(default_factory=list)
 
     @property
@@ -57,7 +61,13 @@ class Finding:
     def numbers(self) -> dict[str, Any]:
         """The estimate for a file; what is not known is `None`, since JSON has no other word for it."""
         value, error = (number if math.isfinite(number) else None for number in (self.value, self.error))
-        return {"temperature": self.temperature, "state": self.state, "value": value, "error": error}
+        return {
+            "temperature": self.temperature,
+            "state": self.state,
+            "value": value,
+            "error": error,
+            "disagreement": self.disagreement,
+        }
 
 
 def free_energy(records: Records, progress: StepProgress, settled: bool = False) -> Finding:
@@ -73,7 +83,19 @@ def free_energy(records: Records, progress: StepProgress, settled: bool = False)
     pooled = estimates.pooled
     value, error = (math.nan, math.nan) if pooled is None else (pooled.value, pooled.error)
     unsettled = _unsettled(records, estimates) if settled else []
-    return Finding(estimates.temperature, estimates.state, value, error, unsettled)
+    return Finding(estimates.temperature, estimates.state, value, error, _disagreement(records, estimates), unsettled)
+
+
+def _disagreement(records: Records, estimates: Estimates) -> str | None:
+    """Where c(t) and MBAR differ by more than their errors say, in a sentence."""
+    from latf_sampling.report import weights
+
+    if not weights.applies(records, estimates):
+        return None
+    try:
+        return weights.disagreement(weights.differences_by_weights(records, estimates))
+    except SimulationError:
+        return None  # the report says that the hills cannot be read
 
 
 def _unsettled(records: Records, estimates: Estimates) -> list[str]:

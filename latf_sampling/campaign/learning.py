@@ -6,6 +6,7 @@ to another one.
 
 from __future__ import annotations
 
+import math
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -14,15 +15,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latf_sampling.analysis.agreement import disagreement
 from latf_sampling.campaign import repair, retraining, structures
 from latf_sampling.campaign.progress import StepProgress, part_of, silent
 from latf_sampling.core import storage, streams
 from latf_sampling.core.provenance import Attempt
 from latf_sampling.core.space import require_space
-from latf_sampling.core.words import plural
+from latf_sampling.core.words import plural, with_error
 from latf_sampling.data.sizes import LEARNING
 from latf_sampling.data.trajectories import Frames
-from latf_sampling.errors import RepairWarning, StoreError, TrainingError
+from latf_sampling.errors import ExtrapolationWarning, RepairWarning, StoreError, TrainingError
 from latf_sampling.records.integrity import inputs, verify_learning
 from latf_sampling.records.records import Records
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 EXPORT_FRAMES = 500
 """Number of frames of each walker for which the forces of a variable are checked when it is exported."""
+MOST_APART = 3.0
+"""Combined standard errors that populations by the flow and by the frames may be apart: several states are compared."""
 READING, EXPORT = 0.03, 0.03
 """Shares of the time of a training that the descriptors of all frames take before it, and the export after it."""
 
@@ -112,6 +116,7 @@ def learn_round(records: Records, progress: StepProgress, index: int) -> None:
         "states": result.states,
         "seconds": result.seconds,
         "converged": result.converged,
+        "disagreement": _disagreement(model, result.states),
         "not_in_density": [frames[number].label for number in trapped],
         "inputs": inputs(protocol, directory, index),
         "variable": cv.fingerprint(),
@@ -122,6 +127,26 @@ def learn_round(records: Records, progress: StepProgress, index: int) -> None:
     }
     files.finish(summary, attempt.provenance(stream=["learning", index]))
     storage.remove(files.checkpoint)
+
+
+def _disagreement(model: LaTF, states: list[dict]) -> str | None:
+    """Where the flow and the weighted frames give a state populations that differ by more than their errors say."""
+    from latf_sampling.learning.evaluation.populations import model_populations
+
+    temperature = min(model.provenance["temperatures"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExtrapolationWarning)
+        values, errors = model_populations(model, temperature)
+    for entry, value, error in zip(states, values, [math.nan] * len(values) if errors is None else errors):
+        known, known_error = entry[f"population at {temperature:g}"], entry[f"error at {temperature:g}"]
+        flow, frames = (100 * float(value), 100 * float(error)), (100 * known, 100 * (known_error or math.nan))
+        if disagreement({"flow": flow, "frames": frames}, MOST_APART) is not None:
+            return (
+                f"The flow and the weighted frames disagree by more than their errors say on the population of state "
+                f"{entry['state']} at {temperature:g} K, {with_error(*flow)} % and {with_error(*frames)} %; take the "
+                "frames' value, and train on more frames, or for more epochs."
+            )
+    return None
 
 
 def _earlier_model(

@@ -17,6 +17,7 @@ from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.records.ledger import journal_mode
 from latf_sampling.records.records import Records
 from latf_sampling.records.standing import walkers_of_present_round
+from latf_sampling.records.status import disagreements
 from latf_sampling.settings import Protocol, RoundSettings
 
 MOST_WALKERS = 20
@@ -33,7 +34,8 @@ def standing(directory: Path) -> dict[str, Any]:
     dict
         "directory", "finished", "running" (`None` where that cannot be told), "earlier_protocols", "steps" as
         `Records.status` returns them, "walkers" as `walkers_of_present_round`, "free_energy", the last event of that
-        name in the log about what is observed now or `None`, "progress", the last one of a step that is not finished or
+        name in the log about what is observed now or `None`, "disagreements", sentences about ways to estimate one
+        number that differ by more than their errors say, "progress", the last one of a step that is not finished or
         `None`, and "ledger" with "file" and "journal", SQLite's journal mode.
 
     Raises
@@ -64,6 +66,7 @@ def standing(directory: Path) -> dict[str, Any]:
         "steps": steps,
         "walkers": walkers_of_present_round(records.protocol, files),
         "free_energy": free_energy,
+        "disagreements": disagreements(records.protocol, files, free_energy),
         "progress": progress,
         "ledger": {"file": str(files.ledger), "journal": journal_mode(files.ledger)},
     }
@@ -80,6 +83,7 @@ def table(standing: dict[str, Any], width: int | None) -> str:
     lines += _walkers(standing, width)
     if (words := _free_energy(standing)) is not None:
         lines.append(words)
+    lines += standing.get("disagreements", [])
     if (progress := standing.get("progress")) is not None:
         left, about = progress.get("seconds_left"), ""
         if standing.get("running") is False:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -40,6 +41,18 @@ def percent(share: float) -> str:
     ('7.3', '0.04', '100', '100')
     """
     return "100" if share >= 0.995 else f"{100 * share:.2g}"
+
+
+def with_error(number: float, error: float) -> str:
+    """A number with its error, to two digits of the error if the first of them is 1 or 2, else to one.
+
+    >>> with_error(8.6261, 0.0668), with_error(7.656, 1.114)
+    ('8.63 ± 0.07', '7.7 ± 1.1')
+    """
+    power = math.floor(math.log10(error)) if error > 0 else -2
+    digits = -power + (error < 2.95 * 10.0**power)
+    digits = min(max(digits, 0), 6)
+    return f"{number:.{digits}f} ± {error:.{digits}f}"
 
 
 def duration(seconds: float) -> str:

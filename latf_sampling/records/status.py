@@ -11,6 +11,8 @@ from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.settings import ExternalRound, Protocol, RoundSettings, n_steps
 from latf_sampling.starts.files import StartFiles
 
+OF_EARLIER_MODEL = "of an earlier model, made again with the last one"
+
 
 def status(protocol: Protocol, directory: CampaignDirectory) -> list[dict]:
     """One entry per step of a campaign, with "step", "done" (0 to 1) and "words"."""
@@ -21,18 +23,25 @@ def status(protocol: Protocol, directory: CampaignDirectory) -> list[dict]:
         else:
             entries.append(_simulation(protocol, directory, index, settings, f"round {index}"))
         entries.append(_learning(directory, index))
+    last = len(protocol.all_rounds)
     if protocol.evaluate is not None:
-        index = len(protocol.all_rounds)
-        settings = protocol.runs[index]
+        settings = protocol.runs[last]
         assert isinstance(settings, RoundSettings)  # the references
-        entries.append(_simulation(protocol, directory, index, settings, "references"))
-        done = directory.evaluation.exists()
-        entries.append(_entry("evaluate", done, str(directory.evaluation) if done else ""))
+        entries.append(_simulation(protocol, directory, last, settings, "references"))
+        entries.append(_evaluation(directory, last - 1))
     if protocol.starts is not None:
-        entries.append(_starts(directory))
-    done = directory.report.exists()
-    entries.append(_entry("report", done, str(directory.report) if done else ""))
+        entries.append(_starts(directory, last - 1))
+    entries.append(_report(protocol, directory, all(entry["done"] >= 1 for entry in entries)))
     return entries
+
+
+def results(protocol: Protocol, directory: CampaignDirectory) -> dict[str, str]:
+    """The digest of each model, of the evaluation and of the structures that are there, by the name of its step."""
+    markers = {
+        f"round {index}: learn": directory.round(index).learning.history for index in range(len(protocol.all_rounds))
+    }
+    markers |= {"evaluate": directory.evaluation_marker, "starts": StartFiles(directory.starts).table}
+    return {step: Manifest.load_unverified(path).digest for step, path in markers.items() if path.exists()}
 
 
 def _entry(step: str, done: float, words: str) -> dict:
@@ -80,12 +89,60 @@ def learned_words(history: Mapping[str, Any]) -> str:
     return history.get("summary") or plural(len(history["states"]), "state")
 
 
-def _starts(directory: CampaignDirectory) -> dict:
-    files, words = StartFiles(directory.starts), ""
-    if files.complete:
-        table = files.manifest().content
-        words = f"{table['valid']} of {table['requested']} valid at {table['temperature']:g} K"
-    return _entry("starts", files.complete, words)
+def disagreements(protocol: Protocol, directory: CampaignDirectory, free_energy: Mapping[str, Any] | None) -> list[str]:
+    """Sentences about ways to estimate one number that differ by more than their errors say, as far as it is noted.
+
+    Parameters
+    ----------
+    protocol, directory
+        The campaign, whose last model says whether its flow agrees with the frames.
+    free_energy
+        The last event of that name in the log, which says whether weightings of the frames agree.
+    """
+    learned = [directory.round(index).learning for index in range(len(protocol.all_rounds))]
+    last = next((learning for learning in reversed(learned) if learning.finished), None)
+    noted = [{} if last is None else last.manifest().content, free_energy or {}]
+    return [sentence for entry in noted if isinstance(sentence := entry.get("disagreement"), str)]
+
+
+def _evaluation(directory: CampaignDirectory, learned: int) -> dict:
+    marker = directory.evaluation_marker
+    if not (marker.exists() and directory.evaluation.exists()):
+        return _entry("evaluate", False, "")
+    if not _of_last_model(directory, learned, Manifest.load(marker).content):
+        return _entry("evaluate", False, OF_EARLIER_MODEL)
+    return _entry("evaluate", True, str(directory.evaluation))
+
+
+def _starts(directory: CampaignDirectory, learned: int) -> dict:
+    files = StartFiles(directory.starts)
+    if not files.complete:
+        return _entry("starts", False, "")
+    table = files.manifest().content
+    words = f"{table['valid']} of {table['requested']} valid at {table['temperature']:g} K"
+    if not _of_last_model(directory, learned, table["settings"]):
+        return _entry("starts", False, f"{OF_EARLIER_MODEL}: {words}")
+    return _entry("starts", True, words)
+
+
+def _of_last_model(directory: CampaignDirectory, learned: int, made_from: Mapping[str, Any]) -> bool:
+    """Whether something was made from the model of the last round, and not from one before it or one that was lost."""
+    learning = directory.round(learned).learning
+    if not learning.finished:
+        return False
+    variable = learning.manifest().content.get("variable")
+    return variable is None or made_from.get("variable", variable) == variable  # earlier versions did not state it
+
+
+def _report(protocol: Protocol, directory: CampaignDirectory, others: bool) -> dict:
+    """The last step. A report may be written at any time, and is finished when it has all results."""
+    if not directory.report.exists():
+        return _entry("report", False, "")
+    marker = directory.report_marker
+    known = Manifest.load_unverified(marker).content.get("results") if marker.exists() else None
+    if others and known in (None, results(protocol, directory)):  # earlier versions did not state it
+        return _entry("report", True, str(directory.report))
+    return _entry("report", False, f"written half-way: {directory.report}")
 
 
 def _kelvin(settings: RoundSettings | ExternalRound) -> str:

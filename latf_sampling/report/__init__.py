@@ -14,6 +14,7 @@ from latf_sampling.core.manifest import Manifest
 from latf_sampling.core.outputs import output_file
 from latf_sampling.core.provenance import Attempt
 from latf_sampling.records.records import Records
+from latf_sampling.records.status import results
 from latf_sampling.report import (
     costs,
     crossings,
@@ -133,5 +134,6 @@ def write_report(
     title = f"{records.protocol.name}: campaign report"
     storage.write_text(target, page.document(title, sections, numbers, structures.scripts(sections)))
     if target.absolute() == own:
-        Manifest.write(records.directory.report_marker, {}, [own], attempt.provenance())
+        stated = {"results": results(records.protocol, records.directory)}
+        Manifest.write(records.directory.report_marker, stated, [own], attempt.provenance())
     return target

@@ -7,10 +7,11 @@ import math
 import numpy as np
 
 from latf_sampling import analysis
-from latf_sampling.analysis import Difference
+from latf_sampling.analysis import Difference, agreement
 from latf_sampling.core import streams
 from latf_sampling.errors import SimulationError
 from latf_sampling.records.records import Records
+from latf_sampling.records.weight_table import WAYS
 from latf_sampling.records.weighting import Weighting, weightings
 from latf_sampling.report import page, words
 from latf_sampling.report.estimates import Estimates
@@ -52,6 +53,7 @@ def section(records: Records, estimates: Estimates) -> str:
             "is smaller where walkers at higher temperatures cross more often."
         ),
         page.table(head, [_row(weighting, difference) for weighting, difference in differences]),
+        "" if (apart := disagreement(differences)) is None else page.paragraph(apart, "warning"),
         page.paragraph(
             f"Not in MBAR: {words.listed([walker.label for walker in trapped])}. Plain dynamics that never reached "
             "the core of a state that biased walkers visited has no information about the probability of this state, "
@@ -96,6 +98,22 @@ def _difference(
         for walker, part in zip(weighting.walkers, weighting.selected)
     ]
     return analysis.free_energy_difference(inside, weighting.log_weights, estimates.temperature, rng, weighting.states)
+
+
+def disagreement(differences: list[tuple[Weighting, Difference | None]]) -> str | None:
+    """A sentence where c(t) and MBAR differ by more than their errors say; `None` where they agree.
+
+    Errors by the last bias are too small as long as the bias changes, and say nothing about that.
+    """
+    estimates = {w.name: (d.value, d.error) for w, d in differences if d is not None and w.name != WAYS["last-bias"]}
+    pair = agreement.disagreement(estimates)
+    if pair is None:
+        return None
+    one, other = (f"{name} {words.value(*estimates[name])}" for name in pair)
+    return (
+        f"Weightings of the frames disagree by more than their errors say: by {one}, by {other}. The bias has not "
+        "converged, or walkers have crossed too rarely; simulate longer until they agree."
+    )
 
 
 def _row(weighting: Weighting, difference: Difference | None) -> list[str]:

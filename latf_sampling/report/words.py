@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from latf_sampling.core.words import with_error
+
 
 def value(number: float, error: float | None, unit: str = "kJ/mol") -> str:
     """A number with its error, to two digits of the error if the first of them is 1 or 2, else to one.
@@ -20,10 +22,7 @@ def value(number: float, error: float | None, unit: str = "kJ/mol") -> str:
         return f"{number:.2f} {unit}"
     if not math.isfinite(error):
         return f"{number:.1f} {unit}, error not bounded"
-    power = math.floor(math.log10(error)) if error > 0 else -2
-    digits = -power + (error < 2.95 * 10.0**power)
-    digits = min(max(digits, 0), 6)
-    return f"{number:.{digits}f} ± {error:.{digits}f} {unit}"
+    return f"{with_error(number, error)} {unit}"
 
 
 def kelvin(temperatures: Sequence[float]) -> str:

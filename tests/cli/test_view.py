@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -17,7 +18,10 @@ from latf_sampling.campaign.progress import Paces
 from latf_sampling.cli import progress
 from latf_sampling.cli.progress import Bars
 from latf_sampling.cli.view import RunView, TimeLeft, standing, table
+from latf_sampling.core.manifest import Manifest
+from latf_sampling.data.layout import CampaignDirectory
 from latf_sampling.records.records import Records
+from latf_sampling.starts.files import StartFiles
 
 pytestmark = pytest.mark.timeout(900)  # the first test that needs the tiny campaign runs it
 
@@ -61,6 +65,51 @@ def test_status_tells_of_walkers_and_results(interrupted):
     assert "300 K" in row and "15 of 20" in row and "ns/day" in row and row.endswith("stopped")
     assert "Free energy after round 1: 8.5 ± 0.4 kJ/mol" in lines
     assert "No process runs it: `latf run` goes on with it." in lines
+
+
+def test_populations_have_errors(interrupted):
+    (learned,) = [entry for entry in standing(interrupted)["steps"] if entry["step"] == "round 1: learn"]
+    assert re.match(r"2 states \([\d.]+ ± [\d.]+, [\d.]+ ± [\d.]+ % at 300 K\), ", learned["words"])
+
+
+def test_estimates_that_disagree_are_told(interrupted, tmp_path):
+    copy = Path(shutil.copytree(interrupted, tmp_path / "run"))
+    with events_file(copy / "log.txt").open("a") as file:
+        observe = Records.load(copy).protocol.observe.what()
+        file.write(json.dumps({**FREE_ENERGY, "observe": observe, "disagreement": "Weightings disagree."}) + "\n")
+    files = CampaignDirectory(copy).round(1).learning
+    content = {**files.manifest().content, "disagreement": "The flow and the frames disagree."}
+    Manifest.write(files.history, content, [files.model, files.cv])
+    now = standing(copy)
+    assert now["disagreements"] == ["The flow and the frames disagree.", "Weightings disagree."]
+    lines = table(now, None).splitlines()
+    assert lines[lines.index("Free energy after round 1: 8.5 ± 0.4 kJ/mol") + 1 :][:2] == now["disagreements"]
+
+
+def test_a_report_and_structures_of_an_earlier_state_are_not_finished(tmp_path):
+    copy = Path(shutil.copytree(finished_campaign(), tmp_path / "run"))
+    steps = {entry["step"]: entry for entry in standing(copy)["steps"]}
+    assert steps["report"]["done"] == steps["starts"]["done"] == 1.0
+    learned = CampaignDirectory(copy).round(2).learning
+    manifest = learned.manifest()
+    shutil.move(learned.path, tmp_path / "lost")
+    steps = {entry["step"]: entry for entry in standing(copy)["steps"]}
+    assert steps["report"]["done"] == steps["starts"]["done"] == 0.0
+    assert steps["report"]["words"] == f"written half-way: {copy / 'report.html'}"
+    assert steps["starts"]["words"].startswith("of an earlier model, made again with the last one: ")
+    shutil.move(tmp_path / "lost", learned.path)  # trained again, with another result
+    Manifest.write(learned.history, {**manifest.content, "variable": "another"}, [learned.model, learned.cv])
+    steps = {entry["step"]: entry for entry in standing(copy)["steps"]}
+    assert steps["report"]["done"] == steps["starts"]["done"] == 0.0
+    assert steps["round 2: learn"]["done"] == 1.0
+
+
+def test_a_report_that_is_older_than_the_last_structures_is_not_finished(tmp_path):
+    copy = Path(shutil.copytree(finished_campaign(), tmp_path / "run"))
+    table_file = StartFiles(CampaignDirectory(copy).starts)
+    manifest = table_file.manifest()
+    Manifest.write(table_file.table, {**manifest.content, "valid": 0}, [])
+    assert standing(copy)["steps"][-1]["done"] == 0.0 and not standing(copy)["finished"]
 
 
 def test_a_free_energy_of_what_was_observed_before_is_not_told(interrupted):

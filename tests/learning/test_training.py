@@ -14,6 +14,7 @@ import torch
 
 from latf_sampling.analysis.mbar import TemperatureReweighting
 from latf_sampling.analysis.weights import kish
+from latf_sampling.core.words import with_error
 from latf_sampling.data.dataset import Dataset, Series
 from latf_sampling.errors import ExtrapolationWarning, SettingsError, StatesWarning, StoreError, TrainingError
 from latf_sampling.learning.model import LaTF
@@ -133,6 +134,10 @@ def test_reported_populations_are_weighted(trained):
     reported = [row["population at 298.15"] for row in result.states]
     np.testing.assert_allclose(reported, exact, atol=1e-4)
     assert sum(reported) == pytest.approx(1.0, abs=1e-5)
+    errors = np.array([row["error at 298.15"] for row in result.states])
+    assert ((errors > 1e-4) & (errors < 0.1)).all()
+    shares = ", ".join(with_error(100 * p, 100 * error) for p, error in zip(reported, errors))
+    assert f"3 states ({shares} % at 298.15 K)" in result.summary
     plain = np.bincount(assigned) / len(assigned)
     assert np.abs(plain - reported).max() > 0.1  # the weights make a difference that could be seen
 

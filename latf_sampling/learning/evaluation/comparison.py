@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from latf_sampling.analysis.bootstrap import populations
 from latf_sampling.analysis.weights import kish
 from latf_sampling.core import streams
 from latf_sampling.data.dataset import CHUNK, Series, time_blocks
 from latf_sampling.learning.evaluation.histograms import FreeEnergyError, Grid, Histogram, distance, divergence
-from latf_sampling.learning.evaluation.populations import model_populations, populations
+from latf_sampling.learning.evaluation.populations import model_populations
 from latf_sampling.learning.model import LaTF
 
 

@@ -1,4 +1,4 @@
-"""Populations of metastable states: of weighted frames, with errors, and against temperature."""
+"""Populations of metastable states by a model, and against temperature."""
 
 from __future__ import annotations
 
@@ -7,59 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latf_sampling.analysis.bootstrap import Bootstrap
+from latf_sampling.analysis.bootstrap import populations
 from latf_sampling.data.dataset import Dataset
 from latf_sampling.learning.model import LaTF
 
-RESAMPLES = 1000
 TEMPERATURES = 25
 MARGIN = 0.05
 """A melting curve extends this share below the lowest and above the highest temperature of the data."""
-
-
-def populations(
-    states: np.ndarray,
-    weights: np.ndarray,
-    blocks: np.ndarray,
-    n_states: int,
-    rng: np.random.Generator,
-    groups: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Weighted populations, and their standard errors from the Bayesian bootstrap over blocks of time.
-
-    Parameters
-    ----------
-    states, weights, blocks
-        State index, weight and index of the block of each frame; (frames,) each.
-    n_states
-        Number of states.
-    rng
-        Draws the weights of the blocks.
-    groups
-        Group of each frame (frames,): the total weight of a group of blocks is the same in every resample. None puts
-        all blocks into one group.
-
-    Returns
-    -------
-    tuple
-        Populations (n_states,), and their errors (n_states,), or None where every group is a single block.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> states = (rng.random(10_000) < 0.3).astype(int)
-    >>> values, errors = populations(states, np.ones(10_000), np.arange(10_000) // 500, 2, rng)
-    >>> bool(abs(values[1] - 0.3) < 4 * errors[1] < 0.04)
-    True
-    """
-    bootstrap = Bootstrap(blocks, groups)
-    count = int(bootstrap.index.max()) + 1
-    sums = np.bincount(bootstrap.index * n_states + states, weights, count * n_states).reshape(count, n_states)
-    values = sums.sum(0) / sums.sum()
-    if not bootstrap.known:
-        return values, None
-    resampled = bootstrap.draw(rng, RESAMPLES) @ sums
-    return values, (resampled / resampled.sum(1, keepdims=True)).std(0)
 
 
 @dataclass(frozen=True)

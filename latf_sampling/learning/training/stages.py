@@ -45,12 +45,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latf_sampling.analysis.bootstrap import inflation, populations
 from latf_sampling.analysis.crossing_rates import CrossingRate
 from latf_sampling.analysis.mean_energy import reach
 from latf_sampling.analysis.thermodynamics import gibbs_helmholtz
 from latf_sampling.core import arguments, platforms, streams
 from latf_sampling.core.notebook import ShownInNotebooks, shown_progress
-from latf_sampling.core.words import duration, percent, plural
+from latf_sampling.core.words import duration, percent, plural, with_error
 from latf_sampling.data.columns import column_statistics
 from latf_sampling.data.dataset import CHUNK, Dataset
 from latf_sampling.errors import ColumnWarning, SettingsError, StatesWarning, TrainingError
@@ -76,6 +77,8 @@ COLLAPSED = 2
 """From this iteration on a network that assigns all frames to one state is given up: it stays as it is."""
 POPULATION = "population at "
 """Key of a state's population, before the temperature."""
+ERROR = "error at "
+"""Key of its standard error, which is `None` where all frames are one block of time."""
 CROSSING_FRAMES = 20_000
 """At most so many frames, the first ones of each series, show which crossings are expected."""
 FEWEST = 10
@@ -93,7 +96,7 @@ class TrainingResult(ShownInNotebooks):
         of the ensemble), epoch, states, learning rate, and the terms of the loss in training and, as "validation_...",
         on held-out blocks.
     states
-        One entry per state: its population (weighted) among the frames of each temperature.
+        One entry per state: its population (weighted) among the frames of each temperature, and its standard error.
     seconds
         Wall time.
     converged
@@ -132,8 +135,9 @@ class TrainingResult(ShownInNotebooks):
         """States with their populations, the crossings that are expected, and remarks, in one line."""
         keys = [key for key in self.states[0] if key.startswith(POPULATION)]
         lowest = min(keys, key=lambda key: float(key.removeprefix(POPULATION)))
-        shares = ", ".join(percent(entry[lowest]) for entry in self.states)
-        parts = [f"{plural(len(self.states), 'state')} ({shares} % at {lowest.removeprefix(POPULATION)} K)"]
+        kelvin = lowest.removeprefix(POPULATION)
+        shares = ", ".join(_share(entry[lowest], entry.get(f"{ERROR}{kelvin}")) for entry in self.states)
+        parts = [f"{plural(len(self.states), 'state')} ({shares} % at {kelvin} K)"]
         if self.crossings is None:
             parts.append("crossings cannot be expected of one state")
         elif self.crossings.note:
@@ -141,6 +145,11 @@ class TrainingResult(ShownInNotebooks):
         else:
             parts.append(f"{self.crossings.text} crossings per {self.crossings.unit} expected under metadynamics")
         return "; ".join([*parts, *self.remarks])
+
+
+def _share(population: float, error: float | None) -> str:
+    """A population in percent, with its error if that is known."""
+    return with_error(100 * population, 100 * error) if error else percent(population)
 
 
 def train(
@@ -655,16 +664,18 @@ class _Run:
         parts = labels.cpu().split([len(entry) for entry in self.dataset.series])
         pieces = [piece for entry, part in zip(self.dataset.series, parts) for piece in entry.continuous(part.numpy())]
         model.provenance["state_changes"] = int(sum(np.count_nonzero(np.diff(piece)) for piece in pieces))
-        weights, labels = torch.from_numpy(self.frames.weights), labels.cpu()
-        states = []
-        for state in range(model.n_states):
-            row: dict = {"state": state}
-            for temperature in model.provenance["temperatures"]:
-                at_temperature = weights * torch.from_numpy(self.frames.temperatures == temperature)
-                row[f"{POPULATION}{temperature:g}"] = float(
-                    at_temperature[labels == state].sum() / at_temperature.sum()
-                )
-            states.append(row)
+        weights, numbers = self.frames.weights, labels.cpu().numpy()
+        kelvin, blocks = self.frames.temperatures, self.dataset.blocks
+        rng = streams.stream(self.seed, "populations")
+        states: list[dict] = [{"state": state} for state in range(model.n_states)]
+        for temperature in model.provenance["temperatures"]:
+            here = (kelvin == temperature) & (weights > 0)
+            parts = numbers[here], weights[here], blocks[here]
+            factor = inflation(numbers, kelvin, weights * here, blocks, [len(entry) for entry in self.dataset.series])
+            values, errors = populations(*parts, model.n_states, rng, inflation=factor)
+            for state, row in enumerate(states):
+                row[f"{POPULATION}{temperature:g}"] = float(values[state])
+                row[f"{ERROR}{temperature:g}"] = None if errors is None else float(errors[state])
         return states
 
     def _describe_thermodynamics(self, states: np.ndarray) -> None:
