@@ -119,7 +119,7 @@ def protocol(name: str) -> Path:
     return made
 
 
-CI2_KT = (1.12, 1.137, 1.154, 1.171, 1.188, 1.205, 1.222, 1.24), (1.15, 1.165, 1.18, 1.195, 1.21)
+CI2_KT = (1.12, 1.137, 1.154, 1.171, 1.188, 1.205, 1.222, 1.24), (1.13, 1.142, 1.154, 1.166, 1.178)
 """kT of the replica exchange and of plain runs, kJ/mol."""
 CASES = {"chignolin-go": chignolin, "gcaa-go": gcaa, "rapa": rapa, "ci2": ci2}
 CONTACT = 1.2
