@@ -8,7 +8,7 @@
   as long as it is not known
 - "step", when one is finished: "step", "words", "seconds" in this run
 - "free energy", after each round: "round", "observe" (as in the protocol), "temperature" (K), "state", "value" and
-  "error" (kJ/mol, null if unknown)
+  "error" (kJ/mol, null if unknown), "disagreement" (a sentence where weightings of the frames disagree, or null)
 - "warning": "kind" (the name of its class), "words"
 - "ended": "words" ("finished", or the error)
 

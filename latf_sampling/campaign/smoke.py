@@ -119,7 +119,7 @@ def smoke_test(protocol: Protocol, progress: Progress = nowhere, executor: Execu
         starts.setdefault(step, time.perf_counter())
         if fraction >= 1:
             test.steps[step] = time.perf_counter() - starts[step]
-        progress(step, fraction, words)
+        progress(step, fraction, "" if folder in words else words)  # a path in it is gone in the end
 
     with tempfile.TemporaryDirectory(prefix="latf-smoke-") as folder:
         campaign = _SmokeCampaign(smoke_protocol(protocol), Path(folder) / "run", test)

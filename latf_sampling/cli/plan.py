@@ -6,6 +6,7 @@ from pathlib import Path
 
 from latf_sampling.cli import tables
 from latf_sampling.data.layout import CampaignDirectory
+from latf_sampling.records.status import status
 from latf_sampling.settings import Protocol
 
 
@@ -47,4 +48,16 @@ def plan(protocol: Path, output: Path | None, width: int | None, timed: bool = F
         from latf_sampling.campaign.speed import measure_speed
 
         rows.append(("time", measure_speed(setup).words(settings)))
-    return "\n".join([f"{protocol}: valid. It would run:", tables.aligned(first, rows, width), *changes])
+    left = [] if directory is None or changes else _left(directory, settings)
+    return "\n".join([f"{protocol}: valid. It would run:", tables.aligned(first, rows, width), *changes, *left])
+
+
+def _left(directory: CampaignDirectory, protocol: Protocol) -> list[str]:
+    """What is left to do in a campaign with results, in a sentence."""
+    if not (directory.protocol_file.exists() and directory.has_results()):
+        return []
+    protocol, _ = directory.with_added_rounds(protocol)
+    steps = [entry["step"] for entry in status(protocol, directory) if entry["done"] < 1]
+    if steps in ([], ["report"]):
+        return ["Everything is finished: only the report would be written again."]
+    return [f"What is finished stays. Left to do: {', '.join(steps)}."]

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,12 @@ from latf_sampling.errors import DataError, StoreError
 from latf_sampling.starts.checks import Structure, TargetResult
 from latf_sampling.starts.files import StartFiles
 from latf_sampling.starts.thermal import Thermal
+
+READABLE = {
+    *("temperature", "seed", "timestep", "thermalise", "release", "friction", "tolerance", "attempts", "allow_cis"),
+    *("allow_inversion", "platform"),
+}
+"""Settings whose values are shown where they differ: others are fingerprints, or long."""
 
 
 class WorkingDirectory:
@@ -123,13 +130,22 @@ def check_same_settings(directory: Path, existing: dict, wanted: dict) -> None:
     Raises
     ------
     StoreError
-        Settings differ; names them.
+        Settings differ; names them, and what they are.
     """
     keys = sorted(key for key in existing.keys() | wanted.keys() if existing.get(key) != wanted.get(key))
     if None in (existing.get("platform"), wanted.get("platform")):  # each worker of an executor chooses
         keys = [key for key in keys if key != "platform"]
     if keys:
+        differences = ", ".join(_difference(key, existing.get(key), wanted.get(key)) for key in keys)
         raise StoreError(
-            f"{directory}: holds structures that were made with other settings ({', '.join(keys)}); "
-            "go on with those, or give another directory."
+            f"{directory}: holds structures that were made with other settings ({differences}), and is not added to, "
+            "since the samples of a set belong together. Give those settings again to load them, or another directory; "
+            "with another seed its structures are others."
         )
+
+
+def _difference(key: str, existing: Any, wanted: Any) -> str:
+    """A setting that differs, with both values where these say something to people."""
+    if key == "requested":
+        return f"{existing} structures there, {wanted} asked for"
+    return f"{key} {existing} there, {wanted} asked for" if key in READABLE else key

@@ -69,6 +69,7 @@ def test_from_end_to_end(tmp_path, monkeypatch):
     assert "Smoke test of 'tiny wells': 2 rounds with 3 walkers of 32 frames each" in text
     assert "nothing about" in text and "  evaluate: " in text
     assert not list(tmp_path.glob("latf-smoke-*"))
+    assert not [words for _, _, words in told if "latf-smoke-" in words]  # what is gone is not named
     for step in test.steps:  # each step tells how much of it is done on its way
         fractions = [fraction for name, fraction, _ in told if name == step]
         assert fractions == sorted(fractions) and fractions[-1] == 1.0

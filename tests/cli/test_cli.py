@@ -244,6 +244,16 @@ def test_a_dry_run_is_the_plan_of_the_check_with_its_time(latf, tmp_path, monkey
     assert found.code == 2 and "give one of them" in found.err
 
 
+def test_a_check_says_what_is_left_of_a_campaign(latf, tmp_path):
+    protocol, copy = write_protocol(tmp_path), tmp_path / "run"
+    shutil.copytree(finished_campaign(), copy)
+    last = latf("check", protocol, "-o", copy).out.splitlines()[-1]
+    assert last == "Everything is finished: only the report would be written again."
+    shutil.rmtree(copy / "starts")
+    last = latf("check", protocol, "-o", copy).out.splitlines()[-1]
+    assert last == "What is finished stays. Left to do: starts, report."
+
+
 def test_a_proposal_is_printed_and_never_replaces_a_file(latf, tmp_path, monkeypatch):
     from latf_sampling.campaign import proposal
 

@@ -90,6 +90,10 @@ def test_an_interrupted_set_is_continued(source, structures, tmp_path):
     again = make(source, directory=tmp_path / "out", progress=lambda fraction, words: seen.append(words))
     assert seen[-1] == "finished before"
     same(again, structures)
+    with pytest.raises(
+        StoreError, match=r"\(6 structures there, 8 asked for\), and is not added to.*another directory"
+    ):
+        make(source, n=8, directory=tmp_path / "out")
 
 
 def test_structures_do_not_depend_on_killed_workers_or_their_number(source, structures, tmp_path):
@@ -104,7 +108,13 @@ def test_structures_do_not_depend_on_killed_workers_or_their_number(source, stru
     assert killed and multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize(("settings", "keys"), [({"seed": 6}, "points, seed"), ({"thermalise": 0.5}, "thermalise")])
+@pytest.mark.parametrize(
+    ("settings", "keys"),
+    [
+        ({"seed": 6}, r"points, seed \d+ there, 6 asked for"),
+        ({"thermalise": 0.5}, r"thermalise [\d.]+ there, 0.5 asked for"),
+    ],
+)
 def test_a_directory_belongs_to_one_set(source, tmp_path, settings, keys):
     def interrupt(fraction, words):
         raise KeyboardInterrupt
