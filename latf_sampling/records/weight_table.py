@@ -18,6 +18,7 @@ from latf_sampling.core.outputs import output_file
 from latf_sampling.core.words import plural
 from latf_sampling.data.trajectories import Frames
 from latf_sampling.errors import SettingsError, StoreError
+from latf_sampling.records.observables import Observed
 from latf_sampling.records.records import Records
 from latf_sampling.records.trapped import latent
 from latf_sampling.records.weighting import Weighting, weightings
@@ -39,10 +40,10 @@ class WeightTable:
     way : str
         The weighting: "MBAR", "c(t)" or "last bias".
     columns : dict of numpy.ndarray
-        "round", "walker", "frame" (from 0), "time" (ps, of the walker, or since the first frame of an external
-        trajectory), "temperature" (K, at which it was simulated), "log_weight" (ln of a weight, all of which sum to 1;
-        -inf for a frame that does not count) and, where a model was learned, "u0", "u1", ... and "state", and the
-        observed variable by its name; (frames,) each.
+        "round", "walker", "frame" (from 0), "time_ps" (of the walker, or since the first frame of an external
+        trajectory), "temperature_K" (at which it was simulated), "log_weight" (ln of a weight, all of which sum to 1;
+        -inf for a frame that does not count) and, where a model was learned, "u1", "u2", ... and "state", and the
+        observed variable by its name and unit, as in "phi_rad"; (frames,) each.
     left_out : list of str
         Walkers none of whose frames counts.
     """
@@ -191,8 +192,8 @@ def _identity(records: Records, walkers: Sequence[Frames]) -> dict[str, np.ndarr
         "round": np.repeat([walker.round_index for walker in walkers], lengths),
         "walker": np.repeat([walker.walker for walker in walkers], lengths),
         "frame": np.concatenate([np.arange(length) for length in lengths]),
-        "time": np.round(np.concatenate(times), 9),
-        "temperature": np.repeat([float(walker.temperature) for walker in walkers], lengths),
+        "time_ps": np.round(np.concatenate(times), 9),
+        "temperature_K": np.repeat([float(walker.temperature) for walker in walkers], lengths),
     }
 
 
@@ -225,11 +226,17 @@ def _variables(
     columns: dict[str, np.ndarray] = {}
     if model is not None:
         u = np.concatenate(latents)
-        columns = {f"u{k}": u[:, k] for k in range(u.shape[1])}
+        columns = {f"u{k + 1}": u[:, k] for k in range(u.shape[1])}  # as figures name them
         columns["state"] = model.state_probabilities(u).argmax(1)
     if records.observed is not None:
-        columns[records.observed.name] = np.concatenate(observed)
+        columns[observed_column(records.observed)] = np.concatenate(observed)
     return columns
+
+
+def observed_column(observed: Observed) -> str:
+    """Name of the column of the observed variable, which ends with its unit if it has one."""
+    unit = observed.column_unit.replace("/", "_per_")
+    return f"{observed.name}_{unit}" if unit else observed.name
 
 
 def _shown(value: Any) -> Any:

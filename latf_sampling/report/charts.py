@@ -67,6 +67,15 @@ def component(index: int) -> str:
     return "u" + "".join("₀₁₂₃₄₅₆₇₈₉"[int(digit)] for digit in str(index + 1))
 
 
+def others(shown: Sequence[int], count: int) -> str:
+    """Names of the latent components, of so many, that are not shown; empty where all are.
+
+    >>> others([0, 1], 3), others([0, 1], 2)
+    ('u₃', '')
+    """
+    return " and ".join(component(k) for k in range(count) if k not in shown)
+
+
 def chart(draw: Callable[..., None], rows: int = 1, height: float = 3.0, width: float = WIDTH) -> str:
     """A figure of rows that share their x axis, as SVG; `draw` is called with the axes, one argument each."""
     return _drawn(draw, rows, height, width)[0]

@@ -170,8 +170,10 @@ def _latent(evaluation: Evaluation) -> str:
                     lambda axes, shares=shares[number], pair=(first, second): _draw_map(axes, evaluation, shares, pair),
                     height=3.5,
                 )
+                others = charts.others((first, second), evaluation.dim)
+                what = f"{label}, summed over {others}" if others else label
                 figures.append(
-                    page.figure(svg, f"{title}: {label}. The maps of data and of generated samples should agree.")
+                    page.figure(svg, f"{title}: {what}. The maps of data and of generated samples should agree.")
                 )
     return _section("Latent densities", figures)
 

@@ -27,6 +27,7 @@ BINS = 60
 """Bins of the observed variable where the reference has none."""
 CEILING = 12.0
 """Latent free energies are drawn up to this value, kT; those of two torsions up to 18 kT."""
+SUMMED = "Of more than two latent variables the first two are drawn, and the density is summed over {}."
 HIGHEST = 40.0
 """The line of a single component is drawn up to its barrier, if that is higher, but no further than this value, kT:
 where no frame is between two wells the flow says nothing about their barrier."""
@@ -50,7 +51,7 @@ def _latent(records: Records) -> list[str]:
             f"Latent free energy by the flow learned after round {index}, at "
             f"{learned.model.settings.reference_temperature:g} K, with training frames of all temperatures colored by "
             f"their state ({plural(learned.model.n_states, 'state')}) and the range of the training data (dashed). "
-            "Each state should lie in its own well, and there should be no well without frames.",
+            f"Each state should lie in its own well, and there should be no well without frames.{summed(learned)}",
         )
         for index, learned in records.learned
     ]
@@ -80,6 +81,12 @@ def components(learned: LearnedModel) -> list[int]:
     return used if len(used) == 1 else [0, 1]
 
 
+def summed(learned: LearnedModel) -> str:
+    """A sentence about the components that a map of two leaves out, with a space before it; empty without such."""
+    others = charts.others(components(learned), learned.model.latent_dim)
+    return f" {SUMMED.format(others)}" if others and len(components(learned)) > 1 else ""
+
+
 def draw_density(axes: Axes, learned: LearnedModel, temperature: float) -> None:
     """The flow's free energy at a temperature: a line where one component is used, otherwise a map of the first two."""
     model, kt, shown = learned.model, KB * temperature, components(learned)
@@ -97,7 +104,8 @@ def draw_density(axes: Axes, learned: LearnedModel, temperature: float) -> None:
         axes.set_ylim(-kt * below, kt * top)
         axes.set_ylabel("free energy, kJ/mol")
         return
-    axes.set_ylabel(f"latent {charts.component(1)}")
+    others = charts.others(shown, model.latent_dim)
+    axes.set_ylabel(f"latent {charts.component(1)}" + (f" (summed over {others})" if others else ""))
     if model.latent_dim == 2:
         points = np.stack(np.meshgrid(*grids, indexing="ij"), axis=-1)
         energy = model.free_energy(points.reshape(-1, 2), temperature).reshape(GRID, GRID)

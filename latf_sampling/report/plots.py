@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -204,7 +205,7 @@ def _csv(head: Sequence[str], rows: Sequence[Row]) -> str:
     """Rows with numbers of ten digits; empty where there is no finite number."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
+    writer.writerow([_column(name) for name in head])
     for row in rows:
         writer.writerow(
             [
@@ -217,6 +218,18 @@ def _csv(head: Sequence[str], rows: Sequence[Row]) -> str:
             ]
         )
     return text.getvalue()
+
+
+def _column(label: str) -> str:
+    """Name of a column, for programs: that of an axis in ASCII without spaces, its unit last.
+
+    >>> _column("free energy, kJ/mol"), _column("95 % from, kJ/mol"), _column("latent u₁")
+    ('free_energy_kJ_per_mol', '95_percent_from_kJ_per_mol', 'u1')
+    """
+    text = label.translate(str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")).removeprefix("latent ")
+    for sign, word in (("/", " per "), ("%", " percent "), ("°", " degrees "), ("^", "")):
+        text = text.replace(sign, word)
+    return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")
 
 
 # The pictures
@@ -250,7 +263,9 @@ def free_energy(source: Source) -> Picture:
     known = None if reference is None else np.interp(_middle(profile.edges), _middle(reference[0]), reference[1])
 
     def table(axes: Axes) -> tuple[Sequence[str], Sequence[Row]]:
-        head = [f"{observed.label}, from", "to", "free energy, kJ/mol", "95 % from", "95 % to", "reference, kJ/mol"]
+        unit = observed.label.removeprefix(observed.name)  # with its comma; empty for a pure number
+        head = [f"{observed.name} from{unit}", f"{observed.name} to{unit}", "free energy, kJ/mol"]
+        head += ["95 % from, kJ/mol", "95 % to, kJ/mol", "reference, kJ/mol"]
         columns = [profile.edges[:-1], profile.edges[1:], profile.values, *profile.interval]
         return head, list(zip(*columns, [None] * len(profile.values) if known is None else known))
 
@@ -282,7 +297,10 @@ def torsions(source: Source) -> Picture:
     return Picture(draw, table, height=3.6)
 
 
-_DIFFERENCE = ("difference, kJ/mol", "error, kJ/mol", "95 % from", "95 % to", "frames", "independent frames")
+_DIFFERENCE = (
+    *("difference, kJ/mol", "error, kJ/mol", "95 % from, kJ/mol", "95 % to, kJ/mol"),
+    *("frames", "independent frames"),
+)
 
 
 def _difference(entry: Difference | None) -> Row:

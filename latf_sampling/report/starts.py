@@ -14,7 +14,7 @@ from latf_sampling.records.records import Records
 from latf_sampling.records.rounds import LearnedModel
 from latf_sampling.report import charts, page, words
 from latf_sampling.report.estimates import Estimates
-from latf_sampling.report.landscapes import components, draw_density
+from latf_sampling.report.landscapes import components, draw_density, summed
 from latf_sampling.starts.files import StartFiles
 from latf_sampling.units import KB
 
@@ -70,7 +70,7 @@ def _set(
         page.figure(
             charts.chart(lambda axes: draw_latent(axes, learned, table), height=3.5),
             f"{_drawn(archived)}, over the flow's free energy at {temperature:g} K, by the model "
-            f"learned after round {index}. {_expected(learned, table, policy)}",
+            f"learned after round {index}. {_expected(learned, table, policy)}{summed(learned)}",
         ),
         page.figure(
             charts.chart(

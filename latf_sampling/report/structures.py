@@ -25,7 +25,7 @@ from latf_sampling.records.records import Records
 from latf_sampling.records.rounds import LearnedModel
 from latf_sampling.report import charts, page, words
 from latf_sampling.report.estimates import Estimates
-from latf_sampling.report.landscapes import components, draw_density
+from latf_sampling.report.landscapes import components, draw_density, summed
 from latf_sampling.report.structures_drawing import Drawing
 from latf_sampling.starts.files import StartFiles
 
@@ -356,6 +356,7 @@ def _map(index: int, learned: LearnedModel, latent: np.ndarray, archived: int) -
         f"Latent free energy by the model learned after round {index}, at {temperature:g} K, "
         f"with {plural(archived, 'archived frame')} (dots) and the {plural(model.n_states, 'state')} (numbers). Click "
         "anywhere to see the archived structure nearest to that place; the ring marks the structure that is shown."
+        f"{summed(learned)}"
     )
     return np.round(to_view(x, y), 1).tolist(), page.figure(svg, caption, "map")
 

@@ -15,7 +15,7 @@ from latf_sampling.cli import main as cli
 from latf_sampling.core import streams
 from latf_sampling.errors import SettingsError, StoreError
 from latf_sampling.records.records import Records
-from latf_sampling.records.weight_table import WAYS, WeightTable, weight_file
+from latf_sampling.records.weight_table import WAYS, WeightTable, observed_column, weight_file
 from latf_sampling.records.weighting import weightings
 from latf_sampling.units import KB
 
@@ -43,7 +43,7 @@ def test_reweighted_means_follow_from_the_file_alone(records, tables, tmp_path, 
     """They are the campaign's own, as its report computes them, of the observed variable and of a half of its range."""
     tables[way].write(tmp_path / "w.csv")
     columns = read_csv(tmp_path / "w.csv")
-    weights, values = np.exp(columns["log_weight"]), columns[records.observed.name]
+    weights, values = np.exp(columns["log_weight"]), columns[observed_column(records.observed)]
     middle = np.median(values[weights > 0])
     rng = streams.stream(records.protocol.seed, "report", "weights")
     weighting = next(w for w in weightings(records, records.frames(), 300.0, rng) if w.name == WAYS[way])
@@ -58,6 +58,7 @@ def test_reweighted_means_follow_from_the_file_alone(records, tables, tmp_path, 
     assert from_file == pytest.approx(difference.value, abs=1e-5)
     mean = np.average(np.concatenate(own), weights=np.exp(np.concatenate(weighting.log_weights)))
     assert weights @ values == pytest.approx(mean, abs=1e-6)
+    assert {"time_ps", "temperature_K", "u1"} < columns.keys() and observed_column(records.observed).endswith("_rad")
 
 
 def test_every_frame_has_its_row(records, tables, tmp_path):
@@ -71,17 +72,17 @@ def test_every_frame_has_its_row(records, tables, tmp_path):
         about = json.loads(str(file["about"]))
     assert (about["temperature_K"], about["weighting"]) == (300.0, "MBAR")
     structured = np.load(tmp_path / "w.npy", allow_pickle=False)
-    assert np.array_equal(structured["u0"], table.columns["u0"]) and len(structured) == len(table)
+    assert np.array_equal(structured["u1"], table.columns["u1"]) and len(structured) == len(table)
     model, cv = records.model(records.last_learned())
     rows = [(w, k) for w in walkers for k in range(len(w))]
     for row in (0, len(rows) // 2, len(rows) - 1):
         walker, frame = rows[row]
         found = {name: column[row] for name, column in table.columns.items()}
         assert (found["round"], found["walker"], found["frame"]) == (walker.round_index, walker.walker, frame)
-        assert found["time"] == pytest.approx((frame + 1) * records.protocol.frame_interval)
-        assert found["temperature"] == walker.temperature
+        assert found["time_ps"] == pytest.approx((frame + 1) * records.protocol.frame_interval)
+        assert found["temperature_K"] == walker.temperature
         u = cv(np.asarray(walker.take([frame]).xyz, float))[0]
-        assert [found["u0"], found["u1"]] == pytest.approx(u.tolist(), abs=1e-5)
+        assert [found["u1"], found["u2"]] == pytest.approx(u.tolist(), abs=1e-5)
         assert found["state"] == model.state_probabilities(u[None]).argmax()
 
 

@@ -67,6 +67,13 @@ def test_axes_have_units_and_numbers_fit_their_heads(source, name):
         assert re.search(r"(, [\w/°%]+|degrees|, %)$", label) or label.startswith(unitless), label
     head, rows = picture.table(*axes)
     assert len(rows) > 0 and {len(row) for row in rows} == {len(head)}
+    pure = (
+        r"(target_|reached_|share_in_)?u\d|walker|round|stage|state|structure|descriptor|from|weights|by|share|in|out"
+    )
+    pure += r"|epoch|states|iteration|learning_rate|population\w*|error|of_training_frames|(independent_)?frames"
+    pure += r"|(validation_)?(loss|prediction|regularization|slowness|unevenness|tilted)"
+    for column in plots._csv(head, []).rstrip("\n").split(","):
+        assert re.fullmatch(pure + r"|\w+_(kJ_per_mol|degrees|ns|s|K)", column, re.ASCII), column
     for line in figure.findobj(lambda artist: hasattr(artist, "get_color") and isinstance(artist.get_color(), str)):
         assert to_hex(line.get_color()) != charts.LINE
 
@@ -81,13 +88,13 @@ def numbers(source: plots.Source, name: str) -> list[dict[str, str]]:
 def test_numbers_are_those_of_the_report(source):
     found = source.estimates
     rows = {row["from"]: row for row in numbers(source, "estimates")}
-    assert float(rows["pooled"]["difference, kJ/mol"]) == pytest.approx(found.pooled.value)
-    assert float(rows["round 1"]["error, kJ/mol"]) == pytest.approx(found.rounds[1].error)
+    assert float(rows["pooled"]["difference_kJ_per_mol"]) == pytest.approx(found.pooled.value)
+    assert float(rows["round 1"]["error_kJ_per_mol"]) == pytest.approx(found.rounds[1].error)
     crossed = {row["walker"]: (int(row["in"]), int(row["out"])) for row in numbers(source, "crossings")}
     assert crossed == {f"round {k}, walker {w}": counts for (k, w), counts in found.crossings.items()}
     _, profile = landscapes.surface_and_profile(source.records, found)
     rows = numbers(source, "free-energy")
-    energies = [float(row["free energy, kJ/mol"] or "inf") for row in rows]
+    energies = [float(row["free_energy_kJ_per_mol"] or "inf") for row in rows]
     assert energies == pytest.approx(profile.values)
     assert [row["weights"] for row in numbers(source, "weights")] == ["c(t)", "last bias", "MBAR"]
     cells = np.array([[float(value or "nan") for value in row.values()] for row in numbers(source, "landscape")])
@@ -110,7 +117,7 @@ def test_the_command_writes_a_figure_and_its_numbers(tmp_path):
     answer = CliRunner().invoke(app, ["plot", "populations", directory, "-o", str(tmp_path / "a.pdf"), "--csv"])
     assert answer.exit_code == 0, answer.output
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
-    assert (tmp_path / "a.csv").read_text().startswith("state,population at 300 K,error")
+    assert (tmp_path / "a.csv").read_text().startswith("state,population_at_300_K,error,of_training_frames\n")
     for suffix, start in ((".png", b"\x89PNG"), (".svg", b"<?xml")):
         plot_command("cost", Path(directory), tmp_path / f"b{suffix}", False, False)
         assert (tmp_path / f"b{suffix}").read_bytes().startswith(start)
