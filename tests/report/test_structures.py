@@ -205,6 +205,10 @@ def test_in_a_browser(records, data, page):
     page.media(scheme="dark")
     page.settle()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    # Tables that are wider scroll in their own boxes and say so, others do not.
+    tables = page.evaluate("""[...document.querySelectorAll(".wide")].filter(box => box.checkVisibility()).map(
+        box => [box.scrollWidth > box.clientWidth, getComputedStyle(box, "::after").visibility === "visible"])""")
+    assert [True, True] in tables and all(wider == hinted for wider, hinted in tables), tables
     dark, ink = page.evaluate("['backgroundColor', 'color'].map(key => getComputedStyle(document.body)[key])")
     assert luminance(dark) < 40 and luminance(ink) > 200
     page.resize(718, 1000)  # a page of A4 within its margins
