@@ -30,13 +30,18 @@ def trapped(walkers: Sequence[Frames], probabilities: Sequence[np.ndarray]) -> l
     probabilities
         Of all states of one model, at each frame of each walker; (frames, states).
     """
+    reached = cores(probabilities)
+    sought = set[int]().union(*(states for walker, states in zip(walkers, reached) if walker.biased))
+    return [not walker.biased and not states >= sought for walker, states in zip(walkers, reached)]
+
+
+def cores(probabilities: Sequence[np.ndarray]) -> list[set[int]]:
+    """The states whose cores each walker visited, from the probabilities of all states at its frames; see `trapped`."""
     largest = np.concatenate(probabilities).max(0)
-    reached = [
+    return [
         set(part.argmax(1)[((part >= CORE * largest) & (part == part.max(1, keepdims=True))).any(1)].tolist())
         for part in probabilities
     ]
-    sought = set[int]().union(*(states for walker, states in zip(walkers, reached) if walker.biased))
-    return [not walker.biased and not states >= sought for walker, states in zip(walkers, reached)]
 
 
 def latent(cv: CollectiveVariable, walker: Frames) -> np.ndarray:

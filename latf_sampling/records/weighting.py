@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from latf_sampling.data.trajectories import Frames, WalkerFrames
 from latf_sampling.errors import DataError
 from latf_sampling.learning.model import LaTF
 from latf_sampling.records.records import Records
-from latf_sampling.records.trapped import latent, trapped
+from latf_sampling.records.trapped import cores, latent, trapped
 from latf_sampling.settings import RoundSettings, n_steps
 
 
@@ -43,6 +43,8 @@ class Weighting:
         ln of the weight of each of these frames, up to a constant.
     states : Multistate or None
         The MBAR estimator that the weights come from, with which `analysis` includes the errors of its free energies.
+    lost_states : list of int
+        Metastable states whose core only walkers reached that MBAR leaves out.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Weighting:
     selected: list[slice]
     log_weights: list[np.ndarray]
     states: Multistate | None = None
+    lost_states: list[int] = field(default_factory=list)
 
 
 def weightings(
@@ -93,11 +96,16 @@ def weightings(
     keys = sorted({_key(walker) for walker in walkers if walker.biased})
     biases = {key: _RoundBias.load(records, key, walkers, selected) for key in keys}
     weightings = _of_biased(walkers, selected, biases, temperature)
+    lost = set[int]()
     if keys:
-        mixed = [k for k, left_out in enumerate(trapped(walkers, biases[keys[-1]].states)) if not left_out]
+        states = biases[keys[-1]].states
+        mixed = [k for k, left_out in enumerate(trapped(walkers, states)) if not left_out]
+        reached = cores(states)
+        lost = set[int]().union(*reached).difference(*(reached[k] for k in mixed))
         walkers, selected = [walkers[k] for k in mixed], [selected[k] for k in mixed]
         biases = {key: bias.of_walkers(mixed) for key, bias in biases.items()}
-    return [*weightings, _by_mbar(walkers, selected, biases, temperature, rng)]
+    by_mbar = _by_mbar(walkers, selected, biases, temperature, rng)
+    return [*weightings, replace(by_mbar, lost_states=sorted(lost))]
 
 
 _Key = tuple[int, float]

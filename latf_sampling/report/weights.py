@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -58,11 +59,22 @@ def section(records: Records, estimates: Estimates) -> str:
             f"Not in MBAR: {words.listed([walker.label for walker in trapped])}. Plain dynamics that never reached "
             "the core of a state that biased walkers visited has no information about the probability of this state, "
             "but MBAR would conclude that the state is empty. States are those of the model that the last biased "
-            "round was biased along.",
+            f"round was biased along.{_lost(differences[-1][0].lost_states)}",
             "soft",
         )
         if trapped
         else "",
+    )
+
+
+def _lost(states: Sequence[int]) -> str:
+    """What leaving walkers out costs, in a sentence with a space before it; empty where it costs nothing."""
+    if not states:
+        return ""
+    names, one = words.listed([str(state) for state in states]), len(states) == 1
+    return (
+        f" No walker in MBAR reached the core of {'state' if one else 'states'} {names}, about whose "
+        f"{'population' if one else 'populations'} it therefore says nothing; let a biased round begin there."
     )
 
 

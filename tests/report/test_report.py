@@ -704,6 +704,10 @@ def test_walkers_left_out_of_mbar_are_named(monkeypatch):
     monkeypatch.setattr(weighting, "trapped", lambda walkers, probabilities: [True, False, False, False])
     told = weights.section(made, estimates)
     assert "Not in MBAR: round 0, walker 0. Plain dynamics that never reached the core of a state" in told
+    assert "No walker in MBAR" not in told  # the others were in every state
+    monkeypatch.setattr(weighting, "cores", lambda probabilities: [{0, 1}, {0}, {0}, {0}])
+    told = weights.section(made, estimates)
+    assert "No walker in MBAR reached the core of state 1, about whose population it therefore says nothing" in told
 
 
 # ------------------------------------------------------------------------------------------------ every section
