@@ -106,7 +106,7 @@ def ci2() -> Case:
         return fraction, fraction > 0.5
 
     exchange, plain = (tuple(np.round(np.array(kt) / KB, 2).tolist()) for kt in CI2_KT)
-    return Case(settings, "more than half of the native contacts", observed, exchange, plain, 0.004, 250, "CPU")
+    return Case(settings, "more than half of the native contacts", observed, exchange, plain, 0.002, 500, "CPU")
 
 
 def protocol(name: str) -> Path:
@@ -119,7 +119,7 @@ def protocol(name: str) -> Path:
     return made
 
 
-CI2_KT = (1.12, 1.137, 1.154, 1.171, 1.188, 1.205, 1.222, 1.24), (1.13, 1.142, 1.154, 1.166, 1.178)
+CI2_KT = (1.12, 1.137, 1.154, 1.171, 1.188, 1.205), (1.13, 1.142, 1.154, 1.166, 1.178)
 """kT of the replica exchange and of plain runs, kJ/mol."""
 CASES = {"chignolin-go": chignolin, "gcaa-go": gcaa, "rapa": rapa, "ci2": ci2}
 CONTACT = 1.2

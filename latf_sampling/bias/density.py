@@ -70,7 +70,8 @@ class Density:
         return {
             "first": self._first,
             "step": self._step,
-            "density": self.values,
+            "nodes": np.array(self.values.shape),
+            "density": self.values[self.visited],  # zero elsewhere, and the grid of three components has millions
             "visited": np.array([self.low, self.high]),
             "centers": self.kernels.centers,
             "widths": self.kernels.widths,
@@ -81,11 +82,15 @@ class Density:
     def load(self, arrays: dict[str, np.ndarray]) -> bool:
         """Become the density that was saved; returns whether that was on this grid, and if not, changes nothing."""
         values, (low, high), sums = arrays["density"], arrays["visited"], arrays["sums"].tolist()
-        same = values.shape == self.values.shape
+        if "nodes" not in arrays:  # of an earlier version, which saved all nodes
+            arrays, values = {**arrays, "nodes": np.array(values.shape)}, values[tuple(map(slice, low, high))]
+        same = np.array_equal(arrays["nodes"], self.values.shape)
         if not (same and all(np.array_equal(arrays[k], v) for k, v in (("first", self._first), ("step", self._step)))):
             return False
         kernels = arrays["centers"], arrays["widths"], arrays["heights"]
-        self.values[...], self.low, self.high = values, low, high
+        self.low, self.high = low, high
+        self.values[...] = 0.0
+        self.values[self.visited] = values
         self.kernels.centers, self.kernels.widths, self.kernels.heights = kernels
         self.kernels.total, self.sum_of_weights, self.sum_of_squares = sums
         return True

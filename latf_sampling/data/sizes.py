@@ -12,6 +12,8 @@ STATE = 185
 """Bytes of an atom in a state of OpenMM, XML: position and velocity to the last digit."""
 HILL = 130
 """Bytes of a hill or kernel, text."""
+DENSITY = 40_000_000
+"""Bytes of the density of OPES on a grid of three components, of which most has been visited, for each walker."""
 MODEL = 1_500_000
 """Bytes of a model with its variable, and of the state of its training."""
 PAGE = 1_500_000
@@ -26,6 +28,16 @@ def segment_size(protocol: Protocol, index: int, atoms: int, periodic: bool) -> 
         hills = int(protocol.segment / settings.bias.interval)
     trajectory = frames * (12 * atoms + (76 if periodic else 28))
     return Size(trajectory + STATE * atoms + HILL * hills + 2 * BLOCK + 4 * BLOCK, 4)
+
+
+def bias_size(protocol: Protocol, index: int) -> Size:
+    """Of the files of a round's bias that stay as large as they are, those of a density that is estimated."""
+    settings, dimensions = protocol.runs[index], protocol.model.latent_dim
+    if not isinstance(settings, RoundSettings) or settings.bias is None or settings.bias.kind != "opes":
+        return Size(0, 0)
+    # As long as no model is learned, the number of components is not known where none is asked for.
+    walkers = len(settings.walkers)
+    return Size(walkers * (DENSITY if dimensions in (None, 3) else 0), walkers)
 
 
 def starts_size(count: int, atoms: int) -> Size:
@@ -62,6 +74,7 @@ def missing_size(protocol: Protocol, directory: CampaignDirectory | None, atoms:
                 done = [min(segments, files.walker(number).finished()) for number in range(len(done))]
             missing = sum(segments - number for number in done)
             total += missing * segment_size(protocol, index, atoms, periodic)
+            total += bias_size(protocol, index) if missing else Size(0, 0)
             if 0 < index < len(protocol.all_rounds) and not any(done):
                 total += starts_size(len(settings.walkers), atoms)
         if index < len(protocol.all_rounds) and not (files is not None and files.learning.finished):

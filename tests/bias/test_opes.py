@@ -367,6 +367,21 @@ def test_a_damaged_state_is_refused_and_can_be_deleted(tmp_path):
     assert again.coefficients.tobytes() == bias.coefficients.tobytes()
 
 
+def test_states_hold_the_nodes_that_were_visited_and_those_of_an_earlier_version_all(tmp_path):
+    bias, made = well(directory=tmp_path)
+    bias.step(made, 300)
+    bias.close()
+    file = tmp_path / "walker.npz"
+    with np.load(file) as content:
+        arrays = dict(content)
+    assert arrays["density"].shape == tuple(bias.state.high - bias.state.low) < bias.state.values.shape
+    del arrays["nodes"]
+    np.savez(file, **{**arrays, "density": bias.state.values})
+    again, _ = well(directory=tmp_path, read_only=True)
+    assert again.state.values.tobytes() == bias.state.values.tobytes()
+    assert again.coefficients.tobytes() == bias.coefficients.tobytes()
+
+
 def test_a_state_on_another_grid_is_not_taken(tmp_path):
     bias, made = well(directory=tmp_path)
     bias.step(made, 300)

@@ -16,7 +16,7 @@ from latf_sampling.campaign.campaign import Campaign
 from latf_sampling.core import space
 from latf_sampling.core.space import RESERVE, SPARE_FILES, Size, free_space, require_space, spelled
 from latf_sampling.data.layout import CampaignDirectory
-from latf_sampling.data.sizes import LEARNING, PAGE, missing_size, segment_size, starts_size
+from latf_sampling.data.sizes import DENSITY, LEARNING, PAGE, missing_size, segment_size, starts_size
 from latf_sampling.errors import SpaceWarning, StoreError
 from latf_sampling.records.verification import Verification
 from latf_sampling.settings import Protocol
@@ -101,6 +101,13 @@ def test_estimates_are_more_than_what_is_written_and_not_much_more(finished):
     assert size_of(written) < whole.size and len(written) < whole.files
     left = missing_size(protocol, files, atoms, periodic=False)
     assert left == Size(2 * PAGE + 2000 * atoms, 20)  # pages, which are written again
+
+
+def test_densities_on_a_grid_of_three_components_count():
+    protocol = Protocol.load(Path(__file__).parents[2] / "protocols" / "chignolin-night.yaml")
+    two = protocol.model_copy(update={"model": protocol.model.model_copy(update={"latent_dim": 2})})
+    known, not_known = (missing_size(case, None, 166, periodic=False) for case in (two, protocol))
+    assert not_known.size - known.size == 8 * DENSITY  # two rounds of four walkers
 
 
 def small(folder: Path) -> Path:
