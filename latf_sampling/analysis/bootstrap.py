@@ -92,22 +92,13 @@ def inflation(
     """
     used = weights > 0
     kelvin = np.unique(temperatures[used])
-    ends = np.cumsum(lengths)[:-1]
-    parts = list(zip(*(np.split(values, ends) for values in (states, temperatures, weights))))
+    inefficiencies = state_inefficiencies(states, temperatures, weights, lengths).max(1)
     factors = np.ones(len(kelvin))
     for k, temperature in enumerate(kelvin):
         at_temperature = used & (temperatures == temperature)
         length = at_temperature.sum() / len(np.unique(blocks[at_temperature]))
-        here = [state for state, at, weight in parts if len(at) and at[0] == temperature and (weight > 0).all()]
-        if here:
-            inefficiency = max(
-                statistical_inefficiency([(state == value).astype(float) for state in here])
-                for value in np.unique(np.concatenate(here))
-            )
-            frames = sum(map(len, here))
-            inefficiency = frames / max(frames / inefficiency - EXCESS_FRAMES * len(here), 1.0)
-            tau = max(0.5 * (inefficiency - 1), 1e-9)
-            factors[k] = 1 / (1 - min(tau / length * -np.expm1(-length / tau), MOST_LOST))
+        tau = max(0.5 * (inefficiencies[k] - 1), 1e-9)
+        factors[k] = 1 / (1 - min(tau / length * -np.expm1(-length / tau), MOST_LOST))
     return factors
 
 
@@ -133,6 +124,8 @@ def populations(
     groups
         Group of each frame (frames,): the total weight of a group of blocks is the same in every resample. None puts
         all blocks into one group.
+    inflation
+        Of each group, or of all, by the function of this name.
 
     Returns
     -------
@@ -155,6 +148,36 @@ def populations(
         return values, None
     resampled = bootstrap.draw(rng, RESAMPLES) @ sums
     return values, (resampled / resampled.sum(1, keepdims=True)).std(0)
+
+
+def state_inefficiencies(
+    states: np.ndarray, temperatures: np.ndarray, weights: np.ndarray, lengths: Sequence[int]
+) -> np.ndarray:
+    """How many successive frames count as one for the population of each state at each temperature.
+
+    Parameters
+    ----------
+    states, temperatures, weights, lengths
+        As in `inflation`.
+
+    Returns
+    -------
+    numpy.ndarray (K, states)
+        For each distinct temperature of frames with a weight, from the lowest; 1 for a state without frames there.
+    """
+    kelvin = np.unique(temperatures[weights > 0])
+    ends = np.cumsum(lengths)[:-1]
+    parts = list(zip(*(np.split(values, ends) for values in (states, temperatures, weights))))
+    inefficiencies = np.ones((len(kelvin), int(states.max()) + 1))
+    for k, temperature in enumerate(kelvin):
+        here = [state for state, at, weight in parts if len(at) and at[0] == temperature and (weight > 0).all()]
+        if not here:
+            continue
+        frames = sum(map(len, here))
+        for value in np.unique(np.concatenate(here)):
+            inefficiency = statistical_inefficiency([(state == value).astype(float) for state in here])
+            inefficiencies[k, value] = frames / max(frames / inefficiency - EXCESS_FRAMES * len(here), 1.0)
+    return inefficiencies
 
 
 def population_interval(populations: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,14 +20,14 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import log_softmax
 
-from latf_sampling.analysis.bootstrap import Bootstrap, inflation
+from latf_sampling.analysis.bootstrap import Bootstrap, inflation, state_inefficiencies
 
 RESAMPLES = 200
 """Samples of the bootstrap over blocks of time."""
 STEPS = 100
 UNSEEN = 0.5
-"""Frames that a state without one at a temperature is taken to have there, by Jeffreys' prior. That none was seen
-bounds its population and does not make it zero, which nothing but an infinite free energy would explain."""
+"""Independent frames that a state without one at a temperature is taken to have there, by Jeffreys' prior. That none
+was seen bounds its population and does not make it zero, which nothing but an infinite free energy would explain."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,11 @@ class StateThermodynamics:
         Standard errors.
     melting_temperatures : numpy.ndarray (states,)
         Where a state is as populated as the first, within the range that was simulated and somewhat beyond; NaN where
-        it nowhere is, and for the first.
+        it nowhere is, and for the first. Of two, the one nearer to the temperature that differences are determined at.
     melting_errors : numpy.ndarray (states,)
         Standard errors of these, from the samples of the bootstrap that have one.
+    second_melting_temperatures, second_melting_errors : numpy.ndarray (states,)
+        The other one of two, as a difference in heat capacity leads to (cold and hot melting); NaN where there is none.
     """
 
     temperature: float
@@ -61,6 +63,8 @@ class StateThermodynamics:
     heat_capacity_errors: np.ndarray
     melting_temperatures: np.ndarray
     melting_errors: np.ndarray
+    second_melting_temperatures: np.ndarray
+    second_melting_errors: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -98,13 +102,7 @@ class GibbsHelmholtz:
         free = self.reduced(temperature) * self.boltzmann * temperature
         capacities = self.parameters[:, 2]
         energies = self.parameters[:, 1] + capacities * (temperature - self.reference)
-        melting = np.array([self._melting(sample) for sample in range(len(self.parameters))])
         populations = np.exp(log_softmax(-self.reduced(temperature), axis=1))
-        with np.errstate(invalid="ignore"):
-            known = np.isfinite(melting[1:]).sum(0) > 1
-            errors = np.array(
-                [np.nanstd(melting[1:, k], ddof=1) if known[k] else np.nan for k in range(melting.shape[1])]
-            )
         return StateThermodynamics(
             temperature,
             *_value_and_error(populations),
@@ -112,29 +110,43 @@ class GibbsHelmholtz:
             *_value_and_error(energies),
             *_value_and_error(energies - free),
             *_value_and_error(capacities),
-            melting[0],
-            errors,
+            *self._melting(),
         )
 
-    def _melting(self, sample: int) -> np.ndarray:
-        """Temperature of equal population of each state with the first; (states,)."""
+    def _melting(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Temperatures of equal population of each state with the first, nearest to T0 and second, with errors."""
+        crossings = np.array([self._crossings(sample) for sample in range(len(self.parameters))])
+        # In the samples it is the one on the same side of the stable range: their scatter is not the way to the other.
+        nearest = np.nan_to_num(np.abs(crossings[0] - self.reference), nan=np.inf).argmin(1)
+        found = []
+        for side in (nearest, 1 - nearest):
+            of_side = crossings[:, np.arange(len(side)), side]
+            known = np.isfinite(of_side[0]) & (np.isfinite(of_side[1:]).sum(0) > 1)
+            errors = [np.nanstd(of_side[1:, k], ddof=1) if known[k] else np.nan for k in range(len(side))]
+            found += [of_side[0], np.array(errors)]
+        return found[0], found[1], found[2], found[3]
+
+    def _crossings(self, sample: int) -> np.ndarray:
+        """Where the population of each state exceeds that of the first on heating, and on cooling; (states, 2).
+
+        There is one of each kind at most, since dF / T is convex or concave in 1 / T.
+        """
         dF, dU, dC = self.parameters[sample]
-        found = np.full(len(dF), np.nan)
+        found = np.full((len(dF), 2), np.nan)
         grid = np.linspace(*self.reach, 100)
         integrals = _integrals(grid, self.reference, self.boltzmann)
         for state in range(1, len(dF)):
             values = dF[state] + integrals @ [dU[state], dC[state]]
             if not np.isfinite(values).all():
                 continue
-            crossing = np.flatnonzero(np.diff(np.sign(values)) != 0)
-            if len(crossing):
-                inner = crossing[np.abs(grid[crossing] - self.reference).argmin()]  # of two, that nearer to T0
 
-                def difference(temperature: float, state: int = state) -> float:
-                    row = _integrals(np.array([temperature]), self.reference, self.boltzmann)[0]
-                    return float(dF[state] + row @ [dU[state], dC[state]])
+            def difference(temperature: float, state: int = state) -> float:
+                row = _integrals(np.array([temperature]), self.reference, self.boltzmann)[0]
+                return float(dF[state] + row @ [dU[state], dC[state]])
 
-                found[state] = brentq(difference, grid[inner], grid[inner + 1])
+            below = values < 0
+            for inner in np.flatnonzero(below[1:] != below[:-1]):
+                found[state, int(below[inner])] = brentq(difference, grid[inner], grid[inner + 1])
         return found
 
 
@@ -200,7 +212,10 @@ def gibbs_helmholtz(
         [np.bincount(cell, weight * energy**power, int(np.prod(shape))).reshape(shape) for power in range(3)], 1
     )
     fit = _Fit(kelvin, reference, boltzmann)
-    unseen = sums[:, 0].sum(0) == 0
+    seen = sums[:, 0].sum(0)
+    unseen = (seen == 0).astype(float)
+    if lengths is not None:
+        unseen *= _frames_of_a_visit(seen, state_inefficiencies(states, temperatures, weights, lengths))
     parameters = [fit.solve(sums.sum(0), UNSEEN * unseen)]
     for drawn in bootstrap.draw(rng, RESAMPLES):
         guessed = unseen * rng.gamma(UNSEEN, size=unseen.shape)
@@ -209,6 +224,25 @@ def gibbs_helmholtz(
     if not bootstrap.known:
         whole[1:] = np.nan
     return GibbsHelmholtz(reference, boltzmann, whole, reach)
+
+
+def _frames_of_a_visit(seen: np.ndarray, inefficiencies: np.ndarray) -> np.ndarray:
+    """How many frames count as one for a state without any at a temperature; (K, states).
+
+    They are as many as where the state is slowest of the other temperatures, or as of the slowest state if it has
+    frames nowhere; all frames of the temperature at most.
+
+    Parameters
+    ----------
+    seen
+        Sum of the weights of each state at each temperature; (K, states).
+    inefficiencies
+        Of these (K, states or fewer); 1 where there are none.
+    """
+    slowest = np.full(seen.shape[1], inefficiencies.max())
+    somewhere = np.flatnonzero(seen.sum(0) > 0)
+    slowest[somewhere] = inefficiencies.max(0)[somewhere]
+    return np.minimum(slowest, seen.sum(1, keepdims=True))
 
 
 def _integrals(temperatures: np.ndarray, reference: float, boltzmann: float) -> np.ndarray:

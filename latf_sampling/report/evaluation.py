@@ -292,7 +292,14 @@ def _thermodynamics(evaluation: Evaluation) -> str:
     scale = 1000.0 if evaluation.boltzmann == KB else 1.0
     rows = []
     for state in range(1, evaluation.n_states):
-        melting, error = found.melting_temperatures[state], found.melting_errors[state]
+        melting = [
+            f"{value:.4g} ± {error:.2g}"
+            for value, error in (
+                (found.melting_temperatures[state], found.melting_errors[state]),
+                (found.second_melting_temperatures[state], found.second_melting_errors[state]),
+            )
+            if np.isfinite(value)
+        ]
         rows.append(
             (
                 f"state {state} less state 0",
@@ -300,7 +307,7 @@ def _thermodynamics(evaluation: Evaluation) -> str:
                 f"{found.energies[state]:.2f} ± {found.energy_errors[state]:.2f}",
                 f"{found.entropies[state]:.2f} ± {found.entropy_errors[state]:.2f}",
                 f"{scale * found.heat_capacities[state]:.1f} ± {scale * found.heat_capacity_errors[state]:.1f}",
-                "–" if not np.isfinite(melting) else f"{melting:.4g} ± {error:.2g}",
+                " and ".join(melting) or "–",
             )
         )
     unit = evaluation.energy_unit

@@ -125,3 +125,37 @@ def test_errors_of_correlated_frames_count_what_blocks_lose():
     corrected = gibbs_helmholtz(*given, np.random.default_rng(1), [1000] * 4).at(1.0)
     assert corrected.free_energies[1] == alone.free_energies[1]
     assert 1.1 < corrected.free_energy_errors[1] / alone.free_energy_errors[1] < 2.0
+
+
+def test_cold_and_hot_melting_are_told_apart():
+    """Both at about the same distance from T0: the scatter of one is not the way to the other."""
+    rng, temperatures = np.random.default_rng(0), (0.7, 1.0, 1.5)
+    states, energies = [], []
+    for kT in temperatures:
+        folded = 1 / (1 + np.exp(-((0.3 + 4 * (kT - 1)) / kT - 4 * np.log(kT))))
+        state = (rng.random(4000) > folded).astype(int)
+        states.append(state)
+        energies.append((0.3 + 4 * (kT - 1)) * state + kT * np.sqrt(1 + 4 * state) * rng.normal(size=4000))
+    blocks, kelvin = np.arange(12_000) // 400, np.repeat(temperatures, 4000)
+    given = np.concatenate(states), np.concatenate(energies), kelvin, np.ones(12_000), blocks, 2
+    found = gibbs_helmholtz(*given, 1.0, 1.0, (0.4, 3.0), np.random.default_rng(1)).at(1.0)
+    both = {found.melting_temperatures[1]: found.melting_errors[1]}
+    both |= {found.second_melting_temperatures[1]: found.second_melting_errors[1]}
+    for truth, (value, error) in zip((0.639, 1.411), sorted(both.items())):
+        assert abs(value - truth) < 4 * error and 0.005 < error < 0.1
+    hot = solve((0.8, 1.5)).at(T0)
+    assert np.isnan(hot.second_melting_temperatures).all() and np.isnan(hot.second_melting_errors).all()
+
+
+def test_a_slow_state_may_be_populated_where_it_was_not_seen():
+    """Of 2000 frames ten are independent: none in a state does not exclude that it has 2 %."""
+    rng, n, life = np.random.default_rng(0), 2000, 200
+    hot = np.repeat(rng.integers(2, size=n // life), life)
+    states, kelvin = np.concatenate([np.zeros(n, int), hot]), np.repeat([0.7, 1.4], n)
+    energies, blocks = 3.0 * states + kelvin * rng.normal(size=2 * n), np.arange(2 * n) // 200
+    given = states, energies, kelvin, np.ones(2 * n), blocks, 2, 1.0, 1.0, (0.5, 2.0)
+    solution = gibbs_helmholtz(*given, np.random.default_rng(1), [n, n])
+    difference = solution.reduced(0.7)[:, 1]
+    assert abs(difference[0] - np.log(0.98 / 0.02)) < 1.96 * difference[1:].std()
+    independent = gibbs_helmholtz(*given, np.random.default_rng(1)).reduced(0.7)[0, 1]
+    assert independent - difference[0] > 2
