@@ -42,6 +42,9 @@ HILLS_PER_RANGE = 16
 crossed four times as often as with an eighth."""
 NORMAL_QUANTILE = 1.959964
 """95 % of a normal distribution lie within so many standard deviations."""
+FARTHEST_TEMPERATURE = 1e6
+"""Factor between a temperature and the reference, either way, beyond which it is an error of units; samples of the
+prior need their ratio in single precision."""
 POPULATION_SAMPLES = 20_000
 """Latent samples that populations of states are counted on."""
 
@@ -508,7 +511,13 @@ class LaTF(ShownInNotebooks):
     def _temperature(self, temperature: TemperatureLike | None) -> float:
         if temperature is None:
             return self.settings.reference_temperature
-        return to_kelvin(temperature, "LaTF: temperature")
+        value, reference = to_kelvin(temperature, "LaTF: temperature"), self.settings.reference_temperature
+        if not 1 / FARTHEST_TEMPERATURE <= value / reference <= FARTHEST_TEMPERATURE:
+            raise SettingsError(
+                f"LaTF: temperature must be within a factor of {FARTHEST_TEMPERATURE:g} of the reference temperature, "
+                f"{reference:g} K; got {value:g} K."
+            )
+        return value
 
     def _scale(self, temperature: TemperatureLike | None) -> float:
         """T / T0 for the flow, with a warning where the model extrapolates."""

@@ -108,6 +108,13 @@ def test_impossible_temperatures_are_refused(temperature):
             use()
 
 
+@pytest.mark.parametrize("temperature", [1e40, 1e-50, 1e9])
+def test_a_temperature_from_another_unit_is_refused_and_no_endless_draw(temperature):
+    for method in (make().populations, lambda value: make().sample(2, value)):
+        with pytest.raises(SettingsError, match=r"within a factor of 1e\+06 of the reference temperature, 300 K"):
+            method(temperature)
+
+
 def test_unknown_and_doubled_settings_are_refused():
     with pytest.raises(SettingsError, match="latent_dims"):
         LaTF(latent_dims=2)
