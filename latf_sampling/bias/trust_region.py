@@ -57,7 +57,7 @@ class TrustRegion:
         on_leaving: Literal["hold", "stop"] = "hold",
     ) -> None:
         check_model("TrustRegion", model)
-        threshold = arguments.number("TrustRegion", "threshold", threshold, above=0)
+        threshold = arguments.number("TrustRegion", "threshold (kT)", threshold, above=0)
         if on_leaving not in ("hold", "stop"):
             raise SettingsError(f"TrustRegion: on_leaving must be 'hold' or 'stop'; got {describe(on_leaving)}.")
         self.model, self.temperature = model, to_kelvin(temperature, "TrustRegion: temperature")

@@ -475,6 +475,7 @@ def test_a_campaign_ends_when_neither_the_free_energy_nor_the_states_change(tmp_
         return SimpleNamespace(
             temperature=300.0,
             state="x > 0",
+            observed=None,
             pooled=rounds[done - 1],
             rounds=rounds,
             sampled=rounds,

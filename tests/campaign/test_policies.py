@@ -98,9 +98,7 @@ def test_an_ensemble_that_could_disagree_is_needed(tmp_path):
 def test_archived_frames_are_drawn_with_their_weights(records, monkeypatch):
     """More walkers than anyone would run, against the weights that the frames were drawn with."""
     walkers = (300.0,) * 200
-    monkeypatch.setattr(
-        records.protocol.rounds[1], "__dict__", {**records.protocol.rounds[1].__dict__, "walkers": walkers}
-    )
+    monkeypatch.setitem(vars(records.protocol.rounds[1]), "walkers", walkers)
     from_archive(records, 1, 7, lambda fraction, words: None)
     table = StartFiles(records.directory.round(1).starts).read_table()
     (weighting,) = weightings(records, records.frames(0), 300.0, np.random.default_rng(0))

@@ -458,6 +458,7 @@ def test_names_are_no_markup(latf, monkeypatch, tmp_path, name):
     entry = {"step": f"round {name}", "done": 1.0, "words": name}
     monkeypatch.setattr(Records, "load", lambda *_, **__: SimpleNamespace(status=lambda: [entry], protocol=None))
     monkeypatch.setattr("latf_sampling.cli.view.walkers_of_present_round", lambda *_: [])
+    monkeypatch.setattr("latf_sampling.cli.view.disagreements", lambda *_: [])
     assert latf("status", name).out.splitlines()[1] == f"round {name}  100 %  {name}"
     monkeypatch.setattr("latf_sampling.report.write_report", lambda records, path: Path(name) / "report.html")
     assert latf("report", "x").out == f"Report: {name}/report.html\n"
