@@ -219,7 +219,7 @@ def test_stop_lets_a_walker_inside_go_on():
 
 @pytest.mark.parametrize("threshold", [0, -1.0, float("nan"), float("inf"), None, "high", [1.0]])
 def test_thresholds_that_make_no_sense_are_refused(threshold):
-    with pytest.raises(SettingsError, match="TrustRegion: threshold \(kT\) must be a number above 0; got"):
+    with pytest.raises(SettingsError, match=r"TrustRegion: threshold \(kT\) must be a number above 0; got"):
         TrustRegion(alanine_model(2)[0], 300.0, threshold)
 
 
