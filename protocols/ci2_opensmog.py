@@ -6,9 +6,9 @@
 writes ci2/system.xml, ci2/structure.pdb and ci2/protocol.yaml, for `latf run ci2/protocol.yaml -o runs/ci2`. Nothing of
 latf_sampling is used: another structure-based model from SMOG 2 (.gro, .top, .xml) takes the same way. SMOG's units are
 reduced: with epsilon = 1 kJ/mol, masses of 1 amu and lengths in nm its unit of time is 1 ps, and its temperature is kT
-in kJ/mol. It folds and unfolds at once, between kT of 1.13 and 1.25 kJ/mol (benchmarks/temperature_systems.md has what
-was seen, and what a melting curve would cost): the protocol takes a temperature on each side. Bonds vibrate at 200 to
-280 / ps, which 2 fs are short enough for.
+in kJ/mol. Half is folded at 1.155 kJ/mol, nearly all at 1.12 and nearly none at 1.2 (benchmarks/melting.md has the
+melting curve): the protocol takes a temperature on each side. Bonds vibrate at 200 to 280 / ps, which 2 fs are short
+enough for.
 """
 
 import argparse
@@ -38,13 +38,13 @@ features:
   - gyration: all
 
 model:
-  reference_temperature: 1.18 kJ/mol
+  reference_temperature: 1.155 kJ/mol
 
 learning:
   lag: 10 ps
 
 rounds:
-  - walkers: [1.13 kJ/mol, 1.22 kJ/mol]
+  - walkers: [1.13 kJ/mol, 1.18 kJ/mol]
     length: 20 ns
 """
 

@@ -148,6 +148,17 @@ def gcaa_melting(table: Table, axes: Axes) -> None:
 
 
 @_figure
+def ci2_melting(table: Table, axes: Axes) -> None:
+    """Fraction of folded CI2: by flows of all three modes, and by replica exchange."""
+    for index, mode in enumerate(("reweighted", "thermodynamic", "steered")):
+        _curve(axes, index, table["temperature"], table[mode], table[f"{mode} error"], f"flow, {mode}")
+    exchange = json.loads((PROTOCOLS / "reference_ci2.json").read_text(encoding="utf-8"))["replica_exchange_MBAR"]
+    grid, folded, error = (np.array(exchange[key])[::4] for key in ("grid_K", "folded", "folded_error"))
+    _points(axes, grid, folded, error, "replica exchange")
+    _finish(axes, (135.8, 141.9), "folded, %")
+
+
+@_figure
 def rapa_melting(table: Table, axes: Axes) -> None:
     """Fraction of stacked r(ApA): by flows of two modes, and by replica exchange."""
     for index, mode in enumerate(("reweighted", "thermodynamic")):
