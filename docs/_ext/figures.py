@@ -136,6 +136,24 @@ def chignolin_melting(table: Table, axes: Axes) -> None:
 
 
 @_figure
+def chignolin_night(table: Table, plain: Axes, biased: Axes) -> None:
+    """Distance of all-atom chignolin from its hairpin: walkers one after the other, of plain and of biased rounds."""
+    for axes, rounds, title in ((plain, "0", "plain, 310 and 400 K"), (biased, "12", "biased, 340 K")):
+        begin = 0.0
+        for index in rounds:
+            for walker in table.where(round=index).values("walker"):
+                rows = table.where(round=index, walker=walker)
+                axes.plot(begin + rows["time"], rows["rmsd"], "o", ms=2, mew=0, color=charts.color(int(index)))
+                begin += rows["time"].max()
+                axes.axvline(begin, color=REFERENCE, lw=0.7, ls=":")
+        axes.axhline(0.2, color=REFERENCE, lw=0.7)
+        axes.set_title(title)
+        axes.set_xlabel("time, ns, walker after walker")
+        axes.set_ylim(0, 0.8)
+    plain.set_ylabel("RMSD of CA from the hairpin, nm")
+
+
+@_figure
 def gcaa_melting(table: Table, axes: Axes) -> None:
     """Fraction of folded hairpins: by a flow of all frames, by one of folded frames only, and by replica exchange."""
     for index, (name, label) in enumerate({"": "flow", "-folded-only": "flow of folded frames"}.items()):
