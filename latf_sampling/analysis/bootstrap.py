@@ -90,14 +90,20 @@ def inflation(
     numpy.ndarray (K,)
         For each distinct temperature of frames with a weight, from the lowest; 1 or more.
     """
+    return inflation_by(state_inefficiencies(states, temperatures, weights, lengths), temperatures, weights, blocks)
+
+
+def inflation_by(
+    inefficiencies: np.ndarray, temperatures: np.ndarray, weights: np.ndarray, blocks: np.ndarray
+) -> np.ndarray:
+    """`inflation` where `state_inefficiencies` (K, states) are known already; (K,)."""
     used = weights > 0
     kelvin = np.unique(temperatures[used])
-    inefficiencies = state_inefficiencies(states, temperatures, weights, lengths).max(1)
     factors = np.ones(len(kelvin))
     for k, temperature in enumerate(kelvin):
         at_temperature = used & (temperatures == temperature)
         length = at_temperature.sum() / len(np.unique(blocks[at_temperature]))
-        tau = max(0.5 * (inefficiencies[k] - 1), 1e-9)
+        tau = max(0.5 * (inefficiencies[k].max() - 1), 1e-9)
         factors[k] = 1 / (1 - min(tau / length * -np.expm1(-length / tau), MOST_LOST))
     return factors
 

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import log_softmax
 
-from latf_sampling.analysis.bootstrap import Bootstrap, inflation, state_inefficiencies
+from latf_sampling.analysis.bootstrap import Bootstrap, inflation_by, state_inefficiencies
 
 RESAMPLES = 200
 """Samples of the bootstrap over blocks of time."""
@@ -201,7 +201,8 @@ def gibbs_helmholtz(
     """
     used = weights > 0
     kelvin, which = np.unique(temperatures[used], return_inverse=True)
-    factors = 1.0 if lengths is None else inflation(states, temperatures, weights, blocks, lengths)
+    inefficiencies = None if lengths is None else state_inefficiencies(states, temperatures, weights, lengths)
+    factors = 1.0 if inefficiencies is None else inflation_by(inefficiencies, temperatures, weights, blocks)
     bootstrap = Bootstrap(blocks[used], which, factors)
     weight, state = weights[used], states[used]
     means = np.bincount(which, weight * energies[used]) / np.bincount(which, weight)
@@ -214,8 +215,8 @@ def gibbs_helmholtz(
     fit = _Fit(kelvin, reference, boltzmann)
     seen = sums[:, 0].sum(0)
     unseen = (seen == 0).astype(float)
-    if lengths is not None:
-        unseen *= _frames_of_a_visit(seen, state_inefficiencies(states, temperatures, weights, lengths))
+    if inefficiencies is not None:
+        unseen *= _frames_of_a_visit(seen, inefficiencies)
     parameters = [fit.solve(sums.sum(0), UNSEEN * unseen)]
     for drawn in bootstrap.draw(rng, RESAMPLES):
         guessed = unseen * rng.gamma(UNSEEN, size=unseen.shape)

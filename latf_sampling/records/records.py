@@ -244,7 +244,7 @@ class Records(Setup):
         whose frames differ in weight were biased elsewhere; none of them is.
         """
         from latf_sampling.analysis.weights import after_filling
-        from latf_sampling.records.trapped import latent, trapped
+        from latf_sampling.records.trapped import cores, latent, trapped
 
         biased = [walker.round_index for walker in walkers if walker.biased]
         if not biased:
@@ -254,7 +254,7 @@ class Records(Setup):
         parts = [walkers[k] for k in compared]
         selected = [after_filling(len(walker), walker.biased) for walker in parts]
         probabilities = [model.state_probabilities(latent(cv, walker)[part]) for walker, part in zip(parts, selected)]
-        left_out = dict(zip(compared, trapped(parts, probabilities)))
+        left_out = dict(zip(compared, trapped(parts, cores(probabilities))))
         return [left_out.get(k, False) for k in range(len(walkers))]
 
     def dataset(self, last_round: int | None = None, features: Features | None = None) -> Dataset:

@@ -20,23 +20,28 @@ CHUNK = 2048
 """Frames for which a variable is evaluated at once."""
 
 
-def trapped(walkers: Sequence[Frames], probabilities: Sequence[np.ndarray]) -> list[bool]:
+def trapped(walkers: Sequence[Frames], reached: Sequence[set[int]]) -> list[bool]:
     """Whether each walker is plain dynamics that never visited the core of a state which biased walkers visited.
 
     Parameters
     ----------
     walkers
         Biased walkers, and others.
-    probabilities
-        Of all states of one model, at each frame of each walker; (frames, states).
+    reached
+        The states whose cores each of them visited, by `cores`.
     """
-    reached = cores(probabilities)
     sought = set[int]().union(*(states for walker, states in zip(walkers, reached) if walker.biased))
     return [not walker.biased and not states >= sought for walker, states in zip(walkers, reached)]
 
 
 def cores(probabilities: Sequence[np.ndarray]) -> list[set[int]]:
-    """The states whose cores each walker visited, from the probabilities of all states at its frames; see `trapped`."""
+    """The states whose cores each walker visited.
+
+    Parameters
+    ----------
+    probabilities
+        Of all states of one model, at each frame of each walker; (frames, states).
+    """
     largest = np.concatenate(probabilities).max(0)
     return [
         set(part.argmax(1)[((part >= CORE * largest) & (part == part.max(1, keepdims=True))).any(1)].tolist())

@@ -98,9 +98,8 @@ def weightings(
     weightings = _of_biased(walkers, selected, biases, temperature)
     lost = set[int]()
     if keys:
-        states = biases[keys[-1]].states
-        mixed = [k for k, left_out in enumerate(trapped(walkers, states)) if not left_out]
-        reached = cores(states)
+        reached = cores(biases[keys[-1]].states)
+        mixed = [k for k, left_out in enumerate(trapped(walkers, reached)) if not left_out]
         lost = set[int]().union(*reached).difference(*(reached[k] for k in mixed))
         walkers, selected = [walkers[k] for k in mixed], [selected[k] for k in mixed]
         biases = {key: bias.of_walkers(mixed) for key, bias in biases.items()}

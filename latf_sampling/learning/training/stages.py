@@ -660,19 +660,19 @@ class _Run:
                 f"variable within a state needs more than {FEWEST}; give longer series."
             )
         model.latent_spread.copy_(torch.stack(variances).mean(0).sqrt().clamp(min=1e-6))
-        self._describe_thermodynamics(labels.cpu().numpy())
-        parts = labels.cpu().split([len(entry) for entry in self.dataset.series])
-        pieces = [piece for entry, part in zip(self.dataset.series, parts) for piece in entry.continuous(part.numpy())]
+        numbers, lengths = labels.cpu().numpy(), [len(entry) for entry in self.dataset.series]
+        self._describe_thermodynamics(numbers)
+        parts = np.split(numbers, np.cumsum(lengths)[:-1])
+        pieces = [piece for entry, part in zip(self.dataset.series, parts) for piece in entry.continuous(part)]
         model.provenance["state_changes"] = int(sum(np.count_nonzero(np.diff(piece)) for piece in pieces))
-        weights, numbers = self.frames.weights, labels.cpu().numpy()
-        kelvin, blocks = self.frames.temperatures, self.dataset.blocks
+        weights, kelvin, blocks = self.frames.weights, self.frames.temperatures, self.dataset.blocks
+        factors = dict(zip(np.unique(kelvin[weights > 0]), inflation(numbers, kelvin, weights, blocks, lengths)))
         rng = streams.stream(self.seed, "populations")
         states: list[dict] = [{"state": state} for state in range(model.n_states)]
         for temperature in model.provenance["temperatures"]:
             here = (kelvin == temperature) & (weights > 0)
-            parts = numbers[here], weights[here], blocks[here]
-            factor = inflation(numbers, kelvin, weights * here, blocks, [len(entry) for entry in self.dataset.series])
-            values, errors = populations(*parts, model.n_states, rng, inflation=factor)
+            of_frames = numbers[here], weights[here], blocks[here]
+            values, errors = populations(*of_frames, model.n_states, rng, inflation=factors[temperature])
             for state, row in enumerate(states):
                 row[f"{POPULATION}{temperature:g}"] = float(values[state])
                 row[f"{ERROR}{temperature:g}"] = None if errors is None else float(errors[state])
